@@ -1,0 +1,61 @@
+# What every target of the tree shares, as INTERFACE targets and two functions.
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
+endif()
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+add_library(qdiff_warnings INTERFACE)
+target_compile_options(qdiff_warnings INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
+                       -Woverloaded-virtual $<$<BOOL:${QDIFF_WARNINGS_AS_ERRORS}>:-Werror>)
+
+# No contraction into fused multiply-add and no reassociation wherever a verdict is computed.
+add_library(qdiff_strict_floating_point INTERFACE)
+target_compile_options(qdiff_strict_floating_point INTERFACE -ffp-contract=off -fno-fast-math)
+
+add_library(qdiff_base INTERFACE)
+target_compile_features(qdiff_base INTERFACE cxx_std_20)
+target_include_directories(qdiff_base INTERFACE "${PROJECT_SOURCE_DIR}")
+target_link_libraries(qdiff_base INTERFACE qdiff_warnings)
+if(QDIFF_SANITIZE)
+  target_compile_options(qdiff_base INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all
+                         -fno-omit-frame-pointer)
+  target_link_options(qdiff_base INTERFACE -fsanitize=address,undefined)
+endif()
+
+# qdiff_library(NAME SOURCES file... LINKS target...): a static library with the shared settings.
+function(qdiff_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(${name} PUBLIC qdiff_base ${ARG_LINKS})
+endfunction()
+
+if(BUILD_TESTING OR NOT DEFINED BUILD_TESTING)
+  find_package(Catch2 REQUIRED)   # 2.13 (Debian 12) or 3.x (Ubuntu 24.04)
+  include(Catch)
+  if(Catch2_VERSION VERSION_GREATER_EQUAL 3)
+    set(QDIFF_CATCH_MAIN Catch2::Catch2WithMain)
+  else()
+    add_library(qdiff_catch_main STATIC "${PROJECT_SOURCE_DIR}/cmake/catch2_main.cpp")
+    target_link_libraries(qdiff_catch_main PUBLIC Catch2::Catch2)
+    set(QDIFF_CATCH_MAIN qdiff_catch_main)
+  endif()
+endif()
+
+# qdiff_test(NAME SOURCES file... LINKS target... [LABELS label...]): a Catch2 program, each test case a ctest.
+# Test sources include "cmake/catch2.h", which fits both versions of Catch2.
+function(qdiff_test name)
+  if(NOT BUILD_TESTING)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE qdiff_base ${ARG_LINKS} ${QDIFF_CATCH_MAIN})
+  target_compile_definitions(${name} PRIVATE QDIFF_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  if(ARG_LABELS)
+    catch_discover_tests(${name} PROPERTIES LABELS "${ARG_LABELS}")
+  else()
+    catch_discover_tests(${name})
+  endif()
+endfunction()

@@ -1,0 +1,60 @@
+#include "harness/contract/config.h"
+
+#include <cmath>
+#include <cstdio>
+
+namespace qdiff {
+namespace {
+
+[[noreturn]] void refuse(const char* field, const std::string& value, const char* rule) {
+  throw std::invalid_argument(std::string("model config: ") + field + " is " + value + ", but " + rule);
+}
+
+void check_positive(const char* field, std::int64_t value) {
+  // 2^31 keeps every product of two dimensions inside 64 bits, and every dimension inside LibTorch's and cuBLAS' int.
+  if (value < 1 || value > (std::int64_t{1} << 31) - 1) {
+    refuse(field, std::to_string(value), "must be between 1 and 2147483647");
+  }
+}
+
+void check_number(const char* field, double value, bool zero_allowed) {
+  if (!std::isfinite(value) || value < 0.0 || (value == 0.0 && !zero_allowed)) {
+    refuse(field, std::to_string(value),
+           zero_allowed ? "must be finite and not negative" : "must be finite and positive");
+  }
+}
+
+}  // namespace
+
+void ModelConfig::validate() const {
+  if (architecture != "qwen2") refuse("architecture", '"' + architecture + '"', "only \"qwen2\" is supported");
+  check_positive("hidden size", hidden);
+  check_positive("number of layers", num_layers);
+  check_positive("number of attention heads", num_q_heads);
+  check_positive("number of key/value heads", num_kv_heads);
+  check_positive("head dimension", head_dim);
+  check_positive("intermediate size", intermediate);
+  check_positive("vocabulary size", vocab);
+  check_positive("max_position_embeddings", max_position_embeddings);
+  if (num_q_heads % num_kv_heads != 0) {
+    refuse("number of attention heads", std::to_string(num_q_heads),
+           ("must be a multiple of the number of key/value heads, " + std::to_string(num_kv_heads)).c_str());
+  }
+  if (head_dim % 2 != 0) refuse("head dimension", std::to_string(head_dim), "rotary embedding needs an even one");
+  check_positive("width of q (heads times head dimension)", q_width());
+  check_number("rms_norm_eps", rms_norm_eps, true);
+  check_number("rope_theta", rope_theta, false);
+}
+
+std::string to_string(const ModelConfig& c) {
+  char text[320];
+  std::snprintf(text, sizeof text, "%s D=%lld L=%lld H=%lld K=%lld d=%lld I=%lld V=%lld eps=%g theta=%g %s %s",
+                c.architecture.c_str(), static_cast<long long>(c.hidden), static_cast<long long>(c.num_layers),
+                static_cast<long long>(c.num_q_heads), static_cast<long long>(c.num_kv_heads),
+                static_cast<long long>(c.head_dim), static_cast<long long>(c.intermediate),
+                static_cast<long long>(c.vocab), c.rms_norm_eps, c.rope_theta,
+                c.tie_word_embeddings ? "tied" : "untied", std::string(name(c.dtype)).c_str());
+  return text;
+}
+
+}  // namespace qdiff

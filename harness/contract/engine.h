@@ -1,0 +1,77 @@
+// A candidate: something that runs the forward pass and hands out its tensors. The optimized engines implement this,
+// and so does the reference, which makes it recordable and comparable like any other.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "harness/contract/operation_table.h"
+#include "harness/contract/precision.h"
+#include "harness/contract/step.h"
+#include "harness/contract/tensor.h"
+#include "harness/contract/weights.h"
+
+namespace qdiff {
+
+// Receives each named tensor where it is produced. The view is the engine's own buffer: snapshot it at once.
+class TensorSink {
+ public:
+  virtual ~TensorSink() = default;
+  virtual void take(const TensorId& id, const TensorView& view) = 0;
+};
+
+// What buffers hold before they are first written: cache slots, scratch, outputs.
+enum class Poison : std::uint8_t { kNaN, kLargeFinite };
+
+// A bug to plant, by catalogue id; the engine computes with it in its own code path.
+struct Fault {
+  std::string id;               // "H05.modulo"
+  std::optional<double> value;  // empty: the first that the catalogue lists
+  std::optional<int> layer;     // empty: every layer
+};
+
+struct SessionOptions {
+  std::int64_t batch = 1;                  // B
+  std::int64_t capacity = 0;               // cache slots of each row, at least the final S
+  std::vector<std::int64_t> left_padding;  // [B]
+  Poison poison = Poison::kNaN;
+};
+
+// One batch of sequences with a KV cache of its own. Steps are run in order of index. Calls throw qdiff::InputError on
+// a step that does not fit the session.
+class Session {
+ public:
+  virtual ~Session() = default;
+
+  // Parts of a step, each from a given input. Every call hands the tensors of its rows to `sink` (which may be null),
+  // in execution order. The returned view is valid until the next call on this session.
+  virtual TensorView run_embedding(const Step& step, TensorSink* sink) = 0;  // [B,T,D]
+  // `input` is the residual stream [B,T,D], in the engine's activations dtype, in host memory. Cache and positions are
+  // the session's own. For each layer, steps arrive in order.
+  virtual TensorView run_layer(int layer, const Step& step, const TensorView& input, TensorSink* sink) = 0;  // [B,T,D]
+  virtual TensorView run_head(const Step& step, const TensorView& input, TensorSink* sink) = 0;              // [B,T,V]
+
+  // The whole step, feeding itself. Equal bits to the three parts in a row.
+  virtual TensorView run_step(const Step& step, TensorSink* sink) = 0;
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual std::string name() const = 0;  // "cpu"
+  virtual Device device() const = 0;
+  virtual const Precision& precision() const = 0;
+  virtual std::unique_ptr<Session> open(const SessionOptions& options) = 0;
+
+  // Ids of the faults that this engine can plant.
+  virtual std::vector<std::string> plantable_faults() const { return {}; }
+  // Throws qdiff::InputError for an id that plantable_faults() does not list. Holds for sessions opened afterwards.
+  virtual void plant(const Fault& fault) = 0;
+  // How often planted code ran in a place where it differs from the right code (a wrong head index, say).
+  virtual std::int64_t planted_executions() const { return 0; }
+};
+
+}  // namespace qdiff

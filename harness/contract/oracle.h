@@ -1,0 +1,78 @@
+// The oracle: what a tensor should have been, and how much honest rounding would move it. The reference implements it;
+// the judge and the diagnosis know nothing else of the reference.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "harness/contract/operation_table.h"
+#include "harness/contract/precision.h"
+#include "harness/contract/step.h"
+#include "harness/contract/tensor.h"
+
+namespace qdiff {
+
+// The candidate's recorded tensors of one case, all steps.
+class TensorStore {
+ public:
+  virtual ~TensorStore() = default;
+  virtual bool has(const TensorKey& key) const = 0;
+  // A host view; valid as long as the store is. Throws std::out_of_range unless has(key).
+  virtual TensorView get(const TensorKey& key) const = 0;
+};
+
+// A wrong variant of an operation, by catalogue id.
+struct Variant {
+  std::string id;               // "H05.modulo"
+  std::optional<double> value;  // for variants with a parameter; empty: the first that the catalogue lists
+  bool operator==(const Variant&) const = default;
+};
+
+struct VariantFacts {
+  std::string id;
+  std::string what;     // one line: what such an engine computes
+  std::string source;   // where this bug really happened, or the derivation
+  std::vector<Op> ops;  // the rows whose value it changes by itself
+};
+
+struct Query {
+  // Operations to evaluate, in order; the last one is the target. Inputs that are not in this list are recorded.
+  std::span<const TensorKey> operations;
+  const TensorStore& recorded;
+  const std::vector<Step>& steps;  // of the whole case
+  const Precision& precision;      // the candidate's declaration
+  DType stored;                    // dtype in which the candidate holds the target
+  const Variant* variant = nullptr;
+};
+
+// Row-major in the target's shape. `value` is gold: fp64 throughout, weights rounded once to Precision::weights and
+// nothing else rounded but what is data movement (kKvCache).
+// The error of a correct engine of that precision, before its final rounding to the stored dtype, has at each element
+// variance sigma_independent^2 + sigma_shared^2; the shared part moves a whole row, head or tensor together.
+// Both are 0 where data only moves. The final rounding itself is the judge's to add.
+struct Expectation {
+  Shape shape;
+  std::vector<double> value;
+  std::vector<float> sigma_independent;
+  std::vector<float> sigma_shared;
+  bool exact = false;  // data only moves: the candidate must equal `value` rounded to the stored dtype
+};
+
+class Oracle {
+ public:
+  virtual ~Oracle() = default;
+  virtual const ModelConfig& config() const = 0;
+
+  // Gold with its expected rounding: analytic for one operation (and for the usual fusions: matmul with bias, scores
+  // with softmax and P.V, cache writes before them); for longer spans from an ensemble of perturbed evaluations.
+  virtual Expectation evaluate(const Query& query) = 0;
+  // What an engine that rounds exactly at the declared points would put out, rounded to the stored dtype.
+  virtual std::vector<double> emulate(const Query& query) = 0;
+
+  virtual const std::vector<VariantFacts>& catalogue() const = 0;
+};
+
+}  // namespace qdiff
