@@ -1,0 +1,162 @@
+// What a run found, as data: the judge's and the diagnosis' findings, from which every report is written.
+// Field names and meanings are those of docs/trace-format.md, section 5.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "harness/compare/judge.h"
+#include "harness/contract/operation_table.h"
+#include "harness/contract/step.h"
+
+namespace qdiff::compare {
+
+enum class Verdict : std::uint8_t { kMatch, kDiverged, kInconclusive };
+
+struct Hypothesis {
+  std::string_view id;
+  std::string_view title;
+};
+inline constexpr std::array<Hypothesis, 10> kHypotheses = {{
+    {"H01", "KV cache indexing and strides"},
+    {"H02", "Softmax stability, dtype and scale"},
+    {"H03", "RoPE misapplied"},
+    {"H04", "Output projection or residual overwritten in place"},
+    {"H05", "GQA head mapping"},
+    {"H06", "QKV bias"},
+    {"H07", "GEMM transpose and leading dimensions"},
+    {"H08", "Cache length off by one"},
+    {"H09", "RMSNorm epsilon and type"},
+    {"H10", "Masking"},
+}};
+
+enum class HypothesisVerdict : std::uint8_t { kConfirmed, kConsistent, kRefuted, kUndetectable, kNotExercised };
+constexpr std::string_view name(HypothesisVerdict verdict) {
+  constexpr std::array<std::string_view, 5> kNames = {"confirmed", "consistent", "refuted", "undetectable",
+                                                      "not_exercised"};
+  return kNames[static_cast<std::size_t>(verdict)];
+}
+constexpr std::string_view name(Verdict verdict) {
+  constexpr std::array<std::string_view, 3> kNames = {"match", "diverged", "inconclusive"};
+  return kNames[static_cast<std::size_t>(verdict)];
+}
+
+struct Explanation {
+  std::optional<std::string> hypothesis;     // "H05"; none for outsiders and unexplained divergences
+  std::optional<std::string> variant;        // "H05.modulo"
+  std::optional<HypothesisVerdict> verdict;  // confirmed or consistent; none: no known bug fits
+  std::optional<double> value;               // fitted parameter, where the variant has one
+  std::optional<double> expected_value;
+  std::vector<int> layers;                // in which the variant reproduces the candidate
+  std::string phase;                      // "prefill", "decode", "both"
+  std::string pattern;                    // in words: which rows, heads, positions, dimensions are wrong
+  std::vector<std::string> alternatives;  // variants that fit equally well
+};
+
+enum class FindingKind : std::uint8_t { kLogic, kPrecision };
+
+struct Finding {
+  std::string case_id;
+  std::string mode;  // "lockstep", "free" or, for a trace, "trace"
+  int step = 0;
+  Phase phase = Phase::kPrefill;
+  TensorId tensor;
+  FindingKind kind = FindingKind::kLogic;
+  TensorId span_start;  // the span ends at `tensor`
+  Judgement judgement;  // index, actual, expected and the statistics
+  std::string command;  // repeats this finding
+  Explanation explanation;
+};
+
+struct BlindVariant {
+  std::string variant;
+  std::string why;
+};
+
+struct HypothesisResult {
+  std::string id;
+  std::string title;
+  HypothesisVerdict verdict = HypothesisVerdict::kNotExercised;
+  std::optional<std::string> variant;
+  std::optional<Finding> first_divergence;
+  std::vector<std::string> evidence;  // sentences
+  std::vector<std::string> exercised_variants;
+  std::vector<BlindVariant> blind_variants;
+};
+
+// One tensor that could not be compared, though it was there or should have been.
+struct NotCompared {
+  std::string case_id;
+  std::string mode;
+  int step = 0;
+  std::string tensor;
+  std::string reason;
+};
+
+struct Coverage {
+  std::int64_t tensors_compared = 0;
+  std::vector<std::string> tensors_missing;  // names of the table that the candidate never handed out
+  std::vector<NotCompared> not_compared;
+  std::vector<std::string> blind;  // hypotheses that these inputs could not judge
+};
+
+// The statistic nearest to its bound over the whole run: how much room a match had.
+struct ClosestToBound {
+  std::string case_id;
+  std::string mode;
+  int step = 0;
+  std::string tensor;
+  std::string statistic;
+  double ratio = 0.0;
+};
+
+// What the free run shows a user: the candidate's own logits beside the reference's own. Never a verdict.
+struct FreeRun {
+  std::string case_id;
+  std::int64_t tokens_compared = 0;
+  std::int64_t same_top_token = 0;
+  double logits_relative_rms_error = 0.0;           // at the last step
+  std::vector<double> residual_relative_rms_error;  // by layer output, worst over steps: how an error grows
+};
+
+struct CaseSummary {
+  std::string id;
+  std::string title;
+  std::optional<std::string> hypothesis;
+  std::uint64_t seed = 0;
+  Verdict verdict = Verdict::kMatch;
+  std::int64_t tensors_compared = 0;
+};
+
+struct RunResult {
+  Verdict verdict = Verdict::kMatch;
+  std::string reason;   // for inconclusive: why nothing firmer can be said
+  std::string command;  // the whole run again
+  std::string model;    // as given to --model
+  std::string config;   // to_string(ModelConfig)
+  std::string engine;   // "cpu"
+  std::string device;
+  Precision precision;
+  std::optional<std::string> injected;  // "H05.modulo"
+  std::vector<CaseSummary> cases;
+  std::vector<Finding> findings;  // by case in the order run, then step, then execution order; logic before precision
+  std::vector<HypothesisResult> hypotheses;  // H01..H10
+  Coverage coverage;
+  std::optional<ClosestToBound> closest;
+  std::vector<FreeRun> free_runs;
+  double seconds = 0.0;  // the only field that differs between two equal runs
+
+  // The first finding of kind logic, else the first; null where there is none.
+  const Finding* first_divergence() const {
+    for (const Finding& finding : findings) {
+      if (finding.kind == FindingKind::kLogic) return &finding;
+    }
+    return findings.empty() ? nullptr : &findings.front();
+  }
+};
+
+}  // namespace qdiff::compare
