@@ -1,0 +1,61 @@
+// The main job: a candidate engine against the reference, layer by layer on identical inputs.
+//
+// For each case the candidate runs first, freely, every tensor recorded, in buffers poisoned with NaN; then once more
+// untapped in buffers poisoned with large finite numbers, which must give the same logits bit for bit. The reference
+// then walks the same tokens, and its layer inputs are forced on the candidate (lockstep). Both recordings are judged
+// row by row by replay: the reference recomputes each row from the candidate's own recorded inputs.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "harness/compare/result.h"
+#include "harness/contract/engine.h"
+#include "harness/contract/oracle.h"
+#include "harness/contract/step.h"
+
+namespace qdiff::diagnose {
+
+enum class Mode : std::uint8_t { kLockstep, kFree, kBoth };
+
+struct CaseInput {
+  std::string id;
+  std::string title;
+  std::optional<std::string> hypothesis;
+  std::string argument;  // names the case in a repeat command: "cases/H05-gqa.json"
+  std::uint64_t seed = 0;
+  std::int64_t capacity = 0;  // cache slots of each row
+  std::vector<Step> steps;
+};
+
+struct RunOptions {
+  Mode mode = Mode::kBoth;
+  std::optional<std::set<int>> layers;  // judged layers; none given: all of them, embedding and head too
+  std::optional<std::set<int>> steps;   // judged steps; none given: all
+  std::optional<Fault> inject;          // already planted in the candidate; named in the result
+  std::string repeat_arguments;         // appended to each finding's command: " --model M --dtype bfloat16"
+  // Long work reports here: what is being done, how much of it is done, of how much.
+  std::function<void(const std::string& what, std::int64_t done, std::int64_t total)> progress;
+};
+
+// Everything a run needs. The candidate and the reference engine hold the same weights; the reference engine computes
+// in float64.
+struct Parties {
+  Engine& candidate;
+  Engine& reference;
+  Oracle& oracle;
+  const WeightSource& model;
+};
+
+// Throws InputError where a case does not fit the model or a layer filter lies outside it.
+compare::RunResult run_cases(std::span<const CaseInput> cases, const Parties& parties, const RunOptions& options);
+
+// Results of several models joined into one, in order. Hypotheses take their strongest verdict.
+compare::RunResult merge(std::vector<compare::RunResult> results);
+
+}  // namespace qdiff::diagnose
