@@ -36,6 +36,7 @@ struct VariantFacts {
   std::string what;     // one line: what such an engine computes
   std::string source;   // where this bug really happened, or the derivation
   std::vector<Op> ops;  // the rows whose value it changes by itself
+  std::string shows_when;  // what an input must have to show it: "1 < K < H"
 };
 
 struct Query {
