@@ -5,10 +5,14 @@
 // implementations (bounds.h). docs/architecture.md describes the procedure.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "harness/contract/config.h"
 #include "harness/contract/oracle.h"
 #include "harness/contract/step.h"
 #include "harness/contract/tensor.h"
@@ -21,6 +25,15 @@ enum class Outcome : std::uint8_t {
   kInconclusive,  // beyond the worst honest value seen, but not by enough to be sure
   kUnjudged,      // nothing could be compared; `reason` says why. Never counted as a match
 };
+
+// What is measured on a tensor and held against a bound. slices.h gives the formulas.
+enum class Statistic : std::uint8_t { kMaxExcess, kRms, kSliceRms, kBias, kSlope, kShareBeyond };
+inline constexpr std::size_t kNumStatistics = 6;
+constexpr std::string_view name(Statistic statistic) {
+  constexpr std::array<std::string_view, kNumStatistics> kNames = {"max_excess", "rms",   "worst_slice_rms",
+                                                                   "bias",       "slope", "share_beyond_one_spacing"};
+  return kNames[static_cast<std::size_t>(statistic)];
+}
 
 // In units of the expected rounding error, so that a correct engine sits near 1 or below. All are 0 where nothing
 // was compared.
@@ -35,12 +48,16 @@ struct Statistics {
   double max_abs_error = 0.0;
   double relative_rms_error = 0.0;        // ||actual - expected|| / ||expected||
   double share_beyond_one_spacing = 0.0;  // share of elements further than one spacing from gold
+  // By Statistic: each of the above divided by what chance allows for so many elements and slices (slices.h). These
+  // are what bounds.h bounds, and what calibration measures.
+  std::array<double, kNumStatistics> normalised{};
 };
 
 struct Judgement {
   Outcome outcome = Outcome::kUnjudged;
   std::string reason;  // one sentence; for kMatch the largest statistic beside its bound
-  // The statistic closest to (or furthest beyond) its bound, and the ratio of the two; 0 for hard gates.
+  // The statistic closest to (or furthest beyond) its bound, and the ratio of the two. Where a hard gate decided, the
+  // gate's name ("shape", "values" for exact rows, "non_finite", "mask", "all_zero", "unknown_rounding") and 0.
   std::string decisive_statistic;
   double ratio_to_bound = 0.0;
   Statistics statistics;
@@ -53,12 +70,18 @@ struct Comparison {
   Op op;
   const TensorView& actual;  // host memory
   const Expectation& expected;
-  const Step& step;  // its pads are not compared
-  // The largest magnitude-independent facts the judge needs of the declaration: which points are rounded coarsely.
-  const Precision& precision;
+  const Step& step;            // its pads are not compared
+  const Precision& precision;  // declared; decides when a stand-in for a masked score is as good as -inf
+  const ModelConfig& config;   // for shapes and heads
 };
 
-// Throws nothing for any content of `actual`; a wrong shape or dtype is an outcome, not an error.
+// What a statistic's ratio to its bound means: at most 1 a match, at most kDivergedRatio (bounds.h) inconclusive, all
+// else, NaN included, diverged.
+Outcome outcome_of(double ratio_to_bound);
+
+// Throws nothing for any content of `actual`; a wrong shape or dtype is an outcome, not an error. Throws
+// std::invalid_argument where the call itself is wrong: `actual` not in host memory, or `expected` not of the shape
+// that op, step and config give. lm_head may hold all rows or the last one, in `actual` and in `expected`.
 Judgement judge(const Comparison& comparison);
 
 // Whether every recorded input of these operations that counts (pads aside) is free of NaN; a row whose inputs hold
