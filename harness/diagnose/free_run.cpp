@@ -1,0 +1,76 @@
+#include "harness/diagnose/free_run.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace qdiff::diagnose {
+namespace {
+
+// ||actual - expected|| / ||expected|| over the rows that are no padding.
+double relative_rms(const TensorView& actual, const TensorView& expected, const Step& step) {
+  const std::int64_t width = actual.shape.back();
+  double error = 0.0;
+  double norm = 0.0;
+  for (std::int64_t i = 0; i < num_elements(actual.shape); ++i) {
+    const std::int64_t token = i / width;
+    if (step.is_pad(token / step.num_tokens(), token % step.num_tokens())) continue;
+    const double a = load_element(actual.data, actual.dtype, static_cast<std::size_t>(i));
+    const double e = load_element(expected.data, expected.dtype, static_cast<std::size_t>(i));
+    error += (a - e) * (a - e);
+    norm += e * e;
+  }
+  return norm > 0.0 ? std::sqrt(error / norm) : std::sqrt(error);
+}
+
+std::int64_t top_token(const TensorView& logits, std::int64_t row, std::int64_t vocab) {
+  std::int64_t best = -1;
+  double best_value = 0.0;
+  for (std::int64_t v = 0; v < vocab; ++v) {
+    const double value = load_element(logits.data, logits.dtype, static_cast<std::size_t>(row * vocab + v));
+    if (std::isnan(value)) return -1;  // no choice can be made
+    if (best < 0 || value > best_value) {
+      best_value = value;
+      best = v;
+    }
+  }
+  return best;
+}
+
+void compare_logits(const TensorView& actual, const TensorView& expected, const Step& step, const ModelConfig& config,
+                    compare::FreeRun& figures) {
+  figures.logits_relative_rms_error = relative_rms(actual, expected, step);
+  for (std::int64_t row = 0; row < step.batch() * step.num_tokens(); ++row) {
+    if (step.is_pad(row / step.num_tokens(), row % step.num_tokens())) continue;
+    ++figures.tokens_compared;
+    if (top_token(actual, row, config.vocab) == top_token(expected, row, config.vocab)) ++figures.same_top_token;
+  }
+}
+
+}  // namespace
+
+compare::FreeRun free_run_figures(const std::string& case_id, const std::vector<Step>& steps,
+                                  const TensorStore& candidate, const ReferenceChain& chain,
+                                  const ModelConfig& config) {
+  compare::FreeRun figures;
+  figures.case_id = case_id;
+  for (const Step& step : steps) {
+    const auto s = static_cast<std::size_t>(step.index);
+    if (s >= chain.residual.size()) break;
+    const std::vector<Tensor>& residual = chain.residual[s];
+    for (std::size_t layer = 0; layer + 1 < residual.size(); ++layer) {
+      const TensorKey key{step.index, {Op::kOutput, static_cast<int>(layer)}};
+      if (!candidate.has(key) || candidate.get(key).shape != residual[layer + 1].shape()) continue;
+      if (figures.residual_relative_rms_error.size() <= layer) figures.residual_relative_rms_error.resize(layer + 1);
+      double& worst = figures.residual_relative_rms_error[layer];
+      const double error = relative_rms(candidate.get(key), residual[layer + 1].view(), step);
+      if (!(error <= worst)) worst = error;
+    }
+    const TensorKey head{step.index, {Op::kLmHead}};
+    if (chain.logits[s].size() == 0 || !candidate.has(head)) continue;
+    const TensorView logits = candidate.get(head);
+    if (logits.shape == chain.logits[s].shape()) compare_logits(logits, chain.logits[s].view(), step, config, figures);
+  }
+  return figures;
+}
+
+}  // namespace qdiff::diagnose

@@ -1,0 +1,123 @@
+#include "harness/diagnose/hypotheses.h"
+
+#include <algorithm>
+
+#include "harness/diagnose/attribution.h"
+
+namespace qdiff::diagnose {
+namespace {
+
+using compare::Finding;
+using compare::HypothesisResult;
+using compare::HypothesisVerdict;
+
+bool names_hypothesis(const Finding& finding, const std::string& id) {
+  const compare::Explanation& explanation = finding.explanation;
+  if (!explanation.verdict) return false;
+  if (explanation.hypothesis == id) return true;
+  return std::any_of(explanation.alternatives.begin(), explanation.alternatives.end(),
+                     [&](const std::string& variant) { return hypothesis_of(variant) == id; });
+}
+
+// The variant of this hypothesis that a finding names, first or among its alternatives.
+std::string variant_named(const Finding& finding, const std::string& id) {
+  const compare::Explanation& explanation = finding.explanation;
+  if (explanation.hypothesis == id) return explanation.variant.value_or("");
+  for (const std::string& variant : explanation.alternatives) {
+    if (hypothesis_of(variant) == id) return variant;
+  }
+  return "";
+}
+
+void judge_by_findings(const std::vector<Finding>& findings, HypothesisResult& result) {
+  std::int64_t explained = 0;
+  for (const Finding& finding : findings) {
+    if (!names_hypothesis(finding, result.id)) continue;
+    ++explained;
+    if (!result.first_divergence) result.first_divergence = finding;
+    if (!result.variant || *finding.explanation.verdict < result.verdict) {
+      result.verdict = *finding.explanation.verdict;
+      result.variant = variant_named(finding, result.id);
+    }
+  }
+  if (explained == 0) return;
+  result.evidence.push_back("the reference with " + *result.variant + " planted reproduces " +
+                            std::to_string(explained) + " of " + std::to_string(findings.size()) +
+                            " wrong tensors to within rounding");
+  if (result.verdict == HypothesisVerdict::kConsistent) {
+    result.evidence.push_back("variants of other hypotheses fit equally well; see the alternatives of the explanation");
+  }
+}
+
+}  // namespace
+
+std::vector<HypothesisResult> judge_hypotheses(const std::vector<Finding>& findings,
+                                               const std::vector<VariantFacts>& catalogue,
+                                               const Detectability& detectability) {
+  std::vector<HypothesisResult> results;
+  for (const compare::Hypothesis& hypothesis : compare::kHypotheses) {
+    HypothesisResult result;
+    result.id = hypothesis.id;
+    result.title = hypothesis.title;
+    bool tried = false;
+    for (const VariantFacts& facts : catalogue) {
+      if (hypothesis_of(facts.id) != result.id) continue;
+      if (detectability.cases_that_show.contains(facts.id)) {
+        result.exercised_variants.push_back(facts.id);
+      } else if (detectability.tried.contains(facts.id)) {
+        tried = true;
+        std::string why = "on these inputs it gives what correct code gives, to within rounding";
+        if (!facts.shows_when.empty()) why += "; it shows when " + facts.shows_when;
+        result.blind_variants.push_back({facts.id, why});
+      } else {
+        result.blind_variants.push_back({facts.id, "no operation that it changes was judged"});
+      }
+    }
+    if (!result.exercised_variants.empty()) {
+      result.verdict = HypothesisVerdict::kRefuted;
+    } else if (tried) {
+      result.verdict = HypothesisVerdict::kUndetectable;
+    }
+    judge_by_findings(findings, result);
+    if (result.verdict == HypothesisVerdict::kRefuted) {
+      result.evidence.push_back(std::to_string(result.exercised_variants.size()) +
+                                " variants would have shown on these inputs; the candidate shows none of them");
+    } else if (result.verdict == HypothesisVerdict::kNotExercised && result.blind_variants.empty()) {
+      result.evidence.push_back("the catalogue holds no variant of this hypothesis that these cases could exercise");
+    }
+    results.push_back(std::move(result));
+  }
+  return results;
+}
+
+std::vector<std::string> blind_hypotheses(const std::vector<HypothesisResult>& results) {
+  std::vector<std::string> blind;
+  for (const HypothesisResult& result : results) {
+    if (result.verdict == HypothesisVerdict::kUndetectable || result.verdict == HypothesisVerdict::kNotExercised) {
+      blind.push_back(result.id);
+    }
+  }
+  return blind;
+}
+
+HypothesisResult stronger(const HypothesisResult& a, const HypothesisResult& b) {
+  HypothesisResult result = b.verdict < a.verdict ? b : a;
+  const HypothesisResult& other = b.verdict < a.verdict ? a : b;
+  for (const std::string& variant : other.exercised_variants) {
+    auto& exercised = result.exercised_variants;
+    if (std::find(exercised.begin(), exercised.end(), variant) == exercised.end()) exercised.push_back(variant);
+  }
+  std::sort(result.exercised_variants.begin(), result.exercised_variants.end());
+  for (const compare::BlindVariant& blind : other.blind_variants) {
+    const bool known = std::any_of(result.blind_variants.begin(), result.blind_variants.end(),
+                                   [&](const compare::BlindVariant& have) { return have.variant == blind.variant; });
+    if (!known) result.blind_variants.push_back(blind);
+  }
+  std::erase_if(result.blind_variants, [&](const compare::BlindVariant& blind) {
+    const auto& exercised = result.exercised_variants;
+    return std::find(exercised.begin(), exercised.end(), blind.variant) != exercised.end();
+  });
+  return result;
+}
+
+}  // namespace qdiff::diagnose

@@ -1,0 +1,31 @@
+// From findings and exercised variants to one verdict for each of the ten hypotheses.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "harness/compare/result.h"
+#include "harness/contract/oracle.h"
+
+namespace qdiff::diagnose {
+
+// What the inputs of a run could have shown. A variant is exercised where planting it in the reference, on the
+// candidate's own inputs, moves a judged tensor by more than rounding.
+struct Detectability {
+  std::map<std::string, std::set<std::string>> cases_that_show;  // variant id -> case ids
+  std::set<std::string> tried;                                   // variants evaluated at least once
+};
+
+std::vector<compare::HypothesisResult> judge_hypotheses(const std::vector<compare::Finding>& findings,
+                                                        const std::vector<VariantFacts>& catalogue,
+                                                        const Detectability& detectability);
+
+// Hypotheses that these inputs could not judge, for the report's coverage.
+std::vector<std::string> blind_hypotheses(const std::vector<compare::HypothesisResult>& results);
+
+// The same hypothesis judged on several models: the strongest verdict, and what any of them exercised.
+compare::HypothesisResult stronger(const compare::HypothesisResult& a, const compare::HypothesisResult& b);
+
+}  // namespace qdiff::diagnose
