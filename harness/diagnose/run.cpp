@@ -64,6 +64,7 @@ class Run {
                            std::to_string(config_.num_layers - 1));
         }
       }
+      if (options_.layers->empty()) throw InputError("--layers: the list is empty");
       layers_ = *options_.layers;
     } else {
       for (int layer = 0; layer < config_.num_layers; ++layer) layers_.insert(layer);
@@ -99,9 +100,10 @@ class Run {
         if (outside_layers_) compare_untapped(i, last_steps[i]);
       }
     }
-    const int end_layer = free || outside_layers_ ? num_layers : *layers_.rbegin();
+    // What enters the last judged layer is all that lockstep needs; the head needs every layer before it.
+    const int end_layer = outside_layers_ ? num_layers : *layers_.rbegin();
     chains_ = run_reference(parties_.reference, lockstep_inputs, last_steps, parties_.candidate.precision().activations,
-                            config_, outside_layers_ ? num_layers : std::min(end_layer, *layers_.rbegin()), options_);
+                            config_, end_layer, options_);
     if (options_.mode != Mode::kFree) {
       for (std::size_t i = 0; i < active_.size(); ++i) {
         progress("candidate, lockstep", static_cast<std::int64_t>(i), static_cast<std::int64_t>(active_.size()));
