@@ -1,4 +1,15 @@
-# What every target of the tree shares, as INTERFACE targets and two functions.
+# What every target of the tree shares, as INTERFACE targets and two functions. C++ options are given to C++ sources
+# only, so that nvcc does not meet them.
+
+find_program(QDIFF_CCACHE ccache)
+mark_as_advanced(QDIFF_CCACHE)
+if(QDIFF_CCACHE)
+  foreach(language CXX CUDA)
+    if(NOT DEFINED CMAKE_${language}_COMPILER_LAUNCHER)
+      set(CMAKE_${language}_COMPILER_LAUNCHER "${QDIFF_CCACHE}")
+    endif()
+  endforeach()
+endif()
 
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
@@ -7,12 +18,14 @@ set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
 add_library(qdiff_warnings INTERFACE)
-target_compile_options(qdiff_warnings INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
-                       -Woverloaded-virtual $<$<BOOL:${QDIFF_WARNINGS_AS_ERRORS}>:-Werror>)
+target_compile_options(qdiff_warnings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow>
+                       $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor;-Woverloaded-virtual>
+                       $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${QDIFF_WARNINGS_AS_ERRORS}>>:-Werror>)
 
 # No contraction into fused multiply-add and no reassociation wherever a verdict is computed.
 add_library(qdiff_strict_floating_point INTERFACE)
-target_compile_options(qdiff_strict_floating_point INTERFACE -ffp-contract=off -fno-fast-math)
+target_compile_options(qdiff_strict_floating_point INTERFACE
+                       $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off;-fno-fast-math>)
 
 add_library(qdiff_base INTERFACE)
 target_compile_features(qdiff_base INTERFACE cxx_std_20)
