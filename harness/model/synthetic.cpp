@@ -1,0 +1,202 @@
+#include "harness/model/synthetic.h"
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "harness/contract/error.h"
+#include "harness/contract/operation_table.h"
+#include "harness/formats/suggest.h"
+#include "harness/model/synthetic_profile.h"
+#include "harness/model/weight_table.h"
+
+namespace qdiff::model {
+namespace {
+
+constexpr std::string_view kPrefix = "synthetic:";
+
+std::vector<std::string> shape_names() {
+  std::vector<std::string> names;
+  for (const SyntheticShape& shape : kSyntheticShapes) names.emplace_back(shape.name);
+  return names;
+}
+
+std::string join(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+const SyntheticShape& find_shape(std::string_view name) {
+  const auto found = std::find_if(kSyntheticShapes.begin(), kSyntheticShapes.end(),
+                                  [&](const SyntheticShape& shape) { return shape.name == name; });
+  if (found == kSyntheticShapes.end()) {
+    const std::vector<std::string> names = shape_names();
+    throw InputError("no synthetic model is called \"" + formats::printable(name) + "\"" +
+                     formats::suggestion(name, names) + " (known: " + join(names) + ")");
+  }
+  return *found;
+}
+
+std::uint64_t parse_number(std::string_view option, std::string_view value, std::uint64_t smallest,
+                           std::uint64_t largest) {
+  std::uint64_t number = 0;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+  if (error != std::errc() || end != value.data() + value.size() || number < smallest || number > largest) {
+    throw InputError("synthetic model: " + std::string(option) + " is \"" + formats::printable(value) +
+                     "\", but must be a whole number from " + std::to_string(smallest) + " to " +
+                     std::to_string(largest));
+  }
+  return number;
+}
+
+void apply_option(SyntheticSpec& spec, const SyntheticShape& shape, std::string_view option, std::string_view value) {
+  static const std::vector<std::string> kOptions = {"seed", "profile", "dtype", "layers"};
+  if (option == "seed") {
+    spec.seed = parse_number(option, value, 0, UINT64_MAX);
+  } else if (option == "layers") {
+    spec.layers =
+        static_cast<std::int64_t>(parse_number(option, value, 1, static_cast<std::uint64_t>(shape.num_layers)));
+    if (spec.layers == shape.num_layers) spec.layers = 0;
+  } else if (option == "profile") {
+    if (value != name(Profile::kPlain) && value != name(Profile::kQwen)) {
+      throw InputError("synthetic model: profile is \"" + formats::printable(value) + "\", but must be plain or qwen");
+    }
+    spec.profile = value == name(Profile::kQwen) ? Profile::kQwen : Profile::kPlain;
+  } else if (option == "dtype") {
+    const std::optional<DType> dtype = parse_dtype(value);
+    if (!dtype || *dtype == DType::kF64) {
+      throw InputError("synthetic model: dtype is \"" + formats::printable(value) +
+                       "\", but must be bfloat16, float16 or float32");
+    }
+    spec.dtype = *dtype;
+  } else {
+    throw InputError("synthetic model: there is no option \"" + formats::printable(option) + "\"" +
+                     formats::suggestion(option, kOptions) + " (options: " + join(kOptions) + ")");
+  }
+}
+
+class SyntheticSource : public WeightSource {
+ public:
+  explicit SyntheticSource(const SyntheticSpec& spec)
+      : config_(synthetic_config(spec)), description_(to_string(spec)), weights_(expected_weights(config_)) {
+    for (const TensorId& id : all_tensors(config_, /*optional_too=*/true)) {
+      for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) {
+        // A tied lm_head has the embedding's name, whose plan is there already.
+        plans_.try_emplace(weight_name(id, i, config_), plan_weight(config_, spec.profile, spec.seed, id, i));
+      }
+    }
+  }
+
+  const ModelConfig& config() const override { return config_; }
+  const std::string& description() const override { return description_; }
+  const std::vector<WeightInfo>& weights() const override { return weights_; }
+
+  void read(const WeightInfo& info, std::int64_t first, std::int64_t count,
+            std::span<std::byte> destination) const override {
+    const auto found = plans_.find(info.name);
+    if (found == plans_.end()) throw InputError(description_ + ": the model has no weight \"" + info.name + "\"");
+    check_range(info, first, count, destination);
+    const WeightPlan& plan = found->second;
+    generate(plan.law, plan.key, first, count, config_.dtype, destination.data());
+    for (const Patch& patch : plan.patches) apply(patch, plan.columns, first, count, destination);
+  }
+
+ private:
+  void check_range(const WeightInfo& info, std::int64_t first, std::int64_t count,
+                   std::span<std::byte> destination) const {
+    const std::int64_t size = num_elements(info.shape);
+    if (first < 0 || count < 0 || first > size || count > size - first ||
+        destination.size() != static_cast<std::size_t>(count) * size_of(config_.dtype)) {
+      throw std::out_of_range("read of " + info.name + ": elements " + std::to_string(first) + " + " +
+                              std::to_string(count) + " of " + std::to_string(size) + " into " +
+                              std::to_string(destination.size()) + " bytes");
+    }
+  }
+
+  // Generates the part of the patch that lies in elements [first, first + count), row by row.
+  void apply(const Patch& patch, std::int64_t columns, std::int64_t first, std::int64_t count,
+             std::span<std::byte> destination) const {
+    if (count == 0) return;
+    const std::int64_t width = patch.column_end - patch.column_begin;
+    const std::int64_t row_end = std::min(patch.row_end, (first + count - 1) / columns + 1);
+    for (std::int64_t r = std::max(patch.row_begin, first / columns); r < row_end; ++r) {
+      const std::int64_t begin = std::max(first, r * columns + patch.column_begin);
+      const std::int64_t end = std::min(first + count, r * columns + patch.column_end);
+      if (begin >= end) continue;
+      const std::int64_t element = (r - patch.row_begin) * width + (begin - r * columns - patch.column_begin);
+      generate(patch.law, patch.key, element, end - begin, config_.dtype,
+               destination.data() + static_cast<std::size_t>(begin - first) * size_of(config_.dtype));
+    }
+  }
+
+  ModelConfig config_;
+  std::string description_;
+  std::vector<WeightInfo> weights_;
+  std::unordered_map<std::string, WeightPlan> plans_;
+};
+
+}  // namespace
+
+SyntheticSpec parse_synthetic_spec(std::string_view text) {
+  SyntheticSpec spec;
+  const std::size_t comma = text.find(',');
+  const SyntheticShape& shape = find_shape(text.substr(0, comma));
+  spec.shape = shape.name;
+  std::vector<std::string_view> given;
+  std::size_t at = comma;
+  while (at != std::string_view::npos) {
+    const std::size_t next = text.find(',', at + 1);
+    const std::string_view option = text.substr(at + 1, next == std::string_view::npos ? next : next - at - 1);
+    const std::size_t equals = option.find('=');
+    if (equals == std::string_view::npos) {
+      throw InputError("synthetic model: \"" + formats::printable(option) +
+                       "\" is no option; write option=value, as in seed=1");
+    }
+    const std::string_view key = option.substr(0, equals);
+    if (std::find(given.begin(), given.end(), key) != given.end()) {
+      throw InputError("synthetic model: option \"" + formats::printable(key) + "\" is given twice");
+    }
+    given.push_back(key);
+    apply_option(spec, shape, key, option.substr(equals + 1));
+    at = next;
+  }
+  return spec;
+}
+
+std::string to_string(const SyntheticSpec& spec) {
+  std::string text = std::string(kPrefix) + spec.shape + ",seed=" + std::to_string(spec.seed) +
+                     ",profile=" + std::string(name(spec.profile));
+  if (spec.dtype != DType::kBF16) text += ",dtype=" + std::string(name(spec.dtype));
+  if (spec.layers != 0) text += ",layers=" + std::to_string(spec.layers);
+  return text;
+}
+
+ModelConfig synthetic_config(const SyntheticSpec& spec) {
+  const SyntheticShape& shape = find_shape(spec.shape);
+  ModelConfig config;
+  config.hidden = shape.hidden;
+  config.num_layers = spec.layers == 0 ? shape.num_layers : spec.layers;
+  config.num_q_heads = shape.num_q_heads;
+  config.num_kv_heads = shape.num_kv_heads;
+  config.head_dim = shape.head_dim;
+  config.intermediate = shape.intermediate;
+  config.vocab = shape.vocab;
+  config.rms_norm_eps = 1e-6;
+  config.rope_theta = 1e6;
+  config.tie_word_embeddings = shape.tied;
+  config.max_position_embeddings = 32768;
+  config.dtype = spec.dtype;
+  config.validate();
+  return config;
+}
+
+std::unique_ptr<WeightSource> make_synthetic(const SyntheticSpec& spec) {
+  return std::make_unique<SyntheticSource>(spec);
+}
+
+}  // namespace qdiff::model
