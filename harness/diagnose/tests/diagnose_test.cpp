@@ -1,0 +1,211 @@
+#include <cmath>
+#include <limits>
+
+#include "cmake/catch2.h"
+#include "harness/diagnose/attribution.h"
+#include "harness/diagnose/hypotheses.h"
+#include "harness/diagnose/pattern.h"
+#include "harness/diagnose/record.h"
+#include "harness/diagnose/run.h"
+
+namespace qdiff::diagnose {
+namespace {
+
+using compare::Finding;
+using compare::HypothesisVerdict;
+using compare::Verdict;
+
+ModelConfig config_of_six_heads() {
+  ModelConfig c;
+  c.hidden = 12;
+  c.num_layers = 2;
+  c.num_q_heads = 6;
+  c.num_kv_heads = 3;
+  c.head_dim = 4;
+  c.intermediate = 8;
+  c.vocab = 10;
+  c.rms_norm_eps = 1e-6;
+  c.rope_theta = 1e4;
+  c.max_position_embeddings = 64;
+  return c;
+}
+
+Step step_of(std::int64_t batch, std::int64_t num_tokens, std::vector<std::int64_t> padding) {
+  Step step;
+  step.tokens.assign(static_cast<std::size_t>(batch),
+                     std::vector<std::int32_t>(static_cast<std::size_t>(num_tokens), 1));
+  step.left_padding = std::move(padding);
+  set_default_positions(step);
+  return step;
+}
+
+Expectation flat_expectation(const Shape& shape, double value) {
+  Expectation e;
+  e.shape = shape;
+  const auto n = static_cast<std::size_t>(num_elements(shape));
+  e.value.assign(n, value);
+  e.sigma_independent.assign(n, 1e-7F);
+  e.sigma_shared.assign(n, 0.0F);
+  return e;
+}
+
+TEST_CASE("a pattern names the heads, rows and columns that are wrong", "[pattern]") {
+  const ModelConfig config = config_of_six_heads();
+  const Step step = step_of(1, 3, {0});
+  const Shape shape = {1, 3, 24};  // six heads of four dimensions side by side
+  const Expectation expected = flat_expectation(shape, 1.0);
+  Tensor actual = Tensor::rounded(DType::kF32, shape, expected.value);
+  CHECK(describe_pattern(Op::kAttnOutput, actual.view(), expected, step, config).empty());
+  for (std::int64_t t : {1, 2}) {
+    for (std::int64_t head : {1, 2, 4}) {
+      for (std::int64_t d = 0; d < 4; ++d) actual.set(t * 24 + head * 4 + d, 2.0);
+    }
+  }
+  CHECK(describe_pattern(Op::kAttnOutput, actual.view(), expected, step, config) ==
+        "heads 1, 2 and 4 of 6, token rows 1 and 2 of 3, every dimension");
+}
+
+TEST_CASE("a pattern leaves padding aside and takes NaN as wrong", "[pattern]") {
+  const ModelConfig config = config_of_six_heads();
+  const Step step = step_of(2, 3, {2, 0});
+  const Shape shape = {2, 3, 12};
+  const Expectation expected = flat_expectation(shape, 1.0);
+  Tensor actual = Tensor::rounded(DType::kF32, shape, expected.value);
+  actual.set(0, 5.0);  // row 0's tokens 0 and 1 are padding
+  CHECK(describe_pattern(Op::kOProj, actual.view(), expected, step, config).empty());
+  actual.set(12 * 2 + 7, std::numeric_limits<double>::quiet_NaN());
+  CHECK(describe_pattern(Op::kOProj, actual.view(), expected, step, config) ==
+        "batch row 0 of 2, token row 2 of 3, column 7 of 12");
+}
+
+TEST_CASE("one hypothesis that fits is confirmed, several are a tie, none is unexplained", "[attribution]") {
+  const compare::Explanation none = explanation_of({});
+  CHECK_FALSE(none.verdict.has_value());
+  CHECK_FALSE(none.hypothesis.has_value());
+
+  const compare::Explanation one = explanation_of({{"H05.divide_by_kv", {}}, {"H05.modulo", {}}});
+  CHECK(one.verdict == HypothesisVerdict::kConfirmed);
+  CHECK(one.hypothesis == "H05");
+  CHECK(one.variant == "H05.divide_by_kv");
+  CHECK(one.alternatives == std::vector<std::string>{"H05.modulo"});
+
+  const compare::Explanation tie = explanation_of({{"H01.no_head_stride", {}}, {"H05.head_zero", {}}});
+  CHECK(tie.verdict == HypothesisVerdict::kConsistent);
+  CHECK(tie.hypothesis == "H01");
+
+  const compare::Explanation outsider = explanation_of({{"X.no_silu", {}}});
+  CHECK(outsider.verdict == HypothesisVerdict::kConfirmed);
+  CHECK_FALSE(outsider.hypothesis.has_value());
+  CHECK(outsider.variant == "X.no_silu");
+}
+
+const std::vector<VariantFacts> kCatalogue = {
+    {"H05.modulo", "h % K", "", {Op::kAttnOutput}, "1 < K < H"},
+    {"H05.divide_by_kv", "h / K", "", {Op::kAttnOutput}, "G != K"},
+    {"H01.no_head_stride", "", "", {Op::kKCache}, "K > 1"},
+};
+
+const compare::HypothesisResult& find(const std::vector<compare::HypothesisResult>& results, const std::string& id) {
+  for (const auto& result : results) {
+    if (result.id == id) return result;
+  }
+  throw std::out_of_range(id);
+}
+
+TEST_CASE("each hypothesis is refuted, undetectable or not exercised by what the inputs could show", "[hypotheses]") {
+  Detectability detectability;
+  detectability.tried = {"H05.modulo", "H05.divide_by_kv", "H01.no_head_stride"};
+  detectability.cases_that_show = {{"H05.modulo", {"H05-gqa"}}};
+  const auto results = judge_hypotheses({}, kCatalogue, detectability);
+  REQUIRE(results.size() == 10);
+  CHECK(find(results, "H05").verdict == HypothesisVerdict::kRefuted);
+  CHECK(find(results, "H05").exercised_variants == std::vector<std::string>{"H05.modulo"});
+  REQUIRE(find(results, "H05").blind_variants.size() == 1);
+  CHECK_THAT(find(results, "H05").blind_variants[0].why, ContainsSubstring("G != K"));
+  CHECK(find(results, "H01").verdict == HypothesisVerdict::kUndetectable);
+  CHECK(find(results, "H02").verdict == HypothesisVerdict::kNotExercised);
+  CHECK(blind_hypotheses(results).size() == 9);
+}
+
+TEST_CASE("a tie makes every hypothesis in it consistent, and a later confirmation outranks it", "[hypotheses]") {
+  Finding tie;
+  tie.explanation = explanation_of({{"H01.no_head_stride", {}}, {"H05.modulo", {}}});
+  auto results = judge_hypotheses({tie}, kCatalogue, {});
+  CHECK(find(results, "H01").verdict == HypothesisVerdict::kConsistent);
+  CHECK(find(results, "H05").verdict == HypothesisVerdict::kConsistent);
+  CHECK(find(results, "H05").variant == "H05.modulo");
+
+  Finding sure;
+  sure.explanation = explanation_of({{"H05.divide_by_kv", {}}});
+  results = judge_hypotheses({tie, sure}, kCatalogue, {});
+  CHECK(find(results, "H05").verdict == HypothesisVerdict::kConfirmed);
+  CHECK(find(results, "H05").variant == "H05.divide_by_kv");
+  CHECK(find(results, "H01").verdict == HypothesisVerdict::kConsistent);
+}
+
+TEST_CASE("joining two models' results keeps the strongest verdict and the union of what was exercised", "[merge]") {
+  Detectability shows_modulo;
+  shows_modulo.tried = {"H05.modulo", "H05.divide_by_kv"};
+  shows_modulo.cases_that_show = {{"H05.modulo", {"a"}}};
+  Detectability shows_divide;
+  shows_divide.tried = shows_modulo.tried;
+  shows_divide.cases_that_show = {{"H05.divide_by_kv", {"b"}}};
+  compare::RunResult clean, wrong;
+  clean.hypotheses = judge_hypotheses({}, kCatalogue, shows_modulo);
+  clean.coverage.tensors_compared = 5;
+  Finding finding;
+  finding.explanation = explanation_of({{"H05.divide_by_kv", {}}});
+  wrong.hypotheses = judge_hypotheses({finding}, kCatalogue, shows_divide);
+  wrong.findings = {finding};
+  wrong.verdict = Verdict::kDiverged;
+  wrong.coverage.tensors_compared = 7;
+  const compare::RunResult merged = merge({clean, wrong});
+  CHECK(merged.verdict == Verdict::kDiverged);
+  CHECK(merged.coverage.tensors_compared == 12);
+  CHECK(merged.findings.size() == 1);
+  const auto& h05 = find(merged.hypotheses, "H05");
+  CHECK(h05.verdict == HypothesisVerdict::kConfirmed);
+  CHECK(h05.exercised_variants == std::vector<std::string>{"H05.divide_by_kv", "H05.modulo"});
+  CHECK(h05.blind_variants.empty());
+
+  compare::RunResult doubtful;
+  doubtful.verdict = Verdict::kInconclusive;
+  doubtful.hypotheses = judge_hypotheses({}, kCatalogue, {});
+  CHECK(merge({clean, doubtful}).verdict == Verdict::kInconclusive);
+  CHECK(merge({wrong, doubtful}).verdict == Verdict::kDiverged);
+}
+
+TEST_CASE("two runs are compared bit for bit outside the padding", "[record]") {
+  const Step step = step_of(2, 2, {1, 0});
+  const std::vector<double> values = {1, 2, 3, 4, 5, 6, 7, 8};
+  const Tensor tapped = Tensor::rounded(DType::kF32, {2, 2, 2}, values);
+  Tensor untapped = tapped;
+  CHECK_FALSE(first_difference(tapped.view(), untapped.view(), step).has_value());
+  untapped.set(1, 9.0);  // token 0 of row 0 is padding
+  CHECK_FALSE(first_difference(tapped.view(), untapped.view(), step).has_value());
+  untapped.set(5, std::nextafter(6.0F, 7.0F));
+  const auto difference = first_difference(tapped.view(), untapped.view(), step);
+  REQUIRE(difference.has_value());
+  CHECK(difference->worst_index == std::vector<std::int64_t>{1, 0, 1});
+  untapped.set(5, std::numeric_limits<double>::quiet_NaN());
+  CHECK(first_difference(tapped.view(), untapped.view(), step).has_value());
+  CHECK(first_difference(tapped.view(), Tensor(DType::kF32, {2, 2, 1}).view(), step).has_value());
+}
+
+TEST_CASE("in lockstep a layer's input is the forced one", "[record]") {
+  ReferenceChain chain;
+  chain.residual = {{Tensor::rounded(DType::kF32, {1}, std::vector<double>{10}),
+                     Tensor::rounded(DType::kF32, {1}, std::vector<double>{11})}};
+  trace::Recording candidate;
+  candidate.put({0, {Op::kOutput, 0}}, Tensor::rounded(DType::kF32, {1}, std::vector<double>{1}));
+  candidate.put({0, {Op::kOutput, 1}}, Tensor::rounded(DType::kF32, {1}, std::vector<double>{2}));
+  const LockstepInputs inputs(candidate, chain);
+  CHECK(to_doubles(inputs.get({0, {Op::kEmbedTokens}})) == std::vector<double>{10});
+  CHECK(to_doubles(inputs.get({0, {Op::kOutput, 0}})) == std::vector<double>{11});
+  // Beyond the chain there is nothing to force: the candidate's own tensor stands.
+  CHECK(to_doubles(inputs.get({0, {Op::kOutput, 1}})) == std::vector<double>{2});
+  CHECK_FALSE(inputs.has({0, {Op::kQProj, 0}}));
+}
+
+}  // namespace
+}  // namespace qdiff::diagnose
