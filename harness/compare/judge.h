@@ -81,7 +81,7 @@ Outcome outcome_of(double ratio_to_bound);
 
 // Throws nothing for any content of `actual`; a wrong shape or dtype is an outcome, not an error. Throws
 // std::invalid_argument where the call itself is wrong: `actual` not in host memory, or `expected` not of the shape
-// that op, step and config give. lm_head may hold all rows or the last one, in `actual` and in `expected`.
+// that op, step and config give. lm_head may hold the last row alone ([B,1,V]), in `actual` or in both.
 Judgement judge(const Comparison& comparison);
 
 // Whether every recorded input of these operations that counts (pads aside) is free of NaN; a row whose inputs hold

@@ -1,0 +1,56 @@
+// How far a correct engine may stray: for each operation, stored type and statistic the worst value seen on honest
+// implementations, times a margin.
+//
+// The honest implementations ("twins", harness/calibration) differ from each other in everything that a correct engine
+// may choose: order of sums, tiles, split K, fused multiply-add, one- or two-pass softmax, declared rounding points,
+// accuracy of exp and rsqrt. bounds_table.inc holds what was measured and names the command that measured it; run that
+// command again after any change to the statistics, to the reference's expected rounding or to the table of operations.
+#pragma once
+
+#include <array>
+#include <cstddef>
+
+#include "harness/compare/judge.h"
+#include "harness/contract/dtype.h"
+#include "harness/contract/operation_table.h"
+
+namespace qdiff::compare {
+
+// Room above the worst honest value. Within the bound is a match.
+inline constexpr double kMargin = 1.5;
+// Beyond the bound by more than this ratio is a divergence; in between an engine can be asked again on other inputs, a
+// trace cannot, and the outcome is inconclusive.
+inline constexpr double kDivergedRatio = 2.0;
+
+using WorstHonest = std::array<double, kNumStatistics>;  // by Statistic, normalised as slices.h says
+
+struct BoundsRow {
+  Op op;
+  std::array<WorstHonest, 3> by_dtype;  // float32, bfloat16, float16
+};
+
+inline constexpr std::array<BoundsRow, kNumOps> kWorstHonest = {{
+#include "harness/compare/bounds_table.inc"
+}};
+
+constexpr bool bounds_are_in_enum_order() {
+  for (std::size_t i = 0; i < kNumOps; ++i) {
+    if (static_cast<std::size_t>(kWorstHonest[i].op) != i) return false;
+  }
+  return true;
+}
+static_assert(bounds_are_in_enum_order(), "bounds_table.inc must list the operations in the order of enum Op");
+
+// Column of the table. No engine stores float64; a reference that does is judged as float32 is.
+constexpr std::size_t bounds_column(DType stored) { return stored == DType::kBF16 ? 1 : stored == DType::kF16 ? 2 : 0; }
+
+constexpr double worst_honest(Op op, DType stored, Statistic statistic) {
+  return kWorstHonest[static_cast<std::size_t>(op)]
+      .by_dtype[bounds_column(stored)][static_cast<std::size_t>(statistic)];
+}
+
+constexpr double bound(Op op, DType stored, Statistic statistic) {
+  return kMargin * worst_honest(op, stored, statistic);
+}
+
+}  // namespace qdiff::compare

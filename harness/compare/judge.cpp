@@ -1,0 +1,279 @@
+#include "harness/compare/judge.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <optional>
+#include <stdexcept>
+
+#include "harness/compare/bounds.h"
+#include "harness/compare/decode.h"
+#include "harness/compare/gates.h"
+#include "harness/compare/layout.h"
+#include "harness/compare/mutants.h"
+#include "harness/compare/slices.h"
+#include "harness/compare/sums.h"
+
+namespace qdiff::compare {
+namespace {
+
+std::string six_digits(double value) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.6g", value);
+  return text.data();
+}
+
+// The two tensors side by side: row r of the candidate stands against row gold_row(r) of the expectation.
+struct Sides {
+  const Comparison& comparison;
+  const Shape& actual_shape;
+  Layout actual;
+  Layout expected;
+
+  std::int64_t gold_row(std::int64_t row) const {
+    if (actual.num_rows() == expected.num_rows()) return row;
+    const std::int64_t last = expected.num_positions() - 1;  // lm_head: one row of logits is the last one
+    return actual.batch_of(row) * expected.num_positions() + (mutated(Mutant::kFirstRowOfLmHead) ? 0 : last);
+  }
+};
+
+void check_call(const Comparison& c) {
+  if (c.actual.device.kind != DeviceKind::kCpu) {
+    throw std::invalid_argument("judge: the candidate's tensor is not in host memory; copy it there first");
+  }
+  const auto n = static_cast<std::size_t>(num_elements(c.expected.shape));
+  const bool complete =
+      c.expected.value.size() == n &&
+      (c.expected.exact || (c.expected.sigma_independent.size() == n && c.expected.sigma_shared.size() == n));
+  if (!complete || !shape_fits(c.op, c.expected.shape, c.step, c.config)) {
+    throw std::invalid_argument("judge: the expectation of " + std::string(row(c.op).name) + " has shape " +
+                                to_string(c.expected.shape) + " and " + std::to_string(c.expected.value.size()) +
+                                " values, which this step and model do not give");
+  }
+}
+
+void set_worst(Judgement& judgement, const Sides& sides, std::int64_t element) {
+  const std::int64_t width = sides.actual.num_columns();
+  const std::int64_t gold = sides.gold_row(element / width) * width + element % width;
+  judgement.worst_index = unravel(element, sides.actual_shape);
+  judgement.actual =
+      load_element(sides.comparison.actual.data, sides.comparison.actual.dtype, static_cast<std::size_t>(element));
+  judgement.expected = sides.comparison.expected.value[static_cast<std::size_t>(gold)];
+  if (mutated(Mutant::kSidesSwapped)) std::swap(judgement.actual, judgement.expected);
+}
+
+std::string place(const Judgement& judgement) {
+  return " at " + to_string(judgement.worst_index) + ": " + six_digits(judgement.actual) + " where " +
+         six_digits(judgement.expected) + " is expected";
+}
+
+// Last: the statistics against their bounds.
+void decide(Judgement& judgement, Op op, DType stored) {
+  Statistic worst = Statistic::kMaxExcess;
+  double worst_ratio = -1.0;
+  for (std::size_t i = 0; i < kNumStatistics; ++i) {
+    const auto statistic = static_cast<Statistic>(i);
+    double limit = bound(op, stored, statistic);
+    if (mutated(Mutant::kBoundDoubled)) limit *= 2.0;
+    const double ratio = judgement.statistics.normalised[i] / limit;
+    if (!(ratio <= worst_ratio)) {
+      worst = statistic;
+      worst_ratio = ratio;
+    }
+    if (std::isnan(ratio)) break;
+  }
+  judgement.decisive_statistic = name(worst);
+  judgement.ratio_to_bound = worst_ratio;
+  judgement.outcome = outcome_of(worst_ratio);
+  const std::string what = judgement.decisive_statistic + " is " + six_digits(worst_ratio) + " of its bound";
+  switch (judgement.outcome) {
+    case Outcome::kMatch:
+      judgement.reason = "explained by rounding: the statistic nearest to its bound, " + what;
+      break;
+    case Outcome::kInconclusive:
+      judgement.reason = what + ", beyond every honest engine measured and not far enough to be sure";
+      break;
+    default:
+      judgement.reason = "not explained by rounding: " + what;
+      if (worst == Statistic::kSliceRms) judgement.reason += " (" + judgement.statistics.worst_slice + ")";
+      if (!judgement.worst_index.empty()) judgement.reason += "; worst element" + place(judgement);
+  }
+}
+
+// Walks the tensor in blocks of columns, so that the column sums of a block stay in cache while all rows pass.
+struct Walk {
+  std::vector<SliceSums> rows;
+  ColumnSums columns;
+  TensorSums total;
+};
+
+Walk walk(const Sides& sides, Gates& gates) {
+  const Comparison& c = sides.comparison;
+  const std::int64_t width = sides.actual.num_columns();
+  Walk result{std::vector<SliceSums>(static_cast<std::size_t>(sides.actual.num_rows())),
+              ColumnSums(static_cast<std::size_t>(width)),
+              {}};
+  const SpacingRule spacing(c.actual.dtype);
+  std::array<double, kSegmentColumns> actual, gold, weight;
+  std::int64_t end = width;
+  if (mutated(Mutant::kTailSkipped) && width > 16) end = width / 16 * 16;
+  std::int64_t num_rows = sides.actual.num_rows();
+  if (mutated(Mutant::kLastRowSkipped) && num_rows > 1) --num_rows;
+  for (std::int64_t first = 0; first < end; first += static_cast<std::int64_t>(kSegmentColumns)) {
+    const auto size = static_cast<std::size_t>(std::min<std::int64_t>(end - first, kSegmentColumns));
+    for (std::int64_t r = 0; r < num_rows; ++r) {
+      if (!sides.actual.counts(r)) continue;
+      const auto gold_first = static_cast<std::size_t>(sides.gold_row(r) * width + first);
+      const auto actual_first = static_cast<std::size_t>(r * width + first);
+      load_elements(c.actual, actual_first, {actual.data(), size});
+      std::copy_n(c.expected.value.data() + gold_first, size, gold.data());
+      if (mutated(Mutant::kSidesSwapped))
+        std::swap_ranges(actual.begin(), actual.begin() + static_cast<std::ptrdiff_t>(size), gold.begin());
+      const float* sigma_independent = c.expected.sigma_independent.data() + gold_first;
+      const float* sigma_shared = c.expected.sigma_shared.data() + gold_first;
+      gates.pass({actual.data(), size}, {gold.data(), size}, sigma_independent, sigma_shared, weight.data(), r,
+                 static_cast<std::int64_t>(actual_first));
+      accumulate({gold.data(), actual.data(), sigma_independent, sigma_shared, weight.data(), size,
+                  static_cast<std::int64_t>(actual_first)},
+                 spacing, static_cast<std::size_t>(first), result.rows[static_cast<std::size_t>(r)], result.columns,
+                 result.total);
+    }
+  }
+  return result;
+}
+
+void close_by_gate(Judgement& judgement, const Sides& sides, const GateFailure& failure) {
+  judgement.outcome = failure.outcome;
+  judgement.decisive_statistic = failure.gate;
+  judgement.ratio_to_bound = 0.0;
+  set_worst(judgement, sides, failure.element);
+  judgement.reason = failure.reason + place(judgement);
+}
+
+Judgement judge_rounded(const Sides& sides) {
+  const Comparison& c = sides.comparison;
+  Gates gates(c, sides.actual, [&sides](std::int64_t row) { return sides.gold_row(row); });
+  const Walk sums = walk(sides, gates);
+  Judgement judgement;
+  judgement.statistics =
+      statistics_of(sides.actual, sums.rows, sums.columns, sums.total, facts(c.actual.dtype).significant_bits);
+  judgement.statistics.elements_compared = gates.elements_seen();
+  if (gates.elements_seen() == 0) {
+    judgement.outcome = mutated(Mutant::kUnjudgedIsMatch) ? Outcome::kMatch : Outcome::kUnjudged;
+    judgement.reason = "nothing to compare: every row is padding or fully masked";
+    return judgement;
+  }
+  if (const auto& failure = gates.failure()) {
+    close_by_gate(judgement, sides, *failure);
+    return judgement;
+  }
+  if (!(sums.total.max_excess_squared <= 0.0)) set_worst(judgement, sides, sums.total.max_excess_element);
+  if (const auto failure = gates.all_zero()) {
+    close_by_gate(judgement, sides, *failure);
+    return judgement;
+  }
+  decide(judgement, c.op, c.actual.dtype);
+  // Doubt about one element's expected rounding does not outrank a divergence seen elsewhere.
+  if (const auto& doubt = gates.doubt(); doubt && judgement.outcome != Outcome::kDiverged) {
+    close_by_gate(judgement, sides, *doubt);
+  }
+  return judgement;
+}
+
+// Data only moves: equal values after gold is rounded to the stored type. -0.0 and 0.0 count as equal, for nothing
+// later in the pass can tell them apart and an embedding read as a one-hot product has only 0.0; NaN equals NaN.
+Judgement judge_exact(const Sides& sides) {
+  const Comparison& c = sides.comparison;
+  const std::int64_t width = sides.actual.num_columns();
+  Judgement judgement;
+  Statistics& statistics = judgement.statistics;
+  std::vector<double> actual(static_cast<std::size_t>(width));
+  std::optional<std::int64_t> first_wrong;
+  std::int64_t num_wrong = 0, num_beyond = 0;
+  double error_squared = 0.0, gold_squared = 0.0;
+  const std::int64_t num_rows = sides.actual.num_rows() - (mutated(Mutant::kLastRowSkipped) ? 1 : 0);
+  for (std::int64_t r = 0; r < num_rows; ++r) {
+    if (!sides.actual.counts(r)) continue;
+    load_elements(c.actual, static_cast<std::size_t>(r * width), actual);
+    const double* gold = c.expected.value.data() + sides.gold_row(r) * width;
+    statistics.elements_compared += width;
+    for (std::int64_t i = 0; i < width; ++i) {
+      const double a = actual[static_cast<std::size_t>(i)];
+      if (std::isfinite(gold[i])) gold_squared += gold[i] * gold[i];
+      if (a == gold[i]) continue;
+      const double expected = mutated(Mutant::kGoldNotRounded) ? gold[i] : round_to(c.actual.dtype, gold[i]);
+      if (a == expected || (std::isnan(a) && (std::isnan(expected) || mutated(Mutant::kNanValuesIgnored)))) continue;
+      if (!first_wrong) first_wrong = r * width + i;
+      ++num_wrong;
+      const double error = std::fabs(a - expected);
+      if (!std::isfinite(error)) continue;
+      statistics.max_abs_error = std::max(statistics.max_abs_error, error);
+      error_squared += error * error;
+      if (!(error <= spacing(c.actual.dtype, std::max(std::fabs(a), std::fabs(expected))))) ++num_beyond;
+    }
+  }
+  if (statistics.elements_compared == 0) {
+    judgement.outcome = mutated(Mutant::kUnjudgedIsMatch) ? Outcome::kMatch : Outcome::kUnjudged;
+    judgement.reason = "nothing to compare: every row is padding";
+    return judgement;
+  }
+  if (!first_wrong) {
+    judgement.outcome = Outcome::kMatch;
+    judgement.reason = "all " + std::to_string(statistics.elements_compared) + " values moved unchanged";
+    judgement.decisive_statistic = "values";
+    return judgement;
+  }
+  statistics.max_excess = HUGE_VAL;
+  statistics.relative_rms_error = error_squared == 0.0 ? 0.0 : std::sqrt(error_squared / gold_squared);
+  statistics.share_beyond_one_spacing =
+      static_cast<double>(num_beyond) / static_cast<double>(statistics.elements_compared);
+  close_by_gate(judgement, sides,
+                {"values", Outcome::kDiverged, *first_wrong,
+                 "data that only moves arrived changed in " + std::to_string(num_wrong) + " of " +
+                     std::to_string(statistics.elements_compared) + " elements, first"});
+  return judgement;
+}
+
+}  // namespace
+
+Outcome outcome_of(double ratio_to_bound) {
+  if (mutated(Mutant::kNanPassesBounds)) {
+    return ratio_to_bound > kDivergedRatio ? Outcome::kDiverged
+                                           : (ratio_to_bound > 1.0 ? Outcome::kInconclusive : Outcome::kMatch);
+  }
+  if (mutated(Mutant::kStrictBounds)) {
+    return !(ratio_to_bound < kDivergedRatio) ? Outcome::kDiverged
+                                              : (!(ratio_to_bound < 1.0) ? Outcome::kInconclusive : Outcome::kMatch);
+  }
+  if (!(ratio_to_bound <= kDivergedRatio)) return Outcome::kDiverged;
+  if (!(ratio_to_bound <= 1.0)) return Outcome::kInconclusive;
+  return Outcome::kMatch;
+}
+
+Judgement judge(const Comparison& comparison) {
+  check_call(comparison);
+  const TensorView& actual = comparison.actual;
+  const bool fits = shape_fits(comparison.op, actual.shape, comparison.step, comparison.config);
+  if (!fits) {
+    Judgement judgement;
+    judgement.outcome = mutated(Mutant::kShapeIgnored) ? Outcome::kMatch : Outcome::kDiverged;
+    judgement.decisive_statistic = "shape";
+    judgement.reason = "the shape is " + to_string(actual.shape) + " where " +
+                       to_string(output_shape(comparison.op, comparison.config, comparison.step.batch(),
+                                              comparison.step.num_tokens(), comparison.step.valid_length())) +
+                       " is expected";
+    return judgement;
+  }
+  // A candidate may hold more rows of logits than the expectation, not the other way round.
+  const Layout actual_layout(comparison.op, actual.shape, comparison.step, comparison.config);
+  const Layout expected_layout(comparison.op, comparison.expected.shape, comparison.step, comparison.config);
+  if (actual_layout.num_rows() > expected_layout.num_rows()) {
+    throw std::invalid_argument("judge: the expectation of lm_head holds the last row, the candidate all rows");
+  }
+  const Sides sides{comparison, actual.shape, actual_layout, expected_layout};
+  if (!comparison.expected.exact) return judge_rounded(sides);
+  return judge_exact(sides);
+}
+
+}  // namespace qdiff::compare

@@ -1,0 +1,35 @@
+// From sums to statistics: what is measured on a tensor, and by how much chance alone may move it.
+//
+// Slices are the sets of elements that a real bug gets wrong together: a token row, a head, a head's dimension, a
+// column, a tile of 16, 64 or 128 columns and the last partial tile, a batch row, the whole tensor.
+//
+// Each statistic is *normalised*: divided by what chance may give for so many elements and slices, so that one bound
+// serves a tensor of one row and a tensor of ten million elements, and a bound measured on small shapes holds for
+// large ones.
+//
+//   max_excess   / sqrt(2 ln(elements + 10)): the growth of the largest of so many Gaussian draws.
+//   rms          sqrt(mean z^2 / (1 + 2 sqrt(x / n) + 2 x / n)): the upper tail of a chi-square mean of n degrees of
+//                freedom, exceeded with probability exp(-x) (Laurent and Massart 2000, lemma 1), x = ln 10 for the
+//                tensor and ln(10 + number of slices) for the worst slice. n counts independent errors, not elements:
+//                1/n = r^2 + (1 - r^2) / elements with r the mean share of shared variance, for a shared error is one
+//                draw for the whole slice.
+//   bias         |mean error| / sqrt(mean v (1 / elements + 12 * 4^-(p+2)) + mean w) / sqrt(2 ln(slices + 10)). The
+//                middle term: rounding to nearest is itself biased by up to s^2 / (8 |g|) = s 2^-(p+2) at the edges of
+//                binades (p significant bits), which shows when millions of elements are averaged.
+//   slope        |regression of error on gold|, weights 1 / (v + w), over its deviation: independent part, shared part
+//                taken as moving all elements together, and the same bias of rounding.
+//   share_beyond_one_spacing   elements beyond one spacing over m + 6 sqrt(m) + 6, where m bounds the number expected.
+#pragma once
+
+#include <vector>
+
+#include "harness/compare/judge.h"
+#include "harness/compare/layout.h"
+#include "harness/compare/sums.h"
+
+namespace qdiff::compare {
+
+Statistics statistics_of(const Layout& layout, const std::vector<SliceSums>& rows, const ColumnSums& columns,
+                         const TensorSums& total, int significant_bits);
+
+}  // namespace qdiff::compare

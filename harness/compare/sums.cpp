@@ -1,0 +1,182 @@
+#include "harness/compare/sums.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+
+#include "harness/compare/mutants.h"
+
+namespace qdiff::compare {
+namespace {
+
+constexpr int kDoubleMantissaBits = 52;
+constexpr std::int64_t kDoubleExponentBias = 1023;
+
+// Gold is fp64 and carries a few roundings of its own: an error that is half a spacing but for those is no excess.
+// 2^-24 of half a float32 spacing is 32 roundings of fp64.
+constexpr double kHalfSpacing = 0.5 * (1.0 + 0x1p-24);
+constexpr double kOneSpacing = 1.0 + 0x1p-24;
+
+// Results that would be subnormal in float32 may be flushed to zero (GPU and SIMD units do, for float32 and bfloat16
+// alike), so no spacing is taken smaller than the smallest normal float32. float16 subnormals are never flushed.
+constexpr double kFlushFloor = 0x1p-126;
+// Squares of float64 spacings must not underflow.
+constexpr double kSquareFloor = 0x1p-500;
+
+// Sums run in four lanes, always the same ones, so that a report is the same on every machine.
+constexpr std::size_t kLanes = 4;
+double sum(const double* values, std::size_t size) {
+  std::array<double, kLanes> lanes{};
+  std::size_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += values[i + lane];
+  }
+  for (; i < size; ++i) lanes[0] += values[i];
+  return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
+}
+
+template <typename Term>
+double sum_of(std::size_t size, const Term& term) {
+  std::array<double, kLanes> lanes{};
+  std::size_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += term(i + lane);
+  }
+  for (; i < size; ++i) lanes[0] += term(i);
+  return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
+}
+
+void add_columns(std::vector<double>& into, std::size_t first, const double* values, std::size_t size) {
+  double* target = into.data() + first;
+  for (std::size_t i = 0; i < size; ++i) target[i] += values[i];
+}
+
+}  // namespace
+
+void SliceSums::add(const SliceSums& other) {
+  count += other.count;
+  z_squared += other.z_squared;
+  error += other.error;
+  independent += other.independent;
+  shared += other.shared;
+  shared_share += other.shared_share;
+}
+
+ColumnSums::ColumnSums(std::size_t n) : count(n), z_squared(n), error(n), independent(n), shared(n), shared_share(n) {}
+
+SliceSums ColumnSums::at(std::size_t c) const {
+  return {count[c], z_squared[c], error[c], independent[c], shared[c], shared_share[c]};
+}
+
+SpacingRule::SpacingRule(DType dtype)
+    : min_exponent_field_(facts(dtype).min_exponent + kDoubleExponentBias),
+      shift_(facts(dtype).significant_bits - 1),
+      floor_(dtype == DType::kF64   ? kSquareFloor
+             : dtype == DType::kF16 ? 0.0
+                                    : kFlushFloor),
+      significant_bits_(facts(dtype).significant_bits) {
+  if (dtype == DType::kF64) min_exponent_field_ = shift_ + 1;  // keep the result a normal number
+  if (mutated(Mutant::kNoSubnormalFloor)) {
+    min_exponent_field_ = shift_ + 1;
+    floor_ = 0.0;
+  }
+}
+
+double SpacingRule::at(double magnitude) const {
+  const auto field = static_cast<std::int64_t>(std::bit_cast<std::uint64_t>(magnitude) >> kDoubleMantissaBits);
+  const std::int64_t exponent = std::max(field, min_exponent_field_) - shift_;
+  return std::max(std::bit_cast<double>(static_cast<std::uint64_t>(exponent) << kDoubleMantissaBits), floor_);
+}
+
+void accumulate(const Segment& segment, const SpacingRule& spacing, std::size_t first_column, SliceSums& row,
+                ColumnSums& columns, TensorSums& total) {
+  using Scratch = std::array<double, kSegmentColumns>;
+  Scratch error, z_squared, independent, shared, shared_share, excess_squared;
+  Scratch inverse, spacing_squared, beyond, expected_beyond;
+  const std::size_t size = segment.size;
+  const double* gold = segment.gold;
+  const double* weight = segment.weight;
+  const bool ignore_shared = mutated(Mutant::kSharedSigmaForgotten);
+  const bool ignore_cast = mutated(Mutant::kCastForgotten);
+  const bool gold_spacing = mutated(Mutant::kSpacingOfGoldOnly);
+  const bool zero_sigma_passes = mutated(Mutant::kZeroSigmaPasses);
+
+  for (std::size_t i = 0; i < size; ++i) {
+    const double g = gold[i];
+    const double a = segment.actual[i];
+    const double e = a - g;
+    const double s = ignore_cast ? 0.0 : spacing.at(gold_spacing ? std::fabs(g) : std::max(std::fabs(g), std::fabs(a)));
+    const double sigma = static_cast<double>(segment.sigma_independent[i]);
+    const double sigma_shared = ignore_shared ? 0.0 : static_cast<double>(segment.sigma_shared[i]);
+    const double s2 = s * s;
+    const double before_cast = sigma * sigma;
+    const double v = before_cast + s2 / 12.0;
+    const double w = sigma_shared * sigma_shared;
+    const double size_of_error = std::fabs(e);
+    const double excess = std::max(0.0, size_of_error - kHalfSpacing * s);
+    const double explained = before_cast + w;
+    // Without excess there is nothing to explain; with excess and nothing that explains it the quotient is infinite.
+    double ratio = excess > 0.0 ? excess * excess / explained : 0.0;
+    if (zero_sigma_passes && explained == 0.0) ratio = 0.0;
+    // Beyond one spacing means that rounding before the cast moved the value by more than half a spacing, h. For a
+    // Gaussian of variance x, P(|noise| > h) <= 3 x^2 / h^4 (Markov's inequality on the fourth power).
+    const double in_spacings = explained / s2;
+    error[i] = e;
+    inverse[i] = weight[i] / (v + w);
+    z_squared[i] = e * e * inverse[i];
+    independent[i] = v * weight[i];
+    shared[i] = w * weight[i];
+    shared_share[i] = w * inverse[i];
+    excess_squared[i] = ratio * weight[i];
+    spacing_squared[i] = s2;
+    beyond[i] = size_of_error > kOneSpacing * s ? weight[i] : 0.0;
+    expected_beyond[i] = std::min(1.0, 48.0 * in_spacings * in_spacings) * weight[i];
+  }
+
+  add_columns(columns.count, first_column, weight, size);
+  add_columns(columns.z_squared, first_column, z_squared.data(), size);
+  add_columns(columns.error, first_column, error.data(), size);
+  add_columns(columns.independent, first_column, independent.data(), size);
+  add_columns(columns.shared, first_column, shared.data(), size);
+  add_columns(columns.shared_share, first_column, shared_share.data(), size);
+
+  row.add({sum(weight, size), sum(z_squared.data(), size), sum(error.data(), size), sum(independent.data(), size),
+           sum(shared.data(), size), sum(shared_share.data(), size)});
+
+  total.error_squared += sum_of(size, [&](std::size_t i) { return error[i] * error[i]; });
+  total.gold_squared += sum_of(size, [&](std::size_t i) { return gold[i] * gold[i] * weight[i]; });
+  total.beyond_spacing += sum(beyond.data(), size);
+  total.expected_beyond_spacing += sum(expected_beyond.data(), size);
+  total.gold_error += sum_of(size, [&](std::size_t i) { return gold[i] * error[i] * inverse[i]; });
+  total.gold_gold += sum_of(size, [&](std::size_t i) { return gold[i] * gold[i] * inverse[i]; });
+  total.gold_independent +=
+      sum_of(size, [&](std::size_t i) { return gold[i] * inverse[i] * (gold[i] * inverse[i]) * independent[i]; });
+  total.gold_shared +=
+      sum_of(size, [&](std::size_t i) { return std::fabs(gold[i]) * std::sqrt(shared[i]) * inverse[i]; });
+  total.spacing_squared += sum_of(size, [&](std::size_t i) { return spacing_squared[i] * inverse[i]; });
+
+  // `!(x <= y)`, so that a ratio that came out NaN is kept and seen.
+  double largest_error = 0.0;
+  double largest_excess = -1.0;
+  for (std::size_t i = 0; i < size; ++i) {
+    if (!(std::fabs(error[i]) <= largest_error)) largest_error = std::fabs(error[i]);
+    if (weight[i] != 0.0 && !(excess_squared[i] <= largest_excess)) largest_excess = excess_squared[i];
+  }
+  total.max_abs_error = std::max(total.max_abs_error, largest_error);
+  const bool further = !(largest_excess <= total.max_excess_squared);
+  // Blocks of columns are walked before rows, so an equal value may turn up later and still stand earlier.
+  const bool tie = largest_excess == total.max_excess_squared && largest_excess > 0.0 &&
+                   segment.first_element < total.max_excess_element;
+  if (further || tie) {
+    total.max_excess_squared = largest_excess;
+    for (std::size_t i = 0; i < size; ++i) {
+      if (weight[i] != 0.0 && !(excess_squared[i] < largest_excess)) {
+        total.max_excess_element = segment.first_element + static_cast<std::int64_t>(i);
+        break;
+      }
+    }
+  }
+}
+
+}  // namespace qdiff::compare
