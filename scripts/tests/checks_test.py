@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Every check of scripts/ can fail: each test plants one fault in a small tree and asks the check to find it.
+
+    checks_test.py [-v] [name of a test]
+"""
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parent.parent
+SKIPPED = 77
+
+
+class PlantedTree(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.root = Path(self.folder.name).resolve()
+
+    def write(self, path, text):
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+
+    def run_check(self, name):
+        command = [str(SCRIPTS / name), str(self.root)]
+        if name.endswith(".py"):
+            command.insert(0, sys.executable)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    def assert_clean(self, check):
+        status, output = self.run_check(check)
+        self.assertEqual(status, 0, output)
+
+    def assert_found(self, check, *words):
+        status, output = self.run_check(check)
+        self.assertEqual(status, 1, output)
+        for word in words:
+            self.assertIn(word, output)
+
+
+class Arrows(PlantedTree):
+    def setUp(self):
+        super().setUp()
+        self.write("harness/contract/config.h", "#pragma once\n#include <string>\n")
+        self.write("harness/compare/judge.h", '#include "harness/contract/config.h"\n')
+        self.write("reference/operations.cpp", '#include <ATen/ATen.h>\n#include "harness/contract/config.h"\n')
+        self.write("optimized/cpu/engine.cpp", '#include "harness/contract/config.h"\n')
+
+    def test_right_includes_pass(self):
+        self.assert_clean("check_arrows.py")
+
+    def test_engine_includes_reference(self):
+        self.write("reference/rope.h", "#pragma once\n")
+        self.write("optimized/cpu/rope.cpp", '#include "harness/contract/config.h"\n#include "reference/rope.h"\n')
+        self.assert_found("check_arrows.py", "optimized/cpu/rope.cpp:2", "reference/rope.h")
+
+    def test_engine_includes_libtorch(self):
+        self.write("optimized/cuda/rope.cu", "  #  include <torch/torch.h>\n")
+        self.assert_found("check_arrows.py", "optimized/cuda/rope.cu:1", "torch/torch.h")
+
+    def test_contract_includes_judge(self):
+        self.write("harness/contract/step.h", '#include "harness/compare/judge.h"\n')
+        self.assert_found("check_arrows.py", "harness/contract/step.h:1")
+
+    def test_diagnosis_includes_reference(self):
+        self.write("reference/faults.h", "#pragma once\n")
+        self.write("harness/diagnose/run.cpp", '#include "reference/faults.h"\n')
+        self.assert_found("check_arrows.py", "harness/diagnose/run.cpp:1")
+
+    def test_test_of_engine_includes_reference(self):
+        self.write("reference/faults.h", "#pragma once\n")
+        self.write("optimized/tests/engine_test.cpp", '#include "reference/faults.h"\n')
+        self.assert_found("check_arrows.py", "optimized/tests/engine_test.cpp:1")
+
+    def test_include_beside_the_file(self):
+        self.write("reference/faults.h", "#pragma once\n")
+        self.write("reference/faults.cpp", '#include "faults.h"\n')
+        self.assert_found("check_arrows.py", "reference/faults.cpp:1", "root of the tree")
+
+    def test_new_folder(self):
+        self.write("helpers/strings.h", "#include <string>\n")
+        self.assert_found("check_arrows.py", "helpers/strings.h", "in no room")
+
+    def test_empty_tree(self):
+        shutil.rmtree(self.root / "harness")
+        shutil.rmtree(self.root / "reference")
+        shutil.rmtree(self.root / "optimized")
+        self.assert_found("check_arrows.py", "nothing was checked")
+
+
+class Tree(PlantedTree):
+    def setUp(self):
+        super().setUp()
+        self.write("README.md", "# Title\n\n[more](docs/more.md#a-part) [part](#title) [web](https://example.org)\n")
+        self.write("docs/more.md", "# More\n\n## A part\n\n[back](../README.md)\n")
+        self.write("harness/judge.h", "#pragma once\n")
+
+    def test_right_tree_passes(self):
+        self.assert_clean("check_tree.py")
+
+    def test_link_outside(self):
+        self.write("docs/out.md", "[design](../../elsewhere.md)\n")
+        self.assert_found("check_tree.py", "docs/out.md:1", "outside the tree")
+
+    def test_link_to_nothing(self):
+        self.write("docs/out.md", "\n[design](design.md)\n")
+        self.assert_found("check_tree.py", "docs/out.md:2", "leads to nothing")
+
+    def test_link_to_missing_heading(self):
+        self.write("docs/out.md", "[part](more.md#no-part)\n")
+        self.assert_found("check_tree.py", "docs/out.md:1", "no heading")
+
+    def test_local_path(self):
+        for path in ("/" + "home/anna/qdiff", "/" + "opt/tools/torch"):
+            self.write("scripts/run.sh", f"cd {path}\n")
+            self.assert_found("check_tree.py", "scripts/run.sh:1", path[:10])
+
+    def test_symbolic_link_outside(self):
+        (self.root / "cases").symlink_to("/usr")
+        self.assert_found("check_tree.py", "cases:1", "outside the tree")
+
+    def test_unfinished_work(self):
+        self.write("harness/judge.h", "#pragma once\n// TO" + "DO: bounds\n")
+        self.assert_found("check_tree.py", "harness/judge.h:2")
+
+    def test_long_source(self):
+        self.write("harness/judge.h", "\n" * 701)
+        self.assert_found("check_tree.py", "harness/judge.h:701")
+
+    def test_empty_tree(self):
+        shutil.rmtree(self.root / "docs")
+        shutil.rmtree(self.root / "harness")
+        (self.root / "README.md").unlink()
+        self.assert_found("check_tree.py", "nothing was checked")
+
+
+class Schemas(PlantedTree):
+    def setUp(self):
+        super().setUp()
+        self.write("cases/case.schema.json", '{"$schema": "https://json-schema.org/draft/2020-12/schema",'
+                                             ' "type": "object", "required": ["id"]}')
+        self.write("cases/one.json", '{"id": "one"}')
+        if self.run_check("check_schemas.py")[0] == SKIPPED:
+            self.skipTest("Python has no jsonschema")
+
+    def test_right_cases_pass(self):
+        self.assert_clean("check_schemas.py")
+
+    def test_invalid_case(self):
+        self.write("cases/two.json", '{"name": "two"}')
+        self.assert_found("check_schemas.py", "cases/two.json", "'id' is a required property")
+
+    def test_broken_json(self):
+        self.write("cases/two.json", '{"id": ')
+        self.assert_found("check_schemas.py", "cases/two.json", "cannot be read")
+
+    def test_duplicate_key(self):
+        self.write("cases/two.json", '{"id": "two", "id": "three"}')
+        self.assert_found("check_schemas.py", "cases/two.json", "occurs twice")
+
+    def test_invalid_schema(self):
+        self.write("harness/report/schema/report.schema.json",
+                   '{"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "objekt"}')
+        self.assert_found("check_schemas.py", "report.schema.json", "no valid JSON Schema")
+
+    def test_no_cases(self):
+        (self.root / "cases/one.json").unlink()
+        self.assert_found("check_schemas.py", "nothing was checked")
+
+
+class Format(PlantedTree):
+    def setUp(self):
+        super().setUp()
+        shutil.copy(SCRIPTS.parent / ".clang-format", self.root)
+        self.write("harness/judge.h", "int f() { return 1; }\n")
+        if self.run_check("check_format.sh")[0] == SKIPPED:
+            self.skipTest("no clang-format of the right version")
+
+    def test_formatted_source_passes(self):
+        self.assert_clean("check_format.sh")
+
+    def test_unformatted_source(self):
+        self.write("optimized/cuda/rope.cu", "int   g( ) {return 2;}\n")
+        self.assert_found("check_format.sh", "rope.cu")
+
+    def test_empty_tree(self):
+        (self.root / "harness/judge.h").unlink()
+        self.assert_found("check_format.sh", "nothing was checked")
+
+
+class Shell(PlantedTree):
+    def setUp(self):
+        super().setUp()
+        self.write("scripts/run.sh", '#!/usr/bin/env bash\necho "$1"\n')
+        if self.run_check("check_shell.sh")[0] == SKIPPED:
+            self.skipTest("no shellcheck")
+
+    def test_right_script_passes(self):
+        self.assert_clean("check_shell.sh")
+
+    def test_unquoted_variable(self):
+        self.write("scripts/test.sh", "#!/usr/bin/env bash\nrm -rf $1/build\n")
+        self.assert_found("check_shell.sh", "SC2086")
+
+
+if __name__ == "__main__":
+    unittest.main()
