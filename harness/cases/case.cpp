@@ -1,0 +1,59 @@
+#include "harness/cases/case.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <stdexcept>
+
+#include "embedded/case_files.h"
+#include "harness/contract/error.h"
+#include "harness/formats/input_file.h"
+#include "harness/formats/limits.h"
+
+namespace qdiff::cases {
+namespace {
+
+constexpr std::string_view kSchemaName = "cases/case.schema.json";
+
+Case case_of(const embedded::File& file) { return parse_case(file.text, std::string(file.name)); }
+
+}  // namespace
+
+std::int64_t Case::length() const {
+  std::int64_t slots = 0;
+  for (const CaseStep& step : steps) slots += step.num_tokens;
+  return slots;
+}
+
+std::vector<Case> embedded_suite() {
+  std::vector<Case> suite;
+  for (const embedded::File& file : embedded::case_files()) {
+    if (file.name != kSchemaName) suite.push_back(case_of(file));
+  }
+  std::stable_sort(suite.begin(), suite.end(), [](const Case& a, const Case& b) {
+    if (a.hypothesis.has_value() != b.hypothesis.has_value()) return a.hypothesis.has_value();
+    return a.hypothesis < b.hypothesis;
+  });
+  return suite;
+}
+
+std::string_view embedded_case_schema() {
+  for (const embedded::File& file : embedded::case_files()) {
+    if (file.name == kSchemaName) return file.text;
+  }
+  throw std::logic_error("the case schema is not embedded");
+}
+
+Case load_case(const std::string& path_or_id) {
+  std::error_code ignored;
+  if (std::filesystem::exists(path_or_id, ignored)) {
+    return parse_case(formats::read_text_file(path_or_id, formats::kDocumentLimits.bytes), path_or_id);
+  }
+  std::string known;
+  for (const Case& candidate : embedded_suite()) {
+    if (candidate.id == path_or_id || candidate.argument == path_or_id) return candidate;
+    known += (known.empty() ? "" : ", ") + candidate.id;
+  }
+  throw InputError(path_or_id + ": no such case file, nor a case of the built-in suite (it has " + known + ")");
+}
+
+}  // namespace qdiff::cases

@@ -1,0 +1,96 @@
+#include <algorithm>
+#include <stdexcept>
+
+#include "harness/cases/case.h"
+#include "harness/contract/error.h"
+
+namespace qdiff::cases {
+namespace {
+
+// SplitMix64's finalizer (Steele, Lea, Flood 2014): a bijection of 64-bit integers, the same on every machine.
+std::uint64_t mixed(std::uint64_t x) {
+  x += 0x9E3779B97F4A7C15U;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9U;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBU;
+  return x ^ (x >> 31);
+}
+
+std::uint64_t draw(std::uint64_t seed, std::int64_t row, std::int64_t slot) {
+  return mixed(mixed(mixed(seed) ^ static_cast<std::uint64_t>(row)) ^ static_cast<std::uint64_t>(slot));
+}
+
+// Ids [first, first + count).
+struct IdRange {
+  std::int64_t first = 0;
+  std::int64_t count = 0;
+};
+
+IdRange id_range(const Case& test_case, std::int64_t row, std::int64_t slot, std::int64_t vocab) {
+  if (!test_case.special_tokens) return {0, vocab};
+  const auto [every, last_ids] = *test_case.special_tokens;
+  const std::int64_t special = std::min(last_ids, vocab);
+  if ((slot + row + 1) % every == 0) return {vocab - special, special};
+  return {0, std::max<std::int64_t>(1, vocab - special)};
+}
+
+// Rows hold different tokens at the same slot wherever the range is wide enough: equal ones would hide a row that
+// reads another row's cache.
+std::int32_t generated_token(const Case& test_case, const Step& step, std::int64_t row, std::int64_t slot,
+                             std::int64_t vocab) {
+  const IdRange range = id_range(test_case, row, slot, vocab);
+  const auto drawn =
+      static_cast<std::int64_t>(draw(test_case.seed, row, slot) % static_cast<std::uint64_t>(range.count));
+  const auto taken = [&](std::int32_t id) {
+    return std::any_of(step.tokens.begin(), step.tokens.end(), [&](const auto& other) {
+      return other[static_cast<std::size_t>(slot - step.past_length)] == id;
+    });
+  };
+  auto id = static_cast<std::int32_t>(range.first + drawn);
+  const std::int64_t attempts = std::min<std::int64_t>(range.count, row + 1);
+  for (std::int64_t i = 1; i < attempts && taken(id); ++i) {
+    id = static_cast<std::int32_t>(range.first + (drawn + i) % range.count);
+  }
+  return id;
+}
+
+}  // namespace
+
+std::vector<Step> make_steps(const Case& test_case, const ModelConfig& config) {
+  std::vector<Step> steps;
+  std::int64_t past_length = 0;
+  for (const CaseStep& wanted : test_case.steps) {
+    Step step;
+    step.index = static_cast<int>(steps.size());
+    step.phase = wanted.phase;
+    step.past_length = past_length;
+    step.left_padding = test_case.left_padding;
+    step.tokens = wanted.tokens;
+    if (step.tokens.empty()) {
+      for (std::int64_t row = 0; row < test_case.batch; ++row) {
+        std::vector<std::int32_t> ids;
+        for (std::int64_t t = 0; t < wanted.num_tokens; ++t) {
+          ids.push_back(generated_token(test_case, step, row, past_length + t, config.vocab));
+        }
+        step.tokens.push_back(std::move(ids));
+      }
+    }
+    set_default_positions(step);
+    for (std::size_t b = 0; b < wanted.positions.size(); ++b) {
+      for (std::size_t t = 0; t < wanted.positions[b].size(); ++t) {
+        const bool pad = step.is_pad(static_cast<std::int64_t>(b), static_cast<std::int64_t>(t));
+        if (!pad) step.positions[b][t] = wanted.positions[b][t];
+      }
+    }
+    past_length += wanted.num_tokens;
+    steps.push_back(std::move(step));
+  }
+  try {
+    validate_steps(steps, config.vocab, config.max_position_embeddings);
+  } catch (const std::invalid_argument& error) {
+    throw InputError(test_case.argument + ": " + error.what() + "; the model has " + std::to_string(config.vocab) +
+                     " token ids and " + std::to_string(config.max_position_embeddings) + " positions");
+  }
+  return steps;
+}
+
+}  // namespace qdiff::cases
