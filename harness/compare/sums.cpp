@@ -99,16 +99,16 @@ void accumulate(const Segment& segment, const SpacingRule& spacing, std::size_t 
   const double* weight = segment.weight;
   const bool ignore_shared = mutated(Mutant::kSharedSigmaForgotten);
   const bool ignore_cast = mutated(Mutant::kCastForgotten);
-  const bool gold_spacing = mutated(Mutant::kSpacingOfGoldOnly);
   const bool zero_sigma_passes = mutated(Mutant::kZeroSigmaPasses);
 
   for (std::size_t i = 0; i < size; ++i) {
     const double g = gold[i];
     const double a = segment.actual[i];
     const double e = a - g;
-    const double s = ignore_cast ? 0.0 : spacing.at(gold_spacing ? std::fabs(g) : std::max(std::fabs(g), std::fabs(a)));
-    const double sigma = static_cast<double>(segment.sigma_independent[i]);
-    const double sigma_shared = ignore_shared ? 0.0 : static_cast<double>(segment.sigma_shared[i]);
+    const double s = ignore_cast ? 0.0 : spacing.at(std::max(std::fabs(g), std::fabs(a)));
+    const bool counts = weight[i] != 0.0;  // where it does not, sigma may be anything
+    const double sigma = counts ? static_cast<double>(segment.sigma_independent[i]) : 0.0;
+    const double sigma_shared = counts && !ignore_shared ? static_cast<double>(segment.sigma_shared[i]) : 0.0;
     const double s2 = s * s;
     const double before_cast = sigma * sigma;
     const double v = before_cast + s2 / 12.0;

@@ -1,0 +1,56 @@
+// Hand-made comparisons: gold, its expected rounding and a candidate, with no oracle needed.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "harness/compare/judge.h"
+
+namespace qdiff::compare {
+
+// Seeded, portable random numbers from integer arithmetic (splitmix64).
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed) {}
+  std::uint64_t bits();
+  double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }  // [0, 1)
+  double gaussian();                                                        // Irwin-Hall of twelve: within +-6
+  std::int64_t below(std::int64_t end) { return static_cast<std::int64_t>(bits() % static_cast<std::uint64_t>(end)); }
+
+ private:
+  std::uint64_t state_;
+};
+
+struct Sample {
+  Op op = Op::kOProj;
+  ModelConfig config;
+  Step step;
+  Precision precision;
+  Expectation expected;
+  Tensor actual;
+
+  Judgement judge() const;
+  // Element by index, in expected (and in actual, where it has all rows).
+  std::int64_t at(std::vector<std::int64_t> index) const;
+};
+
+struct SampleOptions {
+  Op op = Op::kOProj;
+  DType dtype = DType::kBF16;
+  std::int64_t num_tokens = 5;
+  std::int64_t past_length = 0;
+  std::vector<std::int64_t> left_padding = {0, 0};  // its length is B
+  double sigma = 0x1p-20;                           // of every element, relative to gold's typical size 1
+  double sigma_shared = 0.0;
+  std::uint64_t seed = 1;
+};
+
+// hidden 100 (no multiple of a tile), 6 query heads and 2 key/value heads of 32.
+ModelConfig sample_config();
+
+// Gaussian gold; the candidate is gold plus honest Gaussian noise, rounded. Masked scores are -inf, masked
+// probabilities 0. For exact rows (embedding, caches) gold is representable and the candidate equals it.
+Sample honest_sample(const SampleOptions& options);
+
+}  // namespace qdiff::compare
