@@ -6,8 +6,9 @@
 Nothing is installed or downloaded.
 """
 import hashlib
-import os
+import shutil
 import subprocess
+import sys
 import tempfile
 import unittest
 from pathlib import Path
@@ -15,6 +16,10 @@ from pathlib import Path
 SCRIPTS = Path(__file__).resolve().parent.parent
 PINS = SCRIPTS / "libtorch.txt"
 VERSION = next(line.split("==")[1].split()[0] for line in PINS.read_text().splitlines() if line.startswith("torch=="))
+
+CHECKERS = ["clang-format-14", "shellcheck"]
+TOOLS = ["g++", "cmake", "ninja", "ccache", "python3", *CHECKERS, "bash", "cat", "cut", "dirname", "env", "flock", "grep",
+         "head", "mkdir", "mktemp", "rm", "sed", "sha256sum", "sort", "tail", "uname"]
 
 
 class PlantedMachine(unittest.TestCase):
@@ -29,16 +34,12 @@ class PlantedMachine(unittest.TestCase):
                             "QDIFF_TORCH_DIR": str(self.plant_torch(self.folder / "torch"))}
 
     def plant_tools(self, *missing):
-        """A PATH with all tools of this machine but the missing ones; apt-get and sudo only note how they are called."""
-        for directory in reversed(os.environ["PATH"].split(":")):
-            if not os.path.isdir(directory):
+        """A PATH with the tools that set-up looks for or uses, less the missing ones; apt-get only notes its calls."""
+        for tool in {*TOOLS} - {*missing}:
+            found = sys.executable if tool == "python3" else shutil.which(tool)
+            if found is None and tool in CHECKERS:
                 continue
-            for tool in os.scandir(directory):
-                link = self.bin / tool.name
-                link.unlink(missing_ok=True)
-                link.symlink_to(tool.path)
-        for tool in ("apt-get", "sudo", *missing):
-            (self.bin / tool).unlink(missing_ok=True)
+            (self.bin / tool).symlink_to(found)
         self.plant_script("apt-get", f'echo "$@" >>"{self.calls}"')
         self.plant_script("sudo", '"$@"')
 
