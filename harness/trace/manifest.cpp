@@ -1,0 +1,438 @@
+#include "harness/trace/manifest.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <limits>
+#include <locale>
+#include <set>
+#include <sstream>
+#include <stdexcept>
+
+#include "harness/contract/error.h"
+#include "harness/formats/input_file.h"
+#include "harness/formats/strict_json.h"
+#include "harness/formats/suggest.h"
+
+namespace qdiff::trace {
+namespace {
+
+using formats::Json;
+
+constexpr std::int64_t kMaxInt = std::numeric_limits<std::int32_t>::max();
+constexpr std::int64_t kMaxSlots = std::int64_t{1} << 24;  // of one row, over all steps
+constexpr std::size_t kMaxRows = 65536;                    // of a batch
+constexpr std::string_view kQuantizedPoint = "activations.quantized";
+
+// ---- Reading: engine, compute, model -------------------------------------------------------------------------------
+
+[[noreturn]] void refuse(const std::string& where, const std::string& what) { throw InputError(where + ": " + what); }
+
+const Json& member(const Json& object, const char* key, const std::string& where) {
+  const auto found = object.find(key);
+  if (found == object.end()) refuse(where, '"' + std::string(key) + "\" is missing; a trace of this version needs it");
+  return *found;
+}
+
+DType dtype_of(const Json& value, const std::string& what, const std::string& where) {
+  const auto dtype = value.is_string() ? parse_dtype(value.get_ref<const std::string&>()) : std::nullopt;
+  if (!dtype) {
+    refuse(where, '"' + what + "\" is " + formats::show(value) +
+                      ", but must be \"float32\", \"float16\", \"bfloat16\" or \"float64\"");
+  }
+  return *dtype;
+}
+
+EngineInfo engine_of(const Json& engine, const std::string& where) {
+  return {.name = formats::require_string(engine, "name", where),
+          .version = formats::optional_string(engine, "version", where).value_or(""),
+          .device = formats::optional_string(engine, "device", where).value_or("")};
+}
+
+// A tensor of the table without its layer: "self_attn.o_proj", "model.norm".
+std::optional<Op> parse_operation(std::string_view text) {
+  for (const OperationRow& r : kOperationTable) {
+    if (r.name == text) return r.op;
+  }
+  return std::nullopt;
+}
+
+std::vector<std::string> known_points() {
+  std::vector<std::string> names(kRoundingPointNames.begin(), kRoundingPointNames.end());
+  names.emplace_back(kQuantizedPoint);
+  for (const OperationRow& r : kOperationTable) names.emplace_back(r.name);
+  return names;
+}
+
+void read_points(const Json& points, const std::string& where, Manifest& manifest) {
+  for (const auto& [key, value] : points.items()) {
+    if (const auto point = parse_rounding_point(key)) {
+      manifest.precision.points[*point] = dtype_of(value, key, where);
+    } else if (const auto op = parse_operation(key)) {
+      manifest.precision.taken_as[*op] = dtype_of(value, key, where);
+    } else if (key == kQuantizedPoint) {
+      if (value != "q8_0" && value != "q8_k" && value != "ggml") {
+        refuse(where, '"' + key + "\" is " + formats::show(value) + ", but must be \"q8_0\", \"q8_k\" or \"ggml\"");
+      }
+      manifest.quantized_activations = value.get<std::string>();
+    } else {
+      manifest.notes.push_back("compute.points names \"" + formats::printable(key) +
+                               "\", which is no rounding point that this version knows" +
+                               formats::suggestion(key, known_points()));
+    }
+  }
+}
+
+void read_compute(const Json& compute, const std::string& where, Manifest& manifest) {
+  manifest.precision.weights = dtype_of(member(compute, "weights", where), "weights", where);
+  manifest.precision.activations = dtype_of(member(compute, "activations", where), "activations", where);
+  manifest.precision.accumulate = dtype_of(member(compute, "accumulate", where), "accumulate", where);
+  if (compute.contains("points")) {
+    read_points(formats::require_object(compute, "points", where), where + ".points", manifest);
+  }
+}
+
+// transformers writes null for a key that has no value. It also writes rope_theta and torch_dtype in version 4 where
+// version 5 has rope_parameters.rope_theta and dtype.
+Json without_nulls(Json object) {
+  for (auto entry = object.begin(); entry != object.end();) {
+    entry = entry->is_null() ? object.erase(entry) : std::next(entry);
+  }
+  return object;
+}
+
+DeclaredConfig config_of(const Json& raw, const std::string& where) {
+  const Json config = without_nulls(raw);
+  const auto positive = [&](const char* key) { return formats::optional_int(config, key, 1, kMaxInt, where); };
+  constexpr double kSmallest = std::numeric_limits<double>::denorm_min(), kLargest = std::numeric_limits<double>::max();
+  DeclaredConfig declared;
+  declared.hidden = positive("hidden_size");
+  declared.num_layers = positive("num_hidden_layers");
+  declared.num_q_heads = positive("num_attention_heads");
+  declared.num_kv_heads = positive("num_key_value_heads");
+  declared.head_dim = positive("head_dim");
+  declared.intermediate = positive("intermediate_size");
+  declared.vocab = positive("vocab_size");
+  declared.max_position_embeddings = positive("max_position_embeddings");
+  declared.rms_norm_eps = formats::optional_number(config, "rms_norm_eps", 0.0, kLargest, where);
+  if (config.contains("rope_parameters")) {
+    const Json rope = without_nulls(formats::require_object(config, "rope_parameters", where));
+    declared.rope_theta = formats::optional_number(rope, "rope_theta", kSmallest, kLargest, where + ".rope_parameters");
+  }
+  if (!declared.rope_theta) {
+    declared.rope_theta = formats::optional_number(config, "rope_theta", kSmallest, kLargest, where);
+  }
+  declared.tie_word_embeddings = formats::optional_bool(config, "tie_word_embeddings", where);
+  auto dtype = formats::optional_string(config, "dtype", where);
+  if (!dtype) dtype = formats::optional_string(config, "torch_dtype", where);
+  if (dtype) declared.dtype = parse_dtype(*dtype);  // one of another kind, as "int8", is not ours to judge
+  if (!declared.head_dim && declared.hidden && declared.num_q_heads && *declared.hidden % *declared.num_q_heads == 0) {
+    declared.head_dim = *declared.hidden / *declared.num_q_heads;  // upstream's own default for an absent head_dim
+  }
+  return declared;
+}
+
+void read_model(const Json& model, const std::string& where, Manifest& manifest) {
+  const std::string architecture = formats::require_string(model, "architecture", where);
+  if (architecture != "qwen2") {
+    refuse(where, "\"architecture\" is \"" + formats::printable(architecture) +
+                      "\", but must be \"qwen2\", the only one that qdiff judges");
+  }
+  manifest.config = config_of(formats::require_object(model, "config", where), where + ".config");
+  if (!model.contains("weights_sha256")) return;
+  const Json& digests = formats::require_object(model, "weights_sha256", where);
+  for (const auto& [tensor, digest] : digests.items()) {
+    const std::string hex = digest.is_string() ? digest.get<std::string>() : std::string();
+    if (hex.size() != 64 || hex.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) {
+      refuse(where + ".weights_sha256", '"' + formats::printable(tensor) + "\" is " + formats::show(digest) +
+                                            ", but must be 64 hexadecimal digits");
+    }
+    manifest.weights_sha256[tensor] = hex;
+  }
+}
+
+// ---- Reading: steps ------------------------------------------------------------------------------------------------
+
+// A manifest comes from anywhere, so the name must stay a name on every system that may unpack the trace.
+std::string file_of(const Json& step, const std::string& where) {
+  const std::string file = formats::require_string(step, "file", where);
+  const bool has_control = std::any_of(file.begin(), file.end(), [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte < 0x20 || byte == 0x7F;
+  });
+  if (file.empty() || file.size() > kMaxFileNameBytes || file.find_first_of("/\\:") != std::string::npos ||
+      has_control || file.front() == '.' || file.back() == '.' || file.back() == ' ' || file == kManifestName) {
+    refuse(where, "\"file\" is \"" + formats::printable(file) +
+                      "\", but must be the plain name of a file in the trace's own folder, as "
+                      "\"step-0000.safetensors\"");
+  }
+  return file;
+}
+
+const Json& array_of(const Json& value, const std::string& what, std::size_t smallest, std::size_t largest,
+                     const std::string& where) {
+  if (!value.is_array() || value.size() < smallest || value.size() > largest) {
+    refuse(where, '"' + what + "\" is " +
+                      (value.is_array() ? "an array of " + std::to_string(value.size()) : formats::show(value)) +
+                      ", but must be an array of " + std::to_string(smallest) +
+                      (smallest == largest ? "" : " to " + std::to_string(largest)));
+  }
+  return value;
+}
+
+template <typename T>
+std::vector<std::vector<T>> rows_of(const Json& step, const char* key, std::int64_t smallest, std::int64_t largest,
+                                    const std::string& where) {
+  std::vector<std::vector<T>> rows;
+  for (const Json& row : array_of(member(step, key, where), key, 1, kMaxRows, where)) {
+    const std::string what = key + ('[' + std::to_string(rows.size())) + ']';
+    std::vector<T>& values = rows.emplace_back();
+    for (const Json& value : array_of(row, what, 1, kMaxSlots, where)) {
+      const std::string place = what + '[' + std::to_string(values.size()) + ']';
+      values.push_back(static_cast<T>(formats::as_int(value, place, smallest, largest, where)));
+    }
+    if (values.size() != rows.front().size()) {
+      refuse(where, '"' + what + "\" differs in length from the first row; pad rows on the left");
+    }
+  }
+  return rows;
+}
+
+Step step_of(const Json& fields, std::size_t index, const DeclaredConfig& config, const std::string& where) {
+  Step step;
+  const auto expected = static_cast<std::int64_t>(index);  // steps are listed in order
+  step.index = static_cast<int>(formats::require_int(fields, "index", expected, expected, where));
+  const std::string phase = formats::require_string(fields, "phase", where);
+  if (phase != "prefill" && phase != "decode") {
+    refuse(where, "\"phase\" is \"" + formats::printable(phase) + "\", but must be \"prefill\" or \"decode\"");
+  }
+  step.phase = phase == "prefill" ? Phase::kPrefill : Phase::kDecode;
+  step.tokens = rows_of<std::int32_t>(fields, "tokens", 0, config.vocab.value_or(kMaxInt) - 1, where);
+  step.past_length = formats::require_int(fields, "past_length", 0, kMaxSlots, where);
+  return step;
+}
+
+// May stand in any step and holds for all.
+std::vector<std::int64_t> padding_of(const Json& steps, std::size_t batch, const std::string& source) {
+  std::optional<std::vector<std::int64_t>> padding;
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    const std::string where = source + ": steps[" + std::to_string(i) + ']';
+    if (!steps[i].contains("left_padding")) continue;
+    std::vector<std::int64_t> values;
+    for (const Json& value : array_of(steps[i].at("left_padding"), "left_padding", batch, batch, where)) {
+      const std::string what = "left_padding[" + std::to_string(values.size()) + ']';
+      values.push_back(formats::as_int(value, what, 0, kMaxSlots, where));
+    }
+    if (padding && *padding != values) refuse(where, "\"left_padding\" differs from that of an earlier step");
+    padding = values;
+  }
+  return padding.value_or(std::vector<std::int64_t>(batch, 0));
+}
+
+// Positions that the caller asked for; those of pads count for nothing and become 0.
+void read_positions(const Json& fields, const DeclaredConfig& config, const std::string& where, Step& step,
+                    std::vector<std::string>& notes) {
+  set_default_positions(step);
+  if (!fields.contains("positions")) return;
+  auto rows = rows_of<std::int64_t>(fields, "positions", std::numeric_limits<std::int32_t>::min(), kMaxInt, where);
+  if (rows.size() != step.tokens.size() || rows.front().size() != step.tokens.front().size()) {
+    refuse(where, "\"positions\" has other rows and columns than \"tokens\"");
+  }
+  const std::int64_t end = config.max_position_embeddings.value_or(kMaxInt);
+  bool noted = false;
+  for (std::size_t b = 0; b < rows.size(); ++b) {
+    for (std::size_t t = 0; t < rows[b].size(); ++t) {
+      if (step.is_pad(static_cast<std::int64_t>(b), static_cast<std::int64_t>(t))) {
+        rows[b][t] = 0;
+        continue;
+      }
+      const std::string place = "positions[" + std::to_string(b) + "][" + std::to_string(t) + ']';
+      if (rows[b][t] < 0 || rows[b][t] >= end) {
+        refuse(where, '"' + place + "\" is " + std::to_string(rows[b][t]) + ", but must be in [0, " +
+                          std::to_string(end) + ')');
+      }
+      if (!noted && rows[b][t] != step.positions[b][t]) {
+        noted = true;
+        notes.push_back("step " + std::to_string(step.index) + " asks for " + place + " = " +
+                        std::to_string(rows[b][t]) + ", where its slot and the padding give " +
+                        std::to_string(step.positions[b][t]));
+      }
+    }
+  }
+  step.positions = std::move(rows);
+}
+
+void read_steps(const Json& document, const std::string& source, Manifest& manifest) {
+  const Json& steps = array_of(member(document, "steps", source), "steps", 1, kMaxSteps, source);
+  const auto where = [&](std::size_t i) { return source + ": steps[" + std::to_string(i) + ']'; };
+  std::set<std::string> files;
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    if (!steps[i].is_object()) refuse(where(i), "is " + formats::show(steps[i]) + ", but must be an object");
+    manifest.steps.push_back(step_of(steps[i], i, manifest.config, where(i)));
+    manifest.files.push_back(file_of(steps[i], where(i)));
+    if (!files.insert(manifest.files.back()).second) {
+      refuse(where(i), "\"file\" is \"" + manifest.files.back() + "\", which an earlier step has already");
+    }
+  }
+  const std::vector<std::int64_t> padding = padding_of(steps, manifest.steps.front().tokens.size(), source);
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    Step& step = manifest.steps[i];
+    if (step.tokens.size() != padding.size()) {
+      refuse(where(i), "\"tokens\" has " + std::to_string(step.tokens.size()) + " rows, but step 0 has " +
+                           std::to_string(padding.size()));
+    }
+    step.left_padding = padding;
+    read_positions(steps[i], manifest.config, where(i), step, manifest.notes);
+  }
+  try {
+    validate_steps(manifest.steps, manifest.config.vocab.value_or(kMaxInt),
+                   manifest.config.max_position_embeddings.value_or(kMaxInt));
+  } catch (const std::invalid_argument& error) {
+    refuse(source, error.what());
+  }
+}
+
+// ---- Comparing -----------------------------------------------------------------------------------------------------
+
+std::string shown(double value) {
+  std::ostringstream text;
+  text.imbue(std::locale::classic());
+  text.precision(std::numeric_limits<double>::max_digits10 - 2);
+  text << value;
+  return text.str();
+}
+std::string shown(std::int64_t value) { return std::to_string(value); }
+std::string shown(bool value) { return value ? "true" : "false"; }
+std::string shown(DType value) { return std::string(name(value)); }
+
+template <typename T>
+void compare(const char* key, const std::optional<T>& declared, T truth, std::vector<std::string>& list) {
+  if (declared && !(*declared == truth)) {
+    list.push_back(std::string("the trace's ") + key + " is " + shown(*declared) + ", the model's is " + shown(truth));
+  }
+}
+
+// ---- Writing -------------------------------------------------------------------------------------------------------
+
+Json compute_json(const Manifest& manifest) {
+  Json compute = {{"weights", name(manifest.precision.weights)},
+                  {"activations", name(manifest.precision.activations)},
+                  {"accumulate", name(manifest.precision.accumulate)}};
+  Json points = Json::object();
+  for (const auto& [point, dtype] : manifest.precision.points) points[std::string(name(point))] = name(dtype);
+  for (const auto& [op, dtype] : manifest.precision.taken_as) points[std::string(row(op).name)] = name(dtype);
+  if (manifest.quantized_activations) points[std::string(kQuantizedPoint)] = *manifest.quantized_activations;
+  if (!points.empty()) compute["points"] = points;
+  return compute;
+}
+
+template <typename T>
+void put(Json& object, const char* key, const std::optional<T>& value) {
+  if (value) object[key] = *value;
+}
+
+Json config_json(const DeclaredConfig& config) {
+  Json object = Json::object();
+  object["model_type"] = "qwen2";
+  put(object, "hidden_size", config.hidden);
+  put(object, "num_hidden_layers", config.num_layers);
+  put(object, "num_attention_heads", config.num_q_heads);
+  put(object, "num_key_value_heads", config.num_kv_heads);
+  put(object, "head_dim", config.head_dim);
+  put(object, "intermediate_size", config.intermediate);
+  put(object, "vocab_size", config.vocab);
+  put(object, "max_position_embeddings", config.max_position_embeddings);
+  put(object, "rms_norm_eps", config.rms_norm_eps);
+  put(object, "rope_theta", config.rope_theta);
+  put(object, "tie_word_embeddings", config.tie_word_embeddings);
+  if (config.dtype) object["dtype"] = name(*config.dtype);
+  return object;
+}
+
+}  // namespace
+
+std::string step_file_name(std::size_t index) {
+  char name[40];
+  std::snprintf(name, sizeof name, "step-%04zu.safetensors", index);
+  return name;
+}
+
+DeclaredConfig declare(const ModelConfig& config) {
+  return {.hidden = config.hidden,
+          .num_layers = config.num_layers,
+          .num_q_heads = config.num_q_heads,
+          .num_kv_heads = config.num_kv_heads,
+          .head_dim = config.head_dim,
+          .intermediate = config.intermediate,
+          .vocab = config.vocab,
+          .max_position_embeddings = config.max_position_embeddings,
+          .rms_norm_eps = config.rms_norm_eps,
+          .rope_theta = config.rope_theta,
+          .tie_word_embeddings = config.tie_word_embeddings,
+          .dtype = config.dtype};
+}
+
+ConfigDifferences differences(const DeclaredConfig& declared, const ModelConfig& truth) {
+  ConfigDifferences found;
+  compare("hidden_size", declared.hidden, truth.hidden, found.shapes);
+  compare("num_hidden_layers", declared.num_layers, truth.num_layers, found.shapes);
+  compare("num_attention_heads", declared.num_q_heads, truth.num_q_heads, found.shapes);
+  compare("num_key_value_heads", declared.num_kv_heads, truth.num_kv_heads, found.shapes);
+  compare("head_dim", declared.head_dim, truth.head_dim, found.shapes);
+  compare("intermediate_size", declared.intermediate, truth.intermediate, found.shapes);
+  compare("vocab_size", declared.vocab, truth.vocab, found.shapes);
+  compare("max_position_embeddings", declared.max_position_embeddings, truth.max_position_embeddings, found.others);
+  compare("rms_norm_eps", declared.rms_norm_eps, truth.rms_norm_eps, found.others);
+  compare("rope_theta", declared.rope_theta, truth.rope_theta, found.others);
+  compare("tie_word_embeddings", declared.tie_word_embeddings, truth.tie_word_embeddings, found.others);
+  compare("dtype", declared.dtype, truth.dtype, found.others);
+  return found;
+}
+
+Manifest parse_manifest(std::string_view text, const std::string& source) {
+  const Json document = formats::parse_json(text, source, kManifestLimits);
+  if (!document.is_object()) refuse(source, "is " + formats::show(document) + ", but must be an object");
+  const std::string format = formats::require_string(document, "format", source);
+  if (format != "qdiff-trace") {
+    refuse(source, "\"format\" is \"" + formats::printable(format) + "\", but must be \"qdiff-trace\"");
+  }
+  const std::int64_t version = formats::require_int(document, "version", 0, kMaxInt, source);
+  if (version != 1) {
+    refuse(source, "\"version\" is " + std::to_string(version) + ", but must be 1, the only one that this qdiff reads");
+  }
+  Manifest manifest;
+  manifest.engine = engine_of(formats::require_object(document, "engine", source), source + ": engine");
+  read_compute(formats::require_object(document, "compute", source), source + ": compute", manifest);
+  read_model(formats::require_object(document, "model", source), source + ": model", manifest);
+  read_steps(document, source, manifest);
+  return manifest;
+}
+
+Manifest read_manifest(const std::filesystem::path& directory) {
+  const std::filesystem::path path = directory / kManifestName;
+  return parse_manifest(formats::read_text_file(path, kManifestLimits.bytes), formats::printable(path.string(), 400));
+}
+
+// One line for each part and each step: a person can read it, and a difference of two traces shows where they differ.
+std::string to_json(const Manifest& manifest) {
+  const Json engine = {
+      {"name", manifest.engine.name}, {"version", manifest.engine.version}, {"device", manifest.engine.device}};
+  Json model = {{"architecture", "qwen2"}, {"config", config_json(manifest.config)}};
+  if (!manifest.weights_sha256.empty()) model["weights_sha256"] = manifest.weights_sha256;
+  std::string text = "{\n\"format\": \"qdiff-trace\",\n\"version\": 1,\n\"engine\": " + engine.dump() +
+                     ",\n\"compute\": " + compute_json(manifest).dump() + ",\n\"model\": " + model.dump() +
+                     ",\n\"steps\": [\n";
+  for (std::size_t i = 0; i < manifest.steps.size(); ++i) {
+    const Step& step = manifest.steps[i];
+    const Json line = {{"index", step.index},
+                       {"phase", name(step.phase)},
+                       {"file", manifest.files[i]},
+                       {"tokens", step.tokens},
+                       {"past_length", step.past_length},
+                       {"positions", step.positions},
+                       {"left_padding", step.left_padding}};
+    text += line.dump() + (i + 1 < manifest.steps.size() ? ",\n" : "\n");
+  }
+  return text + "]\n}\n";
+}
+
+}  // namespace qdiff::trace

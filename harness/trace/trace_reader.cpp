@@ -1,0 +1,111 @@
+#include "harness/trace/trace_reader.h"
+
+#include <stdexcept>
+
+#include "harness/contract/error.h"
+#include "harness/formats/suggest.h"
+
+namespace qdiff::trace {
+namespace {
+
+std::string shown(const std::filesystem::path& path) { return formats::printable(path.string(), 400); }
+
+bool is_stored_dtype(const std::optional<DType>& dtype) { return dtype && *dtype != DType::kF64; }
+
+// Absent dimensions are 0, and so is every product with one.
+ModelConfig known_dimensions(const DeclaredConfig& declared) {
+  ModelConfig config;
+  config.hidden = declared.hidden.value_or(0);
+  config.num_q_heads = declared.num_q_heads.value_or(0);
+  config.num_kv_heads = declared.num_kv_heads.value_or(0);
+  config.head_dim = declared.head_dim.value_or(0);
+  config.intermediate = declared.intermediate.value_or(0);
+  config.vocab = declared.vocab.value_or(0);
+  return config;
+}
+
+bool fits(const Shape& actual, const Shape& expected) {
+  if (actual.size() != expected.size()) return false;
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    if (expected[i] != 0 && actual[i] != expected[i]) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+Trace::Trace(const std::filesystem::path& directory) : manifest_(read_manifest(directory)) {
+  for (std::size_t step = 0; step < manifest_.steps.size(); ++step) {
+    open_step(step, directory / manifest_.files[step]);
+  }
+}
+
+void Trace::open_step(std::size_t step, const std::filesystem::path& path) {
+  const formats::SafetensorsReader reader(path);
+  const std::uint64_t data_bytes = reader.header().entries.empty() ? 0 : reader.header().entries.back().end;
+  files_.push_back(std::make_unique<File>(File{path, reader.header().data_start + data_bytes, reader.header()}));
+  for (const formats::SafetensorsEntry& entry : files_.back()->header.entries) {
+    const auto id = parse_tensor_name(entry.name);
+    if (!id) {
+      unknown_.push_back({static_cast<int>(step), entry.name});
+      continue;
+    }
+    if (!is_stored_dtype(entry.dtype)) {
+      throw InputError(shown(path) + ": " + entry.name + " is " + formats::printable(entry.dtype_name) +
+                       ", but a trace holds F32, F16 or BF16; record it as the engine held it");
+    }
+    places_[{static_cast<int>(step), *id}] = &entry;
+    bytes_ += entry.bytes();
+  }
+}
+
+TensorView Trace::get(const TensorKey& key) const {
+  const auto found = places_.find(key);
+  if (found == places_.end()) {
+    throw std::out_of_range("the trace holds no " + tensor_name(key.id) + " of step " + std::to_string(key.step));
+  }
+  const std::lock_guard lock(mutex_);
+  const auto loaded = loaded_.find(key);
+  if (loaded != loaded_.end()) return loaded->second.view();
+  const File& file = *files_[static_cast<std::size_t>(key.step)];
+  const formats::InputFile input(file.path);
+  if (input.size() != file.size) throw InputError(shown(file.path) + ": changed while it was read; read it again");
+  Tensor tensor(*found->second->dtype, found->second->shape);
+  input.read(file.header.data_start + found->second->begin, tensor.bytes());
+  return loaded_.emplace(key, std::move(tensor)).first->second.view();
+}
+
+void Trace::forget() const {
+  const std::lock_guard lock(mutex_);
+  loaded_.clear();
+}
+
+std::vector<TensorKey> Trace::keys() const {
+  std::vector<TensorKey> keys;
+  keys.reserve(places_.size());
+  for (const auto& [key, entry] : places_) keys.push_back(key);
+  return keys;
+}
+
+std::unique_ptr<Trace> read_trace(const std::filesystem::path& directory) { return std::make_unique<Trace>(directory); }
+
+void check_shapes(const Trace& trace, const DeclaredConfig& config) {
+  const ModelConfig dimensions = known_dimensions(config);
+  for (const TensorKey& key : trace.keys()) {
+    const auto index = static_cast<std::size_t>(key.step);
+    const Step& step = trace.manifest().steps[index];
+    const std::string where = formats::printable(trace.manifest().files[index]) + ": " + tensor_name(key.id);
+    if (config.num_layers && key.id.layer >= *config.num_layers) {
+      throw InputError(where + ": the model has " + std::to_string(*config.num_layers) + " layers, 0 to " +
+                       std::to_string(*config.num_layers - 1));
+    }
+    const Shape expected = output_shape(key.id.op, dimensions, step.batch(), step.num_tokens(), step.valid_length());
+    Shape last_row = expected;
+    if (key.id.op == Op::kLmHead) last_row[1] = 1;
+    if (fits(trace.shape(key), expected) || fits(trace.shape(key), last_row)) continue;
+    throw InputError(where + " has shape " + to_string(trace.shape(key)) +
+                     ", but the manifest's steps and config give " + to_string(expected));
+  }
+}
+
+}  // namespace qdiff::trace
