@@ -1,16 +1,20 @@
 #include "harness/model/model.h"
 
 #include "harness/contract/error.h"
+#include "harness/model/huggingface.h"
 #include "harness/model/synthetic.h"
 
 namespace qdiff::model {
 
 std::unique_ptr<WeightSource> open_model(const std::string& spec) {
   constexpr std::string_view kSynthetic = "synthetic:";
+  if (spec.empty()) {
+    throw InputError("no model is given; give a Hugging Face directory, or synthetic:NAME as in synthetic:toy-d64");
+  }
   if (spec.starts_with(kSynthetic)) {
     return make_synthetic(parse_synthetic_spec(std::string_view(spec).substr(kSynthetic.size())));
   }
-  throw InputError("cannot open the model \"" + spec + "\"");
+  return open_huggingface(spec);
 }
 
 }  // namespace qdiff::model

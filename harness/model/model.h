@@ -1,11 +1,8 @@
 // Opens what `--model` names: a Hugging Face directory or a synthetic model.
 #pragma once
 
-#include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "harness/contract/weights.h"
 

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <map>
-#include <mutex>
 #include <optional>
 #include <unordered_map>
 #include <vector>
@@ -11,6 +9,7 @@
 #include "harness/contract/error.h"
 #include "harness/contract/operation_table.h"
 #include "harness/formats/suggest.h"
+#include "harness/model/noted_source.h"
 #include "harness/model/synthetic_profile.h"
 #include "harness/model/weight_table.h"
 
@@ -80,10 +79,11 @@ void apply_option(SyntheticSpec& spec, const SyntheticShape& shape, std::string_
   }
 }
 
-class SyntheticSource : public WeightSource {
+class SyntheticSource : public NotedSource {
  public:
   explicit SyntheticSource(const SyntheticSpec& spec)
       : config_(synthetic_config(spec)), description_(to_string(spec)), weights_(expected_weights(config_)) {
+    if (spec.profile == Profile::kQwen) note_plants(spec);
     for (const TensorId& id : all_tensors(config_, /*optional_too=*/true)) {
       for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) {
         // A tied lm_head has the embedding's name, whose plan is there already.
@@ -95,27 +95,30 @@ class SyntheticSource : public WeightSource {
   const ModelConfig& config() const override { return config_; }
   const std::string& description() const override { return description_; }
   const std::vector<WeightInfo>& weights() const override { return weights_; }
+  const std::string& storage() const override { return storage_; }
+  const std::vector<std::string>& notes() const override { return notes_; }
 
   void read(const WeightInfo& info, std::int64_t first, std::int64_t count,
             std::span<std::byte> destination) const override {
     const auto found = plans_.find(info.name);
     if (found == plans_.end()) throw InputError(description_ + ": the model has no weight \"" + info.name + "\"");
-    check_range(info, first, count, destination);
+    check_read_range(info, first, count, destination);
     const WeightPlan& plan = found->second;
     generate(plan.law, plan.key, first, count, config_.dtype, destination.data());
     for (const Patch& patch : plan.patches) apply(patch, plan.columns, first, count, destination);
   }
 
  private:
-  void check_range(const WeightInfo& info, std::int64_t first, std::int64_t count,
-                   std::span<std::byte> destination) const {
-    const std::int64_t size = num_elements(info.shape);
-    if (first < 0 || count < 0 || first > size || count > size - first ||
-        destination.size() != static_cast<std::size_t>(count) * size_of(config_.dtype)) {
-      throw std::out_of_range("read of " + info.name + ": elements " + std::to_string(first) + " + " +
-                              std::to_string(count) + " of " + std::to_string(size) + " into " +
-                              std::to_string(destination.size()) + " bytes");
+  void note_plants(const SyntheticSpec& spec) {
+    std::string channels;
+    for (std::int64_t channel : massive_channels(config_, spec.seed)) {
+      channels += (channels.empty() ? "" : ", ") + std::to_string(channel);
     }
+    notes_.push_back("massive residual channels " + channels + " from layer " + std::to_string(massive_layer(config_)) +
+                     " on, in about half of the tokens");
+    notes_.push_back("large k biases in the first and the last layer; token ids " +
+                     std::to_string(std::max<std::int64_t>(0, config_.vocab - kNumSpecialTokens)) + " to " +
+                     std::to_string(config_.vocab - 1) + " have embedding rows of tiny norm");
   }
 
   // Generates the part of the patch that lies in elements [first, first + count), row by row.
@@ -136,6 +139,8 @@ class SyntheticSource : public WeightSource {
 
   ModelConfig config_;
   std::string description_;
+  std::string storage_ = "synthetic: made from the seed, stored nowhere";
+  std::vector<std::string> notes_;
   std::vector<WeightInfo> weights_;
   std::unordered_map<std::string, WeightPlan> plans_;
 };

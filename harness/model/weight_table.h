@@ -1,6 +1,9 @@
 // The weights that the operation table asks for, as one list.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <span>
 #include <vector>
 
 #include "harness/contract/weights.h"
@@ -9,5 +12,10 @@ namespace qdiff::model {
 
 // Every weight in execution order, each once, all of config.dtype. With tied embeddings there is no lm_head.weight.
 std::vector<WeightInfo> expected_weights(const ModelConfig& config);
+
+// Throws std::out_of_range unless elements [first, first + count) are in the weight and `destination` holds them: a
+// caller's mistake, not bad input.
+void check_read_range(const WeightInfo& info, std::int64_t first, std::int64_t count,
+                      std::span<const std::byte> destination);
 
 }  // namespace qdiff::model
