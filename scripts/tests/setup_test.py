@@ -97,6 +97,16 @@ class Packages(PlantedMachine):
         self.assertIn("no apt-get", output)
         self.assertIn("ccache ninja-build", output)
 
+    def test_goes_on_without_an_optional_tool(self):
+        self.plant_tools("ccache")
+        for apt_get in ("exit 100", None):
+            (self.bin / "apt-get").unlink()
+            if apt_get:
+                self.plant_script("apt-get", apt_get)
+            status, output, _ = self.setup_sh()
+            self.assertEqual(status, 0, output)
+            self.assertIn("without ccache", output)
+
     def test_no_install_wanted(self):
         self.plant_tools("ninja")
         status, output, calls = self.setup_sh(QDIFF_NO_INSTALL="1")
