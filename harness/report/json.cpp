@@ -1,0 +1,246 @@
+#include "harness/report/json.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+
+#include "harness/report/report.h"
+
+namespace qdiff::report {
+namespace {
+
+using compare::Explanation;
+using compare::Finding;
+using compare::RunResult;
+
+constexpr int kElementDigits = 9;  // enough to tell any two float32 numbers apart
+
+template <typename T>
+Document or_null(const std::optional<T>& value) {
+  return value ? Document(*value) : Document(nullptr);
+}
+
+Document or_null(const std::optional<double>& value) { return value ? number(*value) : Document(nullptr); }
+
+Document or_null(const std::string& text) { return text.empty() ? Document(nullptr) : Document(text); }
+
+template <typename T, typename Convert>
+Document list(const std::vector<T>& items, const Convert& convert) {
+  Document result = Document::array();
+  for (const T& item : items) result.push_back(convert(item));
+  return result;
+}
+
+template <typename T>
+Document list(const std::vector<T>& items) {
+  return list(items, [](const T& item) { return Document(item); });
+}
+
+Document statistics_document(const compare::Statistics& statistics) {
+  return {{"elements_compared", statistics.elements_compared},
+          {"max_excess", number(statistics.max_excess)},
+          {"rms", number(statistics.rms)},
+          {"worst_slice_rms", number(statistics.worst_slice_rms)},
+          {"worst_slice", statistics.worst_slice},
+          {"bias", number(statistics.bias)},
+          {"slope", number(statistics.slope)},
+          {"max_abs_error", number(statistics.max_abs_error)},
+          {"relative_rms_error", number(statistics.relative_rms_error)},
+          {"share_beyond_one_spacing", number(statistics.share_beyond_one_spacing)}};
+}
+
+Document divergence_document(const Finding& finding) {
+  const compare::Judgement& judgement = finding.judgement;
+  // Where the tensors as a whole could not be laid side by side, no element is the worst one.
+  const bool has_worst = !judgement.worst_index.empty();
+  return {{"case", finding.case_id},
+          {"mode", finding.mode},
+          {"step", finding.step},
+          {"phase", name(finding.phase)},
+          {"layer", finding.tensor.layer == kNoLayer ? Document(nullptr) : Document(finding.tensor.layer)},
+          {"tensor", tensor_name(finding.tensor)},
+          {"kind", finding.kind == compare::FindingKind::kLogic ? "logic" : "precision"},
+          {"index", list(judgement.worst_index)},
+          {"actual", has_worst ? number(judgement.actual, kElementDigits) : Document(nullptr)},
+          {"expected", has_worst ? number(judgement.expected, kElementDigits) : Document(nullptr)},
+          {"span", {tensor_name(finding.span_start), tensor_name(finding.tensor)}},
+          {"command", finding.command},
+          {"reason", judgement.reason},
+          {"decisive_statistic", judgement.decisive_statistic},
+          {"ratio_to_bound", number(judgement.ratio_to_bound)},
+          {"statistics", statistics_document(judgement.statistics)}};
+}
+
+Document explanation_document(const Explanation& explanation) {
+  return {{"hypothesis", or_null(explanation.hypothesis)},
+          {"variant", or_null(explanation.variant)},
+          {"verdict", explanation.verdict ? Document(compare::name(*explanation.verdict)) : Document(nullptr)},
+          {"value", or_null(explanation.value)},
+          {"expected_value", or_null(explanation.expected_value)},
+          {"layers", list(explanation.layers)},
+          {"phase", or_null(explanation.phase)},
+          {"pattern", explanation.pattern},
+          {"alternatives", list(explanation.alternatives)}};
+}
+
+Document finding_document(const Finding& finding) {
+  Document document = divergence_document(finding);
+  document["explanation"] = explanation_document(finding.explanation);
+  return document;
+}
+
+Document coverage_document(const compare::Coverage& coverage) {
+  const auto not_compared = [](const compare::NotCompared& item) -> Document {
+    return {{"case", item.case_id},
+            {"mode", item.mode},
+            {"step", item.step},
+            {"tensor", item.tensor},
+            {"reason", item.reason}};
+  };
+  return {{"tensors_compared", coverage.tensors_compared},
+          {"tensors_missing", list(coverage.tensors_missing)},
+          {"not_compared", list(coverage.not_compared, not_compared)},
+          {"blind", list(coverage.blind)}};
+}
+
+Document closest_document(const std::optional<compare::ClosestToBound>& closest) {
+  if (!closest) return nullptr;
+  return {{"case", closest->case_id},  {"mode", closest->mode},           {"step", closest->step},
+          {"tensor", closest->tensor}, {"statistic", closest->statistic}, {"ratio_to_bound", number(closest->ratio)}};
+}
+
+Document free_run_document(const compare::FreeRun& run) {
+  return {{"case", run.case_id},
+          {"tokens_compared", run.tokens_compared},
+          {"same_top_token", run.same_top_token},
+          {"logits_relative_rms_error", number(run.logits_relative_rms_error)},
+          {"residual_relative_rms_error",
+           list(run.residual_relative_rms_error, [](double error) { return number(error); })}};
+}
+
+Document case_document(const compare::CaseSummary& summary) {
+  return {{"id", summary.id},
+          {"title", summary.title},
+          {"hypothesis", or_null(summary.hypothesis)},
+          {"seed", summary.seed},
+          {"verdict", compare::name(summary.verdict)},
+          {"tensors_compared", summary.tensors_compared}};
+}
+
+// As the `compute` block of a trace's manifest.
+Document precision_document(const Precision& precision) {
+  Document points = Document::object();
+  for (const auto& [point, dtype] : precision.points) points[std::string(name(point))] = name(dtype);
+  for (const auto& [op, dtype] : precision.taken_as) points[std::string(row(op).name)] = name(dtype);
+  return {{"weights", name(precision.weights)},
+          {"activations", name(precision.activations)},
+          {"accumulate", name(precision.accumulate)},
+          {"points", points}};
+}
+
+Document injected_document(const RunResult& result) {
+  if (!result.injected) return nullptr;
+  return {{"fault", *result.injected}, {"executions", result.planted_executions}};
+}
+
+std::string scalar_text(const Document& value) { return value.dump(-1, ' ', true, Document::error_handler_t::replace); }
+
+void append_text(const Document& value, const std::string& line_start, std::string& text) {
+  if (!value.is_structured() || value.empty()) {
+    text += scalar_text(value);
+    return;
+  }
+  const bool one_line = value.is_array() && std::none_of(value.begin(), value.end(),
+                                                         [](const Document& item) { return item.is_structured(); });
+  const std::string inner = line_start + "  ";
+  text += value.is_array() ? '[' : '{';
+  bool first = true;
+  for (const auto& [key, item] : value.items()) {
+    if (!first) text += one_line ? ", " : ",";
+    first = false;
+    if (!one_line) text += '\n' + inner;
+    if (value.is_object()) text += scalar_text(Document(key)) + ": ";
+    append_text(item, inner, text);
+  }
+  if (!one_line) text += '\n' + line_start;
+  text += value.is_array() ? ']' : '}';
+}
+
+}  // namespace
+
+Document number(double value, int significant_digits) {
+  if (std::isnan(value)) return "NaN";
+  if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
+  char text[40];
+  std::snprintf(text, sizeof text, "%.*g", significant_digits, value);
+  return std::strtod(text, nullptr);
+}
+
+std::vector<compare::HypothesisResult> all_hypotheses(const RunResult& result) {
+  std::vector<compare::HypothesisResult> all;
+  for (const compare::Hypothesis& hypothesis : compare::kHypotheses) {
+    const auto found = std::find_if(result.hypotheses.begin(), result.hypotheses.end(),
+                                    [&](const auto& candidate) { return candidate.id == hypothesis.id; });
+    if (found != result.hypotheses.end()) {
+      all.push_back(*found);
+      continue;
+    }
+    compare::HypothesisResult absent;
+    absent.id = hypothesis.id;
+    absent.title = hypothesis.title;
+    all.push_back(absent);
+  }
+  return all;
+}
+
+Document to_document(const compare::HypothesisResult& hypothesis) {
+  const auto blind = [](const compare::BlindVariant& variant) -> Document {
+    return {{"variant", variant.variant}, {"why", variant.why}};
+  };
+  return {{"format", "qdiff-hypothesis"},
+          {"version", 1},
+          {"id", hypothesis.id},
+          {"title", hypothesis.title},
+          {"verdict", compare::name(hypothesis.verdict)},
+          {"variant", or_null(hypothesis.variant)},
+          {"first_divergence",
+           hypothesis.first_divergence ? finding_document(*hypothesis.first_divergence) : Document(nullptr)},
+          {"evidence", list(hypothesis.evidence)},
+          {"exercised_variants", list(hypothesis.exercised_variants)},
+          {"blind_variants", list(hypothesis.blind_variants, blind)}};
+}
+
+Document to_document(const RunResult& result) {
+  const Finding* first = result.first_divergence();
+  return {{"format", "qdiff-report"},
+          {"version", 1},
+          {"verdict", compare::name(result.verdict)},
+          {"reason", or_null(result.reason)},
+          {"first_divergence", first == nullptr ? Document(nullptr) : divergence_document(*first)},
+          {"explanation", first == nullptr ? Document(nullptr) : explanation_document(first->explanation)},
+          {"findings", list(result.findings, finding_document)},
+          {"hypotheses",
+           list(all_hypotheses(result), [](const compare::HypothesisResult& item) { return to_document(item); })},
+          {"coverage", coverage_document(result.coverage)},
+          {"closest_to_bound", closest_document(result.closest)},
+          {"free_runs", list(result.free_runs, free_run_document)},
+          {"cases", list(result.cases, case_document)},
+          {"command", result.command},
+          {"model", {{"argument", result.model}, {"config", result.config}}},
+          {"engine",
+           {{"name", result.engine}, {"device", result.device}, {"compute", precision_document(result.precision)}}},
+          {"injected", injected_document(result)},
+          {"seconds", number(result.seconds)}};
+}
+
+std::string to_text(const Document& document) {
+  std::string text;
+  append_text(document, "", text);
+  return text + '\n';
+}
+
+std::string report_json(const RunResult& result) { return to_text(to_document(result)); }
+std::string hypothesis_json(const compare::HypothesisResult& hypothesis) { return to_text(to_document(hypothesis)); }
+
+}  // namespace qdiff::report

@@ -1,0 +1,26 @@
+// The results as ordered JSON documents, and their text.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "harness/compare/result.h"
+
+namespace qdiff::report {
+
+using Document = nlohmann::ordered_json;
+
+// Rounded to that many significant digits; NaN and infinities become strings.
+Document number(double value, int significant_digits = 6);
+
+Document to_document(const compare::RunResult& result);
+Document to_document(const compare::HypothesisResult& hypothesis);
+
+// Indented text; an array that holds neither arrays nor objects stands on one line. ASCII only, other characters as
+// \u escapes; bytes that are not UTF-8 become U+FFFD.
+std::string to_text(const Document& document);
+
+// The ten hypotheses in order; one that the result lacks is not_exercised.
+std::vector<compare::HypothesisResult> all_hypotheses(const compare::RunResult& result);
+
+}  // namespace qdiff::report

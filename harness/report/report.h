@@ -1,0 +1,40 @@
+// Reports of a run: JSON and JUnit XML for programs, text for the person who asked.
+//
+// Field names and meanings are fixed by docs/trace-format.md, section 5; schema/ holds them as JSON Schemas. Equal
+// results give equal bytes, but for the fields `seconds` and `time`. Text that comes from files (names, titles,
+// reasons) can change neither the structure of a report nor a terminal's state.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "harness/compare/result.h"
+
+namespace qdiff::report {
+
+// Metrics carry six significant digits; single elements (actual, expected) nine, which tell any two float32 numbers
+// apart. NaN and infinities are the strings "NaN", "Infinity" and "-Infinity".
+std::string report_json(const compare::RunResult& result);
+std::string hypothesis_json(const compare::HypothesisResult& hypothesis);
+
+// One suite: the verdict, each case, each hypothesis. A confirmed or consistent hypothesis is a failure, a blind one
+// is skipped.
+std::string junit_xml(const compare::RunResult& result);
+
+struct TerminalOptions {
+  bool color = false;
+  int width = 100;      // columns; text that repeats a command or names a tensor is never cut
+  std::string reports;  // the folder that holds the reports; empty: none were written
+};
+std::string format_terminal(const compare::RunResult& result, const TerminalOptions& options);
+
+// Writes report.json, hypotheses/H01.json to H10.json and junit.xml under `out`, which is made if need be. Each file
+// is replaced as a whole or not at all; other files are left alone. Throws qdiff::InputError where that cannot be done.
+void write_reports(const compare::RunResult& result, const std::filesystem::path& out);
+
+// The JSON Schemas of report.json and of hypotheses/*.json, as text.
+std::string_view report_schema();
+std::string_view hypothesis_schema();
+
+}  // namespace qdiff::report

@@ -1,0 +1,247 @@
+#include "harness/report/tests/results.h"
+
+#include <limits>
+
+namespace qdiff::report::tests {
+namespace {
+
+using compare::Finding;
+using compare::FindingKind;
+using compare::HypothesisResult;
+using compare::HypothesisVerdict;
+using compare::RunResult;
+using compare::Verdict;
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+RunResult base() {
+  RunResult result;
+  result.command = "qdiff run --model synthetic:toy-15x5,profile=qwen";
+  result.model = "synthetic:toy-15x5,profile=qwen";
+  result.config = "qwen2 D=272 L=3 H=15 K=5 d=32 I=440 V=911 eps=1e-06 theta=1e+06 untied bfloat16";
+  result.engine = "cpu";
+  result.device = "cpu";
+  result.precision = plain_precision(DType::kBF16);
+  result.precision.points[RoundingPoint::kAttentionProbs] = DType::kBF16;
+  result.precision.taken_as[Op::kOProj] = DType::kF32;
+  result.seconds = 3.21;
+  result.cases = {
+      {"H05-gqa", "Grouped query heads", "H05", 5, Verdict::kMatch, 612},
+      {"end-to-end", "A prompt in two chunks, then four decode steps", std::nullopt, 1, Verdict::kMatch, 792}};
+  for (const compare::Hypothesis& hypothesis : compare::kHypotheses) {
+    HypothesisResult row;
+    row.id = hypothesis.id;
+    row.title = hypothesis.title;
+    row.verdict = HypothesisVerdict::kRefuted;
+    row.exercised_variants = {row.id + ".one", row.id + ".two"};
+    row.evidence = {"2 variants would have shown on these inputs; the candidate shows none of them"};
+    result.hypotheses.push_back(row);
+  }
+  HypothesisResult& undetectable = result.hypotheses[8];
+  undetectable.verdict = HypothesisVerdict::kUndetectable;
+  undetectable.exercised_variants.clear();
+  undetectable.evidence.clear();
+  undetectable.blind_variants = {
+      {"H09.eps",
+       "on these inputs it gives what correct code gives, to within rounding; it shows when a row has a tiny "
+       "norm"}};
+  HypothesisResult& not_exercised = result.hypotheses[9];
+  not_exercised.verdict = HypothesisVerdict::kNotExercised;
+  not_exercised.exercised_variants.clear();
+  not_exercised.evidence.clear();
+  result.coverage.tensors_compared = 1404;
+  result.coverage.blind = {"H09", "H10"};
+  result.free_runs = {{"H05-gqa", 25, 25, 0.0123456789, {0.001, 0.002, 0.0035}}};
+  return result;
+}
+
+Finding finding_at(Op op, int layer, int step, Phase phase) {
+  Finding finding;
+  finding.case_id = "H05-gqa";
+  finding.mode = "lockstep";
+  finding.step = step;
+  finding.phase = phase;
+  finding.tensor = {op, layer};
+  finding.span_start = finding.tensor;
+  finding.judgement.outcome = compare::Outcome::kDiverged;
+  finding.judgement.reason = "worst_slice_rms is 412 times the largest that honest engines show";
+  finding.judgement.decisive_statistic = "worst_slice_rms";
+  finding.judgement.ratio_to_bound = 412.123456789;
+  finding.judgement.worst_index = {0, 3, 97};
+  finding.judgement.actual = -0.51953125;
+  finding.judgement.expected = 0.238281250001;
+  finding.judgement.statistics.elements_compared = 12480;
+  finding.judgement.statistics.rms = 398.123456;
+  finding.judgement.statistics.worst_slice = "head 4";
+  finding.command = "qdiff run cases/H05-gqa.json --mode lockstep" +
+                    (layer == kNoLayer ? std::string() : " --layers " + std::to_string(layer)) + " --steps " +
+                    std::to_string(step);
+  finding.explanation.pattern = "heads 1, 2 and 4 of 15; every token row; up to 3120 sigma";
+  return finding;
+}
+
+void explain(Finding& finding, const std::string& variant, HypothesisVerdict verdict) {
+  finding.explanation.hypothesis = variant.substr(0, 3);
+  finding.explanation.variant = variant;
+  finding.explanation.verdict = verdict;
+  finding.explanation.layers = {0, 1, 2};
+  finding.explanation.phase = "both";
+}
+
+void confirm(RunResult& result, std::size_t hypothesis, HypothesisVerdict verdict) {
+  HypothesisResult& row = result.hypotheses[hypothesis];
+  row.verdict = verdict;
+  row.variant = result.findings.front().explanation.variant;
+  row.first_divergence = result.findings.front();
+  row.evidence = {"the reference with " + *row.variant + " planted reproduces all wrong tensors to within rounding"};
+}
+
+}  // namespace
+
+RunResult match() {
+  RunResult result = base();
+  result.closest = {"H05-gqa", "lockstep", 0, "model.layers.2.self_attn.attn_output", "worst_slice_rms", 0.8123456};
+  return result;
+}
+
+RunResult diverged() {
+  RunResult result = base();
+  result.verdict = Verdict::kDiverged;
+  result.cases[0].verdict = Verdict::kDiverged;
+  result.injected = "H05.modulo";
+  result.planted_executions = 1234;
+  for (int layer : {0, 1, 2}) {
+    Finding finding = finding_at(Op::kAttnOutput, layer, 0, Phase::kPrefill);
+    explain(finding, "H05.modulo", HypothesisVerdict::kConfirmed);
+    result.findings.push_back(finding);
+  }
+  confirm(result, 4, HypothesisVerdict::kConfirmed);
+  result.free_runs[0].same_top_token = 3;
+  return result;
+}
+
+RunResult ties() {
+  RunResult result = base();
+  result.verdict = Verdict::kDiverged;
+  result.cases[0].verdict = Verdict::kDiverged;
+  Finding finding = finding_at(Op::kQRope, 1, 2, Phase::kDecode);
+  finding.span_start = {Op::kInputLayernorm, 1};
+  explain(finding, "H03.theta", HypothesisVerdict::kConsistent);
+  finding.explanation.value = 10000.0;
+  finding.explanation.expected_value = 1e6;
+  finding.explanation.layers = {1};
+  finding.explanation.phase = "decode";
+  finding.explanation.alternatives = {"H06.missing_q", "X.layer_repeated"};
+  result.findings = {finding};
+  confirm(result, 2, HypothesisVerdict::kConsistent);
+  confirm(result, 5, HypothesisVerdict::kConsistent);
+  return result;
+}
+
+RunResult inconclusive() {
+  RunResult result = base();
+  result.verdict = Verdict::kInconclusive;
+  result.reason = "model.layers.1.mlp.act: rms is 1.1 times its bound: too little to be sure";
+  result.cases[1].verdict = Verdict::kInconclusive;
+  result.coverage.tensors_missing = {"model.layers.0.self_attn.scores", "model.layers.0.self_attn.probs",
+                                     "model.layers.1.self_attn.scores", "model.layers.1.self_attn.probs"};
+  result.coverage.not_compared = {
+      {"end-to-end", "free", 1, "model.layers.1.mlp.act", "rms is 1.1 times its bound: too little to be sure"},
+      {"end-to-end", "free", 2, "lm_head", "its recorded input model.norm holds NaN; the cause is upstream"},
+      {"end-to-end", "free", 3, "lm_head", "its recorded input model.norm holds NaN; the cause is upstream"}};
+  return result;
+}
+
+RunResult unexplained() {
+  RunResult result = base();
+  result.verdict = Verdict::kDiverged;
+  result.cases[1].verdict = Verdict::kDiverged;
+  Finding precision = finding_at(Op::kProbs, 0, 0, Phase::kPrefill);
+  precision.kind = FindingKind::kPrecision;
+  precision.case_id = "end-to-end";
+  Finding head = finding_at(Op::kLmHead, kNoLayer, 0, Phase::kPrefill);
+  head.case_id = "end-to-end";
+  head.span_start = {Op::kNorm, kNoLayer};
+  head.explanation.pattern = "";
+  head.judgement.worst_index = {};
+  head.judgement.decisive_statistic = "shape";
+  head.judgement.ratio_to_bound = 0.0;
+  head.judgement.reason = "its shape is [1, 37, 910], but must be [1, 37, 911]";
+  result.findings = {precision, head};
+  return result;
+}
+
+RunResult not_numbers() {
+  RunResult result = diverged();
+  Finding& finding = result.findings.front();
+  finding.judgement.actual = kNaN;
+  finding.judgement.expected = -kInfinity;
+  finding.judgement.ratio_to_bound = kInfinity;
+  finding.judgement.statistics.rms = kNaN;
+  finding.judgement.statistics.slope = -kInfinity;
+  finding.explanation.value = kNaN;
+  finding.explanation.expected_value = kInfinity;
+  result.hypotheses[4].first_divergence = finding;
+  result.closest = {"H05-gqa", "free", 0, "lm_head", "bias", kNaN};
+  result.free_runs[0].logits_relative_rms_error = kInfinity;
+  result.free_runs[0].residual_relative_rms_error = {kNaN, -kInfinity};
+  return result;
+}
+
+RunResult empty() {
+  RunResult result;
+  result.verdict = Verdict::kInconclusive;
+  result.reason = "nothing was compared";
+  return result;
+}
+
+RunResult hostile() {
+  const std::string text =
+      "<script>alert('1')</script> \"]]>&amp; \x1b[31mred\x1b]0;title\x07 \xE2\x80\xAErtl\xE2\x80\xAC \xC2\x9B"
+      "31m\r\n\t| `code` \x01\xFF\xC3 \xEF\xBF\xBE end";
+  RunResult result = diverged();
+  result.reason = text;
+  result.command = text;
+  result.model = text;
+  result.config = text;
+  result.engine = text;
+  result.device = text;
+  result.injected = text;
+  for (compare::CaseSummary& summary : result.cases) summary.id = summary.title = text;
+  for (Finding& finding : result.findings) {
+    finding.case_id = text;
+    finding.command = text;
+    finding.judgement.reason = text;
+    finding.judgement.decisive_statistic = text;
+    finding.judgement.statistics.worst_slice = text;
+    finding.explanation.variant = text;
+    finding.explanation.pattern = text;
+    finding.explanation.alternatives = {text, text};
+  }
+  for (HypothesisResult& hypothesis : result.hypotheses) {
+    hypothesis.title = text;
+    hypothesis.variant = text;
+    hypothesis.evidence = {text};
+    hypothesis.exercised_variants = {text};
+    hypothesis.blind_variants = {{text, text}};
+  }
+  result.coverage.tensors_missing = {text};
+  result.coverage.not_compared = {{text, "free", 0, text, text}};
+  result.closest = {text, "free", 0, text, text, 0.5};
+  result.free_runs[0].case_id = text;
+  return result;
+}
+
+std::vector<std::pair<std::string, RunResult>> all() {
+  return {{"match", match()},
+          {"diverged", diverged()},
+          {"ties", ties()},
+          {"inconclusive", inconclusive()},
+          {"unexplained", unexplained()},
+          {"not_numbers", not_numbers()},
+          {"empty", empty()},
+          {"hostile", hostile()}};
+}
+
+}  // namespace qdiff::report::tests

@@ -1,0 +1,83 @@
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "embedded/report_schemas.h"
+#include "harness/contract/error.h"
+#include "harness/formats/atomic_file.h"
+#include "harness/formats/suggest.h"
+#include "harness/report/json.h"
+#include "harness/report/report.h"
+
+namespace qdiff::report {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct ReportFile {
+  fs::path path;
+  std::string text;
+  std::string_view mark;  // stands near the start of every such file that qdiff wrote
+};
+
+std::string shown(const fs::path& path) { return formats::printable(path.string()); }
+
+// A file of that name which something else wrote is not ours to replace. A symbolic link is refused when it is written.
+void refuse_file_of_others(const ReportFile& file) {
+  if (!fs::is_regular_file(fs::symlink_status(file.path))) return;
+  std::array<char, 512> start{};
+  std::ifstream stream(file.path, std::ios::binary);
+  stream.read(start.data(), start.size());
+  const std::string_view text(start.data(), static_cast<std::size_t>(stream.gcount()));
+  if (text.find(file.mark) == std::string_view::npos) {
+    throw InputError(shown(file.path) +
+                     ": the file was not written by qdiff and is kept; move it away, or name another "
+                     "folder with --out");
+  }
+}
+
+void make_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error || !fs::is_directory(folder, error)) {
+    throw InputError(shown(folder) + ": the folder for reports cannot be made" +
+                     (error ? " (" + error.message() + ")" : std::string(": a file has that name")) +
+                     "; name another with --out");
+  }
+}
+
+std::string_view embedded_schema(std::string_view name) {
+  for (const embedded::File& file : embedded::report_schemas()) {
+    if (file.name.ends_with(name)) return file.text;
+  }
+  throw std::logic_error("a report schema is not embedded");
+}
+
+}  // namespace
+
+void write_reports(const compare::RunResult& result, const fs::path& out) {
+  const fs::path folder = out / "hypotheses";
+  std::vector<ReportFile> files;
+  for (const compare::HypothesisResult& hypothesis : all_hypotheses(result)) {
+    files.push_back({folder / (hypothesis.id + ".json"), hypothesis_json(hypothesis), "\"qdiff-hypothesis\""});
+  }
+  files.push_back({out / "junit.xml", junit_xml(result), "<testsuite name=\"qdiff\""});
+  // Last, so that a reader who waits for it finds the others there.
+  files.push_back({out / "report.json", report_json(result), "\"qdiff-report\""});
+
+  make_folder(out);
+  if (fs::is_symlink(folder)) {
+    throw InputError(shown(folder) + ": is a symbolic link, which reports do not follow; remove it");
+  }
+  make_folder(folder);
+  for (const ReportFile& file : files) refuse_file_of_others(file);
+  for (const ReportFile& file : files) formats::write_file(file.path, file.text);
+}
+
+std::string_view report_schema() { return embedded_schema("/report.schema.json"); }
+std::string_view hypothesis_schema() { return embedded_schema("/hypothesis.schema.json"); }
+
+}  // namespace qdiff::report
