@@ -2,16 +2,12 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 
 #include "harness/compare/mutants.h"
 
 namespace qdiff::compare {
 namespace {
-
-constexpr int kDoubleMantissaBits = 52;
-constexpr std::int64_t kDoubleExponentBias = 1023;
 
 // Gold is fp64 and carries a few roundings of its own: an error that is half a spacing but for those is no excess.
 // 2^-24 of half a float32 spacing is 32 roundings of fp64.
@@ -70,23 +66,10 @@ SliceSums ColumnSums::at(std::size_t c) const {
 }
 
 SpacingRule::SpacingRule(DType dtype)
-    : min_exponent_field_(facts(dtype).min_exponent + kDoubleExponentBias),
-      shift_(facts(dtype).significant_bits - 1),
-      floor_(dtype == DType::kF64   ? kSquareFloor
-             : dtype == DType::kF16 ? 0.0
-                                    : kFlushFloor),
-      significant_bits_(facts(dtype).significant_bits) {
-  if (dtype == DType::kF64) min_exponent_field_ = shift_ + 1;  // keep the result a normal number
-  if (mutated(Mutant::kNoSubnormalFloor)) {
-    min_exponent_field_ = shift_ + 1;
-    floor_ = 0.0;
-  }
-}
-
-double SpacingRule::at(double magnitude) const {
-  const auto field = static_cast<std::int64_t>(std::bit_cast<std::uint64_t>(magnitude) >> kDoubleMantissaBits);
-  const std::int64_t exponent = std::max(field, min_exponent_field_) - shift_;
-  return std::max(std::bit_cast<double>(static_cast<std::uint64_t>(exponent) << kDoubleMantissaBits), floor_);
+    : scale_(std::ldexp(1.0, 1 - facts(dtype).significant_bits)), floor_(spacing(dtype, 0.0)) {
+  if (dtype == DType::kF32 || dtype == DType::kBF16) floor_ = kFlushFloor;
+  if (dtype == DType::kF64) floor_ = kSquareFloor;
+  if (mutated(Mutant::kNoSubnormalFloor)) floor_ = 0.0;
 }
 
 void accumulate(const Segment& segment, const SpacingRule& spacing, std::size_t first_column, SliceSums& row,
@@ -106,18 +89,20 @@ void accumulate(const Segment& segment, const SpacingRule& spacing, std::size_t 
     const double a = segment.actual[i];
     const double e = a - g;
     const double s = ignore_cast ? 0.0 : spacing.at(std::max(std::fabs(g), std::fabs(a)));
-    const bool counts = weight[i] != 0.0;  // where it does not, sigma may be anything
-    const double sigma = counts ? static_cast<double>(segment.sigma_independent[i]) : 0.0;
-    const double sigma_shared = counts && !ignore_shared ? static_cast<double>(segment.sigma_shared[i]) : 0.0;
+    const double given_sigma = static_cast<double>(segment.sigma_independent[i]);
+    const double given_shared = static_cast<double>(segment.sigma_shared[i]);
+    const double sigma = weight[i] > 0.0 ? given_sigma : 0.0;  // where an element does not count it may be anything
+    const double sigma_shared = (weight[i] > 0.0) & !ignore_shared ? given_shared : 0.0;
     const double s2 = s * s;
     const double before_cast = sigma * sigma;
-    const double v = before_cast + s2 / 12.0;
+    const double v = before_cast + s2 * (1.0 / 12.0);
     const double w = sigma_shared * sigma_shared;
     const double size_of_error = std::fabs(e);
     const double excess = std::max(0.0, size_of_error - kHalfSpacing * s);
     const double explained = before_cast + w;
     // Without excess there is nothing to explain; with excess and nothing that explains it the quotient is infinite.
-    double ratio = excess > 0.0 ? excess * excess / explained : 0.0;
+    const double quotient = excess * excess / explained;
+    double ratio = excess > 0.0 ? quotient : 0.0;
     if (zero_sigma_passes && explained == 0.0) ratio = 0.0;
     // Beyond one spacing means that rounding before the cast moved the value by more than half a spacing, h. For a
     // Gaussian of variance x, P(|noise| > h) <= 3 x^2 / h^4 (Markov's inequality on the fourth power).
@@ -160,8 +145,11 @@ void accumulate(const Segment& segment, const SpacingRule& spacing, std::size_t 
   double largest_error = 0.0;
   double largest_excess = -1.0;
   for (std::size_t i = 0; i < size; ++i) {
-    if (!(std::fabs(error[i]) <= largest_error)) largest_error = std::fabs(error[i]);
-    if (weight[i] != 0.0 && !(excess_squared[i] <= largest_excess)) largest_excess = excess_squared[i];
+    const double here = excess_squared[i];
+    const double candidate = weight[i] > 0.0 ? here : -1.0;
+    const double size_of_error = std::fabs(error[i]);
+    largest_error = size_of_error <= largest_error ? largest_error : size_of_error;
+    largest_excess = candidate <= largest_excess ? largest_excess : candidate;
   }
   total.max_abs_error = std::max(total.max_abs_error, largest_error);
   const bool further = !(largest_excess <= total.max_excess_squared);

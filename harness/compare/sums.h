@@ -9,6 +9,8 @@
 //                                                                   is subtracted, not averaged
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -53,19 +55,20 @@ struct TensorSums {
   std::int64_t max_excess_element = 0;  // its index within the candidate, row-major; the first among equals
 };
 
-// Spacing of `dtype` with a floor, for a whole block at once.
+// Spacing of `dtype` with a floor, for many elements at once: the power of two of the magnitude, scaled.
 class SpacingRule {
  public:
   explicit SpacingRule(DType dtype);
   // At magnitude m >= 0, finite.
-  double at(double magnitude) const;
-  int significant_bits() const { return significant_bits_; }
+  double at(double magnitude) const {
+    constexpr std::uint64_t kExponentField = 0x7FF0000000000000ULL;
+    const double power_of_two = std::bit_cast<double>(std::bit_cast<std::uint64_t>(magnitude) & kExponentField);
+    return std::max(power_of_two * scale_, floor_);
+  }
 
  private:
-  std::int64_t min_exponent_field_;
-  std::int64_t shift_;  // significant bits - 1
+  double scale_;  // 2^(1 - significant bits)
   double floor_;
-  int significant_bits_;
 };
 
 // At most this many columns of one row are handled at a time, so that all scratch stays in the first cache.
