@@ -1,0 +1,193 @@
+#include "reference/ensemble.h"
+
+#include "reference/random.h"
+
+namespace qdiff::reference {
+namespace {
+
+using enum Op;
+
+enum class Purpose : std::uint64_t { kIndependent, kShared, kStored, kInput };
+
+std::uint64_t stream(const TensorKey& key, Purpose purpose) {
+  std::uint64_t hash = 0x716469666652ULL;
+  for (std::uint64_t part : {static_cast<std::uint64_t>(key.step), static_cast<std::uint64_t>(key.id.layer + 1),
+                             static_cast<std::uint64_t>(key.id.op), static_cast<std::uint64_t>(purpose)}) {
+    hash = mix_bits(hash ^ part);
+  }
+  return hash;
+}
+
+at::Tensor normal(std::vector<std::int64_t> shape, std::uint64_t key) {
+  return map_elements(at::zeros(shape, at::dtype(at::kDouble)),
+                      [key](std::int64_t i, double) { return random_normal(key, static_cast<std::uint64_t>(i)); });
+}
+
+// x moved by up to half a spacing of `dtype` to either side.
+at::Tensor rounded_at_random(DType dtype, const at::Tensor& x, std::uint64_t key) {
+  const at::Tensor uniform =
+      map_elements(x, [key](std::int64_t i, double) { return random_uniform(key, static_cast<std::uint64_t>(i)); });
+  return x + uniform * spacing_at(dtype, x);
+}
+
+at::Tensor stacked(const at::Tensor& x) {
+  std::vector<std::int64_t> times(static_cast<std::size_t>(x.dim()), 1);
+  times[0] = kMembers;
+  return x.repeat(times);
+}
+
+// What a shared error moves together: a row of a norm, an angle in all heads, a head of attention. The dimensions that
+// it spans have extent 1.
+std::vector<std::int64_t> shared_shape(Op op, const at::Tensor& members, const ModelConfig& config) {
+  std::vector<std::int64_t> shape = members.sizes().vec();
+  if (op == kQRope || op == kKRope) {
+    shape[2] = 1;
+  } else if (op == kAttnOutput) {
+    shape.back() = config.num_q_heads;
+  } else {
+    shape.back() = 1;
+  }
+  return shape;
+}
+
+at::Tensor with_noise(const at::Tensor& members, const Evaluated& gold, const TensorKey& key,
+                      const ModelConfig& config) {
+  const at::Tensor independent = stacked(gold.noise.independent.expand_as(gold.value).sqrt());
+  at::Tensor noisy = members + independent * normal(members.sizes().vec(), stream(key, Purpose::kIndependent));
+  const at::Tensor shared = gold.noise.shared.expand_as(gold.value);
+  if (!shared.any().item<bool>()) return noisy;
+  at::Tensor draw = normal(shared_shape(key.id.op, members, config), stream(key, Purpose::kShared));
+  if (key.id.op == kAttnOutput) draw = draw.repeat_interleave(config.head_dim, -1);
+  // A common factor moves each element in the direction of its own sign.
+  return noisy + stacked(shared.sqrt() * gold.value.sign()) * draw;
+}
+
+// Deviations of the members from gold, block by block of the last dimension.
+class Deviations {
+ public:
+  explicit Deviations(const at::Tensor& gold) : gold_(gold), own_(at::zeros_like(gold)) {
+    std::vector<std::int64_t> rows = gold.sizes().vec();
+    rows.pop_back();
+    rows.insert(rows.begin(), kMembers);
+    sum_ = at::zeros(rows, gold.options());
+    along_gold_ = at::zeros(rows, gold.options());
+  }
+
+  // `deviation` [members, ..., count] of the columns [first, first + count).
+  void add(std::int64_t first, const at::Tensor& deviation) {
+    const std::int64_t count = deviation.size(-1);
+    own_.narrow(-1, first, count).copy_(deviation.square().mean(0));
+    sum_ += deviation.sum(-1);
+    along_gold_ += (deviation * finite_gold().narrow(-1, first, count)).sum(-1);
+  }
+
+  // Shared: the common offset of a row (its mean) and the common factor (its regression on gold), each less what
+  // independent errors alone would show. Independent: the rest. Sixteen members give a variance to 35 %, so an
+  // element's own estimate is averaged with its four neighbours', which count four times its own at most: next to a
+  // channel of massive values it must not go blind.
+  Noise noise() const {
+    const at::Tensor y2 = finite_gold().square();
+    const at::Tensor power = y2.sum(-1);
+    const at::Tensor safe = power.masked_fill(power.eq(0.0), 1.0);
+    const auto n = static_cast<double>(gold_.size(-1));
+    const at::Tensor offset = (sum_ / n).square().mean(0) - own_.mean(-1) / n;
+    const at::Tensor factor = (along_gold_ / safe).square().mean(0) - (own_ * y2).sum(-1) / safe.square();
+    const at::Tensor shared = offset.clamp_min(0.0).unsqueeze(-1) + factor.clamp_min(0.0).unsqueeze(-1) * y2;
+    at::Tensor pooled = own_ * 0.5;
+    for (std::int64_t shift : {-2, -1, 1, 2}) {
+      pooled = pooled + at::minimum(at::roll(own_, shift, -1), own_ * 4.0) * 0.125;
+    }
+    const at::Tensor share = at::minimum(shared, pooled * 0.9);
+    return {pooled - share, share};
+  }
+
+ private:
+  at::Tensor finite_gold() const { return gold_.masked_fill(at::isfinite(gold_).logical_not(), 0.0); }
+
+  at::Tensor gold_, own_, sum_, along_gold_;
+};
+
+// lm_head's members at once would be sixteen vocabularies wide; its deviations are linear in those of its input.
+Noise lm_head_deviations(const at::Tensor& gold, const at::Tensor& members_in, const at::Tensor& gold_in,
+                         const Setting& setting, WeightStore& weights) {
+  Deviations deviations(gold);
+  std::vector<std::int64_t> shape = gold_in.sizes().vec();
+  shape.insert(shape.begin(), kMembers);
+  const at::Tensor moved = (members_in.view(shape) - gold_in).to(at::kFloat);
+  WeightForm form = setting.form();
+  form.compute = at::kFloat;
+  weights.for_each_block(projection_weight(kLmHead, kNoLayer, weights.config()), form,
+                         [&](std::int64_t first, const at::Tensor& rows) {
+                           deviations.add(first, at::matmul(moved, rows.t()).to(at::kDouble));
+                         });
+  return deviations.noise();
+}
+
+}  // namespace
+
+Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
+  const ModelConfig& config = weights.config();
+  const Precision& precision = walk.query().precision;
+  Values gold, members;
+
+  auto member_inputs = [&](const PlacedUnit& placed) {
+    std::vector<at::Tensor> inputs;
+    for (const UnitInput& input : inputs_of(placed, config)) {
+      if (!input.exists) {
+        inputs.emplace_back();
+      } else if (const auto found = members.find(input.key); found != members.end()) {
+        inputs.push_back(found->second);
+      } else if (const auto computed = gold.find(input.key); computed != gold.end()) {
+        inputs.push_back(stacked(computed->second));
+      } else {
+        const at::Tensor recorded = stacked(walk.recorded(input.key));
+        const std::optional<DType> rounded = walk.rounded_after_use(input.key);
+        inputs.push_back(rounded ? rounded_at_random(*rounded, recorded, stream(input.key, Purpose::kInput))
+                                 : recorded);
+      }
+    }
+    return inputs;
+  };
+
+  for (const PlacedUnit& placed : walk.units()) {
+    const TensorKey key = placed.output();
+    const bool is_last = &placed == &walk.units().back();
+    const Setting setting = walk.setting(placed, 1);
+    const std::vector<at::Tensor> gold_in = gather_inputs(walk, placed, gold, config);
+    const std::optional<DType> stored = is_last ? std::optional(walk.query().stored) : std::nullopt;
+    Evaluated here = evaluate_unit_with_noise(placed.unit, gold_in, setting, stored);
+
+    if (is_last) {
+      Noise passed_on;
+      if (placed.unit.last == kLmHead) {
+        passed_on = lm_head_deviations(here.value, member_inputs(placed)[0], gold_in[0], setting, weights);
+      } else {
+        const at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), walk.setting(placed, kMembers));
+        std::vector<std::int64_t> shape = here.value.sizes().vec();
+        shape.insert(shape.begin(), kMembers);
+        const at::Tensor deviation = moved.view(shape) - here.value;
+        Deviations deviations(here.value);
+        // Masked scores are -inf in gold and in every member.
+        deviations.add(0, deviation.masked_fill(at::isfinite(here.value).logical_not(), 0.0));
+        passed_on = deviations.noise();
+      }
+      here.noise.independent = here.noise.independent + passed_on.independent;
+      here.noise.shared = here.noise.shared + passed_on.shared;
+      return here;
+    }
+
+    at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), walk.setting(placed, kMembers));
+    if (row(key.id.op).kind != Kind::kMove) moved = with_noise(moved, here, key, config);
+    const auto taken = precision.taken_as.find(key.id.op);
+    if (taken != precision.taken_as.end()) {
+      moved = rounded_at_random(taken->second, moved, stream(key, Purpose::kStored));
+    } else if (!row(key.id.op).optional) {
+      moved = rounded_at_random(precision.activations, moved, stream(key, Purpose::kStored));
+    }
+    gold.emplace(key, here.value);
+    members.emplace(key, moved);
+  }
+  throw std::logic_error("evaluate_ensemble: a walk has at least one unit");
+}
+
+}  // namespace qdiff::reference

@@ -1,0 +1,16 @@
+// Expected rounding of a span of several operations: gold beside an ensemble of evaluations that round at random.
+//
+// First-order propagation is too wide for a span, since errors that all keys share cancel in the softmax. So sixteen
+// members walk the span in fp64. After each unit every member gets noise of the size that noise.h expects there, and a
+// random rounding where the engine would have stored the tensor. What of it reaches the target is measured.
+#pragma once
+
+#include "reference/walk.h"
+
+namespace qdiff::reference {
+
+inline constexpr std::int64_t kMembers = 16;
+
+Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights);
+
+}  // namespace qdiff::reference

@@ -1,0 +1,54 @@
+#include <algorithm>
+#include <stdexcept>
+
+#include "reference/faults/fault.h"
+
+namespace qdiff::reference {
+
+const std::vector<FaultEntry>& fault_catalogue() {
+  static const std::vector<FaultEntry> kCatalogue = [] {
+    std::vector<FaultEntry> all;
+    for (auto* hypothesis : {gqa_head_mapping_faults, small_doses}) {
+      for (FaultEntry& entry : hypothesis()) all.push_back(std::move(entry));
+    }
+    std::stable_sort(all.begin(), all.end(), [](const FaultEntry& a, const FaultEntry& b) {
+      return a.facts.id.substr(0, 3) < b.facts.id.substr(0, 3);
+    });
+    return all;
+  }();
+  return kCatalogue;
+}
+
+const std::vector<VariantFacts>& catalogue_facts() {
+  static const std::vector<VariantFacts> kFacts = [] {
+    std::vector<VariantFacts> facts;
+    for (const FaultEntry& entry : fault_catalogue()) facts.push_back(entry.facts);
+    return facts;
+  }();
+  return kFacts;
+}
+
+const FaultEntry& find_fault(const Variant& variant) {
+  for (const FaultEntry& entry : fault_catalogue()) {
+    if (entry.facts.id != variant.id) continue;
+    if (variant.value && entry.values.empty()) {
+      throw std::invalid_argument("fault " + variant.id + " takes no value");
+    }
+    return entry;
+  }
+  std::string known;
+  for (const FaultEntry& entry : fault_catalogue()) known += (known.empty() ? "" : ", ") + entry.facts.id;
+  throw std::invalid_argument("no fault \"" + variant.id + "\" in the catalogue; it has " + known);
+}
+
+Parameters parameters_at(const Place& place, const Variant* variant) {
+  Parameters parameters = right_parameters(place.config);
+  if (variant == nullptr) return parameters;
+  const FaultEntry& fault = find_fault(*variant);
+  const auto& ops = fault.facts.ops;
+  if (std::find(ops.begin(), ops.end(), place.op) == ops.end()) return parameters;
+  fault.change(parameters, place, variant->value.value_or(fault.values.empty() ? 0.0 : fault.values.front()));
+  return parameters;
+}
+
+}  // namespace qdiff::reference

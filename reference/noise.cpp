@@ -1,0 +1,231 @@
+// Models of honest rounding. u is the unit roundoff of the type that sums are kept in.
+//
+// One rounding. The error of rounding x to nearest is uniform over half a spacing to either side, and a spacing lies
+// between u|x| and 2u|x|. Where one rounding stands alone its variance is taken as u^2 x^2 / 3, the largest of the
+// binade. In a sum of many the mean over a binade counts: with the significand m in [1, 2) distributed as 1/(m ln 2),
+// E[1/m^2] = 3/(8 ln 2) = 0.541 and the variance is 4 u^2 x^2 / 12 * 0.541 = 0.18 u^2 x^2; kSumRounding rounds it up.
+//
+// A sum of products s = sum a_k b_k of length n, one after the other: partial sum s_k takes one rounding, so the
+// variance is 0.19 u^2 sum_k s_k^2. Seen as a random walk with steps a_k b_k that ends in s (a Brownian bridge with
+// quadratic variation Q = ||a o b||^2), E s_k^2 = (k/n)^2 s^2 + (k/n)(1 - k/n) Q, and the sum over k is
+// n (s^2/3 + Q/6). The products themselves add 0.19 u^2 Q where no fused multiply-add spares their rounding. This is
+// the probabilistic bound of Higham & Mary 2019 ("A New Approach to Probabilistic Rounding Error Analysis") with its
+// constant worked out. Blocked, pairwise and vectorised sums have shorter chains and lie below it.
+#include "reference/noise.h"
+
+#include <algorithm>
+
+namespace qdiff::reference {
+namespace {
+
+using enum RoundingPoint;
+
+constexpr double kSumRounding = 0.19;     // variance / (u x)^2 of a rounding among many
+constexpr double kOneRounding = 1.0 / 3;  // of one that stands alone
+// Library functions are allowed two units in the last place (CUDA C++ Programming Guide, appendix on mathematical
+// functions: expf 2, rsqrtf 2, sinf and cosf 2 at most). A unit is up to 2u|x|; uniform over two of them on both sides
+// gives (4u)^2 / 3 at most, and 0.541 of that over a binade.
+constexpr double kTwoUlps = 16.0 / 3 * 0.541;
+
+at::Tensor zeros_like_result(const at::Tensor& x) { return at::zeros({}, at::dtype(at::kDouble)).expand_as(x); }
+
+// Relative variance of a sum of n positive terms: s_k = (k/n) s, so sum_k s_k^2 = n s^2 / 3.
+at::Tensor positive_sum(const at::Tensor& length, double unit) { return length * (kSumRounding / 3 * unit * unit); }
+
+}  // namespace
+
+DType NoiseModel::table_type() const {
+  const auto declared = precision_.points.find(kRopeTable);
+  if (declared != precision_.points.end()) return declared->second;
+  return precision_.accumulate == DType::kF64 ? DType::kF64 : DType::kF32;
+}
+
+at::Tensor NoiseModel::at(RoundingPoint point, const at::Tensor& x) const {
+  const auto declared = precision_.points.find(point);
+  return declared == precision_.points.end() ? zeros_like_result(x) : rounding_variance(declared->second, x);
+}
+
+at::Tensor NoiseModel::at_last(RoundingPoint point, const at::Tensor& x) const {
+  const auto declared = precision_.points.find(point);
+  const bool is_final_rounding = declared != precision_.points.end() && stored_ == declared->second;
+  return is_final_rounding ? zeros_like_result(x) : at(point, x);
+}
+
+Noise no_noise(const at::Tensor& value) { return {zeros_like_result(value), zeros_like_result(value)}; }
+
+at::Tensor rounding_of(const at::Tensor& result, double unit) {
+  return result.to(at::kDouble).square() * (kOneRounding * unit * unit);
+}
+
+at::Tensor dot_variance(const at::Tensor& result, const at::Tensor& squares, const at::Tensor& length, double unit) {
+  const at::Tensor partial_sums = length * (result.square() / 3.0 + squares / 6.0);
+  return (partial_sums + squares) * (kSumRounding * unit * unit);
+}
+
+Noise matmul_noise(const at::Tensor& result, const at::Tensor& squares, std::int64_t length, bool bias_follows,
+                   const NoiseModel& model) {
+  const at::Tensor n = at::scalar_tensor(static_cast<double>(length), at::dtype(at::kDouble));
+  at::Tensor variance = dot_variance(result, squares, n, model.unit());
+  if (bias_follows) variance = variance + model.at_last(kMatmulBeforeBias, result);
+  return {variance, zeros_like_result(result)};
+}
+
+Noise matmul_bias_noise(const at::Tensor& before, const at::Tensor& after, const at::Tensor& squares,
+                        std::int64_t length, const NoiseModel& model) {
+  const at::Tensor n = at::scalar_tensor(static_cast<double>(length), at::dtype(at::kDouble));
+  return {dot_variance(before, squares, n, model.unit()) + model.at(kMatmulBeforeBias, before) +
+              rounding_of(after, model.unit()),
+          zeros_like_result(after)};
+}
+
+Noise addition_noise(const at::Tensor& sum, const NoiseModel& model) {
+  return {rounding_of(sum, model.unit()), zeros_like_result(sum)};
+}
+
+// y = w (x r) with r = 1/sqrt(mean x^2 + eps), one r for the row. Shared: half the relative error of the mean (a sum of
+// positive terms, the rounding of its largest square, the division by n and the addition of eps), and the inverse
+// square root's own. Independent: the two products.
+Noise rms_norm_noise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, double eps,
+                     const NoiseModel& model) {
+  const double u = model.unit();
+  const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), at::dtype(at::kDouble));
+  const at::Tensor mean = positive_sum(n, u) + 3 * kSumRounding * u * u;
+  const at::Tensor inverse_root = mean / 4.0 + kTwoUlps * u * u;
+  const at::Tensor normalized = x * at::rsqrt(x.square().mean(-1, true) + eps);
+  const at::Tensor declared = model.at(kRmsNormNormalized, normalized) * weight.square();
+  return {2.0 * rounding_of(y, u) + declared, y.square() * inverse_root};
+}
+
+// y = x cos + rotate_half(x) sin. Independent: the table to one unit in the last place (or rounded to rope.table's
+// type), the two products (or rope.products), their sum. Shared over heads: the angle is a product of the position with
+// a power that fp32 holds to about one u, so it is off by 1.5 u |angle|, and dy/d(angle) = rotate_half(x) cos - x sin.
+// The first angle of a head is the position itself, exact.
+Noise rope_noise(const at::Tensor& x, const at::Tensor& angles, const at::Tensor& y, const NoiseModel& model) {
+  constexpr double kAngleError = 1.5;  // in u |angle|
+  const std::int64_t half = x.size(-1) / 2;
+  const at::Tensor partner = at::cat({-x.narrow(-1, half, half), x.narrow(-1, 0, half)}, -1);
+  const at::Tensor cosine = at::cos(angles).unsqueeze(2), sine = at::sin(angles).unsqueeze(2);
+  // Declared: half a spacing to either side. Not declared: a library's cosine, a whole one.
+  const double table_factor = model.declares(kRopeTable) ? 1.0 : 4.0;
+  const at::Tensor table = (rounding_variance(model.table_type(), cosine) * x.square() +
+                            rounding_variance(model.table_type(), sine) * partner.square()) *
+                           table_factor;
+  const at::Tensor first = x * cosine, second = partner * sine;
+  const at::Tensor products = model.declares(kRopeProducts)
+                                  ? model.at(kRopeProducts, first) + model.at(kRopeProducts, second)
+                                  : rounding_of(first, model.unit()) + rounding_of(second, model.unit());
+  const double angle_unit = std::min(model.unit(), unit_roundoff(DType::kF32));
+  at::Tensor angle_error = angles.abs() * (kAngleError * angle_unit);
+  angle_error = angle_error.clone();
+  angle_error.select(-1, 0).zero_();
+  angle_error.select(-1, half).zero_();
+  const at::Tensor slope = partner * cosine - x * sine;
+  return {table + products + rounding_of(y, model.unit()), (angle_error.unsqueeze(2) * slope).square()};
+}
+
+// y = g s(g) up with s(g) = 1/(1 + exp(-g)): the exponential to two units, of which a share exp(-g)/(1 + exp(-g)) <= 1
+// reaches s, then a sum, a quotient and two products.
+Noise silu_times_noise(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& y, const NoiseModel& model) {
+  const double u = model.unit();
+  const at::Tensor share = at::sigmoid(-gate);
+  const at::Tensor relative = share.square() * (kTwoUlps * u * u) + 4 * kOneRounding * u * u;
+  return {y.square() * relative + model.at(kMlpSilu, at::silu(gate)) * up.square(), zeros_like_result(y)};
+}
+
+// ---- Attention ----------------------------------------------------------------------------------------------------
+
+namespace {
+
+at::Tensor seen(const at::Tensor& x, const at::Tensor& visible) { return x.masked_fill(visible.logical_not(), 0.0); }
+
+at::Tensor slots_visible(const AttentionValues& a) { return a.visible.sum(-1, /*keepdim=*/true).to(at::kDouble); }
+
+// Of s = scale q.k: the dot product and its declared roundings, then the product with the scale.
+at::Tensor score_variance(const AttentionValues& a, const NoiseModel& model) {
+  if (!a.query.defined()) return at::zeros({}, at::dtype(at::kDouble));
+  const double u = model.attention_unit();
+  const double scale2 = a.scale * a.scale;
+  const at::Tensor s = seen(a.scores, a.visible);
+  const at::Tensor squared_keys = a.keys.square().transpose(2, 3);
+  const at::Tensor squares = at::matmul(a.query.square(), squared_keys) * scale2;
+  const at::Tensor length = at::scalar_tensor(static_cast<double>(a.query.size(-1)), at::dtype(at::kDouble));
+  at::Tensor variance = dot_variance(s, squares, length, u) + rounding_of(s, model.unit());
+  if (model.declares(kAttentionQuery)) {
+    variance = variance + at::matmul(model.at(kAttentionQuery, a.query), squared_keys) * scale2;
+  }
+  if (model.declares(kAttentionScores) && a.scale != 0.0) {
+    variance = variance + model.at(kAttentionScores, s / a.scale) * scale2;
+  }
+  return seen(variance, a.visible);
+}
+
+// Relative variance of exp(s - max): the score's, the subtraction's u |s - max|, and the exponential to two units.
+at::Tensor weight_variance(const AttentionValues& a, const NoiseModel& model) {
+  const double u = model.unit();
+  // A recorded score may be -inf where it should not be: its weight is 0, and so is that of any far below the maximum.
+  const at::Tensor below_maximum = seen(a.scores - at::amax(a.scores, -1, true), a.visible).clamp_min(-1e4);
+  at::Tensor variance = score_variance(a, model) + rounding_of(below_maximum, u) * 3.0 + kTwoUlps * u * u;
+  if (a.query.defined()) variance = variance + model.at(kAttentionScaledScores, seen(a.scores, a.visible));
+  return variance;
+}
+
+// The softmax sum's relative error, one for a query row and head, and the division by it.
+at::Tensor softmax_sum_variance(const AttentionValues& a, const NoiseModel& model) {
+  return positive_sum(slots_visible(a), model.unit()) + kOneRounding * model.unit() * model.unit();
+}
+
+// The scale is one rounded constant: it moves every score by the same factor.
+double scale_variance(const NoiseModel& model) { return kOneRounding * model.unit() * model.unit(); }
+
+}  // namespace
+
+Noise scores_noise(const AttentionValues& a, const NoiseModel& model) {
+  const at::Tensor s = seen(a.scores, a.visible);
+  return {score_variance(a, model) + seen(model.at_last(kAttentionScaledScores, s), a.visible),
+          s.square() * scale_variance(model)};
+}
+
+// p = w / sum w, so dp_j = p_j (r_j - sum_i p_i r_i) for relative errors r of the weights, to first order.
+Noise probs_noise(const AttentionValues& a, const NoiseModel& model) {
+  const at::Tensor r2 = weight_variance(a, model);
+  const at::Tensor p2 = a.probs.square();
+  const at::Tensor row = (p2 * r2).sum(-1, /*keepdim=*/true);
+  const at::Tensor independent = p2 * (r2 * (1.0 - 2.0 * a.probs) + row).clamp_min(0.0);
+  at::Tensor shared = softmax_sum_variance(a, model);
+  if (a.query.defined()) {
+    const at::Tensor s = seen(a.scores, a.visible);
+    shared = shared + (s - (a.probs * s).sum(-1, true)).square() * scale_variance(model);
+  }
+  return {independent + rounding_of(a.probs, model.unit()) + model.at_last(kAttentionProbs, a.probs), p2 * shared};
+}
+
+// o = sum_j p_j v_j. Errors of the weights arrive as do = sum_j p_j r_j (v_j - o), to first order: what all weights
+// have in common cancels in the softmax. Then the sum's own rounding, that of P where it is declared, and 1/sum.
+Noise attention_output_noise(const AttentionValues& a, const NoiseModel& model) {
+  const at::Tensor& o = a.output;
+  const at::Tensor v2 = a.values.square();
+  at::Tensor independent = dot_variance(o, at::matmul(a.probs.square(), v2), slots_visible(a), model.attention_unit()) +
+                           rounding_of(o, model.unit());
+  if (model.declares(kAttentionProbs)) {
+    // Recorded probs that the declared type holds already are rounded no more.
+    at::Tensor rounding = model.at(kAttentionProbs, a.probs);
+    if (!a.scores.defined()) {
+      rounding = rounding.masked_fill(model.holds(kAttentionProbs, a.probs), 0.0);
+    }
+    independent = independent + at::matmul(rounding, v2);
+  }
+  if (!a.scores.defined()) return {independent, zeros_like_result(o)};
+
+  const at::Tensor weights = a.probs.square() * weight_variance(a, model);  // p_j^2 r_j^2
+  const at::Tensor spread =
+      at::matmul(weights, v2) - 2.0 * o * at::matmul(weights, a.values) + o.square() * weights.sum(-1, true);
+  at::Tensor shared = o.square() * softmax_sum_variance(a, model);
+  if (a.query.defined()) {
+    const at::Tensor weighted = a.probs * seen(a.scores, a.visible);
+    const at::Tensor slope = at::matmul(weighted, a.values) - o * weighted.sum(-1, true);
+    shared = shared + slope.square() * scale_variance(model);
+  }
+  return {independent + spread.clamp_min(0.0), shared};
+}
+
+}  // namespace qdiff::reference

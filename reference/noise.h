@@ -1,0 +1,77 @@
+// The rounding error that a correct engine of a declared precision is expected to make in one operation, element by
+// element, before the result is rounded to the type in which it is stored. noise.cpp derives each formula.
+//
+// Shapes as in operations.h. All variances are fp64 tensors of the operation's output shape (or broadcast to it).
+#pragma once
+
+#include <optional>
+
+#include "harness/contract/precision.h"
+#include "reference/torch.h"
+
+namespace qdiff::reference {
+
+struct Noise {
+  at::Tensor independent;  // variance of the part that differs from element to element
+  at::Tensor shared;       // variance of the part that moves a row, a head or the tensor together
+};
+
+// What the declaration means for one operation.
+class NoiseModel {
+ public:
+  // `stored` is the type in which the operation's result is kept, where it is: a rounding point that is the
+  // operation's last act and has this very type is then the final rounding, which is not this model's to add.
+  NoiseModel(const Precision& precision, std::optional<DType> stored) : precision_(precision), stored_(stored) {}
+
+  double unit() const { return unit_roundoff(precision_.accumulate); }
+  double attention_unit() const { return unit_roundoff(precision_.at(RoundingPoint::kAttentionAccumulate)); }
+  // Angles and tables are never kept in less than fp32 unless rope.table says so.
+  DType table_type() const;
+  bool declares(RoundingPoint point) const { return precision_.points.contains(point); }
+  // Variance of a declared rounding of x at `point`; 0 where it is not declared.
+  at::Tensor at(RoundingPoint point, const at::Tensor& x) const;
+  // The same for a point after which nothing follows in its operation.
+  at::Tensor at_last(RoundingPoint point, const at::Tensor& x) const;
+  // Which elements the declared type of `point` holds exactly.
+  at::Tensor holds(RoundingPoint point, const at::Tensor& x) const { return x.eq(round_to(precision_.at(point), x)); }
+
+ private:
+  const Precision& precision_;
+  std::optional<DType> stored_;
+};
+
+Noise no_noise(const at::Tensor& value);
+// Of one addition or product with this result.
+at::Tensor rounding_of(const at::Tensor& result, double unit);
+// Of a sum of `length` products a_k b_k with this result and ||a o b||^2 = `squares`; `length` broadcasts.
+at::Tensor dot_variance(const at::Tensor& result, const at::Tensor& squares, const at::Tensor& length, double unit);
+
+// `result` = x weight^T, `squares` = (x^2)(weight^2)^T; `bias_follows` where it is a named tensor of its own.
+Noise matmul_noise(const at::Tensor& result, const at::Tensor& squares, std::int64_t length, bool bias_follows,
+                   const NoiseModel& model);
+// The same with a bias added: `before` the product alone, `after` the sum.
+Noise matmul_bias_noise(const at::Tensor& before, const at::Tensor& after, const at::Tensor& squares,
+                        std::int64_t length, const NoiseModel& model);
+Noise addition_noise(const at::Tensor& sum, const NoiseModel& model);
+Noise rms_norm_noise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, double eps,
+                     const NoiseModel& model);
+Noise rope_noise(const at::Tensor& x, const at::Tensor& angles, const at::Tensor& y, const NoiseModel& model);
+Noise silu_times_noise(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& y, const NoiseModel& model);
+
+// A stretch of attention, from recorded q and k (`query` is defined), from recorded scores, or from recorded probs
+// (`scores` is not). Head-major and repeated for query heads.
+struct AttentionValues {
+  at::Tensor query;    // [B, H, T, d]
+  at::Tensor keys;     // [B, H, S, d]
+  at::Tensor scores;   // [B, H, T, S], scaled and masked
+  at::Tensor probs;    // [B, H, T, S]
+  at::Tensor values;   // [B, H, S, d]
+  at::Tensor output;   // [B, H, T, d]
+  at::Tensor visible;  // [B, 1, T, S]
+  double scale = 0.0;
+};
+Noise scores_noise(const AttentionValues& a, const NoiseModel& model);
+Noise probs_noise(const AttentionValues& a, const NoiseModel& model);
+Noise attention_output_noise(const AttentionValues& a, const NoiseModel& model);  // [B, H, T, d]
+
+}  // namespace qdiff::reference

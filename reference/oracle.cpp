@@ -1,0 +1,112 @@
+#include <algorithm>
+#include <stdexcept>
+
+#include "reference/ensemble.h"
+#include "reference/reference.h"
+#include "reference/walk.h"
+
+namespace qdiff::reference {
+namespace {
+
+bool is_move(const PlacedUnit& placed) { return row(placed.unit.last).kind == Kind::kMove; }
+
+// Rows before the target that an engine of this precision passes on without rounding them.
+bool passes_on_exactly(const PlacedUnit& placed, const Precision& precision) {
+  const bool embedding_is_rounded =
+      facts(precision.weights).significant_bits > facts(precision.activations).significant_bits;
+  return is_move(placed) && !(placed.unit.last == Op::kEmbedTokens && embedding_is_rounded);
+}
+
+// Noise of inputs that the candidate used before it rounded the copy that it handed out; for a projection
+// Var(y) = sum_k Var(x_k) W_k^2.
+at::Tensor input_variance(const Walk& walk, const PlacedUnit& placed, WeightStore& weights) {
+  const TensorKey key = inputs_of(placed, weights.config())[0].key;
+  const at::Tensor variance = rounding_variance(*walk.rounded_after_use(key), walk.recorded(key)).to(at::kFloat);
+  const WeightForm form = {walk.query().precision.weights, at::kFloat, true};
+  const std::string name = projection_weight(placed.unit.first, placed.layer, weights.config());
+  return project(variance, name, form, weights).to(at::kDouble);
+}
+
+class TorchOracle : public Oracle {
+ public:
+  explicit TorchOracle(const WeightSource& weights) : weights_(weights) {}
+
+  const ModelConfig& config() const override { return weights_.config(); }
+  const std::vector<VariantFacts>& catalogue() const override { return catalogue_facts(); }
+
+  Expectation evaluate(const Query& query) override {
+    const Rounding gold = Rounding::gold(query.precision);
+    const Walk walk(query, gold, weights_);
+    bool exact = false;
+    const Evaluated target = evaluate_gold(walk, exact);
+    Expectation expectation;
+    expectation.shape = target.value.sizes().vec();
+    expectation.value = to_vector(target.value);
+    expectation.sigma_independent = to_float_vector(target.noise.independent.expand_as(target.value).sqrt());
+    expectation.sigma_shared = to_float_vector(target.noise.shared.expand_as(target.value).sqrt());
+    expectation.exact = exact;
+    return expectation;
+  }
+
+  std::vector<double> emulate(const Query& query) override {
+    const Rounding rounding = Rounding::emulated(query.precision);
+    const Walk walk(query, rounding, weights_);
+    Values computed;
+    for (const PlacedUnit& placed : walk.units()) {
+      const std::vector<at::Tensor> inputs = gather_inputs(walk, placed, computed, config());
+      const at::Tensor value = evaluate_unit(placed.unit, inputs, walk.setting(placed, 1));
+      if (&placed == &walk.units().back()) return to_vector(round_to(query.stored, value));
+      computed.emplace(placed.output(), rounding.taken(placed.unit.last, value));
+    }
+    throw std::logic_error("emulate: a walk has at least one unit");
+  }
+
+ private:
+  Evaluated evaluate_gold(const Walk& walk, bool& exact) {
+    const std::vector<PlacedUnit>& units = walk.units();
+    const PlacedUnit& last = units.back();
+    const bool one_step_of_rounding = std::all_of(units.begin(), units.end() - 1, [&](const PlacedUnit& placed) {
+      return passes_on_exactly(placed, walk.query().precision);
+    });
+    if (!one_step_of_rounding) return evaluate_ensemble(walk, weights_);
+    exact = is_move(last);
+
+    bool noisy_inputs = false;
+    if (!exact) {
+      for (const PlacedUnit& placed : units) {
+        for (const UnitInput& input : inputs_of(placed, config())) {
+          const bool computed = std::any_of(units.begin(), units.end(),
+                                            [&](const PlacedUnit& other) { return other.output() == input.key; });
+          noisy_inputs |= !computed && input.exists && walk.rounded_after_use(input.key).has_value();
+        }
+      }
+    }
+    const bool projection = units.size() == 1 && is_projection(last.unit.first);
+    if (noisy_inputs && !projection) return evaluate_ensemble(walk, weights_);
+
+    Values computed;
+    for (const PlacedUnit& placed : units) {
+      const std::vector<at::Tensor> inputs = gather_inputs(walk, placed, computed, config());
+      const Setting setting = walk.setting(placed, 1);
+      if (&placed != &last) {
+        computed.emplace(placed.output(), evaluate_unit(placed.unit, inputs, setting));
+        continue;
+      }
+      Evaluated target = evaluate_unit_with_noise(placed.unit, inputs, setting, walk.query().stored);
+      if (noisy_inputs) target.noise.independent = target.noise.independent + input_variance(walk, placed, weights_);
+      return target;
+    }
+    throw std::logic_error("evaluate: a walk has at least one unit");
+  }
+
+  WeightStore weights_;
+};
+
+}  // namespace
+
+std::unique_ptr<Oracle> make_oracle(const WeightSource& weights, const Options& options) {
+  if (options.num_threads > 0) at::set_num_threads(options.num_threads);
+  return std::make_unique<TorchOracle>(weights);
+}
+
+}  // namespace qdiff::reference

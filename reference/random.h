@@ -1,0 +1,33 @@
+// Random numbers from integers alone: element `index` of stream `key` is the same on every machine, in any order.
+#pragma once
+
+#include <cstdint>
+
+namespace qdiff::reference {
+
+// The output function of SplitMix64 (Steele, Lea & Flood 2014, "Fast Splittable Pseudorandom Number Generators").
+constexpr std::uint64_t mix_bits(std::uint64_t x) {
+  x += 0x9E3779B97F4A7C15U;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9U;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBU;
+  return x ^ (x >> 31);
+}
+
+constexpr std::uint64_t random_bits(std::uint64_t key, std::uint64_t index) { return mix_bits(mix_bits(key) ^ index); }
+
+// Uniform in (-1/2, 1/2), never 0.
+constexpr double random_uniform(std::uint64_t key, std::uint64_t index) {
+  return (static_cast<double>(random_bits(key, index) >> 12) + 0.5) * 0x1p-52 - 0.5;
+}
+
+// Mean 0, variance 1, nearly normal within +-3.4: four 16-bit uniforms added up (Irwin-Hall). Integer arithmetic up to
+// the last line keeps it portable.
+constexpr double random_normal(std::uint64_t key, std::uint64_t index) {
+  const std::uint64_t bits = random_bits(key, index);
+  std::int64_t sum = 0;
+  for (int i = 0; i < 4; ++i) sum += static_cast<std::int64_t>((bits >> (16 * i)) & 0xFFFFU);
+  constexpr double kSquareRootOf3 = 1.7320508075688772;
+  return (static_cast<double>(sum - 2 * 0xFFFF)) * (kSquareRootOf3 / 65536.0);
+}
+
+}  // namespace qdiff::reference

@@ -1,0 +1,29 @@
+// The reference: the forward pass of Qwen2.5 as a reader would write it, on LibTorch. This header is all that the rest
+// of the program sees of it; LibTorch stays behind.
+#pragma once
+
+#include <memory>
+
+#include "harness/contract/engine.h"
+#include "harness/contract/oracle.h"
+#include "harness/contract/precision.h"
+#include "harness/contract/weights.h"
+
+namespace qdiff::reference {
+
+struct Options {
+  int num_threads = 0;  // of LibTorch; 0: its own default. The setting holds for the whole process.
+};
+
+// Evaluates rows of the operation table in float64, with the rounding that a correct engine of the declared precision
+// is expected to make. `weights` must outlive the oracle. Not thread-safe: one caller at a time.
+//
+// Every call throws qdiff::InputError where a recorded input is missing or has a shape that the step does not give it,
+// and std::invalid_argument for a variant that the catalogue does not list.
+std::unique_ptr<Oracle> make_oracle(const WeightSource& weights, const Options& options);
+
+// The same operations as a candidate: in float64 throughout where `precision` says float64 (gold), else rounding at
+// exactly the points that `precision` declares. Can plant every fault of the catalogue. `weights` must outlive it.
+std::unique_ptr<Engine> make_engine(const WeightSource& weights, const Precision& precision, const Options& options);
+
+}  // namespace qdiff::reference

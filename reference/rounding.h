@@ -1,0 +1,49 @@
+// Where the operations round: nowhere (gold), or exactly where an engine declares that it does (emulated).
+//
+// The third behaviour, rounding at random for the ensembles, lives outside the operations (ensemble.h): noise of the
+// expected size is added to what they return.
+#pragma once
+
+#include "harness/contract/precision.h"
+#include "reference/torch.h"
+
+namespace qdiff::reference {
+
+class Rounding {
+ public:
+  // Computes in fp64 and rounds nothing, except that a declared kv_cache rounds: storing k and v is data movement, and
+  // what a later step reads is what was stored.
+  static Rounding gold(const Precision& precision) { return {precision, false}; }
+  // Computes in fp32 (fp64 where `accumulate` is) and rounds at every declared point.
+  static Rounding emulated(const Precision& precision) { return {precision, true}; }
+
+  at::ScalarType compute() const {
+    return emulated_ && precision_.accumulate != DType::kF64 ? at::kFloat : at::kDouble;
+  }
+
+  at::Tensor at(RoundingPoint point, const at::Tensor& x) const {
+    const auto declared = precision_.points.find(point);
+    const bool rounds = emulated_ || point == RoundingPoint::kKvCache;
+    return rounds && declared != precision_.points.end() ? round_to(declared->second, x) : x;
+  }
+
+  // The result of a sum: matters where sums are kept in a 16-bit type, narrower than the emulation computes in.
+  at::Tensor accumulated(const at::Tensor& x) const { return emulated_ ? round_to(precision_.accumulate, x) : x; }
+
+  // A row's output as the operations after it take it. A row that an engine need not materialise is not rounded beyond
+  // its points.
+  at::Tensor taken(Op op, const at::Tensor& x) const {
+    if (!emulated_) return x;
+    const auto declared = precision_.taken_as.find(op);
+    if (declared != precision_.taken_as.end()) return round_to(declared->second, x);
+    return row(op).optional ? x : round_to(precision_.activations, x);
+  }
+
+ private:
+  Rounding(const Precision& precision, bool emulated) : precision_(precision), emulated_(emulated) {}
+
+  Precision precision_;
+  bool emulated_;
+};
+
+}  // namespace qdiff::reference

@@ -1,0 +1,171 @@
+// The oracle as the judge uses it: rows from recorded inputs, spans, caches, padding, and queries that make no sense.
+#include "cmake/catch2.h"
+#include "reference/reference.h"
+#include "reference/tests/model_in_memory.h"
+
+namespace qdiff::reference {
+namespace {
+
+Precision float64_everywhere() {
+  return {.weights = DType::kF64, .activations = DType::kF64, .accumulate = DType::kF64, .points = {}, .taken_as = {}};
+}
+
+// Every tensor of every step by the oracle, one row after the other, as gold recorded in fp64.
+Recording walk_by_rows(Oracle& oracle, const std::vector<Step>& steps, const Variant* variant = nullptr) {
+  Recording recording;
+  const Precision precision = float64_everywhere();
+  for (const Step& step : steps) {
+    for (const TensorId& id : all_tensors(oracle.config(), true)) {
+      const std::vector<TensorKey> operations = {{step.index, id}};
+      const Expectation e = oracle.evaluate({.operations = operations,
+                                             .recorded = recording,
+                                             .steps = steps,
+                                             .precision = precision,
+                                             .stored = DType::kF64,
+                                             .variant = variant});
+      recording.put({step.index, id}, Tensor::rounded(DType::kF64, e.shape, e.value));
+    }
+  }
+  return recording;
+}
+
+std::vector<double> values(const Recording& recording, int step, TensorId id) {
+  return to_doubles(recording.get({step, id}));
+}
+
+// Token t of row b in a [B, T, n] tensor.
+std::vector<double> token_row(const std::vector<double>& tensor, std::int64_t tokens, std::int64_t b, std::int64_t t) {
+  const std::int64_t rows = static_cast<std::int64_t>(tensor.size());
+  const std::int64_t width = rows / tokens;
+  const auto first = tensor.begin() + (b * tokens + t) * width;
+  return {first, first + width};
+}
+
+TEST_CASE("a prefill in chunks equals the whole prefill", "[oracle]") {
+  const ModelInMemory model(small_config(), DType::kF32, 1);
+  const auto oracle = make_oracle(model, {.num_threads = 1});
+  const auto whole_steps = random_steps(model.config(), {9}, {0, 0}, 7);
+  const auto chunk_steps = random_steps(model.config(), {4, 3, 1, 1}, {0, 0}, 7);
+  const Recording whole = walk_by_rows(*oracle, whole_steps);
+  const Recording chunks = walk_by_rows(*oracle, chunk_steps);
+  for (const TensorId& id : all_tensors(model.config(), false)) {
+    const std::vector<double> expected = values(whole, 0, id);
+    for (const Step& step : chunk_steps) {
+      const std::vector<double> actual = values(chunks, step.index, id);
+      for (std::int64_t b = 0; b < 2; ++b) {
+        for (std::int64_t t = 0; t < step.num_tokens(); ++t) {
+          const auto part = token_row(actual, 2 * step.num_tokens(), 0, b * step.num_tokens() + t);
+          const auto full = token_row(expected, 2 * 9, 0, b * 9 + step.past_length + t);
+          INFO(tensor_name(id) << " step " << step.index << " row " << b << " token " << t);
+          CHECK(relative_difference(part, full) <= 1e-12);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a left-padded row equals the row without its padding", "[oracle]") {
+  const ModelInMemory model(small_config(), DType::kF32, 2);
+  const auto oracle = make_oracle(model, {.num_threads = 1});
+  const auto padded = random_steps(model.config(), {6, 1}, {2, 0}, 3);
+  auto alone = padded;
+  for (Step& step : alone) {
+    step.tokens = {step.tokens[0]};
+    step.left_padding = {0};
+    if (step.index == 0) {
+      step.tokens[0].erase(step.tokens[0].begin(), step.tokens[0].begin() + 2);
+    } else {
+      step.past_length = 4;
+    }
+    set_default_positions(step);
+  }
+  const Recording with = walk_by_rows(*oracle, padded);
+  const Recording without = walk_by_rows(*oracle, alone);
+  for (const TensorId& id : all_tensors(model.config(), false)) {
+    for (std::int64_t t = 2; t < 6; ++t) {
+      INFO(tensor_name(id) << " token " << t);
+      CHECK(relative_difference(token_row(values(with, 0, id), 12, 0, t),
+                                token_row(values(without, 0, id), 4, 0, t - 2)) <= 1e-12);
+    }
+    CHECK(relative_difference(token_row(values(with, 1, id), 2, 0, 0), values(without, 1, id)) <= 1e-12);
+    for (double value : values(with, 0, id)) CHECK_FALSE(std::isnan(value));
+  }
+}
+
+TEST_CASE("a span over missing tensors gives the same gold as its rows one by one", "[oracle]") {
+  const ModelInMemory model(small_config(), DType::kF32, 3);
+  const auto oracle = make_oracle(model, {.num_threads = 1});
+  const auto steps = random_steps(model.config(), {5, 2}, {1, 0}, 4);
+  const Recording rows = walk_by_rows(*oracle, steps);
+
+  auto check = [&](const std::vector<TensorKey>& operations) {
+    Recording recorded;
+    for (const auto& [key, tensor] : rows.all()) {
+      if (std::find(operations.begin(), operations.end(), key) == operations.end()) recorded.put(key, tensor);
+    }
+    const Expectation e = oracle->evaluate({.operations = operations,
+                                            .recorded = recorded,
+                                            .steps = steps,
+                                            .precision = float64_everywhere(),
+                                            .stored = DType::kF64});
+    INFO(tensor_name(operations.back().id));
+    const TensorView expected = rows.get(operations.back());
+    CHECK(e.shape == expected.shape);
+    CHECK(relative_difference(e.value, to_doubles(expected)) <= 1e-12);
+    CHECK(e.sigma_independent.size() == e.value.size());
+    CHECK(e.sigma_shared.size() == e.value.size());
+    return e;
+  };
+  const TensorId k_cache{Op::kKCache, 1}, v_cache{Op::kVCache, 1};
+  CHECK_FALSE(check({{1, {Op::kQProjMatmul, 1}}, {1, {Op::kQProj, 1}}}).exact);
+  check({{1, {Op::kScores, 1}}, {1, {Op::kProbs, 1}}, {1, {Op::kAttnOutput, 1}}});
+  check({{1, {Op::kProbs, 1}}, {1, {Op::kAttnOutput, 1}}});
+  check({{0, k_cache},
+         {0, v_cache},
+         {1, k_cache},
+         {1, v_cache},
+         {1, {Op::kScores, 1}},
+         {1, {Op::kProbs, 1}},
+         {1, {Op::kAttnOutput, 1}}});
+  CHECK(check({{0, k_cache}, {1, k_cache}}).exact);
+  std::vector<TensorKey> layer;
+  for (int step : {0, 1}) {
+    for (const TensorId& id : all_tensors(model.config(), true)) {
+      const bool wanted = id.layer == 1 && (step == 1 || id.op == Op::kKProjMatmul || id.op == Op::kKProj ||
+                                            id.op == Op::kKRope || id.op == Op::kKCache);
+      if (wanted) layer.push_back({step, id});
+    }
+  }
+  check(layer);
+}
+
+TEST_CASE("what cannot be evaluated is refused by name", "[oracle]") {
+  const ModelInMemory model(small_config(), DType::kF32, 5);
+  const auto oracle = make_oracle(model, {.num_threads = 1});
+  const auto steps = random_steps(model.config(), {3}, {0}, 4);
+  const Precision precision = plain_precision(DType::kF32);
+  Recording recorded;
+  const std::vector<TensorKey> norm = {{0, {Op::kInputLayernorm, 0}}};
+  auto evaluate = [&](const std::vector<TensorKey>& operations, const Variant* variant) {
+    return oracle->evaluate({.operations = operations,
+                             .recorded = recorded,
+                             .steps = steps,
+                             .precision = precision,
+                             .stored = DType::kF32,
+                             .variant = variant});
+  };
+  CHECK_THROWS_AS(evaluate(norm, nullptr), InputError);
+  CHECK_THROWS_WITH(evaluate(norm, nullptr), ContainsSubstring("model.embed_tokens of step 0"));
+  recorded.put({0, {Op::kEmbedTokens}}, Tensor(DType::kF32, {1, 3, 95}));
+  CHECK_THROWS_WITH(evaluate(norm, nullptr), ContainsSubstring("[1, 3, 95]"));
+  recorded.put({0, {Op::kEmbedTokens}}, Tensor(DType::kF32, {1, 3, 96}));
+  CHECK_NOTHROW(evaluate(norm, nullptr));
+  const Variant unknown{"H05.nonsense", std::nullopt}, valued{"H05.modulo", 3.0};
+  CHECK_THROWS_AS(evaluate(norm, &unknown), std::invalid_argument);
+  CHECK_THROWS_WITH(evaluate(norm, &unknown), ContainsSubstring("H05.nonsense"));
+  CHECK_THROWS_AS(evaluate(norm, &valued), std::invalid_argument);
+  CHECK_THROWS_AS(evaluate({{1, {Op::kInputLayernorm, 0}}}, nullptr), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace qdiff::reference

@@ -1,0 +1,43 @@
+// The one door to LibTorch: its header, and what carries named tensors across.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <vector>
+
+#include "harness/contract/dtype.h"
+#include "harness/contract/tensor.h"
+
+namespace qdiff::reference {
+
+at::ScalarType scalar_type(DType dtype);
+
+// A host view's elements, widened exactly to `compute` (fp64, or fp32 from a type that is no wider). The result may
+// borrow the view's memory.
+at::Tensor widen(const TensorView& view, at::ScalarType compute);
+
+// Each element of an fp64 or fp32 tensor rounded once to `dtype`; the tensor keeps its own type.
+at::Tensor round_to(DType dtype, const at::Tensor& x);
+// Distance between neighbouring numbers of `dtype` at each |x|, in fp64; 0 where x is not finite.
+at::Tensor spacing_at(DType dtype, const at::Tensor& x);
+// Variance of one rounding to `dtype`, uniform over half a spacing to either side: spacing^2 / 12.
+at::Tensor rounding_variance(DType dtype, const at::Tensor& x);
+
+std::vector<double> to_vector(const at::Tensor& x);       // row-major
+std::vector<float> to_float_vector(const at::Tensor& x);  // row-major
+
+// f(index, value) of each element of a contiguous fp64 tensor, in parallel.
+template <typename F>
+at::Tensor map_elements(const at::Tensor& x, F f) {
+  const at::Tensor in = x.to(at::kDouble).contiguous();
+  at::Tensor out = at::empty_like(in);
+  const double* from = in.const_data_ptr<double>();
+  double* to = out.mutable_data_ptr<double>();
+  at::parallel_for(0, in.numel(), 1 << 14, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) to[i] = f(i, from[i]);
+  });
+  return out;
+}
+
+}  // namespace qdiff::reference

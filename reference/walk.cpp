@@ -1,0 +1,113 @@
+#include "reference/walk.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "harness/contract/error.h"
+
+namespace qdiff::reference {
+namespace {
+
+using enum Op;
+
+// The row that takes this one's output and can be evaluated together with it.
+std::optional<Op> joins(Op op) {
+  switch (op) {
+    case kQProjMatmul:
+      return kQProj;
+    case kKProjMatmul:
+      return kKProj;
+    case kVProjMatmul:
+      return kVProj;
+    case kScores:
+      return kProbs;
+    case kProbs:
+      return kAttnOutput;
+    default:
+      return std::nullopt;
+  }
+}
+
+std::string place_of(const TensorKey& key) { return tensor_name(key.id) + " of step " + std::to_string(key.step); }
+
+}  // namespace
+
+std::vector<PlacedUnit> join_into_units(std::span<const TensorKey> operations) {
+  auto listed = [&](const TensorKey& key) {
+    return std::find(operations.begin(), operations.end(), key) != operations.end();
+  };
+  std::vector<PlacedUnit> units;
+  for (const TensorKey& key : operations) {
+    const std::optional<Op> next = joins(key.id.op);
+    if (next && listed({key.step, {*next, key.id.layer}})) continue;
+    Unit unit{key.id.op, key.id.op};
+    for (Op before : {kProbs, kScores, kQProjMatmul, kKProjMatmul, kVProjMatmul}) {
+      if (joins(before) == unit.first && listed({key.step, {before, key.id.layer}})) unit.first = before;
+    }
+    units.push_back({unit, key.step, key.id.layer});
+  }
+  return units;
+}
+
+std::vector<UnitInput> inputs_of(const PlacedUnit& placed, const ModelConfig& config) {
+  std::vector<UnitInput> inputs;
+  for (const Input& input : unit_inputs(placed.unit)) {
+    const bool previous = input.from == From::kPreviousStep;
+    const TensorId id = resolve(input, {placed.unit.last, placed.layer}, config);
+    inputs.push_back({{previous ? placed.step - 1 : placed.step, id}, !(previous && placed.step == 0)});
+  }
+  return inputs;
+}
+
+Walk::Walk(const Query& query, const Rounding& rounding, WeightStore& weights)
+    : query_(query), rounding_(rounding), weights_(weights), units_(join_into_units(query.operations)) {
+  if (query.operations.empty()) throw std::invalid_argument("a query names at least one operation");
+  for (const TensorKey& key : query.operations) {
+    if (key.step < 0 || static_cast<std::size_t>(key.step) >= query.steps.size()) {
+      throw std::invalid_argument(place_of(key) + ": the case has " + std::to_string(query.steps.size()) + " steps");
+    }
+  }
+  if (query.variant != nullptr) find_fault(*query.variant);
+}
+
+Setting Walk::setting(const PlacedUnit& placed, std::int64_t copies) const {
+  return {weights_, query_.precision, rounding_, step(placed), placed.layer, copies, query_.variant};
+}
+
+at::Tensor Walk::recorded(const TensorKey& key) const {
+  if (!query_.recorded.has(key)) {
+    throw InputError(place_of(key) + " is needed, but it is neither recorded nor among the operations to evaluate");
+  }
+  const TensorView view = query_.recorded.get(key);
+  const Step& at_step = query_.steps[static_cast<std::size_t>(key.step)];
+  const Shape wanted =
+      output_shape(key.id.op, weights_.config(), at_step.batch(), at_step.num_tokens(), at_step.valid_length());
+  if (view.shape != wanted) {
+    throw InputError(place_of(key) + " has shape " + to_string(view.shape) + "; this step gives it " +
+                     to_string(wanted));
+  }
+  const at::Tensor value = widen(view, rounding_.compute());
+  const auto taken = query_.precision.taken_as.find(key.id.op);
+  if (taken == query_.precision.taken_as.end() || rounded_after_use(key)) return value;
+  return round_to(taken->second, value);
+}
+
+std::optional<DType> Walk::rounded_after_use(const TensorKey& key) const {
+  const auto taken = query_.precision.taken_as.find(key.id.op);
+  if (taken == query_.precision.taken_as.end() || !query_.recorded.has(key)) return std::nullopt;
+  const DType stored = query_.recorded.get(key).dtype;
+  const bool wider = facts(taken->second).significant_bits > facts(stored).significant_bits;
+  return wider ? std::optional(stored) : std::nullopt;
+}
+
+std::vector<at::Tensor> gather_inputs(const Walk& walk, const PlacedUnit& placed, const Values& computed,
+                                      const ModelConfig& config) {
+  std::vector<at::Tensor> inputs;
+  for (const UnitInput& input : inputs_of(placed, config)) {
+    const auto found = computed.find(input.key);
+    inputs.push_back(found != computed.end() ? found->second : input.exists ? walk.recorded(input.key) : at::Tensor());
+  }
+  return inputs;
+}
+
+}  // namespace qdiff::reference

@@ -1,0 +1,57 @@
+// A query's operations in order, as units, and where the inputs of each come from: an earlier unit of the query, or the
+// candidate's recording.
+#pragma once
+
+#include <map>
+#include <vector>
+
+#include "harness/contract/oracle.h"
+#include "reference/evaluation.h"
+
+namespace qdiff::reference {
+
+struct PlacedUnit {
+  Unit unit;
+  int step = 0;
+  int layer = kNoLayer;
+
+  TensorKey output() const { return {step, {unit.last, layer}}; }
+};
+
+// Projections join their bias, scores and probs join what follows them, where both are operations of the query.
+std::vector<PlacedUnit> join_into_units(std::span<const TensorKey> operations);
+
+struct UnitInput {
+  TensorKey key;
+  bool exists = true;  // false: the cache before the first step
+};
+std::vector<UnitInput> inputs_of(const PlacedUnit& placed, const ModelConfig& config);
+
+class Walk {
+ public:
+  Walk(const Query& query, const Rounding& rounding, WeightStore& weights);
+
+  const std::vector<PlacedUnit>& units() const { return units_; }
+  const Query& query() const { return query_; }
+  const Step& step(const PlacedUnit& placed) const { return query_.steps[static_cast<std::size_t>(placed.step)]; }
+  Setting setting(const PlacedUnit& placed, std::int64_t copies) const;
+
+  // In the type computed in, rounded where the declaration says that the next operation took it in a narrower type.
+  // Throws InputError where it is not recorded or has a shape that its step does not give it.
+  at::Tensor recorded(const TensorKey& key) const;
+  // The type whose rounding the recorded copy has and the tensor that was used had not (Precision::taken_as).
+  std::optional<DType> rounded_after_use(const TensorKey& key) const;
+
+ private:
+  const Query& query_;
+  const Rounding& rounding_;
+  WeightStore& weights_;
+  std::vector<PlacedUnit> units_;
+};
+
+using Values = std::map<TensorKey, at::Tensor>;
+// Inputs of a unit from `computed` where it has them, else from the recording.
+std::vector<at::Tensor> gather_inputs(const Walk& walk, const PlacedUnit& placed, const Values& computed,
+                                      const ModelConfig& config);
+
+}  // namespace qdiff::reference
