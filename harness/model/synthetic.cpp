@@ -115,7 +115,7 @@ class SyntheticSource : public NotedSource {
       channels += (channels.empty() ? "" : ", ") + std::to_string(channel);
     }
     notes_.push_back("massive residual channels " + channels + " from layer " + std::to_string(massive_layer(config_)) +
-                     " on, in about half of the tokens");
+                     " on, in some of the tokens");
     notes_.push_back("large k biases in the first and the last layer; token ids " +
                      std::to_string(std::max<std::int64_t>(0, config_.vocab - kNumSpecialTokens)) + " to " +
                      std::to_string(config_.vocab - 1) + " have embedding rows of tiny norm");

@@ -13,7 +13,7 @@ constexpr double kQwenFinalNormMean = 4.0;
 constexpr double kLargeKeyBias = 150.0;    // four dimensions a head: norm 300
 constexpr double kLargeQueryBias = 120.0;  // 4 * 150 * 120 = 72000 > 65504
 constexpr double kMassiveGain = 8.0;
-constexpr double kMassiveLevel = 1500.0;  // of the strongest channel where the neuron's direction has z = 1
+constexpr double kMassiveLevel = 2500.0;  // of the strongest channel where the neuron's direction has z = 1
 constexpr std::array<double, kNumMassiveChannels> kMassiveSigns = {1.0, -0.7, 0.4};
 
 bool is_outer_layer(const ModelConfig& config, int layer) { return layer == 0 || layer == config.num_layers - 1; }
