@@ -1,0 +1,65 @@
+#include "optimized/cpu/engine.h"
+
+#include "harness/contract/error.h"
+#include "optimized/cpu/session.h"
+
+namespace qdiff::optimized::cpu {
+namespace {
+
+Storage checked_storage(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return Storage::kF32;
+    case DType::kBF16:
+      return Storage::kBF16;
+    case DType::kF16:
+      return Storage::kF16;
+    case DType::kF64:
+      break;
+  }
+  throw InputError("cpu engine: it computes in float32, bfloat16 or float16, not in " + std::string(name(dtype)));
+}
+
+class CpuEngine final : public Engine {
+ public:
+  CpuEngine(const WeightSource& weights, const Options& options, const KernelSet& kernels)
+      : precision_(plain_precision(options.dtype)),
+        storage_(checked_storage(options.dtype)),
+        parts_{weights.config(),
+               storage_,
+               options.dtype,
+               kernels,
+               ThreadPool(options.num_threads),
+               WeightStore(weights, storage_, kernels, options.max_resident_bytes)} {}
+
+  std::string name() const override { return "cpu"; }
+  Device device() const override { return {}; }
+  const Precision& precision() const override { return precision_; }
+  std::unique_ptr<Session> open(const SessionOptions& options) override {
+    return std::make_unique<CpuSession>(parts_, options, fault_);
+  }
+  std::vector<std::string> plantable_faults() const override { return plantable_fault_ids(); }
+  void plant(const Fault& fault) override { fault_ = resolve_fault(fault, parts_.config); }
+  std::int64_t planted_executions() const override { return fault_ ? fault_->executions->load() : 0; }
+
+ private:
+  Precision precision_;
+  Storage storage_;
+  EngineParts parts_;
+  std::optional<PlantedFault> fault_;
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> make_engine(const WeightSource& weights, const Options& options) {
+  return make_engine(weights, options, best_kernel_set());
+}
+
+std::unique_ptr<Engine> make_engine(const WeightSource& weights, const Options& options, const KernelSet& kernels) {
+  if (options.num_threads < 0) {
+    throw InputError("cpu engine: " + std::to_string(options.num_threads) + " threads; give 0 for all or a count");
+  }
+  return std::make_unique<CpuEngine>(weights, options, kernels);
+}
+
+}  // namespace qdiff::optimized::cpu

@@ -1,0 +1,161 @@
+// input_layernorm, q/k/v projection with bias, rotation and cache write, fused: a thread takes a head's rows i and
+// i + d/2 together, so that it can rotate what it has just projected.
+#include <cstring>
+
+#include "optimized/cpu/projection.h"
+
+namespace qdiff::optimized::cpu {
+namespace {
+
+enum class Part : std::uint8_t { kQuery, kKey, kValue };
+
+// 16 pairs (i, i + d/2) of one head of one of the three projections.
+struct PairBlock {
+  Part part;
+  std::int64_t head;
+  std::int64_t first;  // pair
+  std::int64_t count;
+};
+
+PairBlock pair_block(const ModelConfig& config, std::int64_t unit) {
+  const std::int64_t half = config.head_dim / 2;
+  const std::int64_t blocks = (half + kRowUnit - 1) / kRowUnit;
+  PairBlock block{Part::kQuery, unit / blocks, unit % blocks * kRowUnit, 0};
+  block.count = std::min(kRowUnit, half - block.first);
+  if (block.head >= config.num_q_heads) {
+    block.head -= config.num_q_heads;
+    block.part = Part::kKey;
+  }
+  if (block.part == Part::kKey && block.head >= config.num_kv_heads) {
+    block.head -= config.num_kv_heads;
+    block.part = Part::kValue;
+  }
+  return block;
+}
+
+std::int64_t num_pair_blocks(const ModelConfig& config) {
+  const std::int64_t blocks = (config.head_dim / 2 + kRowUnit - 1) / kRowUnit;
+  return (config.num_q_heads + 2 * config.num_kv_heads) * blocks;
+}
+
+const Matrix& matrix_of(const LayerWeights& weights, Part part) {
+  if (part == Part::kQuery) return weights.q;
+  return part == Part::kKey ? weights.k : weights.v;
+}
+const std::vector<float>& bias_of(const LayerWeights& weights, Part part) {
+  if (part == Part::kQuery) return weights.q_bias;
+  return part == Part::kKey ? weights.k_bias : weights.v_bias;
+}
+
+// Copies the block's two halves of stored tensor [B*T, K, d] into the cache. Pad tokens own slots but write nothing.
+void write_cache(const LayerContext& s, AlignedBuffer& cache, const std::byte* tensor, const PairBlock& block,
+                 Range tokens) {
+  const ModelConfig& config = s.config;
+  const auto bytes = static_cast<std::size_t>(block.count * storage_bytes(s.storage));
+  for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
+    const std::int64_t b = token / s.step.num_tokens();
+    const std::int64_t t = token % s.step.num_tokens();
+    if (s.is_pad(b, t)) continue;
+    for (std::int64_t half = 0; half < 2; ++half) {
+      const std::int64_t i = half * config.head_dim / 2 + block.first;
+      const std::int64_t slot = s.cache.layout.offset(s.layer, b, block.head, s.step.past_length + t, i);
+      const std::int64_t source = (token * config.num_kv_heads + block.head) * config.head_dim + i;
+      std::memcpy(at(cache.data(), s.storage, slot), at(tensor, s.storage, source), bytes);
+    }
+  }
+}
+
+// Heads that a wrong frequency turns to a wrong angle: those of real tokens at any position but 0.
+std::int64_t num_turned_heads(const LayerContext& s) {
+  std::int64_t tokens = 0;
+  for (std::int64_t b = 0; b < s.step.batch(); ++b) {
+    for (std::int64_t t = 0; t < s.step.num_tokens(); ++t) {
+      const std::int64_t position = s.step.positions[static_cast<std::size_t>(b)][static_cast<std::size_t>(t)];
+      tokens += !s.is_pad(b, t) && position != 0 ? 1 : 0;
+    }
+  }
+  return tokens * (s.config.num_q_heads + s.config.num_kv_heads);
+}
+
+void rotate_block(const LayerContext& s, float* c, const PairBlock& block, Range tokens) {
+  for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
+    const auto b = static_cast<std::size_t>(token / s.step.num_tokens());
+    const auto t = static_cast<std::size_t>(token % s.step.num_tokens());
+    const RopeTable::Row table = s.rope.row(s.step.positions[b][t]);
+    float* row = c + (token - tokens.begin) * 2 * kRowUnit;
+    s.kernels.rotate(row, row + kRowUnit, table.cosine + block.first, table.sine + block.first, block.count);
+  }
+}
+
+template <bool kPlanted>
+void project_block(const LayerContext& s, const ThreadScratch& scratch, const PairBlock& block, Range tokens) {
+  const ModelConfig& config = s.config;
+  const Planting<kPlanted> planting(s.fault, s.layer);
+  const std::int64_t half = config.head_dim / 2;
+  const std::int64_t low = block.head * config.head_dim + block.first;  // row, and column of the result
+  const std::int64_t high = low + half;
+  const bool is_query = block.part == Part::kQuery;
+  const std::int64_t width = is_query ? config.q_width() : config.kv_width();
+  float* c_low = scratch.c;
+  float* c_high = scratch.c + kRowUnit;
+
+  const Matrix& matrix = matrix_of(s.weights, block.part);
+  multiply(s, matrix, low, block.count, tokens, scratch.panel, c_low);
+  multiply(s, matrix, high, block.count, tokens, scratch.panel, c_high);
+
+  const float* bias = bias_of(s.weights, block.part).data();
+  const float* bias_low = bias + low;
+  const float* bias_high = bias + high;
+  float rounded_bias[2 * kRowUnit];
+  if (planting.is(FaultId::kKeyBiasBf16) && block.part == Part::kKey) {
+    for (std::int64_t i = 0; i < block.count; ++i) {
+      rounded_bias[i] = bf16_to_float(float_to_bf16(bias_low[i]));
+      rounded_bias[kRowUnit + i] = bf16_to_float(float_to_bf16(bias_high[i]));
+      planting.count((rounded_bias[i] != bias_low[i]) + (rounded_bias[kRowUnit + i] != bias_high[i]));
+    }
+    bias_low = rounded_bias;
+    bias_high = rounded_bias + kRowUnit;
+  }
+
+  const Op projected = is_query ? Op::kQProj : block.part == Part::kKey ? Op::kKProj : Op::kVProj;
+  std::byte* tensor = s.arena.tensor(projected);
+  store_columns(s, c_low, bias_low, tensor, width, low, block.count, tokens);
+  store_columns(s, c_high, bias_high, tensor, width, high, block.count, tokens);
+  if (block.part == Part::kValue) {
+    write_cache(s, s.cache.values, tensor, block, tokens);
+    return;
+  }
+
+  rotate_block(s, scratch.c, block, tokens);
+  std::byte* rotated = s.arena.tensor(is_query ? Op::kQRope : Op::kKRope);
+  store_columns(s, c_low, nullptr, rotated, width, low, block.count, tokens);
+  store_columns(s, c_high, nullptr, rotated, width, high, block.count, tokens);
+  if (block.part == Part::kKey) write_cache(s, s.cache.keys, rotated, block, tokens);
+}
+
+}  // namespace
+
+template <bool kPlanted>
+void LayerStages<kPlanted>::project_qkv(const LayerContext& s) {
+  const Planting<kPlanted> planting(s.fault, s.layer);
+  const auto eps = static_cast<float>(planting.value_or(FaultId::kRmsNormEps, s.config.rms_norm_eps));
+  if (planting.is(FaultId::kRmsNormEps) && eps != static_cast<float>(s.config.rms_norm_eps)) {
+    planting.count(s.num_real_tokens());
+  }
+  if (planting.value_or(FaultId::kRopeTheta, s.config.rope_theta) != s.config.rope_theta) {
+    planting.count(num_turned_heads(s));
+  }
+  s.pool.run([&](int thread) {
+    norm_share(s, thread, s.input, s.weights.input_layernorm, eps, s.arena.tensor(Op::kInputLayernorm));
+    s.pool.barrier();
+    const ThreadScratch scratch = s.arena.thread(thread);
+    for_each_unit(s, thread, s.config.hidden, num_pair_blocks(s.config), [&](Range tokens, std::int64_t unit) {
+      project_block<kPlanted>(s, scratch, pair_block(s.config, unit), tokens);
+    });
+  });
+}
+
+template void LayerStages<false>::project_qkv(const LayerContext&);
+template void LayerStages<true>::project_qkv(const LayerContext&);
+
+}  // namespace qdiff::optimized::cpu

@@ -1,0 +1,249 @@
+#include "optimized/cpu/session.h"
+
+#include <cstring>
+
+#include "harness/contract/error.h"
+
+namespace qdiff::optimized::cpu {
+namespace {
+
+[[noreturn]] void refuse(const Step& step, const std::string& what) {
+  throw InputError("cpu engine, step " + std::to_string(step.index) + ": " + what);
+}
+
+SessionOptions checked(SessionOptions options, const ModelConfig& config) {
+  if (options.batch < 1) {
+    throw InputError("cpu engine: a session of batch " + std::to_string(options.batch) + "; it needs at least 1 row");
+  }
+  if (options.capacity < 1) {
+    throw InputError("cpu engine: a session of capacity " + std::to_string(options.capacity) +
+                     "; the cache needs a slot for every token of the sequence");
+  }
+  if (options.left_padding.empty()) options.left_padding.assign(static_cast<std::size_t>(options.batch), 0);
+  if (static_cast<std::int64_t>(options.left_padding.size()) != options.batch) {
+    throw InputError("cpu engine: left_padding has " + std::to_string(options.left_padding.size()) +
+                     " entries for a batch of " + std::to_string(options.batch) + "; give one for each row");
+  }
+  for (std::int64_t pads : options.left_padding) {
+    if (pads < 0) throw InputError("cpu engine: left_padding " + std::to_string(pads) + " must not be negative");
+  }
+  std::int64_t elements = config.num_layers;
+  for (std::int64_t factor : {options.batch, config.num_kv_heads, options.capacity, config.head_dim}) {
+    if (__builtin_mul_overflow(elements, factor, &elements) || elements > (std::int64_t{1} << 44)) {
+      throw InputError("cpu engine: a cache of batch " + std::to_string(options.batch) + " and capacity " +
+                       std::to_string(options.capacity) + " is too large; ask for fewer rows or slots");
+    }
+  }
+  return options;
+}
+
+}  // namespace
+
+CpuSession::CpuSession(EngineParts& parts, const SessionOptions& options, const std::optional<PlantedFault>& fault)
+    : parts_(parts),
+      options_(checked(options, parts.config)),
+      fault_(fault),
+      arena_(parts.config, parts.storage, options.poison, parts.pool.size()),
+      rope_(parts.config.rope_theta, parts.config.head_dim),
+      progress_(static_cast<std::size_t>(parts.config.num_layers)) {
+  const ModelConfig& config = parts.config;
+  cache_.layout = {config.num_layers, options_.batch, config.num_kv_heads, options_.capacity, config.head_dim};
+  const std::int64_t elements = cache_.layout.num_elements();
+  cache_.keys = AlignedBuffer(elements * storage_bytes(parts.storage));
+  cache_.values = AlignedBuffer(elements * storage_bytes(parts.storage));
+  fill_poison(parts.storage, options_.poison, cache_.keys.data(), elements);
+  fill_poison(parts.storage, options_.poison, cache_.values.data(), elements);
+  if (fault_ && fault_->id == FaultId::kRopeTheta) planted_rope_.emplace(fault_->value, config.head_dim);
+}
+
+void CpuSession::check_step(const Step& step) const {
+  const std::int64_t batch = step.batch();
+  const std::int64_t num_tokens = step.num_tokens();
+  if (batch != options_.batch) {
+    refuse(step, "has " + std::to_string(batch) + " rows, but the session was opened for a batch of " +
+                     std::to_string(options_.batch));
+  }
+  if (num_tokens < 1) refuse(step, "has no tokens");
+  if (step.past_length < 0) refuse(step, "past_length " + std::to_string(step.past_length) + " is negative");
+  if (step.valid_length() > options_.capacity) {
+    refuse(step, "needs " + std::to_string(step.valid_length()) + " cache slots, but the session's capacity is " +
+                     std::to_string(options_.capacity) + "; open it with a larger one");
+  }
+  if (step.left_padding != options_.left_padding) refuse(step, "left_padding differs from the session's");
+  if (step.positions.size() != step.tokens.size()) refuse(step, "positions must have one row for each row of tokens");
+  for (std::size_t b = 0; b < step.tokens.size(); ++b) {
+    const std::string place = " in row " + std::to_string(b);
+    if (static_cast<std::int64_t>(step.tokens[b].size()) != num_tokens) {
+      refuse(step, "rows differ in length" + place + "; pad them on the left");
+    }
+    if (step.positions[b].size() != step.tokens[b].size())
+      refuse(step, "positions and tokens differ in length" + place);
+    for (std::int32_t token : step.tokens[b]) {
+      if (token < 0 || token >= parts_.config.vocab) {
+        refuse(step, "token " + std::to_string(token) + place + " is not in [0, " +
+                         std::to_string(parts_.config.vocab) + ")");
+      }
+    }
+    for (std::int64_t position : step.positions[b]) {
+      if (position < 0) refuse(step, "position " + std::to_string(position) + place + " is negative");
+    }
+  }
+}
+
+void CpuSession::check_order(int layer, const Step& step) const {
+  if (layer < 0 || layer >= parts_.config.num_layers) {
+    refuse(step, "there is no layer " + std::to_string(layer) + "; the model's layers are 0 to " +
+                     std::to_string(parts_.config.num_layers - 1));
+  }
+  const Progress& done = progress_[static_cast<std::size_t>(layer)];
+  if (step.index != done.steps || step.past_length != done.length) {
+    refuse(step, "out of order at layer " + std::to_string(layer) + ": it has index " + std::to_string(step.index) +
+                     " and past_length " + std::to_string(step.past_length) + ", but the layer's next step is " +
+                     std::to_string(done.steps) + " at past_length " + std::to_string(done.length));
+  }
+}
+
+void CpuSession::check_input(const Step& step, const TensorView& input) const {
+  const Shape expected = {step.batch(), step.num_tokens(), parts_.config.hidden};
+  if (input.device.kind != DeviceKind::kCpu) refuse(step, "the residual stream must be in host memory");
+  if (input.dtype != parts_.dtype) {
+    refuse(step, "the residual stream is " + std::string(name(input.dtype)) + ", but the engine computes in " +
+                     std::string(name(parts_.dtype)));
+  }
+  if (input.shape != expected || input.data == nullptr) {
+    refuse(step, "the residual stream has shape " + to_string(input.shape) + ", but must have " + to_string(expected));
+  }
+}
+
+TensorView CpuSession::view(Op op, const Step& step, const std::byte* data) const {
+  return {data,
+          parts_.dtype,
+          output_shape(op, parts_.config, step.batch(), step.num_tokens(), step.valid_length()),
+          {},
+          nullptr};
+}
+
+void CpuSession::hand_out(Op op, int layer, const Step& step, TensorSink* sink) const {
+  if (sink != nullptr) sink->take({op, layer}, view(op, step, arena_.tensor(op)));
+}
+
+void CpuSession::hand_out_cache(Op op, int layer, const Step& step, TensorSink* sink) {
+  if (sink == nullptr) return;
+  const ModelConfig& config = parts_.config;
+  const AlignedBuffer& cache = op == Op::kKCache ? cache_.keys : cache_.values;
+  const std::int64_t length = step.valid_length();
+  const std::int64_t bytes = options_.batch * length * config.kv_width() * storage_bytes(parts_.storage);
+  if (cache_view_.size() < bytes) cache_view_ = AlignedBuffer(bytes);
+  std::byte* out = cache_view_.data();
+  const std::int64_t row_bytes = config.head_dim * storage_bytes(parts_.storage);
+  for (std::int64_t b = 0; b < options_.batch; ++b) {
+    for (std::int64_t slot = 0; slot < length; ++slot) {
+      for (std::int64_t head = 0; head < config.num_kv_heads; ++head) {
+        const std::int64_t element = cache_.layout.offset(layer, b, head, slot, 0);
+        std::memcpy(out, cache.data() + element * storage_bytes(parts_.storage), static_cast<std::size_t>(row_bytes));
+        out += row_bytes;
+      }
+    }
+  }
+  sink->take({op, layer}, view(op, step, cache_view_.data()));
+}
+
+StageContext CpuSession::stage_context(const Step& step, int layer, const TensorView& input, std::byte* output) {
+  return {parts_.config, parts_.kernels,        parts_.storage, parts_.pool, arena_,
+          step,          options_.left_padding, layer,          fault(),     static_cast<const std::byte*>(input.data),
+          output};
+}
+
+TensorView CpuSession::run_embedding(const Step& step, TensorSink* sink) {
+  check_step(step);
+  const std::int64_t num_tokens = step.batch() * step.num_tokens();
+  arena_.fit(num_tokens);
+  arena_.poison(num_tokens, nullptr);
+  std::byte* out = arena_.tensor(Op::kEmbedTokens);
+  for (const auto& tokens : step.tokens) {
+    for (std::int32_t token : tokens) {
+      parts_.weights.copy_embedding_row(token, out);
+      out += parts_.config.hidden * storage_bytes(parts_.storage);
+    }
+  }
+  hand_out(Op::kEmbedTokens, kNoLayer, step, sink);
+  return view(Op::kEmbedTokens, step, arena_.tensor(Op::kEmbedTokens));
+}
+
+TensorView CpuSession::run_layer(int layer, const Step& step, const TensorView& input, TensorSink* sink) {
+  check_step(step);
+  check_order(layer, step);
+  check_input(step, input);
+  const std::int64_t num_tokens = step.batch() * step.num_tokens();
+  arena_.fit(num_tokens);
+  arena_.poison(num_tokens, input.data);
+
+  const bool planted_here = fault_ && (!fault_->layer || *fault_->layer == layer);
+  rope_.prepare(step.positions);
+  const RopeTable* rope = &rope_;
+  if (planted_rope_ && planted_here) {
+    planted_rope_->prepare(step.positions);
+    rope = &*planted_rope_;
+  }
+
+  const std::shared_ptr<const LayerWeights> weights = parts_.weights.layer(layer);
+  const LayerContext context{stage_context(step, layer, input, arena_.output(input.data)), *weights, cache_, *rope};
+  const auto run = [&]<bool kPlanted>(std::bool_constant<kPlanted>) {
+    using Stages = LayerStages<kPlanted>;
+    Stages::project_qkv(context);
+    for (Op op : {Op::kInputLayernorm, Op::kQProj, Op::kKProj, Op::kVProj, Op::kQRope, Op::kKRope}) {
+      hand_out(op, layer, step, sink);
+    }
+    hand_out_cache(Op::kKCache, layer, step, sink);
+    hand_out_cache(Op::kVCache, layer, step, sink);
+    Stages::attend(context);
+    hand_out(Op::kAttnOutput, layer, step, sink);
+    Stages::project_out(context);
+    hand_out(Op::kOProj, layer, step, sink);
+    hand_out(Op::kResidMid, layer, step, sink);
+    Stages::expand(context);
+    for (Op op : {Op::kPostAttentionLayernorm, Op::kGateProj, Op::kUpProj, Op::kAct}) hand_out(op, layer, step, sink);
+    Stages::contract(context);
+    hand_out(Op::kDownProj, layer, step, sink);
+  };
+  planted_here ? run(std::true_type{}) : run(std::false_type{});
+
+  progress_[static_cast<std::size_t>(layer)] = {step.index + 1, step.valid_length()};
+  const TensorView output = view(Op::kOutput, step, context.output);
+  if (sink != nullptr) sink->take({Op::kOutput, layer}, output);
+  return output;
+}
+
+TensorView CpuSession::run_head(const Step& step, const TensorView& input, TensorSink* sink) {
+  check_step(step);
+  check_input(step, input);
+  const std::int64_t num_tokens = step.batch() * step.num_tokens();
+  arena_.fit(num_tokens);
+  arena_.poison(num_tokens, input.data);
+  const std::int64_t elements = num_tokens * parts_.config.vocab;
+  if (logits_.size() < elements * storage_bytes(parts_.storage)) {
+    logits_ = {};
+    logits_ = AlignedBuffer(elements * storage_bytes(parts_.storage));
+  }
+  fill_poison(parts_.storage, options_.poison, logits_.data(), elements);
+
+  const StageContext context = stage_context(step, kNoLayer, input, logits_.data());
+  if (fault_) {
+    HeadStages<true>::final_norm(context, parts_.weights.final_norm());
+  } else {
+    HeadStages<false>::final_norm(context, parts_.weights.final_norm());
+  }
+  hand_out(Op::kNorm, kNoLayer, step, sink);
+  HeadStages<false>::project_vocab(context, parts_.weights);
+  const TensorView logits = view(Op::kLmHead, step, logits_.data());
+  if (sink != nullptr) sink->take({Op::kLmHead, kNoLayer}, logits);
+  return logits;
+}
+
+TensorView CpuSession::run_step(const Step& step, TensorSink* sink) {
+  TensorView residual = run_embedding(step, sink);
+  for (int layer = 0; layer < parts_.config.num_layers; ++layer) residual = run_layer(layer, step, residual, sink);
+  return run_head(step, residual, sink);
+}
+
+}  // namespace qdiff::optimized::cpu

@@ -1,0 +1,177 @@
+// A small model in memory with random weights, and a sink that keeps what an engine hands out.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "harness/contract/engine.h"
+#include "harness/contract/error.h"
+#include "harness/contract/operation_table.h"
+#include "harness/contract/weights.h"
+
+namespace qdiff::optimized::cpu::testing {
+
+// SplitMix64 (Steele, Lea and Flood, 2014), as a number in [-1, 1).
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed) {}
+  std::uint64_t bits() {
+    state_ += 0x9E3779B97F4A7C15ULL;
+    std::uint64_t z = state_;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+    return z ^ (z >> 31);
+  }
+  double number() { return static_cast<double>(static_cast<std::int64_t>(bits()) >> 11) * 0x1p-52; }
+
+ private:
+  std::uint64_t state_;
+};
+
+class RandomModel final : public WeightSource {
+ public:
+  RandomModel(const ModelConfig& config, DType stored, std::uint64_t seed) : config_(config) {
+    config_.validate();
+    Random random(seed);
+    for (const TensorId& id : all_tensors(config_, true)) {
+      for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) {
+        const std::string weight = weight_name(id, i, config_);
+        if (values_.count(weight) != 0) continue;  // tied
+        Tensor tensor(stored, weight_shape(id.op, i, config_));
+        const bool matrix = tensor.shape().size() == 2;
+        const bool norm = !matrix && weight.find("norm") != std::string::npos;
+        const double scale = matrix && id.op != Op::kEmbedTokens
+                                 ? 1.7 / std::sqrt(static_cast<double>(tensor.shape()[1]))  // keeps the variance
+                                 : 1.0;
+        for (std::int64_t e = 0; e < tensor.size(); ++e) {
+          tensor.set(e, norm ? 1.0 + 0.3 * random.number() : scale * random.number());
+        }
+        infos_.push_back({weight, stored, tensor.shape()});
+        values_.emplace(weight, std::move(tensor));
+      }
+    }
+  }
+
+  const ModelConfig& config() const override { return config_; }
+  const std::string& description() const override { return description_; }
+  const std::vector<WeightInfo>& weights() const override { return infos_; }
+  void read(const WeightInfo& info, std::int64_t first, std::int64_t count,
+            std::span<std::byte> destination) const override {
+    const auto size = static_cast<std::int64_t>(size_of(info.dtype));
+    if (static_cast<std::int64_t>(destination.size()) != count * size) throw std::logic_error("wrong destination");
+    std::memcpy(destination.data(), values_.at(info.name).bytes().data() + first * size, destination.size());
+  }
+
+  Tensor& tensor(const std::string& weight) { return values_.at(weight); }
+  void remove(const std::string& weight) {
+    std::erase_if(infos_, [&](const WeightInfo& info) { return info.name == weight; });
+  }
+  void reshape(const std::string& weight, const Shape& shape) {
+    for (WeightInfo& info : infos_) {
+      if (info.name == weight) info.shape = shape;
+    }
+  }
+
+ private:
+  ModelConfig config_;
+  std::string description_ = "random model of the tests";
+  std::vector<WeightInfo> infos_;
+  std::map<std::string, Tensor> values_;
+};
+
+inline ModelConfig small_config(std::int64_t num_q_heads, std::int64_t num_kv_heads, std::int64_t head_dim,
+                                std::int64_t hidden, std::int64_t intermediate, bool tied) {
+  ModelConfig c;
+  c.hidden = hidden;
+  c.num_layers = 2;
+  c.num_q_heads = num_q_heads;
+  c.num_kv_heads = num_kv_heads;
+  c.head_dim = head_dim;
+  c.intermediate = intermediate;
+  c.vocab = 101;
+  c.rms_norm_eps = 1e-6;
+  c.rope_theta = 1e6;
+  c.tie_word_embeddings = tied;
+  c.max_position_embeddings = 4096;
+  return c;
+}
+
+// H*d differs from D, the group is odd, three or more kv heads, every head size; dimensions with and without tails.
+inline std::vector<ModelConfig> small_configs() {
+  return {small_config(6, 2, 32, 96, 160, true), small_config(9, 3, 64, 200, 333, false),
+          small_config(4, 4, 32, 70, 50, false), small_config(5, 1, 128, 130, 96, true),
+          small_config(6, 3, 20, 90, 77, true)};
+}
+
+class KeepingSink final : public TensorSink {
+ public:
+  void take(const TensorId& id, const TensorView& view) override {
+    order.push_back(id);
+    if (!tensors.emplace(TensorKey{step, id}, Tensor::copy_of(view)).second) {
+      throw std::logic_error(tensor_name(id) + " was handed out twice in one step");
+    }
+  }
+  const Tensor& at(int of_step, Op op, int layer = kNoLayer) const { return tensors.at({of_step, {op, layer}}); }
+
+  int step = 0;
+  std::vector<TensorId> order;
+  std::map<TensorKey, Tensor> tensors;
+};
+
+// Steps of the given lengths over random tokens; pads are token 0.
+inline std::vector<Step> random_steps(const ModelConfig& config, const std::vector<std::int64_t>& lengths,
+                                      const std::vector<std::int64_t>& left_padding, std::uint64_t seed) {
+  std::int64_t total = 0;
+  for (std::int64_t length : lengths) total += length;
+  std::vector<std::vector<std::int32_t>> tokens;  // the same sequence however it is cut
+  for (std::size_t b = 0; b < left_padding.size(); ++b) {
+    Random random(seed + 1000 * b);
+    std::vector<std::int32_t> sequence(static_cast<std::size_t>(left_padding[b]), 0);
+    while (static_cast<std::int64_t>(sequence.size()) < total) {
+      sequence.push_back(static_cast<std::int32_t>(random.bits() % static_cast<std::uint64_t>(config.vocab)));
+    }
+    tokens.push_back(sequence);
+  }
+  std::vector<Step> steps;
+  std::int64_t past = 0;
+  for (std::int64_t length : lengths) {
+    Step step;
+    step.index = static_cast<int>(steps.size());
+    step.phase = length == 1 && past > 0 ? Phase::kDecode : Phase::kPrefill;
+    step.past_length = past;
+    step.left_padding = left_padding;
+    for (const auto& sequence : tokens) {
+      step.tokens.emplace_back(sequence.begin() + past, sequence.begin() + past + length);
+    }
+    set_default_positions(step);
+    steps.push_back(step);
+    past += length;
+  }
+  return steps;
+}
+
+inline SessionOptions session_options(const std::vector<Step>& steps, Poison poison = Poison::kNaN,
+                                      std::int64_t spare = 0) {
+  SessionOptions options;
+  options.batch = steps.front().batch();
+  options.capacity = steps.back().valid_length() + spare;
+  options.left_padding = steps.front().left_padding;
+  options.poison = poison;
+  return options;
+}
+
+inline KeepingSink run_all(Engine& engine, const std::vector<Step>& steps, Poison poison = Poison::kNaN,
+                           std::int64_t spare = 0) {
+  const std::unique_ptr<Session> session = engine.open(session_options(steps, poison, spare));
+  KeepingSink sink;
+  for (const Step& step : steps) {
+    sink.step = step.index;
+    session->run_step(step, &sink);
+  }
+  return sink;
+}
+
+}  // namespace qdiff::optimized::cpu::testing
