@@ -1,0 +1,237 @@
+// The reference as a candidate: the rows of the table one after the other, each through evaluate_row(), each rounded as
+// declared and then handed out. It goes on with exactly the tensors that it hands out.
+#include <algorithm>
+#include <map>
+#include <stdexcept>
+
+#include "harness/contract/error.h"
+#include "reference/evaluation.h"
+#include "reference/reference.h"
+
+namespace qdiff::reference {
+namespace {
+
+using enum Op;
+
+// The type in which a row's output is kept. Rows that an engine need not materialise are kept as they come out of the
+// arithmetic, or of their own last rounding point where that is declared.
+DType kept_as(Op op, const Precision& precision) {
+  auto point_or = [&](RoundingPoint point, DType otherwise) {
+    const auto declared = precision.points.find(point);
+    return declared == precision.points.end() ? otherwise : declared->second;
+  };
+  switch (op) {
+    case kQProjMatmul:
+    case kKProjMatmul:
+    case kVProjMatmul:
+      return point_or(RoundingPoint::kMatmulBeforeBias, precision.accumulate);
+    case kScores:
+      return point_or(RoundingPoint::kAttentionScaledScores, precision.accumulate);
+    case kProbs:
+      return point_or(RoundingPoint::kAttentionProbs, precision.accumulate);
+    case kKCache:
+    case kVCache:
+      return point_or(RoundingPoint::kKvCache, precision.activations);
+    default:
+      return precision.activations;
+  }
+}
+
+// What a session shares with the engine that opened it.
+struct Machine {
+  WeightStore weights;
+  Precision precision;
+  Rounding rounding;
+  std::optional<Variant> planted;
+  std::optional<int> planted_layer;
+  std::int64_t planted_executions = 0;
+
+  Machine(const WeightSource& source, const Precision& p)
+      : weights(source), precision(p), rounding(Rounding::emulated(p)) {}
+};
+
+class TorchSession : public Session {
+ public:
+  TorchSession(Machine& machine, SessionOptions options)
+      : machine_(machine),
+        options_(std::move(options)),
+        variant_(machine.planted),
+        variant_layer_(machine.planted_layer),
+        caches_(static_cast<std::size_t>(config().num_layers)) {}
+
+  TensorView run_embedding(const Step& step, TensorSink* sink) override {
+    check(step);
+    std::map<Op, at::Tensor> here;
+    return run_rows(Scope::kBeforeLayers, kNoLayer, step, here, at::Tensor(), sink);
+  }
+
+  TensorView run_layer(int layer, const Step& step, const TensorView& input, TensorSink* sink) override {
+    check(step);
+    if (layer < 0 || layer >= config().num_layers) {
+      throw InputError("the reference has layers 0.." + std::to_string(config().num_layers - 1) + ", not " +
+                       std::to_string(layer));
+    }
+    const at::Tensor residual = residual_stream(step, input);
+    LayerCache& cache = caches_[static_cast<std::size_t>(layer)];
+    const std::int64_t held = cache.keys.defined() ? cache.keys.size(1) : 0;
+    if (held != step.past_length) {
+      throw InputError("step " + std::to_string(step.index) + " follows " + std::to_string(step.past_length) +
+                       " slots, but layer " + std::to_string(layer) + " holds " + std::to_string(held) +
+                       "; run the steps of a layer in order");
+    }
+    std::map<Op, at::Tensor> here;
+    const TensorView output = run_rows(Scope::kLayer, layer, step, here, residual, sink);
+    cache = {here.at(kKCache), here.at(kVCache)};
+    return output;
+  }
+
+  TensorView run_head(const Step& step, const TensorView& input, TensorSink* sink) override {
+    check(step);
+    std::map<Op, at::Tensor> here;
+    return run_rows(Scope::kAfterLayers, kNoLayer, step, here, residual_stream(step, input), sink);
+  }
+
+  TensorView run_step(const Step& step, TensorSink* sink) override {
+    TensorView residual = run_embedding(step, sink);
+    for (int layer = 0; layer < config().num_layers; ++layer) residual = run_layer(layer, step, residual, sink);
+    return run_head(step, residual, sink);
+  }
+
+ private:
+  struct LayerCache {
+    at::Tensor keys, values;  // [B, S, K, d]
+  };
+
+  const ModelConfig& config() const { return machine_.weights.config(); }
+
+  void check(const Step& step) const {
+    auto refuse = [&](const std::string& what) { throw InputError("step " + std::to_string(step.index) + " " + what); };
+    if (step.batch() != options_.batch || step.num_tokens() < 1) {
+      refuse("has shape [" + std::to_string(step.batch()) + ", " + std::to_string(step.num_tokens()) +
+             "]; the session was opened for " + std::to_string(options_.batch) + " rows");
+    }
+    if (static_cast<std::int64_t>(step.left_padding.size()) != step.batch() ||
+        step.positions.size() != step.tokens.size()) {
+      refuse("needs left_padding and positions for each of its rows");
+    }
+    if (options_.capacity > 0 && step.valid_length() > options_.capacity) {
+      refuse("needs " + std::to_string(step.valid_length()) + " cache slots; the session has " +
+             std::to_string(options_.capacity));
+    }
+    for (const auto& row : step.tokens) {
+      for (std::int32_t token : row) {
+        if (token < 0 || token >= config().vocab) {
+          refuse("has token " + std::to_string(token) + "; the vocabulary ends before " +
+                 std::to_string(config().vocab));
+        }
+      }
+    }
+  }
+
+  at::Tensor residual_stream(const Step& step, const TensorView& input) const {
+    const Shape wanted = {step.batch(), step.num_tokens(), config().hidden};
+    if (input.shape != wanted) {
+      throw InputError("step " + std::to_string(step.index) + ": the residual stream has shape " +
+                       to_string(input.shape) + " instead of " + to_string(wanted));
+    }
+    // A copy: the view may be of handed_out_, which the first row replaces.
+    return widen(input, machine_.rounding.compute()).clone();
+  }
+
+  std::vector<at::Tensor> inputs_of(Op op, int layer, const std::map<Op, at::Tensor>& here,
+                                    const at::Tensor& residual) const {
+    std::vector<at::Tensor> inputs;
+    for (const Input& input : row(op).inputs) {
+      if (input.from == From::kResidual) {
+        inputs.push_back(residual);
+      } else if (input.from == From::kPreviousStep) {
+        const LayerCache& cache = caches_[static_cast<std::size_t>(layer)];
+        inputs.push_back(op == kKCache ? cache.keys : cache.values);
+      } else {
+        inputs.push_back(here.at(input.op));
+      }
+    }
+    return inputs;
+  }
+
+  // `here` receives what later rows take; the view is of the last row's tensor.
+  TensorView run_rows(Scope scope, int layer, const Step& step, std::map<Op, at::Tensor>& here,
+                      const at::Tensor& residual, TensorSink* sink) {
+    const bool planted = variant_ && (!variant_layer_ || *variant_layer_ == layer);
+    const Setting setting = {
+        machine_.weights, machine_.precision, machine_.rounding, step, layer, 1, planted ? &*variant_ : nullptr};
+    TensorView view;
+    for (const OperationRow& operation : kOperationTable) {
+      if (operation.scope != scope) continue;
+      const Op op = operation.op;
+      if (planted && setting.parameters(op) != right_parameters(config())) ++machine_.planted_executions;
+      const at::Tensor value = evaluate_row(op, inputs_of(op, layer, here, residual), setting);
+      const DType kept = kept_as(op, machine_.precision);
+      const at::Tensor rounded = round_to(kept, value);
+      here[op] = machine_.precision.taken_as.contains(op) ? machine_.rounding.taken(op, value) : rounded;
+      handed_out_ = rounded.to(scalar_type(kept)).contiguous();
+      view = {handed_out_.const_data_ptr(), kept, handed_out_.sizes().vec(), {}, nullptr};
+      if (sink != nullptr) sink->take({op, layer}, view);
+    }
+    return view;
+  }
+
+  Machine& machine_;
+  SessionOptions options_;
+  std::optional<Variant> variant_;
+  std::optional<int> variant_layer_;
+  std::vector<LayerCache> caches_;  // by layer; grown by each step, so that no slot is ever unwritten
+  at::Tensor handed_out_;
+};
+
+class TorchEngine : public Engine {
+ public:
+  TorchEngine(const WeightSource& weights, const Precision& precision) : machine_(weights, precision) {}
+
+  std::string name() const override { return "reference"; }
+  Device device() const override { return {}; }
+  const Precision& precision() const override { return machine_.precision; }
+
+  std::unique_ptr<Session> open(const SessionOptions& options) override {
+    if (options.batch < 1)
+      throw InputError("a session needs at least one row; batch is " + std::to_string(options.batch));
+    return std::make_unique<TorchSession>(machine_, options);
+  }
+
+  std::vector<std::string> plantable_faults() const override {
+    std::vector<std::string> ids;
+    for (const VariantFacts& facts : catalogue_facts()) ids.push_back(facts.id);
+    return ids;
+  }
+
+  void plant(const Fault& fault) override {
+    const Variant variant = {fault.id, fault.value};
+    try {
+      const Step any_step;
+      for (Op op : find_fault(variant).facts.ops) {
+        parameters_at({.op = op, .layer = kNoLayer, .step = any_step, .config = machine_.weights.config()}, &variant);
+      }
+    } catch (const std::invalid_argument& error) {
+      throw InputError(error.what());
+    }
+    if (fault.layer && (*fault.layer < 0 || *fault.layer >= machine_.weights.config().num_layers)) {
+      throw InputError("fault " + fault.id + ": the model has no layer " + std::to_string(*fault.layer));
+    }
+    machine_.planted = variant;
+    machine_.planted_layer = fault.layer;
+  }
+
+  std::int64_t planted_executions() const override { return machine_.planted_executions; }
+
+ private:
+  Machine machine_;
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> make_engine(const WeightSource& weights, const Precision& precision, const Options& options) {
+  if (options.num_threads > 0) at::set_num_threads(options.num_threads);
+  return std::make_unique<TorchEngine>(weights, precision);
+}
+
+}  // namespace qdiff::reference
