@@ -1,0 +1,137 @@
+"""Checks reports that report_samples writes: JSON against the schemas, JUnit as XML, and the schemas for strictness.
+
+Usage: check_reports.py REPORT_SAMPLES SCHEMA_FOLDER
+"""
+import copy
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree
+
+try:
+    import jsonschema
+except ImportError:
+    print("skipped: Python has no module jsonschema")
+    sys.exit(77)
+
+# A value of no field's type: wherever it replaces another, the document must become invalid.
+MISFIT = {"not": "a value of any field"}
+
+
+def places(document, path=()):
+    """Every member of every object, as a path."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            yield path + (key,)
+            yield from places(value, path + (key,))
+    elif isinstance(document, list):
+        for index, value in enumerate(document):
+            yield from places(value, path + (index,))
+
+
+def changed(document, path, change):
+    result = copy.deepcopy(document)
+    parent = result
+    for part in path[:-1]:
+        parent = parent[part]
+    change(parent, path[-1])
+    return result
+
+
+def strictness_failures(validator, document, name):
+    def remove(parent, key):
+        del parent[key]
+
+    def mistype(parent, key):
+        parent[key] = MISFIT
+
+    def add(parent, key):
+        parent[key + "_unknown"] = 1
+
+    def is_worth_trying(path):
+        if "points" in path[:-1]:  # names of rounding points are data, not fields
+            return False
+        # Hypotheses are alike; the third has a finding, the ninth blind variants.
+        return path[0] != "hypotheses" or len(path) < 2 or path[1] in (2, 8)
+
+    paths = [path for path in places(document) if is_worth_trying(path)]
+    for path in paths:
+        for change in (remove, mistype, add):
+            if validator.is_valid(changed(document, path, change)):
+                yield f"{name}: valid though {change.__name__} was done at {'/'.join(map(str, path))}"
+
+
+def check_junit(path, report):
+    root = xml.etree.ElementTree.parse(path).getroot()
+    cases = root.findall("./testsuite/testcase")
+    for attribute, element in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        if int(root.get(attribute)) != len(root.findall(f".//{element}")):
+            yield f"{path}: {attribute} is not the number of its elements"
+    if int(root.get("tests")) != len(cases) or len(cases) != 11 + len(report["cases"]):
+        yield f"{path}: {len(cases)} test cases for {len(report['cases'])} cases and ten hypotheses"
+    green = not root.findall(".//failure") and not root.findall(".//error")
+    if green != (report["verdict"] == "match"):
+        yield f"{path}: green is {green}, but the verdict {report['verdict']}"
+
+
+def check(folder, validators):
+    for run in sorted(folder.iterdir()):
+        report = json.loads((run / "report.json").read_text())
+        for error in validators["report"].iter_errors(report):
+            yield f"{run.name}/report.json: {error.json_path}: {error.message[:200]}"
+        files = sorted(path.name for path in (run / "hypotheses").iterdir())
+        if files != [f"H{number:02}.json" for number in range(1, 11)]:
+            yield f"{run.name}: hypotheses are {files}"
+        for path, inside in zip(sorted((run / "hypotheses").iterdir()), report["hypotheses"]):
+            hypothesis = json.loads(path.read_text())
+            for error in validators["hypothesis"].iter_errors(hypothesis):
+                yield f"{run.name}/{path.name}: {error.json_path}: {error.message[:200]}"
+            if hypothesis != inside:
+                yield f"{run.name}/{path.name}: differs from its entry in report.json"
+        yield from check_junit(run / "junit.xml", report)
+        # One small report of each shape is enough to try every field of the schemas.
+        if run.name in ("ties", "inconclusive"):
+            yield from strictness_failures(validators["report"], report, run.name)
+    first = next(h for h in report_of(folder, "ties")["hypotheses"] if h["first_divergence"])
+    yield from strictness_failures(validators["hypothesis"], first, "hypothesis")
+    yield from contradictions(validators["report"], folder)
+
+
+def report_of(folder, name):
+    return json.loads((folder / name / "report.json").read_text())
+
+
+def contradictions(validator, folder):
+    """Reports whose fields are well typed but say things that cannot be true together."""
+    match, diverged = report_of(folder, "match"), report_of(folder, "diverged")
+    for name, document, fields in (
+        ("a match with findings", match, {"findings": diverged["findings"]}),
+        ("a match that compared nothing", match, {"coverage": {**match["coverage"], "tensors_compared": 0}}),
+        ("a divergence without findings", diverged, {"findings": []}),
+        ("a divergence without a first one", diverged, {"first_divergence": None}),
+        ("nine hypotheses", match, {"hypotheses": match["hypotheses"][1:]}),
+        ("NaN spelt otherwise", match, {"seconds": "nan"}),
+    ):
+        if validator.is_valid({**document, **fields}):
+            yield f"the schema accepts {name}"
+
+
+def main():
+    program, schemas = sys.argv[1:]
+    validators = {}
+    for kind in ("report", "hypothesis"):
+        schema = json.loads((pathlib.Path(schemas) / f"{kind}.schema.json").read_text())
+        jsonschema.Draft202012Validator.check_schema(schema)
+        validators[kind] = jsonschema.Draft202012Validator(schema)
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([program, folder], check=True)
+        failures = list(check(pathlib.Path(folder), validators))
+    for failure in failures:
+        print(failure)
+    print(f"{len(failures)} failures")
+    sys.exit(1 if failures else 0)
+
+
+main()

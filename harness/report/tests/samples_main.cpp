@@ -1,0 +1,17 @@
+// Writes the reports of every imagined run into folders of their own, for check_reports.py.
+#include <cstdio>
+#include <filesystem>
+
+#include "harness/report/report.h"
+#include "harness/report/tests/results.h"
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
+    return 2;
+  }
+  for (const auto& [name, result] : qdiff::report::tests::all()) {
+    qdiff::report::write_reports(result, std::filesystem::path(argv[1]) / name);
+  }
+  return 0;
+}

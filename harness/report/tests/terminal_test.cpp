@@ -1,0 +1,149 @@
+#include <algorithm>
+#include <sstream>
+
+#include "cmake/catch2.h"
+#include "harness/report/report.h"
+#include "harness/report/tests/results.h"
+#include "harness/report/text.h"
+
+namespace qdiff::report {
+namespace {
+
+TerminalOptions plain(int width = 100) { return {.color = false, .width = width, .reports = "qdiff-report"}; }
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+std::size_t count_of(const std::string& text, const std::string& part) {
+  std::size_t count = 0;
+  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
+  return count;
+}
+
+TEST_CASE("a match fits a glance and says how much room it had", "[report]") {
+  const std::string text = format_terminal(tests::match(), plain());
+  CHECK(lines_of(text).size() <= 20);
+  CHECK_THAT(text, StartsWith("MATCH  cpu engine in bfloat16 on synthetic:toy-15x5,profile=qwen, 2 cases, 3.2 s\n"));
+  CHECK_THAT(text, ContainsSubstring("1404 tensors"));
+  CHECK_THAT(text, ContainsSubstring("worst_slice_rms at 0.812 of its bound"));
+  CHECK_THAT(text, ContainsSubstring("blind     H09, H10"));
+  CHECK_THAT(text, ContainsSubstring("reports   qdiff-report\n"));
+  CHECK(text.find("first at") == std::string::npos);
+}
+
+TEST_CASE("a divergence: where, what, why and the command, before anything else", "[report]") {
+  const std::string text = format_terminal(tests::diverged(), plain());
+  CHECK(lines_of(text).size() <= 30);
+  const std::vector<std::string> in_order = {
+      "DIVERGED",
+      "planted   H05.modulo, which ran 1234 times",
+      "first at  model.layers.0.self_attn.attn_output\n",
+      "case H05-gqa, step 0 (prefill), layer 0, lockstep",
+      "[0, 3, 97]  actual -0.51953125  expected 0.23828125\n",
+      "heads 1, 2 and 4 of 15",
+      "H05.modulo (confirmed), in layers 0-2, in prefill and decode",
+      "repeat    qdiff run cases/H05-gqa.json --mode lockstep --layers 0 --steps 0\n",
+      "2 more wrong tensors",
+      "H01  KV cache",
+      "H05  GQA head mapping                  confirmed      H05.modulo",
+      "1404 tensors",
+      "another next token than the reference's at 22 of 25 positions"};
+  std::size_t at = 0;
+  for (const std::string& part : in_order) {
+    INFO(part);
+    const std::size_t found = text.find(part, at);
+    CHECK(found != std::string::npos);
+    if (found != std::string::npos) at = found;
+  }
+}
+
+TEST_CASE("a fitted value, its right one, a span and a tie", "[report]") {
+  const std::string text = format_terminal(tests::ties(), plain());
+  CHECK_THAT(text, ContainsSubstring("H03.theta (consistent), with 10000 where 1e+06 is right, in layer 1, in decode"));
+  CHECK_THAT(text, ContainsSubstring("or else   H06.missing_q, X.layer_repeated"));
+  CHECK_THAT(text, ContainsSubstring("span      model.layers.1.input_layernorm to model.layers.1.self_attn.q_rope"));
+}
+
+TEST_CASE("what was not judged is named with its reason", "[report]") {
+  const std::string text = format_terminal(tests::inconclusive(), plain(300));
+  CHECK_THAT(text, StartsWith("INCONCLUSIVE"));
+  CHECK_THAT(text, ContainsSubstring("because   model.layers.1.mlp.act: rms is 1.1 times its bound"));
+  CHECK_THAT(text, ContainsSubstring("never handed out: self_attn.scores in 2 layers, self_attn.probs in 2 layers"));
+  CHECK_THAT(text,
+             ContainsSubstring("2 because its recorded input model.norm holds NaN; the cause is upstream, 1 bec"));
+}
+
+TEST_CASE("an unexplained divergence says so, and counts the precision findings", "[report]") {
+  const std::string text = format_terminal(tests::unexplained(), plain());
+  CHECK_THAT(text, ContainsSubstring("first at  lm_head\n"));
+  CHECK_THAT(text, ContainsSubstring("unexplained: no catalogued bug reproduces it"));
+  CHECK_THAT(text, ContainsSubstring("1 of all 2 by an undeclared rounding"));
+  CHECK(text.find("element") == std::string::npos);  // shapes differ: no element is the worst
+}
+
+TEST_CASE("an empty run is shown as inconclusive", "[report]") {
+  const std::string text = format_terminal(tests::empty(), plain());
+  CHECK_THAT(text, StartsWith("INCONCLUSIVE"));
+  CHECK_THAT(text, ContainsSubstring("nothing was compared"));
+  CHECK_THAT(text, ContainsSubstring("0 tensors"));
+}
+
+TEST_CASE("no escape sequence without colour, and only our own with it", "[report]") {
+  for (const auto& [name, result] : tests::all()) {
+    INFO(name);
+    const std::string without = format_terminal(result, plain());
+    const bool harmless = std::all_of(without.begin(), without.end(), [](char c) {
+      return c == '\n' || (static_cast<unsigned char>(c) >= ' ' && static_cast<unsigned char>(c) != 0x7F);
+    });
+    CHECK(harmless);
+    CHECK(without.find("\xE2\x80\xAE") == std::string::npos);  // U+202E, right-to-left override
+    CHECK(without.find("\xC2\x9B") == std::string::npos);      // U+009B, the one-character form of ESC [
+
+    TerminalOptions options = plain();
+    options.color = true;
+    const std::string with = format_terminal(result, options);
+    std::string stripped = with;
+    std::size_t opened = 0;
+    for (const char* code : {"\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"}) {
+      for (std::size_t at = stripped.find(code); at != std::string::npos; at = stripped.find(code)) {
+        stripped.erase(at, std::string(code).size());
+        ++opened;
+      }
+    }
+    CHECK(stripped == without);
+    CHECK(opened == 2 * count_of(with, "\x1b[0m"));
+  }
+}
+
+TEST_CASE("lines keep to the width, but for what is copied or searched for", "[report]") {
+  for (int width : {60, 80, 120}) {
+    for (const std::string& line : lines_of(format_terminal(tests::diverged(), plain(width)))) {
+      INFO(line);
+      const std::string label = line.substr(0, 10);
+      const bool whole =
+          label == "DIVERGED  " || label == "  first at" || label == "  element " || label == "  repeat  ";
+      CHECK((whole || display_width(line) <= static_cast<std::size_t>(width)));
+    }
+    const std::string narrow = format_terminal(tests::diverged(), plain(width));
+    CHECK_THAT(narrow, ContainsSubstring(tests::diverged().findings[0].command + "\n"));
+  }
+  CHECK_FALSE(format_terminal(tests::diverged(), plain(0)).empty());
+}
+
+TEST_CASE("text is cut, padded and wrapped by characters, not bytes", "[report]") {
+  CHECK(cut_to("naïveté", 7) == "naïveté");
+  CHECK(cut_to("naïveté", 4) == "naï…");
+  CHECK(cut_to("abc", 0).empty());
+  CHECK(padded_to("ï", 3) == "ï  ");
+  CHECK(wrapped("one two three", 7, "> ") == "one two\n> three");
+  CHECK(wrapped("unbreakable-word x", 5, "") == "unbreakable-word\nx");
+  CHECK(terminal_text("a\x1b[31mb\nc\td\x7F\xC2\x9B"
+                      "e\xFF") == "a[31mb c de\xEF\xBF\xBD");
+}
+
+}  // namespace
+}  // namespace qdiff::report
