@@ -25,6 +25,7 @@ ROOMS = {
     "harness/diagnose": COMPARING + ["harness/trace"],  # it judges recordings, which are traces in memory
     "harness/cli": COMPARING + ["harness/model", "harness/trace", "harness/cases", "harness/report", "harness/diagnose",
                                 "reference", "optimized"],
+    "harness/calibration": COMPARING + ["harness/model", "reference"],  # a program: measures the judge's bounds
     "reference": ["harness/contract"],
     "optimized": ["harness/contract"],
     "cmake": [],

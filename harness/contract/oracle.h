@@ -33,9 +33,9 @@ struct Variant {
 
 struct VariantFacts {
   std::string id;
-  std::string what;     // one line: what such an engine computes
-  std::string source;   // where this bug really happened, or the derivation
-  std::vector<Op> ops;  // the rows whose value it changes by itself
+  std::string what;        // one line: what such an engine computes
+  std::string source;      // where this bug really happened, or the derivation
+  std::vector<Op> ops;     // the rows whose value it changes by itself
   std::string shows_when;  // what an input must have to show it: "1 < K < H"
 };
 
