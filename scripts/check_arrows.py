@@ -37,7 +37,7 @@ LIBRARIES = {
     "c10/": ["reference"],
     "torch/": ["reference"],
     "nlohmann/": ["harness/formats", "harness/model", "harness/trace", "harness/cases", "harness/report", "harness/cli"],
-    "CLI/": ["harness/cli"],
+    "CLI/": ["harness/cli", "harness/calibration"],
     "cuda": ["optimized/cuda"],
 }
 
