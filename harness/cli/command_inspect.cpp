@@ -1,0 +1,140 @@
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+
+#include "harness/cases/case.h"
+#include "harness/cli/commands.h"
+#include "harness/cli/text.h"
+#include "harness/model/describe.h"
+#include "harness/model/model.h"
+#include "harness/trace/trace_reader.h"
+
+namespace qdiff::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Everything that is printed here comes from files, so every line goes through one_line().
+void print(const std::string& text) { std::printf("%s\n", one_line(text).c_str()); }
+void print(const char* label, const std::string& text) { std::printf("  %-12s %s\n", label, one_line(text).c_str()); }
+
+std::string plural(std::size_t count, const std::string& what) {
+  return std::to_string(count) + ' ' + what + (count == 1 ? "" : "s");
+}
+
+std::string padding_text(const std::vector<std::int64_t>& padding) {
+  std::string text;
+  for (std::int64_t pads : padding) text += (text.empty() ? "" : ", ") + std::to_string(pads);
+  return text;
+}
+
+std::string step_text(const Step& step) {
+  return std::string(name(step.phase)) + ", " + std::to_string(step.batch()) + " x " +
+         plural(static_cast<std::size_t>(step.num_tokens()), "token") + " after " + std::to_string(step.past_length);
+}
+
+void inspect_model(const std::string& spec) { std::fputs(model::describe(*model::open_model(spec)).c_str(), stdout); }
+
+void inspect_case(const cases::Case& test_case) {
+  print("case " + test_case.id + ": " + test_case.title);
+  print("hypothesis", test_case.hypothesis.value_or("none: an end-to-end case"));
+  print("stresses", test_case.stresses);
+  print("model", test_case.model + " (unless --model names another)");
+  print("batch", plural(static_cast<std::size_t>(test_case.batch), "row") + ", left padding " +
+                     padding_text(test_case.left_padding));
+  print("cache", std::to_string(test_case.capacity) + " slots, " + std::to_string(test_case.length()) + " used");
+  print("seed", std::to_string(test_case.seed));
+  for (std::size_t i = 0; i < test_case.steps.size(); ++i) {
+    const cases::CaseStep& step = test_case.steps[i];
+    print(("step " + std::to_string(i)).c_str(), std::string(name(step.phase)) + ", " +
+                                                     plural(static_cast<std::size_t>(step.num_tokens), "token") +
+                                                     " a row" + (step.tokens.empty() ? " from the seed" : ", given") +
+                                                     (step.positions.empty() ? "" : ", positions given"));
+  }
+}
+
+std::string precision_text(const trace::Manifest& manifest) {
+  const Precision& precision = manifest.precision;
+  std::string text = "weights " + std::string(name(precision.weights)) + ", activations " +
+                     std::string(name(precision.activations)) + ", accumulate " +
+                     std::string(name(precision.accumulate));
+  for (const auto& [point, dtype] : precision.points) {
+    text += ", " + std::string(name(point)) + ' ' + std::string(name(dtype));
+  }
+  for (const auto& [op, dtype] : precision.taken_as) {
+    text += ", " + std::string(row(op).name) + " taken as " + std::string(name(dtype));
+  }
+  if (manifest.quantized_activations) text += ", activations quantized as " + *manifest.quantized_activations;
+  return text;
+}
+
+std::string config_text(const trace::DeclaredConfig& config) {
+  std::string text;
+  const auto add = [&](const char* key, const std::optional<std::int64_t>& value) {
+    text += std::string(text.empty() ? "" : " ") + key + '=' + (value ? std::to_string(*value) : "?");
+  };
+  const auto add_number = [&](const char* key, const std::optional<double>& value) {
+    char number[40] = "?";
+    if (value) std::snprintf(number, sizeof number, "%g", *value);
+    text += std::string(" ") + key + '=' + number;
+  };
+  add("D", config.hidden);
+  add("L", config.num_layers);
+  add("H", config.num_q_heads);
+  add("K", config.num_kv_heads);
+  add("d", config.head_dim);
+  add("I", config.intermediate);
+  add("V", config.vocab);
+  add_number("eps", config.rms_norm_eps);
+  add_number("theta", config.rope_theta);
+  return "qwen2 " + text;
+}
+
+void inspect_trace(const fs::path& path) {
+  const auto trace = trace::read_trace(path);
+  const trace::Manifest& manifest = trace->manifest();
+  trace::check_shapes(*trace, manifest.config);
+  std::vector<std::size_t> tensors(manifest.steps.size());
+  for (const TensorKey& key : trace->keys()) ++tensors[static_cast<std::size_t>(key.step)];
+  print("trace " + path.string());
+  print("engine", manifest.engine.name + ' ' + manifest.engine.version + " on " + manifest.engine.device);
+  print("compute", precision_text(manifest));
+  print("config", config_text(manifest.config));
+  print("padding", padding_text(manifest.steps.front().left_padding));
+  for (std::size_t i = 0; i < manifest.steps.size(); ++i) {
+    print(("step " + std::to_string(i)).c_str(),
+          step_text(manifest.steps[i]) + ", " + plural(tensors[i], "tensor") + " in " + manifest.files[i]);
+  }
+  print("in all", plural(trace->keys().size(), "tensor") + ", " + bytes_text(trace->bytes()));
+  for (const std::string& note : manifest.notes) print("note", note);
+  for (const trace::Trace::Unknown& unknown : trace->unknown()) {
+    print("note", "step " + std::to_string(unknown.step) + " holds " + unknown.name +
+                      ", which is no tensor of the table and is never compared");
+  }
+}
+
+void inspect_directory(const std::string& path) {
+  std::error_code ignored;
+  if (fs::exists(fs::path(path) / trace::kManifestName, ignored)) return inspect_trace(path);
+  if (fs::exists(fs::path(path) / "config.json", ignored)) return inspect_model(path);
+  throw InputError(path + ": neither a trace (no manifest.json) nor a model (no config.json) is in that folder");
+}
+
+}  // namespace
+
+ExitStatus inspect_command(const InspectArguments& arguments) {
+  const std::string& path = arguments.path;
+  std::error_code ignored;
+  if (path.starts_with("synthetic:") || path.ends_with(".gguf")) {
+    inspect_model(path);
+  } else if (fs::is_directory(path, ignored)) {
+    inspect_directory(path);
+  } else if (path.ends_with(".safetensors")) {
+    throw InputError(path + ": give the folder that holds this file, with its config.json or manifest.json");
+  } else {
+    inspect_case(cases::load_case(path));
+  }
+  return ExitStatus::kMatch;
+}
+
+}  // namespace qdiff::cli

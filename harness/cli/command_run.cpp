@@ -1,0 +1,217 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <system_error>
+#include <vector>
+
+#include "harness/cases/case.h"
+#include "harness/cli/commands.h"
+#include "harness/cli/engines.h"
+#include "harness/cli/memory.h"
+#include "harness/cli/progress.h"
+#include "harness/cli/terminal.h"
+#include "harness/cli/text.h"
+#include "harness/diagnose/run.h"
+#include "harness/model/model.h"
+#include "harness/report/report.h"
+#include "reference/reference.h"
+
+namespace qdiff::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The cases that share a model.
+struct Group {
+  std::string spec;
+  std::unique_ptr<WeightSource> model;
+  DType dtype = DType::kBF16;
+  std::optional<std::set<int>> layers;
+  std::vector<diagnose::CaseInput> cases;
+};
+
+std::vector<cases::Case> load_cases(const RunArguments& arguments) {
+  std::vector<cases::Case> loaded;
+  for (const std::string& name : arguments.cases) loaded.push_back(cases::load_case(name));
+  if (arguments.cases.empty()) loaded = cases::embedded_suite();
+  for (std::size_t i = 0; i < loaded.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      if (loaded[i].id != loaded[j].id) continue;
+      throw InputError("two cases have the id " + loaded[i].id + " (" + loaded[j].argument + " and " +
+                       loaded[i].argument + "); name one of them, or change an id");
+    }
+  }
+  return loaded;
+}
+
+diagnose::CaseInput input_of(const cases::Case& test_case, const ModelConfig& config) {
+  return {.id = test_case.id,
+          .title = test_case.title,
+          .hypothesis = test_case.hypothesis,
+          .argument = shell_quote(test_case.argument),
+          .seed = test_case.seed,
+          .capacity = test_case.capacity,
+          .steps = cases::make_steps(test_case, config)};
+}
+
+// In the order in which the models come first.
+std::vector<Group> group_by_model(const std::vector<cases::Case>& loaded, const RunArguments& arguments) {
+  std::vector<Group> groups;
+  for (const cases::Case& test_case : loaded) {
+    const std::string& spec = arguments.model ? *arguments.model : test_case.model;
+    auto group = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.spec == spec; });
+    if (group == groups.end()) {
+      group = groups.emplace(groups.end());
+      group->spec = spec;
+      group->model = model::open_model(spec);
+      group->dtype = arguments.dtype.value_or(group->model->config().dtype);
+    }
+    group->cases.push_back(input_of(test_case, group->model->config()));
+  }
+  return groups;
+}
+
+// Each model judges those of the layers that it has; a layer that none has is a mistake.
+void select_layers(std::vector<Group>& groups, const NumberRanges& wanted) {
+  std::int64_t most_layers = 0;
+  for (Group& group : groups) {
+    const std::int64_t num_layers = group.model->config().num_layers;
+    group.layers = wanted.below(num_layers);
+    most_layers = std::max(most_layers, num_layers);
+  }
+  if (wanted.largest() >= most_layers) {
+    throw InputError("--layers '" + wanted.text + "': there is no layer " + std::to_string(wanted.largest()) +
+                     "; the model's layers are 0 to " + std::to_string(most_layers - 1));
+  }
+  std::erase_if(groups, [](const Group& group) { return group.layers->empty(); });
+}
+
+// Cases without a wanted step are left out, by name.
+std::set<int> select_steps(std::vector<Group>& groups, const NumberRanges& wanted) {
+  std::set<int> steps;
+  std::string left_out;
+  for (Group& group : groups) {
+    std::erase_if(group.cases, [&](const diagnose::CaseInput& input) {
+      const std::set<int> here = wanted.below(static_cast<std::int64_t>(input.steps.size()));
+      steps.insert(here.begin(), here.end());
+      if (here.empty()) left_out += ' ' + input.id;
+      return here.empty();
+    });
+  }
+  std::erase_if(groups, [](const Group& group) { return group.cases.empty(); });
+  if (groups.empty()) {
+    throw CannotJudgeError("--steps '" + wanted.text + "' leaves nothing to compare: no case has such a step");
+  }
+  if (!left_out.empty()) std::fprintf(stderr, "qdiff: --steps leaves out:%s\n", one_line(left_out).c_str());
+  return steps;
+}
+
+// Says before hours of work that their result would have no place.
+void check_output_folder(const std::string& out) {
+  fs::path path = fs::absolute(out);
+  std::error_code error;
+  fs::file_status status = fs::status(path, error);
+  while (!fs::exists(status) && path.has_relative_path()) {
+    path = path.parent_path();
+    status = fs::status(path, error);
+  }
+  if (!fs::is_directory(status)) {
+    throw InputError("--out '" + out + "': " + path.string() +
+                     " is not a folder; choose another place for the reports");
+  }
+  if (::access(path.c_str(), W_OK | X_OK) != 0) {
+    throw InputError("--out '" + out + "': " + path.string() +
+                     " cannot be written: " + std::generic_category().message(errno));
+  }
+}
+
+MemoryPlan plan_group(const Group& group, const RunArguments& arguments) {
+  const std::uint64_t limit = memory_limit(arguments.common.max_memory);
+  std::vector<PlannedCase> planned;
+  for (const diagnose::CaseInput& input : group.cases) {
+    planned.push_back({.steps = input.steps,
+                       .capacity = input.capacity,
+                       .recordings = arguments.mode == diagnose::Mode::kBoth ? 2 : 1});
+  }
+  MemoryPlan plan = plan_run(group.model->config(), group.dtype, planned, limit);
+  check_memory(plan, limit, arguments.common.max_memory.has_value());
+  return plan;
+}
+
+compare::RunResult run_group(const Group& group, const RunArguments& arguments, const MemoryPlan& plan,
+                             const std::optional<std::set<int>>& steps, Progress& progress) {
+  const auto candidate = make_engine(arguments.backend, *group.model,
+                                     {.dtype = group.dtype,
+                                      .threads = arguments.common.threads,
+                                      .max_resident_bytes = plan.max_resident_bytes,
+                                      .inject = arguments.inject});
+  const reference::Options reference_options{.num_threads = arguments.common.threads.value_or(0)};
+  // Gold: everything in float64, but the weights are those that the candidate was given.
+  const Precision gold{.weights = candidate->precision().weights,
+                       .activations = DType::kF64,
+                       .accumulate = DType::kF64,
+                       .points = {},
+                       .taken_as = {}};
+  const auto reference_engine = reference::make_engine(*group.model, gold, reference_options);
+  const auto oracle = reference::make_oracle(*group.model, reference_options);
+  diagnose::RunOptions options;
+  options.mode = arguments.mode;
+  options.layers = group.layers;
+  options.steps = steps;
+  options.inject = arguments.inject;
+  options.repeat_arguments = repeat_arguments(arguments);
+  options.progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
+    progress.show(group.spec + ": " + what, done, total);
+  };
+  return diagnose::run_cases(group.cases, {*candidate, *reference_engine, *oracle, *group.model}, options);
+}
+
+ExitStatus status_of(compare::Verdict verdict) {
+  switch (verdict) {
+    case compare::Verdict::kMatch:
+      return ExitStatus::kMatch;
+    case compare::Verdict::kDiverged:
+      return ExitStatus::kDiverged;
+    case compare::Verdict::kInconclusive:
+      break;
+  }
+  return ExitStatus::kCannotJudge;
+}
+
+}  // namespace
+
+ExitStatus run_command(const RunArguments& arguments, const std::string& command) {
+  check_available(arguments.backend);
+  std::vector<Group> groups = group_by_model(load_cases(arguments), arguments);
+  if (arguments.layers) select_layers(groups, *arguments.layers);
+  const auto steps = arguments.steps ? std::optional(select_steps(groups, *arguments.steps)) : std::nullopt;
+  check_output_folder(arguments.out);
+  std::vector<MemoryPlan> plans;
+  for (const Group& group : groups) plans.push_back(plan_group(group, arguments));
+
+  Progress progress(arguments.common.quiet);
+  std::vector<compare::RunResult> results;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    results.push_back(run_group(groups[i], arguments, plans[i], steps, progress));
+  }
+  progress.clear();
+  compare::RunResult result = diagnose::merge(std::move(results));
+  result.command = command;
+  if (arguments.inject && result.planted_executions == 0 && result.verdict == compare::Verdict::kMatch) {
+    result.verdict = compare::Verdict::kInconclusive;
+    result.reason = "the planted fault " + to_string(*arguments.inject) +
+                    " never ran in a place where it differs from the right code; choose a case that runs it";
+  }
+  report::write_reports(result, arguments.out);
+  if (!arguments.common.quiet) {
+    const std::string text = report::format_terminal(
+        result, {.color = use_color(arguments.common.color), .width = output_columns(), .reports = arguments.out});
+    std::fwrite(text.data(), 1, text.size(), stdout);
+  }
+  return status_of(result.verdict);
+}
+
+}  // namespace qdiff::cli

@@ -1,0 +1,16 @@
+// The commands, one file each. Each returns the exit status, and throws InputError or CannotJudgeError where main()
+// turns the message into one line.
+#pragma once
+
+#include <string>
+
+#include "harness/cli/options.h"
+#include "harness/contract/error.h"
+
+namespace qdiff::cli {
+
+ExitStatus run_command(const RunArguments& arguments, const std::string& command);
+ExitStatus record_command(const RecordArguments& arguments);
+ExitStatus inspect_command(const InspectArguments& arguments);
+
+}  // namespace qdiff::cli

@@ -1,0 +1,27 @@
+// The engines that this program is built with, by the names of the command line.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "harness/cli/options.h"
+#include "harness/contract/engine.h"
+#include "harness/contract/weights.h"
+
+namespace qdiff::cli {
+
+// Throws CannotJudgeError where the engine is not built in or its device is missing.
+void check_available(EngineKind kind);
+
+struct EngineSettings {
+  DType dtype = DType::kBF16;
+  std::optional<int> threads;
+  std::int64_t max_resident_bytes = 0;  // 0: all weights stay in memory
+  std::optional<Fault> inject;
+};
+
+// `weights` must outlive the engine. Throws InputError where the fault is none of the engine's.
+std::unique_ptr<Engine> make_engine(EngineKind kind, const WeightSource& weights, const EngineSettings& settings);
+
+}  // namespace qdiff::cli

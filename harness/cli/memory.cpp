@@ -1,0 +1,164 @@
+#include "harness/cli/memory.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+
+#include "harness/cli/text.h"
+#include "harness/contract/error.h"
+#include "harness/contract/operation_table.h"
+
+namespace qdiff::cli {
+namespace {
+
+constexpr double kProgram = 300.0 * 1024 * 1024;  // LibTorch's libraries and its threads; measured 190 MiB
+
+double elements_of(const Shape& shape) {
+  double product = 1.0;
+  for (std::int64_t dimension : shape) product *= static_cast<double>(dimension);
+  return product;
+}
+
+double weights_of(Scope scope, const ModelConfig& config) {
+  double elements = 0.0;
+  for (const OperationRow& operation : kOperationTable) {
+    if (operation.scope != scope || (operation.op == Op::kLmHead && config.tie_word_embeddings)) continue;
+    for (std::size_t i = 0; i < operation.weights.size(); ++i) {
+      elements += elements_of(weight_shape(operation.op, i, config));
+    }
+  }
+  return elements;
+}
+
+struct StepSizes {
+  double layer = 0.0;    // elements of one layer's tensors
+  double outside = 0.0;  // elements of the tensors outside the layers
+  double largest = 0.0;  // elements of the largest tensor
+  double residual = 0.0;
+  double logits = 0.0;
+};
+
+StepSizes sizes_of(const Step& step, const ModelConfig& config) {
+  StepSizes sizes;
+  for (const OperationRow& operation : kOperationTable) {
+    // Scores and probabilities are what fused attention does not hold; the judge's own copies are counted as such.
+    const bool is_square = operation.op == Op::kScores || operation.op == Op::kProbs;
+    const double elements =
+        elements_of(output_shape(operation.op, config, step.batch(), step.num_tokens(), step.valid_length()));
+    sizes.largest = std::max(sizes.largest, elements);
+    if (is_square) continue;
+    (operation.scope == Scope::kLayer ? sizes.layer : sizes.outside) += elements;
+  }
+  sizes.residual = elements_of(output_shape(Op::kOutput, config, step.batch(), step.num_tokens(), 0));
+  sizes.logits = elements_of(output_shape(Op::kLmHead, config, step.batch(), step.num_tokens(), 0));
+  return sizes;
+}
+
+double cache_of(const PlannedCase& planned, const ModelConfig& config) {
+  return 2.0 * static_cast<double>(config.num_layers) * static_cast<double>(planned.steps.front().batch()) *
+         static_cast<double>(planned.capacity) * static_cast<double>(config.kv_width());
+}
+
+// The engine keeps all weights, or, where they do not fit beside the rest, one layer or a block of the vocabulary.
+void add_engine_weights(MemoryPlan& plan, const ModelConfig& config, DType dtype, std::uint64_t limit) {
+  const double bytes = static_cast<double>(size_of(dtype));
+  const double layer = weights_of(Scope::kLayer, config) * bytes;
+  const double all = layer * static_cast<double>(config.num_layers) +
+                     (weights_of(Scope::kBeforeLayers, config) + weights_of(Scope::kAfterLayers, config)) * bytes;
+  constexpr double kHeadBlock = 64.0 * 1024 * 1024;
+  const double streamed = layer + kHeadBlock;
+  if (plan.total() + all <= static_cast<double>(limit) || streamed >= all) {
+    plan.parts.push_back({"the engine's weights", all});
+    return;
+  }
+  plan.parts.push_back({"one layer of the engine's weights at a time", streamed});
+  plan.max_resident_bytes = static_cast<std::int64_t>(std::min(streamed, 0x1p62));
+}
+
+std::uint64_t number_in_file(const char* path) {
+  std::ifstream file(path);
+  std::uint64_t number = 0;
+  return file >> number ? number : std::numeric_limits<std::uint64_t>::max();  // "max": no limit
+}
+
+}  // namespace
+
+double MemoryPlan::total() const {
+  double sum = 0.0;
+  for (const Part& part : parts) sum += part.bytes;
+  return sum;
+}
+
+MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<PlannedCase>& cases,
+                    std::uint64_t limit) {
+  const auto num_layers = static_cast<double>(config.num_layers);
+  double recorded = 0.0, chain = 0.0, largest = 0.0, cache = 0.0;
+  for (const PlannedCase& planned : cases) {
+    for (const Step& step : planned.steps) {
+      const StepSizes sizes = sizes_of(step, config);
+      recorded += planned.recordings * (sizes.layer * num_layers + sizes.outside);
+      // Layer inputs rounded for the engine, the reference's logits in fp64, and those of the untapped run.
+      chain += sizes.residual * (num_layers + 1.0) * static_cast<double>(size_of(dtype)) +
+               sizes.logits * (sizeof(double) + static_cast<double>(size_of(dtype)));
+      largest = std::max(largest, sizes.largest);
+    }
+    cache = std::max(cache, cache_of(planned, config));
+  }
+  // Gold in fp64, two deviations in fp32, the same again for a variant, and what the judge sorts and sums.
+  constexpr double kJudgedElement = 64.0;
+  MemoryPlan plan;
+  plan.parts = {{"the program", kProgram},
+                {"the recorded tensors", recorded * static_cast<double>(size_of(dtype))},
+                {"the reference's layer inputs and logits", chain},
+                // fp64, and fp32 squares for the noise: once in the reference engine, once in the oracle.
+                {"the reference's layer", weights_of(Scope::kLayer, config) * (8.0 + 12.0)},
+                {"judging the largest tensor", largest * kJudgedElement},
+                {"the caches", cache * (static_cast<double>(size_of(dtype)) + sizeof(double))}};
+  add_engine_weights(plan, config, dtype, limit);
+  return plan;
+}
+
+MemoryPlan plan_record(const ModelConfig& config, DType dtype, const PlannedCase& planned, bool reference,
+                       std::uint64_t limit) {
+  double recorded = 0.0, largest = 0.0;
+  for (const Step& step : planned.steps) {
+    const StepSizes sizes = sizes_of(step, config);
+    recorded = std::max(recorded, sizes.layer * static_cast<double>(config.num_layers) + sizes.outside);
+    largest = std::max(largest, sizes.largest);
+  }
+  const double element = reference ? sizeof(double) : static_cast<double>(size_of(dtype));
+  MemoryPlan plan;
+  plan.parts = {{"the program", kProgram},
+                {"the tensors of a step", recorded * static_cast<double>(size_of(dtype))},
+                {"computing the largest tensor", largest * 3.0 * element},
+                {"the caches", cache_of(planned, config) * element}};
+  if (reference) {
+    plan.parts.push_back({"the reference's layer", weights_of(Scope::kLayer, config) * 8.0});
+  } else {
+    add_engine_weights(plan, config, dtype, limit);
+  }
+  return plan;
+}
+
+std::uint64_t memory_limit(const std::optional<std::uint64_t>& given) {
+  if (given) return *given;
+  const auto pages = static_cast<std::uint64_t>(std::max(0L, ::sysconf(_SC_PHYS_PAGES)));
+  const auto page = static_cast<std::uint64_t>(std::max(1L, ::sysconf(_SC_PAGESIZE)));
+  return std::min({pages * page, number_in_file("/sys/fs/cgroup/memory.max"),
+                   number_in_file("/sys/fs/cgroup/memory/memory.limit_in_bytes")});
+}
+
+void check_memory(const MemoryPlan& plan, std::uint64_t limit, bool limit_was_given) {
+  const double total = plan.total();
+  if (total <= static_cast<double>(limit)) return;
+  const auto largest = std::max_element(plan.parts.begin(), plan.parts.end(),
+                                        [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
+  const auto text = [](double bytes) { return bytes_text(static_cast<std::uint64_t>(std::min(bytes, 0x1p63))); };
+  throw InputError("this needs about " + text(total) + " of memory (" + largest->what + ": " + text(largest->bytes) +
+                   "), but " + (limit_was_given ? "--max-memory allows " : "this machine has ") + bytes_text(limit) +
+                   "; take fewer or shorter cases, or a smaller model");
+}
+
+}  // namespace qdiff::cli

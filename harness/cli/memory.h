@@ -1,0 +1,47 @@
+// How much memory a run will take, estimated before any of it is allocated, and how much there may be.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "harness/contract/config.h"
+#include "harness/contract/dtype.h"
+#include "harness/contract/step.h"
+
+namespace qdiff::cli {
+
+struct MemoryPlan {
+  struct Part {
+    std::string what;
+    double bytes;  // double, because a hostile case must not wrap the sum
+  };
+  std::vector<Part> parts;
+  // What the engine may keep of its weights, 0: all of them. Otherwise it reads each layer anew.
+  std::int64_t max_resident_bytes = 0;
+
+  double total() const;
+};
+
+// One case as the estimate sees it.
+struct PlannedCase {
+  std::vector<Step> steps;
+  std::int64_t capacity = 0;
+  int recordings = 1;  // how often its tensors are kept: lockstep and free
+};
+
+// Judging these cases on one model. Where the engine's weights do not fit into `limit` beside the rest, the plan has it
+// stream them.
+MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<PlannedCase>& cases, std::uint64_t limit);
+// Recording one case, step by step.
+MemoryPlan plan_record(const ModelConfig& config, DType dtype, const PlannedCase& planned, bool reference,
+                       std::uint64_t limit);
+
+// `--max-memory`, or else what this machine and its control group allow.
+std::uint64_t memory_limit(const std::optional<std::uint64_t>& given);
+
+// Throws InputError that names the largest part where the plan exceeds the limit.
+void check_memory(const MemoryPlan& plan, std::uint64_t limit, bool limit_was_given);
+
+}  // namespace qdiff::cli

@@ -1,0 +1,318 @@
+#include "harness/cli/options.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <limits>
+#include <memory>
+
+#include "harness/cli/text.h"
+#include "harness/contract/error.h"
+#include "harness/formats/suggest.h"
+
+#ifndef QDIFF_VERSION
+#error "QDIFF_VERSION is defined by this room's CMakeLists.txt"
+#endif
+
+namespace qdiff::cli {
+namespace {
+
+constexpr const char* kExitStatuses =
+    "Exit status:\n"
+    "  0    match: everything that was compared is right\n"
+    "  1    diverged: at least one tensor is wrong\n"
+    "  2    bad usage or bad input: nothing was judged\n"
+    "  125  cannot judge here: no such device, nothing to compare, or inconclusive\n";
+
+constexpr const char* kCommandsToCome[] = {"diagnose", "compare", "selftest", "bisect", "reduce", "fuzz", "merge"};
+
+// The texts of one command line as CLI11 collects them, before they are checked. Option texts are optional so that an
+// empty argument ("--model ''") differs from none.
+struct Texts {
+  std::vector<std::string> cases;
+  std::optional<std::string> model, backend, engine, test_case, trace, out, dtype, layers, steps, mode, inject,
+      max_memory, threads, color;
+  std::string path;
+  bool quiet = false;
+};
+
+CLI::Option* add_text(CLI::App& app, const std::string& flag, std::optional<std::string>& text,
+                      const std::string& placeholder, const std::string& description) {
+  auto store = [&text](const std::string& value) { text = value; };
+  return app.add_option_function<std::string>(flag, store, description)->type_name(placeholder);
+}
+
+void add_common(CLI::App& app, Texts& texts) {
+  add_text(app, "--max-memory", texts.max_memory, "SIZE",
+           "Refuse work that would need more than this, as 512M or 4G (default: what the machine has)");
+  add_text(app, "--threads", texts.threads, "N", "Threads to use (default: all cores)");
+  add_text(app, "--color", texts.color, "WHEN", "auto, always or never (default: auto, colour on a terminal only)");
+  app.add_flag("--quiet", texts.quiet, "No progress line, and no report on standard output");
+}
+
+void add_engine_options(CLI::App& app, Texts& texts) {
+  add_text(app, "--dtype", texts.dtype, "DTYPE",
+           "float32, bfloat16 or float16: weights and tensors of the engine (default: as the checkpoint)");
+  add_text(app, "--inject", texts.inject, "FAULT",
+           "Hnn.name[=value][@layer]: the engine computes with that known bug planted, as H05.modulo");
+}
+
+std::unique_ptr<CLI::App> make_app(Texts& texts) {
+  auto app = std::make_unique<CLI::App>(
+      "qdiff finds the first wrong tensor of a Qwen2.5 inference engine, and the known bug that explains it.", "qdiff");
+  app->set_version_flag("--version", "qdiff " QDIFF_VERSION, "Print the version and stop");
+  app->require_subcommand(1);
+  app->footer(std::string("Examples:\n"
+                          "  qdiff run                                   judge the CPU engine with the built-in cases\n"
+                          "  qdiff run --model ~/models/Qwen2.5-0.5B     the same cases on a checkpoint\n"
+                          "  qdiff run H05-gqa --inject H05.modulo       see a planted bug being found\n"
+                          "  qdiff inspect ~/models/Qwen2.5-0.5B         what a model, trace or case holds\n"
+                          "  qdiff COMMAND --help                        all options of a command\n\n") +
+              kExitStatuses);
+
+  CLI::App* run = app->add_subcommand("run", "Judge an engine against the reference, layer by layer");
+  run->add_option("CASE", texts.cases, "Case files, or names of built-in cases (default: all built-in cases)")
+      ->type_name("");
+  add_text(*run, "--model", texts.model, "MODEL",
+           "Hugging Face directory, or synthetic:NAME[,seed=N][,profile=P] (default: each case's own)");
+  add_text(*run, "--backend", texts.backend, "NAME", "cpu or cuda: the engine to judge (default: cpu)");
+  add_text(*run, "--out", texts.out, "DIR", "Where the reports go (default: qdiff-report)");
+  add_engine_options(*run, texts);
+  add_text(*run, "--layers", texts.layers, "LIST", "Judge only these layers, as 0-3 or 0,2");
+  add_text(*run, "--steps", texts.steps, "LIST", "Judge only these steps of each case, as 0,4");
+  add_text(*run, "--mode", texts.mode, "MODE",
+           "lockstep: each layer gets the reference's input; free: the engine feeds itself; both (default: both)");
+  add_common(*run, texts);
+  run->footer(std::string("Examples:\n"
+                          "  qdiff run --model ~/models/Qwen2.5-0.5B --out report\n"
+                          "  qdiff run cases/H05-gqa.json --layers 0 --steps 0 --dtype float32\n"
+                          "  qdiff run H05-gqa --inject H05.modulo\n\n") +
+              kExitStatuses);
+
+  CLI::App* record = app->add_subcommand("record", "Run an engine on a case and write its tensors as a trace");
+  add_text(*record, "--model", texts.model, "MODEL", "Hugging Face directory, or synthetic:NAME[,seed=N][,profile=P]")
+      ->required();
+  add_text(*record, "--case", texts.test_case, "CASE", "Case file, or the name of a built-in case")->required();
+  add_text(*record, "--engine", texts.engine, "NAME", "reference, cpu or cuda")->required();
+  add_text(*record, "--trace", texts.trace, "DIR", "The trace to write; replaces an older trace, nothing else")
+      ->required();
+  add_engine_options(*record, texts);
+  add_common(*record, texts);
+  record->footer(
+      std::string("Example:\n"
+                  "  qdiff record --model synthetic:qwen2.5-0.5b --case H05-gqa --engine cpu --trace t\n\n"
+                  "Exit status:\n"
+                  "  0    the trace is written\n"
+                  "  2    bad usage or bad input: nothing was written\n"
+                  "  125  no such device, or the planted fault never ran\n"));
+
+  CLI::App* inspect = app->add_subcommand("inspect", "Say what a model, a trace or a case file holds");
+  inspect->add_option("PATH", texts.path, "Model directory or synthetic: model, trace directory, or case file")
+      ->type_name("")
+      ->required();
+  add_common(*inspect, texts);
+  inspect->footer(
+      "Examples:\n"
+      "  qdiff inspect ~/models/Qwen2.5-0.5B\n"
+      "  qdiff inspect synthetic:qwen2.5-0.5b,seed=3\n"
+      "  qdiff inspect trace/\n\n"
+      "Exit status:\n"
+      "  0    it is well-formed\n"
+      "  2    it is not, and the message says where\n");
+  for (CLI::App* command : {run, record, inspect}) command->allow_extras();
+  return app;
+}
+
+std::vector<std::string> command_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
+  return names;
+}
+
+std::vector<std::string> long_options(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  }
+  return names;
+}
+
+// What CLI11 would report as a missing subcommand or an extra argument, with the nearest name.
+void check_command_name(const CLI::App& app, int argc, const char* const* argv) {
+  if (argc < 2) throw InputError("no command given; see 'qdiff --help'");
+  const std::string word = argv[1];
+  if (word == "--help" || word == "-h" || word == "--version") return;
+  std::vector<std::string> names = command_names(app);
+  if (std::find(names.begin(), names.end(), word) != names.end()) return;
+  for (const char* name : kCommandsToCome) {
+    if (word == name) {
+      throw InputError("command '" + word + "' is not part of this version (" QDIFF_VERSION "); see 'qdiff --help'");
+    }
+  }
+  if (word.starts_with('-')) {
+    throw InputError("unknown option '" + word +
+                     "' before a command; write 'qdiff COMMAND [options]', see 'qdiff --help'");
+  }
+  throw InputError("unknown command '" + word + "' (see 'qdiff --help')" + formats::suggestion(word, names));
+}
+
+void check_extras(const CLI::App& command) {
+  std::vector<std::string> extras = command.remaining();
+  std::erase(extras, "--");  // it only ends the options
+  if (extras.empty()) return;
+  const std::string see = "see 'qdiff " + command.get_name() + " --help'";
+  const auto option =
+      std::find_if(extras.begin(), extras.end(), [](const auto& word) { return word.starts_with('-'); });
+  if (option == extras.end()) throw InputError("unexpected argument '" + extras.front() + "'; " + see);
+  const std::string name = option->substr(0, option->find('='));
+  throw InputError("unknown option '" + name + "' (" + see + ")" + formats::suggestion(name, long_options(command)));
+}
+
+// "--model --quiet": CLI11 takes the second option as the first one's value.
+void check_not_an_option(const std::string& option, const std::optional<std::string>& text) {
+  if (text && text->starts_with("--")) {
+    throw InputError(option + " needs a value, but '" + *text + "' follows it; write " + option + "=" + *text +
+                     " if that is the value");
+  }
+}
+
+void check_path(const std::string& option, const std::optional<std::string>& text) {
+  if (text && text->empty()) throw InputError(option + " is empty; give a path or a name");
+}
+
+std::optional<DType> dtype_of(const Texts& texts) {
+  if (!texts.dtype) return std::nullopt;
+  return parse_dtype_option("--dtype", *texts.dtype);
+}
+
+std::optional<Fault> fault_of(const Texts& texts) {
+  if (!texts.inject) return std::nullopt;
+  return parse_fault("--inject", *texts.inject);
+}
+
+CommonArguments common_of(const Texts& texts) {
+  constexpr std::int64_t kMostThreads = 1024;
+  CommonArguments common;
+  if (texts.max_memory) common.max_memory = parse_size("--max-memory", *texts.max_memory);
+  if (texts.threads) common.threads = static_cast<int>(parse_whole("--threads", *texts.threads, 1, kMostThreads));
+  if (texts.color) {
+    common.color = static_cast<ColorChoice>(parse_choice("--color", *texts.color, {"auto", "always", "never"}));
+  }
+  common.quiet = texts.quiet;
+  return common;
+}
+
+RunArguments run_of(const Texts& texts) {
+  RunArguments arguments;
+  arguments.common = common_of(texts);
+  arguments.cases = texts.cases;
+  for (const std::string& test_case : texts.cases) check_path("CASE", test_case);
+  arguments.model = texts.model;
+  if (texts.backend) {
+    constexpr std::array kKinds = {EngineKind::kCpu, EngineKind::kCuda};
+    arguments.backend = kKinds[parse_choice("--backend", *texts.backend, {"cpu", "cuda"})];
+  }
+  if (texts.out) arguments.out = *texts.out;
+  arguments.dtype = dtype_of(texts);
+  if (texts.layers) arguments.layers = parse_ranges("--layers", *texts.layers);
+  if (texts.steps) arguments.steps = parse_ranges("--steps", *texts.steps);
+  if (texts.mode) {
+    arguments.mode = static_cast<diagnose::Mode>(parse_choice("--mode", *texts.mode, {"lockstep", "free", "both"}));
+  }
+  arguments.inject = fault_of(texts);
+  return arguments;
+}
+
+RecordArguments record_of(const Texts& texts) {
+  RecordArguments arguments;
+  arguments.common = common_of(texts);
+  arguments.model = *texts.model;
+  arguments.test_case = *texts.test_case;
+  arguments.engine = static_cast<EngineKind>(parse_choice("--engine", *texts.engine, {"reference", "cpu", "cuda"}));
+  arguments.trace = *texts.trace;
+  arguments.dtype = dtype_of(texts);
+  arguments.inject = fault_of(texts);
+  return arguments;
+}
+
+std::string command_text(int argc, const char* const* argv) {
+  std::string text = "qdiff";
+  for (int i = 1; i < argc; ++i) text += ' ' + shell_quote(argv[i]);
+  return text;
+}
+
+void check_texts(const Texts& texts) {
+  const std::pair<const char*, const std::optional<std::string>*> values[] = {
+      {"--model", &texts.model},     {"--backend", &texts.backend}, {"--engine", &texts.engine},
+      {"--case", &texts.test_case},  {"--trace", &texts.trace},     {"--out", &texts.out},
+      {"--dtype", &texts.dtype},     {"--layers", &texts.layers},   {"--steps", &texts.steps},
+      {"--mode", &texts.mode},       {"--inject", &texts.inject},   {"--max-memory", &texts.max_memory},
+      {"--threads", &texts.threads}, {"--color", &texts.color}};
+  for (const auto& [option, text] : values) {
+    check_not_an_option(option, *text);
+    check_path(option, *text);
+  }
+}
+
+std::string number_text(double value) {
+  char buffer[40];
+  const auto [end, error] = std::to_chars(buffer, buffer + sizeof buffer, value);  // shortest that reads back the same
+  return error == std::errc{} ? std::string(buffer, end) : std::string();
+}
+
+}  // namespace
+
+std::string to_string(const Fault& fault) {
+  std::string text = fault.id;
+  if (fault.value) text += '=' + number_text(*fault.value);
+  if (fault.layer) text += '@' + std::to_string(*fault.layer);
+  return text;
+}
+
+std::string repeat_arguments(const RunArguments& arguments) {
+  std::string text;
+  if (arguments.model) text += " --model " + shell_quote(*arguments.model);
+  if (arguments.backend == EngineKind::kCuda) text += " --backend cuda";
+  if (arguments.dtype) text += " --dtype " + std::string(name(*arguments.dtype));
+  if (arguments.inject) text += " --inject " + shell_quote(to_string(*arguments.inject));
+  return text;
+}
+
+CommandLine parse_command_line(int argc, const char* const* argv) {
+  Texts texts;
+  const auto app = make_app(texts);
+  check_command_name(*app, argc, argv);
+  CommandLine line{.command = command_text(argc, argv), .arguments = PrintText{}};
+  const CLI::App* command = app.get();
+  try {
+    app->parse(argc, argv);
+    command = app->get_subcommands().front();
+  } catch (const CLI::CallForHelp&) {
+    const auto chosen = app->get_subcommands();
+    line.arguments = PrintText{chosen.empty() ? app->help() : chosen.front()->help("qdiff")};
+    return line;
+  } catch (const CLI::CallForVersion&) {
+    line.arguments = PrintText{"qdiff " QDIFF_VERSION "\n"};
+    return line;
+  } catch (const CLI::ParseError& error) {
+    // A misspelt option often shows first as a required one that is missing.
+    const auto chosen = app->get_subcommands();
+    if (!chosen.empty()) check_extras(*chosen.front());
+    const std::string where = chosen.empty() ? "" : chosen.front()->get_name() + " ";
+    throw InputError(std::string(error.what()) + "; see 'qdiff " + where + "--help'");
+  }
+  check_extras(*command);
+  check_texts(texts);
+  if (command->get_name() == "run") {
+    line.arguments = run_of(texts);
+  } else if (command->get_name() == "record") {
+    line.arguments = record_of(texts);
+  } else {
+    check_path("PATH", texts.path);
+    line.arguments = InspectArguments{.common = common_of(texts), .path = texts.path};
+  }
+  return line;
+}
+
+}  // namespace qdiff::cli

@@ -1,0 +1,73 @@
+// The command line as data: which command, with which values, already checked as far as that is possible without
+// opening a file.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "harness/cli/values.h"
+#include "harness/contract/engine.h"
+#include "harness/diagnose/run.h"
+
+namespace qdiff::cli {
+
+enum class EngineKind : std::uint8_t { kReference, kCpu, kCuda };
+enum class ColorChoice : std::uint8_t { kAuto, kAlways, kNever };
+
+struct CommonArguments {
+  std::optional<std::uint64_t> max_memory;  // bytes
+  std::optional<int> threads;
+  ColorChoice color = ColorChoice::kAuto;
+  bool quiet = false;
+};
+
+struct RunArguments {
+  CommonArguments common;
+  std::vector<std::string> cases;    // none: the embedded suite
+  std::optional<std::string> model;  // none: each case's own
+  EngineKind backend = EngineKind::kCpu;
+  std::string out = "qdiff-report";
+  std::optional<DType> dtype;  // none: as the checkpoint
+  std::optional<NumberRanges> layers;
+  std::optional<NumberRanges> steps;
+  diagnose::Mode mode = diagnose::Mode::kBoth;
+  std::optional<Fault> inject;
+};
+
+struct RecordArguments {
+  CommonArguments common;
+  std::string model;
+  std::string test_case;
+  EngineKind engine = EngineKind::kCpu;
+  std::string trace;
+  std::optional<DType> dtype;
+  std::optional<Fault> inject;
+};
+
+struct InspectArguments {
+  CommonArguments common;
+  std::string path;
+};
+
+// `--help` and `--version`: text for standard output, and nothing else to do.
+struct PrintText {
+  std::string text;
+};
+
+struct CommandLine {
+  std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
+  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments> arguments;
+};
+
+// Throws InputError for bad usage; the message is one sentence that says what to do, without the program's name.
+CommandLine parse_command_line(int argc, const char* const* argv);
+
+// Arguments that give a finding's command the same candidate as this run: " --model M --dtype float32 --inject …".
+std::string repeat_arguments(const RunArguments& arguments);
+
+std::string to_string(const Fault& fault);  // "H03.theta=10000@0"
+
+}  // namespace qdiff::cli

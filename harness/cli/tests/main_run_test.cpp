@@ -1,0 +1,175 @@
+// The main job whole, on small models: engine, reference, judge and diagnosis together.
+#include <memory>
+#include <string>
+
+#include "cmake/catch2.h"
+#include "harness/cases/case.h"
+#include "harness/diagnose/run.h"
+#include "harness/model/model.h"
+#include "optimized/cpu/engine.h"
+#include "reference/reference.h"
+
+namespace qdiff {
+namespace {
+
+using compare::Finding;
+using compare::HypothesisVerdict;
+using compare::RunResult;
+using compare::Verdict;
+
+struct Setting {
+  std::string case_id = "H05-gqa";
+  std::string model = {};  // empty: the case's own
+  DType dtype = DType::kBF16;
+  std::optional<Fault> inject = {};
+  diagnose::RunOptions options = {};
+};
+
+RunResult run(Setting setting) {
+  const cases::Case test_case = cases::load_case(setting.case_id);
+  const auto weights = model::open_model(setting.model.empty() ? test_case.model : setting.model);
+  const auto candidate = optimized::cpu::make_engine(*weights, {.dtype = setting.dtype, .num_threads = 2});
+  Precision gold = plain_precision(DType::kF64);
+  gold.weights = setting.dtype;
+  gold.accumulate = DType::kF64;
+  const auto reference = reference::make_engine(*weights, gold, {});
+  const auto oracle = reference::make_oracle(*weights, {});
+  if (setting.inject) {
+    candidate->plant(*setting.inject);
+    setting.options.inject = setting.inject;
+  }
+  const diagnose::CaseInput input{.id = test_case.id,
+                                  .title = test_case.title,
+                                  .hypothesis = test_case.hypothesis,
+                                  .argument = test_case.argument,
+                                  .seed = test_case.seed,
+                                  .capacity = test_case.capacity,
+                                  .steps = cases::make_steps(test_case, weights->config())};
+  return diagnose::run_cases(std::span(&input, 1), {*candidate, *reference, *oracle, *weights}, setting.options);
+}
+
+const compare::HypothesisResult& hypothesis(const RunResult& result, const std::string& id) {
+  for (const auto& h : result.hypotheses) {
+    if (h.id == id) return h;
+  }
+  throw std::out_of_range(id);
+}
+
+TEST_CASE("a clean engine matches in every dtype, and every variant of H05 would have shown", "[main]") {
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    INFO(name(dtype));
+    const RunResult result = run({.dtype = dtype});
+    INFO(result.reason);
+    if (!result.findings.empty()) INFO(tensor_name(result.findings[0].tensor) << result.findings[0].judgement.reason);
+    CHECK(result.verdict == Verdict::kMatch);
+    CHECK(result.findings.empty());
+    CHECK(result.coverage.not_compared.empty());
+    CHECK(result.coverage.tensors_compared > 500);
+    CHECK(hypothesis(result, "H05").verdict == HypothesisVerdict::kRefuted);
+    CHECK(hypothesis(result, "H05").blind_variants.empty());
+    REQUIRE(result.free_runs.size() == 1);
+    CHECK(result.free_runs[0].logits_relative_rms_error < 0.1);
+  }
+}
+
+TEST_CASE("each planted head map is found at layer 0's attention output and named", "[main]") {
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const char* id : {"H05.modulo", "H05.divide_by_kv", "H05.decode_only", "H05.prefill_only", "H05.head_zero"}) {
+      INFO(id << " in " << name(dtype));
+      const RunResult result = run({.dtype = dtype, .inject = Fault{id, {}, {}}});
+      CHECK(result.verdict == Verdict::kDiverged);
+      CHECK(result.planted_executions > 0);
+      const Finding* first = result.first_divergence();
+      REQUIRE(first != nullptr);
+      CHECK(tensor_name(first->tensor) == "model.layers.0.self_attn.attn_output");
+      CHECK(first->explanation.hypothesis == "H05");
+      CHECK(first->explanation.variant == id);
+      CHECK(first->explanation.verdict == HypothesisVerdict::kConfirmed);
+      CHECK(hypothesis(result, "H05").verdict == HypothesisVerdict::kConfirmed);
+      for (const Finding& finding : result.findings) CHECK(finding.tensor.op == Op::kAttnOutput);
+    }
+  }
+}
+
+TEST_CASE("a fault in one layer is found in that layer alone", "[main]") {
+  const RunResult result = run({.inject = Fault{"H05.modulo", {}, 1}});
+  REQUIRE(result.first_divergence() != nullptr);
+  CHECK(result.first_divergence()->tensor == TensorId{Op::kAttnOutput, 1});
+  CHECK(result.first_divergence()->explanation.layers == std::vector<int>{1});
+}
+
+TEST_CASE("a model on which a wrong head map is right calls it undetectable", "[main]") {
+  // One query head for each key/value head: every head map of the catalogue but head_zero is the right one.
+  const RunResult result = run({.model = "synthetic:toy-mha"});
+  CHECK(result.verdict == Verdict::kMatch);
+  const auto& h05 = hypothesis(result, "H05");
+  bool modulo_is_blind = false;
+  for (const auto& blind : h05.blind_variants) modulo_is_blind = modulo_is_blind || blind.variant == "H05.modulo";
+  CHECK(modulo_is_blind);
+}
+
+TEST_CASE("small doses are found", "[main][doses]") {
+  struct Dose {
+    Fault fault;
+    DType dtype;
+    std::string model;
+    Op op;
+  };
+  const std::vector<Dose> doses = {
+      {{"H03.theta", 1.001e6, {}}, DType::kF32, "", Op::kQRope},
+      {{"H03.theta", 1.001e6, {}}, DType::kBF16, "", Op::kQRope},
+      {{"H03.theta", 1.001e6, {}}, DType::kF16, "", Op::kQRope},
+      {{"H02.scale", 1.01, {}}, DType::kF32, "", Op::kAttnOutput},
+      {{"H02.scale", 1.01, {}}, DType::kBF16, "", Op::kAttnOutput},
+      {{"H02.scale", 1.01, {}}, DType::kF16, "", Op::kAttnOutput},
+      {{"H06.bf16", {}, {}}, DType::kF32, "synthetic:toy-15x5,profile=qwen,dtype=float32", Op::kKProj},
+  };
+  for (const Dose& dose : doses) {
+    INFO(dose.fault.id << " in " << name(dose.dtype));
+    const RunResult result = run({.model = dose.model, .dtype = dose.dtype, .inject = dose.fault});
+    CHECK(result.verdict == Verdict::kDiverged);
+    REQUIRE(result.first_divergence() != nullptr);
+    CHECK(result.first_divergence()->tensor == TensorId{dose.op, 0});
+  }
+}
+
+TEST_CASE("an epsilon ten per cent off shows in rows of tiny norm", "[main][doses]") {
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    INFO(name(dtype));
+    const RunResult result = run({.case_id = "H09-tiny-norm", .dtype = dtype, .inject = Fault{"H09.eps", 1.1e-6, {}}});
+    CHECK(result.verdict == Verdict::kDiverged);
+    REQUIRE(result.first_divergence() != nullptr);
+    CHECK(result.first_divergence()->tensor == TensorId{Op::kInputLayernorm, 0});
+  }
+}
+
+TEST_CASE("layer and step filters judge what they name and nothing else", "[main]") {
+  diagnose::RunOptions options = {};
+  options.layers = std::set<int>{1};
+  options.steps = std::set<int>{2};
+  const RunResult result = run({.options = options});
+  CHECK(result.verdict == Verdict::kMatch);
+  CHECK(result.coverage.tensors_compared == 2 * 19);  // two modes, the rows of a layer that the engine hands out
+
+  options.steps = std::set<int>{77};
+  const RunResult nothing = run({.options = options});
+  CHECK(nothing.verdict == Verdict::kInconclusive);
+  CHECK(nothing.coverage.tensors_compared == 0);
+
+  options.layers = std::set<int>{9};
+  CHECK_THROWS_WITH(run({.options = options}), ContainsSubstring("no layer 9"));
+}
+
+TEST_CASE("equal runs give equal findings", "[main]") {
+  const Fault fault{"H05.modulo", {}, {}};
+  const RunResult a = run({.inject = fault});
+  const RunResult b = run({.inject = fault});
+  REQUIRE(a.findings.size() == b.findings.size());
+  for (std::size_t i = 0; i < a.findings.size(); ++i) {
+    CHECK(a.findings[i].judgement.reason == b.findings[i].judgement.reason);
+    CHECK(a.findings[i].command == b.findings[i].command);
+  }
+}
+
+}  // namespace
+}  // namespace qdiff

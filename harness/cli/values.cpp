@@ -1,0 +1,159 @@
+#include "harness/cli/values.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <string_view>
+
+#include "harness/contract/error.h"
+#include "harness/formats/suggest.h"
+
+namespace qdiff::cli {
+namespace {
+
+constexpr std::int64_t kLargestIndex = std::numeric_limits<int>::max() - 1;
+
+[[noreturn]] void refuse(const std::string& option, const std::string& text, const std::string& rule) {
+  throw InputError(option + " '" + text + "': " + rule);
+}
+
+bool is_digits(std::string_view text) {
+  return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
+// Digits only: no sign, no space, nothing behind. Empty where they are not, or exceed `largest`.
+std::optional<std::int64_t> whole(std::string_view text, std::int64_t largest) {
+  std::int64_t value = 0;
+  if (!is_digits(text)) return std::nullopt;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || value > largest) return std::nullopt;
+  return value;
+}
+
+std::string join(const std::vector<std::string>& words) {
+  std::string text;
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    text += (i == 0 ? "" : i + 1 == words.size() ? " or " : ", ") + words[i];
+  }
+  return text;
+}
+
+// A finite decimal number without sign; empty for anything else ("nan", "-1", "1e999", "0x10", "1 ").
+std::optional<double> unsigned_number(std::string_view text) {
+  double value = 0.0;
+  if (text.empty() || !(text.front() == '.' || (text.front() >= '0' && text.front() <= '9'))) return std::nullopt;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || !std::isfinite(value)) return std::nullopt;
+  return value;
+}
+
+}  // namespace
+
+std::int64_t NumberRanges::largest() const {
+  std::int64_t largest = 0;
+  for (const Range& range : ranges) largest = std::max(largest, range.last);
+  return largest;
+}
+
+std::set<int> NumberRanges::below(std::int64_t end) const {
+  std::set<int> numbers;
+  for (const Range& range : ranges) {
+    for (std::int64_t n = range.first; n <= range.last && n < end; ++n) numbers.insert(static_cast<int>(n));
+  }
+  return numbers;
+}
+
+NumberRanges parse_ranges(const std::string& option, const std::string& text) {
+  const std::string rule = "write numbers and ranges separated by commas, as 0-3 or 0,2,5-7";
+  NumberRanges numbers{.text = text, .ranges = {}};
+  std::string_view rest = text;
+  while (true) {
+    const std::size_t comma = rest.find(',');
+    const std::string_view part = rest.substr(0, comma);
+    const std::size_t dash = part.find('-');
+    const auto first = whole(part.substr(0, dash), kLargestIndex);
+    const auto last = dash == std::string_view::npos ? first : whole(part.substr(dash + 1), kLargestIndex);
+    if (!first || !last) refuse(option, text, rule);
+    if (*last < *first) refuse(option, text, "range " + std::string(part) + " runs backwards");
+    numbers.ranges.push_back({*first, *last});
+    if (comma == std::string_view::npos) return numbers;
+    rest.remove_prefix(comma + 1);
+  }
+}
+
+std::uint64_t parse_size(const std::string& option, const std::string& text) {
+  const std::string rule = "write a size above zero, as 512M, 4G or 1.5GiB";
+  const std::size_t unit_at = text.find_first_not_of("0123456789.");
+  const auto number = unsigned_number(std::string_view(text).substr(0, unit_at));
+  if (!number) refuse(option, text, rule);
+  std::string unit = unit_at == std::string::npos ? "" : text.substr(unit_at);
+  double factor = 1.0;
+  if (!unit.empty() && unit != "B") {
+    const std::size_t power = std::string_view("KMGT").find(unit.front());
+    const std::string suffix = unit.substr(1);
+    if (power == std::string_view::npos || !(suffix.empty() || suffix == "B" || suffix == "iB")) {
+      refuse(option, text, rule);
+    }
+    factor = std::ldexp(1.0, 10 * (static_cast<int>(power) + 1));
+  }
+  const double bytes = *number * factor;
+  if (!(bytes >= 1.0) || !(bytes < 0x1p62)) refuse(option, text, rule);
+  return static_cast<std::uint64_t>(bytes);
+}
+
+std::int64_t parse_whole(const std::string& option, const std::string& text, std::int64_t smallest,
+                         std::int64_t largest) {
+  const auto value = whole(text, largest);
+  if (!value || *value < smallest) {
+    refuse(option, text, "must be a whole number from " + std::to_string(smallest) + " to " + std::to_string(largest));
+  }
+  return *value;
+}
+
+DType parse_dtype_option(const std::string& option, const std::string& text) {
+  constexpr DType kStored[] = {DType::kF32, DType::kBF16, DType::kF16};
+  std::vector<std::string> names;
+  for (DType dtype : kStored) names.emplace_back(name(dtype));
+  return kStored[parse_choice(option, text, names)];
+}
+
+std::size_t parse_choice(const std::string& option, const std::string& text, const std::vector<std::string>& choices) {
+  const auto found = std::find(choices.begin(), choices.end(), text);
+  if (found == choices.end()) refuse(option, text, "must be " + join(choices) + formats::suggestion(text, choices));
+  return static_cast<std::size_t>(found - choices.begin());
+}
+
+Fault parse_fault(const std::string& option, const std::string& text) {
+  const std::string rule = "write Hnn.name[=value][@layer], as H05.modulo or H03.theta=1e4@0";
+  const std::size_t equals = text.find('=');
+  const std::size_t at = text.find('@', equals == std::string::npos ? 0 : equals);
+  Fault fault{.id = text.substr(0, std::min(equals, at)), .value = std::nullopt, .layer = std::nullopt};
+  const std::size_t dot = fault.id.find('.');
+  const std::string family = fault.id.substr(0, dot);
+  const bool is_hypothesis = family.size() == 3 && family[0] == 'H' && is_digits(family.substr(1));
+  if (dot == std::string::npos || dot + 1 == fault.id.size() || !(is_hypothesis || family == "X")) {
+    refuse(option, text, rule);
+  }
+  if (equals != std::string::npos) {
+    const std::string value = text.substr(equals + 1, at == std::string::npos ? at : at - equals - 1);
+    fault.value = unsigned_number(value);
+    if (!fault.value) refuse(option, text, "its value must be a finite number, not negative; " + rule);
+  }
+  if (at != std::string::npos) {
+    const auto layer = whole(std::string_view(text).substr(at + 1), kLargestIndex);
+    if (!layer) refuse(option, text, "its layer must be a whole number; " + rule);
+    fault.layer = static_cast<int>(*layer);
+  }
+  return fault;
+}
+
+void check_plantable(const Fault& fault, const std::vector<std::string>& plantable, const std::string& engine) {
+  if (std::find(plantable.begin(), plantable.end(), fault.id) != plantable.end()) return;
+  const std::string list = plantable.empty() ? "it has none" : "it has " + join(plantable);
+  throw InputError("--inject '" + fault.id + "': engine '" + engine + "' cannot plant that fault; " + list +
+                   formats::suggestion(fault.id, plantable));
+}
+
+}  // namespace qdiff::cli

@@ -1,0 +1,50 @@
+// Values of command line options, read strictly: the whole text must be the value, and a value that could not mean
+// anything (NaN, a negative dose, a range that runs backwards) is refused instead of passing everything later.
+// All functions throw qdiff::InputError, naming the option, the text and what it must look like.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "harness/contract/dtype.h"
+#include "harness/contract/engine.h"
+
+namespace qdiff::cli {
+
+// "0-3,7": kept as ranges, for a range may be written longer than any model or case is.
+struct NumberRanges {
+  struct Range {
+    std::int64_t first;
+    std::int64_t last;  // included
+  };
+  std::string text;  // as given
+  std::vector<Range> ranges;
+
+  std::int64_t largest() const;
+  // The numbers that are smaller than `end`.
+  std::set<int> below(std::int64_t end) const;
+};
+
+NumberRanges parse_ranges(const std::string& option, const std::string& text);
+
+// Bytes: "4G", "512M", "1048576", "1.5GiB"; K, M, G and T are powers of 1024.
+std::uint64_t parse_size(const std::string& option, const std::string& text);
+
+// A whole number in [smallest, largest].
+std::int64_t parse_whole(const std::string& option, const std::string& text, std::int64_t smallest,
+                         std::int64_t largest);
+
+DType parse_dtype_option(const std::string& option, const std::string& text);  // float32, bfloat16 or float16
+
+// "Hnn.name[=value][@layer]" or "X.name…". Which names there are, the engine knows; see check_plantable().
+Fault parse_fault(const std::string& option, const std::string& text);
+
+// Throws InputError naming the nearest id unless `plantable` lists the fault's.
+void check_plantable(const Fault& fault, const std::vector<std::string>& plantable, const std::string& engine);
+
+// The index of `text` in `choices`; the error lists them.
+std::size_t parse_choice(const std::string& option, const std::string& text, const std::vector<std::string>& choices);
+
+}  // namespace qdiff::cli
