@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 
 #include "harness/cases/case.h"
@@ -15,8 +16,8 @@ std::uint64_t mixed(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
-std::uint64_t draw(std::uint64_t seed, std::int64_t row, std::int64_t slot) {
-  return mixed(mixed(mixed(seed) ^ static_cast<std::uint64_t>(row)) ^ static_cast<std::uint64_t>(slot));
+std::uint64_t draw(std::uint64_t seed, std::uint64_t stream, std::int64_t slot) {
+  return mixed(mixed(mixed(seed) ^ stream) ^ static_cast<std::uint64_t>(slot));
 }
 
 // Ids [first, first + count).
@@ -33,24 +34,18 @@ IdRange id_range(const Case& test_case, std::int64_t row, std::int64_t slot, std
   return {0, std::max<std::int64_t>(1, vocab - special)};
 }
 
-// Rows hold different tokens at the same slot wherever the range is wide enough: equal ones would hide a row that
-// reads another row's cache.
-std::int32_t generated_token(const Case& test_case, const Step& step, std::int64_t row, std::int64_t slot,
-                             std::int64_t vocab) {
+// Row 0 draws its token at each slot, and every further row stands a stride, drawn too, behind the row before. With a
+// stride that has no factor in common with the range, rows differ at every slot wherever the range is wide enough:
+// equal tokens would hide a row that reads another row's cache.
+std::int32_t generated_token(const Case& test_case, std::int64_t row, std::int64_t slot, std::int64_t vocab) {
   const IdRange range = id_range(test_case, row, slot, vocab);
-  const auto drawn =
-      static_cast<std::int64_t>(draw(test_case.seed, row, slot) % static_cast<std::uint64_t>(range.count));
-  const auto taken = [&](std::int32_t id) {
-    return std::any_of(step.tokens.begin(), step.tokens.end(), [&](const auto& other) {
-      return other[static_cast<std::size_t>(slot - step.past_length)] == id;
-    });
-  };
-  auto id = static_cast<std::int32_t>(range.first + drawn);
-  const std::int64_t attempts = std::min<std::int64_t>(range.count, row + 1);
-  for (std::int64_t i = 1; i < attempts && taken(id); ++i) {
-    id = static_cast<std::int32_t>(range.first + (drawn + i) % range.count);
-  }
-  return id;
+  const auto count = static_cast<std::uint64_t>(range.count);
+  if (count == 1) return static_cast<std::int32_t>(range.first);
+  std::uint64_t stride = 1 + draw(test_case.seed, 1, slot) % (count - 1);
+  while (std::gcd(stride, count) != 1) ++stride;  // ends at count - 1 at the latest
+  const std::uint64_t offset = draw(test_case.seed, 0, slot) % count;
+  return static_cast<std::int32_t>(range.first) +
+         static_cast<std::int32_t>((offset + static_cast<std::uint64_t>(row) * stride) % count);
 }
 
 }  // namespace
@@ -69,7 +64,7 @@ std::vector<Step> make_steps(const Case& test_case, const ModelConfig& config) {
       for (std::int64_t row = 0; row < test_case.batch; ++row) {
         std::vector<std::int32_t> ids;
         for (std::int64_t t = 0; t < wanted.num_tokens; ++t) {
-          ids.push_back(generated_token(test_case, step, row, past_length + t, config.vocab));
+          ids.push_back(generated_token(test_case, row, past_length + t, config.vocab));
         }
         step.tokens.push_back(std::move(ids));
       }

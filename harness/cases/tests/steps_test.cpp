@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <set>
 
 #include "cmake/catch2.h"
@@ -51,9 +52,9 @@ TEST_CASE("steps carry lengths, phases, padding and the usual positions", "[case
 TEST_CASE("token ids are the same on every machine and follow the seed", "[cases]") {
   Case test_case = small_case();
   const std::vector<Step> steps = make_steps(test_case, config_with(1000));
-  // SplitMix64 over (seed 11, row, slot), modulo 1000; computed by an independent program.
+  // Computed by an independent program from the description in steps.cpp.
   CHECK(steps[0].tokens[0] == std::vector<std::int32_t>{191, 28, 92, 58, 770, 362, 646, 145});
-  CHECK(steps[2].tokens[2] == std::vector<std::int32_t>{92});
+  CHECK(steps[2].tokens[2] == std::vector<std::int32_t>{971});
   CHECK(make_steps(test_case, config_with(1000))[1].tokens == steps[1].tokens);
   test_case.seed = 12;
   CHECK(make_steps(test_case, config_with(1000))[0].tokens != steps[0].tokens);
@@ -79,6 +80,22 @@ TEST_CASE("rows differ at every slot, even in a vocabulary barely larger than th
         CHECK(ids.size() == 3);
       }
     }
+  }
+}
+
+TEST_CASE("the largest case is made in a moment, in any vocabulary", "[cases]") {
+  Case large = small_case();
+  large.batch = kMaxBatch;
+  large.left_padding.assign(static_cast<std::size_t>(kMaxBatch), 0);
+  large.steps = {{Phase::kPrefill, kMaxTokens / kMaxBatch, {}, {}}};
+  for (std::int64_t vocab : {1, 1024, 151936}) {
+    const std::vector<Step> steps = make_steps(large, config_with(vocab, kMaxLength));
+    const std::set<std::int32_t> first_slot = [&] {
+      std::set<std::int32_t> ids;
+      for (const auto& row : steps[0].tokens) ids.insert(row[0]);
+      return ids;
+    }();
+    CHECK(first_slot.size() == static_cast<std::size_t>(std::min(vocab, kMaxBatch)));
   }
 }
 
