@@ -14,6 +14,7 @@
 #include "reference/noise.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace qdiff::reference {
 namespace {
@@ -84,14 +85,21 @@ Noise addition_noise(const at::Tensor& sum, const NoiseModel& model) {
 
 // y = w (x r) with r = 1/sqrt(mean x^2 + eps), one r for the row. Shared: half the relative error of the mean (a sum of
 // positive terms, the rounding of its largest square, the division by n and the addition of eps), and the inverse
-// square root's own. Independent: the two products.
+// square root's own. Independent: the two products. Beside a massive channel the other squares are no larger than a few
+// spacings of the sum. They are then not rounded at random: summed one after the other, most are lost the same way, and
+// the error is a share of what they add up to.
 Noise rms_norm_noise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, double eps,
                      const NoiseModel& model) {
   const double u = model.unit();
   const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), at::dtype(at::kDouble));
-  const at::Tensor mean = positive_sum(n, u) + 3 * kSumRounding * u * u;
+  const at::Tensor squares = x.square();
+  const at::Tensor sum = squares.sum(-1, /*keepdim=*/true);
+  const at::Tensor half_spacing = sum * u;
+  const at::Tensor lost = at::minimum(squares, half_spacing).masked_fill(squares.ge(half_spacing * 4.0), 0.0);
+  const at::Tensor lost_share = lost.sum(-1, true) / sum.masked_fill(sum.eq(0.0), 1.0);
+  const at::Tensor mean = positive_sum(n, u) + 3 * kSumRounding * u * u + lost_share.square() / 3.0;
   const at::Tensor inverse_root = mean / 4.0 + kTwoUlps * u * u;
-  const at::Tensor normalized = x * at::rsqrt(x.square().mean(-1, true) + eps);
+  const at::Tensor normalized = x * at::rsqrt(sum / n + eps);
   const at::Tensor declared = model.at(kRmsNormNormalized, normalized) * weight.square();
   return {2.0 * rounding_of(y, u) + declared, y.square() * inverse_root};
 }
@@ -124,12 +132,15 @@ Noise rope_noise(const at::Tensor& x, const at::Tensor& angles, const at::Tensor
 }
 
 // y = g s(g) up with s(g) = 1/(1 + exp(-g)): the exponential to two units, of which a share exp(-g)/(1 + exp(-g)) <= 1
-// reaches s, then a sum, a quotient and two products.
+// reaches s, then a sum, a quotient and two products. Where exp(-g) overflows, s is 0 instead of what is left of it.
 Noise silu_times_noise(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& y, const NoiseModel& model) {
   const double u = model.unit();
   const at::Tensor share = at::sigmoid(-gate);
   const at::Tensor relative = share.square() * (kTwoUlps * u * u) + 4 * kOneRounding * u * u;
-  return {y.square() * relative + model.at(kMlpSilu, at::silu(gate)) * up.square(), zeros_like_result(y)};
+  const int largest = model.max_exponent();
+  const at::Tensor overflows = gate.lt(-largest * std::log(2.0));
+  const at::Tensor lost = (gate * up * std::ldexp(1.0, -largest)).masked_fill(overflows.logical_not(), 0.0).square();
+  return {y.square() * relative + lost + model.at(kMlpSilu, at::silu(gate)) * up.square(), zeros_like_result(y)};
 }
 
 // ---- Attention ----------------------------------------------------------------------------------------------------
@@ -185,13 +196,16 @@ Noise scores_noise(const AttentionValues& a, const NoiseModel& model) {
           s.square() * scale_variance(model)};
 }
 
-// p = w / sum w, so dp_j = p_j (r_j - sum_i p_i r_i) for relative errors r of the weights, to first order.
+// p = w / sum w, so dp_j = p_j (r_j - sum_i p_i r_i) for relative errors r of the weights, to first order. The sum is
+// common to the row; one weight that outgrows the others moves it alone.
 Noise probs_noise(const AttentionValues& a, const NoiseModel& model) {
   const at::Tensor r2 = weight_variance(a, model);
   const at::Tensor p2 = a.probs.square();
   const at::Tensor row = (p2 * r2).sum(-1, /*keepdim=*/true);
-  const at::Tensor independent = p2 * (r2 * (1.0 - 2.0 * a.probs) + row).clamp_min(0.0);
-  at::Tensor shared = softmax_sum_variance(a, model);
+  const at::Tensor own = (r2 * (1.0 - 2.0 * a.probs)).clamp_min(0.0);
+  const at::Tensor relative = (r2 * (1.0 - 2.0 * a.probs) + row).clamp_min(0.0);
+  const at::Tensor independent = p2 * at::minimum(own, relative);
+  at::Tensor shared = softmax_sum_variance(a, model) + (relative - own).clamp_min(0.0);
   if (a.query.defined()) {
     const at::Tensor s = seen(a.scores, a.visible);
     shared = shared + (s - (a.probs * s).sum(-1, true)).square() * scale_variance(model);
@@ -219,13 +233,13 @@ Noise attention_output_noise(const AttentionValues& a, const NoiseModel& model) 
   const at::Tensor weights = a.probs.square() * weight_variance(a, model);  // p_j^2 r_j^2
   const at::Tensor spread =
       at::matmul(weights, v2) - 2.0 * o * at::matmul(weights, a.values) + o.square() * weights.sum(-1, true);
-  at::Tensor shared = o.square() * softmax_sum_variance(a, model);
+  at::Tensor shared = o.square() * softmax_sum_variance(a, model) + spread.clamp_min(0.0);
   if (a.query.defined()) {
     const at::Tensor weighted = a.probs * seen(a.scores, a.visible);
     const at::Tensor slope = at::matmul(weighted, a.values) - o * weighted.sum(-1, true);
     shared = shared + slope.square() * scale_variance(model);
   }
-  return {independent + spread.clamp_min(0.0), shared};
+  return {independent, shared};
 }
 
 }  // namespace qdiff::reference

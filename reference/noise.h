@@ -25,6 +25,7 @@ class NoiseModel {
 
   double unit() const { return unit_roundoff(precision_.accumulate); }
   double attention_unit() const { return unit_roundoff(precision_.at(RoundingPoint::kAttentionAccumulate)); }
+  int max_exponent() const { return facts(precision_.accumulate).max_exponent; }
   // Angles and tables are never kept in less than fp32 unless rope.table says so.
   DType table_type() const;
   bool declares(RoundingPoint point) const { return precision_.points.contains(point); }

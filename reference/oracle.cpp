@@ -42,7 +42,11 @@ class TorchOracle : public Oracle {
     Expectation expectation;
     expectation.shape = target.value.sizes().vec();
     expectation.value = to_vector(target.value);
-    expectation.sigma_independent = to_float_vector(target.noise.independent.expand_as(target.value).sqrt());
+    // Near zero the spacing of numbers has a floor, and so has the error. A masked probability is 0 without error.
+    const double floor = spacing(query.precision.accumulate, 0.0);
+    const at::Tensor sigma = target.noise.independent.expand_as(target.value).sqrt();
+    expectation.sigma_independent =
+        to_float_vector(at::where(sigma.gt(0.0), sigma.clamp_min(floor), at::zeros({}, sigma.options())));
     expectation.sigma_shared = to_float_vector(target.noise.shared.expand_as(target.value).sqrt());
     expectation.exact = exact;
     return expectation;

@@ -1,0 +1,212 @@
+// The expected rounding of each operation against the rounding of honest float32 code (honest.h), on ordinary and on
+// adversarial inputs. The ratio rms(error) / rms(sigma) must lie in a band: above it the model would raise false
+// alarms, below it the model would hide faults.
+#include <sstream>
+
+#include "cmake/catch2.h"
+#include "reference/reference.h"
+#include "reference/tests/honest.h"
+#include "reference/tests/model_in_memory.h"
+
+namespace qdiff::reference {
+namespace {
+
+using honest::Floats;
+using honest::Order;
+
+ModelConfig half_b_config() {
+  ModelConfig config = small_config();
+  config.hidden = 896;
+  config.num_layers = 1;
+  config.num_q_heads = 14;
+  config.num_kv_heads = 2;
+  config.head_dim = 64;
+  config.intermediate = 1200;
+  config.vocab = 64;
+  config.rope_theta = 1e6;
+  config.max_position_embeddings = 40000;
+  return config;
+}
+
+constexpr std::int64_t kTokens = 12;
+
+struct Bench {
+  explicit Bench(std::int64_t tokens = kTokens, std::int64_t position_step = 1)
+      : model(half_b_config(), DType::kBF16, 11),
+        oracle(make_oracle(model, {.num_threads = 2})),
+        steps(random_steps(model.config(), {tokens}, {0}, 3)) {
+    for (std::int64_t& position : steps[0].positions[0]) position *= position_step;
+  }
+
+  ModelInMemory model;
+  std::unique_ptr<Oracle> oracle;
+  std::vector<Step> steps;
+  Recording recorded;
+
+  Floats weight(const char* name) const { return floats(model.read_all(std::string("model.layers.0.") + name)); }
+
+  static Floats floats(const Tensor& tensor) {
+    const std::vector<double> values = to_doubles(tensor.view());
+    return {values.begin(), values.end()};
+  }
+
+  // Random, rounded to `dtype`, recorded as the input `op`. `massive` multiplies column 7; the second token is tiny.
+  Floats input(Op op, DType dtype, std::uint64_t seed, double massive = 1.0, double offset = 0.0) {
+    const ModelConfig& c = model.config();
+    const Step& step = steps[0];
+    const Shape shape = output_shape(op, c, 1, step.num_tokens(), step.valid_length());
+    std::vector<double> values(static_cast<std::size_t>(num_elements(shape)));
+    const std::size_t width = values.size() / static_cast<std::size_t>(step.num_tokens());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = random_normal(seed, i) + (i % 5 == 0 ? offset : 0.0);
+      if (i % width == 7) values[i] *= massive;
+      if (i / width == 1 && massive != 1.0) values[i] *= 1e-3;
+    }
+    recorded.put({0, {op, row(op).scope == Scope::kLayer ? 0 : kNoLayer}}, Tensor::rounded(dtype, shape, values));
+    return floats(Tensor::rounded(dtype, shape, values));
+  }
+
+  Expectation expect(std::vector<Op> ops, DType stored) {
+    std::vector<TensorKey> operations;
+    for (Op op : ops) operations.push_back({0, {op, 0}});
+    const Precision precision = plain_precision(stored);
+    return oracle->evaluate(
+        {.operations = operations, .recorded = recorded, .steps = steps, .precision = precision, .stored = stored});
+  }
+};
+
+struct Ratios {
+  double whole = 0.0;      // rms over the tensor
+  double worst_row = 0.0;  // over the last dimension
+};
+
+// `actual` as float32 code left it, then cast to `stored`. In fp32 the last operation's rounding is the cast.
+Ratios measure(const Floats& actual, const Expectation& e, DType stored) {
+  REQUIRE(actual.size() == e.value.size());
+  double sum = 0.0;
+  Ratios ratios;
+  std::size_t counted = 0;
+  const auto width = static_cast<std::size_t>(e.shape.back());
+  for (std::size_t first = 0; first < actual.size(); first += width) {
+    double row = 0.0;
+    std::size_t in_row = 0;
+    for (std::size_t i = first; i < first + width; ++i) {
+      if (!std::isfinite(e.value[i])) {
+        CHECK(static_cast<double>(actual[i]) == e.value[i]);
+        continue;
+      }
+      const double error = round_to(stored, static_cast<double>(actual[i])) - e.value[i];
+      const double cast = stored == DType::kF32 ? 0.0 : spacing(stored, e.value[i]);
+      const double variance = static_cast<double>(e.sigma_independent[i]) * e.sigma_independent[i] +
+                              static_cast<double>(e.sigma_shared[i]) * e.sigma_shared[i] + cast * cast / 12.0;
+      if (error == 0.0 && variance == 0.0) continue;
+      row += error * error / variance;
+      ++in_row;
+    }
+    sum += row;
+    counted += in_row;
+    if (in_row > 8) ratios.worst_row = std::max(ratios.worst_row, std::sqrt(row / static_cast<double>(in_row)));
+  }
+  REQUIRE(counted > 0);
+  ratios.whole = std::sqrt(sum / static_cast<double>(counted));
+  return ratios;
+}
+
+struct Band {
+  double low = 0.05, high = 1.5, row_high = 2.5;
+};
+
+void check(const std::string& what, const Floats& actual, const Expectation& e, DType stored, Band band = {}) {
+  const Ratios ratios = measure(actual, e, stored);
+  std::ostringstream text;
+  text << what << ' ' << name(stored) << ": " << ratios.whole << ", worst row " << ratios.worst_row;
+  UNSCOPED_INFO(text.str());
+  if (std::getenv("QDIFF_SHOW_RATIOS") != nullptr) WARN(text.str());
+  CHECK(ratios.whole >= band.low);
+  CHECK(ratios.whole <= band.high);
+  CHECK(ratios.worst_row <= band.row_high);
+}
+
+const char* name_of(Order order) {
+  return order == Order::kForward ? "forward" : order == Order::kBackward ? "backward" : "pairwise";
+}
+
+constexpr std::array kStored = {DType::kF32, DType::kBF16, DType::kF16};
+constexpr std::array kOrders = {Order::kForward, Order::kBackward, Order::kPairwise};
+
+TEST_CASE("noise of a projection, with and without its bias", "[noise]") {
+  for (double massive : {1.0, 3000.0}) {
+    for (DType stored : kStored) {
+      Bench bench;
+      const Floats x = bench.input(Op::kInputLayernorm, stored, 5, massive);
+      const Floats w = bench.weight("self_attn.k_proj.weight"), b = bench.weight("self_attn.k_proj.bias");
+      const Expectation bare = bench.expect({Op::kKProjMatmul}, stored);
+      const Expectation biased = bench.expect({Op::kKProjMatmul, Op::kKProj}, stored);
+      for (Order order : kOrders) {
+        check(std::string("matmul ") + name_of(order), honest::matmul(x, w, {}, 896, order), bare, stored);
+        check(std::string("matmul and bias ") + name_of(order), honest::matmul(x, w, b, 896, order), biased, stored);
+      }
+    }
+  }
+}
+
+TEST_CASE("noise of RMSNorm", "[noise]") {
+  for (double massive : {1.0, 3000.0}) {
+    for (DType stored : kStored) {
+      Bench bench;
+      const Floats x = bench.input(Op::kEmbedTokens, stored, 6, massive);
+      const Floats w = bench.weight("input_layernorm.weight");
+      const Expectation e = bench.expect({Op::kInputLayernorm}, stored);
+      for (Order order : kOrders) {
+        check(std::string("rms_norm ") + name_of(order), honest::rms_norm(x, w, 1e-6F, order), e, stored);
+      }
+    }
+  }
+}
+
+TEST_CASE("noise of RoPE, near and far", "[noise]") {
+  for (std::int64_t far : {1, 300, 3000}) {
+    for (DType stored : kStored) {
+      Bench bench(kTokens, far);
+      const Floats q = bench.input(Op::kQProj, stored, 7);
+      const Expectation e = bench.expect({Op::kQRope}, stored);
+      const Floats y = honest::rope(q, bench.steps[0].positions[0], 14, 64, 1e6F);
+      check("rope, positions times " + std::to_string(far), y, e, stored);
+    }
+  }
+}
+
+TEST_CASE("noise of attention, from its first row to each of its last", "[noise]") {
+  const honest::Heads heads{14, 2, 64};
+  for (double offset : {0.0, 30.0}) {
+    for (DType stored : kStored) {
+      Bench bench(40);
+      const Floats q = bench.input(Op::kQRope, stored, 8), k = bench.input(Op::kKCache, stored, 9, 1.0, offset);
+      const Floats v = bench.input(Op::kVCache, stored, 10, 1.0, offset);
+      const Expectation scores = bench.expect({Op::kScores}, DType::kF32);
+      const Expectation probs = bench.expect({Op::kScores, Op::kProbs}, DType::kF32);
+      const Expectation output = bench.expect({Op::kScores, Op::kProbs, Op::kAttnOutput}, stored);
+      for (Order order : kOrders) {
+        const std::string what = std::string(name_of(order)) + " offset " + std::to_string(offset);
+        const Floats s = honest::scores(q, k, heads, order);
+        check("scores " + what, s, scores, DType::kF32);
+        check("probs " + what, honest::softmax(s, 40, order), probs, DType::kF32);
+        check("two-pass " + what, honest::attention(q, k, v, heads, 40, order), output, stored);
+        check("online " + what, honest::attention(q, k, v, heads, 16, order), output, stored);
+      }
+    }
+  }
+}
+
+TEST_CASE("noise of SiLU and of the residual additions", "[noise]") {
+  for (DType stored : kStored) {
+    Bench bench;
+    const Floats gate = bench.input(Op::kGateProj, stored, 12, 3000.0), up = bench.input(Op::kUpProj, stored, 13);
+    check("silu", honest::silu_times(gate, up), bench.expect({Op::kAct}, stored), stored);
+    const Floats a = bench.input(Op::kEmbedTokens, stored, 14, 3000.0), b = bench.input(Op::kOProj, stored, 15);
+    check("residual", honest::add(a, b), bench.expect({Op::kResidMid}, stored), stored);
+  }
+}
+
+}  // namespace
+}  // namespace qdiff::reference
