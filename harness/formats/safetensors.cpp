@@ -119,32 +119,35 @@ class HeaderEvents : public JsonEvents {
     }
   }
 
+  [[noreturn]] void refuse_entry(const std::string& what) const {
+    refuse_json("tensor " + in_quotes(entry_.name) + what);
+  }
+
   void finish_entry() {
-    const std::string tensor = "tensor " + in_quotes(entry_.name);
-    if (entry_.dtype_name.empty()) refuse_json(tensor + " has no dtype");
-    if (!has_shape_) refuse_json(tensor + " has no shape");
-    if (!has_offsets_ || offsets_.size() != 2) refuse_json(tensor + " must have 2 data_offsets");
+    if (entry_.dtype_name.empty()) refuse_entry(" has no dtype");
+    if (!has_shape_) refuse_entry(" has no shape");
+    if (!has_offsets_ || offsets_.size() != 2) refuse_entry(" must have 2 data_offsets");
     entry_.begin = offsets_[0];
     entry_.end = offsets_[1];
     if (entry_.begin > entry_.end) {
-      refuse_json(tensor + ": data_offsets " + std::to_string(entry_.begin) + " and " + std::to_string(entry_.end) +
-                  " run backwards");
+      refuse_entry(": data_offsets " + std::to_string(entry_.begin) + " and " + std::to_string(entry_.end) +
+                   " run backwards");
     }
     const std::optional<std::uint64_t> bits = bits_of(entry_.dtype_name);
-    if (!bits) refuse_json(tensor + " has the unknown dtype " + in_quotes(entry_.dtype_name));
+    if (!bits) refuse_entry(" has the unknown dtype " + in_quotes(entry_.dtype_name));
     // Factor by factor, as upstream: a product that wraps, to 0 even, is seen.
     std::uint64_t size = 1;
     for (std::uint64_t dimension : shape_) {
       if (__builtin_mul_overflow(size, dimension, &size) || dimension > INT64_MAX) {
-        refuse_json(tensor + ": the shape has more elements than 64 bits count");
+        refuse_entry(": the shape has more elements than 64 bits count");
       }
       entry_.shape.push_back(static_cast<std::int64_t>(dimension));
     }
-    if (__builtin_mul_overflow(size, *bits, &size)) refuse_json(tensor + ": the size does not fit in 64 bits");
-    if (size % 8 != 0) refuse_json(tensor + ": the size is not a whole number of bytes");
+    if (__builtin_mul_overflow(size, *bits, &size)) refuse_entry(": the size does not fit in 64 bits");
+    if (size % 8 != 0) refuse_entry(": the size is not a whole number of bytes");
     if (size / 8 != entry_.bytes()) {
-      refuse_json(tensor + ": data_offsets span " + std::to_string(entry_.bytes()) +
-                  " bytes, but shape and dtype ask for " + std::to_string(size / 8));
+      refuse_entry(": data_offsets span " + std::to_string(entry_.bytes()) + " bytes, but shape and dtype ask for " +
+                   std::to_string(size / 8));
     }
     for (DType dtype : {DType::kF64, DType::kF32, DType::kF16, DType::kBF16}) {
       if (entry_.dtype_name == facts(dtype).safetensors) entry_.dtype = dtype;
@@ -217,11 +220,14 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> start, std::uint6
   header.data_start = kLengthBytes + length;
   HeaderEvents events(header);
   parse_json_events(text, in_header, kSafetensorsHeaderLimits, events);
-  std::stable_sort(header.entries.begin(), header.entries.end(),
-                   [](const SafetensorsEntry& a, const SafetensorsEntry& b) {
-                     return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
-                   });
+  const auto by_place = [](const SafetensorsEntry& a, const SafetensorsEntry& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  };
+  if (!std::is_sorted(header.entries.begin(), header.entries.end(), by_place)) {
+    std::stable_sort(header.entries.begin(), header.entries.end(), by_place);
+  }
   check_layout(header, file_bytes - header.data_start, source);
+  header.index.reserve(header.entries.size());
   for (std::size_t i = 0; i < header.entries.size(); ++i) header.index[header.entries[i].name] = i;
   return header;
 }

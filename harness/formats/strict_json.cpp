@@ -1,6 +1,6 @@
 #include "harness/formats/strict_json.h"
 
-#include <cmath>
+#include <algorithm>
 #include <iterator>
 #include <unordered_set>
 #include <utility>
@@ -47,6 +47,24 @@ class TrackingIterator {
   const char** furthest_;
 };
 
+// The keys of one object. Most objects have a few, for which a list is quicker than a set.
+class KeySet {
+ public:
+  // False where the key is there already.
+  bool insert(const std::string& key) {
+    if (!set_.empty()) return set_.insert(key).second;
+    if (std::find(list_.begin(), list_.end(), key) != list_.end()) return false;
+    list_.push_back(key);
+    constexpr std::size_t kLongestList = 16;
+    if (list_.size() > kLongestList) set_.insert(list_.begin(), list_.end());
+    return true;
+  }
+
+ private:
+  std::vector<std::string> list_;
+  std::unordered_set<std::string> set_;  // used once the list is long
+};
+
 // Keeps the limits and the rule of unique keys, and hands everything on. The interface is that of nlohmann::json_sax.
 class StrictSax {
  public:
@@ -74,7 +92,7 @@ class StrictSax {
   bool binary(Json::binary_t&) { return false; }  // JSON text has none
   bool key(std::string& v) {
     check_string(v, "a key");
-    if (!keys_.back().insert(v).second) refuse_json("the key \"" + printable(v) + "\" occurs twice in one object");
+    if (!keys_.back().insert(v)) refuse_json("the key \"" + printable(v) + "\" occurs twice in one object");
     events_.on_key(v);
     return true;
   }
@@ -136,7 +154,7 @@ class StrictSax {
   const JsonLimits& limits_;
   JsonEvents& events_;
   std::size_t nodes_ = 0;
-  std::vector<std::unordered_set<std::string>> keys_;  // one set for each open object; arrays leave theirs empty
+  std::vector<KeySet> keys_;  // one for each open object; arrays leave theirs empty
 };
 
 class TreeBuilder : public JsonEvents {
