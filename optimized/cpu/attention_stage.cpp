@@ -46,19 +46,17 @@ void attend_block(const LayerContext& s, const ThreadScratch& scratch, const Blo
   std::fill_n(scratch.sum, num_rows, 0.0F);
   std::fill_n(scratch.out, num_rows * width, 0.0F);
 
-  // Token t stands in slot past + t and sees the slots [pad, past + t].
+  // Token t stands in slot past + t and sees the slots [pad, past + t]. Tiles are counted from the row's first real
+  // slot, so that padding moves no boundary.
   const std::int64_t end = past + block.tokens.end;
-  for (std::int64_t tile = pad / kKeyTile * kKeyTile; tile < end; tile += kKeyTile) {
-    const std::int64_t first = std::max(tile, pad);
+  for (std::int64_t tile = pad; tile < end; tile += kKeyTile) {
     const std::int64_t last = std::min(tile + kKeyTile, end);
-    const std::int64_t element = s.cache.layout.offset(s.layer, block.b, block.kv_head, first, 0);
-    float* k = scratch.k + (first - tile) * width;
-    float* v = scratch.v + (first - tile) * width;
-    widen_rows(s, at(s.cache.keys.data(), s.storage, element), last - first, width, k);
-    widen_rows(s, at(s.cache.values.data(), s.storage, element), last - first, width, v);
+    const std::int64_t element = s.cache.layout.offset(s.layer, block.b, block.kv_head, tile, 0);
+    widen_rows(s, at(s.cache.keys.data(), s.storage, element), last - tile, width, scratch.k);
+    widen_rows(s, at(s.cache.values.data(), s.storage, element), last - tile, width, scratch.v);
     for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
       const std::int64_t visible = std::min(last, past + t + 1);
-      if (visible <= first) continue;
+      if (visible <= tile) continue;
       const std::int64_t row = (t - block.tokens.begin) * block.num_heads;
       AttendTileParams p;
       p.q = scratch.q + row * width;
@@ -70,8 +68,7 @@ void attend_block(const LayerContext& s, const ThreadScratch& scratch, const Blo
       p.scores = scratch.scores;
       p.rows = block.num_heads;
       p.width = width;
-      p.first = first - tile;
-      p.last = visible - tile;
+      p.num_keys = visible - tile;
       p.scale = scale;
       s.kernels.attend_tile(p);
     }

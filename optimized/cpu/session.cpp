@@ -133,8 +133,10 @@ void CpuSession::hand_out_cache(Op op, int layer, const Step& step, TensorSink* 
   const AlignedBuffer& cache = op == Op::kKCache ? cache_.keys : cache_.values;
   const std::int64_t length = step.valid_length();
   const std::int64_t bytes = options_.batch * length * config.kv_width() * storage_bytes(parts_.storage);
-  if (cache_view_.size() < bytes) cache_view_ = AlignedBuffer(bytes);
-  std::byte* out = cache_view_.data();
+  // One for keys and one for values: what has been handed out stays as it is for the rest of the layer.
+  AlignedBuffer& gathered = op == Op::kKCache ? key_view_ : value_view_;
+  if (gathered.size() < bytes) gathered = AlignedBuffer(bytes);
+  std::byte* out = gathered.data();
   const std::int64_t row_bytes = config.head_dim * storage_bytes(parts_.storage);
   for (std::int64_t b = 0; b < options_.batch; ++b) {
     for (std::int64_t slot = 0; slot < length; ++slot) {
@@ -145,7 +147,7 @@ void CpuSession::hand_out_cache(Op op, int layer, const Step& step, TensorSink* 
       }
     }
   }
-  sink->take({op, layer}, view(op, step, cache_view_.data()));
+  sink->take({op, layer}, view(op, step, gathered.data()));
 }
 
 StageContext CpuSession::stage_context(const Step& step, int layer, const TensorView& input, std::byte* output) {

@@ -46,8 +46,8 @@ class CpuSession final : public Session {
   KvCache cache_;
   RopeTable rope_;
   std::optional<RopeTable> planted_rope_;
-  AlignedBuffer logits_;      // [B*T, V]
-  AlignedBuffer cache_view_;  // [B,S,K,d], gathered for a sink
+  AlignedBuffer logits_;                 // [B*T, V]
+  AlignedBuffer key_view_, value_view_;  // [B,S,K,d], gathered for a sink
   struct Progress {
     int steps = 0;
     std::int64_t length = 0;  // cache slots filled

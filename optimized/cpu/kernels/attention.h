@@ -2,7 +2,7 @@
 // tiled form is FlashAttention's). Included by kernel_set.cpp alone.
 #pragma once
 
-// out[r] = out[r] * correction[r] + sum over j in [first, last) of p[r][j] * v[j], in increasing j, for R rows and
+// out[r] = out[r] * correction[r] + sum over j < num_keys of p[r][j] * v[j], in increasing j, for R rows and
 // C * 16 columns at a time.
 template <int R, int C>
 QDIFF_INLINE void accumulate_values(const float* p, const float* correction, const AttendTileParams& a, float* out,
@@ -15,7 +15,7 @@ QDIFF_INLINE void accumulate_values(const float* p, const float* correction, con
       sums[r][c] = mul(load(out + r * a.width + c * kLanes), broadcast(correction[r]));
     }
   }
-  for (std::int64_t j = a.first; j < a.last; ++j) {
+  for (std::int64_t j = 0; j < a.num_keys; ++j) {
     Vec value[C];
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) value[c] = load(v + j * a.width + c * kLanes);
@@ -49,15 +49,15 @@ constexpr std::int64_t kMaxRows = 16;  // query rows in one pass; more are taken
 
 void attend_rows(const AttendTileParams& a) {
   MatmulParams scores;
-  scores.weights = a.k + a.first * a.width;
+  scores.weights = a.k;
   scores.storage = Storage::kF32;
   scores.weight_stride = a.width;
-  scores.rows = a.last - a.first;
+  scores.rows = a.num_keys;
   scores.x = a.q;
   scores.x_stride = a.width;
   scores.tokens = a.rows;
   scores.k = a.width;
-  scores.c = a.scores + a.first;
+  scores.c = a.scores;
   scores.c_stride = kKeyTile;
   matmul_of<float>(scores);
 
@@ -65,9 +65,8 @@ void attend_rows(const AttendTileParams& a) {
   float correction[kMaxRows];
   for (std::int64_t r = 0; r < a.rows; ++r) {
     float* row = a.scores + r * kKeyTile;
-    // Slots outside [first, last) never held a score: they weigh exactly nothing.
-    for (std::int64_t j = 0; j < a.first; ++j) row[j] = -__builtin_inff();
-    for (std::int64_t j = a.last; j < kKeyTile; ++j) row[j] = -__builtin_inff();
+    // What lies behind the last key never was a score: it weighs exactly nothing.
+    for (std::int64_t j = a.num_keys; j < kKeyTile; ++j) row[j] = -__builtin_inff();
     Vec highest = broadcast(a.maximum[r]);
 #pragma GCC unroll 4
     for (std::int64_t j = 0; j < kKeyTile; j += kLanes) {

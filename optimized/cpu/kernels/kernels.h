@@ -17,7 +17,7 @@ enum class Storage : std::uint8_t { kF32, kBF16, kF16 };
 
 constexpr std::int64_t storage_bytes(Storage storage) { return storage == Storage::kF32 ? 4 : 2; }
 
-// Fixed key tile of attention: slots [0, 64), [64, 128), ... whatever the step's length.
+// Fixed key tile of attention: keys [0, 64), [64, 128), ... of a sequence, whatever the step's length.
 inline constexpr std::int64_t kKeyTile = 64;
 // Every fp32 scratch row is padded to a multiple of this many elements.
 inline constexpr std::int64_t kLanes = 16;
@@ -60,19 +60,18 @@ struct StoreTileParams {
   std::int64_t rows = 0;
 };
 
-// Online softmax over one key tile for several query rows of one token, which all see the keys [first, last).
+// Online softmax over one key tile for several query rows of one token, which all see the first num_keys keys.
 struct AttendTileParams {
   const float* q = nullptr;  // [rows, width]
-  const float* k = nullptr;  // [kKeyTile, width]; only rows [first, last) are read
+  const float* k = nullptr;  // [num_keys, width]
   const float* v = nullptr;  // the same
   float* maximum = nullptr;  // [rows], running
   float* sum = nullptr;      // [rows], running, relative to `maximum`
   float* out = nullptr;      // [rows, width], running, relative to `maximum`
   float* scores = nullptr;   // scratch, [rows, kKeyTile]; written before it is read
   std::int64_t rows = 0;
-  std::int64_t width = 0;  // head_dim padded to a multiple of kLanes, padding zero
-  std::int64_t first = 0;
-  std::int64_t last = 0;
+  std::int64_t width = 0;     // head_dim padded to a multiple of kLanes, padding zero
+  std::int64_t num_keys = 0;  // 1 to kKeyTile
   float scale = 0.0F;
 };
 

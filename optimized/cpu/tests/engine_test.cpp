@@ -63,7 +63,10 @@ TEST_CASE("every tensor is what double arithmetic makes of the engine's own inpu
     for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
       std::uint64_t seed = 1;
       for (const ModelConfig& config : testing::small_configs()) {
-        RandomModel model(config, DType::kF32, ++seed);
+        ++seed;
+        // The other instruction sets share all but the inner loops: a type and two shapes are enough for them.
+        if (kernels != &best_kernel_set() && (dtype != DType::kBF16 || seed % 2 == 0)) continue;
+        RandomModel model(config, DType::kF32, seed);
         const auto engine = make_engine(model, {.dtype = dtype, .num_threads = 2}, *kernels);
         // 70 and more slots: two key tiles; a ragged batch, and 1, 2, 5 and many tokens.
         const auto steps = testing::random_steps(config, {70, 1, 5, 2, 1}, {0, 3, 68}, seed);

@@ -25,6 +25,13 @@ class NaiveForward {
   // Weights are rounded once to `dtype`.
   NaiveForward(RandomModel& model, DType dtype) : model_(model), dtype_(dtype), c_(model.config()) {}
 
+  // The same with another kv head for each query head.
+  NaiveForward with_head_map(std::function<std::int64_t(std::int64_t)> map) const {
+    NaiveForward other = *this;
+    other.head_map_ = std::move(map);
+    return other;
+  }
+
   // `get` gives a tensor of a step as doubles.
   using Get = std::function<Values(const TensorKey&)>;
 
@@ -78,14 +85,17 @@ class NaiveForward {
   }
 
  private:
-  Values weight(const TensorId& id) const {
-    Values values = to_doubles(model_.tensor(weight_name(id, 0, c_)).view());
-    for (double& value : values) value = round_to(dtype_, value);
+  const Values& weight(const TensorId& id) const {
+    Values& values = weights_[id];
+    if (values.empty()) {
+      values = to_doubles(model_.tensor(weight_name(id, 0, c_)).view());
+      for (double& value : values) value = round_to(dtype_, value);
+    }
     return values;
   }
 
   Naive embed(const Step& step) const {
-    const Values table = weight({Op::kEmbedTokens, kNoLayer});
+    const Values& table = weight({Op::kEmbedTokens, kNoLayer});
     Naive out;
     for (const auto& tokens : step.tokens) {
       for (std::int32_t token : tokens) {
@@ -99,7 +109,7 @@ class NaiveForward {
   }
 
   Naive norm(const Values& x, const TensorId& id) const {
-    const Values w = weight(id);
+    const Values& w = weight(id);
     const std::size_t n = w.size();
     Naive out;
     for (std::size_t first = 0; first < x.size(); first += n) {
@@ -115,7 +125,7 @@ class NaiveForward {
   }
 
   Naive linear(const Values& x, const TensorId& id, const Values& bias) const {
-    const Values w = weight(id);
+    const Values& w = weight(id);
     const Shape shape = weight_shape(id.op, 0, c_);
     const auto rows = static_cast<std::size_t>(shape[0]);
     const auto k = static_cast<std::size_t>(shape[1]);
@@ -193,7 +203,7 @@ class NaiveForward {
       const std::int64_t pads = step.left_padding[static_cast<std::size_t>(b)];
       for (std::int64_t t = 0; t < step.num_tokens(); ++t) {
         for (std::int64_t h = 0; h < c_.num_q_heads; ++h) {
-          const std::int64_t kv_head = h / (c_.num_q_heads / c_.num_kv_heads);
+          const std::int64_t kv_head = head_map_ ? head_map_(h) : h / (c_.num_q_heads / c_.num_kv_heads);
           const std::int64_t q_first = ((b * step.num_tokens() + t) * c_.num_q_heads + h) * d;
           Values scores;
           double highest = -HUGE_VAL;
@@ -250,6 +260,8 @@ class NaiveForward {
   RandomModel& model_;
   DType dtype_;
   const ModelConfig& c_;
+  std::function<std::int64_t(std::int64_t)> head_map_;
+  mutable std::map<TensorId, Values> weights_;  // rounded
 };
 
 }  // namespace qdiff::optimized::cpu::testing

@@ -1,0 +1,272 @@
+// What must not change a single bit: the number of threads, chunking, the other rows of a batch, padding, poison,
+// spare capacity, and whether anybody looks.
+#include <algorithm>
+#include <cstring>
+#include <tuple>
+
+#include "cmake/catch2.h"
+#include "optimized/cpu/engine.h"
+#include "optimized/cpu/kernels/kernels.h"
+#include "optimized/cpu/tests/random_model.h"
+
+namespace qdiff::optimized::cpu {
+namespace {
+
+using testing::KeepingSink;
+using testing::RandomModel;
+
+// The bytes of one token of one tensor, by sequence and by place in it, pads left out and not counted.
+using Rows = std::map<std::tuple<TensorId, std::int64_t, std::int64_t>, std::vector<std::byte>>;
+
+Rows rows_of(const KeepingSink& sink, const std::vector<Step>& steps, std::int64_t first_sequence = 0) {
+  Rows rows;
+  for (const auto& [key, tensor] : sink.tensors) {
+    const Step& step = steps[static_cast<std::size_t>(key.step)];
+    const bool cache = key.id.op == Op::kKCache || key.id.op == Op::kVCache;
+    if (cache && key.step + 1 != static_cast<int>(steps.size())) continue;  // the last one holds all
+    const std::int64_t length = tensor.shape()[1];
+    const auto bytes = tensor.bytes().size() / static_cast<std::size_t>(tensor.shape()[0] * length);
+    for (std::int64_t b = 0; b < tensor.shape()[0]; ++b) {
+      for (std::int64_t t = 0; t < length; ++t) {
+        const std::int64_t place = t + (cache ? 0 : step.past_length) - step.left_padding[static_cast<std::size_t>(b)];
+        if (place < 0) continue;
+        const std::byte* data = tensor.bytes().data() + static_cast<std::size_t>(b * length + t) * bytes;
+        rows[{key.id, first_sequence + b, place}] = {data, data + bytes};
+      }
+    }
+  }
+  return rows;
+}
+
+// The name of the first row of `part` that `whole` lacks or holds with other bits; empty where there is none.
+std::string first_difference(const Rows& part, const Rows& whole) {
+  for (const auto& [key, bytes] : part) {
+    const auto found = whole.find(key);
+    if (found != whole.end() && found->second == bytes) continue;
+    return tensor_name(std::get<0>(key)) + ", sequence " + std::to_string(std::get<1>(key)) + ", token " +
+           std::to_string(std::get<2>(key)) + (found == whole.end() ? " is missing" : " differs");
+  }
+  return part.empty() ? "nothing to compare" : "";
+}
+
+struct Fixture {
+  ModelConfig config;
+  DType dtype;
+  const KernelSet* kernels;
+  RandomModel model;
+
+  Fixture(const ModelConfig& c, DType d, const KernelSet* k) : config(c), dtype(d), kernels(k), model(c, d, 17) {}
+  std::unique_ptr<Engine> engine(int threads = 2) const {
+    return make_engine(model, {.dtype = dtype, .num_threads = threads}, *kernels);
+  }
+  Rows run(const std::vector<Step>& steps, Poison poison = Poison::kNaN, int threads = 2,
+           std::int64_t spare = 0) const {
+    const auto built = engine(threads);
+    return rows_of(testing::run_all(*built, steps, poison, spare), steps);
+  }
+  std::string describe() const { return std::string(kernels->name) + ", " + to_string(config); }
+};
+
+template <typename Function>
+void for_each_fixture(Function&& function) {
+  for (const KernelSet* kernels : available_kernel_sets()) {
+    for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+      int index = 0;
+      for (const ModelConfig& config : testing::small_configs()) {
+        ++index;
+        // The other instruction sets share all but the inner loops: a type and two shapes are enough for them.
+        if (kernels != &best_kernel_set() && (dtype != DType::kBF16 || (index != 1 && index != 5))) continue;
+        const Fixture fixture(config, dtype, kernels);
+        INFO(fixture.describe());
+        function(fixture);
+      }
+    }
+  }
+}
+
+TEST_CASE("chunked prefill and decoding give the bits of a whole prefill", "[cpu][invariance]") {
+  for_each_fixture([](const Fixture& fixture) {
+    const std::vector<std::int64_t> pads = {0, 5};
+    const auto whole = testing::random_steps(fixture.config, {80}, pads, 3);
+    const Rows expected = fixture.run(whole);
+    for (const std::vector<std::int64_t>& lengths :
+         std::vector<std::vector<std::int64_t>>{{64, 16}, {1, 79}, {3, 60, 2, 13, 1, 1}, {17, 30, 1, 1, 1, 30}}) {
+      const auto chunks = testing::random_steps(fixture.config, lengths, pads, 3);
+      CHECK(first_difference(fixture.run(chunks), expected) == "");
+    }
+  });
+}
+
+TEST_CASE("token after token gives the bits of a whole prefill", "[cpu][invariance]") {
+  const Fixture fixture(testing::small_configs()[1], DType::kBF16, &best_kernel_set());
+  const auto whole = testing::random_steps(fixture.config, {20}, {0, 6}, 3);
+  const auto single = testing::random_steps(fixture.config, std::vector<std::int64_t>(20, 1), {0, 6}, 3);
+  CHECK(first_difference(fixture.run(single), fixture.run(whole)) == "");
+}
+
+TEST_CASE("a sequence alone and unpadded has the bits it has in a padded batch", "[cpu][invariance]") {
+  for_each_fixture([](const Fixture& fixture) {
+    const std::vector<std::int64_t> pads = {0, 7, 66};
+    const auto together = testing::random_steps(fixture.config, {70, 2, 1}, pads, 3);
+    const Rows expected = fixture.run(together);
+    for (std::size_t b = 0; b < pads.size(); ++b) {
+      const auto engine = fixture.engine();
+      // Alone with its pads, and alone without them.
+      std::vector<Step> padded = together;
+      for (Step& step : padded) {
+        step.tokens = {step.tokens[b]};
+        step.positions = {step.positions[b]};
+        step.left_padding = {pads[b]};
+      }
+      const auto sequence = static_cast<std::int64_t>(b);
+      CHECK(first_difference(rows_of(testing::run_all(*engine, padded), padded, sequence), expected) == "");
+      std::vector<Step> unpadded = padded;
+      for (Step& step : unpadded) {
+        step.left_padding = {0};
+        step.past_length = std::max<std::int64_t>(0, step.past_length - pads[b]);
+      }
+      unpadded[0].tokens[0].erase(unpadded[0].tokens[0].begin(), unpadded[0].tokens[0].begin() + pads[b]);
+      unpadded[0].positions[0].erase(unpadded[0].positions[0].begin(), unpadded[0].positions[0].begin() + pads[b]);
+      CHECK(first_difference(rows_of(testing::run_all(*engine, unpadded), unpadded, sequence), expected) == "");
+    }
+  });
+}
+
+TEST_CASE("a step of nothing but padding for one row works", "[cpu][invariance]") {
+  const Fixture fixture(testing::small_configs()[0], DType::kF32, &best_kernel_set());
+  const auto steps = testing::random_steps(fixture.config, {4, 1, 5}, {0, 6}, 9);
+  const auto whole = testing::random_steps(fixture.config, {10}, {0, 6}, 9);
+  for (Poison poison : {Poison::kNaN, Poison::kLargeFinite}) {
+    CHECK(first_difference(fixture.run(steps, poison), fixture.run(whole, poison)) == "");
+  }
+}
+
+TEST_CASE("threads, poison and spare capacity change nothing", "[cpu][invariance]") {
+  for_each_fixture([](const Fixture& fixture) {
+    const auto steps = testing::random_steps(fixture.config, {33, 1, 2}, {0, 3}, 5);
+    const Rows expected = fixture.run(steps, Poison::kNaN, 1);
+    CHECK(first_difference(fixture.run(steps, Poison::kNaN, 2), expected) == "");
+    CHECK(first_difference(fixture.run(steps, Poison::kNaN, 5), expected) == "");
+    CHECK(first_difference(fixture.run(steps, Poison::kLargeFinite, 2), expected) == "");
+    CHECK(first_difference(fixture.run(steps, Poison::kNaN, 2, 100), expected) == "");
+    bool finite = true;
+    for (const auto& [key, bytes] : expected) {
+      const auto n = bytes.size() / size_of(fixture.dtype);
+      for (std::size_t i = 0; i < n; ++i)
+        finite = finite && std::isfinite(load_element(bytes.data(), fixture.dtype, i));
+    }
+    CHECK(finite);
+  });
+}
+
+TEST_CASE("the parts of a step in a row, layer by layer over all steps, equal run_step", "[cpu][invariance]") {
+  for_each_fixture([](const Fixture& fixture) {
+    const auto steps = testing::random_steps(fixture.config, {12, 1, 3}, {0, 2}, 5);
+    const auto engine = fixture.engine();
+    const KeepingSink expected = testing::run_all(*engine, steps);
+
+    const auto session = engine->open(testing::session_options(steps));
+    KeepingSink sink;
+    std::vector<Tensor> residual;
+    for (const Step& step : steps) {
+      sink.step = step.index;
+      residual.push_back(Tensor::copy_of(session->run_embedding(step, &sink)));
+    }
+    for (int layer = 0; layer < fixture.config.num_layers; ++layer) {
+      for (const Step& step : steps) {
+        sink.step = step.index;
+        Tensor& stream = residual[static_cast<std::size_t>(step.index)];
+        stream = Tensor::copy_of(session->run_layer(layer, step, stream.view(), &sink));
+      }
+    }
+    for (const Step& step : steps) {
+      sink.step = step.index;
+      session->run_head(step, residual[static_cast<std::size_t>(step.index)].view(), &sink);
+    }
+    CHECK(first_difference(rows_of(sink, steps), rows_of(expected, steps)) == "");
+    CHECK(sink.tensors.size() == expected.tensors.size());
+  });
+}
+
+TEST_CASE("an untapped run gives the logits of a tapped one", "[cpu][invariance]") {
+  for_each_fixture([](const Fixture& fixture) {
+    const auto steps = testing::random_steps(fixture.config, {12, 1, 3}, {0, 0}, 5);
+    const auto engine = fixture.engine();
+    const KeepingSink tapped = testing::run_all(*engine, steps);
+    const auto session = engine->open(testing::session_options(steps));
+    for (const Step& step : steps) {
+      const Tensor logits = Tensor::copy_of(session->run_step(step, nullptr));
+      CHECK(std::ranges::equal(logits.bytes(), tapped.at(step.index, Op::kLmHead).bytes()));
+    }
+  });
+}
+
+// Pads may hold anything: their rows of the residual stream are NaN here, in every layer.
+TEST_CASE("NaN in padded rows does not leak", "[cpu][invariance]") {
+  for_each_fixture([](const Fixture& fixture) {
+    const auto steps = testing::random_steps(fixture.config, {12, 1}, {0, 5}, 5);
+    const auto engine = fixture.engine();
+    const Rows expected = rows_of(testing::run_all(*engine, steps), steps);
+    const auto session = engine->open(testing::session_options(steps));
+    KeepingSink sink;
+    for (const Step& step : steps) {
+      sink.step = step.index;
+      Tensor stream = Tensor::copy_of(session->run_embedding(step, &sink));
+      const auto spoil = [&] {
+        for (std::int64_t t = 0; t < step.num_tokens(); ++t) {
+          if (!step.is_pad(1, t)) continue;
+          for (std::int64_t i = 0; i < fixture.config.hidden; ++i) {
+            stream.set((step.num_tokens() + t) * fixture.config.hidden + i, std::nan(""));
+          }
+        }
+      };
+      for (int layer = 0; layer < fixture.config.num_layers; ++layer) {
+        spoil();
+        stream = Tensor::copy_of(session->run_layer(layer, step, stream.view(), &sink));
+      }
+      spoil();
+      session->run_head(step, stream.view(), &sink);
+    }
+    CHECK(first_difference(rows_of(sink, steps), expected) == "");
+  });
+}
+
+TEST_CASE("weights streamed layer by layer give the bits of resident ones", "[cpu][invariance]") {
+  for (const ModelConfig& config : testing::small_configs()) {
+    const RandomModel model(config, DType::kF32, 17);
+    const auto steps = testing::random_steps(config, {6, 1}, {0}, 5);
+    const auto resident = make_engine(model, {.dtype = DType::kBF16});
+    const auto streamed = make_engine(model, {.dtype = DType::kBF16, .max_resident_bytes = 1});
+    CHECK(first_difference(rows_of(testing::run_all(*streamed, steps), steps),
+                           rows_of(testing::run_all(*resident, steps), steps)) == "");
+  }
+}
+
+TEST_CASE("weights are rounded once from any stored type", "[cpu]") {
+  const ModelConfig config = testing::small_configs()[0];
+  for (DType stored : {DType::kF64, DType::kF32, DType::kBF16, DType::kF16}) {
+    for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+      RandomModel model(config, stored, 17);
+      Tensor& embedding = model.tensor("model.embed_tokens.weight");
+      // In double just above a tie of bfloat16: rounding through float would make it a tie, and then go down.
+      if (stored == DType::kF64) embedding.set(0, 1.0 + 0x1p-8 + 0x1p-40);
+      const auto engine = make_engine(model, {.dtype = dtype});
+      auto steps = testing::random_steps(config, {5}, {0}, 5);
+      steps[0].tokens[0] = {0, 1, 2, 99, 100};
+      const KeepingSink sink = testing::run_all(*engine, steps);
+      const Tensor& rows = sink.at(0, Op::kEmbedTokens);
+      std::int64_t wrong = 0;
+      for (std::int64_t t = 0; t < 5; ++t) {
+        for (std::int64_t i = 0; i < config.hidden; ++i) {
+          const double raw = embedding.at(steps[0].tokens[0][static_cast<std::size_t>(t)] * config.hidden + i);
+          wrong += !(rows.at(t * config.hidden + i) == round_to(dtype, raw));
+        }
+      }
+      INFO(name(stored) << " to " << name(dtype));
+      CHECK(wrong == 0);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace qdiff::optimized::cpu
