@@ -157,7 +157,7 @@ Judgement judge_rounded(const Sides& sides) {
   const Walk sums = walk(sides, gates);
   Judgement judgement;
   judgement.statistics =
-      statistics_of(sides.actual, sums.rows, sums.columns, sums.total, facts(c.actual.dtype).significant_bits);
+      statistics_of({sides.actual, c.actual, sums.rows, sums.columns, sums.total, c.precision.accumulate});
   judgement.statistics.elements_compared = gates.elements_seen();
   if (gates.elements_seen() == 0) {
     judgement.outcome = mutated(Mutant::kUnjudgedIsMatch) ? Outcome::kMatch : Outcome::kUnjudged;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string>
 
+#include "harness/compare/distinct.h"
 #include "harness/compare/mutants.h"
 
 namespace qdiff::compare {
@@ -15,37 +16,42 @@ constexpr std::array<std::int64_t, 3> kTileColumns = {16, 64, 128};
 // The largest of so many Gaussian draws grows like this; the ten keeps it near 2 for a handful.
 double growth(double count) { return std::sqrt(2.0 * std::log(count + 10.0)); }
 
-// Keeps the worst of many slices; the name is made only for a new worst one.
+// 1 / (number of independent errors) among a slice's own, shared ones aside.
+double inverse_distinct(double count, double equal) { return 1.0 / count + (1.0 - 1.0 / count) * equal; }
+
+double rms_score(const SliceSums& slice, double distinct, double chance) {
+  const double together = slice.shared_share / slice.count;
+  const double inverse_count = std::min(1.0, together * together + (1.0 - together * together) * distinct);
+  const double allowed = 1.0 + 2.0 * std::sqrt(chance * inverse_count) + 2.0 * chance * inverse_count;
+  return std::sqrt(slice.z_squared / slice.count / allowed);
+}
+
+// Keeps the worst of many slices. What costs (names, counting equal values) is done for a new worst one only: counting
+// equal values can only lower a score.
 class WorstSlice {
  public:
-  WorstSlice(std::int64_t num_slices, int significant_bits)
-      : chance_(std::log(static_cast<double>(num_slices) + 10.0)),
+  WorstSlice(const Measured& measured, std::int64_t num_slices)
+      : measured_(measured),
+        chance_(std::log(static_cast<double>(num_slices) + 10.0)),
         growth_(growth(static_cast<double>(num_slices))),
-        rounding_bias_(12.0 * std::ldexp(1.0, -2 * (significant_bits + 2))) {}
-
-  double rms_score(const SliceSums& slice, double chance) const {
-    const double mean = slice.z_squared / slice.count;
-    const double together = slice.shared_share / slice.count;
-    const double inverse_count = std::min(1.0, together * together + (1.0 - together * together) / slice.count);
-    return std::sqrt(mean / (1.0 + 2.0 * std::sqrt(chance * inverse_count) + 2.0 * chance * inverse_count));
-  }
-
-  double bias(const SliceSums& slice) const {
-    const double variance = slice.independent / slice.count * (1.0 / slice.count + rounding_bias_);
-    return std::fabs(slice.error / slice.count) / std::sqrt(variance + slice.shared / slice.count);
-  }
+        rounding_bias_(12.0 * std::ldexp(1.0, -2 * (facts(measured.actual.dtype).significant_bits + 2))) {}
 
   template <typename Name>
-  void consider(const SliceSums& slice, const Name& slice_name) {
+  void consider(const SliceSums& slice, const Block& block, const Name& slice_name) {
     if (slice.count == 0.0) return;
-    const double score = rms_score(slice, chance_);
+    double distinct = 1.0 / slice.count;
+    double score = rms_score(slice, distinct, chance_);
+    double slice_bias = bias(slice, distinct);
+    if (score <= score_ && slice_bias <= bias_) return;
+    distinct = inverse_distinct(slice.count, probability_of_equal(block, measured_.layout, measured_.actual));
+    score = rms_score(slice, distinct, chance_);
+    slice_bias = bias(slice, distinct);
     if (!(score <= score_)) {
       score_ = score;
       rms_ = std::sqrt(slice.z_squared / slice.count);
       name_ = slice_name();
     }
-    const double this_bias = bias(slice);
-    if (!(this_bias <= bias_)) bias_ = this_bias;
+    if (!(slice_bias <= bias_)) bias_ = slice_bias;
   }
 
   void write(Statistics& statistics) const {
@@ -57,6 +63,12 @@ class WorstSlice {
   }
 
  private:
+  double bias(const SliceSums& slice, double distinct) const {
+    const double variance = slice.independent / slice.count * (distinct + rounding_bias_);
+    return std::fabs(slice.error / slice.count) / std::sqrt(variance + slice.shared / slice.count);
+  }
+
+  const Measured& measured_;
   double chance_;
   double growth_;
   double rounding_bias_;
@@ -70,95 +82,87 @@ std::string columns_name(std::int64_t first, std::int64_t last) {
   return "columns " + std::to_string(first) + ".." + std::to_string(last);
 }
 
-SliceSums sum_columns(const ColumnSums& columns, std::int64_t first, std::int64_t end, std::int64_t stride = 1) {
-  SliceSums sums;
-  for (std::int64_t c = first; c < end; c += stride) sums.add(columns.at(static_cast<std::size_t>(c)));
-  return sums;
-}
-
-void consider_columns(const Layout& layout, const ColumnSums& columns, WorstSlice& worst) {
+void consider_columns(const Measured& m, WorstSlice& worst) {
+  const Layout& layout = m.layout;
   const std::int64_t width = layout.num_columns();
-  for (std::int64_t c = 0; c < width; ++c) {
-    worst.consider(columns.at(static_cast<std::size_t>(c)), [&] { return "column " + std::to_string(c); });
-  }
+  const auto consider = [&](std::int64_t first, std::int64_t stride, std::int64_t count, const auto& slice_name) {
+    SliceSums sums;
+    for (std::int64_t i = 0; i < count; ++i) sums.add(m.columns.at(static_cast<std::size_t>(first + i * stride)));
+    worst.consider(sums, {0, 1, layout.num_rows(), first, stride, count}, slice_name);
+  };
+  for (std::int64_t c = 0; c < width; ++c) consider(c, 1, 1, [c] { return "column " + std::to_string(c); });
   for (const std::int64_t tile : kTileColumns) {
     for (std::int64_t first = 0; first < width; first += tile) {
-      const std::int64_t end = std::min(first + tile, width);
-      worst.consider(sum_columns(columns, first, end), [&] { return columns_name(first, end - 1); });
+      const std::int64_t count = std::min(tile, width - first);
+      consider(first, 1, count, [=] { return columns_name(first, first + count - 1); });
     }
   }
-  const std::int64_t head_dim = layout.head_columns();
-  if (head_dim == 0) return;
-  for (std::int64_t head = 0; head < layout.num_heads(); ++head) {
-    worst.consider(sum_columns(columns, head * head_dim, (head + 1) * head_dim),
-                   [&] { return "head " + std::to_string(head); });
-  }
-  for (std::int64_t i = 0; i < head_dim; ++i) {
-    worst.consider(sum_columns(columns, i, width, head_dim),
-                   [&] { return "dimension " + std::to_string(i) + " of every head"; });
+  const std::int64_t d = layout.head_columns();
+  if (d == 0) return;
+  const std::int64_t heads = layout.num_heads();
+  for (std::int64_t h = 0; h < heads; ++h) consider(h * d, 1, d, [h] { return "head " + std::to_string(h); });
+  for (std::int64_t i = 0; i < d; ++i) {
+    consider(i, d, heads, [i] { return "dimension " + std::to_string(i) + " of every head"; });
   }
 }
 
-void consider_rows(const Layout& layout, const std::vector<SliceSums>& rows, WorstSlice& worst) {
-  const std::int64_t positions = layout.num_positions();
+void consider_rows(const Measured& m, WorstSlice& worst) {
+  const Layout& layout = m.layout;
+  const std::int64_t batch = layout.batch(), positions = layout.num_positions();
   const std::int64_t heads = layout.is_scores() ? layout.num_heads() : 1;
-  std::vector<SliceSums> by_head(static_cast<std::size_t>(heads));
-  for (std::int64_t b = 0; b < layout.batch(); ++b) {
-    SliceSums batch_row;
-    std::vector<SliceSums> by_position(layout.is_scores() ? static_cast<std::size_t>(positions) : 0);
+  const auto consider = [&](std::int64_t first, std::int64_t stride, std::int64_t count, const auto& slice_name) {
+    SliceSums sums;
+    for (std::int64_t i = 0; i < count; ++i) sums.add(m.rows[static_cast<std::size_t>(first + i * stride)]);
+    worst.consider(sums, {first, stride, count, 0, 1, layout.num_columns()}, slice_name);
+  };
+  for (std::int64_t r = 0; r < layout.num_rows(); ++r) consider(r, 1, 1, [&layout, r] { return layout.row_name(r); });
+  for (std::int64_t b = 0; b < batch; ++b) {
+    const std::string of_batch_row = " of batch row " + std::to_string(b);
+    consider(b * heads * positions, 1, heads * positions, [b] { return "batch row " + std::to_string(b); });
+    if (!layout.is_scores()) continue;
     for (std::int64_t h = 0; h < heads; ++h) {
-      for (std::int64_t p = 0; p < positions; ++p) {
-        const std::int64_t r = (b * heads + h) * positions + p;
-        const SliceSums& sums = rows[static_cast<std::size_t>(r)];
-        worst.consider(sums, [&] { return layout.row_name(r); });
-        batch_row.add(sums);
-        by_head[static_cast<std::size_t>(h)].add(sums);
-        if (layout.is_scores()) by_position[static_cast<std::size_t>(p)].add(sums);
-      }
+      consider((b * heads + h) * positions, 1, positions, [&] { return "head " + std::to_string(h) + of_batch_row; });
     }
-    worst.consider(batch_row, [&] { return "batch row " + std::to_string(b); });
-    for (std::size_t p = 0; p < by_position.size(); ++p) {
-      worst.consider(by_position[p], [&] {
-        return "every head of token row " + std::to_string(p) + " of batch row " + std::to_string(b);
-      });
+    for (std::int64_t p = 0; p < positions; ++p) {
+      consider(b * heads * positions + p, positions, heads,
+               [&] { return "every head of token row " + std::to_string(p) + of_batch_row; });
     }
-  }
-  if (!layout.is_scores()) return;
-  for (std::int64_t h = 0; h < heads; ++h) {
-    worst.consider(by_head[static_cast<std::size_t>(h)], [&] { return "head " + std::to_string(h); });
   }
 }
 
-double slope_of(const TensorSums& total) {
-  // The common factor 1 / sum of g^2 / (v + w) of the slope and of its deviation cancels.
+// The common factor 1 / sum of g^2 / (v + w) of the slope and of its deviation cancels.
+double slope_of(const TensorSums& total, double count, double distinct, DType accumulate) {
   const double rounding_bias = total.spacing_squared / 8.0;
-  const double variance =
-      total.gold_independent + total.gold_shared * total.gold_shared + rounding_bias * rounding_bias;
+  const double rounded_constant = unit_roundoff(accumulate) * total.gold_gold;
+  const double variance = total.gold_independent * count * distinct + total.gold_shared * total.gold_shared +
+                          rounding_bias * rounding_bias + rounded_constant * rounded_constant / 3.0;
   return variance == 0.0 ? 0.0 : std::fabs(total.gold_error) / std::sqrt(variance);
 }
 
 }  // namespace
 
-Statistics statistics_of(const Layout& layout, const std::vector<SliceSums>& rows, const ColumnSums& columns,
-                         const TensorSums& total, int significant_bits) {
+Statistics statistics_of(const Measured& m) {
   Statistics result;
+  const TensorSums& total = m.total;
   SliceSums whole;
-  for (const SliceSums& sums : rows) whole.add(sums);
+  for (const SliceSums& sums : m.rows) whole.add(sums);
   if (whole.count == 0.0) return result;
-  const std::int64_t width = layout.num_columns();
-  const std::int64_t num_slices = layout.num_rows() + width + width / 8 + 2;  // tiles and heads add about an eighth
+  const std::int64_t width = m.layout.num_columns(), num_rows = m.layout.num_rows();
+  const std::int64_t num_slices = num_rows + width + width / 8 + 2;  // tiles and heads add about an eighth
+  const Block everything{0, 1, num_rows, 0, 1, width};
 
-  WorstSlice worst(num_slices, significant_bits);
+  WorstSlice worst(m, num_slices);
   if (!mutated(Mutant::kSlicesForgotten)) {
-    consider_columns(layout, columns, worst);
-    consider_rows(layout, rows, worst);
+    consider_columns(m, worst);
+    consider_rows(m, worst);
   }
-  worst.consider(whole, [] { return std::string("the whole tensor"); });
+  worst.consider(whole, everything, [] { return std::string("the whole tensor"); });
   worst.write(result);
 
+  const double distinct = inverse_distinct(whole.count, probability_of_equal(everything, m.layout, m.actual));
   result.max_excess = total.max_excess_squared < 0.0 ? 0.0 : std::sqrt(total.max_excess_squared);  // NaN stays NaN
   result.rms = std::sqrt(whole.z_squared / whole.count);
-  result.slope = slope_of(total);
+  result.slope = slope_of(total, whole.count, distinct, m.accumulate);
   result.max_abs_error = total.max_abs_error;
   result.relative_rms_error = total.error_squared == 0.0 ? 0.0 : std::sqrt(total.error_squared / total.gold_squared);
   result.share_beyond_one_spacing = total.beyond_spacing / whole.count;
@@ -170,7 +174,7 @@ Statistics statistics_of(const Layout& layout, const std::vector<SliceSums>& row
   };
   const double expected_beyond = total.expected_beyond_spacing;
   set(Statistic::kMaxExcess, result.max_excess / growth(whole.count));
-  set(Statistic::kRms, worst.rms_score(whole, std::log(10.0)));
+  set(Statistic::kRms, rms_score(whole, distinct, std::log(10.0)));
   set(Statistic::kSlope, result.slope);
   set(Statistic::kShareBeyond, total.beyond_spacing / (expected_beyond + 6.0 * std::sqrt(expected_beyond) + 6.0));
   return result;

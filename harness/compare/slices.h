@@ -11,14 +11,19 @@
 //   rms          sqrt(mean z^2 / (1 + 2 sqrt(x / n) + 2 x / n)): the upper tail of a chi-square mean of n degrees of
 //                freedom, exceeded with probability exp(-x) (Laurent and Massart 2000, lemma 1), x = ln 10 for the
 //                tensor and ln(10 + number of slices) for the worst slice. n counts independent errors, not elements:
-//                1/n = r^2 + (1 - r^2) / elements with r the mean share of shared variance, for a shared error is one
+//                1/n = r^2 + (1 - r^2) / distinct with r the mean share of shared variance, for a shared error is one
 //                draw for the whole slice.
-//   bias         |mean error| / sqrt(mean v (1 / elements + 12 * 4^-(p+2)) + mean w) / sqrt(2 ln(slices + 10)). The
+//   bias         |mean error| / sqrt(mean v (1 / distinct + 12 * 4^-(p+2)) + mean w) / sqrt(2 ln(slices + 10)). The
 //                middle term: rounding to nearest is itself biased by up to s^2 / (8 |g|) = s 2^-(p+2) at the edges of
 //                binades (p significant bits), which shows when millions of elements are averaged.
 //   slope        |regression of error on gold|, weights 1 / (v + w), over its deviation: independent part, shared part
-//                taken as moving all elements together, and the same bias of rounding.
+//                taken as moving all elements together, the same bias of rounding, and one constant (a scale, log2 e,
+//                a reciprocal) rounded to the accumulate type, u^2 / 3.
 //   share_beyond_one_spacing   elements beyond one spacing over m + 6 sqrt(m) + 6, where m bounds the number expected.
+//
+// `distinct`: equal inputs are rounded equally, so the rows of a repeated token bring one error many times, and so does
+// a column that a huge bias holds within one spacing. Elements stored with equal bits are taken to have equal errors:
+// 1 / distinct = 1 / elements + the probability that two of the slice's elements are equal, from a sample.
 #pragma once
 
 #include <vector>
@@ -29,7 +34,15 @@
 
 namespace qdiff::compare {
 
-Statistics statistics_of(const Layout& layout, const std::vector<SliceSums>& rows, const ColumnSums& columns,
-                         const TensorSums& total, int significant_bits);
+struct Measured {
+  const Layout& layout;  // of the candidate
+  const TensorView& actual;
+  const std::vector<SliceSums>& rows;
+  const ColumnSums& columns;
+  const TensorSums& total;
+  DType accumulate;
+};
+
+Statistics statistics_of(const Measured& measured);
 
 }  // namespace qdiff::compare

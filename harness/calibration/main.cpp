@@ -1,0 +1,123 @@
+// qdiff_calibrate: measures how far honest engines stray from gold, and writes or checks the judge's bounds.
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <ctime>
+#include <exception>
+#include <fstream>
+#include <iostream>
+
+#include "harness/calibration/measure.h"
+
+namespace qdiff::calibration {
+namespace {
+
+struct Arguments {
+  std::uint64_t first_seed = 1;
+  std::int64_t runs = 900;
+  std::int64_t verify = 0;
+  bool quick = false;
+  bool explain = false;
+  std::string write;
+  std::string date;
+};
+
+// Seeds of the measurement and of its verification never meet.
+constexpr std::uint64_t kFirstVerifyingSeed = 1'000'000;
+
+std::string today() {
+  const std::time_t now = std::time(nullptr);
+  std::array<char, 16> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%d", std::gmtime(&now));
+  return text.data();
+}
+
+Measurement run_twins(const Arguments& arguments, std::int64_t runs, std::uint64_t first_seed) {
+  Measurement measurement;
+  for (std::int64_t i = 0; i < runs; ++i) {
+    const DType dtype = kStoredTypes[static_cast<std::size_t>(i) % kStoredTypes.size()];
+    const std::uint64_t seed = first_seed + static_cast<std::uint64_t>(i);
+    measure(draw_scenario(seed, dtype, arguments.quick ? Size::kQuick : Size::kFull), measurement);
+    if ((i + 1) % 50 == 0) std::cerr << "\r" << i + 1 << " of " << runs << " twins" << std::flush;
+  }
+  if (runs >= 50) std::cerr << '\n';
+  return measurement;
+}
+
+void print_alarms(const Measurement& measurement) {
+  for (const Alarm& alarm : measurement.alarms) {
+    std::cout << "false alarm: " << alarm.where << "\n  " << alarm.judgement.reason << '\n';
+  }
+}
+
+void explain(const Measurement& m) {
+  for (std::size_t op = 0; op < kNumOps; ++op) {
+    for (std::size_t column = 0; column < kStoredTypes.size(); ++column) {
+      for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
+        const Worst& worst = m.worst[op][column][i];
+        if (worst.value > 1.0) {
+          std::cout << name(static_cast<compare::Statistic>(i)) << ' ' << worst.value << ": " << worst.where << '\n';
+        }
+      }
+    }
+  }
+}
+
+int run(const Arguments& arguments, const std::string& command) {
+  const auto start = std::chrono::steady_clock::now();
+  const bool verifying = arguments.verify > 0;
+  const Measurement measurement =
+      verifying ? run_twins(arguments, arguments.verify, kFirstVerifyingSeed + arguments.first_seed)
+                : run_twins(arguments, arguments.runs, arguments.first_seed);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  std::cout << summary(measurement);
+  if (arguments.explain) explain(measurement);
+  std::cout << measurement.runs << " twins, " << measurement.judged << " tensors judged in "
+            << static_cast<std::int64_t>(seconds.count()) << " s\n";
+  if (verifying) {
+    print_alarms(measurement);
+    std::cout << measurement.alarmed_runs << " of " << measurement.runs << " honest runs flagged\n";
+    return measurement.alarmed_runs == 0 ? 0 : 1;
+  }
+  // Statistics can be bounded anew; a hard gate that an honest twin fails is a defect of the judge or of the twin.
+  int status = 0;
+  for (const Alarm& alarm : measurement.alarms) {
+    if (alarm.judgement.ratio_to_bound != 0.0) continue;
+    std::cout << "hard gate: " << alarm.where << "\n  " << alarm.judgement.reason << '\n';
+    status = 1;
+  }
+  if (!arguments.write.empty()) {
+    std::ofstream file(arguments.write);
+    file << bounds_table(measurement, command, arguments.date.empty() ? today() : arguments.date);
+    if (!file.flush()) {
+      std::cerr << "cannot write " << arguments.write << '\n';
+      return 2;
+    }
+  }
+  return status;
+}
+
+}  // namespace
+}  // namespace qdiff::calibration
+
+int main(int argc, char** argv) {
+  using namespace qdiff::calibration;
+  Arguments arguments;
+  CLI::App app{"Measures on honest twins how far a correct engine strays from gold: the judge's bounds."};
+  app.add_option("--runs", arguments.runs, "Twins to measure, the three storage types in turn");
+  app.add_option("--first-seed", arguments.first_seed, "Seed of the first twin; the others follow");
+  app.add_option("--verify", arguments.verify,
+                 "Judge this many twins on seeds of their own with the built-in bounds; status 1 if any is flagged");
+  app.add_flag("--quick", arguments.quick, "Smaller shapes");
+  app.add_flag("--explain", arguments.explain, "Name the twin behind each worst value above 1");
+  app.add_option("--write", arguments.write, "Write the bounds to this file: harness/compare/bounds_table.inc");
+  app.add_option("--date", arguments.date, "Date for the head of that file; default today");
+  CLI11_PARSE(app, argc, argv);
+  std::string command = "qdiff_calibrate";
+  for (int i = 1; i < argc; ++i) command += std::string(" ") + argv[i];
+  try {
+    return run(arguments, command);
+  } catch (const std::exception& error) {
+    std::cerr << "qdiff_calibrate: " << error.what() << '\n';
+    return 2;
+  }
+}

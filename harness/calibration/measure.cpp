@@ -1,0 +1,115 @@
+#include "harness/calibration/measure.h"
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <stdexcept>
+
+#include "harness/calibration/twin.h"
+#include "reference/reference.h"
+
+namespace qdiff::calibration {
+namespace {
+
+std::string op_name(Op op) {
+  // "kQProj", as the table writes it: the enumerators in order.
+  constexpr std::array<const char*, kNumOps> kNames = {
+      "kEmbedTokens", "kInputLayernorm", "kQProjMatmul", "kKProjMatmul", "kVProjMatmul", "kQProj",
+      "kKProj",       "kVProj",          "kQRope",       "kKRope",       "kKCache",      "kVCache",
+      "kScores",      "kProbs",          "kAttnOutput",  "kOProj",       "kResidMid",    "kPostAttentionLayernorm",
+      "kGateProj",    "kUpProj",         "kAct",         "kDownProj",    "kOutput",      "kNorm",
+      "kLmHead"};
+  return kNames[static_cast<std::size_t>(op)];
+}
+
+std::string number(double value) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.3f", std::ceil(value * 1000.0) / 1000.0);
+  return text.data();
+}
+
+}  // namespace
+
+void measure(const Scenario& scenario, Measurement& into) {
+  const ScenarioWeights weights(scenario);
+  const MemoryStore store = run_twin(scenario, weights);
+  const std::unique_ptr<Oracle> oracle = reference::make_oracle(weights, {.num_threads = 1});
+  bool alarmed = false;
+  for (const auto& [key, tensor] : store.all()) {
+    const std::vector<TensorKey> span = compare::replay_span(key, store, scenario.config);
+    const Expectation expected = oracle->evaluate({.operations = span,
+                                                   .recorded = store,
+                                                   .steps = scenario.steps,
+                                                   .precision = scenario.precision,
+                                                   .stored = tensor.dtype()});
+    const TensorView actual = tensor.view();
+    const compare::Judgement judgement = compare::judge({.op = key.id.op,
+                                                         .actual = actual,
+                                                         .expected = expected,
+                                                         .step = scenario.steps[static_cast<std::size_t>(key.step)],
+                                                         .precision = scenario.precision,
+                                                         .config = scenario.config});
+    if (judgement.outcome == compare::Outcome::kUnjudged) continue;  // all pads
+    const std::string where = to_string(scenario) + ": step " + std::to_string(key.step) + ", " + tensor_name(key.id) +
+                              " as " + std::string(name(tensor.dtype())) +
+                              (span.size() > 1 ? ", span of " + std::to_string(span.size()) : "");
+    const auto op = static_cast<std::size_t>(key.id.op);
+    const std::size_t column = compare::bounds_column(tensor.dtype());
+    ++into.judged;
+    ++into.tensors[op][column];
+    for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
+      Worst& worst = into.worst[op][column][i];
+      const double value = judgement.statistics.normalised[i];
+      if (!(value <= worst.value)) worst = {value, where};
+    }
+    if (judgement.outcome != compare::Outcome::kMatch) {
+      into.alarms.push_back({where, judgement});
+      alarmed = true;
+    }
+  }
+  ++into.runs;
+  if (alarmed) ++into.alarmed_runs;
+}
+
+std::string bounds_table(const Measurement& m, const std::string& command, const std::string& date) {
+  std::string text =
+      "// Worst honest value of each statistic, by operation and stored type (float32, bfloat16, float16); columns as\n"
+      "// enum Statistic: max_excess, rms, worst_slice_rms, bias, slope, share_beyond_one_spacing.\n"
+      "//\n"
+      "// Generated, do not edit. Measured on " +
+      date + " over " + std::to_string(m.runs) + " honest twins, " + std::to_string(m.judged) + " tensors, by\n//   " +
+      command + "\n// clang-format off\n";
+  for (std::size_t op = 0; op < kNumOps; ++op) {
+    text += "{Op::" + op_name(static_cast<Op>(op)) + ", {{";
+    for (std::size_t column = 0; column < kStoredTypes.size(); ++column) {
+      text += column == 0 ? "{" : ", {";
+      for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
+        text += (i == 0 ? "" : ", ") + number(m.worst[op][column][i].value);
+      }
+      text += "}";
+    }
+    text += "}}},\n";
+  }
+  return text + "// clang-format on\n";
+}
+
+std::string summary(const Measurement& m) {
+  std::string text;
+  for (std::size_t op = 0; op < kNumOps; ++op) {
+    for (std::size_t column = 0; column < kStoredTypes.size(); ++column) {
+      if (m.tensors[op][column] == 0) continue;
+      std::array<char, 128> head{};
+      std::snprintf(head.data(), head.size(), "%-24s %-9s %6lld tensors ", op_name(static_cast<Op>(op)).c_str(),
+                    std::string(name(kStoredTypes[column])).c_str(), static_cast<long long>(m.tensors[op][column]));
+      text += head.data();
+      for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
+        text +=
+            "  " + std::string(name(static_cast<compare::Statistic>(i))) + ' ' + number(m.worst[op][column][i].value);
+      }
+      text += '\n';
+    }
+  }
+  return text;
+}
+
+}  // namespace qdiff::calibration

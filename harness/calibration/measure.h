@@ -1,0 +1,47 @@
+// Runs honest twins past the oracle and the judge, and keeps the worst that any statistic reached.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "harness/calibration/scenario.h"
+#include "harness/compare/bounds.h"
+#include "harness/compare/judge.h"
+
+namespace qdiff::calibration {
+
+inline constexpr std::array<DType, 3> kStoredTypes = {DType::kF32, DType::kBF16, DType::kF16};
+
+struct Worst {
+  double value = 0.0;
+  std::string where;  // the scenario and tensor that reached it
+};
+
+struct Alarm {
+  std::string where;
+  compare::Judgement judgement;
+};
+
+struct Measurement {
+  std::int64_t runs = 0;
+  std::int64_t judged = 0;  // tensors
+  // By Op, column of kStoredTypes and Statistic.
+  std::array<std::array<std::array<Worst, compare::kNumStatistics>, 3>, kNumOps> worst{};
+  std::array<std::array<std::int64_t, 3>, kNumOps> tensors{};
+  // Honest tensors that the judge, with the bounds it was built with, did not call a match.
+  std::vector<Alarm> alarms;
+  std::int64_t alarmed_runs = 0;
+};
+
+// One run of one twin; every recorded tensor is replayed and judged.
+void measure(const Scenario& scenario, Measurement& into);
+
+// The text of bounds_table.inc; `command` repeats the measurement.
+std::string bounds_table(const Measurement& measurement, const std::string& command, const std::string& date);
+
+// A table for people, the largest values first within each operation.
+std::string summary(const Measurement& measurement);
+
+}  // namespace qdiff::calibration

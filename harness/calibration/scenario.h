@@ -1,0 +1,78 @@
+// One calibration run as data: a small model, its weights, a sequence of steps, and what the engine declares.
+// Everything follows from a seed.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "harness/contract/oracle.h"
+#include "harness/contract/precision.h"
+#include "harness/contract/step.h"
+#include "harness/contract/weights.h"
+
+namespace qdiff::calibration {
+
+// What makes a model hard to judge. Real Qwen2.5 checkpoints have the first three.
+struct Profile {
+  bool massive_channels = false;  // a few residual channels some thousand times larger
+  bool huge_k_bias = false;       // scores of several hundred
+  bool tiny_rows = false;         // embeddings of norm near 0, where eps rules
+  bool cancelling_sums = false;   // neighbouring products of opposite sign
+  bool small_results = false;     // values near the subnormal numbers of float16
+};
+
+struct Scenario {
+  std::uint64_t seed = 0;
+  ModelConfig config;
+  std::vector<Step> steps;
+  Precision precision;
+  Profile profile;
+  // Which optional tensors the engine materialises, and in which type it keeps some of them.
+  std::map<Op, bool> recorded;  // optional ones only
+  DType residual = DType::kF32;
+  DType scores = DType::kF32;  // scores and probabilities, where recorded
+  DType before_bias = DType::kF32;
+
+  DType stored(Op op) const;
+  bool records(Op op) const;
+};
+
+enum class Size { kQuick, kFull };
+
+Scenario draw_scenario(std::uint64_t seed, DType dtype, Size size);
+std::string to_string(const Scenario& scenario);  // one line
+
+// The scenario's weights, in memory.
+class ScenarioWeights : public WeightSource {
+ public:
+  explicit ScenarioWeights(const Scenario& scenario);
+  const ModelConfig& config() const override { return config_; }
+  const std::string& description() const override { return description_; }
+  const std::vector<WeightInfo>& weights() const override { return infos_; }
+  void read(const WeightInfo& info, std::int64_t first, std::int64_t count,
+            std::span<std::byte> destination) const override;
+  std::vector<float> values(const std::string& name) const;
+
+ private:
+  void add(const Scenario& scenario, const TensorId& id, std::size_t index);
+
+  ModelConfig config_;
+  std::string description_;
+  std::vector<WeightInfo> infos_;
+  std::map<std::string, Tensor> tensors_;
+};
+
+class MemoryStore : public TensorStore {
+ public:
+  bool has(const TensorKey& key) const override { return tensors_.contains(key); }
+  TensorView get(const TensorKey& key) const override { return tensors_.at(key).view(); }
+  void put(const TensorKey& key, Tensor tensor) { tensors_[key] = std::move(tensor); }
+  const std::map<TensorKey, Tensor>& all() const { return tensors_; }
+
+ private:
+  std::map<TensorKey, Tensor> tensors_;
+};
+
+}  // namespace qdiff::calibration

@@ -1,0 +1,52 @@
+#include "harness/compare/distinct.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace qdiff::compare {
+namespace {
+
+// splitmix64 of a counter: the same sample every time.
+std::uint64_t mixed(std::uint64_t counter) {
+  std::uint64_t z = (counter + 1) * 0x9E3779B97F4A7C15ULL;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+  return z ^ (z >> 31);
+}
+
+}  // namespace
+
+double probability_of_equal(const Block& block, const Layout& layout, const TensorView& actual) {
+  const std::int64_t elements = block.num_rows * block.num_columns;
+  const bool all = elements <= kDistinctSample;
+  std::vector<double> values;
+  values.reserve(static_cast<std::size_t>(std::min(elements, kDistinctSample)));
+  for (std::int64_t i = 0; i < std::min(elements, kDistinctSample); ++i) {
+    const std::int64_t pick =
+        all ? i
+            : static_cast<std::int64_t>(mixed(static_cast<std::uint64_t>(i)) % static_cast<std::uint64_t>(elements));
+    const std::int64_t row = block.first_row + pick / block.num_columns * block.row_stride;
+    const std::int64_t column = block.first_column + pick % block.num_columns * block.column_stride;
+    if (!layout.counts(row)) continue;
+    const double value =
+        load_element(actual.data, actual.dtype, static_cast<std::size_t>(row * layout.num_columns() + column));
+    if (std::isfinite(value) && value != 0.0) values.push_back(value);
+  }
+  if (values.size() < 2) return 0.0;
+  std::sort(values.begin(), values.end());
+  double equal_pairs = 0.0;
+  std::size_t run = 1;
+  for (std::size_t i = 1; i <= values.size(); ++i) {
+    if (i < values.size() && values[i] == values[i - 1]) {
+      ++run;
+      continue;
+    }
+    equal_pairs += static_cast<double>(run) * static_cast<double>(run - 1);
+    run = 1;
+  }
+  const auto n = static_cast<double>(values.size());
+  return equal_pairs / (n * (n - 1.0));
+}
+
+}  // namespace qdiff::compare
