@@ -20,7 +20,7 @@ std::string number_text(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.17g", value);
   double back = 0.0;
-  for (int digits = 1; digits <= 17; ++digits) {  // the shortest text that gives the number back
+  for (int digits = 9; digits <= 17; ++digits) {  // as short as may be, so that it gives the number back
     std::snprintf(text, sizeof text, "%.*g", digits, value);
     if (std::sscanf(text, "%lf", &back) == 1 && back == value) break;
   }

@@ -143,6 +143,11 @@ class HuggingFaceSource : public NotedSource {
 
   // Checks every weight of the table and lists it with the dtype in which it is stored.
   void find_weights(bool dtype_from_weights) {
+    // Before a list is made whose length config.json alone decides.
+    if (static_cast<std::uint64_t>(config_.num_layers) > places_.size()) {
+      throw InputError(printable(description_, 400) + ": config.json asks for " + std::to_string(config_.num_layers) +
+                       " layers, but only " + std::to_string(places_.size()) + " tensors are stored");
+    }
     std::set<std::string> needed;
     for (WeightInfo& info : expected_weights(config_)) {
       needed.insert(info.name);
@@ -169,7 +174,7 @@ class HuggingFaceSource : public NotedSource {
   }
 
   [[noreturn]] void refuse_missing(const std::string& name) const {
-    std::string text = description_ + ": the checkpoint has no tensor \"" + name + "\"";
+    std::string text = printable(description_, 400) + ": the checkpoint has no tensor \"" + name + "\"";
     if (name == "lm_head.weight") {
       text += "; if the output is the embedding, config.json must say \"tie_word_embeddings\": true";
     } else if (name.ends_with("_proj.bias")) {

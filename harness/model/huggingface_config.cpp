@@ -105,20 +105,21 @@ class ConfigReader {
     if (absent(key)) return;
     const Json& rope = formats::require_object(json_, key, where_);
     const std::string inside = where_ + ": " + key;
+    for (const char* type : {"rope_type", "type"}) {  // before the parameters of whatever type it is
+      if (rope.contains(type) && !rope[type].is_null() && rope[type] != "default") {
+        refuse(std::string(key) + "." + type + " is " + formats::show(rope[type]) +
+               ": rope scaling is not supported, only \"default\"");
+      }
+    }
     for (const auto& [name, value] : rope.items()) {
       if (value.is_null()) continue;
       if (name == "rope_theta") {
         take_theta(formats::require_number(rope, name, 0.0, 1e300, inside), inside, theta, theta_from);
-      } else if (name == "rope_type" || name == "type") {
-        if (value != "default") {
-          refuse(std::string(key) + "." + name + " is " + formats::show(value) +
-                 ": rope scaling is not supported, only \"default\"");
-        }
       } else if (name == "factor" || name == "partial_rotary_factor") {
         if (formats::require_number(rope, name, 0.0, 1e300, inside) != 1.0) {
           refuse(std::string(key) + "." + name + " is " + formats::show(value) + ", but only 1 is supported");
         }
-      } else if (name != "original_max_position_embeddings") {
+      } else if (name != "rope_type" && name != "type" && name != "original_max_position_embeddings") {
         refuse(std::string(key) + "." + formats::printable(name) + " is not supported for Qwen2");
       }
     }
