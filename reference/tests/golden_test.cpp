@@ -3,19 +3,13 @@
 //
 // Measure: max |difference| / max |golden| over the elements that count (no pads). Float32 has a unit roundoff of 6e-8;
 // the sums here are some hundred long and two layers deep.
-#include <fstream>
-#include <nlohmann/json.hpp>
-
 #include "cmake/catch2.h"
-#include "harness/formats/safetensors.h"
-#include "harness/model/model.h"
 #include "reference/reference.h"
-#include "reference/tests/model_in_memory.h"
+#include "reference/tests/golden_files.h"
 
 namespace qdiff::reference {
 namespace {
 
-const std::string kFolder = std::string(QDIFF_SOURCE_DIR) + "/reference/tests/data/";
 constexpr double kAgreement = 4e-6;
 
 std::vector<Step> steps_of(const nlohmann::json& golden_case) {
@@ -44,23 +38,21 @@ bool is_pad(const TensorId& id, const Shape& shape, std::size_t index, const Ste
 }
 
 struct GoldenSink : TensorSink {
-  const formats::SafetensorsReader& goldens;
+  const std::map<std::string, Tensor>& goldens;
   const std::string case_name;
   const Step* step = nullptr;
   int compared = 0;
   double worst = 0.0;
 
-  GoldenSink(const formats::SafetensorsReader& reader, std::string name)
-      : goldens(reader), case_name(std::move(name)) {}
+  GoldenSink(const std::map<std::string, Tensor>& tensors, std::string name)
+      : goldens(tensors), case_name(std::move(name)) {}
 
   void take(const TensorId& id, const TensorView& view) override {
     const std::string key = case_name + '/' + std::to_string(step->index) + '/' + tensor_name(id);
     INFO(key);
-    const formats::SafetensorsEntry* entry = goldens.header().find(key);
-    REQUIRE(entry != nullptr);
-    REQUIRE(entry->shape == view.shape);
-    Tensor golden(*entry->dtype, entry->shape);
-    goldens.read(*entry, 0, golden.bytes());
+    REQUIRE(goldens.contains(key));
+    const Tensor& golden = goldens.at(key);
+    REQUIRE(golden.shape() == view.shape);
     const std::vector<double> actual = to_doubles(view);
     double difference = 0.0, size = 0.0;
     for (std::size_t i = 0; i < actual.size(); ++i) {
@@ -82,15 +74,15 @@ struct GoldenSink : TensorSink {
 };
 
 TEST_CASE("every named tensor agrees with transformers", "[golden]") {
-  const auto described = nlohmann::json::parse(std::ifstream(kFolder + "goldens.json"));
-  const formats::SafetensorsReader goldens(kFolder + "goldens.safetensors");
-  const auto model = model::open_model(kFolder + "golden-model");
+  const auto described = read_json(golden_folder() + "goldens.json");
+  const std::map<std::string, Tensor> goldens = read_safetensors(golden_folder() + "goldens.safetensors");
+  const GoldenModel model;
   for (DType dtype : {DType::kF64, DType::kF32}) {
     const Precision precision = {
         .weights = DType::kF32, .activations = dtype, .accumulate = dtype, .points = {}, .taken_as = {}};
     for (const std::string name : {"whole", "chunked", "padded"}) {
       const std::vector<Step> steps = steps_of(described.at("cases").at(name));
-      const auto engine = make_engine(*model, precision, {.num_threads = 1});
+      const auto engine = make_engine(model, precision, {.num_threads = 1});
       const auto session = engine->open(
           {.batch = steps[0].batch(), .capacity = steps.back().valid_length(), .left_padding = steps[0].left_padding});
       GoldenSink sink(goldens, name);
@@ -99,7 +91,7 @@ TEST_CASE("every named tensor agrees with transformers", "[golden]") {
         session->run_step(step, &sink);
       }
       INFO(name << " in " << qdiff::name(dtype) << ": worst " << sink.worst);
-      CHECK(sink.compared == static_cast<int>(steps.size() * all_tensors(model->config(), true).size()));
+      CHECK(sink.compared == static_cast<int>(steps.size() * all_tensors(model.config(), true).size()));
       if (std::getenv("QDIFF_SHOW_RATIOS") != nullptr) WARN(name << ' ' << qdiff::name(dtype) << ' ' << sink.worst);
     }
   }
