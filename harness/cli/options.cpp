@@ -20,10 +20,10 @@ namespace {
 
 constexpr const char* kExitStatuses =
     "Exit status:\n"
-    "  0    match: everything that was compared is right\n"
+    "  0    match: everything that was judged is right\n"
     "  1    diverged: at least one tensor is wrong\n"
     "  2    bad usage or bad input: nothing was judged\n"
-    "  125  cannot judge here: no such device, nothing to compare, or inconclusive\n";
+    "  125  cannot judge here: no such device, nothing left to judge, or inconclusive\n";
 
 constexpr const char* kCommandsToCome[] = {"diagnose", "compare", "selftest", "bisect", "reduce", "fuzz", "merge"};
 

@@ -110,23 +110,25 @@ TEST_CASE("a model on which a wrong head map is right calls it undetectable", "[
 
 TEST_CASE("small doses are found", "[main][doses]") {
   struct Dose {
-    Fault fault;
+    const char* id;
+    std::optional<double> value;
     DType dtype;
-    std::string model;
+    const char* model;
     Op op;
   };
-  const std::vector<Dose> doses = {
-      {{"H03.theta", 1.001e6, {}}, DType::kF32, "", Op::kQRope},
-      {{"H03.theta", 1.001e6, {}}, DType::kBF16, "", Op::kQRope},
-      {{"H03.theta", 1.001e6, {}}, DType::kF16, "", Op::kQRope},
-      {{"H02.scale", 1.01, {}}, DType::kF32, "", Op::kAttnOutput},
-      {{"H02.scale", 1.01, {}}, DType::kBF16, "", Op::kAttnOutput},
-      {{"H02.scale", 1.01, {}}, DType::kF16, "", Op::kAttnOutput},
-      {{"H06.bf16", {}, {}}, DType::kF32, "synthetic:toy-15x5,profile=qwen,dtype=float32", Op::kKProj},
+  const char* const kOwnModel = "";
+  const Dose doses[] = {
+      {"H03.theta", 1.001e6, DType::kF32, kOwnModel, Op::kQRope},
+      {"H03.theta", 1.001e6, DType::kBF16, kOwnModel, Op::kQRope},
+      {"H03.theta", 1.001e6, DType::kF16, kOwnModel, Op::kQRope},
+      {"H02.scale", 1.01, DType::kF32, kOwnModel, Op::kAttnOutput},
+      {"H02.scale", 1.01, DType::kBF16, kOwnModel, Op::kAttnOutput},
+      {"H02.scale", 1.01, DType::kF16, kOwnModel, Op::kAttnOutput},
+      {"H06.bf16", {}, DType::kF32, "synthetic:toy-15x5,profile=qwen,dtype=float32", Op::kKProj},
   };
   for (const Dose& dose : doses) {
-    INFO(dose.fault.id << " in " << name(dose.dtype));
-    const RunResult result = run({.model = dose.model, .dtype = dose.dtype, .inject = dose.fault});
+    INFO(dose.id << " in " << name(dose.dtype));
+    const RunResult result = run({.model = dose.model, .dtype = dose.dtype, .inject = Fault{dose.id, dose.value, {}}});
     CHECK(result.verdict == Verdict::kDiverged);
     REQUIRE(result.first_divergence() != nullptr);
     CHECK(result.first_divergence()->tensor == TensorId{dose.op, 0});

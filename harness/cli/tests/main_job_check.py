@@ -1,0 +1,125 @@
+"""`qdiff run` from arguments to reports."""
+import json
+import os
+import pathlib
+import re
+
+import driver
+from driver import CANNOT_JUDGE, DIVERGED, MATCH, CommandLineTest, write_case
+
+SCHEMAS = driver.SOURCE / "harness/report/schema"
+
+
+def without_times(folder):
+    """The reports' bytes, the fields that hold times taken out."""
+    reports = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            text = path.read_text()
+            reports[str(path.relative_to(folder))] = re.sub(r'("seconds": |time=")[0-9.e+-]+', r"\1", text)
+    return reports
+
+
+class MainJob(CommandLineTest):
+    def report(self, folder="qdiff-report"):
+        return json.loads((self.folder / folder / "report.json").read_text())
+
+    def test_a_clean_engine_matches_and_the_report_is_the_same_again(self):
+        for out in ["a", "b"]:
+            result = self.qdiff("run", self.case, "--out", out)
+            self.assertEqual((result.returncode, result.stderr), (MATCH, b""))
+            self.assertNotIn(b"\x1b", result.stdout)
+            self.assertNotIn(b"\r", result.stdout)
+        first, second = without_times(self.folder / "a"), without_times(self.folder / "b")
+        self.assertEqual(sorted(first), sorted(["report.json", "junit.xml"] +
+                                               [f"hypotheses/H{n:02}.json" for n in range(1, 11)]))
+        for name in first:  # the command names the folder, which differs
+            self.assertEqual(first[name].replace("--out a", "--out b"), second[name], name)
+        report = self.report("a")
+        self.assertEqual(report["verdict"], "match")
+        self.assertIsNone(report["first_divergence"])
+        self.assertIsNone(report["explanation"])
+        self.assertGreater(report["coverage"]["tensors_compared"], 100)
+
+    def test_a_planted_head_map_is_found_named_and_repeated(self):
+        result = self.qdiff("run", self.case, "--inject", "H05.modulo")
+        self.assertEqual((result.returncode, result.stderr), (DIVERGED, b""))
+        report = self.report()
+        self.assertEqual(report["verdict"], "diverged")
+        divergence = report["first_divergence"]
+        self.assertEqual((divergence["layer"], divergence["step"]), (0, 0))
+        self.assertEqual(divergence["tensor"], "model.layers.0.self_attn.attn_output")
+        self.assertEqual(divergence["kind"], "logic")
+        self.assertEqual(report["explanation"]["hypothesis"], "H05")
+        self.assertEqual(report["explanation"]["variant"], "H05.modulo")
+        self.assertEqual(report["explanation"]["verdict"], "confirmed")
+        verdicts = {h["id"]: h["verdict"] for h in report["hypotheses"]}
+        self.assertEqual([h for h, verdict in verdicts.items() if verdict == "confirmed"], ["H05"])
+        own = json.loads((self.folder / "qdiff-report/hypotheses/H05.json").read_text())
+        self.assertEqual((own["id"], own["verdict"], own["variant"]), ("H05", "confirmed", "H05.modulo"))
+
+        words = divergence["command"].split()
+        self.assertEqual(words[:2], ["qdiff", "run"])
+        again = self.qdiff(*words[1:], "--out", "again")
+        self.assertEqual(again.returncode, DIVERGED, again.stderr)
+        self.assertEqual(self.report("again")["first_divergence"]["tensor"], divergence["tensor"])
+        self.assertEqual(self.report("again")["first_divergence"]["actual"], divergence["actual"])
+
+    def test_one_layer_one_dtype_one_mode(self):
+        result = self.qdiff("run", self.case, "--layers", "1", "--steps", "1", "--dtype", "float32", "--mode",
+                            "lockstep", "--inject", "H05.head_zero@1", "--out", "deep/er", "--quiet")
+        self.assertEqual((result.returncode, result.stdout, result.stderr), (DIVERGED, b"", b""))
+        for finding in self.report("deep/er")["findings"]:
+            self.assertEqual((finding["layer"], finding["step"]), (1, 1))
+        # The fault sits in layer 1, and layer 0 alone is judged.
+        result = self.qdiff("run", self.case, "--layers", "0", "--mode", "lockstep", "--inject", "H05.head_zero@1")
+        self.assertIn(result.returncode, [MATCH, CANNOT_JUDGE])
+
+    def test_a_fault_that_never_runs_is_no_match(self):
+        result = self.qdiff("run", self.case, "--model", "synthetic:toy-mha", "--inject", "H05.modulo")
+        self.assertEqual(result.returncode, CANNOT_JUDGE, result.stderr)
+        self.assertEqual(self.report()["verdict"], "inconclusive")
+
+    def test_a_checkpoint_of_transformers(self):
+        model = self.copy_checkpoint()
+        self.assertEqual(self.qdiff("run", self.case, "--model", model).returncode, MATCH)
+        result = self.qdiff("run", self.case, "--model", model, "--inject", "H05.head_zero")
+        self.assertEqual(result.returncode, DIVERGED, result.stderr)
+
+    def test_cases_with_models_of_their_own_share_a_report(self):
+        write_case(self.folder / "other.json", id="other", model="synthetic:toy-d128,layers=1", seed=2,
+                   steps=[{"phase": "prefill", "tokens": 3}])
+        result = self.qdiff("run", self.case, "other.json")
+        self.assertEqual(result.returncode, MATCH, result.stderr)
+        self.assertEqual([c["id"] for c in self.report()["cases"]], ["tiny", "other"])
+        result = self.qdiff("run", self.case, "other.json", "--steps", "1")
+        self.assertEqual(result.returncode, MATCH, result.stderr)
+        self.assertEqual(result.stderr, b"qdiff: --steps leaves out: other\n")
+        self.assertEqual([c["id"] for c in self.report()["cases"]], ["tiny"])
+
+    def test_reports_are_valid(self):
+        try:
+            import jsonschema
+        except ImportError:
+            self.skipTest("Python has no module jsonschema")
+        schemas = {name: json.loads((SCHEMAS / f"{name}.schema.json").read_text()) for name in ["report", "hypothesis"]}
+        for name, arguments in [("clean", []), ("planted", ["--inject", "H05.modulo"])]:
+            self.qdiff("run", self.case, "--out", name, *arguments)
+            jsonschema.validate(self.report(name), schemas["report"])
+            for path in (self.folder / name / "hypotheses").iterdir():
+                jsonschema.validate(json.loads(path.read_text()), schemas["hypothesis"])
+
+    def test_color_is_a_choice(self):
+        always = self.qdiff("run", self.case, "--color", "always", "--layers", "0", "--mode", "lockstep")
+        self.assertIn(b"\x1b[", always.stdout)
+        never = self.qdiff("run", self.case, "--color", "never", "--layers", "0", "--mode", "lockstep")
+        self.assertNotIn(b"\x1b", never.stdout)
+
+    def test_it_starts_from_any_folder(self):
+        os.symlink(driver.QDIFF, self.folder / "linked")
+        (self.folder / "else").mkdir()
+        environment = {"PATH": "/usr/bin:/bin"}
+        result = self.qdiff("run", "../tiny.json", "--layers", "0", "--mode", "lockstep", cwd=self.folder / "else",
+                            env=environment)
+        self.assertEqual(result.returncode, MATCH, result.stderr)
+        self.assertTrue(pathlib.Path(self.folder / "else/qdiff-report/report.json").exists())

@@ -1,0 +1,207 @@
+// The command line as data: what is read, and what is refused with which words.
+#include "harness/cli/options.h"
+
+#include <string>
+#include <vector>
+
+#include "cmake/catch2.h"
+#include "harness/cli/memory.h"
+#include "harness/cli/text.h"
+#include "harness/contract/error.h"
+
+namespace qdiff::cli {
+namespace {
+
+CommandLine parse(std::vector<std::string> words) {
+  words.insert(words.begin(), "qdiff");
+  std::vector<const char*> argv;
+  for (const std::string& word : words) argv.push_back(word.c_str());
+  return parse_command_line(static_cast<int>(argv.size()), argv.data());
+}
+
+RunArguments run(std::vector<std::string> words) {
+  words.insert(words.begin(), "run");
+  return std::get<RunArguments>(parse(std::move(words)).arguments);
+}
+
+std::string error_of(const std::vector<std::string>& words) {
+  try {
+    parse(words);
+  } catch (const InputError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST_CASE("run without options is the main job") {
+  const RunArguments arguments = run({});
+  CHECK(arguments.cases.empty());
+  CHECK_FALSE(arguments.model.has_value());
+  CHECK(arguments.backend == EngineKind::kCpu);
+  CHECK(arguments.out == "qdiff-report");
+  CHECK(arguments.mode == diagnose::Mode::kBoth);
+  CHECK_FALSE(arguments.common.quiet);
+  CHECK(repeat_arguments(arguments).empty());
+}
+
+TEST_CASE("run with every option") {
+  const RunArguments arguments = run({"a.json",    "--model", "my model", "--backend=cuda",  "--out",        "o",
+                                      "--dtype",   "float16", "--layers", "0-2,5",           "--steps",      "1",
+                                      "--mode",    "free",    "--inject", "H03.theta=1e4@7", "--max-memory", "1.5GiB",
+                                      "--threads", "3",       "--color",  "always",          "--quiet",      "b.json"});
+  CHECK(arguments.cases == std::vector<std::string>{"a.json", "b.json"});
+  CHECK(arguments.backend == EngineKind::kCuda);
+  CHECK(arguments.dtype == DType::kF16);
+  CHECK(arguments.layers->below(100) == std::set<int>{0, 1, 2, 5});
+  CHECK(arguments.layers->below(2) == std::set<int>{0, 1});
+  CHECK(arguments.layers->largest() == 5);
+  CHECK(arguments.steps->below(100) == std::set<int>{1});
+  CHECK(arguments.mode == diagnose::Mode::kFree);
+  CHECK(arguments.inject->id == "H03.theta");
+  CHECK(arguments.inject->value == 1e4);
+  CHECK(arguments.inject->layer == 7);
+  CHECK(arguments.common.max_memory == std::uint64_t{3} << 29);
+  CHECK(arguments.common.threads == 3);
+  CHECK(arguments.common.color == ColorChoice::kAlways);
+  CHECK(arguments.common.quiet);
+  CHECK(repeat_arguments(arguments) == " --model 'my model' --backend cuda --dtype float16 --inject H03.theta=10000@7");
+}
+
+TEST_CASE("the command is kept as a shell reads it") {
+  CHECK(parse({"run", "it's", "--model", "a b"}).command == "qdiff run 'it'\\''s' --model 'a b'");
+  CHECK(shell_quote("") == "''");
+  CHECK(shell_quote("synthetic:toy-d64,seed=1") == "synthetic:toy-d64,seed=1");
+  CHECK(shell_quote("~/x") == "'~/x'");
+  CHECK(shell_quote("$(date)") == "'$(date)'");
+}
+
+TEST_CASE("values that are refused, in words that name the option") {
+  const std::vector<std::pair<const char*, std::vector<const char*>>> refused = {
+      {"--layers",
+       {"", "-1", "x", "1-", "-", "1,,2", "1,", ",1", "3-1", "0-3x", " 1", "1 ", "+1", "1.0", "0x1", "1e2",
+        "2147483647", "99999999999999999999"}},
+      {"--steps", {"", "-1", "all", "1;2"}},
+      {"--dtype", {"", "fp32", "float64", "BF16", "float32 "}},
+      {"--mode", {"", "lock", "BOTH"}},
+      {"--backend", {"", "reference", "gpu", "CPU"}},
+      {"--color", {"", "yes"}},
+      {"--threads", {"", "0", "-1", "1.5", "1025", "many", "1 "}},
+      {"--max-memory",
+       {"", "0", "-1G", "nan", "inf", "1e3", "G", "1X", "1GG", "1 G", "99999999999T", "1.5.2G", "0x10"}},
+      {"--inject",
+       {"", "H05", "H05.", "5.modulo", "H5.modulo", "Habc.x", "H03.theta=", "H03.theta=nan", "H03.theta=inf",
+        "H03.theta=-1", "H03.theta=1e999", "H03.theta=1x", "H03.theta= 1", "H05.modulo@", "H05.modulo@-1",
+        "H05.modulo@x", "H05.modulo@1.5", "H03.theta=1@"}},
+      {"--model", {""}},
+      {"--out", {""}},
+  };
+  for (const auto& [option, texts] : refused) {
+    for (const char* text : texts) {
+      INFO(option << " '" << text << "'");
+      CHECK_THAT(error_of({"run", std::string(option) + "=" + text}), ContainsSubstring(option));
+    }
+  }
+}
+
+TEST_CASE("usage that is refused, with the nearest name") {
+  CHECK_THAT(error_of({}), ContainsSubstring("no command"));
+  CHECK_THAT(error_of({"rnu"}), ContainsSubstring("did you mean \"run\"?"));
+  CHECK_THAT(error_of({"--quiet", "run"}), ContainsSubstring("'--quiet' before a command"));
+  CHECK_THAT(error_of({"run", "--modle", "x"}), ContainsSubstring("did you mean \"--model\"?"));
+  CHECK_THAT(error_of({"run", "--modle=x"}), ContainsSubstring("unknown option '--modle'"));
+  CHECK_THAT(error_of({"run", "-q"}), ContainsSubstring("unknown option '-q'"));
+  CHECK_THAT(error_of({"run", "--model"}), ContainsSubstring("--model"));
+  CHECK_THAT(error_of({"run", "--model", "--quiet"}), ContainsSubstring("--model needs a value"));
+  CHECK_THAT(error_of({"run", "--model", "a", "--model", "b"}), ContainsSubstring("--model"));
+  CHECK_THAT(error_of({"run", "--mode", "bth"}), ContainsSubstring("did you mean \"both\"?"));
+  CHECK_THAT(error_of({"run", "--quiet=maybe"}), ContainsSubstring("--quiet"));
+  CHECK_THAT(error_of({"run", ""}), ContainsSubstring("CASE is empty"));
+  CHECK_THAT(error_of({"record", "--model", "m", "--engine", "cpu", "--trace", "t"}), ContainsSubstring("--case"));
+  CHECK_THAT(error_of({"record", "--modle", "m"}), ContainsSubstring("did you mean \"--model\"?"));
+  CHECK_THAT(error_of({"inspect"}), ContainsSubstring("PATH"));
+  CHECK_THAT(error_of({"inspect", "a", "b"}), ContainsSubstring("unexpected argument 'b'"));
+  CHECK_THAT(error_of({"inspect", "a", "--layers", "1"}), ContainsSubstring("unknown option '--layers'"));
+  for (const char* later : {"diagnose", "compare", "selftest", "bisect", "reduce", "fuzz", "merge"}) {
+    CHECK_THAT(error_of({later, "--help"}), ContainsSubstring("not part of this version"));
+  }
+}
+
+TEST_CASE("arguments after -- are cases") {
+  CHECK(run({"--quiet", "--", "a.json"}).cases == std::vector<std::string>{"a.json"});
+}
+
+TEST_CASE("a fault that the engine lacks is refused with the nearest that it has") {
+  const std::vector<std::string> plantable = {"H05.modulo", "H05.head_zero"};
+  CHECK_NOTHROW(check_plantable({"H05.head_zero", {}, {}}, plantable, "cpu"));
+  CHECK_THROWS_WITH(check_plantable({"H05.module", {}, {}}, plantable, "cpu"),
+                    ContainsSubstring("did you mean \"H05.modulo\"?"));
+  CHECK_THROWS_AS(check_plantable({"H05.modulo", {}, {}}, {}, "cpu"), InputError);
+}
+
+TEST_CASE("text from files cannot command a terminal or break a line") {
+  CHECK(one_line("a\nb\tc\r") == "a b c ");
+  CHECK(one_line("\x1b[31mred\a").find('\x1b') == std::string::npos);
+  CHECK(one_line("\xC2\x9B"
+                 "2J")
+            .find('\x9B') == std::string::npos);
+  CHECK(one_line("\xE2\x80\xAE"
+                 "abc")
+            .find("\xE2\x80\xAE") == std::string::npos);
+  CHECK(one_line(std::string(1'000'000, 'x')).size() < 5000);
+  CHECK(one_line("größer: θ") == "größer: θ");
+}
+
+TEST_CASE("sizes in words") {
+  CHECK(bytes_text(0) == "0 B");
+  CHECK(bytes_text(1023) == "1023 B");
+  CHECK(bytes_text(1536) == "1.5 KiB");
+  CHECK(bytes_text(std::uint64_t{20} << 30) == "20 GiB");
+}
+
+// ---- Memory ----
+
+ModelConfig large_model() {  // the shapes of Qwen2.5-7B
+  return {.hidden = 3584,
+          .num_layers = 28,
+          .num_q_heads = 28,
+          .num_kv_heads = 4,
+          .head_dim = 128,
+          .intermediate = 18944,
+          .vocab = 152064,
+          .rms_norm_eps = 1e-6,
+          .rope_theta = 1e6,
+          .max_position_embeddings = 32768};
+}
+
+PlannedCase planned(std::int64_t batch, std::int64_t num_tokens) {
+  Step step;
+  step.tokens.assign(static_cast<std::size_t>(batch), std::vector<std::int32_t>(static_cast<std::size_t>(num_tokens)));
+  step.left_padding.assign(static_cast<std::size_t>(batch), 0);
+  return {.steps = {step}, .capacity = num_tokens, .recordings = 2};
+}
+
+TEST_CASE("an engine whose weights do not fit streams them, and what still does not fit is refused") {
+  constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
+  const MemoryPlan roomy = plan_run(large_model(), DType::kBF16, {planned(1, 16)}, 64 * kGiB);
+  CHECK(roomy.max_resident_bytes == 0);
+  CHECK(roomy.total() > 15e9);  // 7.6 billion weights of two bytes
+  const MemoryPlan tight = plan_run(large_model(), DType::kBF16, {planned(1, 16)}, 8 * kGiB);
+  CHECK(tight.max_resident_bytes > 0);
+  CHECK(tight.total() < 8e9);
+  CHECK_NOTHROW(check_memory(tight, 8 * kGiB, true));
+  CHECK_THROWS_WITH(check_memory(tight, kGiB, true), ContainsSubstring("--max-memory allows 1.0 GiB"));
+  CHECK_THROWS_WITH(check_memory(tight, kGiB, false), ContainsSubstring("this machine has"));
+}
+
+TEST_CASE("J09: a case beyond any memory is refused, and its sum does not wrap") {
+  PlannedCase endless = planned(1, 1);
+  endless.capacity = std::int64_t{1} << 62;
+  const MemoryPlan plan = plan_run(large_model(), DType::kF32, {endless, endless}, std::uint64_t{1} << 40);
+  CHECK(plan.total() > 1e20);
+  CHECK_THROWS_AS(check_memory(plan, std::uint64_t{1} << 62, true), InputError);
+  CHECK(plan_record(large_model(), DType::kF32, planned(64, 512), false, std::uint64_t{1} << 40).total() >
+        plan_record(large_model(), DType::kF32, planned(1, 512), false, std::uint64_t{1} << 40).total());
+}
+
+}  // namespace
+}  // namespace qdiff::cli

@@ -1,0 +1,274 @@
+"""Help, exit statuses and errors of the command line."""
+import json
+import os
+import pty
+import resource
+import subprocess
+
+import driver
+from driver import BAD_INPUT, CANNOT_JUDGE, MATCH, MODEL, CommandLineTest, drop_tensor, write_case
+
+LATER = ["diagnose", "compare", "selftest", "bisect", "reduce", "fuzz", "merge"]
+
+
+class Help(CommandLineTest):
+    def test_help_lists_what_there_is_and_nothing_else(self):
+        result = self.qdiff("--help")
+        text = result.stdout.decode()
+        self.assertEqual((result.returncode, result.stderr), (MATCH, b""))
+        for command in ["run", "record", "inspect"]:
+            self.assertRegex(text, rf"(?m)^  {command} ")
+        for command in LATER:
+            self.assertNotIn(command, text)
+        for status in ["0 ", "1 ", "2 ", "125 "]:
+            self.assertIn(f"\n  {status}", text)
+
+    def test_each_command_has_examples_and_exit_statuses(self):
+        for command in ["run", "record", "inspect"]:
+            for flag in ["--help", "-h"]:
+                result = self.qdiff(command, flag)
+                self.assertEqual(result.returncode, MATCH)
+                self.assertIn(b"Example", result.stdout)
+                self.assertIn(b"Exit status", result.stdout)
+        text = self.qdiff("run", "--help").stdout.decode()
+        for option in ["--model", "--backend", "--out", "--dtype", "--layers", "--steps", "--mode", "--inject",
+                       "--max-memory", "--quiet", "--color", "--threads"]:
+            self.assertIn(option + " ", text)
+
+    def test_version(self):
+        result = self.qdiff("--version")
+        self.assertEqual(result.returncode, MATCH)
+        self.assertRegex(result.stdout.decode(), r"\Aqdiff \d+\.\d+\.\d+\n\Z")
+
+    def test_commands_to_come_say_so(self):
+        for command in LATER:
+            self.refused(command, says="not part of this version")
+            self.refused(command, "--help", says="not part of this version")
+
+
+class BadUsage(CommandLineTest):
+    def test_wrong_words(self):
+        self.refused(says="no command")
+        self.refused("rnu", says='did you mean "run"?')
+        self.refused("run", "--modle", "x", says='did you mean "--model"?')
+        self.refused("run", "--layers", "-1", says="--layers")
+        self.refused("run", "--inject", "H03.theta=nan", says="--inject")
+        self.refused("run", "--model", says="--model")
+        self.refused("record", "--model", MODEL, says="--case")
+        self.refused("inspect", says="PATH")
+        self.refused("run", "\x1b[31m\n--oops")
+        self.refused("run", b"\xff\xfe.json")
+
+    def test_values_that_the_model_or_the_engine_refuses(self):
+        self.refused("run", self.case, "--layers", "2", says=["--layers", "0 to 1"])
+        self.refused("run", self.case, "--layers", "0-2000000000", says="--layers")
+        self.refused("run", self.case, "--inject", "H05.module", says='did you mean "H05.modulo"?')
+        self.refused("run", self.case, "--inject", "H05.modulo@7", says="7")
+        self.refused("run", self.case, "--inject", "H05.modulo=3", says="H05.modulo")
+        self.refused("run", self.case, self.case, says="two cases have the id tiny")
+        self.refused("run", self.case, "--model", "synthetic:qwen2.5-1.7b", says="qwen2.5-1.5b")
+
+    def test_what_cannot_be_judged_here(self):
+        self.refused("run", self.case, "--backend", "cuda", status=CANNOT_JUDGE, says="CUDA")
+        self.refused("record", "--model", MODEL, "--case", self.case, "--engine", "cuda", "--trace", "t",
+                     status=CANNOT_JUDGE, says="CUDA")
+        self.refused("run", self.case, "--steps", "2", status=CANNOT_JUDGE, says="nothing to compare")
+
+    def test_memory_is_refused_before_it_is_taken(self):
+        self.refused("run", self.case, "--max-memory", "1M", says=["--max-memory allows 1.0 MiB"])
+        self.refused("record", "--model", MODEL, "--case", self.case, "--engine", "cpu", "--trace", "t",
+                     "--max-memory", "1M", says="--max-memory")
+        wide = write_case(self.folder / "wide.json", batch=1024, left_padding=[0] * 1024, capacity=4096,
+                          steps=[{"phase": "prefill", "tokens": 4096}])
+        self.refused("run", wide, "--model", "synthetic:qwen2.5-72b", "--max-memory", "8G", says="--max-memory")
+        self.assertFalse((self.folder / "t").exists())
+
+
+class BadInput(CommandLineTest):
+    def test_cases(self):
+        self.refused("run", "nowhere.json", says="nowhere.json")
+        for changes in [{"batch": 0, "left_padding": []}, {"steps": []}, {"capacity": 1}, {"vershion": 1}]:
+            broken = write_case(self.folder / "broken.json", **changes)
+            self.refused("run", broken, says="broken.json")
+            self.refused("inspect", broken, says="broken.json")
+        beyond = write_case(self.folder / "beyond.json", steps=[{"phase": "prefill", "tokens": [[1, 2, 1000]]}])
+        self.refused("run", beyond, says=["1000"])  # the vocabulary ends at 999
+        (self.folder / "text.json").write_text("[" * 1000000)
+        self.refused("run", "text.json", says="text.json")
+        (self.folder / "empty.json").write_text("")
+        self.refused("run", "empty.json", says="empty.json")
+        self.refused("run", self.folder, says=str(self.folder))
+        os.mkfifo(self.folder / "fifo.json")
+        self.refused("run", "fifo.json", says="not a regular file")
+
+    def test_unreadable_file(self):
+        self.case.chmod(0)
+        if os.access(self.case, os.R_OK):
+            self.skipTest("this user may read everything")
+        self.refused("run", self.case, says="tiny.json")
+
+    def test_models(self):
+        self.refused("run", self.case, "--model", "nowhere", says="nowhere")
+        self.refused("inspect", "nowhere", says="nowhere")
+        (self.folder / "void").mkdir()
+        self.refused("inspect", "void", says=["manifest.json", "config.json"])
+        self.refused("run", self.case, "--model", "void", says="void")
+        self.refused("inspect", "model.gguf", says="model.gguf")
+        (self.folder / "loose.safetensors").write_bytes(b"\0" * 8)
+        self.refused("inspect", "loose.safetensors", says="folder")
+
+    def test_weight_missing_from_the_model(self):
+        model = self.copy_checkpoint()
+        self.assertEqual(self.qdiff("inspect", model).returncode, MATCH)
+        drop_tensor(model / "model.safetensors", "model.layers.1.self_attn.k_proj.bias")
+        for arguments in [("run", self.case, "--model", model), ("inspect", model),
+                          ("record", "--model", model, "--case", self.case, "--engine", "cpu", "--trace", "t")]:
+            self.refused(*arguments, says="model.layers.1.self_attn.k_proj.bias")
+
+    def test_cut_weights(self):
+        model = self.copy_checkpoint()
+        weights = model / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1])
+        self.refused("run", self.case, "--model", model, says="model.safetensors")
+
+    def test_places_that_cannot_be_written(self):
+        (self.folder / "file").write_text("mine")
+        self.refused("run", self.case, "--out", "file", says="--out")
+        self.refused("run", self.case, "--out", "file/inside", says="--out")
+        self.refused("run", self.case, "--out", "/proc/qdiff-report")
+        record = ["record", "--model", MODEL, "--case", self.case, "--engine", "cpu", "--trace"]
+        self.refused(*record, "file", says="file")
+        (self.folder / "mine").mkdir()
+        (self.folder / "mine" / "thesis.txt").write_text("years")
+        self.refused(*record, "mine", says="thesis.txt")
+        self.assertEqual([path.name for path in (self.folder / "mine").iterdir()], ["thesis.txt"])
+        self.assertEqual((self.folder / "file").read_text(), "mine")
+
+    def test_address_space_that_ends_gives_an_error_and_no_signal(self):
+        """The estimate cannot know of a limit on the address space: the allocation itself fails."""
+        def limit():
+            resource.setrlimit(resource.RLIMIT_AS, (3 << 29, 3 << 29))
+        wide = write_case(self.folder / "wide.json", batch=64, left_padding=[0] * 64, capacity=512,
+                          steps=[{"phase": "prefill", "tokens": 512}])
+        result = self.qdiff("record", "--model", "synthetic:toy-14x2", "--case", wide, "--engine", "cpu", "--trace",
+                            "t", "--threads", "1", preexec_fn=limit)
+        self.assertEqual(result.returncode, BAD_INPUT, result.stderr)
+        self.assertRegex(result.stderr.decode(), r"\Aqdiff: out of memory[^\n]*\n\Z")
+        self.assertEqual([path.name for path in self.folder.iterdir() if "trace" in path.name], [])
+
+
+class Streams(CommandLineTest):
+    def test_closed_and_full_output(self):
+        with open("/dev/full", "wb") as full:
+            self.assertEqual(self.qdiff("--help", capture_output=False, stdout=full,
+                                        stderr=subprocess.DEVNULL).returncode, BAD_INPUT)
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            result = self.qdiff("inspect", MODEL, capture_output=False, stdout=writer, stderr=subprocess.PIPE)
+        finally:
+            os.close(writer)
+        self.assertEqual((result.returncode, result.stderr), (MATCH, b""))
+
+    def test_progress_is_for_terminals_only(self):
+        def on_terminal(*arguments):
+            main, other = pty.openpty()
+            process = subprocess.Popen([driver.QDIFF, *map(str, arguments)], cwd=self.folder, stdout=subprocess.PIPE,
+                                       stdin=subprocess.DEVNULL, stderr=other)
+            os.close(other)
+            shown = b""
+            try:
+                while chunk := os.read(main, 65536):
+                    shown += chunk
+            except OSError:
+                pass  # the other side is closed
+            os.close(main)
+            process.stdout.close()
+            return process.wait(), shown
+        command = ["record", "--model", MODEL, "--case", self.case, "--engine", "cpu", "--trace", "t"]
+        status, shown = on_terminal(*command)
+        self.assertEqual(status, MATCH)
+        self.assertIn(b"\r", shown)
+        self.assertIn(b"recording tiny", shown)
+        self.assertNotIn(b"\n", shown)
+        self.assertEqual(on_terminal(*command, "--quiet"), (MATCH, b""))
+        self.assertEqual(self.qdiff(*command).stderr, b"")
+
+
+class Record(CommandLineTest):
+    def record(self, trace, *more, engine="cpu"):
+        return self.qdiff("record", "--model", MODEL, "--case", self.case, "--engine", engine, "--trace", trace, *more)
+
+    def test_a_trace_is_written_inspected_and_replaced(self):
+        for engine in ["cpu", "reference"]:
+            result = self.record("t", engine=engine)
+            self.assertEqual((result.returncode, result.stderr), (MATCH, b""))
+            self.assertIn(b"wrote t", result.stdout)
+            self.assertEqual(sorted(path.name for path in (self.folder / "t").iterdir()),
+                             ["manifest.json", "step-0000.safetensors", "step-0001.safetensors"])
+            manifest = json.loads((self.folder / "t/manifest.json").read_text())
+            self.assertEqual(manifest["engine"]["name"], engine)
+            self.assertEqual(manifest["compute"]["activations"], "bfloat16")
+            result = self.qdiff("inspect", "t")
+            self.assertEqual(result.returncode, MATCH)
+            self.assertIn(b"prefill", result.stdout)
+
+    def test_the_same_recording_twice_is_the_same_bytes(self):
+        files = []
+        for trace in ["a", "b"]:
+            self.record(trace, "--dtype", "float32")
+            files.append({path.name: path.read_bytes() for path in (self.folder / trace).iterdir()})
+        self.assertEqual(files[0], files[1])
+
+    def test_a_planted_fault_shows_or_the_trace_is_not_written(self):
+        self.record("clean")
+        self.assertEqual(self.record("planted", "--inject", "H05.modulo").returncode, MATCH)
+        self.assertNotEqual((self.folder / "clean/step-0000.safetensors").read_bytes(),
+                            (self.folder / "planted/step-0000.safetensors").read_bytes())
+        result = self.qdiff("record", "--model", "synthetic:toy-mha", "--case", self.case, "--engine", "cpu", "--trace",
+                            "never", "--inject", "H05.modulo")  # one query head for each key head: nothing to mistake
+        self.assertEqual(result.returncode, CANNOT_JUDGE, result.stderr)
+        self.assertFalse((self.folder / "never").exists())
+
+    def test_broken_traces_are_refused(self):
+        self.record("t")
+        manifest = self.folder / "t/manifest.json"
+        good = json.loads(manifest.read_text())
+        step = self.folder / "t/step-0001.safetensors"
+        for change in [lambda m: m.pop("compute"), lambda m: m.update(version=2),
+                       lambda m: m["steps"][0]["tokens"][0].__setitem__(0, 1000),
+                       lambda m: m["steps"][0].update(file="../step-0000.safetensors"),
+                       lambda m: m["steps"][1].update(past_length=4),
+                       lambda m: m["model"]["config"].update(hidden_size=193),
+                       lambda m: m["model"]["config"].update(num_hidden_layers=1)]:
+            document = json.loads(json.dumps(good))
+            change(document)
+            manifest.write_text(json.dumps(document))
+            self.refused("inspect", "t")
+        manifest.write_text(json.dumps(good))
+        self.assertEqual(self.qdiff("inspect", "t").returncode, MATCH)
+        step.write_bytes(step.read_bytes()[:-1])
+        self.refused("inspect", "t", says="step-0001.safetensors")
+        step.unlink()
+        self.refused("inspect", "t", says="step-0001.safetensors")
+
+
+class Inspect(CommandLineTest):
+    def test_models_and_cases(self):
+        for path, words in [(MODEL, b"1000"), (self.case, b"prefill"), ("H05-gqa", b"H05"),
+                            (self.copy_checkpoint(), b"float16"), (self.copy_checkpoint("sharded-bfloat16"), b"bfloat16")]:
+            result = self.qdiff("inspect", path)
+            self.assertEqual((result.returncode, result.stderr), (MATCH, b""), path)
+            self.assertIn(words, result.stdout)
+
+    def test_it_writes_nothing(self):
+        before = sorted(path.name for path in self.folder.iterdir())
+        self.qdiff("inspect", MODEL)
+        self.qdiff("inspect", self.case)
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()), before)
+
+    def test_names_from_files_do_not_reach_the_terminal_raw(self):
+        write_case(self.folder / "loud.json", title="\u202eloud \u009b2J")
+        result = self.qdiff("inspect", "loud.json")
+        for bytes_ in ["\u202e".encode(), "\u009b".encode(), b"\x1b"]:
+            self.assertNotIn(bytes_, result.stdout + result.stderr)
