@@ -1,5 +1,6 @@
 // A model's weights as tensors, each read when an operation asks for it: rounded once to Precision::weights, then
-// widened to the type computed in. About one layer is kept, so that a walk which stays in a layer converts it once.
+// widened to the type computed in. About one layer is kept, so that a walk which stays in a layer converts it once; and
+// of what was read, about one layer and the vocabulary's matrix, as stored.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,8 @@ class WeightStore {
   const Shape& shape(const std::string& name) const { return source_.find(name).shape; }
   at::Tensor get(const std::string& name, const WeightForm& form);
   // Rows of a [rows, columns] weight, [indices.size(), columns].
-  at::Tensor gather_rows(const std::string& name, const std::vector<std::int64_t>& indices, const WeightForm& form);
+  at::Tensor gather_rows(const std::string& name, const std::vector<std::int64_t>& indices,
+                         const WeightForm& form) const;
   // f(first_row, rows) over a [rows, columns] weight in order: in one piece where it is kept, else in blocks, so that a
   // vocabulary's matrix never stands in memory as a whole.
   void for_each_block(const std::string& name, const WeightForm& form,
@@ -40,13 +42,23 @@ class WeightStore {
     WeightForm form;
     at::Tensor tensor;
   };
-  at::Tensor load(const WeightInfo& info, std::int64_t first, std::int64_t count, const Shape& shape,
-                  const WeightForm& form) const;
+  // The latest used first, at most `budget` bytes, but always the latest.
+  struct Kept {
+    std::list<Entry> entries;
+    std::size_t bytes = 0;
+    std::size_t budget = 0;
+
+    const at::Tensor* find(const std::string& name, const WeightForm& form);
+    void add(Entry entry);
+  };
+
+  // Elements [first, first + count) as stored: from the file, or from what is kept.
+  at::Tensor read(const WeightInfo& info, std::int64_t first, std::int64_t count) const;
+  at::Tensor kept_or_read(const WeightInfo& info, std::int64_t first, std::int64_t count);
 
   const WeightSource& source_;
-  std::size_t budget_;       // bytes
-  std::size_t kept_ = 0;     // bytes
-  std::list<Entry> recent_;  // the latest used first
+  Kept converted_;
+  Kept stored_;
 };
 
 }  // namespace qdiff::reference
