@@ -49,17 +49,18 @@ void print_alarms(const Measurement& measurement) {
   }
 }
 
-void explain(const Measurement& m) {
-  for (std::size_t op = 0; op < kNumOps; ++op) {
-    for (std::size_t column = 0; column < kStoredTypes.size(); ++column) {
-      for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
-        const Worst& worst = m.worst[op][column][i];
-        if (worst.value > 1.0) {
-          std::cout << name(static_cast<compare::Statistic>(i)) << ' ' << worst.value << ": " << worst.where << '\n';
-        }
-      }
-    }
+void explain(const std::array<Worst, compare::kNumStatistics>& worst) {
+  for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
+    if (worst[i].value <= 1.0) continue;
+    std::cout << name(static_cast<compare::Statistic>(i)) << ' ' << worst[i].value << ": " << worst[i].where << '\n';
   }
+}
+
+void explain(const Measurement& m) {
+  for (const auto& operation : m.worst) {
+    for (const auto& worst : operation) explain(worst);
+  }
+  for (const auto& worst : m.worst_span) explain(worst);
 }
 
 int run(const Arguments& arguments, const std::string& command) {

@@ -1,5 +1,6 @@
 #include "harness/calibration/measure.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -48,7 +49,8 @@ void measure(const Scenario& scenario, Measurement& into) {
                                                          .expected = expected,
                                                          .step = scenario.steps[static_cast<std::size_t>(key.step)],
                                                          .precision = scenario.precision,
-                                                         .config = scenario.config});
+                                                         .config = scenario.config,
+                                                         .operations = span});
     if (judgement.outcome == compare::Outcome::kUnjudged) continue;  // all pads
     const std::string where = to_string(scenario) + ": step " + std::to_string(key.step) + ", " + tensor_name(key.id) +
                               " as " + std::string(name(tensor.dtype())) +
@@ -57,8 +59,9 @@ void measure(const Scenario& scenario, Measurement& into) {
     const std::size_t column = compare::bounds_column(tensor.dtype());
     ++into.judged;
     ++into.tensors[op][column];
+    auto& worst_here = compare::is_usual_fusion(span) ? into.worst[op][column] : into.worst_span[column];
     for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
-      Worst& worst = into.worst[op][column][i];
+      Worst& worst = worst_here[i];
       const double value = judgement.statistics.normalised[i];
       if (!(value <= worst.value)) worst = {value, where};
     }
@@ -71,26 +74,53 @@ void measure(const Scenario& scenario, Measurement& into) {
   if (alarmed) ++into.alarmed_runs;
 }
 
+namespace {
+
+// Operations of the same arithmetic share their worst: what one of them reached, another can.
+constexpr std::array<Op, kNumOps> kFamilies = {
+    Op::kEmbedTokens, Op::kInputLayernorm, Op::kQProjMatmul,    Op::kQProjMatmul,    Op::kQProjMatmul,
+    Op::kQProj,       Op::kQProj,          Op::kQProj,          Op::kQRope,          Op::kQRope,
+    Op::kEmbedTokens, Op::kEmbedTokens,    Op::kScores,         Op::kProbs,          Op::kAttnOutput,
+    Op::kQProjMatmul, Op::kResidMid,       Op::kInputLayernorm, Op::kQProjMatmul,    Op::kQProjMatmul,
+    Op::kAct,         Op::kQProjMatmul,    Op::kResidMid,       Op::kInputLayernorm, Op::kQProjMatmul};
+
+double worst_of_family(const Measurement& m, std::size_t op, std::size_t column, std::size_t statistic) {
+  double worst = 0.0;
+  for (std::size_t other = 0; other < kNumOps; ++other) {
+    if (kFamilies[other] == kFamilies[op]) worst = std::max(worst, m.worst[other][column][statistic].value);
+  }
+  return worst;
+}
+
+template <typename Value>
+std::string braced(const Value& value) {
+  std::string text = "{";
+  for (std::size_t i = 0; i < compare::kNumStatistics; ++i) text += (i == 0 ? "" : ", ") + number(value(i));
+  return text + "}";
+}
+
+}  // namespace
+
 std::string bounds_table(const Measurement& m, const std::string& command, const std::string& date) {
   std::string text =
       "// Worst honest value of each statistic, by operation and stored type (float32, bfloat16, float16); columns as\n"
-      "// enum Statistic: max_excess, rms, worst_slice_rms, bias, slope, share_beyond_one_spacing.\n"
+      "// enum Statistic: max_excess, rms, worst_slice_rms, bias, slope, share_beyond_one_spacing. Operations of the\n"
+      "// same arithmetic share their worst.\n"
       "//\n"
       "// Generated, do not edit. Measured on " +
       date + " over " + std::to_string(m.runs) + " honest twins, " + std::to_string(m.judged) + " tensors, by\n//   " +
-      command + "\n// clang-format off\n";
+      command + "\n// clang-format off\ninline constexpr std::array<BoundsRow, kNumOps> kWorstHonest = {{\n";
   for (std::size_t op = 0; op < kNumOps; ++op) {
-    text += "{Op::" + op_name(static_cast<Op>(op)) + ", {{";
+    text += "  {Op::" + op_name(static_cast<Op>(op)) + ", {{";
     for (std::size_t column = 0; column < kStoredTypes.size(); ++column) {
-      text += column == 0 ? "{" : ", {";
-      for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
-        text += (i == 0 ? "" : ", ") + number(m.worst[op][column][i].value);
-      }
-      text += "}";
+      text += column == 0 ? "" : ", ";
+      text += braced([&](std::size_t i) { return worst_of_family(m, op, column, i); });
     }
     text += "}}},\n";
   }
-  return text + "// clang-format on\n";
+  text += "}};\ninline constexpr std::array<WorstHonest, 3> kWorstHonestLongSpan = {{\n";
+  for (const auto& worst : m.worst_span) text += "  " + braced([&](std::size_t i) { return worst[i].value; }) + ",\n";
+  return text + "}};\n// clang-format on\n";
 }
 
 std::string summary(const Measurement& m) {
@@ -108,6 +138,14 @@ std::string summary(const Measurement& m) {
       }
       text += '\n';
     }
+  }
+  for (std::size_t column = 0; column < kStoredTypes.size(); ++column) {
+    text += "long spans " + std::string(name(kStoredTypes[column]));
+    for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
+      text +=
+          "  " + std::string(name(static_cast<compare::Statistic>(i))) + ' ' + number(m.worst_span[column][i].value);
+    }
+    text += '\n';
   }
   return text;
 }

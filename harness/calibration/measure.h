@@ -27,6 +27,8 @@ struct Alarm {
 struct Measurement {
   std::int64_t runs = 0;
   std::int64_t judged = 0;  // tensors
+  // The same over spans whose expected rounding comes from an ensemble, whatever their last operation.
+  std::array<std::array<Worst, compare::kNumStatistics>, 3> worst_span{};
   // By Op, column of kStoredTypes and Statistic.
   std::array<std::array<std::array<Worst, compare::kNumStatistics>, 3>, kNumOps> worst{};
   std::array<std::array<std::int64_t, 3>, kNumOps> tensors{};

@@ -189,6 +189,11 @@ Scenario draw_scenario(std::uint64_t seed, DType dtype, Size size) {
   for (const OperationRow& r : kOperationTable) {
     if (r.optional) s.recorded[r.op] = materialises_all || random.chance(0.5);
   }
+  if (random.chance(0.15)) {  // a trace of few tensors: long spans
+    s.sparse = true;
+    for (const OperationRow& r : kOperationTable) s.recorded[r.op] = random.chance(0.3);
+    s.recorded[Op::kLmHead] = true;
+  }
   s.residual = random.chance(0.25) ? DType::kF32 : dtype;
   s.scores = random.chance(0.5) ? DType::kF32 : dtype;
   s.before_bias = random.chance(0.5) ? DType::kF32 : dtype;
@@ -210,6 +215,7 @@ std::string to_string(const Scenario& s) {
   flag(s.profile.tiny_rows, "tiny-rows");
   flag(s.profile.cancelling_sums, "cancelling-sums");
   flag(s.profile.small_results, "small-results");
+  flag(s.sparse, "few-tensors");
   flag(s.residual != s.precision.activations, "float32-residual");
   return text;
 }

@@ -29,8 +29,9 @@ struct Scenario {
   std::vector<Step> steps;
   Precision precision;
   Profile profile;
-  // Which optional tensors the engine materialises, and in which type it keeps some of them.
-  std::map<Op, bool> recorded;  // optional ones only
+  // Which tensors the engine hands out, and in which type it keeps some of them. All are handed out that are not named.
+  std::map<Op, bool> recorded;
+  bool sparse = false;  // required ones are missing too
   DType residual = DType::kF32;
   DType scores = DType::kF32;  // scores and probabilities, where recorded
   DType before_bias = DType::kF32;

@@ -68,13 +68,20 @@ std::string place(const Judgement& judgement) {
          six_digits(judgement.expected) + " is expected";
 }
 
+std::int64_t columns_together(const Comparison& c) {
+  if (c.op == Op::kAttnOutput) return c.config.head_dim;
+  const bool rounds_query = c.precision.points.contains(RoundingPoint::kAttentionQuery);
+  return c.op == Op::kScores && rounds_query ? c.actual.shape.back() : 1;
+}
+
 // Last: the statistics against their bounds.
-void decide(Judgement& judgement, Op op, DType stored) {
+void decide(Judgement& judgement, const Comparison& c) {
+  const bool long_span = !is_usual_fusion(c.operations);
   Statistic worst = Statistic::kMaxExcess;
   double worst_ratio = -1.0;
   for (std::size_t i = 0; i < kNumStatistics; ++i) {
     const auto statistic = static_cast<Statistic>(i);
-    double limit = bound(op, stored, statistic);
+    double limit = long_span ? long_span_bound(c.actual.dtype, statistic) : bound(c.op, c.actual.dtype, statistic);
     if (mutated(Mutant::kBoundDoubled)) limit *= 2.0;
     const double ratio = judgement.statistics.normalised[i] / limit;
     if (!(ratio <= worst_ratio)) {
@@ -156,8 +163,8 @@ Judgement judge_rounded(const Sides& sides) {
   Gates gates(c, sides.actual, [&sides](std::int64_t row) { return sides.gold_row(row); });
   const Walk sums = walk(sides, gates);
   Judgement judgement;
-  judgement.statistics =
-      statistics_of({sides.actual, c.actual, sums.rows, sums.columns, sums.total, c.precision.accumulate});
+  judgement.statistics = statistics_of(
+      {sides.actual, c.actual, sums.rows, sums.columns, sums.total, c.precision.accumulate, columns_together(c)});
   judgement.statistics.elements_compared = gates.elements_seen();
   if (gates.elements_seen() == 0) {
     judgement.outcome = mutated(Mutant::kUnjudgedIsMatch) ? Outcome::kMatch : Outcome::kUnjudged;
@@ -173,7 +180,7 @@ Judgement judge_rounded(const Sides& sides) {
     close_by_gate(judgement, sides, *failure);
     return judgement;
   }
-  decide(judgement, c.op, c.actual.dtype);
+  decide(judgement, c);
   // Doubt about one element's expected rounding does not outrank a divergence seen elsewhere.
   if (const auto& doubt = gates.doubt(); doubt && judgement.outcome != Outcome::kDiverged) {
     close_by_gate(judgement, sides, *doubt);

@@ -59,6 +59,17 @@ bool has_nan(const TensorKey& key, const TensorView& view, const Step& step, con
 
 }  // namespace
 
+bool is_usual_fusion(std::span<const TensorKey> operations) {
+  std::vector<Op> ops;
+  for (const TensorKey& key : operations) {
+    if (key.id.op != Op::kKCache && key.id.op != Op::kVCache) ops.push_back(key.id.op);
+  }
+  if (ops.size() <= 1) return true;
+  const bool with_bias = ops.size() == 2 && ops[1] <= Op::kVProj && row(ops[1]).inputs[0].op == ops[0];
+  const auto outside_attention = [](Op op) { return op < Op::kScores || op > Op::kAttnOutput; };
+  return with_bias || std::none_of(ops.begin(), ops.end(), outside_attention);
+}
+
 std::vector<TensorKey> replay_span(const TensorKey& target, const TensorStore& recorded, const ModelConfig& config) {
   std::set<TensorKey> span{target};
   std::vector<TensorKey> to_visit{target};

@@ -17,7 +17,14 @@ constexpr std::array<std::int64_t, 3> kTileColumns = {16, 64, 128};
 double growth(double count) { return std::sqrt(2.0 * std::log(count + 10.0)); }
 
 // 1 / (number of independent errors) among a slice's own, shared ones aside.
-double inverse_distinct(double count, double equal) { return 1.0 / count + (1.0 - 1.0 / count) * equal; }
+double inverse_distinct(double count, double together, double equal) {
+  const double inverse = std::min(1.0, together / count);
+  return inverse + (1.0 - inverse) * equal;
+}
+
+// Means are not taken to average more errors than this: a bfloat16 operand has 2^8 significands, so a constant factor
+// (1/rms of a row, a declared table) meets no more than that many, each with its own error.
+constexpr double kLeastInverseDistinct = 0x1p-8;
 
 double rms_score(const SliceSums& slice, double distinct, double chance) {
   const double together = slice.shared_share / slice.count;
@@ -39,11 +46,12 @@ class WorstSlice {
   template <typename Name>
   void consider(const SliceSums& slice, const Block& block, const Name& slice_name) {
     if (slice.count == 0.0) return;
-    double distinct = 1.0 / slice.count;
+    const double together = columns_together(block);
+    double distinct = inverse_distinct(slice.count, together, 0.0);
     double score = rms_score(slice, distinct, chance_);
     double slice_bias = bias(slice, distinct);
     if (score <= score_ && slice_bias <= bias_) return;
-    distinct = inverse_distinct(slice.count, probability_of_equal(block, measured_.layout, measured_.actual));
+    distinct = inverse_distinct(slice.count, together, probability_of_equal(block, measured_.layout, measured_.actual));
     score = rms_score(slice, distinct, chance_);
     slice_bias = bias(slice, distinct);
     if (!(score <= score_)) {
@@ -63,8 +71,14 @@ class WorstSlice {
   }
 
  private:
+  double columns_together(const Block& block) const {
+    const std::int64_t neighbours = block.column_stride == 1 ? block.num_columns : 1;
+    return static_cast<double>(std::min(measured_.columns_together, neighbours));
+  }
+
   double bias(const SliceSums& slice, double distinct) const {
-    const double variance = slice.independent / slice.count * (distinct + rounding_bias_);
+    const double variance =
+        slice.independent / slice.count * (std::max(distinct, kLeastInverseDistinct) + rounding_bias_);
     return std::fabs(slice.error / slice.count) / std::sqrt(variance + slice.shared / slice.count);
   }
 
@@ -90,7 +104,9 @@ void consider_columns(const Measured& m, WorstSlice& worst) {
     for (std::int64_t i = 0; i < count; ++i) sums.add(m.columns.at(static_cast<std::size_t>(first + i * stride)));
     worst.consider(sums, {0, 1, layout.num_rows(), first, stride, count}, slice_name);
   };
-  for (std::int64_t c = 0; c < width; ++c) consider(c, 1, 1, [c] { return "column " + std::to_string(c); });
+  // A column of one row is an element, and an element is max_excess' business.
+  const std::int64_t single_columns = layout.num_rows() > 1 ? width : 0;
+  for (std::int64_t c = 0; c < single_columns; ++c) consider(c, 1, 1, [c] { return "column " + std::to_string(c); });
   for (const std::int64_t tile : kTileColumns) {
     for (std::int64_t first = 0; first < width; first += tile) {
       const std::int64_t count = std::min(tile, width - first);
@@ -134,8 +150,9 @@ void consider_rows(const Measured& m, WorstSlice& worst) {
 double slope_of(const TensorSums& total, double count, double distinct, DType accumulate) {
   const double rounding_bias = total.spacing_squared / 8.0;
   const double rounded_constant = unit_roundoff(accumulate) * total.gold_gold;
-  const double variance = total.gold_independent * count * distinct + total.gold_shared * total.gold_shared +
-                          rounding_bias * rounding_bias + rounded_constant * rounded_constant / 3.0;
+  const double variance = total.gold_independent * count * std::max(distinct, kLeastInverseDistinct) +
+                          total.gold_shared * total.gold_shared + rounding_bias * rounding_bias +
+                          rounded_constant * rounded_constant / 3.0;
   return variance == 0.0 ? 0.0 : std::fabs(total.gold_error) / std::sqrt(variance);
 }
 
@@ -159,7 +176,8 @@ Statistics statistics_of(const Measured& m) {
   worst.consider(whole, everything, [] { return std::string("the whole tensor"); });
   worst.write(result);
 
-  const double distinct = inverse_distinct(whole.count, probability_of_equal(everything, m.layout, m.actual));
+  const double distinct = inverse_distinct(whole.count, static_cast<double>(m.columns_together),
+                                           probability_of_equal(everything, m.layout, m.actual));
   result.max_excess = total.max_excess_squared < 0.0 ? 0.0 : std::sqrt(total.max_excess_squared);  // NaN stays NaN
   result.rms = std::sqrt(whole.z_squared / whole.count);
   result.slope = slope_of(total, whole.count, distinct, m.accumulate);

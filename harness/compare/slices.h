@@ -23,7 +23,8 @@
 //
 // `distinct`: equal inputs are rounded equally, so the rows of a repeated token bring one error many times, and so does
 // a column that a huge bias holds within one spacing. Elements stored with equal bits are taken to have equal errors:
-// 1 / distinct = 1 / elements + the probability that two of the slice's elements are equal, from a sample.
+// 1 / distinct = 1 / elements + the probability that two of the slice's elements are equal, from a sample. For bias and
+// slope it is at least 2^-8 (slices.cpp says why).
 #pragma once
 
 #include <vector>
@@ -41,6 +42,9 @@ struct Measured {
   const ColumnSums& columns;
   const TensorSums& total;
   DType accumulate;
+  // Neighbouring columns whose errors move together without being declared shared: a head's dimensions of attention
+  // output all see the same errors of the weights, and with a rounded query all scores of a row see the same ones of q.
+  std::int64_t columns_together = 1;
 };
 
 Statistics statistics_of(const Measured& measured);

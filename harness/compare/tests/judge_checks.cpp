@@ -307,12 +307,12 @@ bool weak_tile_is_found() {
          (j.statistics.worst_slice == "columns 144..149" || j.statistics.worst_slice.starts_with("column 14"));
 }
 bool small_bias_is_found() {
-  const Judgement j = judge_errors([](std::int64_t, double, Random& random) { return random.gaussian() + 0.8; }, 300);
+  const Judgement j = judge_errors([](std::int64_t, double, Random& random) { return random.gaussian() + 1.3; }, 300);
   return j.outcome == Outcome::kDiverged && j.decisive_statistic == "bias";
 }
 bool small_scale_is_found() {
   const Judgement j =
-      judge_errors([](std::int64_t, double gold, Random& random) { return random.gaussian() + 0.3 * gold; }, 300);
+      judge_errors([](std::int64_t, double gold, Random& random) { return random.gaussian() + 0.9 * gold; }, 300);
   return j.outcome == Outcome::kDiverged && j.decisive_statistic == "slope";
 }
 

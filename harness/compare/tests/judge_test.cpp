@@ -52,7 +52,7 @@ TEST_CASE("logits of a real vocabulary take seconds, not minutes", "[judge]") {
   const Judgement judgement = sample.judge();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   CHECK(judgement.outcome == Outcome::kMatch);
-  WARN("judged " << static_cast<double>(n) / seconds.count() * 1e-6 << " million elements a second");
+  CHECK(seconds.count() < 10.0);  // 0.05 s on a quiet core; the room is for sanitizers
   CHECK(judgement.statistics.elements_compared == static_cast<std::int64_t>(n));
 }
 
