@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks that C++ and CUDA sources are formatted as .clang-format says. clang-format of another major version breaks lines
-# elsewhere, so it is not used: the check then ends with 77 and says that it was skipped.
+# Checks that C++ and CUDA sources are formatted as .clang-format says. Another major version of clang-format breaks
+# lines elsewhere, so it is not used: the check then ends with 77 and says that it was skipped.
 #
 #   check_format.sh [ROOT]        to format: clang-format-14 -i FILES
 set -euo pipefail

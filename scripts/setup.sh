@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Makes sure that everything needed to build and test qdiff is here, and installs only what is missing:
-# tools and header libraries by apt (Debian 12, Ubuntu 24.04; as root or with sudo), LibTorch from PyPI into a cache folder.
+# tools and header libraries by apt (Debian 12, Ubuntu 24.04; as root or with sudo), LibTorch from PyPI into a cache
+# folder.
 #
 #   scripts/setup.sh [--checks]      --checks: also clang-format and shellcheck, for the checks of .ci/run
-#   source scripts/setup.sh          the same for a script: defines `setup`, which exports QDIFF_TORCH_DIR and QDIFF_PYTHON
+#   source scripts/setup.sh          for a script: defines `setup`, which does this and exports QDIFF_TORCH_DIR, QDIFF_PYTHON
 #
 # Environment
 #   QDIFF_TORCH_DIR    …/site-packages/torch of PyTorch 2.11: used as it is, nothing is downloaded
@@ -82,8 +83,12 @@ PYTHON
   done
 }
 
-# Without these the build is slower (ccache) or some tests are skipped (jsonschema), and no more.
+# Without these the build is slower (ccache) or some tests are skipped (jsonschema), and no more. Where they cannot be
+# installed, a file in the cache remembers it for a day, so that a machine without network is not asked each time.
 is_optional() { [[ "$1" == ccache || "$1" == python3-jsonschema ]]; }
+cache_folder() { echo "${QDIFF_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/qdiff}"; }
+refusal_file() { echo "$(cache_folder)/not-installed"; }
+refused_lately() { [[ -n "$(find "$(refusal_file)" -mmin -1440 2>/dev/null)" && "$(<"$(refusal_file)")" == "$*" ]]; }
 
 install_packages() {
   local package by_hand="install these Debian/Ubuntu packages, or what holds the same on this system: $*"
@@ -116,17 +121,20 @@ install_packages() {
       is_optional "$package" || fail "apt-get ended with status $status (its last lines are above); $by_hand"
     done
     say "going on without $*"
+    mkdir -p "$(cache_folder)"
+    echo "$*" >"$(refusal_file)"
     return
   fi
-  rm -f "$log"
+  rm -f "$log" "$(refusal_file)"
 }
 
 # ---- LibTorch ------------------------------------------------------------------------------------------------------
 
+torch_by_hand() { echo "give QDIFF_TORCH_DIR=…/site-packages/torch of PyTorch $(torch_version)"; }
 torch_version() { sed -n 's/^torch==\([0-9.]*\).*/\1/p' "$QDIFF_PINS"; }
 
-# Whether a folder …/site-packages/torch holds the headers and libraries of the right PyTorch, and, if that was built for
-# CUDA, has the CUDA runtime and CUPTI beside it or in a toolkit (cmake/QdiffLibTorch.cmake looks in the same places).
+# Whether a folder …/site-packages/torch holds the headers and libraries of the right PyTorch, and, if that was built
+# for CUDA, has the CUDA runtime and CUPTI beside it or in a toolkit (cmake/QdiffLibTorch.cmake looks in the same places).
 usable_torch() {
   local version library directory found
   version="$(torch_version)"
@@ -165,9 +173,9 @@ PYTHON
 install_torch() {
   local environment="$1" pins="$2" python
   [[ -z "${QDIFF_NO_INSTALL:-}" ]] ||
-    fail "LibTorch is missing, and QDIFF_NO_INSTALL is set; give QDIFF_TORCH_DIR=…/site-packages/torch of PyTorch $(torch_version)"
+    fail "LibTorch is missing, and QDIFF_NO_INSTALL is set; $(torch_by_hand)"
   [[ "$(uname -sm)" == "Linux x86_64" ]] ||
-    fail "LibTorch is pinned for Linux on x86-64, this is $(uname -sm); give QDIFF_TORCH_DIR=…/site-packages/torch of PyTorch $(torch_version)"
+    fail "LibTorch is pinned for Linux on x86-64, this is $(uname -sm); $(torch_by_hand)"
   python="$(python_with venv ensurepip)"
   if [[ -z "$python" ]]; then
     install_packages python3 python3-venv
@@ -181,7 +189,7 @@ install_torch() {
     --disable-pip-version-check --quiet -r "$QDIFF_PINS" >"$log" 2>&1 </dev/null || {
     tail -n 20 "$log" >&2
     fail "pip could not install LibTorch (its last lines are above; Python 3.11 to 3.13 have pinned wheels);" \
-      "or give QDIFF_TORCH_DIR=…/site-packages/torch of PyTorch $(torch_version)"
+      "or $(torch_by_hand)"
   }
   echo "$pins" >"$environment/complete"
 }
@@ -192,8 +200,8 @@ find_or_install_torch() {
       fail "QDIFF_TORCH_DIR=$QDIFF_TORCH_DIR is not the torch folder of PyTorch $(torch_version), with include/ and lib/"
     return
   fi
-  local cache="${QDIFF_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/qdiff}"
-  local environment pins
+  local cache environment pins
+  cache="$(cache_folder)"
   environment="$cache/libtorch-$(torch_version)"
   pins="$(sha256sum <"$QDIFF_PINS" | cut -d ' ' -f 1)"
   if [[ ! -f "$environment/complete" || "$(<"$environment/complete")" != "$pins" ]]; then
@@ -218,7 +226,9 @@ find_or_install_torch() {
 setup() {
   local missing
   mapfile -t missing < <(missing_packages "$@" | sort -u)
-  [[ ${#missing[@]} -eq 0 ]] || install_packages "${missing[@]}"
+  if [[ ${#missing[@]} -gt 0 ]] && ! refused_lately "${missing[@]}"; then
+    install_packages "${missing[@]}"
+  fi
   find_or_install_torch
   QDIFF_PYTHON="$(python_with jsonschema)"
   [[ -n "$QDIFF_PYTHON" ]] || QDIFF_PYTHON="$(python_with)"
