@@ -6,7 +6,9 @@ mark_as_advanced(QDIFF_CCACHE)
 if(QDIFF_CCACHE)
   foreach(language CXX CUDA)
     if(NOT DEFINED CMAKE_${language}_COMPILER_LAUNCHER)
-      set(CMAKE_${language}_COMPILER_LAUNCHER "${QDIFF_CCACHE}")
+      # Without this sloppiness ccache passes over everything that uses a precompiled header.
+      set(CMAKE_${language}_COMPILER_LAUNCHER
+          "${CMAKE_COMMAND};-E;env;CCACHE_SLOPPINESS=pch_defines,time_macros;${QDIFF_CCACHE}")
     endif()
   endforeach()
 endif()
