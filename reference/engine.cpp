@@ -230,7 +230,7 @@ class TorchEngine : public Engine {
 }  // namespace
 
 std::unique_ptr<Engine> make_engine(const WeightSource& weights, const Precision& precision, const Options& options) {
-  if (options.num_threads > 0) at::set_num_threads(options.num_threads);
+  use_threads(options.num_threads, weights.config());
   return std::make_unique<TorchEngine>(weights, precision);
 }
 

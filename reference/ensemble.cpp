@@ -146,6 +146,7 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
                                  : recorded);
       }
     }
+    walk.keep_wanted_rows(placed, inputs);
     return inputs;
   };
 

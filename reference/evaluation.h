@@ -54,9 +54,9 @@ at::Tensor evaluate_unit(const Unit& unit, std::span<const at::Tensor> inputs, c
 Evaluated evaluate_unit_with_noise(const Unit& unit, std::span<const at::Tensor> inputs, const Setting& setting,
                                    std::optional<DType> stored);
 
-// x weight^T by blocks of the weight's rows; `squared` uses the squares of the weight.
+// x weight^T by blocks of the weight's rows, in the form asked for.
 at::Tensor project(const at::Tensor& x, const std::string& weight, const WeightForm& form, WeightStore& weights);
-// The rows of the weight that a projection or its bias's row needs, by name.
+// Rows that multiply with a matrix, and its name.
 bool is_projection(Op op);
 std::string projection_weight(Op op, int layer, const ModelConfig& config);
 

@@ -12,13 +12,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, c
   return weight * rounding.at(kRmsNormNormalized, normalized);
 }
 
-at::Tensor matmul(const at::Tensor& x, const at::Tensor& weight, const Rounding& rounding) {
-  return rounding.accumulated(at::matmul(x, weight.t()));
-}
-
-at::Tensor matmul_before_bias(const at::Tensor& x, const at::Tensor& weight, const Rounding& rounding) {
-  return rounding.at(kMatmulBeforeBias, matmul(x, weight, rounding));
-}
+at::Tensor matmul(const at::Tensor& x, const at::Tensor& weight) { return at::matmul(x, weight.t()); }
 
 at::Tensor add_bias(const at::Tensor& x, const at::Tensor& bias) { return x + bias; }
 

@@ -21,9 +21,7 @@ namespace qdiff::reference {
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, const Rounding& rounding);
 
 // x weight^T, without bias. x [..., in], weight [out, in] as nn.Linear stores it.
-at::Tensor matmul(const at::Tensor& x, const at::Tensor& weight, const Rounding& rounding);
-// The same before a bias is added to it.
-at::Tensor matmul_before_bias(const at::Tensor& x, const at::Tensor& weight, const Rounding& rounding);
+at::Tensor matmul(const at::Tensor& x, const at::Tensor& weight);
 at::Tensor add_bias(const at::Tensor& x, const at::Tensor& bias);  // x [..., out], bias [out]
 
 // Angles position * theta^(-2i/d) of RoPE, the d/2 of them twice over: [B, T, d] (Su et al. 2021, "RoFormer", section

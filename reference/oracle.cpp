@@ -19,9 +19,9 @@ bool passes_on_exactly(const PlacedUnit& placed, const Precision& precision) {
 
 // Noise of inputs that the candidate used before it rounded the copy that it handed out; for a projection
 // Var(y) = sum_k Var(x_k) W_k^2.
-at::Tensor input_variance(const Walk& walk, const PlacedUnit& placed, WeightStore& weights) {
+at::Tensor input_variance(const Walk& walk, const PlacedUnit& placed, const at::Tensor& input, WeightStore& weights) {
   const TensorKey key = inputs_of(placed, weights.config())[0].key;
-  const at::Tensor variance = rounding_variance(*walk.rounded_after_use(key), walk.recorded(key)).to(at::kFloat);
+  const at::Tensor variance = rounding_variance(*walk.rounded_after_use(key), input).to(at::kFloat);
   const WeightForm form = {walk.query().precision.weights, at::kFloat, true};
   const std::string name = projection_weight(placed.unit.first, placed.layer, weights.config());
   return project(variance, name, form, weights).to(at::kDouble);
@@ -97,7 +97,8 @@ class TorchOracle : public Oracle {
         continue;
       }
       Evaluated target = evaluate_unit_with_noise(placed.unit, inputs, setting, walk.query().stored);
-      if (noisy_inputs) target.noise.independent = target.noise.independent + input_variance(walk, placed, weights_);
+      if (noisy_inputs)
+        target.noise.independent = target.noise.independent + input_variance(walk, placed, inputs[0], weights_);
       return target;
     }
     throw std::logic_error("evaluate: a walk has at least one unit");
@@ -109,7 +110,7 @@ class TorchOracle : public Oracle {
 }  // namespace
 
 std::unique_ptr<Oracle> make_oracle(const WeightSource& weights, const Options& options) {
-  if (options.num_threads > 0) at::set_num_threads(options.num_threads);
+  use_threads(options.num_threads, weights.config());
   return std::make_unique<TorchOracle>(weights);
 }
 

@@ -12,7 +12,7 @@
 namespace qdiff::reference {
 
 struct Options {
-  int num_threads = 0;  // of LibTorch; 0: its own default. The setting holds for the whole process.
+  int num_threads = 0;  // of LibTorch; 0: by the size of the model. The setting holds for the whole process.
 };
 
 // Evaluates rows of the operation table in float64, with the rounding that a correct engine of the declared precision

@@ -4,6 +4,13 @@
 
 namespace qdiff::reference {
 
+void use_threads(int num_threads, const ModelConfig& config) {
+  constexpr std::int64_t kWorthThreads = std::int64_t{1} << 21;  // elements of the MLP's matrices
+  static const int all = at::get_num_threads();
+  if (num_threads == 0) num_threads = config.hidden * config.intermediate < kWorthThreads ? 1 : all;
+  at::set_num_threads(num_threads);
+}
+
 at::ScalarType scalar_type(DType dtype) {
   switch (dtype) {
     case DType::kF64:

@@ -6,10 +6,16 @@
 
 #include <vector>
 
+#include "harness/contract/config.h"
 #include "harness/contract/dtype.h"
 #include "harness/contract/tensor.h"
 
 namespace qdiff::reference {
+
+// Sets LibTorch's threads for the whole process; 0 lets the model decide: one thread where a layer's matrices are so
+// small that waking and waiting for the others costs more than they compute (measured: on the small test shapes, four
+// fifths of the time went into waiting), LibTorch's default otherwise.
+void use_threads(int num_threads, const ModelConfig& config);
 
 at::ScalarType scalar_type(DType dtype);
 

@@ -92,6 +92,14 @@ at::Tensor Walk::recorded(const TensorKey& key) const {
   return round_to(taken->second, value);
 }
 
+void Walk::keep_wanted_rows(const PlacedUnit& placed, std::vector<at::Tensor>& inputs) const {
+  const TensorKey key = placed.output();
+  if (key.id.op != kLmHead || !query_.recorded.has(key)) return;
+  const Shape recorded = query_.recorded.get(key).shape;
+  const std::int64_t tokens = step(placed).num_tokens();
+  if (recorded.size() == 3 && recorded[1] == 1) inputs[0] = inputs[0].narrow(1, tokens - 1, 1);
+}
+
 std::optional<DType> Walk::rounded_after_use(const TensorKey& key) const {
   const auto taken = query_.precision.taken_as.find(key.id.op);
   if (taken == query_.precision.taken_as.end() || !query_.recorded.has(key)) return std::nullopt;
@@ -107,6 +115,7 @@ std::vector<at::Tensor> gather_inputs(const Walk& walk, const PlacedUnit& placed
     const auto found = computed.find(input.key);
     inputs.push_back(found != computed.end() ? found->second : input.exists ? walk.recorded(input.key) : at::Tensor());
   }
+  walk.keep_wanted_rows(placed, inputs);
   return inputs;
 }
 

@@ -39,6 +39,8 @@ class Walk {
   // In the type computed in, rounded where the declaration says that the next operation took it in a narrower type.
   // Throws InputError where it is not recorded or has a shape that its step does not give it.
   at::Tensor recorded(const TensorKey& key) const;
+  // Logits that the candidate handed out for the last row alone are evaluated for that row alone.
+  void keep_wanted_rows(const PlacedUnit& placed, std::vector<at::Tensor>& inputs) const;
   // The type whose rounding the recorded copy has and the tensor that was used had not (Precision::taken_as).
   std::optional<DType> rounded_after_use(const TensorKey& key) const;
 

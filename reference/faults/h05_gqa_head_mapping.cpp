@@ -48,7 +48,7 @@ std::vector<FaultEntry> gqa_head_mapping_faults() {
   const std::vector<Op> attention = {Op::kScores, Op::kAttnOutput};
   return {
       {{"H05.modulo", "query head h reads key/value head h % K",
-        "mlx and candle ports that tile key/value heads (repeat) where repeat_kv interleaves them", attention,
+        "key/value heads tiled (torch's repeat) where repeat_kv repeats each in place (repeat_interleave)", attention,
         "1 < K < H, and heads whose k or v differ"},
        {},
        modulo},

@@ -29,7 +29,7 @@ std::vector<FaultEntry> small_doses() {
        rope_theta},
       {{"H06.bf16",
         "the q, k and v biases are rounded to bfloat16 before they are added",
-        "mixed-precision loaders that cast every one-dimensional weight",
+        "a loader that casts all weights to one 16-bit type",
         {Op::kQProj, Op::kKProj, Op::kVProj},
         "biases that bfloat16 does not hold"},
        {},

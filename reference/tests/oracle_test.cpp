@@ -139,6 +139,133 @@ TEST_CASE("a span over missing tensors gives the same gold as its rows one by on
   check(layer);
 }
 
+TEST_CASE("pads may hold anything", "[oracle]") {
+  const ModelInMemory model(small_config(), DType::kF32, 6);
+  const auto oracle = make_oracle(model, {.num_threads = 1});
+  const auto steps = random_steps(model.config(), {5, 1}, {2, 0}, 3);
+  const Recording clean = walk_by_rows(*oracle, steps);
+  const Precision precision = plain_precision(DType::kBF16);
+  const std::vector<std::vector<TensorKey>> queries = {
+      {{0, {Op::kQProjMatmul, 1}}, {0, {Op::kQProj, 1}}},
+      {{0, {Op::kScores, 1}}, {0, {Op::kProbs, 1}}, {0, {Op::kAttnOutput, 1}}},
+      {{1, {Op::kScores, 1}}, {1, {Op::kProbs, 1}}, {1, {Op::kAttnOutput, 1}}},
+      {{0, {Op::kProbs, 1}}},
+      {{0, {Op::kGateProj, 1}}, {0, {Op::kUpProj, 1}}, {0, {Op::kAct, 1}}},
+  };
+  for (double poison : {std::nan(""), HUGE_VAL, 1e38}) {
+    Recording poisoned;
+    for (const auto& [key, tensor] : clean.all()) {
+      Tensor copy = tensor;
+      const Step& step = steps[static_cast<std::size_t>(key.step)];
+      const bool cache = key.id.op == Op::kKCache || key.id.op == Op::kVCache;
+      const bool by_head = key.id.op == Op::kScores || key.id.op == Op::kProbs;
+      for (std::int64_t i = 0; i < copy.size(); ++i) {
+        const Shape& shape = copy.shape();
+        const std::int64_t per_row = copy.size() / shape[0];
+        const std::int64_t b = i / per_row;
+        const std::int64_t within = by_head ? i % (shape[2] * shape[3]) / shape[3] : i % per_row / (per_row / shape[1]);
+        if (cache ? within < step.left_padding[static_cast<std::size_t>(b)] : step.is_pad(b, within)) {
+          copy.set(i, poison);
+        }
+      }
+      poisoned.put(key, copy);
+    }
+    for (const auto& operations : queries) {
+      const auto evaluate = [&](const Recording& recorded) {
+        return oracle->evaluate({.operations = operations,
+                                 .recorded = recorded,
+                                 .steps = steps,
+                                 .precision = precision,
+                                 .stored = DType::kBF16});
+      };
+      const Expectation expected = evaluate(clean), actual = evaluate(poisoned);
+      const TensorKey& target = operations.back();
+      const Step& step = steps[static_cast<std::size_t>(target.step)];
+      INFO(tensor_name(target.id) << " step " << target.step << " poison " << poison);
+      std::size_t compared = 0;
+      for (std::size_t i = 0; i < expected.value.size(); ++i) {
+        const auto index = static_cast<std::int64_t>(i);
+        const auto per_row = static_cast<std::int64_t>(expected.value.size()) / 2;
+        const bool by_head = target.id.op == Op::kProbs;
+        const std::int64_t token = by_head ? index % (step.num_tokens() * step.valid_length()) / step.valid_length()
+                                           : index % per_row / (per_row / step.num_tokens());
+        if (step.is_pad(index / per_row, token)) continue;
+        ++compared;
+        REQUIRE(actual.value[i] == expected.value[i]);
+        REQUIRE(actual.sigma_independent[i] == expected.sigma_independent[i]);
+        REQUIRE(actual.sigma_shared[i] == expected.sigma_shared[i]);
+      }
+      CHECK(compared > 0);
+    }
+  }
+}
+
+TEST_CASE("a vocabulary too large for one block, whole and for the last row alone", "[oracle]") {
+  ModelConfig config = small_config();
+  config.vocab = 50000;  // 4.8 million weights
+  const ModelInMemory model(config, DType::kBF16, 7);
+  const auto oracle = make_oracle(model, {.num_threads = 1});
+  const auto steps = random_steps(config, {2}, {0}, 3);
+  std::vector<double> x(2 * 96);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = random_normal(1, i);
+  Recording recorded;
+  recorded.put({0, {Op::kNorm}}, Tensor::rounded(DType::kF64, {1, 2, 96}, x));
+  const std::vector<TensorKey> operations = {{0, {Op::kLmHead}}};
+  const Precision precision = plain_precision(DType::kBF16);
+  auto evaluate = [&] {
+    return oracle->evaluate({.operations = operations,
+                             .recorded = recorded,
+                             .steps = steps,
+                             .precision = precision,
+                             .stored = DType::kBF16});
+  };
+  const Expectation whole = evaluate();
+  REQUIRE(whole.shape == Shape{1, 2, 50000});
+  const std::vector<double> w = to_doubles(model.read_all("lm_head.weight").view());
+  for (std::size_t token : {0U, 1U}) {
+    for (std::size_t v : {0U, 1U, 43689U, 43690U, 43691U, 49999U}) {  // 43690 rows fill the first block
+      double sum = 0.0, squares = 0.0;
+      for (std::size_t i = 0; i < 96; ++i) {
+        const double product = x[token * 96 + i] * w[v * 96 + i];
+        sum += product;
+        squares += product * product;
+      }
+      const std::size_t at = token * 50000 + v;
+      CHECK(std::fabs(whole.value[at] - sum) <= 1e-13);
+      const double sigma = std::sqrt(0.19 * (96 * (sum * sum / 3 + squares / 6) + squares)) * 0x1p-24;
+      CHECK(std::fabs(whole.sigma_independent[at] - sigma) <= 1e-5 * sigma);
+    }
+  }
+  recorded.put({0, {Op::kLmHead}}, Tensor(DType::kBF16, {1, 1, 50000}));
+  const Expectation last = evaluate();
+  REQUIRE(last.shape == Shape{1, 1, 50000});
+  CHECK(relative_difference(last.value, {whole.value.begin() + 50000, whole.value.end()}) <= 1e-14);
+}
+
+TEST_CASE("weights are rounded once to the declared type", "[oracle]") {
+  const ModelInMemory model(small_config(), DType::kF32, 8);
+  const auto oracle = make_oracle(model, {.num_threads = 1});
+  const auto steps = random_steps(model.config(), {1}, {0}, 3);
+  Recording recorded;
+  std::vector<double> x(96, 0.0);
+  x[5] = 1.0;  // reads column 5 of the weight
+  recorded.put({0, {Op::kPostAttentionLayernorm, 0}}, Tensor::rounded(DType::kF64, {1, 1, 96}, x));
+  const std::vector<TensorKey> operations = {{0, {Op::kUpProj, 0}}};
+  const Tensor weight = model.read_all("model.layers.0.mlp.up_proj.weight");
+  for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32, DType::kF64}) {
+    const Precision precision = {
+        .weights = dtype, .activations = DType::kF64, .accumulate = DType::kF64, .points = {}, .taken_as = {}};
+    const Expectation e = oracle->evaluate({.operations = operations,
+                                            .recorded = recorded,
+                                            .steps = steps,
+                                            .precision = precision,
+                                            .stored = DType::kF64});
+    for (std::int64_t o = 0; o < 160; ++o) {
+      REQUIRE(e.value[static_cast<std::size_t>(o)] == round_to(dtype, weight.at(o * 96 + 5)));
+    }
+  }
+}
+
 TEST_CASE("what cannot be evaluated is refused by name", "[oracle]") {
   const ModelInMemory model(small_config(), DType::kF32, 5);
   const auto oracle = make_oracle(model, {.num_threads = 1});

@@ -162,6 +162,19 @@ TEST_CASE("ensembles expect what engines of the declared precision do", "[span]"
   }
 }
 
+TEST_CASE("logits alone, from tokens through two layers and two steps", "[span]") {
+  const Bench bench(plain_precision(DType::kBF16), std::nullopt);
+  std::vector<TensorKey> operations;
+  for (const Step& step : bench.steps) {
+    for (const TensorId& id : all_tensors(bench.model.config(), true)) operations.push_back({step.index, id});
+  }
+  const Ratios ratios = measure(bench, operations.back(), bench.oracle->evaluate(bench.query(operations)));
+  INFO(ratios.whole << ", worst row " << ratios.worst_row);
+  CHECK(ratios.whole >= 0.5);
+  CHECK(ratios.whole <= 1.5);
+  CHECK(ratios.worst_row <= 2.0);
+}
+
 TEST_CASE("a fault inside a span stands out, and its variant explains it", "[span]") {
   const Bench bench(plain_precision(DType::kBF16), Fault{"H05.modulo", std::nullopt, std::nullopt});
   const Variant modulo{"H05.modulo", std::nullopt};
