@@ -90,11 +90,18 @@ struct Planner {
     }
   }
 
+  // A whole number within 2 of `value`, exact in every storage type.
+  static Law exact_near(double value, std::int64_t row) {
+    return normal_law(value + static_cast<double>(row % 5 - 2), 0.0);
+  }
+
   void key_projection(double input_mean) {
     projection(config.hidden, 1.6 / input_mean);
     if (!qwen() || !is_outer_layer(config, id.layer)) return;
-    // Quiet rows: what the token adds there would be multiplied by the large query biases.
-    const Law quiet = normal_law(0.0, 0.08 / input_mean / std::sqrt(static_cast<double>(config.hidden)));
+    // Quiet rows: what the token adds there would be multiplied by the large query biases. It also stays far below half
+    // a spacing of bfloat16 at the bias, so that every key rounds to the same value there and softmax still cancels it;
+    // with a spread of that order, rounding alone would decide where attention looks, as in no checkpoint that works.
+    const Law quiet = normal_law(0.0, 0.02 / input_mean / std::sqrt(static_cast<double>(config.hidden)));
     for (std::int64_t head = 0; head < config.num_kv_heads; ++head) {
       slow_dimensions(head, [&](std::int64_t row) { patch_row(row, quiet, own_key("row " + std::to_string(row))); });
     }
@@ -105,7 +112,7 @@ struct Planner {
     if (!qwen() || id.layer != 0) return;
     for (std::int64_t head = 0; head < config.group_size(); ++head) {  // the queries of kv head 0
       slow_dimensions(head, [&](std::int64_t row) {
-        patch_row(row, normal_law(kLargeQueryBias, 2.0), own_key("row " + std::to_string(row)));
+        patch_row(row, exact_near(kLargeQueryBias, row), own_key("row " + std::to_string(row)));
       });
     }
   }
@@ -116,7 +123,7 @@ struct Planner {
     for (std::int64_t head = 0; head < config.num_kv_heads; ++head) {
       const double sign = head % 2 == 0 ? 1.0 : -1.0;
       slow_dimensions(head, [&](std::int64_t row) {
-        patch_row(row, normal_law(sign * kLargeKeyBias, 3.0), own_key("row " + std::to_string(row)));
+        patch_row(row, exact_near(sign * kLargeKeyBias, row), own_key("row " + std::to_string(row)));
       });
     }
   }
