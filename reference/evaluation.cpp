@@ -79,7 +79,7 @@ at::Tensor project(const at::Tensor& x, const std::string& weight, const WeightF
   shape.back() = weights.shape(weight)[0];
   const at::Tensor out = at::empty(shape, x.options());
   weights.for_each_block(weight, form, [&](std::int64_t first, const at::Tensor& rows) {
-    out.narrow(-1, first, rows.size(0)).copy_(matmul(x, rows));
+    out.narrow(-1, first, rows.size(0)).copy_(reference::matmul(x, rows));
   });
   return out;
 }
