@@ -31,6 +31,23 @@ std::string number(double value) {
 
 }  // namespace
 
+compare::Judgement replay(const TensorKey& key, const Scenario& scenario, const MemoryStore& store, Oracle& oracle) {
+  const std::vector<TensorKey> span = compare::replay_span(key, store, scenario.config);
+  const TensorView actual = store.get(key);
+  const Expectation expected = oracle.evaluate({.operations = span,
+                                                .recorded = store,
+                                                .steps = scenario.steps,
+                                                .precision = scenario.precision,
+                                                .stored = actual.dtype});
+  return compare::judge({.op = key.id.op,
+                         .actual = actual,
+                         .expected = expected,
+                         .step = scenario.steps[static_cast<std::size_t>(key.step)],
+                         .precision = scenario.precision,
+                         .config = scenario.config,
+                         .operations = span});
+}
+
 void measure(const Scenario& scenario, Measurement& into) {
   const ScenarioWeights weights(scenario);
   const MemoryStore store = run_twin(scenario, weights);
@@ -38,19 +55,7 @@ void measure(const Scenario& scenario, Measurement& into) {
   bool alarmed = false;
   for (const auto& [key, tensor] : store.all()) {
     const std::vector<TensorKey> span = compare::replay_span(key, store, scenario.config);
-    const Expectation expected = oracle->evaluate({.operations = span,
-                                                   .recorded = store,
-                                                   .steps = scenario.steps,
-                                                   .precision = scenario.precision,
-                                                   .stored = tensor.dtype()});
-    const TensorView actual = tensor.view();
-    const compare::Judgement judgement = compare::judge({.op = key.id.op,
-                                                         .actual = actual,
-                                                         .expected = expected,
-                                                         .step = scenario.steps[static_cast<std::size_t>(key.step)],
-                                                         .precision = scenario.precision,
-                                                         .config = scenario.config,
-                                                         .operations = span});
+    const compare::Judgement judgement = replay(key, scenario, store, *oracle);
     if (judgement.outcome == compare::Outcome::kUnjudged) continue;  // all pads
     const std::string where = to_string(scenario) + ": step " + std::to_string(key.step) + ", " + tensor_name(key.id) +
                               " as " + std::string(name(tensor.dtype())) +

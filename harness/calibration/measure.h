@@ -37,6 +37,9 @@ struct Measurement {
   std::int64_t alarmed_runs = 0;
 };
 
+// Replays one recorded tensor from its recorded inputs and judges it.
+compare::Judgement replay(const TensorKey& key, const Scenario& scenario, const MemoryStore& store, Oracle& oracle);
+
 // One run of one twin; every recorded tensor is replayed and judged.
 void measure(const Scenario& scenario, Measurement& into);
 

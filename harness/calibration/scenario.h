@@ -35,6 +35,7 @@ struct Scenario {
   DType residual = DType::kF32;
   DType scores = DType::kF32;  // scores and probabilities, where recorded
   DType before_bias = DType::kF32;
+  double score_scale = 1.0;  // of an engine that is wrong on purpose: its softmax scale is off by this factor
 
   DType stored(Op op) const;
   bool records(Op op) const;

@@ -240,7 +240,7 @@ Rows Twin::attention(int layer, const Rows& q, const Rows& k_now, const Rows& v_
   const bool keep_scores = s_.records(Op::kScores), keep_probs = s_.records(Op::kProbs);
   const bool online = choices_.online_softmax && !keep_scores && !keep_probs;
   const bool scale_in_query = choices_.scale_in_query && !declares(P::kAttentionScores);
-  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
+  const auto scale = static_cast<float>(s_.score_scale / std::sqrt(static_cast<double>(d)));
   const DType scores_type = s_.stored(Op::kScores);
   float masked = -std::numeric_limits<float>::infinity();
   if (choices_.stand_in_for_mask) masked = scores_type == DType::kF16 ? -65504.0F : -3.0e38F;
