@@ -101,7 +101,7 @@ struct Planner {
     // Quiet rows: what the token adds there would be multiplied by the large query biases. It also stays far below half
     // a spacing of bfloat16 at the bias, so that every key rounds to the same value there and softmax still cancels it;
     // with a spread of that order, rounding alone would decide where attention looks, as in no checkpoint that works.
-    const Law quiet = normal_law(0.0, 0.02 / input_mean / std::sqrt(static_cast<double>(config.hidden)));
+    const Law quiet = normal_law(0.0, 0.002 / input_mean / std::sqrt(static_cast<double>(config.hidden)));
     for (std::int64_t head = 0; head < config.num_kv_heads; ++head) {
       slow_dimensions(head, [&](std::int64_t row) { patch_row(row, quiet, own_key("row " + std::to_string(row))); });
     }
