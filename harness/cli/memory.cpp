@@ -61,12 +61,29 @@ double cache_of(const PlannedCase& planned, const ModelConfig& config) {
          static_cast<double>(planned.capacity) * static_cast<double>(config.kv_width());
 }
 
+double all_weights_of(const ModelConfig& config) {
+  return weights_of(Scope::kBeforeLayers, config) + weights_of(Scope::kAfterLayers, config) +
+         weights_of(Scope::kLayer, config) * static_cast<double>(config.num_layers);
+}
+
+// What one store of the reference's weights keeps (reference/weight_store.cpp): about a layer converted to fp64, with
+// `converted_bytes` for each element, and a layer and the vocabulary's matrix as the checkpoint stores them.
+double reference_weights(const ModelConfig& config, double converted_bytes) {
+  constexpr double kMiB = 1024.0 * 1024.0;
+  const double layer = weights_of(Scope::kLayer, config), all = all_weights_of(config);
+  const double vocabulary = static_cast<double>(config.vocab) * static_cast<double>(config.hidden);
+  const double converted = std::clamp(1.1 * layer * 12.0, 256.0 * kMiB, 4096.0 * kMiB);
+  const double stored =
+      std::min(1.1 * (layer + vocabulary) * static_cast<double>(size_of(config.dtype)), 1024.0 * kMiB);
+  return std::min(converted, all * converted_bytes) +
+         std::min(stored, all * static_cast<double>(size_of(config.dtype)));
+}
+
 // The engine keeps all weights, or, where they do not fit beside the rest, one layer or a block of the vocabulary.
 void add_engine_weights(MemoryPlan& plan, const ModelConfig& config, DType dtype, std::uint64_t limit) {
   const double bytes = static_cast<double>(size_of(dtype));
   const double layer = weights_of(Scope::kLayer, config) * bytes;
-  const double all = layer * static_cast<double>(config.num_layers) +
-                     (weights_of(Scope::kBeforeLayers, config) + weights_of(Scope::kAfterLayers, config)) * bytes;
+  const double all = all_weights_of(config) * bytes;
   constexpr double kHeadBlock = 64.0 * 1024 * 1024;
   const double streamed = layer + kHeadBlock;
   if (plan.total() + all <= static_cast<double>(limit) || streamed >= all) {
@@ -112,8 +129,8 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
   plan.parts = {{"the program", kProgram},
                 {"the recorded tensors", recorded * static_cast<double>(size_of(dtype))},
                 {"the reference's layer inputs and logits", chain},
-                // fp64, and fp32 squares for the noise: once in the reference engine, once in the oracle.
-                {"the reference's layer", weights_of(Scope::kLayer, config) * (8.0 + 12.0)},
+                // Once in the reference engine, and once in the oracle with the fp32 squares for its noise.
+                {"the reference's weights", reference_weights(config, 8.0) + reference_weights(config, 12.0)},
                 {"judging the largest tensor", largest * kJudgedElement},
                 {"the caches", cache * (static_cast<double>(size_of(dtype)) + sizeof(double))}};
   add_engine_weights(plan, config, dtype, limit);
@@ -135,7 +152,7 @@ MemoryPlan plan_record(const ModelConfig& config, DType dtype, const PlannedCase
                 {"computing the largest tensor", largest * 3.0 * element},
                 {"the caches", cache_of(planned, config) * element}};
   if (reference) {
-    plan.parts.push_back({"the reference's layer", weights_of(Scope::kLayer, config) * 8.0});
+    plan.parts.push_back({"the reference's weights", reference_weights(config, 8.0)});
   } else {
     add_engine_weights(plan, config, dtype, limit);
   }
