@@ -1,0 +1,85 @@
+// Owners of device memory, pinned host memory, a stream and a captured graph: freed in the destructor, not copied.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <utility>
+
+#include "optimized/cuda/check.h"
+
+namespace qdiff::optimized::cuda {
+
+// A movable handle that Release() frees.
+template <typename Handle, auto kRelease>
+class Owned {
+ public:
+  Owned() = default;
+  explicit Owned(Handle handle) : handle_(handle) {}
+  Owned(Owned&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Owned& operator=(Owned&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+  ~Owned() {
+    if (handle_ != nullptr) kRelease(handle_);
+  }
+  Handle get() const { return handle_; }
+  explicit operator bool() const { return handle_ != nullptr; }
+
+ private:
+  Handle handle_ = nullptr;
+};
+
+using Stream = Owned<cudaStream_t, cudaStreamDestroy>;
+using Graph = Owned<cudaGraphExec_t, cudaGraphExecDestroy>;
+
+inline Stream make_stream() {
+  cudaStream_t stream = nullptr;
+  QDIFF_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  return Stream(stream);
+}
+
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  explicit DeviceBuffer(std::size_t bytes) : bytes_(bytes) {
+    void* data = nullptr;
+    QDIFF_CUDA_CHECK(cudaMalloc(&data, bytes == 0 ? 1 : bytes));
+    data_ = Owned<void*, cudaFree>(data);
+  }
+  void* data() const { return data_.get(); }
+  std::byte* bytes_at(std::size_t offset) const { return static_cast<std::byte*>(data_.get()) + offset; }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_.get());
+  }
+  std::size_t size() const { return bytes_; }
+
+ private:
+  Owned<void*, cudaFree> data_;
+  std::size_t bytes_ = 0;
+};
+
+class PinnedBuffer {
+ public:
+  PinnedBuffer() = default;
+  explicit PinnedBuffer(std::size_t bytes) : bytes_(bytes) {
+    void* data = nullptr;
+    QDIFF_CUDA_CHECK(cudaMallocHost(&data, bytes == 0 ? 1 : bytes));
+    data_ = Owned<void*, cudaFreeHost>(data);
+  }
+  void* data() const { return data_.get(); }
+  std::byte* bytes_at(std::size_t offset) const { return static_cast<std::byte*>(data_.get()) + offset; }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_.get());
+  }
+  std::size_t size() const { return bytes_; }
+
+ private:
+  Owned<void*, cudaFreeHost> data_;
+  std::size_t bytes_ = 0;
+};
+
+}  // namespace qdiff::optimized::cuda

@@ -1,0 +1,140 @@
+// What both attention kernels decide alike: which slots a query sees and which key/value head it reads.
+#pragma once
+
+#include "optimized/cuda/kernels/storage.cuh"
+
+namespace qdiff::optimized::cuda {
+
+struct SlotRange {
+  int first;
+  int last;  // inclusive; less than `first`: nothing is visible
+};
+
+// Query t of row b stands in slot past + t and sees the real slots up to its own.
+template <bool kPlanted>
+__device__ __forceinline__ SlotRange visible_slots(const AttentionParams& p, int b, int t) {
+  const int past = *p.inputs.past_length;
+  const int slot = past + t;
+  SlotRange range{p.inputs.left_padding[b], slot};
+  if constexpr (kPlanted) {
+    const int final_slot = past + p.num_tokens - 1;
+    switch (p.fault.id) {
+      case FaultId::kNoMask:
+        range.last = final_slot;
+        break;
+      case FaultId::kStrict:
+        range.last = slot - 1;
+        break;
+      case FaultId::kOneAhead:
+        range.last = min(slot + 1, final_slot);
+        break;
+      case FaultId::kTopLeft:
+        range.last = t;
+        break;
+      case FaultId::kChunkOnly:
+        range.first = max(range.first, past);
+        break;
+      case FaultId::kPadVisible:
+        range.first = 0;
+        break;
+      case FaultId::kReadMinusOne:
+        if (p.decode) range.last = slot - 1;
+        break;
+      case FaultId::kFirstToken:
+        if (p.first_decode) range.last = slot - 1;
+        break;
+      case FaultId::kReadMinusFirst:
+        if (p.decode) range.first = max(range.first, 1);
+        break;
+      case FaultId::kReadPlusOne:
+        if (p.decode) range.last = min(slot + 1, static_cast<int>(p.layout.capacity) - 1);
+        break;
+      default:
+        break;
+    }
+  }
+  return range;
+}
+
+template <bool kPlanted>
+__device__ __forceinline__ int kv_head_of(const AttentionParams& p, int head) {
+  const int group_size = p.num_q_heads / p.num_kv_heads;
+  const int right = head / group_size;
+  if constexpr (kPlanted) {
+    int planted = right;
+    switch (p.fault.id) {
+      case FaultId::kModulo:
+        planted = head % p.num_kv_heads;
+        break;
+      case FaultId::kPrefillOnly:
+        if (!p.decode) planted = head % p.num_kv_heads;
+        break;
+      case FaultId::kDecodeOnly:
+        if (p.decode) planted = head % p.num_kv_heads;
+        break;
+      case FaultId::kDivideByKv:
+        planted = min(head / p.num_kv_heads, p.num_kv_heads - 1);
+        break;
+      case FaultId::kGroupOffByOne:
+        planted = min(head / max(1, group_size + static_cast<int>(p.fault.value)), p.num_kv_heads - 1);
+        break;
+      case FaultId::kHeadZero:
+      case FaultId::kNoHeadStride:
+        planted = 0;
+        break;
+      default:
+        break;
+    }
+    return planted;
+  }
+  return right;
+}
+
+// Element (slot 0, d 0) of the plane that row b and kv_head read.
+template <bool kPlanted>
+__device__ __forceinline__ std::int64_t plane_offset(const AttentionParams& p, int b, int kv_head) {
+  if constexpr (kPlanted) {
+    if (p.fault.id == FaultId::kNoBatchStride) return p.layout.offset(p.layer, 0, kv_head, 0, 0);
+    if (p.fault.id == FaultId::kNoLayerStride) return p.layout.offset(0, b, kv_head, 0, 0);
+  }
+  return p.layout.offset(p.layer, b, kv_head, 0, 0);
+}
+
+// Whether what the planted code does for this head and query differs from the right code, as far as it can be told
+// without the values: other slots, another head; faults of arithmetic count wherever they run.
+__device__ __forceinline__ bool planted_differs(const AttentionParams& p, int b, int t, int head) {
+  const SlotRange planted = visible_slots<true>(p, b, t);
+  const SlotRange right = visible_slots<false>(p, b, t);
+  if (planted.first != right.first || planted.last != right.last) return true;
+  if (kv_head_of<true>(p, head) != kv_head_of<false>(p, head)) return true;
+  switch (p.fault.id) {
+    case FaultId::kNoBatchStride:
+      return b > 0;
+    case FaultId::kNoLayerStride:
+      return p.layer > 0;
+    case FaultId::kTileMax:
+      return right.last - right.first + 1 > kKeyTile;
+    case FaultId::kTailZero:
+      return (right.last - right.first + 1) % kKeyTile != 0;
+    case FaultId::kScaleAfter:
+    case FaultId::kNoMax:
+    case FaultId::kQkFp16:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// The dot product on its way to the softmax.
+template <bool kPlanted>
+__device__ __forceinline__ float scaled_score(const AttentionParams& p, float product) {
+  if constexpr (kPlanted) {
+    if (p.fault.id == FaultId::kQkFp16) product = __half2float(__float2half_rn(product));
+    if (p.fault.id == FaultId::kScaleAfter) return product;
+  }
+  return product * p.scale;
+}
+
+inline constexpr float kMinusInfinity = -__builtin_inff();
+
+}  // namespace qdiff::optimized::cuda

@@ -1,0 +1,144 @@
+// Storage types and 16-byte packs of them. Arithmetic is in float32; narrow() rounds once, to nearest even.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <stdexcept>
+
+#include "harness/contract/dtype.h"
+#include "optimized/cuda/check.h"
+#include "optimized/cuda/kernels/params.h"
+
+namespace qdiff::optimized::cuda {
+
+using Bf16 = __nv_bfloat16;
+using F16 = __half;
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ float widen(Bf16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float widen(F16 x) { return __half2float(x); }
+
+template <typename T>
+__device__ __forceinline__ T narrow(float x);
+template <>
+__device__ __forceinline__ float narrow<float>(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ Bf16 narrow<Bf16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+template <>
+__device__ __forceinline__ F16 narrow<F16>(float x) {
+  return __float2half_rn(x);
+}
+
+template <typename T>
+inline constexpr int kPackSize = 16 / static_cast<int>(sizeof(T));
+
+__device__ __forceinline__ void widen_pack(const uint4& raw, float (&out)[4], float) {
+  out[0] = __uint_as_float(raw.x);
+  out[1] = __uint_as_float(raw.y);
+  out[2] = __uint_as_float(raw.z);
+  out[3] = __uint_as_float(raw.w);
+}
+__device__ __forceinline__ void widen_pack(const uint4& raw, float (&out)[8], Bf16) {
+  const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    out[2 * i] = __uint_as_float(words[i] << 16);
+    out[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000U);
+  }
+}
+__device__ __forceinline__ void widen_pack(const uint4& raw, float (&out)[8], F16) {
+  const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const __half_raw low{static_cast<unsigned short>(words[i] & 0xFFFFU)};
+    const __half_raw high{static_cast<unsigned short>(words[i] >> 16)};
+    out[2 * i] = __half2float(__half(low));
+    out[2 * i + 1] = __half2float(__half(high));
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ uint4 narrow_pack(const float (&x)[kPackSize<T>]) {
+  union {
+    uint4 raw;
+    T items[kPackSize<T>];
+  } pack;
+#pragma unroll
+  for (int i = 0; i < kPackSize<T>; ++i) pack.items[i] = narrow<T>(x[i]);
+  return pack.raw;
+}
+
+// Weights are read once a step: past the first-level cache.
+__device__ __forceinline__ uint4 load_weights(const uint4* address) {
+  uint4 raw;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(raw.x), "=r"(raw.y), "=r"(raw.z), "=r"(raw.w)
+               : "l"(address));
+  return raw;
+}
+
+// Nothing that another kernel of this step writes may be read before this, nor may anything be written.
+__device__ __forceinline__ void wait_for_predecessor() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// Lets the next kernel start its blocks where there is room; it still waits for this one's end in the call above.
+__device__ __forceinline__ void release_successor() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+// The sum of 32 lanes, in every lane; the order is fixed.
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xFFFFFFFFU, x, offset);
+  return x;
+}
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, offset));
+  return x;
+}
+
+__device__ __forceinline__ void count_execution(const KernelFault& fault, unsigned long long times = 1) {
+  if (fault.executions != nullptr) atomicAdd(fault.executions, times);
+}
+
+// Calls f<T>() with T the storage type of `dtype`.
+template <typename F>
+void with_storage(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kBF16:
+      return f.template operator()<Bf16>();
+    case DType::kF16:
+      return f.template operator()<F16>();
+    case DType::kF32:
+      return f.template operator()<float>();
+    case DType::kF64:
+      break;
+  }
+  throw std::logic_error("the cuda engine has no float64 storage");
+}
+
+template <typename Params>
+void launch_kernel(void (*kernel)(Params), dim3 grid, dim3 block, std::size_t shared_bytes, const Launch& launch,
+                   const Params& params) {
+  constexpr std::size_t kDefaultSharedBytes = 48 * 1024;
+  if (shared_bytes > kDefaultSharedBytes) {
+    QDIFF_CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+  }
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = launch.stream;
+  config.attrs = &attribute;
+  config.numAttrs = launch.overlapped ? 1 : 0;
+  QDIFF_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
+  QDIFF_CUDA_CHECK_LAUNCH();
+}
+
+}  // namespace qdiff::optimized::cuda

@@ -1,0 +1,101 @@
+// Enqueues the kernels of a step's parts. Two kernel classes compute the same operations:
+//   decode   one token a row and few rows: fused matrix-vector kernels and split attention
+//   prefill  everything else: cuBLASLt products, flash attention, and small kernels between them
+// Within a class a row's bits depend neither on the other rows nor on how a prompt is cut into steps.
+#pragma once
+
+#include "harness/contract/step.h"
+#include "optimized/cuda/arena.h"
+#include "optimized/cuda/device_model.h"
+#include "optimized/cuda/gemm.h"
+#include "optimized/cuda/kernels/params.h"
+#include "optimized/cuda/planted_fault.h"
+#include "optimized/cuda/recorder.h"
+
+namespace qdiff::optimized::cuda {
+
+// What all sessions of an engine share.
+struct EngineParts {
+  DeviceModel model;
+  Gemm gemm;
+  explicit EngineParts(DeviceModel loaded) : model(std::move(loaded)), gemm(model.dtype) {}
+};
+
+// A session's device memory besides its arenas.
+struct SessionMemory {
+  KvCacheLayout layout;
+  DeviceBuffer keys;
+  DeviceBuffer values;
+  DeviceBuffer inputs;  // tokens, positions, left padding, past length
+  StepInputs step;
+  DeviceBuffer partials;
+  float* partial_max;
+  float* partial_sum;
+  float* partial_out;
+  DeviceBuffer tickets;
+  DeviceBuffer cache_view;
+  int num_splits;
+};
+
+// A step as kernels see it.
+struct StepShape {
+  int batch;
+  int num_tokens;
+  int valid_length;
+  bool decode;        // the phase
+  bool first_decode;  // the first of that phase
+  bool matvec;        // the decode class of kernels
+  int rows() const { return batch * num_tokens; }
+};
+
+class LayerPass {
+ public:
+  LayerPass(EngineParts& parts, SessionMemory& memory, const PlantedFault* fault, cudaStream_t stream)
+      : parts_(parts), memory_(memory), fault_(fault), stream_(stream) {}
+
+  // out: [M,D].
+  void embedding(const StepShape& shape, void* out, Recorder* recorder);
+  // x: [M,D].
+  void layer(int index, const StepShape& shape, const void* x, const LayerBuffers& out, Recorder* recorder);
+  void head(const StepShape& shape, const void* x, const Arena& arena, Recorder* recorder);
+
+ private:
+  // One layer's circumstances, handed from stage to stage.
+  struct Stage {
+    int layer;
+    const StepShape& shape;
+    const LayerWeights& weights;
+    const void* x;
+    const LayerBuffers& out;
+    const PlantedFault* fault;  // if it holds in this layer
+    Recorder* recorder;
+  };
+
+  void qkv(const Stage& stage);
+  void rotate_and_append(const Stage& stage, bool planted);
+  void attention(const Stage& stage);
+  void o_proj(const Stage& stage);
+  void mlp(const Stage& stage);
+  void planted_qkv_gemm(const Stage& stage, const GemmCall& call);
+  void overwrite_attention(const Stage& stage);
+
+  RopeAppendParams rope_params(const Stage& stage) const;
+  const void* bias_of(const Stage& stage) const;
+  float eps_of(const PlantedFault* fault, bool final_norm) const;
+  const void* norm_weight_of(const Stage& stage, bool post) const;
+  const void* residual_of(const Stage& stage, const void* right, const void* norm, const void* product) const;
+  void rms_norm(const StepShape& shape, const void* x, const void* weight, void* y, float eps,
+                const PlantedFault* fault);
+  void plant_weights(const Stage& stage, bool o_proj, MatvecParams& params) const;
+  void record(const Stage& stage, Op op, const void* data, std::int64_t columns, std::int64_t stride) const;
+  void record_cache(const Stage& stage, Op op);
+  Launch launch(bool planted, bool overlapped) const { return {parts_.model.dtype, stream_, planted, overlapped}; }
+  KernelFault kernel_fault(const PlantedFault* fault) const { return fault ? fault->for_kernels() : KernelFault{}; }
+
+  EngineParts& parts_;
+  SessionMemory& memory_;
+  const PlantedFault* fault_;
+  cudaStream_t stream_;
+};
+
+}  // namespace qdiff::optimized::cuda

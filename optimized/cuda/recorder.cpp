@@ -1,0 +1,48 @@
+#include "optimized/cuda/recorder.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace qdiff::optimized::cuda {
+namespace {
+
+constexpr std::size_t kChunkBytes = 8U << 20;
+constexpr std::size_t kAlignment = 64;
+
+}  // namespace
+
+void* Recorder::reserve(std::size_t bytes) {
+  bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  while (chunk_ < chunks_.size() && used_ + bytes > chunks_[chunk_].size()) {
+    ++chunk_;
+    used_ = 0;
+  }
+  if (chunk_ == chunks_.size()) chunks_.emplace_back(std::max(bytes, kChunkBytes));
+  void* address = chunks_[chunk_].bytes_at(used_);
+  used_ += bytes;
+  return address;
+}
+
+void Recorder::copy(const TensorId& id, Shape shape, const void* source, std::int64_t rows, std::int64_t columns,
+                    std::int64_t stride) {
+  if (!active()) return;
+  const std::size_t width = static_cast<std::size_t>(columns) * size_of(dtype_);
+  void* destination = reserve(width * static_cast<std::size_t>(rows));
+  if (stride == columns) {
+    QDIFF_CUDA_CHECK(
+        cudaMemcpyAsync(destination, source, width * static_cast<std::size_t>(rows), cudaMemcpyDeviceToHost, stream_));
+  } else {
+    QDIFF_CUDA_CHECK(cudaMemcpy2DAsync(destination, width, source, static_cast<std::size_t>(stride) * size_of(dtype_),
+                                       width, static_cast<std::size_t>(rows), cudaMemcpyDeviceToHost, stream_));
+  }
+  pending_.push_back({id, {destination, dtype_, std::move(shape), {}, nullptr}});
+}
+
+void Recorder::flush() {
+  if (!active()) return;
+  QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  for (const Pending& pending : pending_) sink_->take(pending.id, pending.view);
+  pending_.clear();
+}
+
+}  // namespace qdiff::optimized::cuda

@@ -1,0 +1,375 @@
+#include "optimized/cuda/session.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "harness/contract/error.h"
+
+namespace qdiff::optimized::cuda {
+namespace {
+
+[[noreturn]] void refuse(const Step& step, const std::string& what) {
+  throw InputError("cuda engine, step " + std::to_string(step.index) + ": " + what);
+}
+
+std::size_t aligned(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+SessionOptions checked(SessionOptions options) {
+  if (options.batch < 1) {
+    throw InputError("cuda engine: a session of batch " + std::to_string(options.batch) + "; it needs at least 1 row");
+  }
+  if (options.capacity < 1 || options.capacity > (1 << 24)) {
+    throw InputError("cuda engine: a session of capacity " + std::to_string(options.capacity) +
+                     "; it takes 1 to 16777216 slots");
+  }
+  if (options.left_padding.size() != static_cast<std::size_t>(options.batch)) {
+    throw InputError("cuda engine: left_padding has " + std::to_string(options.left_padding.size()) +
+                     " rows, the batch " + std::to_string(options.batch));
+  }
+  for (const std::int64_t pads : options.left_padding) {
+    if (pads < 0 || pads >= options.capacity) {
+      throw InputError("cuda engine: left_padding " + std::to_string(pads) + " is not in [0, capacity)");
+    }
+  }
+  return options;
+}
+
+SessionMemory make_memory(const DeviceModel& model, const SessionOptions& options) {
+  const ModelConfig& c = model.config;
+  SessionMemory m{};
+  m.layout = {c.num_layers, options.batch, c.num_kv_heads, options.capacity, c.head_dim};
+  const std::size_t cache_bytes = static_cast<std::size_t>(m.layout.num_elements()) * size_of(model.dtype);
+  std::size_t free_bytes = 0;
+  std::size_t total_bytes = 0;
+  QDIFF_CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total_bytes));
+  if (2 * cache_bytes > free_bytes) {
+    throw InputError("cuda engine: a cache of batch " + std::to_string(options.batch) + " and capacity " +
+                     std::to_string(options.capacity) + " takes " + std::to_string(2 * cache_bytes >> 20) +
+                     " MiB, and the GPU has " + std::to_string(free_bytes >> 20) + " MiB free");
+  }
+  m.keys = DeviceBuffer(cache_bytes);
+  m.values = DeviceBuffer(cache_bytes);
+  const auto batch = static_cast<std::size_t>(options.batch);
+  const auto slots = static_cast<std::size_t>(options.capacity);
+  const std::size_t token_bytes = aligned(batch * slots * sizeof(std::int32_t));
+  const std::size_t row_bytes = aligned(batch * sizeof(std::int32_t));
+  m.inputs = DeviceBuffer(2 * token_bytes + 2 * row_bytes);
+  m.step = {reinterpret_cast<std::int32_t*>(m.inputs.bytes_at(0)),
+            reinterpret_cast<std::int32_t*>(m.inputs.bytes_at(token_bytes)),
+            reinterpret_cast<std::int32_t*>(m.inputs.bytes_at(2 * token_bytes)),
+            reinterpret_cast<std::int32_t*>(m.inputs.bytes_at(2 * token_bytes + row_bytes))};
+  m.num_splits = static_cast<int>((options.capacity + kKeyTile - 1) / kKeyTile);
+  const auto rows = static_cast<std::size_t>(std::min<std::int64_t>(options.batch, kMaxMatvecRows) * c.num_q_heads);
+  const std::size_t splits = rows * static_cast<std::size_t>(m.num_splits);
+  const std::size_t split_bytes = aligned(splits * sizeof(float));
+  m.partials = DeviceBuffer(2 * split_bytes + splits * static_cast<std::size_t>(c.head_dim) * sizeof(float));
+  m.partial_max = reinterpret_cast<float*>(m.partials.bytes_at(0));
+  m.partial_sum = reinterpret_cast<float*>(m.partials.bytes_at(split_bytes));
+  m.partial_out = reinterpret_cast<float*>(m.partials.bytes_at(2 * split_bytes));
+  m.tickets = DeviceBuffer(rows * sizeof(unsigned));
+  return m;
+}
+
+}  // namespace
+
+CudaSession::CudaSession(EngineParts& parts, const SessionOptions& options, std::shared_ptr<const PlantedFault> fault)
+    : parts_(parts),
+      options_(checked(options)),
+      fault_(std::move(fault)),
+      stream_(make_stream()),
+      memory_(make_memory(parts.model, options_)),
+      staged_inputs_(memory_.inputs.size()),
+      parts_arena_(parts.model.config, parts.model.dtype),
+      whole_arena_(parts.model.config, parts.model.dtype),
+      recorder_(nullptr, stream_.get(), parts.model.dtype),
+      pass_(parts_, memory_, fault_.get(), stream_.get()),
+      progress_(static_cast<std::size_t>(parts.model.config.num_layers)) {
+  const ModelConfig& c = parts.model.config;
+  const std::int64_t widest = std::max({c.hidden, c.q_width(), c.intermediate});
+  matvec_fits_ = options_.batch <= max_matvec_batch(static_cast<int>(widest), parts.model.dtype);
+  const int byte = poison_byte(options_.poison, parts.model.dtype);
+  QDIFF_CUDA_CHECK(cudaMemsetAsync(memory_.keys.data(), byte, memory_.keys.size(), stream_.get()));
+  QDIFF_CUDA_CHECK(cudaMemsetAsync(memory_.values.data(), byte, memory_.values.size(), stream_.get()));
+  QDIFF_CUDA_CHECK(cudaMemsetAsync(memory_.partials.data(), byte, memory_.partials.size(), stream_.get()));
+  QDIFF_CUDA_CHECK(cudaMemsetAsync(memory_.tickets.data(), 0, memory_.tickets.size(), stream_.get()));
+  QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream_.get()));
+}
+
+// ---- Checks -------------------------------------------------------------------------------------------------------
+
+void CudaSession::check_step(const Step& step) const {
+  const ModelConfig& c = parts_.model.config;
+  if (step.batch() != options_.batch) {
+    refuse(step, "has " + std::to_string(step.batch()) + " rows, the session " + std::to_string(options_.batch));
+  }
+  if (step.num_tokens() < 1) refuse(step, "has no tokens");
+  if (step.left_padding != options_.left_padding) refuse(step, "left_padding differs from the session's");
+  if (step.past_length < 0 || step.valid_length() > options_.capacity) {
+    refuse(step, "needs slots up to " + std::to_string(step.valid_length()) + ", the cache has " +
+                     std::to_string(options_.capacity));
+  }
+  if (step.positions.size() != step.tokens.size()) refuse(step, "positions have another number of rows than tokens");
+  for (std::size_t b = 0; b < step.tokens.size(); ++b) {
+    if (step.tokens[b].size() != step.tokens.front().size() || step.positions[b].size() != step.tokens[b].size()) {
+      refuse(step, "rows differ in length; pad them on the left");
+    }
+    for (std::size_t t = 0; t < step.tokens[b].size(); ++t) {
+      if (step.tokens[b][t] < 0 || step.tokens[b][t] >= c.vocab) {
+        refuse(step, "token " + std::to_string(step.tokens[b][t]) + " is not in [0, " + std::to_string(c.vocab) + ")");
+      }
+      if (step.positions[b][t] < 0 || step.positions[b][t] >= c.max_position_embeddings) {
+        refuse(step, "position " + std::to_string(step.positions[b][t]) + " is not in [0, " +
+                         std::to_string(c.max_position_embeddings) + ")");
+      }
+    }
+  }
+}
+
+void CudaSession::check_order(int layer, const Step& step) const {
+  const std::int64_t length = progress_[static_cast<std::size_t>(layer)].length;
+  if (step.past_length != length) {
+    refuse(step, "past_length is " + std::to_string(step.past_length) + ", but the cache of layer " +
+                     std::to_string(layer) + " holds " + std::to_string(length) + " slots; steps run in order");
+  }
+}
+
+void CudaSession::check_input(const Step& step, const TensorView& input) const {
+  const Shape expected{step.batch(), step.num_tokens(), parts_.model.config.hidden};
+  if (input.dtype != parts_.model.dtype || input.shape != expected || input.device.kind != DeviceKind::kCpu) {
+    refuse(step, "the input is " + std::string(name(input.dtype)) + " " + to_string(input.shape) + "; it must be " +
+                     std::string(name(parts_.model.dtype)) + " " + to_string(expected) + " in host memory");
+  }
+}
+
+void CudaSession::advance(int layer, const Step& step) {
+  Progress& progress = progress_[static_cast<std::size_t>(layer)];
+  progress.length = step.valid_length();
+  if (step.phase == Phase::kDecode) ++progress.decode_steps;
+}
+
+StepShape CudaSession::shape_of(const Step& step, int layer) const {
+  const bool decode = step.phase == Phase::kDecode;
+  return {.batch = static_cast<int>(step.batch()),
+          .num_tokens = static_cast<int>(step.num_tokens()),
+          .valid_length = static_cast<int>(step.valid_length()),
+          .decode = decode,
+          .first_decode = decode && progress_[static_cast<std::size_t>(layer)].decode_steps == 0,
+          .matvec = step.num_tokens() == 1 && matvec_fits_};
+}
+
+// ---- To and from the device ---------------------------------------------------------------------------------------
+
+void CudaSession::upload(const Step& step) {
+  const auto count = static_cast<std::size_t>(step.num_tokens());
+  const auto* base = reinterpret_cast<const std::int32_t*>(memory_.inputs.data());
+  auto* host = staged_inputs_.as<std::int32_t>();
+  const auto host_of = [&](const std::int32_t* device) { return host + (device - base); };
+  std::int32_t* tokens = host_of(memory_.step.tokens);
+  std::int32_t* positions = host_of(memory_.step.positions);
+  for (std::size_t b = 0; b < step.tokens.size(); ++b) {
+    std::copy(step.tokens[b].begin(), step.tokens[b].end(), tokens + b * count);
+    std::transform(step.positions[b].begin(), step.positions[b].end(), positions + b * count,
+                   [](std::int64_t position) { return static_cast<std::int32_t>(position); });
+    host_of(memory_.step.left_padding)[b] = static_cast<std::int32_t>(step.left_padding[b]);
+  }
+  *host_of(memory_.step.past_length) = static_cast<std::int32_t>(step.past_length);
+  const std::size_t used = step.tokens.size() * count * sizeof(std::int32_t);
+  const auto send = [&](const std::int32_t* device, std::size_t bytes) {
+    QDIFF_CUDA_CHECK(cudaMemcpyAsync(const_cast<std::int32_t*>(device), host_of(device), bytes, cudaMemcpyHostToDevice,
+                                     stream_.get()));
+  };
+  send(memory_.step.tokens, used);
+  send(memory_.step.positions, used);
+  send(memory_.step.left_padding, step.tokens.size() * sizeof(std::int32_t));
+  send(memory_.step.past_length, sizeof(std::int32_t));
+}
+
+void CudaSession::upload_input(const TensorView& input, void* destination) {
+  QDIFF_CUDA_CHECK(cudaMemcpyAsync(destination, input.data, input.bytes(), cudaMemcpyHostToDevice, stream_.get()));
+}
+
+TensorView CudaSession::download(const void* source, Shape shape, std::int64_t stride) {
+  const DType dtype = parts_.model.dtype;
+  const std::int64_t columns = shape.back();
+  const auto rows = static_cast<std::size_t>(num_elements(shape) / columns);
+  const std::size_t width = static_cast<std::size_t>(columns) * size_of(dtype);
+  if (result_.size() < width * rows) result_ = PinnedBuffer(width * rows);
+  QDIFF_CUDA_CHECK(cudaMemcpy2DAsync(result_.data(), width, source, static_cast<std::size_t>(stride) * size_of(dtype),
+                                     width, rows, cudaMemcpyDeviceToHost, stream_.get()));
+  QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream_.get()));
+  return {result_.data(), dtype, std::move(shape), {}, nullptr};
+}
+
+void CudaSession::begin(const Step& step, TensorSink* sink) {
+  check_step(step);
+  recorder_.begin(sink);
+  upload(step);
+  if (recorder_.active()) {
+    const std::size_t bytes =
+        static_cast<std::size_t>(memory_.layout.batch * step.valid_length() * parts_.model.config.kv_width()) *
+        size_of(parts_.model.dtype);
+    if (memory_.cache_view.size() < bytes) memory_.cache_view = DeviceBuffer(bytes);
+  }
+}
+
+// ---- Parts of a step ----------------------------------------------------------------------------------------------
+
+TensorView CudaSession::run_embedding(const Step& step, TensorSink* sink) {
+  begin(step, sink);
+  const std::int64_t hidden = parts_.model.config.hidden;
+  parts_arena_.arrange(step.batch() * step.num_tokens(), 0, false, options_.poison, stream_.get());
+  parts_arena_.poison(options_.poison, stream_.get());
+  pass_.embedding(shape_of(step, 0), parts_arena_.input(), recorder());
+  recorder_.flush();
+  return download(parts_arena_.input(), {step.batch(), step.num_tokens(), hidden}, hidden);
+}
+
+TensorView CudaSession::run_layer(int layer, const Step& step, const TensorView& input, TensorSink* sink) {
+  if (layer < 0 || layer >= parts_.model.config.num_layers) {
+    refuse(step, "the model has no layer " + std::to_string(layer));
+  }
+  check_order(layer, step);
+  check_input(step, input);
+  begin(step, sink);
+  const std::int64_t hidden = parts_.model.config.hidden;
+  parts_arena_.arrange(step.batch() * step.num_tokens(), 1, false, options_.poison, stream_.get());
+  parts_arena_.poison(options_.poison, stream_.get());
+  upload_input(input, parts_arena_.input());
+  pass_.layer(layer, shape_of(step, layer), parts_arena_.input(), parts_arena_.layer(0), recorder());
+  recorder_.flush();
+  advance(layer, step);
+  return download(parts_arena_.layer(0).output, {step.batch(), step.num_tokens(), hidden}, hidden);
+}
+
+TensorView CudaSession::run_head(const Step& step, const TensorView& input, TensorSink* sink) {
+  check_input(step, input);
+  begin(step, sink);
+  parts_arena_.arrange(step.batch() * step.num_tokens(), 0, true, options_.poison, stream_.get());
+  parts_arena_.poison(options_.poison, stream_.get());
+  upload_input(input, parts_arena_.input());
+  pass_.head(shape_of(step, 0), parts_arena_.input(), parts_arena_, recorder());
+  recorder_.flush();
+  return download(parts_arena_.logits(), {step.batch(), step.num_tokens(), parts_.model.config.vocab},
+                  parts_arena_.logits_stride());
+}
+
+// ---- Whole steps --------------------------------------------------------------------------------------------------
+
+const void* CudaSession::enqueue_step(const StepShape& shape, const Arena& arena, Recorder* recorder) {
+  pass_.embedding(shape, arena.input(), recorder);
+  const void* x = arena.input();
+  for (int layer = 0; layer < static_cast<int>(parts_.model.config.num_layers); ++layer) {
+    pass_.layer(layer, shape, x, arena.layer(layer), recorder);
+    x = arena.layer(layer).output;
+  }
+  pass_.head(shape, x, arena, recorder);
+  return arena.logits();
+}
+
+Graph CudaSession::capture(const StepShape& shape, bool greedy) {
+  cudaStream_t stream = stream_.get();
+  QDIFF_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  cudaGraph_t graph = nullptr;
+  try {
+    const void* logits = enqueue_step(shape, whole_arena_, nullptr);
+    if (greedy) {
+      const std::size_t parts = static_cast<std::size_t>(shape.batch) * kArgmaxBlocks;
+      launch_argmax({logits, whole_arena_.logits_stride(), shape.batch, static_cast<int>(parts_.model.config.vocab),
+                     greedy_memory_.as<float>(), greedy_memory_.as<std::int32_t>() + parts,
+                     const_cast<std::int32_t*>(memory_.step.tokens), const_cast<std::int32_t*>(memory_.step.positions),
+                     const_cast<std::int32_t*>(memory_.step.past_length)},
+                    {parts_.model.dtype, stream, false, true});
+    }
+  } catch (...) {
+    cudaStreamEndCapture(stream, &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  QDIFF_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  QDIFF_CUDA_CHECK(status);
+  return Graph(executable);
+}
+
+void CudaSession::arrange_whole() {
+  if (whole_arranged_) return;
+  whole_arena_.arrange(options_.batch, static_cast<int>(parts_.model.config.num_layers), true, options_.poison,
+                       stream_.get());
+  whole_arranged_ = true;
+}
+
+TensorView CudaSession::run_step(const Step& step, TensorSink* sink) {
+  const auto num_layers = static_cast<int>(parts_.model.config.num_layers);
+  for (int layer = 0; layer < num_layers; ++layer) check_order(layer, step);
+  begin(step, sink);
+  const StepShape shape = shape_of(step, 0);
+  const Arena* arena = &parts_arena_;
+  if (shape.matvec) {
+    arrange_whole();
+    arena = &whole_arena_;
+    // A fault may depend on the step, and a snapshot has to be made between two kernels: then without a graph. The
+    // kernels and their arguments are the same.
+    if (fault_ == nullptr && !recorder_.active()) {
+      if (!decode_graph_) decode_graph_ = capture(shape, false);
+      QDIFF_CUDA_CHECK(cudaGraphLaunch(decode_graph_.get(), stream_.get()));
+    } else {
+      enqueue_step(shape, *arena, recorder());
+    }
+  } else {
+    parts_arena_.arrange(shape.rows(), num_layers, true, options_.poison, stream_.get());
+    enqueue_step(shape, *arena, recorder());
+  }
+  recorder_.flush();
+  for (int layer = 0; layer < num_layers; ++layer) advance(layer, step);
+  return download(arena->logits(), {step.batch(), step.num_tokens(), parts_.model.config.vocab},
+                  arena->logits_stride());
+}
+
+std::vector<float> CudaSession::decode_greedily(const Step& step, int count) {
+  for (int layer = 0; layer < static_cast<int>(parts_.model.config.num_layers); ++layer) check_order(layer, step);
+  if (!matvec_fits_ || step.num_tokens() != 1 || fault_ != nullptr) {
+    refuse(step, "decode_greedily takes one token a row, a small batch and no planted fault");
+  }
+  if (step.past_length + count > options_.capacity) refuse(step, "the cache is too small for that many tokens");
+  begin(step, nullptr);
+  arrange_whole();
+  if (!greedy_graph_) {
+    greedy_memory_ =
+        DeviceBuffer(static_cast<std::size_t>(options_.batch) * kArgmaxBlocks * (sizeof(float) + sizeof(std::int32_t)));
+    greedy_graph_ = capture(shape_of(step, 0), true);
+  }
+  std::vector<Owned<cudaEvent_t, cudaEventDestroy>> events;
+  const auto mark = [&] {
+    cudaEvent_t event = nullptr;
+    QDIFF_CUDA_CHECK(cudaEventCreate(&event));
+    events.emplace_back(event);
+    QDIFF_CUDA_CHECK(cudaEventRecord(event, stream_.get()));
+  };
+  mark();
+  for (int i = 0; i < count; ++i) {
+    QDIFF_CUDA_CHECK(cudaGraphLaunch(greedy_graph_.get(), stream_.get()));
+    mark();
+  }
+  QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream_.get()));
+  std::vector<float> milliseconds(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < milliseconds.size(); ++i) {
+    QDIFF_CUDA_CHECK(cudaEventElapsedTime(&milliseconds[i], events[i].get(), events[i + 1].get()));
+  }
+  for (Progress& progress : progress_) {
+    progress.length += count;
+    progress.decode_steps += count;
+  }
+  return milliseconds;
+}
+
+std::vector<std::int32_t> CudaSession::last_tokens() const {
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(options_.batch));
+  QDIFF_CUDA_CHECK(
+      cudaMemcpy(tokens.data(), memory_.step.tokens, tokens.size() * sizeof(std::int32_t), cudaMemcpyDeviceToHost));
+  return tokens;
+}
+
+}  // namespace qdiff::optimized::cuda

@@ -1,0 +1,66 @@
+// A batch of sequences on the device: its cache, its buffers, and the order in which its steps may come.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "optimized/cuda/layer_pass.h"
+
+namespace qdiff::optimized::cuda {
+
+class CudaSession final : public Session {
+ public:
+  // `parts` and the engine's device outlive the session.
+  CudaSession(EngineParts& parts, const SessionOptions& options, std::shared_ptr<const PlantedFault> fault);
+
+  TensorView run_embedding(const Step& step, TensorSink* sink) override;
+  TensorView run_layer(int layer, const Step& step, const TensorView& input, TensorSink* sink) override;
+  TensorView run_head(const Step& step, const TensorView& input, TensorSink* sink) override;
+  TensorView run_step(const Step& step, TensorSink* sink) override;
+
+  // Runs `count` decode steps on the device alone, each feeding itself the likeliest token of the one before (the first
+  // one's is `step`'s), and returns milliseconds for each. The cache then holds them; the caller's next step follows.
+  std::vector<float> decode_greedily(const Step& step, int count);
+  // The tokens of the last step of decode_greedily().
+  std::vector<std::int32_t> last_tokens() const;
+
+ private:
+  struct Progress {
+    std::int64_t length = 0;  // cache slots filled
+    int decode_steps = 0;
+  };
+
+  void check_step(const Step& step) const;
+  void check_input(const Step& step, const TensorView& input) const;
+  void check_order(int layer, const Step& step) const;
+  void advance(int layer, const Step& step);
+  StepShape shape_of(const Step& step, int layer) const;
+  void upload(const Step& step);
+  void upload_input(const TensorView& input, void* destination);
+  TensorView download(const void* source, Shape shape, std::int64_t stride);
+  void begin(const Step& step, TensorSink* sink);
+  Recorder* recorder() { return recorder_.active() ? &recorder_ : nullptr; }
+  const void* enqueue_step(const StepShape& shape, const Arena& arena, Recorder* recorder);
+  Graph capture(const StepShape& shape, bool greedy);
+  void arrange_whole();
+
+  EngineParts& parts_;
+  SessionOptions options_;
+  std::shared_ptr<const PlantedFault> fault_;
+  Stream stream_;
+  SessionMemory memory_;
+  PinnedBuffer staged_inputs_;
+  PinnedBuffer result_;
+  Arena parts_arena_;  // of single parts, and of prefill steps
+  Arena whole_arena_;  // of decode steps: fixed, for the captured graph has its addresses
+  bool whole_arranged_ = false;
+  Graph decode_graph_;
+  Graph greedy_graph_;
+  DeviceBuffer greedy_memory_;
+  Recorder recorder_;
+  LayerPass pass_;
+  std::vector<Progress> progress_;  // by layer
+  bool matvec_fits_;
+};
+
+}  // namespace qdiff::optimized::cuda

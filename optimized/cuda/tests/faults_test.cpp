@@ -1,0 +1,139 @@
+// Each planted fault changes the tensors that it names and none before them, in the class of kernels that it names.
+#include "optimized/cuda/faults.h"
+
+#include "optimized/cuda/tests/gpu_test.h"
+
+namespace qdiff::optimized::cuda {
+namespace {
+
+using namespace testing;
+
+// The rows whose value a fault changes by itself.
+struct Expected {
+  std::string_view hypothesis;
+  std::vector<Op> guilty;
+};
+
+const std::vector<Expected>& expectations() {
+  using enum Op;
+  static const std::vector<Expected> kExpected = {
+      {"H01", {kKCache, kVCache}},
+      {"H02", {kAttnOutput}},
+      {"H03", {kQRope, kKRope, kKCache}},
+      {"H04", {kOProj, kResidMid, kOutput}},
+      {"H05", {kAttnOutput}},
+      {"H06", {kQProj, kKProj, kVProj, kQRope, kKRope}},
+      {"H07", {kQProj, kKProj, kVProj, kOProj}},
+      {"H08", {kKCache, kVCache, kAttnOutput}},
+      {"H09", {kInputLayernorm, kPostAttentionLayernorm, kNorm}},
+      {"H10", {kAttnOutput}},
+      {"X.gate_up_swapped", {kAct}},
+      {"X.no_silu", {kAct}},
+      {"X.wrong_token_embedding", {kEmbedTokens}},
+      {"X.no_final_norm", {kNorm}},
+  };
+  return kExpected;
+}
+
+// Biases that bfloat16 does not hold, times `strength`: strong ones bring scores beyond the range of exp in float32,
+// which shows a missing maximum and hides what a single key adds. A tiny row shows eps.
+RandomModel stressing_model(const ModelConfig& config, double strength) {
+  RandomModel model(config, DType::kF32, 23);
+  for (int layer = 0; layer < config.num_layers; ++layer) {
+    for (const Op op : {Op::kQProj, Op::kKProj}) {
+      Tensor& bias = model.tensor(weight_name({op, layer}, 0, config));
+      for (std::int64_t i = 0; i < bias.size(); ++i) bias.set(i, bias.at(i) * strength);
+    }
+  }
+  Tensor& embedding = model.tensor(weight_name({Op::kEmbedTokens, kNoLayer}, 0, config));
+  for (std::int64_t i = 0; i < config.hidden; ++i) embedding.set(7 * config.hidden + i, embedding.at(i) * 1e-3);
+  return model;
+}
+
+// A prompt longer than a key tile, in two chunks, ragged, with the token whose row is tiny, and decode steps.
+std::vector<Step> stressing_steps(const ModelConfig& config) {
+  std::vector<Step> steps = random_steps(config, {70, 10, 1, 1}, {0, 4}, 31);
+  steps[0].tokens[0][20] = 7;
+  return steps;
+}
+
+TEST_CASE("each planted fault is seen at its own tensors and nowhere else", "[gpu][faults]") {
+  require_gpu();
+  // Square q and o projections, K > 1, and a group size that differs from K.
+  const ModelConfig config = small_config(6, 2, 32, 192, 160, false);
+  const RandomModel model = stressing_model(config, 4.0);
+  const RandomModel strong_model = stressing_model(config, 15.0);
+  const std::vector<Step> steps = stressing_steps(config);
+  const auto usual_engine = gpu_engine(model, DType::kF32);
+  const auto strong_engine = gpu_engine(strong_model, DType::kF32);
+  std::int64_t planted = 0;
+  for (const std::string& id : usual_engine->plantable_faults()) {
+    const bool strong = id == "H02.no_max";
+    RandomModel for_naive = strong ? strong_model : model;
+    const NaiveForward naive(for_naive, DType::kF32);
+    const auto& engine = strong ? strong_engine : usual_engine;
+    if (id == "H06.fp16" || id == "H02.qk_fp16") continue;  // their effect lies below: judged in the next test
+    engine->plant({.id = id, .value = {}, .layer = {}});
+    const KeepingSink sink = run_all(*engine, steps);
+    INFO(id);
+    REQUIRE(engine->planted_executions() > 0);
+    const auto expected = std::find_if(expectations().begin(), expectations().end(),
+                                       [&](const Expected& e) { return id.starts_with(e.hypothesis); });
+    REQUIRE(expected != expectations().end());
+    std::string first_wrong;
+    bool wrong_elsewhere = false;
+    for (const auto& [key, tensor] : sink.tensors) {
+      const Judged judged = judge(naive, DType::kF32, steps, sink, key);
+      if (judged.ratio <= 1.0) continue;
+      const bool guilty =
+          std::find(expected->guilty.begin(), expected->guilty.end(), key.id.op) != expected->guilty.end();
+      // NaN spreads: only the first wrong tensor is a finding of its own.
+      if (first_wrong.empty()) {
+        first_wrong = tensor_name(key.id);
+        wrong_elsewhere = !guilty;
+      }
+    }
+    INFO("first wrong: " << first_wrong);
+    CHECK(first_wrong != "");
+    CHECK(!wrong_elsewhere);
+    ++planted;
+  }
+  REQUIRE(planted >= 30);
+}
+
+TEST_CASE("faults of precision change the tensor that they round", "[gpu][faults]") {
+  require_gpu();
+  const ModelConfig config = small_config(6, 2, 32, 192, 160, false);
+  const RandomModel model = stressing_model(config, 4.0);
+  const std::vector<Step> steps = stressing_steps(config);
+  const auto engine = gpu_engine(model, DType::kF32);
+  const KeepingSink right = run_all(*engine, steps);
+  for (const auto& [id, op] : {std::pair<std::string, Op>{"H06.fp16", Op::kQProj}, {"H02.qk_fp16", Op::kAttnOutput}}) {
+    engine->plant({.id = id, .value = {}, .layer = {}});
+    const KeepingSink wrong = run_all(*engine, steps);
+    INFO(id);
+    REQUIRE(engine->planted_executions() > 0);
+    REQUIRE(!std::ranges::equal(right.at(0, op, 0).bytes(), wrong.at(0, op, 0).bytes()));
+    REQUIRE(
+        std::ranges::equal(right.at(0, Op::kInputLayernorm, 0).bytes(), wrong.at(0, Op::kInputLayernorm, 0).bytes()));
+  }
+}
+
+TEST_CASE("a fault planted in one layer leaves the layers before it alone", "[gpu][faults]") {
+  require_gpu();
+  const ModelConfig config = small_config(6, 2, 32, 192, 160, false);
+  const RandomModel model = stressing_model(config, 4.0);
+  const std::vector<Step> steps = stressing_steps(config);
+  const auto engine = gpu_engine(model, DType::kBF16);
+  const KeepingSink right = run_all(*engine, steps);
+  for (const char* id : {"H05.modulo", "H03.interleaved", "H09.layernorm", "H06.missing_k", "H10.none"}) {
+    engine->plant({.id = id, .value = {}, .layer = 1});
+    const KeepingSink wrong = run_all(*engine, steps);
+    INFO(id);
+    REQUIRE(std::ranges::equal(right.at(0, Op::kOutput, 0).bytes(), wrong.at(0, Op::kOutput, 0).bytes()));
+    REQUIRE(!std::ranges::equal(right.at(0, Op::kOutput, 1).bytes(), wrong.at(0, Op::kOutput, 1).bytes()));
+  }
+}
+
+}  // namespace
+}  // namespace qdiff::optimized::cuda

@@ -1,0 +1,120 @@
+// What the GPU tests share: a model, an engine, comparisons by row. Without a GPU each test ends at once with status
+// 77, which ctest reports as skipped.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "cmake/catch2.h"
+#include "optimized/cpu/tests/naive_forward.h"
+#include "optimized/cpu/tests/random_model.h"
+#include "optimized/cuda/engine.h"
+
+namespace qdiff::optimized::cuda::testing {
+
+using cpu::testing::KeepingSink;
+using cpu::testing::Naive;
+using cpu::testing::NaiveForward;
+using cpu::testing::random_steps;
+using cpu::testing::RandomModel;
+using cpu::testing::run_all;
+using cpu::testing::session_options;
+using cpu::testing::small_config;
+using cpu::testing::Values;
+
+inline void require_gpu() {
+  constexpr int kSkipped = 77;
+  std::string why_not;
+  if (device_available(&why_not)) return;
+  std::printf("skipped: %s\n", why_not.c_str());
+  std::fflush(stdout);
+  std::_Exit(kSkipped);
+}
+
+// Every head dim; H*d below, at and above D; one, two and three kv heads; odd groups; an odd vocabulary.
+inline std::vector<ModelConfig> gpu_configs() {
+  return {small_config(6, 2, 32, 96, 160, true), small_config(9, 3, 64, 200, 336, false),
+          small_config(14, 2, 64, 896, 1216, true), small_config(5, 1, 128, 136, 96, true)};
+}
+
+inline std::unique_ptr<Engine> gpu_engine(const WeightSource& model, DType dtype) {
+  return make_engine(model, {.dtype = dtype, .device = 0});
+}
+
+// Whether element e of a tensor belongs to a token or a cache slot that counts.
+inline bool counts(const TensorKey& key, const Tensor& tensor, std::int64_t e, const Step& step) {
+  const std::int64_t inner = tensor.size() / (tensor.shape()[0] * tensor.shape()[1]);
+  const std::int64_t b = e / inner / tensor.shape()[1];
+  const std::int64_t t = e / inner % tensor.shape()[1];
+  const bool cache = key.id.op == Op::kKCache || key.id.op == Op::kVCache;
+  return (cache ? t : step.past_length + t) >= step.left_padding[static_cast<std::size_t>(b)];
+}
+
+// Worst ratio of error to bound of one tensor, computed in double from the engine's own recorded inputs. The bound is
+// half a unit in the last place for the cast and kSumError of the summed magnitudes: products of 896 float32 elements
+// that the library adds one after another were seen at 10 * 2^-24.
+inline constexpr double kSumError = 16.0 * 0x1p-24;
+
+struct Judged {
+  double ratio = 0.0;
+  std::int64_t compared = 0;
+};
+
+inline Judged judge(const NaiveForward& naive, DType dtype, const std::vector<Step>& steps, const KeepingSink& sink,
+                    const TensorKey& key) {
+  const auto get = [&](const TensorKey& of) { return to_doubles(sink.tensors.at(of).view()); };
+  const Tensor& tensor = sink.tensors.at(key);
+  const Naive expected = naive.evaluate(key, steps, get);
+  REQUIRE(static_cast<std::int64_t>(expected.value.size()) == tensor.size());
+  Judged judged;
+  for (std::int64_t e = 0; e < tensor.size(); ++e) {
+    if (!counts(key, tensor, e, steps[static_cast<std::size_t>(key.step)])) continue;
+    const auto i = static_cast<std::size_t>(e);
+    const double bound = 0.5 * spacing(dtype, expected.value[i]) + kSumError * expected.magnitude[i] + 1e-300;
+    const double ratio = std::fabs(tensor.at(e) - expected.value[i]) / bound;
+    ++judged.compared;
+    if (!(ratio <= judged.ratio)) judged.ratio = ratio;
+    if (std::isnan(ratio)) break;
+  }
+  return judged;
+}
+
+// The bytes of one token of one tensor, by sequence and by place in it, pads left out and not counted.
+using Rows = std::map<std::tuple<TensorId, std::int64_t, std::int64_t>, std::vector<std::byte>>;
+
+inline Rows rows_of(const KeepingSink& sink, const std::vector<Step>& steps, std::int64_t first_sequence = 0) {
+  Rows rows;
+  for (const auto& [key, tensor] : sink.tensors) {
+    const Step& step = steps[static_cast<std::size_t>(key.step)];
+    const bool cache = key.id.op == Op::kKCache || key.id.op == Op::kVCache;
+    if (cache && key.step + 1 != static_cast<int>(steps.size())) continue;  // the last one holds all
+    const std::int64_t length = tensor.shape()[1];
+    const auto bytes = tensor.bytes().size() / static_cast<std::size_t>(tensor.shape()[0] * length);
+    for (std::int64_t b = 0; b < tensor.shape()[0]; ++b) {
+      for (std::int64_t t = 0; t < length; ++t) {
+        const std::int64_t place = t + (cache ? 0 : step.past_length) - step.left_padding[static_cast<std::size_t>(b)];
+        if (place < 0) continue;
+        const std::byte* data = tensor.bytes().data() + static_cast<std::size_t>(b * length + t) * bytes;
+        rows[{key.id, first_sequence + b, place}] = {data, data + bytes};
+      }
+    }
+  }
+  return rows;
+}
+
+// The name of the first row of `part` that `whole` lacks or holds with other bits; empty where there is none.
+inline std::string first_difference(const Rows& part, const Rows& whole) {
+  for (const auto& [key, bytes] : part) {
+    const auto found = whole.find(key);
+    if (found != whole.end() && found->second == bytes) continue;
+    return tensor_name(std::get<0>(key)) + ", sequence " + std::to_string(std::get<1>(key)) + ", token " +
+           std::to_string(std::get<2>(key)) + (found == whole.end() ? " is missing" : " differs");
+  }
+  return part.empty() ? "nothing to compare" : "";
+}
+
+}  // namespace qdiff::optimized::cuda::testing

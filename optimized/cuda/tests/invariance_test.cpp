@@ -1,0 +1,143 @@
+// What must not change a single bit, within each class of kernels (layer_pass.h): another run, chunking, the other rows
+// of a batch, padding, poison, spare capacity, and whether anybody looks.
+#include <algorithm>
+
+#include "optimized/cuda/tests/gpu_test.h"
+
+namespace qdiff::optimized::cuda {
+namespace {
+
+using namespace testing;
+
+struct Fixture {
+  ModelConfig config;
+  DType dtype;
+  RandomModel model;
+  std::unique_ptr<Engine> engine;
+
+  Fixture(const ModelConfig& c, DType d) : config(c), dtype(d), model(c, d, 17), engine(gpu_engine(model, d)) {}
+  Rows run(const std::vector<Step>& steps, Poison poison = Poison::kNaN, std::int64_t spare = 0) const {
+    return rows_of(run_all(*engine, steps, poison, spare), steps);
+  }
+};
+
+template <typename Function>
+void for_each_fixture(Function&& function) {
+  require_gpu();
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    for (const ModelConfig& config : gpu_configs()) {
+      const Fixture fixture(config, dtype);
+      INFO(to_string(config) << ", " << name(dtype));
+      function(fixture);
+    }
+  }
+}
+
+TEST_CASE("chunked prefill gives the bits of a whole prefill", "[gpu][invariance]") {
+  for_each_fixture([](const Fixture& fixture) {
+    const std::vector<std::int64_t> pads = {0, 5};
+    const Rows expected = fixture.run(random_steps(fixture.config, {150}, pads, 3));
+    for (const std::vector<std::int64_t>& lengths :
+         std::vector<std::vector<std::int64_t>>{{64, 86}, {2, 148}, {3, 60, 2, 85}, {100, 30, 20}}) {
+      const auto chunks = random_steps(fixture.config, lengths, pads, 3);
+      REQUIRE(first_difference(fixture.run(chunks), expected) == "");
+    }
+  });
+}
+
+TEST_CASE("a sequence alone and unpadded has the bits it has in a padded batch", "[gpu][invariance]") {
+  for_each_fixture([](const Fixture& fixture) {
+    const std::vector<std::int64_t> pads = {0, 7, 66};
+    const auto together = random_steps(fixture.config, {70, 1, 2, 1}, pads, 3);
+    const Rows expected = fixture.run(together);
+    for (std::size_t b = 0; b < pads.size(); ++b) {
+      std::vector<Step> padded = together;
+      for (Step& step : padded) {
+        step.tokens = {step.tokens[b]};
+        step.positions = {step.positions[b]};
+        step.left_padding = {pads[b]};
+      }
+      const auto sequence = static_cast<std::int64_t>(b);
+      REQUIRE(first_difference(rows_of(run_all(*fixture.engine, padded), padded, sequence), expected) == "");
+      std::vector<Step> unpadded = padded;
+      for (Step& step : unpadded) {
+        step.left_padding = {0};
+        step.past_length = std::max<std::int64_t>(0, step.past_length - pads[b]);
+      }
+      unpadded[0].tokens[0].erase(unpadded[0].tokens[0].begin(), unpadded[0].tokens[0].begin() + pads[b]);
+      unpadded[0].positions[0].erase(unpadded[0].positions[0].begin(), unpadded[0].positions[0].begin() + pads[b]);
+      REQUIRE(first_difference(rows_of(run_all(*fixture.engine, unpadded), unpadded, sequence), expected) == "");
+    }
+  });
+}
+
+TEST_CASE("another run, poison and spare capacity change nothing", "[gpu][invariance]") {
+  for_each_fixture([](const Fixture& fixture) {
+    const auto steps = random_steps(fixture.config, {90, 1, 1, 2}, {0, 3}, 5);
+    const Rows expected = fixture.run(steps);
+    for (int run = 0; run < 5; ++run) REQUIRE(first_difference(fixture.run(steps), expected) == "");
+    REQUIRE(first_difference(fixture.run(steps, Poison::kLargeFinite), expected) == "");
+    REQUIRE(first_difference(fixture.run(steps, Poison::kNaN, 200), expected) == "");
+    const std::unique_ptr<Engine> again = gpu_engine(fixture.model, fixture.dtype);
+    REQUIRE(first_difference(rows_of(run_all(*again, steps), steps), expected) == "");
+  });
+}
+
+TEST_CASE("a step of nothing but padding for one row works", "[gpu][invariance]") {
+  for_each_fixture([](const Fixture& fixture) {
+    const auto steps = random_steps(fixture.config, {4, 1, 5}, {0, 6}, 9);
+    for (const Poison poison : {Poison::kNaN, Poison::kLargeFinite}) {
+      const Rows rows = fixture.run(steps, poison);
+      REQUIRE(first_difference(rows, fixture.run(steps, Poison::kNaN)) == "");
+      for (const auto& [key, bytes] : rows) {
+        for (std::size_t i = 0; i < bytes.size() / size_of(fixture.dtype); ++i) {
+          REQUIRE(std::isfinite(load_element(bytes.data(), fixture.dtype, i)));
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("the parts of a step in a row, layer by layer over all steps, equal run_step", "[gpu][invariance]") {
+  for_each_fixture([](const Fixture& fixture) {
+    const auto steps = random_steps(fixture.config, {12, 1, 3}, {0, 2}, 5);
+    const KeepingSink expected = run_all(*fixture.engine, steps);
+    const auto session = fixture.engine->open(session_options(steps));
+    KeepingSink sink;
+    std::vector<Tensor> residual;
+    for (const Step& step : steps) {
+      sink.step = step.index;
+      residual.push_back(Tensor::copy_of(session->run_embedding(step, &sink)));
+    }
+    for (int layer = 0; layer < fixture.config.num_layers; ++layer) {
+      for (const Step& step : steps) {
+        sink.step = step.index;
+        Tensor& stream = residual[static_cast<std::size_t>(step.index)];
+        stream = Tensor::copy_of(session->run_layer(layer, step, stream.view(), &sink));
+      }
+    }
+    for (const Step& step : steps) {
+      sink.step = step.index;
+      session->run_head(step, residual[static_cast<std::size_t>(step.index)].view(), &sink);
+    }
+    REQUIRE(first_difference(rows_of(sink, steps), rows_of(expected, steps)) == "");
+    REQUIRE(sink.tensors.size() == expected.tensors.size());
+  });
+}
+
+TEST_CASE("an untapped run, with its captured graph, gives the logits of a tapped one", "[gpu][invariance]") {
+  for_each_fixture([](const Fixture& fixture) {
+    const auto steps = random_steps(fixture.config, {12, 1, 1, 3, 1}, {0, 0}, 5);
+    const KeepingSink tapped = run_all(*fixture.engine, steps);
+    for (int run = 0; run < 20; ++run) {
+      const auto session = fixture.engine->open(session_options(steps));
+      for (const Step& step : steps) {
+        const Tensor logits = Tensor::copy_of(session->run_step(step, nullptr));
+        REQUIRE(std::ranges::equal(logits.bytes(), tapped.at(step.index, Op::kLmHead).bytes()));
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace qdiff::optimized::cuda

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Builds and runs everything that needs a GPU, on a machine that has one (H100: compute capability 9.0), without network.
+#
+#   scripts/gpu-check.sh [--out FILE] [--build DIR]      a pairwise subset, under nine minutes from a clean tree
+#
+# Ends with 0 if all passed, 1 if something failed, 125 where there is no GPU. FILE (default build/gpu-check.json) says
+# for each check: name, status (passed, failed), seconds and the end of its output.
+set -uo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+out="$root/build/gpu-check.json"
+build="$root/build/gpu"
+while [[ $# -gt 0 ]]; do
+  case "$1" in
+    --out) out="$2"; shift 2 ;;
+    --build) build="$2"; shift 2 ;;
+    *) printf 'gpu-check: unknown option %s; it takes --out FILE and --build DIR\n' "$1" >&2; exit 2 ;;
+  esac
+done
+logs="$build/gpu-check"
+mkdir -p "$(dirname "$out")" "$logs"
+: >"$logs/results"
+failed=0
+
+# check NAME SECONDS COMMAND...: runs it with a time limit and notes how it went.
+check() {
+  local name="$1" limit="$2" started=$SECONDS status=passed
+  shift 2
+  if ! timeout "$limit" "$@" >"$logs/$name.log" 2>&1; then
+    status=failed
+    failed=1
+  fi
+  printf '%s\t%s\t%d\n' "$name" "$status" $((SECONDS - started)) >>"$logs/results"
+  printf 'gpu-check: %-24s %s (%d s)\n' "$name" "$status" $((SECONDS - started))
+  [[ $status == passed ]] || tail -n 30 "$logs/$name.log"
+}
+
+write_results() {
+  python3 - "$logs" "$out" "$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)" <<'PYTHON'
+import json, pathlib, subprocess, sys
+logs, out, commit = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+checks = []
+for line in (logs / "results").read_text().splitlines():
+    name, status, seconds = line.split("\t")
+    tail = (logs / f"{name}.log").read_text(errors="replace").splitlines()[-12:]
+    checks.append({"name": name, "status": status, "seconds": int(seconds), "tail": tail})
+bench = []
+for log in sorted(logs.glob("decode_*.log")):
+    for line in log.read_text().splitlines():
+        if line.startswith("{"):
+            bench.append(json.loads(line))
+gpu = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
+                     capture_output=True, text=True).stdout.strip()
+passed = bool(checks) and all(c["status"] == "passed" for c in checks)
+pathlib.Path(out).write_text(json.dumps(
+    {"format": "qdiff-gpu-check", "version": 1, "commit": commit, "gpu": gpu, "passed": passed,
+     "checks": checks, "decode": bench}, indent=1) + "\n")
+PYTHON
+}
+
+if ! nvidia-smi >"$logs/nvidia-smi.log" 2>&1; then
+  printf 'gpu-check: no GPU here (nvidia-smi does not answer); nothing was checked\n' >&2
+  exit 125
+fi
+
+reference=(-DQDIFF_REFERENCE=OFF)
+check configure 120 cmake -G Ninja -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release "${reference[@]}"
+check build 300 cmake --build "$build" --parallel "$(nproc)" --target cuda_engine_tests cuda_decode_bench \
+  kv_cache_layout_cuda_test
+tests="$build/optimized/cuda/cuda_engine_tests"
+
+if [[ $failed -eq 0 ]]; then
+  check kv_cache_layout 60 "$build/optimized/cuda/kv_cache_layout_cuda_test"
+  check engine 180 "$tests" '[gpu]~[invariance]~[faults]'
+  check invariance 120 "$tests" '[invariance]'
+  check planted_faults 120 "$tests" '[faults]'
+  # Small shapes: a tool slows a kernel by a factor of ten to a hundred.
+  for tool in memcheck racecheck initcheck synccheck; do
+    check "sanitizer_$tool" 90 compute-sanitizer --tool "$tool" --error-exitcode 9 "$tests" 'all tensors*'
+  done
+  check decode_0.5b 60 "$build/optimized/cuda/cuda_decode_bench" 0.5b --contexts 0,1024 --tokens 64
+  check decode_7b 120 "$build/optimized/cuda/cuda_decode_bench" 7b --contexts 0,1024 --tokens 64
+fi
+write_results
+printf 'gpu-check: %s; %s\n' "$([[ $failed -eq 0 ]] && echo passed || echo FAILED)" "$out"
+exit "$failed"
