@@ -1,6 +1,8 @@
 // qdiff_calibrate: measures how far honest engines stray from gold, and writes or checks the judge's bounds.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <ctime>
 #include <exception>
 #include <fstream>
@@ -63,6 +65,15 @@ void explain(const Measurement& m) {
   for (const auto& worst : m.worst_span) explain(worst);
 }
 
+bool all_finite(const Measurement& m) {
+  const auto finite = [](const std::array<Worst, compare::kNumStatistics>& worst) {
+    return std::all_of(worst.begin(), worst.end(), [](const Worst& w) { return std::isfinite(w.value); });
+  };
+  return std::all_of(m.worst_span.begin(), m.worst_span.end(), finite) &&
+         std::all_of(m.worst.begin(), m.worst.end(),
+                     [&](const auto& columns) { return std::all_of(columns.begin(), columns.end(), finite); });
+}
+
 int run(const Arguments& arguments, const std::string& command) {
   const auto start = std::chrono::steady_clock::now();
   const bool verifying = arguments.verify > 0;
@@ -85,6 +96,10 @@ int run(const Arguments& arguments, const std::string& command) {
     if (alarm.judgement.ratio_to_bound != 0.0) continue;
     std::cout << "hard gate: " << alarm.where << "\n  " << alarm.judgement.reason << '\n';
     status = 1;
+  }
+  if (!all_finite(measurement)) {
+    std::cout << "a statistic was not finite on an honest twin; no bounds written\n";
+    return 1;
   }
   if (!arguments.write.empty()) {
     std::ofstream file(arguments.write);

@@ -65,8 +65,8 @@ SliceSums ColumnSums::at(std::size_t c) const {
   return {count[c], z_squared[c], error[c], independent[c], shared[c], shared_share[c]};
 }
 
-SpacingRule::SpacingRule(DType dtype)
-    : scale_(std::ldexp(1.0, 1 - facts(dtype).significant_bits)), floor_(spacing(dtype, 0.0)) {
+SpacingRule::SpacingRule(DType dtype, int roundings)
+    : scale_(std::ldexp(1.0, 1 - facts(dtype).significant_bits)), floor_(spacing(dtype, 0.0)), roundings_(roundings) {
   if (dtype == DType::kF32 || dtype == DType::kBF16) floor_ = kFlushFloor;
   if (dtype == DType::kF64) floor_ = kSquareFloor;
   if (mutated(Mutant::kNoSubnormalFloor)) floor_ = 0.0;
@@ -84,6 +84,9 @@ void accumulate(const Segment& segment, const SpacingRule& spacing, std::size_t 
   const bool ignore_cast = mutated(Mutant::kCastForgotten);
   const bool zero_sigma_passes = mutated(Mutant::kZeroSigmaPasses);
 
+  const double half_spacing = kHalfSpacing * spacing.roundings();
+  const double cast_variance = spacing.roundings() / 12.0;
+
   for (std::size_t i = 0; i < size; ++i) {
     const double g = gold[i];
     const double a = segment.actual[i];
@@ -95,10 +98,10 @@ void accumulate(const Segment& segment, const SpacingRule& spacing, std::size_t 
     const double sigma_shared = (weight[i] > 0.0) & !ignore_shared ? given_shared : 0.0;
     const double s2 = s * s;
     const double before_cast = sigma * sigma;
-    const double v = before_cast + s2 * (1.0 / 12.0);
+    const double v = before_cast + s2 * cast_variance;
     const double w = sigma_shared * sigma_shared;
     const double size_of_error = std::fabs(e);
-    const double excess = std::max(0.0, size_of_error - kHalfSpacing * s);
+    const double excess = std::max(0.0, size_of_error - half_spacing * s);
     const double explained = before_cast + w;
     // Without excess there is nothing to explain; with excess and nothing that explains it the quotient is infinite.
     const double quotient = excess * excess / explained;

@@ -58,17 +58,20 @@ struct TensorSums {
 // Spacing of `dtype` with a floor, for many elements at once: the power of two of the magnitude, scaled.
 class SpacingRule {
  public:
-  explicit SpacingRule(DType dtype);
+  // `roundings`: how many final roundings lie between gold and the candidate, 1 but for caches judged over a span.
+  explicit SpacingRule(DType dtype, int roundings = 1);
   // At magnitude m >= 0, finite.
   double at(double magnitude) const {
     constexpr std::uint64_t kExponentField = 0x7FF0000000000000ULL;
     const double power_of_two = std::bit_cast<double>(std::bit_cast<std::uint64_t>(magnitude) & kExponentField);
     return std::max(power_of_two * scale_, floor_);
   }
+  double roundings() const { return roundings_; }
 
  private:
   double scale_;  // 2^(1 - significant bits)
   double floor_;
+  double roundings_;
 };
 
 // At most this many columns of one row are handled at a time, so that all scratch stays in the first cache.

@@ -215,6 +215,17 @@ bool zeros_of_both_signs_are_equal() {
   return matches(s.judge());
 }
 
+// A cache judged over a span from before its input: gold and candidate are both rounded, and may fall to either side.
+bool caches_of_spans_are_rounded_twice() {
+  Sample s = honest_sample({.op = Op::kVCache});
+  s.expected.exact = false;
+  s.actual.set(11, 1.0 + 0x1p-7);
+  s.expected.value[11] = 1.0;
+  if (!matches(s.judge())) return false;
+  s.actual.set(11, 1.0 + 0x1p-6);
+  return s.judge().outcome == Outcome::kDiverged;
+}
+
 // ---- Padding and masks ----------------------------------------------------------------------------------------------
 
 bool pads_hold_anything() {
@@ -355,6 +366,7 @@ const std::vector<Check>& judge_checks() {
       QDIFF_CHECK(exact_rows_round_gold),
       QDIFF_CHECK(exact_rows_allow_no_spacing),
       QDIFF_CHECK(zeros_of_both_signs_are_equal),
+      QDIFF_CHECK(caches_of_spans_are_rounded_twice),
       QDIFF_CHECK(pads_hold_anything),
       QDIFF_CHECK(real_rows_after_pads_count),
       QDIFF_CHECK(only_pads_is_unjudged),
