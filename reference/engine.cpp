@@ -134,8 +134,7 @@ class TorchSession : public Session {
       throw InputError("step " + std::to_string(step.index) + ": the residual stream has shape " +
                        to_string(input.shape) + " instead of " + to_string(wanted));
     }
-    // A copy: the view may be of handed_out_, which the first row replaces.
-    return widen(input, machine_.rounding.compute()).clone();
+    return widen(input, machine_.rounding.compute());
   }
 
   std::vector<at::Tensor> inputs_of(Op op, int layer, const std::map<Op, at::Tensor>& here,

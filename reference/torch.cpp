@@ -27,8 +27,11 @@ at::ScalarType scalar_type(DType dtype) {
 
 at::Tensor widen(const TensorView& view, at::ScalarType compute) {
   if (view.device.kind != DeviceKind::kCpu) throw std::invalid_argument("the reference takes host tensors");
-  // from_blob wants a pointer to mutable data; nothing below writes through it.
-  return at::from_blob(const_cast<void*>(view.data), view.shape, at::dtype(scalar_type(view.dtype))).to(compute);
+  // from_blob wants a pointer to mutable data; nothing below writes through it. Always a copy: the view's memory may be
+  // reused by its owner, and its alignment must not decide how LibTorch's sums are blocked.
+  const at::Tensor borrowed =
+      at::from_blob(const_cast<void*>(view.data), view.shape, at::dtype(scalar_type(view.dtype)));
+  return borrowed.to(compute, /*non_blocking=*/false, /*copy=*/true);
 }
 
 at::Tensor round_to(DType dtype, const at::Tensor& x) {

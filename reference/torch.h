@@ -19,8 +19,8 @@ void use_threads(int num_threads, const ModelConfig& config);
 
 at::ScalarType scalar_type(DType dtype);
 
-// A host view's elements, widened exactly to `compute` (fp64, or fp32 from a type that is no wider). The result may
-// borrow the view's memory.
+// A host view's elements, widened exactly to `compute` (fp64, or fp32 from a type that is no wider).
+// A copy.
 at::Tensor widen(const TensorView& view, at::ScalarType compute);
 
 // Each element of an fp64 or fp32 tensor rounded once to `dtype`; the tensor keeps its own type.
