@@ -62,14 +62,14 @@ void explain(const Measurement& m) {
   for (const auto& operation : m.worst) {
     for (const auto& worst : operation) explain(worst);
   }
-  for (const auto& worst : m.worst_span) explain(worst);
+  for (const auto& worst : m.worst_ensemble) explain(worst);
 }
 
 bool all_finite(const Measurement& m) {
   const auto finite = [](const std::array<Worst, compare::kNumStatistics>& worst) {
     return std::all_of(worst.begin(), worst.end(), [](const Worst& w) { return std::isfinite(w.value); });
   };
-  return std::all_of(m.worst_span.begin(), m.worst_span.end(), finite) &&
+  return std::all_of(m.worst_ensemble.begin(), m.worst_ensemble.end(), finite) &&
          std::all_of(m.worst.begin(), m.worst.end(),
                      [&](const auto& columns) { return std::all_of(columns.begin(), columns.end(), finite); });
 }

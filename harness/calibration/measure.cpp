@@ -31,7 +31,7 @@ std::string number(double value) {
 
 }  // namespace
 
-compare::Judgement replay(const TensorKey& key, const Scenario& scenario, const MemoryStore& store, Oracle& oracle) {
+Replayed replay(const TensorKey& key, const Scenario& scenario, const MemoryStore& store, Oracle& oracle) {
   const std::vector<TensorKey> span = compare::replay_span(key, store, scenario.config);
   const TensorView actual = store.get(key);
   const Expectation expected = oracle.evaluate({.operations = span,
@@ -39,13 +39,14 @@ compare::Judgement replay(const TensorKey& key, const Scenario& scenario, const 
                                                 .steps = scenario.steps,
                                                 .precision = scenario.precision,
                                                 .stored = actual.dtype});
-  return compare::judge({.op = key.id.op,
-                         .actual = actual,
-                         .expected = expected,
-                         .step = scenario.steps[static_cast<std::size_t>(key.step)],
-                         .precision = scenario.precision,
-                         .config = scenario.config,
-                         .operations = span});
+  const compare::Comparison comparison{.op = key.id.op,
+                                       .actual = actual,
+                                       .expected = expected,
+                                       .step = scenario.steps[static_cast<std::size_t>(key.step)],
+                                       .precision = scenario.precision,
+                                       .config = scenario.config,
+                                       .operations = span};
+  return {compare::judge(comparison), compare::from_ensemble(comparison), span.size()};
 }
 
 void measure(const Scenario& scenario, Measurement& into) {
@@ -54,17 +55,16 @@ void measure(const Scenario& scenario, Measurement& into) {
   const std::unique_ptr<Oracle> oracle = reference::make_oracle(weights, {.num_threads = 1});
   bool alarmed = false;
   for (const auto& [key, tensor] : store.all()) {
-    const std::vector<TensorKey> span = compare::replay_span(key, store, scenario.config);
-    const compare::Judgement judgement = replay(key, scenario, store, *oracle);
+    const auto [judgement, from_ensemble, span_size] = replay(key, scenario, store, *oracle);
     if (judgement.outcome == compare::Outcome::kUnjudged) continue;  // all pads
     const std::string where = to_string(scenario) + ": step " + std::to_string(key.step) + ", " + tensor_name(key.id) +
                               " as " + std::string(name(tensor.dtype())) +
-                              (span.size() > 1 ? ", span of " + std::to_string(span.size()) : "");
+                              (span_size > 1 ? ", span of " + std::to_string(span_size) : "");
     const auto op = static_cast<std::size_t>(key.id.op);
     const std::size_t column = compare::bounds_column(tensor.dtype());
     ++into.judged;
     ++into.tensors[op][column];
-    auto& worst_here = compare::is_usual_fusion(span) ? into.worst[op][column] : into.worst_span[column];
+    auto& worst_here = from_ensemble ? into.worst_ensemble[column] : into.worst[op][column];
     for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
       Worst& worst = worst_here[i];
       const double value = judgement.statistics.normalised[i];
@@ -123,8 +123,9 @@ std::string bounds_table(const Measurement& m, const std::string& command, const
     }
     text += "}}},\n";
   }
-  text += "}};\ninline constexpr std::array<WorstHonest, 3> kWorstHonestLongSpan = {{\n";
-  for (const auto& worst : m.worst_span) text += "  " + braced([&](std::size_t i) { return worst[i].value; }) + ",\n";
+  text += "}};\ninline constexpr std::array<WorstHonest, 3> kWorstHonestEnsemble = {{\n";
+  for (const auto& worst : m.worst_ensemble)
+    text += "  " + braced([&](std::size_t i) { return worst[i].value; }) + ",\n";
   return text + "}};\n// clang-format on\n";
 }
 
@@ -145,10 +146,10 @@ std::string summary(const Measurement& m) {
     }
   }
   for (std::size_t column = 0; column < kStoredTypes.size(); ++column) {
-    text += "long spans " + std::string(name(kStoredTypes[column]));
+    text += "ensembles " + std::string(name(kStoredTypes[column]));
     for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
-      text +=
-          "  " + std::string(name(static_cast<compare::Statistic>(i))) + ' ' + number(m.worst_span[column][i].value);
+      text += "  " + std::string(name(static_cast<compare::Statistic>(i))) + ' ' +
+              number(m.worst_ensemble[column][i].value);
     }
     text += '\n';
   }

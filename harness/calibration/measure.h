@@ -27,8 +27,8 @@ struct Alarm {
 struct Measurement {
   std::int64_t runs = 0;
   std::int64_t judged = 0;  // tensors
-  // The same over spans whose expected rounding comes from an ensemble, whatever their last operation.
-  std::array<std::array<Worst, compare::kNumStatistics>, 3> worst_span{};
+  // The same where the expected rounding comes from an ensemble, whatever the operation.
+  std::array<std::array<Worst, compare::kNumStatistics>, 3> worst_ensemble{};
   // By Op, column of kStoredTypes and Statistic.
   std::array<std::array<std::array<Worst, compare::kNumStatistics>, 3>, kNumOps> worst{};
   std::array<std::array<std::int64_t, 3>, kNumOps> tensors{};
@@ -37,8 +37,14 @@ struct Measurement {
   std::int64_t alarmed_runs = 0;
 };
 
+struct Replayed {
+  compare::Judgement judgement;
+  bool from_ensemble = false;  // which bounds judged it
+  std::size_t span_size = 1;
+};
+
 // Replays one recorded tensor from its recorded inputs and judges it.
-compare::Judgement replay(const TensorKey& key, const Scenario& scenario, const MemoryStore& store, Oracle& oracle);
+Replayed replay(const TensorKey& key, const Scenario& scenario, const MemoryStore& store, Oracle& oracle);
 
 // One run of one twin; every recorded tensor is replayed and judged.
 void measure(const Scenario& scenario, Measurement& into);

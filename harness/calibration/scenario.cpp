@@ -197,6 +197,12 @@ Scenario draw_scenario(std::uint64_t seed, DType dtype, Size size) {
   s.residual = random.chance(0.25) ? DType::kF32 : dtype;
   s.scores = random.chance(0.5) ? DType::kF32 : dtype;
   s.before_bias = random.chance(0.5) ? DType::kF32 : dtype;
+  if (dtype != DType::kF32 && random.chance(0.12)) {  // a fused engine that rounds only what it hands out
+    for (const Op op : {Op::kInputLayernorm, Op::kQProj, Op::kQRope, Op::kAttnOutput, Op::kOProj,
+                        Op::kPostAttentionLayernorm, Op::kGateProj, Op::kUpProj, Op::kAct, Op::kDownProj}) {
+      if (random.chance(0.4)) s.precision.taken_as[op] = DType::kF32;
+    }
+  }
   return s;
 }
 
@@ -206,6 +212,9 @@ std::string to_string(const Scenario& s) {
   for (const Step& step : s.steps) text += std::to_string(step.num_tokens()) + (&step == &s.steps.back() ? "" : ",");
   for (const auto& [point, dtype] : s.precision.points) {
     text += ' ' + std::string(name(point)) + ':' + std::string(name(dtype));
+  }
+  for (const auto& [op, dtype] : s.precision.taken_as) {
+    text += ' ' + std::string(row(op).name) + " taken as " + std::string(name(dtype));
   }
   const auto flag = [&](bool on, const char* word) {
     if (on) text += std::string(" ") + word;

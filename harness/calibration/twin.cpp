@@ -70,14 +70,19 @@ class Twin {
   std::vector<float> weight(Op op, int layer, std::size_t index = 0) const {
     return weights_.values(weight_name({op, layer}, index, c_));
   }
-  // Rounds to the stored type, records if the scenario says so, and goes on with what was handed out.
+  // Rounds to the stored type, records if the scenario says so, and goes on with what was handed out, or, where the
+  // declaration says so, with the value before its rounding.
   void put(Op op, int layer, Rows& values) {
     const DType dtype = s_.stored(op);
-    for (float& x : values.data) x = rounded(dtype, x);
+    std::vector<double> stored;
+    for (float& x : values.data) {
+      const float held = rounded(dtype, x);
+      stored.push_back(held);
+      if (!s_.precision.taken_as.contains(op)) x = held;
+    }
     if (!s_.records(op)) return;
     const Shape shape = output_shape(op, c_, step_->batch(), step_->num_tokens(), step_->valid_length());
-    const std::vector<double> wide(values.data.begin(), values.data.end());
-    store_.put({step_->index, {op, layer}}, Tensor::rounded(dtype, shape, wide));
+    store_.put({step_->index, {op, layer}}, Tensor::rounded(dtype, shape, stored));
   }
 
   const Scenario& s_;

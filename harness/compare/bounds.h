@@ -34,7 +34,8 @@ struct BoundsRow {
   std::array<WorstHonest, 3> by_dtype;  // float32, bfloat16, float16
 };
 
-// kWorstHonest, by Op; and kWorstHonestLongSpan for spans whose expected rounding is an ensemble's.
+// kWorstHonest, by Op; and kWorstHonestEnsemble where the expected rounding is measured on an ensemble (long spans,
+// inputs used before they were rounded), whatever the operation.
 #include "harness/compare/bounds_table.inc"
 
 constexpr bool bounds_are_in_enum_order() {
@@ -57,8 +58,8 @@ constexpr double bound(Op op, DType stored, Statistic statistic) {
   return bound_from(kWorstHonest[static_cast<std::size_t>(op)].by_dtype[bounds_column(stored)], statistic);
 }
 
-constexpr double long_span_bound(DType stored, Statistic statistic) {
-  return bound_from(kWorstHonestLongSpan[bounds_column(stored)], statistic);
+constexpr double ensemble_bound(DType stored, Statistic statistic) {
+  return bound_from(kWorstHonestEnsemble[bounds_column(stored)], statistic);
 }
 
 }  // namespace qdiff::compare

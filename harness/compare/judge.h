@@ -73,13 +73,17 @@ struct Comparison {
   const Step& step;            // its pads are not compared
   const Precision& precision;  // declared; decides when a stand-in for a masked score is as good as -inf
   const ModelConfig& config;   // for shapes and heads
-  // The rows that the expectation spans (replay_span); empty: `op` alone. Long spans have bounds of their own.
+  // The rows that the expectation spans (replay_span); empty: `op` alone. Expectations that come from an ensemble (long
+  // spans, inputs that the engine used before it rounded them) have bounds of their own.
   std::span<const TensorKey> operations = {};
 };
 
 // Whether these rows are `op` alone or a fusion that engines usually make, for which the oracle has a closed form: a
 // projection with its bias, attention from q and k on, cache writes before either. Anything else is a long span.
 bool is_usual_fusion(std::span<const TensorKey> operations);
+
+// Whether the oracle measured the expected rounding on an ensemble instead of deriving it.
+bool from_ensemble(const Comparison& comparison);
 
 // What a statistic's ratio to its bound means: at most 1 a match, at most kDivergedRatio (bounds.h) inconclusive, all
 // else, NaN included, diverged.

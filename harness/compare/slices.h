@@ -43,7 +43,8 @@ struct Measured {
   const TensorSums& total;
   DType accumulate;
   // Neighbouring columns whose errors move together without being declared shared: a head's dimensions of attention
-  // output all see the same errors of the weights, and with a rounded query all scores of a row see the same ones of q.
+  // output all see the same errors of the weights, with a rounded query all scores of a row see the same ones of q, and
+  // errors of a row's inputs reach all of its columns.
   std::int64_t columns_together = 1;
 };
 

@@ -56,7 +56,7 @@ Judgement judge_engine(const Scenario& declared, const Scenario& computed, Op op
   const MemoryStore store = run_twin(computed, ScenarioWeights(computed));
   const std::unique_ptr<Oracle> oracle = reference::make_oracle(weights, {.num_threads = 1});
   const int layer = row(op).scope == Scope::kLayer ? 0 : kNoLayer;
-  return replay({0, {op, layer}}, declared, store, *oracle);
+  return replay({0, {op, layer}}, declared, store, *oracle).judgement;
 }
 
 void check_doses(Op op, const std::vector<Mistake>& mistakes) {
@@ -126,7 +126,7 @@ Judgement judge_projection(DType dtype,
   const Shape shape = store.get(output).shape;
   store.put(output, Tensor::rounded(dtype, shape, y));
   const std::unique_ptr<Oracle> oracle = reference::make_oracle(weights, {.num_threads = 1});
-  return replay(output, s, store, *oracle);
+  return replay(output, s, store, *oracle).judgement;
 }
 
 TEST_CASE("GEMM: exact products match; the last of 896 dropped, or sums in bfloat16, do not", "[experiments]") {
@@ -158,7 +158,7 @@ TEST_CASE("a k bias rounded to bfloat16 in a float32 engine", "[experiments]") {
   MemoryStore store = run_twin(s, weights);
   const TensorKey key{0, {Op::kKProj, 0}};
   const std::unique_ptr<Oracle> oracle = reference::make_oracle(weights, {.num_threads = 1});
-  CHECK(replay(key, s, store, *oracle).outcome == Outcome::kMatch);
+  CHECK(replay(key, s, store, *oracle).judgement.outcome == Outcome::kMatch);
   std::vector<double> values = to_doubles(store.get(key));
   const std::vector<float> bias = weights.values(weight_name(key.id, 0, s.config));
   for (std::size_t i = 0; i < values.size(); ++i) {
@@ -167,7 +167,7 @@ TEST_CASE("a k bias rounded to bfloat16 in a float32 engine", "[experiments]") {
   }
   const Shape shape = store.get(key).shape;
   store.put(key, Tensor::rounded(DType::kF32, shape, values));
-  CHECK(replay(key, s, store, *oracle).outcome == Outcome::kDiverged);
+  CHECK(replay(key, s, store, *oracle).judgement.outcome == Outcome::kDiverged);
 }
 
 TEST_CASE("a scenario follows from its seed, and so does all that a twin computes", "[calibration]") {
