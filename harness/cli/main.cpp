@@ -2,13 +2,18 @@
 //
 // Whatever happens, the process ends with one of the statuses of docs/trace-format.md, section 4, and each error is one
 // line on standard error.
+#include <fcntl.h>
 #include <poll.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <new>
+#include <string>
+#include <string_view>
 #include <variant>
 
 #include "harness/cli/commands.h"
@@ -34,6 +39,17 @@ ExitStatus report_error(const std::string& message, ExitStatus status) {
   return status;
 }
 
+ExitStatus report_out_of_memory() {
+  return report_error(
+      "out of memory; take fewer or shorter cases, or a smaller model (--max-memory refuses beforehand)",
+      ExitStatus::kBadInput);
+}
+
+ExitStatus report_internal_error(std::string_view what) {
+  return report_error("internal error: " + std::string(what) + "; this is a defect of qdiff, please report it",
+                      ExitStatus::kBadInput);
+}
+
 ExitStatus guarded(int argc, const char* const* argv) {
   try {
     return dispatch(parse_command_line(argc, argv));
@@ -42,16 +58,24 @@ ExitStatus guarded(int argc, const char* const* argv) {
   } catch (const CannotJudgeError& error) {
     return report_error(error.what(), ExitStatus::kCannotJudge);
   } catch (const std::bad_alloc&) {
-    return report_error(
-        "out of memory; take fewer or shorter cases, or a smaller model (--max-memory refuses beforehand)",
-        ExitStatus::kBadInput);
+    return report_out_of_memory();
   } catch (const std::exception& error) {
-    return report_error(
-        std::string("internal error: ") + error.what() + "; this is a defect of qdiff, please report it",
-        ExitStatus::kBadInput);
+    const std::string_view message = error.what();
+    // LibTorch's allocator throws an error of its own, with a stack trace behind the first line.
+    if (message.find("can't allocate memory") != std::string_view::npos) return report_out_of_memory();
+    return report_internal_error(message.substr(0, message.find('\n')));
   } catch (...) {
-    return report_error("internal error: an unknown exception; this is a defect of qdiff, please report it",
-                        ExitStatus::kBadInput);
+    return report_internal_error("an exception of no known type");
+  }
+}
+
+// A program started without a standard stream would give its number to the next file it opens, and then print into that
+// file. The streams are filled in with a file on which their use fails.
+void fill_missing_streams() {
+  for (int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(stream, F_GETFD) != -1 || errno != EBADF) continue;
+    const int mode = stream == STDIN_FILENO ? O_WRONLY : O_RDONLY;
+    if (::open("/dev/null", mode) != stream) std::_Exit(static_cast<int>(ExitStatus::kBadInput));
   }
 }
 
@@ -72,6 +96,7 @@ ExitStatus flush_output(ExitStatus status) {
 }  // namespace qdiff::cli
 
 int main(int argc, char** argv) {
+  qdiff::cli::fill_missing_streams();
   std::signal(SIGPIPE, SIG_IGN);  // a write then fails instead
   return static_cast<int>(qdiff::cli::flush_output(qdiff::cli::guarded(argc, argv)));
 }

@@ -40,6 +40,13 @@ class Help(CommandLineTest):
         self.assertEqual(result.returncode, MATCH)
         self.assertRegex(result.stdout.decode(), r"\Aqdiff \d+\.\d+\.\d+\n\Z")
 
+    def test_threads_wait_without_spinning_unless_the_caller_says_otherwise(self):
+        for chosen, expected in [(None, "PASSIVE"), ("active", "ACTIVE")]:
+            environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+            environment |= {"OMP_DISPLAY_ENV": "true"} | ({"OMP_WAIT_POLICY": chosen} if chosen else {})
+            result = subprocess.run([driver.QDIFF, "--version"], env=environment, capture_output=True, check=True)
+            self.assertIn(f"OMP_WAIT_POLICY = '{expected}'", result.stderr.decode())
+
     def test_commands_to_come_say_so(self):
         for command in LATER:
             self.refused(command, says="not part of this version")
@@ -169,6 +176,16 @@ class Streams(CommandLineTest):
         finally:
             os.close(writer)
         self.assertEqual((result.returncode, result.stderr), (MATCH, b""))
+
+    def test_missing_streams(self):
+        """No file that is opened later takes the place of a stream."""
+        record = ["record", "--model", MODEL, "--case", self.case, "--engine", "cpu", "--trace"]
+        self.assertEqual(self.qdiff(*record, "usual").returncode, MATCH)
+        result = self.qdiff(*record, "closed", capture_output=False,
+                            preexec_fn=lambda: [os.close(stream) for stream in (0, 1, 2)])
+        self.assertEqual(result.returncode, BAD_INPUT)  # what it had to say is lost
+        for path in (self.folder / "usual").iterdir():
+            self.assertEqual(path.read_bytes(), (self.folder / "closed" / path.name).read_bytes())
 
     def test_progress_is_for_terminals_only(self):
         def on_terminal(*arguments):
