@@ -317,13 +317,19 @@ bool weak_tile_is_found() {
   return j.outcome == Outcome::kDiverged && j.decisive_statistic == "worst_slice_rms" &&
          (j.statistics.worst_slice == "columns 144..149" || j.statistics.worst_slice.starts_with("column 14"));
 }
+// Two and a half times what the bound allows, at the 2^8 errors that a mean is taken to average (slices.h).
 bool small_bias_is_found() {
-  const Judgement j = judge_errors([](std::int64_t, double, Random& random) { return random.gaussian() + 1.3; }, 300);
+  const double slices = 2.0 * 300 + 150;
+  const double allowed = bound(Op::kAct, DType::kF32, Statistic::kBias) * std::sqrt(2.0 * std::log(slices));
+  const double shift = 2.5 * allowed / 16.0;
+  const auto shifted = [=](std::int64_t, double, Random& random) { return random.gaussian() + shift; };
+  const Judgement j = judge_errors(shifted, 300);
   return j.outcome == Outcome::kDiverged && j.decisive_statistic == "bias";
 }
 bool small_scale_is_found() {
-  const Judgement j =
-      judge_errors([](std::int64_t, double gold, Random& random) { return random.gaussian() + 0.9 * gold; }, 300);
+  const double factor = 2.5 * bound(Op::kAct, DType::kF32, Statistic::kSlope) / 16.0;
+  const auto scaled = [=](std::int64_t, double gold, Random& random) { return random.gaussian() + factor * gold; };
+  const Judgement j = judge_errors(scaled, 300);
   return j.outcome == Outcome::kDiverged && j.decisive_statistic == "slope";
 }
 
