@@ -144,19 +144,16 @@ void LayerStages<kPlanted>::attend(const LayerContext& s) {
   const std::int64_t num_blocks = (num_tokens + kQueryBlock - 1) / kQueryBlock;
   const std::int64_t num_groups = s.config.num_kv_heads;
   const std::int64_t num_units = s.step.batch() * num_groups * num_blocks;
-  s.pool.run([&](int thread) {
-    const ThreadScratch scratch = s.arena.thread(thread);
-    // Dealt in turn: later blocks see more keys.
-    for (std::int64_t unit = thread; unit < num_units; unit += s.pool.size()) {
-      const std::int64_t first = unit / num_groups % num_blocks * kQueryBlock;
-      Block block;
-      block.b = unit / (num_groups * num_blocks);
-      block.num_heads = s.config.group_size();
-      block.first_head = unit % num_groups * block.num_heads;
-      block.kv_head = 0;
-      block.tokens = {first, std::min(first + kQueryBlock, num_tokens)};
-      attend_group<kPlanted>(s, scratch, block, scale);
-    }
+  s.pool.for_each(num_units, [&](std::int64_t unit, int thread) {
+    // The last blocks first: they see the most keys, and nobody should be left with one of them at the end.
+    const std::int64_t first = (num_blocks - 1 - unit / num_groups % num_blocks) * kQueryBlock;
+    Block block;
+    block.b = unit / (num_groups * num_blocks);
+    block.num_heads = s.config.group_size();
+    block.first_head = unit % num_groups * block.num_heads;
+    block.kv_head = 0;
+    block.tokens = {first, std::min(first + kQueryBlock, num_tokens)};
+    attend_group<kPlanted>(s, s.arena.thread(thread), block, scale);
   });
 }
 

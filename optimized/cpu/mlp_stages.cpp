@@ -9,22 +9,20 @@ std::int64_t num_row_units(std::int64_t rows) { return (rows + kRowUnit - 1) / k
 // tensor = x . matrix^T, and sum = residual + tensor, all [B*T, rows] but x, [B*T, columns].
 void project_and_add(const StageContext& s, const Matrix& matrix, const std::byte* x, const std::byte* residual,
                      std::byte* tensor, std::byte* sum) {
-  s.pool.run([&](int thread) {
-    widen_share(s, thread, x, matrix.columns);
-    s.pool.barrier();
-    const ThreadScratch scratch = s.arena.thread(thread);
-    for_each_unit(s, thread, matrix.columns, num_row_units(matrix.rows), [&](Range tokens, std::int64_t unit) {
-      const std::int64_t first = unit * kRowUnit;
-      const std::int64_t rows = std::min(kRowUnit, matrix.rows - first);
-      multiply(s, matrix, first, rows, tokens, scratch.panel, scratch.c);
-      store_columns(s, scratch.c, nullptr, tensor, matrix.rows, first, rows, tokens);
-      for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
-        const std::int64_t element = token * matrix.rows + first;
-        s.kernels.add_residual(s.storage, at(residual, s.storage, element),
-                               scratch.c + (token - tokens.begin) * 2 * kRowUnit, at(sum, s.storage, element), rows);
-      }
-    });
-  });
+  widen_tokens(s, x, matrix.columns);
+  for_each_unit(s, matrix.columns, num_row_units(matrix.rows),
+                [&](const ThreadScratch& scratch, Range tokens, std::int64_t unit) {
+                  const std::int64_t first = unit * kRowUnit;
+                  const std::int64_t rows = std::min(kRowUnit, matrix.rows - first);
+                  multiply(s, matrix, first, rows, tokens, scratch.panel, scratch.c);
+                  store_columns(s, scratch.c, nullptr, tensor, matrix.rows, first, rows, tokens);
+                  for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
+                    const std::int64_t element = token * matrix.rows + first;
+                    s.kernels.add_residual(s.storage, at(residual, s.storage, element),
+                                           scratch.c + (token - tokens.begin) * 2 * kRowUnit,
+                                           at(sum, s.storage, element), rows);
+                  }
+                });
 }
 
 template <bool kPlanted>
@@ -57,27 +55,24 @@ template <bool kPlanted>
 void LayerStages<kPlanted>::expand(const LayerContext& s) {
   const float eps = planted_eps<kPlanted>(s);
   const std::int64_t intermediate = s.config.intermediate;
-  s.pool.run([&](int thread) {
-    norm_share(s, thread, s.arena.tensor(Op::kResidMid), s.weights.post_attention_layernorm, eps,
-               s.arena.tensor(Op::kPostAttentionLayernorm));
-    s.pool.barrier();
-    const ThreadScratch scratch = s.arena.thread(thread);
-    for_each_unit(s, thread, s.config.hidden, num_row_units(intermediate), [&](Range tokens, std::int64_t unit) {
-      const std::int64_t first = unit * kRowUnit;
-      const std::int64_t rows = std::min(kRowUnit, intermediate - first);
-      float* gate = scratch.c;
-      float* up = scratch.c + kRowUnit;
-      multiply(s, s.weights.gate, first, rows, tokens, scratch.panel, gate);
-      multiply(s, s.weights.up, first, rows, tokens, scratch.panel, up);
-      store_columns(s, gate, nullptr, s.arena.tensor(Op::kGateProj), intermediate, first, rows, tokens);
-      store_columns(s, up, nullptr, s.arena.tensor(Op::kUpProj), intermediate, first, rows, tokens);
-      for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
-        const std::int64_t row = (token - tokens.begin) * 2 * kRowUnit;
-        s.kernels.silu_mul(gate + row, up + row, rows);
-      }
-      store_columns(s, gate, nullptr, s.arena.tensor(Op::kAct), intermediate, first, rows, tokens);
-    });
-  });
+  norm_tokens(s, s.arena.tensor(Op::kResidMid), s.weights.post_attention_layernorm, eps,
+              s.arena.tensor(Op::kPostAttentionLayernorm));
+  for_each_unit(s, s.config.hidden, num_row_units(intermediate),
+                [&](const ThreadScratch& scratch, Range tokens, std::int64_t unit) {
+                  const std::int64_t first = unit * kRowUnit;
+                  const std::int64_t rows = std::min(kRowUnit, intermediate - first);
+                  float* gate = scratch.c;
+                  float* up = scratch.c + kRowUnit;
+                  multiply(s, s.weights.gate, first, rows, tokens, scratch.panel, gate);
+                  multiply(s, s.weights.up, first, rows, tokens, scratch.panel, up);
+                  store_columns(s, gate, nullptr, s.arena.tensor(Op::kGateProj), intermediate, first, rows, tokens);
+                  store_columns(s, up, nullptr, s.arena.tensor(Op::kUpProj), intermediate, first, rows, tokens);
+                  for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
+                    const std::int64_t row = (token - tokens.begin) * 2 * kRowUnit;
+                    s.kernels.silu_mul(gate + row, up + row, rows);
+                  }
+                  store_columns(s, gate, nullptr, s.arena.tensor(Op::kAct), intermediate, first, rows, tokens);
+                });
 }
 
 template <bool kPlanted>
@@ -89,7 +84,7 @@ void LayerStages<kPlanted>::contract(const LayerContext& s) {
 template <bool kPlanted>
 void HeadStages<kPlanted>::final_norm(const StageContext& s, const std::vector<float>& weight) {
   const float eps = planted_eps<kPlanted>(s);
-  s.pool.run([&](int thread) { norm_share(s, thread, s.input, weight, eps, s.arena.tensor(Op::kNorm)); });
+  norm_tokens(s, s.input, weight, eps, s.arena.tensor(Op::kNorm));
 }
 
 template <bool kPlanted>
@@ -99,15 +94,13 @@ void HeadStages<kPlanted>::project_vocab(const StageContext& s, WeightStore& wei
   for (std::int64_t block = 0; block < vocab; block += at_once) {
     const std::int64_t block_rows = std::min(at_once, vocab - block);
     const Matrix& matrix = weights.lm_head_rows(block, block_rows);
-    s.pool.run([&](int thread) {
-      const ThreadScratch scratch = s.arena.thread(thread);
-      for_each_unit(s, thread, s.config.hidden, num_row_units(block_rows), [&](Range tokens, std::int64_t unit) {
-        const std::int64_t first = unit * kRowUnit;
-        const std::int64_t rows = std::min(kRowUnit, block_rows - first);
-        multiply(s, matrix, first, rows, tokens, scratch.panel, scratch.c);
-        store_columns(s, scratch.c, nullptr, s.output, vocab, block + first, rows, tokens);
-      });
-    });
+    for_each_unit(s, s.config.hidden, num_row_units(block_rows),
+                  [&](const ThreadScratch& scratch, Range tokens, std::int64_t unit) {
+                    const std::int64_t first = unit * kRowUnit;
+                    const std::int64_t rows = std::min(kRowUnit, block_rows - first);
+                    multiply(s, matrix, first, rows, tokens, scratch.panel, scratch.c);
+                    store_columns(s, scratch.c, nullptr, s.output, vocab, block + first, rows, tokens);
+                  });
   }
 }
 

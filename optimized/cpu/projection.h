@@ -14,12 +14,23 @@ inline std::byte* at(std::byte* data, Storage storage, std::int64_t element) {
   return data + element * storage_bytes(storage);
 }
 
-// This thread's share of tokens: y = rms_norm(x) * weight, stored, and widened for the product that follows.
-inline void norm_share(const StageContext& s, int thread, const std::byte* x, const std::vector<float>& weight,
-                       float eps, std::byte* y) {
+// Calls function(token) for every token; a few tokens are not worth waking anybody.
+template <typename Function>
+void for_each_token(const StageContext& s, Function&& function) {
+  constexpr std::int64_t kFewTokens = 8;
+  const std::int64_t num_tokens = s.num_tokens();
+  if (num_tokens <= kFewTokens) {
+    for (std::int64_t token = 0; token < num_tokens; ++token) function(token);
+  } else {
+    s.pool.for_each(num_tokens, [&](std::int64_t token, int) { function(token); });
+  }
+}
+
+// y = rms_norm(x) * weight for every token, stored, and widened for the product that follows.
+inline void norm_tokens(const StageContext& s, const std::byte* x, const std::vector<float>& weight, float eps,
+                        std::byte* y) {
   const std::int64_t hidden = s.config.hidden;
-  const Range share = part_of(s.num_tokens(), thread, s.pool.size());
-  for (std::int64_t token = share.begin; token < share.end; ++token) {
+  for_each_token(s, [&](std::int64_t token) {
     RmsNormParams p;
     p.x = at(x, s.storage, token * hidden);
     p.weight = weight.data();
@@ -28,27 +39,26 @@ inline void norm_share(const StageContext& s, int thread, const std::byte* x, co
     p.hidden = hidden;
     p.eps = eps;
     s.kernels.rms_norm(s.storage, p);
-  }
+  });
 }
 
-// This thread's share of tokens of a stored tensor [B*T, k], widened for the product that follows.
-inline void widen_share(const StageContext& s, int thread, const std::byte* x, std::int64_t k) {
-  const Range share = part_of(s.num_tokens(), thread, s.pool.size());
-  for (std::int64_t token = share.begin; token < share.end; ++token) {
+// Every token of a stored tensor [B*T, k], widened for the product that follows.
+inline void widen_tokens(const StageContext& s, const std::byte* x, std::int64_t k) {
+  for_each_token(s, [&](std::int64_t token) {
     s.kernels.widen(s.storage, at(x, s.storage, token * k), s.arena.wide() + token * round_up_to_lanes(k), k);
-  }
+  });
 }
 
-// Calls function(block of tokens, unit) for this thread's share of `num_units` units of weight rows, block by block:
-// the activations of a block stay in cache while the weights stream past.
+// Calls function(scratch, block of tokens, unit) for `num_units` units of weight rows, block after block: the
+// activations of a block stay in cache while the weights stream past.
 template <typename Function>
-void for_each_unit(const StageContext& s, int thread, std::int64_t k, std::int64_t num_units, Function&& function) {
-  const Range units = part_of(num_units, thread, s.pool.size());
+void for_each_unit(const StageContext& s, std::int64_t k, std::int64_t num_units, Function&& function) {
   const std::int64_t block = token_block(k);
-  for (std::int64_t first = 0; first < s.num_tokens(); first += block) {
-    const Range tokens{first, std::min(first + block, s.num_tokens())};
-    for (std::int64_t unit = units.begin; unit < units.end; ++unit) function(tokens, unit);
-  }
+  const std::int64_t num_blocks = (s.num_tokens() + block - 1) / block;
+  s.pool.for_each(num_blocks * num_units, [&](std::int64_t index, int thread) {
+    const std::int64_t first = index / num_units * block;
+    function(s.arena.thread(thread), Range{first, std::min(first + block, s.num_tokens())}, index % num_units);
+  });
 }
 
 // c[token - tokens.begin][r] = row first_row + r of the matrix . the widened activations of that token.

@@ -1,5 +1,5 @@
-// input_layernorm, q/k/v projection with bias, rotation and cache write, fused: a thread takes a head's rows i and
-// i + d/2 together, so that it can rotate what it has just projected.
+// input_layernorm, q/k/v projection with bias, rotation and cache write, fused: a piece of work is a head's
+// rows i and i + d/2 together, so that what was just projected can be rotated.
 #include <cstring>
 
 #include "optimized/cpu/projection.h"
@@ -145,14 +145,11 @@ void LayerStages<kPlanted>::project_qkv(const LayerContext& s) {
   if (planting.value_or(FaultId::kRopeTheta, s.config.rope_theta) != s.config.rope_theta) {
     planting.count(num_turned_heads(s));
   }
-  s.pool.run([&](int thread) {
-    norm_share(s, thread, s.input, s.weights.input_layernorm, eps, s.arena.tensor(Op::kInputLayernorm));
-    s.pool.barrier();
-    const ThreadScratch scratch = s.arena.thread(thread);
-    for_each_unit(s, thread, s.config.hidden, num_pair_blocks(s.config), [&](Range tokens, std::int64_t unit) {
-      project_block<kPlanted>(s, scratch, pair_block(s.config, unit), tokens);
-    });
-  });
+  norm_tokens(s, s.input, s.weights.input_layernorm, eps, s.arena.tensor(Op::kInputLayernorm));
+  for_each_unit(s, s.config.hidden, num_pair_blocks(s.config),
+                [&](const ThreadScratch& scratch, Range tokens, std::int64_t unit) {
+                  project_block<kPlanted>(s, scratch, pair_block(s.config, unit), tokens);
+                });
 }
 
 template void LayerStages<false>::project_qkv(const LayerContext&);

@@ -26,6 +26,12 @@
 
 namespace qdiff::optimized::cpu {
 
+// [begin, end)
+struct Range {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+};
+
 struct KvCache {
   KvCacheLayout layout;
   AlignedBuffer keys;    // in storage

@@ -24,12 +24,33 @@ void pause_briefly() {
 #endif
 }
 
-// Spins while the others are likely to be on their way (a stage of a decode step lasts some tens of microseconds), and
-// then lets other processes have the core.
-template <typename Condition>
-void wait_for(Condition&& done) {
-  constexpr int kSpins = 2000;
-  for (int i = 0; !done(); ++i) {
+}  // namespace
+
+ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads > 0 ? num_threads : usable_processors()) {
+  for (int thread = 1; thread < num_threads_; ++thread) workers_.emplace_back([this, thread] { serve(thread); });
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true);
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::work_through(Work work) {
+  if (work.count <= 0) return;
+  if (num_threads_ == 1 || work.count == 1) return work.call(work.body, 0, work.count, 0);
+  // Long runs keep each thread's memory accesses together; eight for each thread even out what the threads lose.
+  work.run = std::max<std::int64_t>(1, work.count / (8 * num_threads_));
+  work_ = work;
+  next_.store(0, std::memory_order_relaxed);
+  door_.store(kOpen, std::memory_order_release);
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  take_part(0);
+  door_.fetch_and(~kOpen, std::memory_order_acq_rel);
+  constexpr int kSpins = 2000;  // a thread inside has microseconds left, unless it has lost its core
+  for (int i = 0; door_.load(std::memory_order_acquire) != 0; ++i) {
     if (i < kSpins) {
       pause_briefly();
     } else {
@@ -38,52 +59,30 @@ void wait_for(Condition&& done) {
   }
 }
 
-}  // namespace
-
-ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads > 0 ? num_threads : usable_processors()) {
-  for (int index = 1; index < num_threads_; ++index) workers_.emplace_back([this, index] { work(index); });
+void ThreadPool::take_part(int thread) {
+  for (;;) {
+    const std::int64_t begin = next_.fetch_add(work_.run, std::memory_order_relaxed);
+    if (begin >= work_.count) return;
+    work_.call(work_.body, begin, std::min(begin + work_.run, work_.count), thread);
+  }
 }
 
-ThreadPool::~ThreadPool() {
-  stop_ = true;
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
-}
-
-void ThreadPool::start(void (*call)(void*, int), void* body) {
-  if (num_threads_ == 1) return call(body, 0);
-  call_ = call;
-  body_ = body;
-  unfinished_.store(num_threads_ - 1, std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
-  call(body, 0);
-  wait_for([this] { return unfinished_.load(std::memory_order_acquire) == 0; });
-}
-
-void ThreadPool::work(int index) {
-  constexpr int kSpins = 20000;  // about a millisecond: from one stage to the next no thread should fall asleep
+void ThreadPool::serve(int thread) {
+  constexpr int kSpins = 20000;  // some hundred microseconds: between two stages of a step no thread falls asleep
   std::uint32_t seen = 0;
   for (;;) {
     for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) pause_briefly();
     generation_.wait(seen, std::memory_order_acquire);
-    ++seen;
-    if (stop_) return;
-    call_(body_, index);
-    unfinished_.fetch_sub(1, std::memory_order_release);
+    seen = generation_.load(std::memory_order_acquire);
+    if (stop_.load()) return;
+    std::uint32_t door = door_.load(std::memory_order_relaxed);
+    while ((door & kOpen) != 0) {
+      if (!door_.compare_exchange_weak(door, door + 1, std::memory_order_acq_rel, std::memory_order_relaxed)) continue;
+      take_part(thread);
+      door_.fetch_sub(1, std::memory_order_release);
+      break;
+    }
   }
-}
-
-void ThreadPool::barrier() {
-  if (num_threads_ == 1) return;
-  const std::uint32_t phase = barrier_phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == num_threads_) {
-    arrived_.store(0, std::memory_order_relaxed);
-    barrier_phase_.store(phase + 1, std::memory_order_release);
-    return;
-  }
-  wait_for([&] { return barrier_phase_.load(std::memory_order_acquire) != phase; });
 }
 
 }  // namespace qdiff::optimized::cpu

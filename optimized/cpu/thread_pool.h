@@ -1,24 +1,15 @@
-// A fixed set of threads that run one function together, again and again. Work is split statically by thread index;
-// nothing in the engine's arithmetic depends on how.
+// A fixed set of threads that work through numbered pieces together. Which thread takes which piece is left to chance:
+// nothing in the engine's arithmetic depends on it. (A fixed split would be no more reproducible, and where other
+// processes want the same cores, everybody would wait for the thread that was put aside.)
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <thread>
-#include <utility>
+#include <type_traits>
 #include <vector>
 
 namespace qdiff::optimized::cpu {
-
-struct Range {
-  std::int64_t begin = 0;
-  std::int64_t end = 0;
-};
-
-// Part `index` of `parts` nearly equal, contiguous parts of [0, count).
-constexpr Range part_of(std::int64_t count, int index, int parts) {
-  return {count * index / parts, count * (index + 1) / parts};
-}
 
 class ThreadPool {
  public:
@@ -30,29 +21,39 @@ class ThreadPool {
 
   int size() const { return num_threads_; }
 
-  // Calls function(thread_index) on every thread, index 0 on the caller's, and returns when all are done. Not
-  // reentrant, and one caller at a time. `function` must not throw.
+  // Calls function(index, thread) once for each index in [0, count), `thread` being below size() and the same for no
+  // two calls at a time, and returns when all are done. Each thread takes runs of neighbouring indices. Not reentrant,
+  // and one caller at a time. `function` must not throw.
   template <typename Function>
-  void run(Function&& function) {
+  void for_each(std::int64_t count, Function&& function) {
     using Body = std::remove_reference_t<Function>;
-    start([](void* body, int index) { (*static_cast<Body*>(body))(index); }, &function);
+    const auto call = [](void* body, std::int64_t begin, std::int64_t end, int thread) {
+      for (std::int64_t index = begin; index < end; ++index) (*static_cast<Body*>(body))(index, thread);
+    };
+    work_through({call, const_cast<void*>(static_cast<const void*>(&function)), count, 0});
   }
 
-  // Inside run(): returns on every thread once all have called it.
-  void barrier();
-
  private:
-  void start(void (*call)(void*, int), void* body);
-  void work(int index);
+  struct Work {
+    void (*call)(void* body, std::int64_t begin, std::int64_t end, int thread) = nullptr;
+    void* body = nullptr;
+    std::int64_t count = 0;
+    std::int64_t run = 0;  // indices taken at a time
+  };
+
+  void work_through(Work work);
+  void take_part(int thread);
+  void serve(int thread);
 
   int num_threads_ = 1;
-  void (*call_)(void*, int) = nullptr;
-  void* body_ = nullptr;
-  bool stop_ = false;
-  alignas(64) std::atomic<std::uint32_t> generation_{0};  // of run(); the workers wait for it to change
-  alignas(64) std::atomic<int> unfinished_{0};
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<std::uint32_t> barrier_phase_{0};
+  Work work_;
+  std::atomic<bool> stop_{false};
+  alignas(64) std::atomic<std::int64_t> next_{0};  // index that nobody has taken yet
+  // Work is announced by a new generation. Threads may join while the door is open and are counted inside; the caller
+  // closes it when all indices are taken, and waits for those inside alone.
+  alignas(64) std::atomic<std::uint32_t> generation_{0};
+  alignas(64) std::atomic<std::uint32_t> door_{0};  // kOpen, plus the number of threads inside
+  static constexpr std::uint32_t kOpen = std::uint32_t{1} << 31;
   std::vector<std::thread> workers_;
 };
 

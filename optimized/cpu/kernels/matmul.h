@@ -16,7 +16,18 @@ inline constexpr int kRowTileOneToken = 4;
 // From this many tokens on, weights are widened to fp32 once and read from there.
 inline constexpr std::int64_t kPanelTokens = 2 * kTokenTile + 1;
 
-template <typename W, int R, int N>
+// Asks for the cache lines of the next R weight rows, a share of them at each step of this tile's walk along k, so that
+// they are asked for in the order of memory. Rows are short, and eight of them read side by side are eight short
+// streams, in which the hardware's own prefetching never finds its pace: one core of a Zen 4 read bfloat16 rows of 896
+// at 13 GB/s without this and at 26 GB/s with it, where a plain sum reads 36 GB/s.
+template <typename W, int R>
+QDIFF_INLINE void prefetch_next_rows(const W* weights, std::int64_t weight_stride, std::int64_t i) {
+  const auto* ahead = reinterpret_cast<const char*>(weights + R * weight_stride + R * i);
+#pragma GCC unroll 8
+  for (std::size_t line = 0; line < R * kLanes * sizeof(W); line += 64) __builtin_prefetch(ahead + line, 0, 2);
+}
+
+template <typename W, int R, int N, bool kPrefetch>
 QDIFF_INLINE void dot_tile(const W* weights, std::int64_t weight_stride, const float* x, std::int64_t x_stride,
                            std::int64_t k, float* c, std::int64_t c_stride) {
   Vec sums[N][R];
@@ -27,14 +38,10 @@ QDIFF_INLINE void dot_tile(const W* weights, std::int64_t weight_stride, const f
   }
   std::int64_t i = 0;
   for (; i + kLanes <= k; i += kLanes) {
+    if constexpr (kPrefetch) prefetch_next_rows<W, R>(weights, weight_stride, i);
     Vec w[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const W* row = weights + r * weight_stride + i;
-      w[r] = load(row);
-      // The rows of the next tile, at the same place: rows are too short for the hardware to find its pace in each.
-      if constexpr (N == 1) __builtin_prefetch(row + R * weight_stride);
-    }
+    for (int r = 0; r < R; ++r) w[r] = load(weights + r * weight_stride + i);
 #pragma GCC unroll 8
     for (int t = 0; t < N; ++t) {
       const Vec xt = load(x + t * x_stride + i);
@@ -69,23 +76,28 @@ QDIFF_INLINE void dot_tile(const W* weights, std::int64_t weight_stride, const f
   }
 }
 
-// R weight rows against all tokens.
-template <typename W, int R>
+// R weight rows against all tokens. The first tile asks for the next rows, if they are to come from memory.
+template <typename W, int R, bool kPrefetch>
 QDIFF_INLINE void dot_rows(const W* weights, std::int64_t weight_stride, const MatmulParams& p, float* c) {
   const float* x = p.x;
   std::int64_t left = p.tokens;
-  for (; left >= kTokenTile; left -= kTokenTile) {
-    dot_tile<W, R, kTokenTile>(weights, weight_stride, x, p.x_stride, p.k, c, p.c_stride);
+  if (left >= kTokenTile) {
+    dot_tile<W, R, kTokenTile, kPrefetch>(weights, weight_stride, x, p.x_stride, p.k, c, p.c_stride);
+    for (left -= kTokenTile; left >= kTokenTile; left -= kTokenTile) {
+      x += kTokenTile * p.x_stride;
+      c += kTokenTile * p.c_stride;
+      dot_tile<W, R, kTokenTile, false>(weights, weight_stride, x, p.x_stride, p.k, c, p.c_stride);
+    }
     x += kTokenTile * p.x_stride;
     c += kTokenTile * p.c_stride;
   }
   if constexpr (kTokenTile == 6) {
-    if (left == 5) dot_tile<W, R, 5>(weights, weight_stride, x, p.x_stride, p.k, c, p.c_stride);
-    if (left == 4) dot_tile<W, R, 4>(weights, weight_stride, x, p.x_stride, p.k, c, p.c_stride);
-    if (left == 3) dot_tile<W, R, 3>(weights, weight_stride, x, p.x_stride, p.k, c, p.c_stride);
-    if (left == 2) dot_tile<W, R, 2>(weights, weight_stride, x, p.x_stride, p.k, c, p.c_stride);
+    if (left == 5) dot_tile<W, R, 5, kPrefetch>(weights, weight_stride, x, p.x_stride, p.k, c, p.c_stride);
+    if (left == 4) dot_tile<W, R, 4, kPrefetch>(weights, weight_stride, x, p.x_stride, p.k, c, p.c_stride);
+    if (left == 3) dot_tile<W, R, 3, kPrefetch>(weights, weight_stride, x, p.x_stride, p.k, c, p.c_stride);
+    if (left == 2) dot_tile<W, R, 2, kPrefetch>(weights, weight_stride, x, p.x_stride, p.k, c, p.c_stride);
   }
-  if (left == 1) dot_tile<W, R, 1>(weights, weight_stride, x, p.x_stride, p.k, c, p.c_stride);
+  if (left == 1) dot_tile<W, R, 1, kPrefetch>(weights, weight_stride, x, p.x_stride, p.k, c, p.c_stride);
 }
 
 template <typename W>
@@ -101,22 +113,27 @@ void matmul_of(const MatmulParams& p) {
   std::int64_t r = 0;
   if (p.tokens == 1) {
     for (; r + kRowTileOneToken <= p.rows; r += kRowTileOneToken) {
-      dot_tile<W, kRowTileOneToken, 1>(weights + r * p.weight_stride, p.weight_stride, p.x, p.x_stride, p.k, p.c + r,
-                                       p.c_stride);
+      dot_tile<W, kRowTileOneToken, 1, true>(weights + r * p.weight_stride, p.weight_stride, p.x, p.x_stride, p.k,
+                                             p.c + r, p.c_stride);
     }
   } else if (sizeof(W) < sizeof(float) && p.tokens >= kPanelTokens) {
     const std::int64_t panel_stride = round_up_to_lanes(p.k);
     for (; r + kRowTile <= p.rows; r += kRowTile) {
       for (int i = 0; i < kRowTile; ++i) {
-        widen_row(weights + (r + i) * p.weight_stride, p.panel + i * panel_stride, p.k);
+        const W* row = weights + (r + i) * p.weight_stride;
+        widen_row(row, p.panel + i * panel_stride, p.k);
+        // The next panel's, while this one is at work.
+        const auto* next = reinterpret_cast<const char*>(row + kRowTile * p.weight_stride);
+        const auto bytes = p.k * static_cast<std::int64_t>(sizeof(W));
+        for (std::int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(next + line, 0, 2);
       }
-      dot_rows<float, kRowTile>(p.panel, panel_stride, p, p.c + r);
+      dot_rows<float, kRowTile, false>(p.panel, panel_stride, p, p.c + r);
     }
   }
   for (; r + kRowTile <= p.rows; r += kRowTile) {
-    dot_rows<W, kRowTile>(weights + r * p.weight_stride, p.weight_stride, p, p.c + r);
+    dot_rows<W, kRowTile, true>(weights + r * p.weight_stride, p.weight_stride, p, p.c + r);
   }
-  for (; r < p.rows; ++r) dot_rows<W, 1>(weights + r * p.weight_stride, p.weight_stride, p, p.c + r);
+  for (; r < p.rows; ++r) dot_rows<W, 1, true>(weights + r * p.weight_stride, p.weight_stride, p, p.c + r);
 }
 
 void matmul(const MatmulParams& p) {
