@@ -9,6 +9,7 @@
 - A source file can be read in one sitting: at most 700 lines.
 """
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,11 +28,12 @@ UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"
 
 def files_of(root):
     """Files that git tracks or would track; without git, all but build outputs and hidden folders."""
-    listing = subprocess.run(["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-                             capture_output=True, check=False)
-    if listing.returncode == 0:
-        names = listing.stdout.decode().split("\0")
-        return sorted(root / name for name in names if name)
+    if shutil.which("git"):
+        listing = subprocess.run(["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+                                 capture_output=True, check=False)
+        if listing.returncode == 0:
+            names = listing.stdout.decode().split("\0")
+            return sorted(root / name for name in names if name)
     hidden = re.compile(r"^(build|\.git/|qdiff-report)")
     return sorted(p for p in root.rglob("*")
                   if (p.is_symlink() or p.is_file()) and not hidden.match(p.relative_to(root).as_posix()))
