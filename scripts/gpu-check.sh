@@ -36,7 +36,7 @@ check() {
 }
 
 write_results() {
-  python3 - "$logs" "$out" "$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)" <<'PYTHON'
+  python3 - "$logs" "$out" "$(git -C "$root" rev-parse --verify -q HEAD 2>/dev/null || echo unknown)" <<'PYTHON'
 import json, pathlib, subprocess, sys
 logs, out, commit = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 checks = []

@@ -278,7 +278,7 @@ void LayerPass::o_proj(const Stage& stage) {
     p.sum = stage.out.resid_mid;
     p.fault = kernel_fault(stage.fault);
     plant_weights(stage, true, p);
-    launch_matvec(MatvecKind::kResidual, p, launch(!p.right_weights, true));
+    launch_matvec(MatvecKind::kResidual, p, launch(!p.right_weights || is(stage.fault, FaultId::kResidualLost), true));
   } else {
     GemmCall call{.x = stage.out.attention,
                   .x_stride = c.q_width(),
@@ -372,7 +372,8 @@ void LayerPass::mlp(const Stage& stage) {
     down.residual = residual;
     down.sum = stage.out.output;
     down.right_weights = true;
-    launch_matvec(MatvecKind::kResidual, down, launch(false, true));
+    down.fault = kernel_fault(fault);
+    launch_matvec(MatvecKind::kResidual, down, launch(is(fault, FaultId::kResidualLost), true));
   } else {
     rms_norm(shape, stage.out.resid_mid, norm_weight, stage.out.post_norm, eps, fault);
     parts_.gemm.run({.x = stage.out.post_norm,

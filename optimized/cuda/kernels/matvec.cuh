@@ -1,29 +1,38 @@
 // Matrix times vector for decode: a warp a task, a task one or two rows of the weights.
 //
-// A step of few tokens costs what its weights cost to read. Each warp keeps kPacksAhead 16-byte loads a lane under way:
-// a register that has been multiplied is loaded again at once, also across tasks, and the first loads start before the
-// kernel in front has ended. One block a multiprocessor, of at most half its registers, leaves room for the kernel
-// behind to do the same. The input row is normalised (or copied) into shared memory by each block for itself, which
-// saves a launch. Tasks go to blocks in turn, so every multiprocessor reads about as many bytes.
+// A step of few tokens costs what its weights cost to read. Each warp streams its rows through a ring in shared memory
+// by bulk copies, kRingBytes under way at any time, also across tasks. A block starts as soon as the one before it on
+// its multiprocessor has ended, and fills its rings while other multiprocessors still work at the kernel in front. The
+// input row is normalised (or copied) into shared memory by each block for itself, which saves a launch. Tasks go to
+// blocks in turn, so every multiprocessor reads about as many bytes; where a task is long and the tasks are few, kSplit
+// warps share it, so that no multiprocessor ends with one warp at work.
 //
-// Where a task is long and the tasks are few, kSplit warps share it, so that no multiprocessor ends with one warp at
-// work.
-//
-// The order of summation depends on the row's length alone: pack n of a row is added by lane n % 32 of warp
-// n / 32 % kSplit, in increasing n; the lanes are added pairwise and the warps in order. Batch rows do not meet.
+// The order of summation depends on the row's length alone: pieces of kPiecePacks packs go to the kSplit warps in turn,
+// pack n of a piece is added by lane n % 32, in increasing n; the lanes are added pairwise and the warps in order.
+// Batch rows do not meet.
 #pragma once
 
+#include <algorithm>
+
+#include "optimized/cuda/kernels/bulk_copy.cuh"
 #include "optimized/cuda/kernels/rms_norm.cuh"
 #include "optimized/cuda/kernels/rope_append.cuh"
 
 namespace qdiff::optimized::cuda {
 
-inline constexpr int kMatvecThreads = 384;
+inline constexpr int kMatvecThreads = 256;
 inline constexpr int kMatvecWarps = kMatvecThreads / 32;
-inline constexpr int kPacksAhead = 8;
+inline constexpr int kPiecePacks = 128;  // of one row, in one stage of the ring: 2 KB
 
 template <MatvecKind kKind>
 inline constexpr int kRowsOfTask = kKind == MatvecKind::kResidual ? 1 : 2;
+// Of a warp; with several batch rows shared memory holds more input.
+template <int kBatch>
+inline constexpr int kRingBytes = (kBatch == 1 ? 16 : 8) * 1024;
+// Of a block, at least: more than half of a multiprocessor's 227 KB, so that no two blocks of this kind stand on one.
+// With room for two, the kernel behind puts both where the one in front ended first: decoding a 7B then took 6.3 ms a
+// token instead of 5.65 ms (H100). Blocks of attention still fit beside.
+inline constexpr std::size_t kLeastSharedBytes = 116 * 1024;
 template <MatvecKind kKind>
 inline constexpr bool kNormalises = kKind != MatvecKind::kResidual;
 
@@ -38,18 +47,46 @@ __device__ __forceinline__ std::int64_t weight_row(const MatvecParams& p, int ta
   return static_cast<std::int64_t>(task) * kRowsOfTask<kKind> + r;
 }
 
+// What the end of a task needs besides its sums, read at its beginning: one batch row's, in that row's lane.
+struct TaskOperands {
+  float first;        // kQkv: bias of the low row; kResidual: what the product is added to
+  float second;       // kQkv: bias of the high row
+  float2 turn;        // kQkv: cosine and sine
+  std::int64_t slot;  // kQkv: of the cache
+};
+
+template <typename T, MatvecKind kKind>
+__device__ __forceinline__ TaskOperands read_operands(const MatvecParams& p, int task, int b) {
+  TaskOperands operands{};
+  if constexpr (kKind == MatvecKind::kQkv) {
+    const T* bias = static_cast<const T*>(p.bias);
+    const std::int64_t row = weight_row<kKind>(p, task, 0);
+    const int half = p.rope.head_dim / 2;
+    operands.first = widen(bias[row]);
+    operands.second = widen(bias[row + half]);
+    operands.slot = *p.rope.inputs.past_length;
+    operands.turn = p.rope.table[static_cast<std::int64_t>(p.rope.inputs.positions[b]) * half + task % half];
+  }
+  if constexpr (kKind == MatvecKind::kResidual) {
+    operands.first = widen(static_cast<const T*>(p.residual)[b * static_cast<std::int64_t>(p.num_outputs) + task]);
+  }
+  return operands;
+}
+
 template <typename T, MatvecKind kKind, bool kPlanted>
-__device__ __forceinline__ void finish_task(const MatvecParams& p, int task, int b, const float* sums) {
+__device__ __forceinline__ void finish_task(const MatvecParams& p, int task, int b, const float* sums,
+                                            const TaskOperands& operands) {
   const std::int64_t row = weight_row<kKind>(p, task, 0);
   T* out = static_cast<T*>(p.out) + b * p.out_stride;
   if constexpr (kKind == MatvecKind::kQkv) {
-    const T* bias = static_cast<const T*>(p.bias);
     const int half = p.rope.head_dim / 2;
-    const T low = narrow<T>(sums[0] + widen(bias[row]));
-    const T high = narrow<T>(sums[1] + widen(bias[row + half]));
+    const T low = narrow<T>(sums[0] + operands.first);
+    const T high = narrow<T>(sums[1] + operands.second);
     out[row] = low;
     out[row + half] = high;
-    if (p.rotate) rotate_and_append<T>(p.rope, b, 0, task / half, task % half, low, high);
+    if (p.rotate) {
+      rotate_and_append<T>(p.rope, b, 0, task / half, task % half, low, high, operands.turn, operands.slot);
+    }
   } else if constexpr (kKind == MatvecKind::kGateUp) {
     const T gate = narrow<T>(sums[0]);
     const T up = narrow<T>(sums[1]);
@@ -57,23 +94,23 @@ __device__ __forceinline__ void finish_task(const MatvecParams& p, int task, int
     out[p.num_outputs + task] = up;
     float x = widen(gate);
     float y = widen(up);
+    float silu = x / (1.0F + expf(-x));
     if constexpr (kPlanted) {
       if (p.fault.id == FaultId::kGateUpSwapped) {
-        const float swapped = x;
-        x = y;
-        y = swapped;
+        silu = y / (1.0F + expf(-y));
+        y = x;
       }
-      if (p.fault.id == FaultId::kNoSilu) {
-        static_cast<T*>(p.act)[b * static_cast<std::int64_t>(p.num_outputs) + task] = narrow<T>(x * y);
-        return;
-      }
+      if (p.fault.id == FaultId::kNoSilu) silu = x;
     }
-    static_cast<T*>(p.act)[b * static_cast<std::int64_t>(p.num_outputs) + task] = narrow<T>(x / (1.0F + expf(-x)) * y);
+    static_cast<T*>(p.act)[b * static_cast<std::int64_t>(p.num_outputs) + task] = narrow<T>(silu * y);
   } else if constexpr (kKind == MatvecKind::kResidual) {
     const T value = narrow<T>(sums[0]);
-    const std::int64_t index = b * static_cast<std::int64_t>(p.num_outputs) + task;
+    float residual = operands.first;
+    if constexpr (kPlanted) {
+      if (p.fault.id == FaultId::kResidualLost) residual = widen(value);
+    }
     out[task] = value;
-    static_cast<T*>(p.sum)[index] = narrow<T>(widen(static_cast<const T*>(p.residual)[index]) + widen(value));
+    static_cast<T*>(p.sum)[b * static_cast<std::int64_t>(p.num_outputs) + task] = narrow<T>(residual + widen(value));
   } else {
     out[row] = narrow<T>(sums[0]);
     out[row + 1] = narrow<T>(sums[1]);
@@ -82,102 +119,145 @@ __device__ __forceinline__ void finish_task(const MatvecParams& p, int task, int
 
 // The task's sums with the weights read at wrong addresses, element by element.
 template <typename T, MatvecKind kKind>
-__device__ __forceinline__ void planted_sums(const MatvecParams& p, int task, int b, const T* x, float* sums) {
+__device__ __forceinline__ void planted_sums(const MatvecParams& p, int task, const T* x, float* sums) {
   const T* weights = static_cast<const T*>(p.weights);
   for (int r = 0; r < kRowsOfTask<kKind>; ++r) {
     const std::int64_t row = weight_row<kKind>(p, task, r);
     if (row >= p.faulty_rows) continue;
     float sum = 0.0F;
     for (int k = threadIdx.x % 32; k < p.inner; k += 32) {
-      sum = fmaf(widen(weights[row * p.weight_row + k * p.weight_column]), widen(x[b * p.inner + k]), sum);
+      sum = fmaf(widen(weights[row * p.weight_row + k * p.weight_column]), widen(x[k]), sum);
     }
     sums[r] = warp_sum(sum);
     if (threadIdx.x % 32 == 0) count_execution(p.fault);
   }
 }
 
+// Where a warp is in the stream of its pieces.
+struct Cursor {
+  int task;
+  int piece;  // of the task's row; this warp's are part, part + kSplit, ...
+  int stage = 0;
+
+  __device__ __forceinline__ Cursor(int first_task, int part) : task(first_task), piece(part) {}
+  // Whether the next piece belongs to another task.
+  template <int kSplit, int kStages>
+  __device__ __forceinline__ bool advance(int num_pieces, int task_stride, int part) {
+    if (++stage == kStages) stage = 0;
+    piece += kSplit;
+    if (piece < num_pieces) return false;
+    piece = part;
+    task += task_stride;
+    return true;
+  }
+};
+
 template <typename T, MatvecKind kKind, int kSplit, int kBatch, bool kPlanted>
-__global__ void __launch_bounds__(kMatvecThreads, kBatch == 1 ? 2 : 1) matvec_kernel(const MatvecParams p) {
+__global__ void __launch_bounds__(kMatvecThreads, 2) matvec_kernel(const MatvecParams p) {
   constexpr int kRows = kRowsOfTask<kKind>;
-  constexpr int kUnroll = kPacksAhead / kRows;
   constexpr int kSize = kPackSize<T>;
-  extern __shared__ uint4 shared[];  // x: [batch][inner]
-  const int lane = threadIdx.x % 32;
-  const int num_packs = p.inner / kSize;
+  constexpr int kStageBytes = kRows * kPiecePacks * 16;
+  constexpr int kStages = kRingBytes<kBatch> / kStageBytes;
   constexpr int kGroups = kMatvecWarps / kSplit;
-  const int group = static_cast<int>(threadIdx.x) / 32 / kSplit;
-  const int part = static_cast<int>(threadIdx.x) / 32 % kSplit;
-  const int num_chunks = (num_packs + 32 * kUnroll * kSplit - 1) / (32 * kUnroll * kSplit);
+  extern __shared__ __align__(128) unsigned char shared[];
+  __shared__ std::uint64_t arrived[kMatvecWarps][kStages];
+  __shared__ std::uint64_t x_arrived;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int group = warp / kSplit;
+  const int part = warp % kSplit;
+  unsigned char* ring = shared + warp * kRingBytes<kBatch>;
+  auto* const x_packs = reinterpret_cast<uint4*>(shared + kMatvecWarps * kRingBytes<kBatch>);  // [batch][num_packs]
+  const int num_packs = p.inner / kSize;
+  const int num_pieces = (num_packs + kPiecePacks - 1) / kPiecePacks;
   const int task_stride = static_cast<int>(gridDim.x) * kGroups;
-  int task = group * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+  const int first_task = group * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
   const auto* weights = static_cast<const T*>(p.weights);
 
-  // Packs ((chunk*kUnroll + u)*kSplit + part)*32 + lane of the task's rows. `ahead` holds a chunk.
-  uint4 ahead[kRows][kUnroll];
-  const auto row_of = [&](int of_task, int r) {
-    return reinterpret_cast<const uint4*>(weights + weight_row<kKind>(p, of_task, r) * p.inner);
-  };
-  const auto load = [&](const uint4* row, int chunk, int u) {
-    const int pack = ((chunk * kUnroll + u) * kSplit + part) * 32 + lane;
-    return pack < num_packs ? load_weights(row + pack) : uint4{0, 0, 0, 0};
-  };
-  if (task < p.num_outputs) {
+  // A warp with more parts than the row has pieces has nothing to stream, and adds zero.
+  const bool streams = part < num_pieces;
+  Cursor filled(first_task, part);
+  const auto fill = [&] {  // by lane 0
+    const int packs = min(kPiecePacks, num_packs - filled.piece * kPiecePacks);
+    std::uint64_t* barrier = &arrived[warp][filled.stage];
+    expect_bytes(barrier, static_cast<unsigned>(kRows * packs * 16));
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
+      const auto* row = reinterpret_cast<const uint4*>(weights + weight_row<kKind>(p, filled.task, r) * p.inner);
+      start_copy(ring + filled.stage * kStageBytes + r * kPiecePacks * 16, row + filled.piece * kPiecePacks,
+                 static_cast<unsigned>(packs * 16), barrier);
+    }
+  };
+  if (lane == 0) {
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) ahead[r][u] = load(row_of(task, r), 0, u);
+    for (int stage = 0; stage < kStages; ++stage) init_barrier(&arrived[warp][stage]);
+    if (warp == 0) init_barrier(&x_arrived);
+    publish_barriers();
+    if (streams) {
+      for (int stage = 0; stage < kStages && filled.task < p.num_outputs; ++stage) {
+        fill();
+        filled.template advance<kSplit, kStages>(num_pieces, task_stride, part);
+      }
     }
   }
+
+  // A step's lengths, positions and angles do not change while it runs.
+  const int operand_row = min(lane, p.batch - 1);
+  TaskOperands operands{};
+  const auto read_ahead = [&](int task) {
+    return read_operands<T, kKind>(p, min(task, p.num_outputs - 1), operand_row);
+  };
+  if constexpr (kKind == MatvecKind::kQkv) operands = read_ahead(first_task);
   [[maybe_unused]] HeldWeights<T, kMatvecThreads> norm_weights;
   if constexpr (kNormalises<kKind>) norm_weights.load(static_cast<const T*>(p.norm_weight), p.inner);
   release_successor();
   wait_for_predecessor();
 
-  for (int b = 0; b < p.batch; ++b) {
-    const T* x = static_cast<const T*>(p.x) + static_cast<std::int64_t>(b) * p.inner;
-    uint4* staged = shared + b * num_packs;
-    if constexpr (kNormalises<kKind>) {
+  if constexpr (kNormalises<kKind>) {
+    for (int b = 0; b < p.batch; ++b) {
+      const T* x = static_cast<const T*>(p.x) + static_cast<std::int64_t>(b) * p.inner;
+      uint4* staged = x_packs + b * num_packs;
       auto* normed = reinterpret_cast<uint4*>(static_cast<T*>(p.normed) + static_cast<std::int64_t>(b) * p.inner);
       rms_norm_row<T, kMatvecThreads, kPlanted>(x, static_cast<const T*>(p.norm_weight), norm_weights, p.inner, p.eps,
                                                 p.fault, [&](int i, const uint4& pack) {
                                                   staged[i] = pack;
                                                   if (blockIdx.x == 0) normed[i] = pack;
                                                 });
-    } else {
-      for (int i = threadIdx.x; i < num_packs; i += kMatvecThreads) {
-        staged[i] = reinterpret_cast<const uint4*>(x)[i];
-      }
     }
+    __syncthreads();
+  } else {
+    if (threadIdx.x == 0) {
+      const auto bytes = static_cast<unsigned>(p.batch * num_packs * 16);
+      order_before_copies();
+      expect_bytes(&x_arrived, bytes);
+      start_copy(x_packs, p.x, bytes, &x_arrived);
+    }
+    __syncthreads();  // the barrier has been set up
+    wait_for_bytes(&x_arrived, 0);
   }
-  __syncthreads();
 
+  if constexpr (kKind == MatvecKind::kResidual) operands = read_ahead(first_task);
   [[maybe_unused]] int turn = 0;
-  while (task < p.num_outputs) {
+  Cursor read(first_task, part);
+  unsigned parity = 0;  // of the ring's current round
+  for (int task = first_task; task < p.num_outputs; task += task_stride) {
+    const TaskOperands next_operands = read_ahead(task + task_stride);  // there when this task ends
     float sums[kBatch][kRows] = {};
-    for (int chunk = 0; chunk < num_chunks; ++chunk) {
-      // What is loaded next: this task's next chunk, or the first of the next task.
-      const bool more = chunk + 1 < num_chunks;
-      const int next_task = more ? task : task + task_stride;
-      const int next_chunk = more ? chunk + 1 : 0;
-      const bool any = next_task < p.num_outputs;
-      const uint4* next_rows[kRows];
+    for (bool more = streams; more;) {
+      wait_for_bytes(&arrived[warp][read.stage], parity);
+      const auto* stage = reinterpret_cast<const uint4*>(ring + read.stage * kStageBytes);
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) next_rows[r] = row_of(any ? next_task : task, r);
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        const int pack = ((chunk * kUnroll + u) * kSplit + part) * 32 + lane;
+      for (int u = 0; u < kPiecePacks / 32; ++u) {
+        const int pack = read.piece * kPiecePacks + u * 32 + lane;
+        if (pack >= num_packs) continue;
         float w[kRows][kSize];
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          widen_pack(ahead[r][u], w[r], T{});
-          if (any) ahead[r][u] = load(next_rows[r], next_chunk, u);
-        }
-        if (pack >= num_packs) continue;
+        for (int r = 0; r < kRows; ++r) widen_pack(stage[r * kPiecePacks + u * 32 + lane], w[r], T{});
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
-          if (b >= p.batch) continue;
+          if (kBatch > 1 && b >= p.batch) continue;
           float x[kSize];
-          widen_pack(shared[b * num_packs + pack], x, T{});
+          widen_pack(x_packs[b * num_packs + pack], x, T{});
 #pragma unroll
           for (int r = 0; r < kRows; ++r) {
 #pragma unroll
@@ -185,6 +265,13 @@ __global__ void __launch_bounds__(kMatvecThreads, kBatch == 1 ? 2 : 1) matvec_ke
           }
         }
       }
+      __syncwarp();  // all lanes have read the stage
+      if (lane == 0 && filled.task < p.num_outputs) {
+        fill();
+        filled.template advance<kSplit, kStages>(num_pieces, task_stride, part);
+      }
+      more = !read.template advance<kSplit, kStages>(num_pieces, task_stride, part);
+      if (read.stage == 0) parity ^= 1;
     }
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
@@ -218,12 +305,12 @@ __global__ void __launch_bounds__(kMatvecThreads, kBatch == 1 ? 2 : 1) matvec_ke
       if (b >= p.batch || part != 0) continue;
       if constexpr (kPlanted) {
         if (!p.right_weights) {
-          planted_sums<T, kKind>(p, task, b, reinterpret_cast<const T*>(shared), sums[b]);
+          planted_sums<T, kKind>(p, task, reinterpret_cast<const T*>(x_packs + b * num_packs), sums[b]);
         }
       }
-      if (lane == b) finish_task<T, kKind, kPlanted>(p, task, b, sums[b]);
+      if (lane == b) finish_task<T, kKind, kPlanted>(p, task, b, sums[b], operands);
     }
-    task += task_stride;
+    operands = next_operands;
   }
 }
 
@@ -236,18 +323,26 @@ void launch_matvec_split(const MatvecParams& params, const Launch& launch) {
     QDIFF_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
     return count;
   }();
-  const std::size_t bytes = static_cast<std::size_t>(params.batch) * params.inner * sizeof(T);
-  void (*kernel)(MatvecParams) = params.batch == 1 ? matvec_kernel<T, kKind, kSplit, 1, false>
-                                                   : matvec_kernel<T, kKind, kSplit, kMaxMatvecRows, false>;
-  if (launch.planted) kernel = matvec_kernel<T, kKind, kSplit, kMaxMatvecRows, true>;
-  launch_kernel(kernel, dim3(min(multiprocessors, params.num_outputs)), dim3(kMatvecThreads), bytes, launch, params);
+  const auto run = [&](void (*kernel)(MatvecParams), int ring_bytes) {
+    const std::size_t input_bytes = static_cast<std::size_t>(params.batch) * params.inner * sizeof(T);
+    const std::size_t bytes = std::max(kMatvecWarps * ring_bytes + input_bytes, kLeastSharedBytes);
+    launch_kernel(kernel, dim3(min(multiprocessors, params.num_outputs)), dim3(kMatvecThreads), bytes, launch, params);
+  };
+  constexpr int kMany = kMaxMatvecRows;
+  if (launch.planted) {
+    run(matvec_kernel<T, kKind, kSplit, kMany, true>, kRingBytes<kMany>);
+  } else if (params.batch == 1) {
+    run(matvec_kernel<T, kKind, kSplit, 1, false>, kRingBytes<1>);
+  } else {
+    run(matvec_kernel<T, kKind, kSplit, kMany, false>, kRingBytes<kMany>);
+  }
 }
 
 template <MatvecKind kKind>
 void launch_matvec_kind(const MatvecParams& params, const Launch& launch) {
-  // Rows of up to 2 KB are one load of a warp's lanes each or little more; gate_up and lm_head have tasks enough.
-  constexpr int kShortRow = 1024;
-  constexpr bool kFewTasks = kKind == MatvecKind::kQkv || kKind == MatvecKind::kResidual;
+  // Of the 7B, down_proj: 3584 rows of 37 KB. Shorter rows are in their ring as a whole, and a last one costs little.
+  constexpr int kShortRow = 8192;
+  constexpr bool kFewTasks = kKind == MatvecKind::kResidual;
   with_storage(launch.dtype, [&]<typename T>() {
     if (kFewTasks && params.inner > kShortRow) {
       launch_matvec_split<T, kKind, kFewTasks ? 4 : 1>(params, launch);

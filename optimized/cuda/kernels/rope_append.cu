@@ -21,8 +21,10 @@ __global__ void __launch_bounds__(kThreads) rope_append_kernel(const RopeAppendP
   const int head = in_row / half;
   const int i = in_row % half;
   const T* x = static_cast<const T*>(p.qkv) + (row * heads + head) * p.head_dim;
-  rotate_and_append<T>(p, static_cast<int>(row / p.num_tokens), static_cast<int>(row % p.num_tokens), head, i, x[i],
-                       x[i + half]);
+  const float2 turn = p.table[static_cast<std::int64_t>(p.inputs.positions[row]) * half + i];
+  const int t = static_cast<int>(row % p.num_tokens);
+  rotate_and_append<T>(p, static_cast<int>(row / p.num_tokens), t, head, i, x[i], x[i + half], turn,
+                       *p.inputs.past_length + static_cast<std::int64_t>(t));
 }
 
 struct Pair {

@@ -7,13 +7,13 @@
 
 namespace qdiff::optimized::cuda {
 
-// `head` counts the q heads, then the k heads, then the v heads; `row` is b*T + t.
+// `head` counts the q heads, then the k heads, then the v heads; `turn` is angle i of the token's position, `slot` its
+// place in the cache.
 template <typename T>
 __device__ __forceinline__ void rotate_and_append(const RopeAppendParams& p, int b, int t, int head, int i, T low,
-                                                  T high) {
+                                                  T high, float2 turn, std::int64_t slot) {
   const int half = p.head_dim / 2;
   const std::int64_t row = static_cast<std::int64_t>(b) * p.num_tokens + t;
-  const std::int64_t slot = *p.inputs.past_length + t;
   if (head >= p.num_q_heads + p.num_kv_heads) {
     const int kv_head = head - p.num_q_heads - p.num_kv_heads;
     T* cache = static_cast<T*>(p.value_cache);
@@ -21,7 +21,6 @@ __device__ __forceinline__ void rotate_and_append(const RopeAppendParams& p, int
     cache[p.layout.offset(p.layer, b, kv_head, slot, i + half)] = high;
     return;
   }
-  const float2 turn = p.table[static_cast<std::int64_t>(p.inputs.positions[row]) * half + i];
   const float x = widen(low);
   const float y = widen(high);
   const T rotated_low = narrow<T>(x * turn.x - y * turn.y);
