@@ -68,11 +68,27 @@ std::string place(const Judgement& judgement) {
          six_digits(judgement.expected) + " is expected";
 }
 
-std::int64_t columns_together(const Comparison& c) {
-  if (from_ensemble(c)) return c.actual.shape.back();  // a few errors of the inputs reach every column of a row
-  if (c.op == Op::kAttnOutput) return c.config.head_dim;
-  const bool rounds_query = c.precision.points.contains(RoundingPoint::kAttentionQuery);
-  return c.op == Op::kScores && rounds_query ? c.actual.shape.back() : 1;
+// What is known of an operation's rounding beyond the oracle's two parts.
+Coherence coherence_of(const Comparison& c) {
+  const std::int64_t width = c.actual.shape.back();
+  const auto declares = [&](RoundingPoint point) { return c.precision.points.contains(point); };
+  // A few errors of the inputs reach every column of a row.
+  if (from_ensemble(c)) return {.columns = width};
+  switch (c.op) {
+    case Op::kAttnOutput:  // all dimensions of a head see the same errors of the weights
+      return {.columns = c.config.head_dim};
+    case Op::kScores:  // all scores of a row see the same errors of a rounded query
+      return {.columns = declares(RoundingPoint::kAttentionQuery) ? width : 1};
+    case Op::kQRope:
+    case Op::kKRope:  // slow dimensions have cosines just below 1, all rounded up, at every position and in every head
+      if (!declares(RoundingPoint::kRopeTable)) return {};
+      return {.columns = c.config.q_width(), .rows = true};
+    case Op::kResidMid:
+    case Op::kOutput:  // a massive channel swallows small updates, in every row the same way
+      return {.rows = true};
+    default:
+      return {};
+  }
 }
 
 // Last: the statistics against their bounds.
@@ -168,7 +184,7 @@ Judgement judge_rounded(const Sides& sides) {
   const Walk sums = walk(sides, gates);
   Judgement judgement;
   judgement.statistics = statistics_of(
-      {sides.actual, c.actual, sums.rows, sums.columns, sums.total, c.precision.accumulate, columns_together(c)});
+      {sides.actual, c.actual, sums.rows, sums.columns, sums.total, c.precision.accumulate, coherence_of(c)});
   judgement.statistics.elements_compared = gates.elements_seen();
   if (gates.elements_seen() == 0) {
     judgement.outcome = mutated(Mutant::kUnjudgedIsMatch) ? Outcome::kMatch : Outcome::kUnjudged;

@@ -22,6 +22,14 @@ double inverse_distinct(double count, double together, double equal) {
   return inverse + (1.0 - inverse) * equal;
 }
 
+// Elements of a block that bring one error.
+double elements_together(const Coherence& coherence, const Block& block) {
+  const bool adjacent = block.column_stride == 1 || coherence.columns > block.column_stride;
+  const std::int64_t neighbours = adjacent ? block.num_columns : 1;
+  const std::int64_t columns = std::min(coherence.columns, neighbours);
+  return static_cast<double>(columns * (coherence.rows ? block.num_rows : 1));
+}
+
 // Means are not taken to average more errors than this: a bfloat16 operand has 2^8 significands, so a constant factor
 // (1/rms of a row, a declared table) meets no more than that many, each with its own error.
 constexpr double kLeastInverseDistinct = 0x1p-8;
@@ -46,7 +54,7 @@ class WorstSlice {
   template <typename Name>
   void consider(const SliceSums& slice, const Block& block, const Name& slice_name) {
     if (slice.count == 0.0) return;
-    const double together = columns_together(block);
+    const double together = elements_together(measured_.coherence, block);
     double distinct = inverse_distinct(slice.count, together, 0.0);
     double score = rms_score(slice, distinct, chance_);
     double slice_bias = bias(slice, distinct);
@@ -71,11 +79,6 @@ class WorstSlice {
   }
 
  private:
-  double columns_together(const Block& block) const {
-    const std::int64_t neighbours = block.column_stride == 1 ? block.num_columns : 1;
-    return static_cast<double>(std::min(measured_.columns_together, neighbours));
-  }
-
   double bias(const SliceSums& slice, double distinct) const {
     const double variance =
         slice.independent / slice.count * (std::max(distinct, kLeastInverseDistinct) + rounding_bias_);
@@ -176,7 +179,7 @@ Statistics statistics_of(const Measured& m) {
   worst.consider(whole, everything, [] { return std::string("the whole tensor"); });
   worst.write(result);
 
-  const double distinct = inverse_distinct(whole.count, static_cast<double>(m.columns_together),
+  const double distinct = inverse_distinct(whole.count, elements_together(m.coherence, everything),
                                            probability_of_equal(everything, m.layout, m.actual));
   result.max_excess = total.max_excess_squared < 0.0 ? 0.0 : std::sqrt(total.max_excess_squared);  // NaN stays NaN
   result.rms = std::sqrt(whole.z_squared / whole.count);

@@ -35,6 +35,12 @@
 
 namespace qdiff::compare {
 
+// Which errors move together without being declared shared; a slice counts one error for so many elements.
+struct Coherence {
+  std::int64_t columns = 1;  // neighbouring ones
+  bool rows = false;         // all rows of a column
+};
+
 struct Measured {
   const Layout& layout;  // of the candidate
   const TensorView& actual;
@@ -42,10 +48,7 @@ struct Measured {
   const ColumnSums& columns;
   const TensorSums& total;
   DType accumulate;
-  // Neighbouring columns whose errors move together without being declared shared: a head's dimensions of attention
-  // output all see the same errors of the weights, with a rounded query all scores of a row see the same ones of q, and
-  // errors of a row's inputs reach all of its columns.
-  std::int64_t columns_together = 1;
+  Coherence coherence = {};
 };
 
 Statistics statistics_of(const Measured& measured);
