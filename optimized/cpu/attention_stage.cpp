@@ -98,7 +98,11 @@ std::int64_t kv_head_of(const LayerContext& s, const Planting<kPlanted>& plantin
     if (planting.is(FaultId::kHeadMapDecodeOnly) && decode) return h % num_kv_heads;
     if (planting.is(FaultId::kHeadMapPrefillOnly) && !decode) return h % num_kv_heads;
     if (planting.is(FaultId::kHeadMapDivideByKv)) return std::min(h / num_kv_heads, num_kv_heads - 1);
-    if (planting.is(FaultId::kHeadMapGroupOffByOne)) return std::min(h / (group + 1), num_kv_heads - 1);
+    if (planting.is(FaultId::kHeadMapGroupOffByOne)) {
+      const auto wrong_group =
+          group + static_cast<std::int64_t>(planting.value_or(FaultId::kHeadMapGroupOffByOne, 0.0));
+      return std::min(h / std::max<std::int64_t>(1, wrong_group), num_kv_heads - 1);
+    }
     if (planting.is(FaultId::kHeadMapZero)) return 0;
   }
   return h / group;

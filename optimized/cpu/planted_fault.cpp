@@ -8,25 +8,55 @@
 namespace qdiff::optimized::cpu {
 namespace {
 
+enum class Takes : std::uint8_t { kNothing, kPositive, kNotNegative, kOneOrMinusOne };
+
 struct FaultFacts {
   std::string_view id;
   FaultId fault;
-  std::optional<double> default_value;  // none: the fault takes no value
-  bool zero_allowed = false;
+  Takes takes = Takes::kNothing;
+  double default_value = 0.0;
 };
 
 constexpr std::array<FaultFacts, 10> kFaults = {{
-    {"H02.scale", FaultId::kSoftmaxScale, 1.01},
-    {"H03.theta", FaultId::kRopeTheta, 1e4},
-    {"H05.modulo", FaultId::kHeadMapModulo, std::nullopt},
-    {"H05.divide_by_kv", FaultId::kHeadMapDivideByKv, std::nullopt},
-    {"H05.decode_only", FaultId::kHeadMapDecodeOnly, std::nullopt},
-    {"H05.prefill_only", FaultId::kHeadMapPrefillOnly, std::nullopt},
-    {"H05.group_off_by_one", FaultId::kHeadMapGroupOffByOne, std::nullopt},
-    {"H05.head_zero", FaultId::kHeadMapZero, std::nullopt},
-    {"H06.bf16", FaultId::kKeyBiasBf16, std::nullopt},
-    {"H09.eps", FaultId::kRmsNormEps, 1e-5, true},
+    {"H02.scale", FaultId::kSoftmaxScale, Takes::kPositive, 1.01},
+    {"H03.theta", FaultId::kRopeTheta, Takes::kPositive, 1e4},
+    {"H05.modulo", FaultId::kHeadMapModulo},
+    {"H05.divide_by_kv", FaultId::kHeadMapDivideByKv},
+    {"H05.decode_only", FaultId::kHeadMapDecodeOnly},
+    {"H05.prefill_only", FaultId::kHeadMapPrefillOnly},
+    {"H05.group_off_by_one", FaultId::kHeadMapGroupOffByOne, Takes::kOneOrMinusOne, 1.0},
+    {"H05.head_zero", FaultId::kHeadMapZero},
+    {"H06.bf16", FaultId::kKeyBiasBf16},
+    {"H09.eps", FaultId::kRmsNormEps, Takes::kNotNegative, 1e-5},
 }};
+
+bool acceptable(Takes takes, double value) {
+  switch (takes) {
+    case Takes::kNothing:
+      return false;
+    case Takes::kPositive:
+      return std::isfinite(value) && value > 0.0;
+    case Takes::kNotNegative:
+      return std::isfinite(value) && value >= 0.0;
+    case Takes::kOneOrMinusOne:
+      return value == 1.0 || value == -1.0;
+  }
+  return false;
+}
+
+const char* rule(Takes takes) {
+  switch (takes) {
+    case Takes::kNothing:
+      break;
+    case Takes::kPositive:
+      return "must be finite and positive";
+    case Takes::kNotNegative:
+      return "must be finite and not negative";
+    case Takes::kOneOrMinusOne:
+      return "must be 1 or -1";
+  }
+  return "is not taken";
+}
 
 }  // namespace
 
@@ -48,11 +78,10 @@ PlantedFault resolve_fault(const Fault& fault, const ModelConfig& config) {
   }
   PlantedFault planted;
   planted.id = found->fault;
-  if (found->default_value) {
-    planted.value = fault.value.value_or(*found->default_value);
-    if (!(std::isfinite(planted.value) && (planted.value > 0.0 || (found->zero_allowed && planted.value == 0.0)))) {
-      throw InputError("fault " + fault.id + ": the value " + std::to_string(planted.value) +
-                       (found->zero_allowed ? " must be finite and not negative" : " must be finite and positive"));
+  if (found->takes != Takes::kNothing) {
+    planted.value = fault.value.value_or(found->default_value);
+    if (!acceptable(found->takes, planted.value)) {
+      throw InputError("fault " + fault.id + ": the value " + std::to_string(planted.value) + ' ' + rule(found->takes));
     }
   } else if (fault.value) {
     throw InputError("fault " + fault.id + " takes no value; plant it without \"=" + std::to_string(*fault.value) +

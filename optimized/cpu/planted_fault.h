@@ -23,7 +23,7 @@ enum class FaultId : std::uint8_t {
   kHeadMapDivideByKv,     // H05.divide_by_kv: h / K, at most K - 1
   kHeadMapDecodeOnly,     // H05.decode_only: modulo in decode steps
   kHeadMapPrefillOnly,    // H05.prefill_only: modulo in prefill steps
-  kHeadMapGroupOffByOne,  // H05.group_off_by_one: h / (G + 1)
+  kHeadMapGroupOffByOne,  // H05.group_off_by_one: h / (G + value), value 1 or -1
   kHeadMapZero,           // H05.head_zero: always 0
   kRopeTheta,             // H03.theta: another base; value: the base
   kSoftmaxScale,          // H02.scale: the scale times a factor; value: the factor

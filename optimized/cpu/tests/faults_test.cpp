@@ -29,6 +29,7 @@ struct HeadMap {
   std::function<std::int64_t(std::int64_t h, std::int64_t H, std::int64_t K)> map;
   bool in_prefill = true;
   bool in_decode = true;
+  std::optional<double> value = {};
 };
 
 const std::vector<HeadMap>& head_maps() {
@@ -40,6 +41,9 @@ const std::vector<HeadMap>& head_maps() {
       {"H05.divide_by_kv", [](std::int64_t h, std::int64_t, std::int64_t K) { return std::min(h / K, K - 1); }},
       {"H05.group_off_by_one",
        [](std::int64_t h, std::int64_t H, std::int64_t K) { return std::min(h / (H / K + 1), K - 1); }},
+      {"H05.group_off_by_one",
+       [](std::int64_t h, std::int64_t H, std::int64_t K) { return std::min(h / (H / K - 1), K - 1); }, true, true,
+       -1.0},
       {"H05.head_zero", [](std::int64_t, std::int64_t, std::int64_t) { return std::int64_t{0}; }},
   };
   return kMaps;
@@ -51,7 +55,7 @@ TEST_CASE("each wrong head map reads exactly the head that it names", "[cpu][fau
     RandomModel model(config, DType::kF32, 4);
     const auto steps = testing::random_steps(config, {6, 1, 1}, {0, 2}, 8);
     for (const HeadMap& wrong : head_maps()) {
-      const auto engine = planted(model, DType::kF32, {.id = wrong.id, .value = {}, .layer = {}});
+      const auto engine = planted(model, DType::kF32, {.id = wrong.id, .value = wrong.value, .layer = {}});
       const KeepingSink sink = testing::run_all(*engine, steps);
       const NaiveForward naive(model, DType::kF32);
       const auto get = [&](const TensorKey& key) { return to_doubles(sink.tensors.at(key).view()); };
@@ -206,6 +210,7 @@ TEST_CASE("faults that cannot be planted are refused", "[cpu][errors]") {
   CHECK_THAT(message("H05.modulo", 2.0), ContainsSubstring("takes no value"));
   CHECK_THAT(message("H05.modulo", {}, 2), ContainsSubstring("0 to 1"));
   CHECK_THAT(message("H05.modulo", {}, -1), ContainsSubstring("-1"));
+  CHECK_THAT(message("H05.group_off_by_one", 2.0), ContainsSubstring("1 or -1"));
   CHECK_THAT(message("H03.theta", 0.0), ContainsSubstring("positive"));
   CHECK_THAT(message("H03.theta", std::nan("")), ContainsSubstring("finite"));
   CHECK_THAT(message("H09.eps", -1e-6), ContainsSubstring("not negative"));
