@@ -43,8 +43,9 @@ void LayerPass::layer(int index, const StepShape& shape, const void* x, const La
 
 float LayerPass::eps_of(const PlantedFault* fault, bool final_norm) const {
   const bool planted = is(fault, FaultId::kEps) || (final_norm && is(fault, FaultId::kFinalNormEps));
-  if (planted) fault->count();
-  return static_cast<float>(planted ? fault->value() : parts_.model.config.rms_norm_eps);
+  const double right = parts_.model.config.rms_norm_eps;
+  if (planted && fault->value() != right) fault->count();
+  return static_cast<float>(planted ? fault->value() : right);
 }
 
 const void* LayerPass::norm_weight_of(const Stage& stage, bool post) const {
@@ -52,13 +53,13 @@ const void* LayerPass::norm_weight_of(const Stage& stage, bool post) const {
   if (is(stage.fault, FaultId::kWeightFromOtherLayer)) {
     const auto next = static_cast<std::size_t>(stage.layer + 1) % parts_.model.layers.size();
     weights = &parts_.model.layers[next];
-    stage.fault->count();
+    if (parts_.model.layers.size() > 1) stage.fault->count();
   }
   return post ? weights->post_norm : weights->input_norm;
 }
 
 const void* LayerPass::bias_of(const Stage& stage) const {
-  if (stage.fault == nullptr || !stage.fault->has_bias()) return stage.weights.qkv_bias;
+  if (stage.fault == nullptr || !stage.fault->has_bias(stage.layer)) return stage.weights.qkv_bias;
   if (stage.fault->id() == FaultId::kPrefillMissing && stage.shape.decode) return stage.weights.qkv_bias;
   if (stage.fault->id() == FaultId::kDecodeMissing && !stage.shape.decode) return stage.weights.qkv_bias;
   stage.fault->count();
@@ -92,7 +93,7 @@ RopeAppendParams LayerPass::rope_params(const Stage& stage) const {
   p.table = parts_.model.rope_table.as<float2>();
   if (stage.fault != nullptr && stage.fault->has_rope_table()) {
     p.table = stage.fault->rope_table();
-    stage.fault->count();
+    if (!is(stage.fault, FaultId::kTheta) || stage.fault->value() != c.rope_theta) stage.fault->count();
   }
   p.batch = stage.shape.batch;
   p.num_tokens = stage.shape.num_tokens;

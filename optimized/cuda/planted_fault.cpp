@@ -89,6 +89,7 @@ void PlantedFault::make_bias(const DeviceModel& model) {
       default:
         break;
     }
+    bias_differs_.push_back(bias != model.qkv_bias[layer]);
     for (std::size_t i = 0; i < width; ++i) store_element(all.data(), model.dtype, layer * width + i, bias[i]);
   }
   bias_row_bytes_ = width * size_of(model.dtype);

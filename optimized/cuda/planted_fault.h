@@ -20,8 +20,8 @@ class PlantedFault {
   double value() const { return value_; }
   bool holds_in(int layer) const { return !layer_ || *layer_ == layer; }
 
-  // Where the fault is a wrong bias vector: the one of this layer, [(H+2K)*d].
-  bool has_bias() const { return bias_.size() != 0; }
+  // Where the fault is a wrong bias vector, and one that differs from the right one in this layer: that, [(H+2K)*d].
+  bool has_bias(int layer) const { return bias_.size() != 0 && bias_differs_[static_cast<std::size_t>(layer)]; }
   const void* bias(int layer) const;
   bool has_rope_table() const { return rope_table_.size() != 0; }
   const float2* rope_table() const { return rope_table_.as<float2>(); }
@@ -37,9 +37,10 @@ class PlantedFault {
   double value_ = 0.0;
   std::optional<int> layer_;
   std::size_t bias_row_bytes_ = 0;
-  DeviceBuffer bias_;        // [L][(H+2K)*d]
-  DeviceBuffer rope_table_;  // as DeviceModel::rope_table
-  DeviceBuffer executions_;  // one unsigned long long
+  DeviceBuffer bias_;               // [L][(H+2K)*d]
+  std::vector<bool> bias_differs_;  // [L]
+  DeviceBuffer rope_table_;         // as DeviceModel::rope_table
+  DeviceBuffer executions_;         // one unsigned long long
   mutable std::atomic<std::int64_t> host_executions_{0};
 };
 

@@ -55,6 +55,28 @@ __device__ std::int64_t planted_position(const RopeAppendParams& p, int b, int t
   }
 }
 
+// Whether this head of this token comes out otherwise than it should, as far as it can be told without the values.
+__device__ bool turn_differs(const RopeAppendParams& p, int b, int t, bool is_q, bool is_v) {
+  if (is_v) return false;
+  const std::int64_t right = p.inputs.positions[static_cast<std::int64_t>(b) * p.num_tokens + t];
+  if (planted_position(p, b, t) != right || p.late_bias != nullptr) return true;
+  if (right == 0) return false;  // nothing turns there
+  switch (p.fault.id) {
+    case FaultId::kInterleaved:
+    case FaultId::kNoRope:
+    case FaultId::kRopeTwice:
+    case FaultId::kReverse:
+      return true;
+    case FaultId::kQOnly:
+    case FaultId::kAfterCache:
+      return !is_q;
+    case FaultId::kKOnly:
+      return is_q;
+    default:
+      return false;
+  }
+}
+
 // The address that a wrong writer computes. Where several values would land on one address, the last of them in the
 // order of (batch, head) stays, as in a loop over them; -1: this one does not stay.
 __device__ std::int64_t planted_offset(const RopeAppendParams& p, int b, int kv_head, std::int64_t slot, int i) {
@@ -123,12 +145,14 @@ __global__ void __launch_bounds__(kThreads) rope_append_planted_kernel(const Rop
     out[first] = low;
     out[second] = high;
   }
-  if (i == 0) count_execution(p.fault);
+  if (i == 0 && turn_differs(p, b, t, is_q, is_v)) count_execution(p.fault);
   if (is_q) return;
 
   const std::int64_t first_offset = planted_offset(p, b, kv_head, slot, first);
+  const std::int64_t right_offset = p.layout.offset(p.layer, b, kv_head, slot, first);
   const std::int64_t second_offset = planted_offset(p, b, kv_head, slot, second);
   if (first_offset < 0) return;
+  if (i == 0 && (p.fault.id == FaultId::kVIntoK ? is_v : first_offset != right_offset)) count_execution(p.fault);
   const bool unrotated = p.fault.id == FaultId::kAfterCache && !is_v;
   const T cached_low = unrotated ? narrow<T>(before.low) : low;
   const T cached_high = unrotated ? narrow<T>(before.high) : high;
