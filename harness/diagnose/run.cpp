@@ -25,6 +25,14 @@ std::string layer_text(const std::set<int>& layers) {
   return layers.empty() ? "none" : std::to_string(*layers.begin()) + ".." + std::to_string(*layers.rbegin());
 }
 
+// A chunk may hold padding alone: then there is nothing in it that anybody would compare.
+bool has_real_tokens(const Step& step) {
+  for (std::int64_t b = 0; b < step.batch(); ++b) {
+    if (!step.is_pad(b, step.num_tokens() - 1)) return true;
+  }
+  return false;
+}
+
 class Run {
  public:
   Run(std::span<const CaseInput> cases, const Parties& parties, const RunOptions& options)
@@ -73,7 +81,8 @@ class Run {
     for (const CaseInput& input : cases_) {
       std::set<int> steps;
       for (const Step& step : input.steps) {
-        if (!options_.steps || options_.steps->contains(step.index)) steps.insert(step.index);
+        const bool wanted = !options_.steps || options_.steps->contains(step.index);
+        if (wanted && has_real_tokens(step)) steps.insert(step.index);
       }
       steps_.push_back(std::move(steps));
     }

@@ -81,13 +81,13 @@ void apply_option(SyntheticSpec& spec, const SyntheticShape& shape, std::string_
 
 class SyntheticSource : public NotedSource {
  public:
-  explicit SyntheticSource(const SyntheticSpec& spec)
-      : config_(synthetic_config(spec)), description_(to_string(spec)), weights_(expected_weights(config_)) {
-    if (spec.profile == Profile::kQwen) note_plants(spec);
+  SyntheticSource(const ModelConfig& config, std::uint64_t seed, Profile profile, std::string description)
+      : config_(config), description_(std::move(description)), weights_(expected_weights(config_)) {
+    if (profile == Profile::kQwen) note_plants(seed);
     for (const TensorId& id : all_tensors(config_, /*optional_too=*/true)) {
       for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) {
         // A tied lm_head has the embedding's name, whose plan is there already.
-        plans_.try_emplace(weight_name(id, i, config_), plan_weight(config_, spec.profile, spec.seed, id, i));
+        plans_.try_emplace(weight_name(id, i, config_), plan_weight(config_, profile, seed, id, i));
       }
     }
   }
@@ -109,9 +109,9 @@ class SyntheticSource : public NotedSource {
   }
 
  private:
-  void note_plants(const SyntheticSpec& spec) {
+  void note_plants(std::uint64_t seed) {
     std::string channels;
-    for (std::int64_t channel : massive_channels(config_, spec.seed)) {
+    for (std::int64_t channel : massive_channels(config_, seed)) {
       channels += (channels.empty() ? "" : ", ") + std::to_string(channel);
     }
     notes_.push_back("massive residual channels " + channels + " from layer " + std::to_string(massive_layer(config_)) +
@@ -201,7 +201,13 @@ ModelConfig synthetic_config(const SyntheticSpec& spec) {
 }
 
 std::unique_ptr<WeightSource> make_synthetic(const SyntheticSpec& spec) {
-  return std::make_unique<SyntheticSource>(spec);
+  return std::make_unique<SyntheticSource>(synthetic_config(spec), spec.seed, spec.profile, to_string(spec));
+}
+
+std::unique_ptr<WeightSource> make_synthetic(const ModelConfig& config, std::uint64_t seed, Profile profile) {
+  config.validate();
+  return std::make_unique<SyntheticSource>(config, seed, profile,
+                                           "synthetic weights in the shape " + to_string(config));
 }
 
 }  // namespace qdiff::model

@@ -68,5 +68,7 @@ SyntheticSpec parse_synthetic_spec(std::string_view text);
 std::string to_string(const SyntheticSpec& spec);
 ModelConfig synthetic_config(const SyntheticSpec& spec);
 std::unique_ptr<WeightSource> make_synthetic(const SyntheticSpec& spec);
+// The same in a shape of the caller's. Throws std::invalid_argument where the config does not validate.
+std::unique_ptr<WeightSource> make_synthetic(const ModelConfig& config, std::uint64_t seed, Profile profile);
 
 }  // namespace qdiff::model

@@ -25,8 +25,7 @@ struct Setting {
   diagnose::RunOptions options = {};
 };
 
-RunResult run(Setting setting) {
-  const cases::Case test_case = cases::load_case(setting.case_id);
+RunResult run(const cases::Case& test_case, Setting setting) {
   const auto weights = model::open_model(setting.model.empty() ? test_case.model : setting.model);
   const auto candidate = optimized::cpu::make_engine(*weights, {.dtype = setting.dtype, .num_threads = 2});
   Precision gold = plain_precision(DType::kF64);
@@ -47,6 +46,8 @@ RunResult run(Setting setting) {
                                   .steps = cases::make_steps(test_case, weights->config())};
   return diagnose::run_cases(std::span(&input, 1), {*candidate, *reference, *oracle, *weights}, setting.options);
 }
+
+RunResult run(const Setting& setting) { return run(cases::load_case(setting.case_id), setting); }
 
 const compare::HypothesisResult& hypothesis(const RunResult& result, const std::string& id) {
   for (const auto& h : result.hypotheses) {
@@ -160,6 +161,18 @@ TEST_CASE("layer and step filters judge what they name and nothing else", "[main
 
   options.layers = std::set<int>{9};
   CHECK_THROWS_WITH(run({.options = options}), ContainsSubstring("no layer 9"));
+}
+
+TEST_CASE("a chunk of padding alone takes nothing from a match", "[main]") {
+  const cases::Case test_case = cases::parse_case(R"({
+    "format": "qdiff-case", "version": 1, "id": "padding-alone", "title": "Padding alone", "hypothesis": null,
+    "stresses": "The first chunk of the only row.", "model": "synthetic:toy-d64", "batch": 1, "left_padding": [4],
+    "capacity": 12, "seed": 1, "steps": [{"phase": "prefill", "tokens": 4}, {"phase": "prefill", "tokens": 5}]})",
+                                                  "padding-alone");
+  const RunResult result = run(test_case, {});
+  INFO(result.reason);
+  CHECK(result.verdict == Verdict::kMatch);
+  CHECK(result.coverage.not_compared.empty());
 }
 
 TEST_CASE("equal runs give equal findings", "[main]") {
