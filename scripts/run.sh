@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/build.sh"
 
 started_in="$PWD"
 setup
-build_preset default
+build_preset default qdiff
 cd "$started_in"
 [[ $# -gt 0 ]] || set -- run
 exec "$QDIFF_ROOT/build/default/qdiff" "$@"
