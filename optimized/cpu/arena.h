@@ -47,7 +47,8 @@ class Arena {
   // Makes room for a step of B*T = num_tokens; contents are lost when it grows.
   void fit(std::int64_t num_tokens);
 
-  // [num_tokens, width of the row]; Op::kOutput has two places, of which `other_than` is not given back.
+  // [num_tokens, width of the row]. Op::kOutput has two places, of which `other_than` is not given back: the layer
+  // before may have left its input in one, and an output should start poisoned.
   std::byte* tensor(Op op) const;
   std::byte* output(const void* other_than) const;
   // Wide enough for any row of activations: [num_tokens, round_up_to_lanes(k)].

@@ -1,10 +1,12 @@
 // What must not change a single bit: the number of threads, chunking, the other rows of a batch, padding, poison,
 // spare capacity, and whether anybody looks.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <tuple>
 
 #include "cmake/catch2.h"
+#include "optimized/cpu/arena.h"
 #include "optimized/cpu/engine.h"
 #include "optimized/cpu/kernels/kernels.h"
 #include "optimized/cpu/tests/random_model.h"
@@ -229,6 +231,61 @@ TEST_CASE("NaN in padded rows does not leak", "[cpu][invariance]") {
     }
     CHECK(first_difference(rows_of(sink, steps), expected) == "");
   });
+}
+
+TEST_CASE("cache slots that no real token wrote hold poison", "[cpu][poison]") {
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (Poison poison : {Poison::kNaN, Poison::kLargeFinite}) {
+      const Fixture fixture(testing::small_configs()[0], dtype, &best_kernel_set());
+      const auto steps = testing::random_steps(fixture.config, {4, 1}, {0, 3}, 5);
+      const auto engine = fixture.engine();
+      const KeepingSink sink = testing::run_all(*engine, steps, poison);
+      const Tensor& cache = sink.at(1, Op::kKCache, 1);  // [2, 5, K, d]
+      std::int64_t poisoned = 0;
+      for (std::int64_t e = 0; e < cache.size(); ++e) {
+        const double value = cache.at(e);
+        poisoned += poison == Poison::kNaN ? std::isnan(value) : std::isfinite(value) && value > 9e3;
+      }
+      CHECK(poisoned == 3 * fixture.config.kv_width());
+    }
+  }
+}
+
+TEST_CASE("every buffer of a step is poisoned but the one that is kept", "[cpu][poison]") {
+  const ModelConfig config = testing::small_configs()[1];
+  Arena arena(config, Storage::kBF16, Poison::kNaN, 3);
+  arena.fit(4);
+  arena.fit(7);
+  std::byte* first = arena.output(nullptr);
+  std::byte* second = arena.output(first);
+  REQUIRE(first != second);
+  CHECK(arena.output(second) == first);
+  const auto holds_nan = [](const std::byte* data, DType dtype, std::int64_t elements) {
+    std::int64_t count = 0;
+    for (std::int64_t i = 0; i < elements; ++i)
+      count += std::isnan(load_element(data, dtype, static_cast<std::size_t>(i)));
+    return count == elements;
+  };
+  std::fill_n(first, 7 * config.hidden * 2, std::byte{0});
+  arena.poison(7, first);
+  CHECK(load_element(first, DType::kBF16, static_cast<std::size_t>(7 * config.hidden - 1)) == 0.0);
+  CHECK(holds_nan(second, DType::kBF16, 7 * config.hidden));
+  for (const TensorId& id : all_tensors(config, false)) {
+    if (id.op == Op::kOutput || id.op == Op::kLmHead) continue;
+    INFO(tensor_name(id));
+    REQUIRE(arena.tensor(id.op) != nullptr);
+    CHECK(holds_nan(arena.tensor(id.op), DType::kBF16, num_elements(output_shape(id.op, config, 1, 7, 7))));
+  }
+  const auto wide = reinterpret_cast<const std::byte*>(arena.wide());
+  CHECK(holds_nan(wide, DType::kF32, 7 * round_up_to_lanes(config.q_width())));
+  for (int thread = 0; thread < 3; ++thread) {
+    const ThreadScratch scratch = arena.thread(thread);
+    const auto at = [](const float* data) { return reinterpret_cast<const std::byte*>(data); };
+    CHECK(holds_nan(at(scratch.panel), DType::kF32, kPanelRows * config.hidden));
+    CHECK(holds_nan(at(scratch.c), DType::kF32, 7 * 2 * kRowUnit));
+    CHECK(holds_nan(at(scratch.v), DType::kF32, kKeyTile * config.head_dim));
+    CHECK(holds_nan(at(scratch.sum), DType::kF32, 7 * config.group_size()));
+  }
 }
 
 TEST_CASE("weights streamed layer by layer give the bits of resident ones", "[cpu][invariance]") {
