@@ -15,7 +15,7 @@ namespace {
 
 struct Arguments {
   std::uint64_t first_seed = 1;
-  std::int64_t runs = 900;
+  std::int64_t runs = 1200;
   std::int64_t verify = 0;
   bool quick = false;
   bool explain = false;

@@ -203,6 +203,12 @@ Scenario draw_scenario(std::uint64_t seed, DType dtype, Size size) {
       if (random.chance(0.4)) s.precision.taken_as[op] = DType::kF32;
     }
   }
+  s.profile.repeated_token = random.chance(0.1);
+  if (s.profile.repeated_token) {
+    for (Step& step : s.steps) {
+      for (auto& row : step.tokens) std::fill(row.begin(), row.end(), row[0] % 3);
+    }
+  }
   return s;
 }
 
@@ -223,6 +229,7 @@ std::string to_string(const Scenario& s) {
   flag(s.profile.huge_k_bias, "huge-k-bias");
   flag(s.profile.tiny_rows, "tiny-rows");
   flag(s.profile.cancelling_sums, "cancelling-sums");
+  flag(s.profile.repeated_token, "repeated-token");
   flag(s.profile.small_results, "small-results");
   flag(s.sparse, "few-tensors");
   flag(s.residual != s.precision.activations, "float32-residual");

@@ -20,6 +20,7 @@ struct Profile {
   bool huge_k_bias = false;       // scores of several hundred
   bool tiny_rows = false;         // embeddings of norm near 0, where eps rules
   bool cancelling_sums = false;   // neighbouring products of opposite sign
+  bool repeated_token = false;    // one token throughout: equal rows, sums of equal terms
   bool small_results = false;     // values near the subnormal numbers of float16
 };
 

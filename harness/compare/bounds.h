@@ -16,8 +16,10 @@
 
 namespace qdiff::compare {
 
-// Room above the worst honest value. Within the bound is a match.
-inline constexpr double kMargin = 1.5;
+// Room above the worst honest value. Within the bound is a match. Another thousand twins pass the worst of the first
+// by a third now and then (sums of equal terms, models of one channel); small doses of real mistakes lie beyond the
+// bounds by factors of ten and more (harness/calibration/tests/experiments_test.cpp).
+inline constexpr double kMargin = 2.0;
 // Beyond the bound by more than this ratio is a divergence; in between an engine can be asked again on other inputs, a
 // trace cannot, and the outcome is inconclusive.
 inline constexpr double kDivergedRatio = 2.0;

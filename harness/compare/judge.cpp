@@ -72,8 +72,8 @@ std::string place(const Judgement& judgement) {
 Coherence coherence_of(const Comparison& c) {
   const std::int64_t width = c.actual.shape.back();
   const auto declares = [&](RoundingPoint point) { return c.precision.points.contains(point); };
-  // A few errors of the inputs reach every column of a row.
-  if (from_ensemble(c)) return {.columns = width};
+  // A few errors of the inputs reach every column of a row, and rows of like inputs have like ones.
+  if (from_ensemble(c)) return {.columns = width, .rows = true};
   switch (c.op) {
     case Op::kAttnOutput:  // all dimensions of a head see the same errors of the weights
       return {.columns = c.config.head_dim};
