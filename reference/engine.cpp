@@ -199,7 +199,7 @@ class TorchEngine : public Engine {
 
   std::vector<std::string> plantable_faults() const override {
     std::vector<std::string> ids;
-    for (const VariantFacts& facts : catalogue_facts()) ids.push_back(facts.id);
+    for (const FaultEntry& entry : fault_catalogue()) ids.push_back(entry.facts.id);
     return ids;
   }
 

@@ -32,7 +32,7 @@ class TorchOracle : public Oracle {
   explicit TorchOracle(const WeightSource& weights) : weights_(weights) {}
 
   const ModelConfig& config() const override { return weights_.config(); }
-  const std::vector<VariantFacts>& catalogue() const override { return catalogue_facts(); }
+  const std::vector<VariantFacts>& catalogue() const override { return catalogue_; }
 
   Expectation evaluate(const Query& query) override {
     const Rounding gold = Rounding::gold(query.precision);
@@ -105,6 +105,7 @@ class TorchOracle : public Oracle {
   }
 
   WeightStore weights_;
+  std::vector<VariantFacts> catalogue_ = catalogue_facts(config());
 };
 
 }  // namespace

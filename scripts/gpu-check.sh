@@ -22,11 +22,12 @@ mkdir -p "$(dirname "$out")" "$logs"
 : >"$logs/results"
 failed=0
 
-# check NAME SECONDS COMMAND...: runs it with a time limit and notes how it went.
+# [expected=STATUS] check NAME SECONDS COMMAND...: runs it with a time limit and notes whether it ended as expected.
 check() {
-  local name="$1" limit="$2" started=$SECONDS status=passed
+  local name="$1" limit="$2" started=$SECONDS status=passed ended=0
   shift 2
-  if ! timeout "$limit" "$@" >"$logs/$name.log" 2>&1; then
+  timeout "$limit" "$@" >"$logs/$name.log" 2>&1 || ended=$?
+  if [[ $ended -ne ${expected:-0} ]]; then
     status=failed
     failed=1
   fi
@@ -63,10 +64,15 @@ if ! nvidia-smi >"$logs/nvidia-smi.log" 2>&1; then
   exit 125
 fi
 
+# The judge needs the LibTorch reference, which a Python with PyTorch brings.
 reference=(-DQDIFF_REFERENCE=OFF)
+targets=(cuda_engine_tests cuda_decode_bench kv_cache_layout_cuda_test)
+if python3 -c 'import torch' 2>/dev/null; then
+  reference=(-DQDIFF_REFERENCE=ON)
+  targets+=(qdiff)
+fi
 check configure 120 cmake -G Ninja -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release "${reference[@]}"
-check build 300 cmake --build "$build" --parallel "$(nproc)" --target cuda_engine_tests cuda_decode_bench \
-  kv_cache_layout_cuda_test
+check build 300 cmake --build "$build" --parallel "$(nproc)" --target "${targets[@]}"
 tests="$build/optimized/cuda/cuda_engine_tests"
 
 if [[ $failed -eq 0 ]]; then
@@ -74,6 +80,18 @@ if [[ $failed -eq 0 ]]; then
   check engine 180 "$tests" '[gpu]~[invariance]~[faults]'
   check invariance 120 "$tests" '[invariance]'
   check planted_faults 120 "$tests" '[faults]'
+  if [[ " ${targets[*]} " == *" qdiff "* ]]; then
+    for dtype in bfloat16 float16; do
+      check "judged_$dtype" 60 "$build/qdiff" run --backend cuda --dtype "$dtype" --out "$logs/judged_$dtype"
+    done
+    check judged_0.5b 120 "$build/qdiff" run end-to-end --model synthetic:qwen2.5-0.5b,profile=qwen,layers=4 \
+      --backend cuda --out "$logs/judged_0.5b"
+    for fault in H05.modulo H05.divide_by_kv H05.decode_only; do
+      expected=1 check "found_$fault" 60 "$build/qdiff" run H05-gqa --backend cuda --inject "$fault" \
+        --out "$logs/found_$fault"
+      check "named_$fault" 5 grep -q "\"variant\": \"$fault\"" "$logs/found_$fault/hypotheses/H05.json"
+    done
+  fi
   # Small shapes: a tool slows a kernel by a factor of ten to a hundred.
   for tool in memcheck racecheck initcheck synccheck; do
     check "sanitizer_$tool" 90 compute-sanitizer --tool "$tool" --error-exitcode 9 "$tests" 'all tensors*'

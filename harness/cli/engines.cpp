@@ -3,24 +3,49 @@
 #include "harness/contract/error.h"
 #include "optimized/cpu/engine.h"
 #include "reference/reference.h"
+#ifdef QDIFF_HAVE_CUDA
+#include "optimized/cuda/engine.h"
+#endif
 
 namespace qdiff::cli {
 
 void check_available(EngineKind kind) {
   if (kind != EngineKind::kCuda) return;
-  throw CannotJudgeError("this qdiff has no CUDA engine; use cpu, or a build and a machine that have one");
+#ifdef QDIFF_HAVE_CUDA
+  std::string why_not;
+  if (optimized::cuda::device_available(&why_not)) return;
+  throw CannotJudgeError("the CUDA engine cannot run here: " + why_not + "; use cpu, or a machine that has one");
+#else
+  throw CannotJudgeError(
+      "this qdiff was built without nvcc and has no CUDA engine; use cpu, or build it where nvcc is");
+#endif
 }
+
+namespace {
+
+std::unique_ptr<Engine> make(EngineKind kind, const WeightSource& weights, const EngineSettings& settings) {
+  const int threads = settings.threads.value_or(0);
+  switch (kind) {
+    case EngineKind::kReference:
+      return reference::make_engine(weights, plain_precision(settings.dtype), {.num_threads = threads});
+    case EngineKind::kCuda:
+#ifdef QDIFF_HAVE_CUDA
+      return optimized::cuda::make_engine(weights, {.dtype = settings.dtype});
+#else
+      break;  // check_available() has thrown
+#endif
+    case EngineKind::kCpu:
+      break;
+  }
+  return optimized::cpu::make_engine(
+      weights, {.dtype = settings.dtype, .num_threads = threads, .max_resident_bytes = settings.max_resident_bytes});
+}
+
+}  // namespace
 
 std::unique_ptr<Engine> make_engine(EngineKind kind, const WeightSource& weights, const EngineSettings& settings) {
   check_available(kind);
-  std::unique_ptr<Engine> engine;
-  const int threads = settings.threads.value_or(0);
-  if (kind == EngineKind::kReference) {
-    engine = reference::make_engine(weights, plain_precision(settings.dtype), {.num_threads = threads});
-  } else {
-    engine = optimized::cpu::make_engine(
-        weights, {.dtype = settings.dtype, .num_threads = threads, .max_resident_bytes = settings.max_resident_bytes});
-  }
+  std::unique_ptr<Engine> engine = make(kind, weights, settings);
   if (settings.inject) {
     check_plantable(*settings.inject, engine->plantable_faults(), engine->name());
     engine->plant(*settings.inject);

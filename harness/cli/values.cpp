@@ -138,8 +138,10 @@ Fault parse_fault(const std::string& option, const std::string& text) {
   }
   if (equals != std::string::npos) {
     const std::string value = text.substr(equals + 1, at == std::string::npos ? at : at - equals - 1);
-    fault.value = unsigned_number(value);
-    if (!fault.value) refuse(option, text, "its value must be a finite number, not negative; " + rule);
+    const bool negative = value.starts_with('-');
+    fault.value = unsigned_number(std::string_view(value).substr(negative ? 1 : 0));
+    if (!fault.value) refuse(option, text, "its value must be a finite number; " + rule);
+    if (negative) fault.value = -*fault.value;  // which values make sense is for the fault to say
   }
   if (at != std::string::npos) {
     const auto layer = whole(std::string_view(text).substr(at + 1), kLargestIndex);

@@ -33,10 +33,13 @@ struct Variant {
 
 struct VariantFacts {
   std::string id;
-  std::string what;        // one line: what such an engine computes
-  std::string source;      // where this bug really happened, or the derivation
-  std::vector<Op> ops;     // the rows whose value it changes by itself
-  std::string shows_when;  // what an input must have to show it: "1 < K < H"
+  std::string what;                 // one line: what such an engine computes
+  std::string source;               // where this bug really happened, or the derivation
+  std::vector<Op> ops;              // the rows whose value it changes by itself
+  std::string shows_when;           // what an input must have to show it: "1 < K < H"
+  std::vector<double> values = {};  // of its parameter, the likeliest first; empty: it takes none
+  // What right code has there, where the parameter is continuous and can be fitted (theta, eps, a scale).
+  std::optional<double> right_value = {};
 };
 
 struct Query {

@@ -35,6 +35,9 @@ struct RowJudgement {
 Expectation evaluate(Oracle& oracle, const Subject& subject, const RowJudgement& row, const Precision& precision,
                      const Variant* variant);
 
+// A variant once for each value that the catalogue lists; once where it takes none.
+std::vector<Variant> doses(const VariantFacts& facts);
+
 // Whether a variant can change the target of a span.
 bool concerns(const VariantFacts& facts, std::span<const TensorKey> span);
 

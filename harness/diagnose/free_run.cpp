@@ -42,7 +42,8 @@ void compare_logits(const TensorView& actual, const TensorView& expected, const 
   for (std::int64_t row = 0; row < step.batch() * step.num_tokens(); ++row) {
     if (step.is_pad(row / step.num_tokens(), row % step.num_tokens())) continue;
     ++figures.tokens_compared;
-    if (top_token(actual, row, config.vocab) == top_token(expected, row, config.vocab)) ++figures.same_top_token;
+    const std::int64_t choice = top_token(actual, row, config.vocab);
+    if (choice >= 0 && choice == top_token(expected, row, config.vocab)) ++figures.same_top_token;
   }
 }
 
@@ -63,7 +64,7 @@ compare::FreeRun free_run_figures(const std::string& case_id, const std::vector<
       if (figures.residual_relative_rms_error.size() <= layer) figures.residual_relative_rms_error.resize(layer + 1);
       double& worst = figures.residual_relative_rms_error[layer];
       const double error = relative_rms(candidate.get(key), residual[layer + 1].view(), step);
-      if (!(error <= worst)) worst = error;
+      if (!std::isnan(worst) && !(error <= worst)) worst = error;  // a NaN stays
     }
     const TensorKey head{step.index, {Op::kLmHead}};
     if (chain.logits[s].size() == 0 || !candidate.has(head)) continue;

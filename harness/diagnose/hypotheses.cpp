@@ -19,6 +19,18 @@ bool names_hypothesis(const Finding& finding, const std::string& id) {
                      [&](const std::string& variant) { return hypothesis_of(variant) == id; });
 }
 
+// Whether some wrong tensor that nothing explains is one that this hypothesis' variants change.
+bool touches_unexplained(const std::vector<Finding>& findings, const std::vector<VariantFacts>& catalogue,
+                         const std::string& id) {
+  return std::any_of(findings.begin(), findings.end(), [&](const Finding& finding) {
+    if (finding.explanation.variant) return false;
+    return std::any_of(catalogue.begin(), catalogue.end(), [&](const VariantFacts& facts) {
+      return hypothesis_of(facts.id) == id &&
+             std::find(facts.ops.begin(), facts.ops.end(), finding.tensor.op) != facts.ops.end();
+    });
+  });
+}
+
 // The variant of this hypothesis that a finding names, first or among its alternatives.
 std::string variant_named(const Finding& finding, const std::string& id) {
   const compare::Explanation& explanation = finding.explanation;
@@ -30,17 +42,20 @@ std::string variant_named(const Finding& finding, const std::string& id) {
 }
 
 void judge_by_findings(const std::vector<Finding>& findings, HypothesisResult& result) {
-  std::int64_t explained = 0;
   for (const Finding& finding : findings) {
     if (!names_hypothesis(finding, result.id)) continue;
-    ++explained;
     if (!result.first_divergence) result.first_divergence = finding;
     if (!result.variant || *finding.explanation.verdict < result.verdict) {
       result.verdict = *finding.explanation.verdict;
       result.variant = variant_named(finding, result.id);
     }
   }
-  if (explained == 0) return;
+  if (!result.variant) return;
+  const auto explained = std::count_if(findings.begin(), findings.end(), [&](const Finding& finding) {
+    const auto& alternatives = finding.explanation.alternatives;
+    return finding.explanation.variant == result.variant ||
+           std::find(alternatives.begin(), alternatives.end(), *result.variant) != alternatives.end();
+  });
   result.evidence.push_back("the reference with " + *result.variant + " planted reproduces " +
                             std::to_string(explained) + " of " + std::to_string(findings.size()) +
                             " wrong tensors to within rounding");
@@ -82,6 +97,11 @@ std::vector<HypothesisResult> judge_hypotheses(const std::vector<Finding>& findi
     if (result.verdict == HypothesisVerdict::kRefuted) {
       result.evidence.push_back(std::to_string(result.exercised_variants.size()) +
                                 " variants would have shown on these inputs; the candidate shows none of them");
+      if (touches_unexplained(findings, catalogue, result.id)) {
+        result.evidence.push_back(
+            "but a wrong tensor at one of its operations stays unexplained: a variant that the catalogue lacks is "
+            "possible");
+      }
     } else if (result.verdict == HypothesisVerdict::kNotExercised && result.blind_variants.empty()) {
       result.evidence.push_back("the catalogue holds no variant of this hypothesis that these cases could exercise");
     }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -212,7 +214,7 @@ class Run {
     }
     const TensorView actual = subject.candidate->get(key);
     const Expectation expected = evaluate(parties_.oracle, subject, row, precision(), nullptr);
-    row.judgement = judge_against(subject, key, actual, expected);
+    row.judgement = judge_against(subject, row, actual, expected);
     if (row.judgement.outcome == Outcome::kDiverged) {
       row.pattern = describe_pattern(key.id.op, actual, expected, step_of(subject, key), config_);
     }
@@ -220,14 +222,15 @@ class Run {
     return row;
   }
 
-  compare::Judgement judge_against(const Subject& subject, const TensorKey& key, const TensorView& actual,
+  compare::Judgement judge_against(const Subject& subject, const RowJudgement& row, const TensorView& actual,
                                    const Expectation& expected) const {
-    const compare::Comparison comparison{.op = key.id.op,
+    const compare::Comparison comparison{.op = row.key.id.op,
                                          .actual = actual,
                                          .expected = expected,
-                                         .step = step_of(subject, key),
+                                         .step = step_of(subject, row.key),
                                          .precision = precision(),
-                                         .config = config_};
+                                         .config = config_,
+                                         .operations = row.span};
     return compare::judge(comparison);
   }
 
@@ -243,11 +246,13 @@ class Run {
       std::set<std::string>& shown = detectability_.cases_that_show[facts.id];
       if (shown.contains(subject.input->id)) continue;
       detectability_.tried.insert(facts.id);
-      const Variant variant{facts.id, std::nullopt};
-      const Expectation wrong = evaluate(parties_.oracle, subject, row, precision(), &variant);
-      const Tensor planted = Tensor::rounded(subject.candidate->get(row.key).dtype, wrong.shape, wrong.value);
-      if (judge_against(subject, row.key, planted.view(), expected).outcome == Outcome::kDiverged) {
-        shown.insert(subject.input->id);
+      for (const Variant& variant : doses(facts)) {
+        const Expectation wrong = evaluate(parties_.oracle, subject, row, precision(), &variant);
+        const Tensor planted = Tensor::rounded(subject.candidate->get(row.key).dtype, wrong.shape, wrong.value);
+        if (judge_against(subject, row, planted.view(), expected).outcome == Outcome::kDiverged) {
+          shown.insert(subject.input->id);
+          break;
+        }
       }
     }
   }
@@ -281,9 +286,8 @@ class Run {
         break;
       }
       case Outcome::kInconclusive:
-        inconclusive_.insert(case_index);
-        [[fallthrough]];
       case Outcome::kUnjudged:
+        inconclusive_.insert(case_index);
         result_.coverage.not_compared.push_back(
             {subject.input->id, subject.mode, row.key.step, tensor_name(row.key.id), judgement.reason});
         break;
@@ -314,6 +318,9 @@ class Run {
     for (Raw& raw : raw_) {
       const std::string pattern = raw.finding.explanation.pattern;
       raw.finding.explanation = explanation_of(raw.fits);
+      for (const VariantFacts& facts : parties_.oracle.catalogue()) {
+        if (facts.id == raw.finding.explanation.variant) raw.finding.explanation.expected_value = facts.right_value;
+      }
       raw.finding.explanation.pattern = pattern;
     }
     for (Raw& raw : raw_) fill_extent(raw.finding.explanation);
@@ -419,7 +426,7 @@ class Run {
     for (int digits = 1; digits < 17; ++digits) {
       char shorter[32];
       std::snprintf(shorter, sizeof shorter, "%.*g", digits, value);
-      if (std::stod(shorter) == value) return shorter;
+      if (std::strtod(shorter, nullptr) == value) return shorter;
     }
     return text;
   }

@@ -19,13 +19,14 @@ const std::vector<FaultEntry>& fault_catalogue() {
   return kCatalogue;
 }
 
-const std::vector<VariantFacts>& catalogue_facts() {
-  static const std::vector<VariantFacts> kFacts = [] {
-    std::vector<VariantFacts> facts;
-    for (const FaultEntry& entry : fault_catalogue()) facts.push_back(entry.facts);
-    return facts;
-  }();
-  return kFacts;
+std::vector<VariantFacts> catalogue_facts(const ModelConfig& config) {
+  std::vector<VariantFacts> facts;
+  for (const FaultEntry& entry : fault_catalogue()) {
+    facts.push_back(entry.facts);
+    facts.back().values = entry.values;
+    if (entry.right_value != nullptr) facts.back().right_value = entry.right_value(config);
+  }
+  return facts;
 }
 
 const FaultEntry& find_fault(const Variant& variant) {

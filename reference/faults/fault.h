@@ -31,13 +31,16 @@ struct FaultEntry {
   std::vector<double> values;  // the first is taken where none is given; empty: the fault takes no value
   // Called for the rows of facts.ops alone.
   void (*change)(Parameters& parameters, const Place& place, double value);
+  // Of a continuous parameter, what right code has.
+  double (*right_value)(const ModelConfig& config) = nullptr;
 };
 
 std::vector<FaultEntry> gqa_head_mapping_faults();  // H05
 std::vector<FaultEntry> small_doses();              // of H02, H03, H06, H09
 
 const std::vector<FaultEntry>& fault_catalogue();
-const std::vector<VariantFacts>& catalogue_facts();
+// With the values and, for this model, the right ones.
+std::vector<VariantFacts> catalogue_facts(const ModelConfig& config);
 
 // Throws std::invalid_argument where the catalogue has no such id, or where the fault takes no value and one is given.
 const FaultEntry& find_fault(const Variant& variant);

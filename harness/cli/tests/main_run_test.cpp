@@ -75,7 +75,8 @@ TEST_CASE("a clean engine matches in every dtype, and every variant of H05 would
 
 TEST_CASE("each planted head map is found at layer 0's attention output and named", "[main]") {
   for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    for (const char* id : {"H05.modulo", "H05.divide_by_kv", "H05.decode_only", "H05.prefill_only", "H05.head_zero"}) {
+    for (const char* id : {"H05.modulo", "H05.divide_by_kv", "H05.decode_only", "H05.prefill_only", "H05.head_zero",
+                           "H05.group_off_by_one"}) {
       INFO(id << " in " << name(dtype));
       const RunResult result = run({.dtype = dtype, .inject = Fault{id, {}, {}}});
       CHECK(result.verdict == Verdict::kDiverged);
@@ -133,6 +134,13 @@ TEST_CASE("small doses are found", "[main][doses]") {
     CHECK(result.verdict == Verdict::kDiverged);
     REQUIRE(result.first_divergence() != nullptr);
     CHECK(result.first_divergence()->tensor == TensorId{dose.op, 0});
+    const compare::Explanation& explanation = result.first_divergence()->explanation;
+    CHECK(explanation.variant == dose.id);
+    if (dose.value) {
+      REQUIRE(explanation.value.has_value());
+      CHECK(*explanation.value == Approx(*dose.value).epsilon(2e-4));
+      CHECK(explanation.expected_value.has_value());
+    }
   }
 }
 

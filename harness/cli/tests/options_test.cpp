@@ -90,8 +90,8 @@ TEST_CASE("values that are refused, in words that name the option") {
        {"", "0", "-1G", "nan", "inf", "1e3", "G", "1X", "1GG", "1 G", "99999999999T", "1.5.2G", "0x10"}},
       {"--inject",
        {"", "H05", "H05.", "5.modulo", "H5.modulo", "Habc.x", "H03.theta=", "H03.theta=nan", "H03.theta=inf",
-        "H03.theta=-1", "H03.theta=1e999", "H03.theta=1x", "H03.theta= 1", "H05.modulo@", "H05.modulo@-1",
-        "H05.modulo@x", "H05.modulo@1.5", "H03.theta=1@"}},
+        "H03.theta=1e999", "H03.theta=1x", "H03.theta= 1", "H05.modulo@", "H05.modulo@-1", "H05.modulo@x",
+        "H05.modulo@1.5", "H03.theta=1@"}},
       {"--model", {""}},
       {"--out", {""}},
   };
