@@ -21,7 +21,7 @@ namespace qdiff::compare {
 // bounds by factors of ten and more (harness/calibration/tests/experiments_test.cpp).
 inline constexpr double kMargin = 2.0;
 // An ensemble of sixteen gives each deviation to 18 %, so the largest of many quotients has a longer tail (Student's t
-// of sixteen degrees of freedom: 6.5 where a Gaussian has 4.4, of 1e5). A trace of few tensors must not alarm for that.
+// of sixteen degrees of freedom: 6.3 where a Gaussian has 4.4, of 1e5). A trace of few tensors must not alarm for that.
 inline constexpr double kEnsembleMargin = 3.0;
 // Beyond the bound by more than this ratio is a divergence; in between an engine can be asked again on other inputs, a
 // trace cannot, and the outcome is inconclusive.
