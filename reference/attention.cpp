@@ -59,8 +59,8 @@ AttentionPart attend(const Unit& unit, std::span<const at::Tensor> inputs, const
     const Parameters of_probs = setting.parameters(kProbs);
     a.sum_type = of_probs.attention.sum_type;
     const SoftmaxPlace place{setting.step, setting.copies, first, setting.precision.accumulate};
-    a.probs = of_probs.attention.softmax ? of_probs.attention.softmax(a.scores, place)
-                                         : softmax(a.scores, setting.rounding);
+    a.probs =
+        of_probs.attention.softmax ? of_probs.attention.softmax(a.scores, place) : softmax(a.scores, setting.rounding);
     if (of_probs.attention.scale_after != 1.0) a.probs = a.probs * of_probs.attention.scale_after;
     part.result = a.probs.narrow(-1, 0, setting.step.valid_length());
   }

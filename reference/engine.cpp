@@ -6,8 +6,8 @@
 
 #include "harness/contract/error.h"
 #include "reference/evaluation.h"
-#include "reference/walk.h"
 #include "reference/reference.h"
+#include "reference/walk.h"
 
 namespace qdiff::reference {
 namespace {
@@ -188,8 +188,8 @@ class TorchSession : public Session {
                       const at::Tensor& residual, TensorSink* sink) {
     const bool planted = variant_ && (!variant_layer_ || *variant_layer_ == layer);
     const Variant* variant = planted ? &*variant_ : nullptr;
-    const Setting setting = {
-        machine_.weights, machine_.precision, machine_.rounding, step, layer, 1, variant, &history_};
+    const Setting setting = {machine_.weights, machine_.precision, machine_.rounding, step, layer, 1,
+                             variant,          &history_};
     TensorView view;
     for (const OperationRow& operation : kOperationTable) {
       if (operation.scope != scope) continue;

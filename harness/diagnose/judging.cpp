@@ -131,8 +131,7 @@ class Judging {
   RowJudgement judge_one(const Subject& subject, const TensorKey& key) {
     const ModelConfig& config = oracle_.config();
     RowJudgement row{&subject, key, compare::replay_span(key, *subject.inputs, config), {}, {}};
-    const std::string unusable =
-        compare::what_is_unusable(row.span, *subject.inputs, subject.input->steps, config);
+    const std::string unusable = compare::what_is_unusable(row.span, *subject.inputs, subject.input->steps, config);
     if (!unusable.empty()) {
       row.judgement.outcome = Outcome::kUnjudged;
       row.judgement.reason = unusable;
@@ -155,13 +154,17 @@ class Judging {
   void tally(const RowJudgement& row, const std::vector<Fit>& fits) {
     const Subject& subject = *row.subject;
     const compare::Judgement& judgement = row.judgement;
-    if (judgement.outcome != Outcome::kUnjudged) ++result_.compared[static_cast<std::size_t>(&subject - subjects_.data())];
+    if (judgement.outcome != Outcome::kUnjudged)
+      ++result_.compared[static_cast<std::size_t>(&subject - subjects_.data())];
     switch (judgement.outcome) {
       case Outcome::kMatch:
         if (!result_.closest || judgement.ratio_to_bound > result_.closest->ratio) {
-          result_.closest = {subject.input->id,         subject.mode,
-                             row.key.step,              tensor_name(row.key.id),
-                             judgement.decisive_statistic, judgement.ratio_to_bound};
+          result_.closest = {subject.input->id,
+                             subject.mode,
+                             row.key.step,
+                             tensor_name(row.key.id),
+                             judgement.decisive_statistic,
+                             judgement.ratio_to_bound};
         }
         break;
       case Outcome::kDiverged:
