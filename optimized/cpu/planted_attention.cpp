@@ -89,10 +89,12 @@ void add_values(const float* weights, const float* values, std::int64_t n, std::
   }
 }
 
-// Turns scores into exp(score - maximum).
-void weigh(const LayerContext& s, float* scores, std::int64_t n, float maximum) {
+// Turns scores into exp(score - maximum); returns their sum.
+float weigh(const LayerContext& s, float* scores, std::int64_t n, float maximum) {
   for (std::int64_t j = 0; j < n; ++j) scores[j] -= maximum;
   s.kernels.exp(scores, scores, n);
+  const std::vector<float> ones(static_cast<std::size_t>(n), 1.0F);
+  return dot(s.kernels, scores, ones.data(), n);
 }
 
 // An online softmax over tiles of keys which keeps what it summed under a lower maximum. Returns the denominator.
@@ -109,8 +111,7 @@ float softmax_without_rescale(const LayerContext& s, const Planting<true>& plant
     if (highest == kHidden) break;  // nothing but later tokens
     grew = grew || (first > 0 && highest > maximum);
     maximum = std::max(maximum, highest);
-    weigh(s, tile_scores, n, maximum);
-    for (std::int64_t j = 0; j < n; ++j) sum += tile_scores[j];
+    sum += weigh(s, tile_scores, n, maximum);
     add_values(tile_scores, cache.values.data() + first * cache.width, n, cache.width, out);
   }
   if (grew) planting.count(1);
@@ -125,15 +126,13 @@ float softmax_of_row(const LayerContext& s, const Planting<true>& planting, cons
     if (!(std::fabs(maximum) <= kLargestExponent)) planting.count(1);
     maximum = 0.0F;
   }
-  weigh(s, scores.data(), cache.num_slots, maximum);
-  float sum = 0.0F;
-  float right_sum = 0.0F;
-  for (float weight : scores) {
-    right_sum += weight;
-    sum += weight;
-    if (planting.is(FaultId::kSumFp16)) sum = f16_to_float(float_to_f16(sum));
+  float sum = weigh(s, scores.data(), cache.num_slots, maximum);
+  if (planting.is(FaultId::kSumFp16)) {
+    const float right = sum;
+    sum = 0.0F;
+    for (float weight : scores) sum = f16_to_float(float_to_f16(sum + weight));
+    if (sum != right) planting.count(1);
   }
-  if (sum != right_sum && !std::isnan(right_sum)) planting.count(1);
   add_values(scores.data(), cache.values.data(), cache.num_slots, cache.width, out);
   return sum;
 }

@@ -56,7 +56,9 @@ void write_head(const LayerContext& s, const Planting<true>& planting, std::int6
   std::memcpy(at(s.cache.keys.data(), s.storage, element), at(keys, s.storage, source), bytes);
   std::memcpy(at(values.data(), s.storage, element), at(s.arena.tensor(Op::kVProj), s.storage, source), bytes);
 
-  const bool elsewhere = element != layout.offset(s.layer, b, kv_head, s.step.past_length + t, 0);
+  bool elsewhere = element != layout.offset(s.layer, b, kv_head, s.step.past_length + t, 0);
+  // A slot before row 0's first token is read by nobody, and the last row's last slot is written anew before it is.
+  if (planting.is(FaultId::kPadSlot)) elsewhere = elsewhere && planting.whole_value() == 0 && s.left_padding[0] == 0;
   const bool unturned = planting.is(FaultId::kAfterCache) &&
                         s.step.positions[static_cast<std::size_t>(b)][static_cast<std::size_t>(t)] != 0;
   if (elsewhere || unturned || planting.is(FaultId::kVIntoK)) planting.count(1);

@@ -7,23 +7,6 @@
 namespace qdiff::optimized::cpu {
 namespace {
 
-// a . b in the engine's own order of summation.
-float dot(const StageContext& s, const float* a, const float* b, std::int64_t n) {
-  float result = 0.0F;
-  MatmulParams p;
-  p.weights = a;
-  p.weight_stride = n;
-  p.rows = 1;
-  p.x = b;
-  p.x_stride = n;
-  p.tokens = 1;
-  p.k = n;
-  p.c = &result;
-  p.c_stride = 1;
-  s.kernels.matmul(p);
-  return result;
-}
-
 const std::vector<float>& weight_of(const LayerWeights& weights, Op norm) {
   return norm == Op::kInputLayernorm ? weights.input_layernorm : weights.post_attention_layernorm;
 }
@@ -58,15 +41,15 @@ bool norm_by_other_formula(const StageContext& s, const Planting<true>& planting
   const auto n = static_cast<float>(hidden);
   const auto eps = static_cast<float>(s.config.rms_norm_eps);
   const std::vector<float> ones(weight.size(), 1.0F);
-  float sum_of_squares = dot(s, x, x, hidden);
+  float sum_of_squares = dot(s.kernels, x, x, hidden);
   float mean = 0.0F;
   bool differs = true;
   if (planting.is_any({FaultId::kLayerNorm, FaultId::kLayerNormFull})) {
-    mean = dot(s, x, ones.data(), hidden) / n;
+    mean = dot(s.kernels, x, ones.data(), hidden) / n;
     differs = mean != 0.0F;
   }
   for (std::int64_t i = 0; i < hidden; ++i) y[i] = x[i] - mean;
-  if (planting.is(FaultId::kLayerNormFull)) sum_of_squares = dot(s, y, y, hidden);
+  if (planting.is(FaultId::kLayerNormFull)) sum_of_squares = dot(s.kernels, y, y, hidden);
   if (planting.is(FaultId::kFp16Sum)) {
     const float rounded = f16_to_float(float_to_f16(sum_of_squares));
     differs = rounded != sum_of_squares;

@@ -74,6 +74,23 @@ inline MatmulParams product_of(const StageContext& s, const Matrix& matrix, std:
   return p;
 }
 
+// a . b, in the order of summation of every product.
+inline float dot(const KernelSet& kernels, const float* a, const float* b, std::int64_t n) {
+  float result = 0.0F;
+  MatmulParams p;
+  p.weights = a;
+  p.weight_stride = n;
+  p.rows = 1;
+  p.x = b;
+  p.x_stride = n;
+  p.tokens = 1;
+  p.k = n;
+  p.c = &result;
+  p.c_stride = 1;
+  kernels.matmul(p);
+  return result;
+}
+
 // Rounds columns of c into columns [first, first + rows) of a tensor [B*T, width], after adding `bias` (null: none).
 inline void store_columns(const StageContext& s, float* c, const float* bias, std::byte* tensor, std::int64_t width,
                           std::int64_t first, std::int64_t rows, Range tokens) {
