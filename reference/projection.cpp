@@ -161,7 +161,8 @@ at::Tensor project_row(Op op, const at::Tensor& x, const Setting& setting) {
   if (const auto piece = project_in_pieces(op, x, parameters, setting)) return piece->value;
   const at::Tensor y = setting.rounding.accumulated(product(op, x, parameters, setting, setting.form()));
   const auto& type = parameters.projection.result_type;
-  return type ? overflowing(*type, y) : y;
+  if (!type) return y;
+  return setting.rounding.emulates() ? round_to(*type, y) : overflowing(*type, y);
 }
 
 at::Tensor product_squares(const at::Tensor& x, Op op, const Setting& setting) {

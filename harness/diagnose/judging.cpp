@@ -40,8 +40,8 @@ class Probe {
            std::set<std::string>& shown) {
     try {
       for (const Variant& variant : doses(facts)) {
-        const bool rounding = facts.declares.has_value();
-        const Tensor planted = rounding ? rounded(row, *facts.declares) : wrong(row, variant);
+        const Supposition planting = facts.declares ? Supposition{nullptr, {*facts.declares}} : Supposition{&variant};
+        const Tensor planted = emulated(oracle_, row, precision_, planting);
         detectability_.tried.insert(facts.id);
         const compare::Judgement judgement = compare::judge({.op = row.key.id.op,
                                                              .actual = planted.view(),
@@ -57,16 +57,6 @@ class Probe {
     } catch (const NotEvaluable& missing) {
       detectability_.not_evaluable[facts.id] = missing.what();
     }
-  }
-
-  Tensor wrong(const RowJudgement& row, const Variant& variant) const {
-    const Expectation planted = evaluate(oracle_, row, precision_, {&variant, {}}, /*with_noise=*/false);
-    return Tensor::rounded(row.actual().dtype, planted.shape, planted.value);
-  }
-
-  Tensor rounded(const RowJudgement& row, const DeclarablePoint& point) const {
-    const std::vector<DeclarablePoint> points = {point};
-    return emulated(oracle_, row, precision_, {nullptr, points});
   }
 
   Oracle& oracle_;
