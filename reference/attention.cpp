@@ -24,6 +24,7 @@ struct Block {
 struct AttentionPart {
   AttentionValues values;  // what the noise needs
   at::Tensor result;       // of the unit's last row, for these query rows
+  at::Tensor unknown;      // bool, [B, H, T, 1]: rows of which nothing is expected; undefined: none
 };
 
 AttentionPart attend(const Unit& unit, std::span<const at::Tensor> inputs, const Setting& setting, const Block& block) {
@@ -59,8 +60,10 @@ AttentionPart attend(const Unit& unit, std::span<const at::Tensor> inputs, const
     const Parameters of_probs = setting.parameters(kProbs);
     a.sum_type = of_probs.attention.sum_type;
     const SoftmaxPlace place{setting.step, setting.copies, first, setting.precision.accumulate};
-    a.probs =
-        of_probs.attention.softmax ? of_probs.attention.softmax(a.scores, place) : softmax(a.scores, setting.rounding);
+    const Softmaxed softmaxed = of_probs.attention.softmax ? of_probs.attention.softmax(a.scores, place)
+                                                           : Softmaxed{softmax(a.scores, setting.rounding), {}};
+    a.probs = softmaxed.probs;
+    part.unknown = softmaxed.unknown;
     if (of_probs.attention.scale_after != 1.0) a.probs = a.probs * of_probs.attention.scale_after;
     part.result = a.probs.narrow(-1, 0, setting.step.valid_length());
   }
@@ -93,9 +96,12 @@ Noise attention_noise(const Unit& unit, const AttentionPart& part, const Setting
   if (setting.variant == nullptr || unit.last == kScores) return noise;
   // Where a wrong mask leaves a real query nothing to see, engines put out what they like.
   const at::Tensor should_see = visible_slots(setting.step, {}, setting.copies, block.first, block.count, slots);
-  const at::Tensor blind = a.visible.any(-1).logical_not().logical_and(should_see.any(-1).unsqueeze(1));  // [B, 1, T]
-  const at::Tensor rows = unit.last == kAttnOutput ? blind.transpose(1, 2) : blind.unsqueeze(-1);
-  return {noise.independent.masked_fill(rows, HUGE_VAL), noise.shared};
+  at::Tensor unknown = a.visible.any(-1, true).logical_not().logical_and(should_see.any(-1, true).unsqueeze(1));
+  if (part.unknown.defined()) unknown = unknown.logical_or(part.unknown);  // [B, H or 1, T, 1]
+  if (unit.last == kProbs) return {noise.independent.masked_fill(unknown, HUGE_VAL), noise.shared};
+  const std::int64_t heads = setting.config().num_q_heads, d = setting.config().head_dim;
+  const at::Tensor by_row = unknown.expand({-1, heads, -1, d}).transpose(1, 2).flatten(2);
+  return {noise.independent.masked_fill(by_row, HUGE_VAL), noise.shared};
 }
 
 }  // namespace

@@ -65,12 +65,13 @@ class Preference {
     });
   }
 
-  std::tuple<std::string, std::size_t, bool, std::string> rank(const Fit& fit) const {
+  std::tuple<std::string, std::size_t, bool, std::ptrdiff_t> rank(const Fit& fit) const {
     const std::string& id = fit.variant->id;
     const std::string hypothesis = hypothesis_of(id);
     const VariantFacts* facts = facts_of(catalogue_, id);
     const std::size_t rows = facts == nullptr ? 0 : facts->ops.size();
-    return {hypothesis.empty() ? "X" : hypothesis, rows, fit.fitted, id};  // ties between hypotheses: the first by id
+    const std::ptrdiff_t place = facts == nullptr ? 0 : facts - catalogue_.data();
+    return {hypothesis.empty() ? "X" : hypothesis, rows, fit.fitted, place};  // ties of hypotheses: the first by id
   }
 
   const std::vector<VariantFacts>& catalogue_;
