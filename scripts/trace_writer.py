@@ -107,6 +107,11 @@ class TraceWriter:
         else:
             self.abandon()
 
+    @property
+    def phase(self):
+        """Of the current step."""
+        return self._steps[-1]["phase"]
+
     def begin_step(self, phase, tokens, past_length=None, positions=None, left_padding=None):
         """Ends the step before. `tokens` is [B][T]; `past_length` defaults to the T of all steps before."""
         self._end_step()
