@@ -10,7 +10,7 @@ from recording import UsageError
 _ELEMENTS = {"F32": (numpy.float32, 4), "F16": (numpy.float16, 2), "BF16": (numpy.uint16, 2)}
 
 
-def _read_file(path):
+def read_weights_file(path):
     try:
         with open(path, "rb") as file:
             length = struct.unpack("<Q", file.read(8))[0]
@@ -37,10 +37,10 @@ def read_weights(directory):
     """All tensors by name, in float32, which holds every stored type exactly."""
     index = directory / "model.safetensors.index.json"
     if (directory / "model.safetensors").exists() or not index.exists():
-        return _read_file(directory / "model.safetensors")
+        return read_weights_file(directory / "model.safetensors")
     tensors = {}
     for shard in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())):
-        tensors |= _read_file(directory / shard)
+        tensors |= read_weights_file(directory / shard)
     return tensors
 
 

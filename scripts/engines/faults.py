@@ -398,7 +398,7 @@ class Faulty(Engine):
         output = numpy.empty((memory.shape[0], weight.shape[0]), dtype=numpy.float32)
         for first in range(0, weight.shape[0], tile):
             output[:, first:first + tile] = self.round(self.product(memory, weight[first:first + tile]))
-            last = min(first + tile, memory.shape[1])
+            last = min(first + tile, weight.shape[0], memory.shape[1])
             if first < last:
                 memory[:, first:last] = output[:, first:last]
         return output.reshape(*x.shape[:-1], -1)
