@@ -6,6 +6,7 @@
 
 #include "harness/contract/error.h"
 #include "reference/evaluation.h"
+#include "reference/walk.h"
 #include "reference/reference.h"
 
 namespace qdiff::reference {
@@ -57,7 +58,8 @@ class TorchSession : public Session {
         options_(std::move(options)),
         variant_(machine.planted),
         variant_layer_(machine.planted_layer),
-        caches_(static_cast<std::size_t>(config().num_layers)) {}
+        caches_(static_cast<std::size_t>(config().num_layers)),
+        history_(options_.capacity) {}
 
   TensorView run_embedding(const Step& step, TensorSink* sink) override {
     check(step);
@@ -80,6 +82,7 @@ class TorchSession : public Session {
                        "; run the steps of a layer in order");
     }
     std::map<Op, at::Tensor> here;
+    remember(step);
     const TensorView output = run_rows(Scope::kLayer, layer, step, here, residual, sink);
     cache = {here.at(kKCache), here.at(kVCache)};
     return output;
@@ -101,6 +104,32 @@ class TorchSession : public Session {
   struct LayerCache {
     at::Tensor keys, values;  // [B, S, K, d]
   };
+
+  // What a planted fault may ask for: every tensor so far, as the operations took it.
+  class History final : public Surroundings {
+   public:
+    explicit History(std::int64_t capacity) : capacity_(capacity) {}
+    at::Tensor tensor(const TensorKey& key) const override {
+      const auto found = tensors.find(key);
+      if (found == tensors.end()) throw MissingTensor(key);
+      return found->second;
+    }
+    const std::vector<Step>& steps() const override { return past_steps; }
+    std::int64_t capacity() const override { return capacity_; }
+    double unwritten() const override { return 0.0; }  // this engine starts from zeroed memory
+
+    Values tensors;
+    std::vector<Step> past_steps;
+
+   private:
+    std::int64_t capacity_;
+  };
+
+  void remember(const Step& step) {
+    if (variant_ && static_cast<std::size_t>(step.index) >= history_.past_steps.size()) {
+      history_.past_steps.push_back(step);
+    }
+  }
 
   const ModelConfig& config() const { return machine_.weights.config(); }
 
@@ -157,17 +186,20 @@ class TorchSession : public Session {
   TensorView run_rows(Scope scope, int layer, const Step& step, std::map<Op, at::Tensor>& here,
                       const at::Tensor& residual, TensorSink* sink) {
     const bool planted = variant_ && (!variant_layer_ || *variant_layer_ == layer);
+    const Variant* variant = planted ? &*variant_ : nullptr;
     const Setting setting = {
-        machine_.weights, machine_.precision, machine_.rounding, step, layer, 1, planted ? &*variant_ : nullptr};
+        machine_.weights, machine_.precision, machine_.rounding, step, layer, 1, variant, &history_};
     TensorView view;
     for (const OperationRow& operation : kOperationTable) {
       if (operation.scope != scope) continue;
       const Op op = operation.op;
-      if (planted && setting.parameters(op) != right_parameters(config())) ++machine_.planted_executions;
-      const at::Tensor value = evaluate_row(op, inputs_of(op, layer, here, residual), setting);
+      const std::vector<at::Tensor> inputs = inputs_of(op, layer, here, residual);
+      const at::Tensor value = evaluate(op, inputs, setting);
+      if (planted) count_if_different(op, inputs, setting, value);
       const DType kept = kept_as(op, machine_.precision);
       const at::Tensor rounded = round_to(kept, value);
       here[op] = machine_.precision.taken_as.contains(op) ? machine_.rounding.taken(op, value) : rounded;
+      if (variant_) history_.tensors[{step.index, {op, layer}}] = here[op];
       handed_out_ = rounded.to(scalar_type(kept)).contiguous();
       view = {handed_out_.const_data_ptr(), kept, handed_out_.sizes().vec(), {}, nullptr};
       if (sink != nullptr) sink->take({op, layer}, view);
@@ -175,11 +207,29 @@ class TorchSession : public Session {
     return view;
   }
 
+  at::Tensor evaluate(Op op, std::span<const at::Tensor> inputs, const Setting& setting) const {
+    try {
+      return evaluate_row(op, inputs, setting);
+    } catch (const MissingTensor& missing) {
+      throw InputError("fault " + variant_->id + " needs " + missing.what() + ", which this session has not run");
+    }
+  }
+
+  void count_if_different(Op op, std::span<const at::Tensor> inputs, Setting setting, const at::Tensor& value) {
+    const auto& ops = find_fault(*variant_).facts.ops;
+    if (std::find(ops.begin(), ops.end(), op) == ops.end()) return;
+    setting.variant = nullptr;
+    const at::Tensor right = evaluate_row(op, inputs, setting);
+    const at::Tensor same = right.eq(value).logical_or(at::isnan(right).logical_and(at::isnan(value)));
+    if (!same.all().item<bool>()) ++machine_.planted_executions;
+  }
+
   Machine& machine_;
   SessionOptions options_;
   std::optional<Variant> variant_;
   std::optional<int> variant_layer_;
   std::vector<LayerCache> caches_;  // by layer; grown by each step, so that no slot is ever unwritten
+  History history_;                 // empty where nothing is planted
   at::Tensor handed_out_;
 };
 

@@ -123,12 +123,31 @@ Noise lm_head_deviations(const at::Tensor& gold, const at::Tensor& members_in, c
   return deviations.noise();
 }
 
+// What a fault asks for, once for each member.
+class MemberSurroundings final : public Surroundings {
+ public:
+  MemberSurroundings(const WalkSurroundings& gold, const Values& members) : gold_(gold), members_(members) {}
+  at::Tensor tensor(const TensorKey& key) const override {
+    const auto found = members_.find(key);
+    return found != members_.end() ? found->second : stacked(gold_.tensor(key));
+  }
+  const std::vector<Step>& steps() const override { return gold_.steps(); }
+  std::int64_t capacity() const override { return gold_.capacity(); }
+  double unwritten() const override { return gold_.unwritten(); }
+
+ private:
+  const WalkSurroundings& gold_;
+  const Values& members_;
+};
+
 }  // namespace
 
 Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
   const ModelConfig& config = weights.config();
   const Precision& precision = walk.query().precision;
   Values gold, members;
+  const WalkSurroundings around_gold(walk, gold);
+  const MemberSurroundings around_members(around_gold, members);
 
   auto member_inputs = [&](const PlacedUnit& placed) {
     std::vector<at::Tensor> inputs;
@@ -153,7 +172,8 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
   for (const PlacedUnit& placed : walk.units()) {
     const TensorKey key = placed.output();
     const bool is_last = &placed == &walk.units().back();
-    const Setting setting = walk.setting(placed, 1);
+    const Setting setting = walk.setting(placed, 1, &around_gold);
+    const Setting member_setting = walk.setting(placed, kMembers, &around_members);
     const std::vector<at::Tensor> gold_in = gather_inputs(walk, placed, gold, config);
     const std::optional<DType> stored = is_last ? std::optional(walk.query().stored) : std::nullopt;
     Evaluated here = evaluate_unit_with_noise(placed.unit, gold_in, setting, stored);
@@ -163,7 +183,7 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
       if (placed.unit.last == kLmHead) {
         passed_on = lm_head_deviations(here.value, member_inputs(placed)[0], gold_in[0], setting, weights);
       } else {
-        const at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), walk.setting(placed, kMembers));
+        const at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), member_setting);
         std::vector<std::int64_t> shape = here.value.sizes().vec();
         shape.insert(shape.begin(), kMembers);
         const at::Tensor deviation = moved.view(shape) - here.value;
@@ -177,7 +197,7 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
       return here;
     }
 
-    at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), walk.setting(placed, kMembers));
+    at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), member_setting);
     if (row(key.id.op).kind != Kind::kMove) moved = with_noise(moved, here, key, config);
     const auto taken = precision.taken_as.find(key.id.op);
     if (taken != precision.taken_as.end()) {

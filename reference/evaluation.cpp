@@ -1,29 +1,43 @@
 #include "reference/evaluation.h"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
+
+#include "reference/attention.h"
+#include "reference/projection.h"
 
 namespace qdiff::reference {
 namespace {
 
 using enum Op;
 
-// Query rows of attention are taken some at a time, so that scores of a long prefill never stand whole in memory.
-constexpr std::int64_t kScoresAtOnce = std::int64_t{1} << 23;
-
-at::Tensor weight_of(Op op, const Setting& setting) {
-  return setting.weights.get(weight_name({op, setting.layer}, 0, setting.config()), setting.form());
+at::Tensor weight_of(Op op, const Parameters& parameters, const Setting& setting) {
+  const int layer = parameters.weight_layer.value_or(setting.layer);
+  return setting.weights.get(weight_name({op, layer}, 0, setting.config()), setting.form());
 }
 
-at::Tensor bias_of(Op op, const Setting& setting) {
-  const at::Tensor bias = weight_of(op, setting);
-  const auto rounded_to = setting.parameters(op).bias_rounded_to;
-  return rounded_to ? round_to(*rounded_to, bias) : bias;
+at::Tensor normalize(Op op, const at::Tensor& x, const Setting& setting) {
+  const Parameters parameters = setting.parameters(op);
+  const at::Tensor weight = weight_of(op, parameters, setting);
+  const NormRule& rule = parameters.norm;
+  return rule.norm ? rule.norm(x, weight, rule, setting.rounding) : rms_norm(x, weight, rule.eps, setting.rounding);
+}
+
+at::Tensor with_bias(Op op, const at::Tensor& x, const Setting& setting) {
+  const Parameters parameters = setting.parameters(op);
+  const at::Tensor bias = weight_of(op, parameters, setting);
+  if (!parameters.bias) return add_bias(x, bias);
+  const at::Tensor other = parameters.bias(bias, op, setting);
+  return other.defined() ? x + other : x;
 }
 
 at::Tensor embed(const Setting& setting) {
+  const std::int64_t offset = setting.parameters(kEmbedTokens).token_offset;
   std::vector<std::int64_t> ids;
-  for (const auto& row : setting.step.tokens) ids.insert(ids.end(), row.begin(), row.end());
+  for (const auto& row : setting.step.tokens) {
+    for (std::int64_t id : row) ids.push_back((id + offset) % setting.config().vocab);
+  }
   const at::Tensor rows =
       setting.weights.gather_rows(weight_name({kEmbedTokens}, 0, setting.config()), ids, setting.form());
   const at::Tensor batch = rows.view({setting.step.batch(), setting.step.num_tokens(), setting.config().hidden});
@@ -34,54 +48,56 @@ at::Tensor split_heads(const at::Tensor& x, const ModelConfig& config) {
   return x.view({x.size(0), x.size(1), -1, config.head_dim});
 }
 
-at::Tensor positions_to_angles(Op op, const Setting& setting) {
-  return rope_angles(step_positions(setting.step, setting.copies), setting.config().head_dim,
-                     setting.parameters(op).rope_theta, setting.rounding.compute());
+at::Tensor positions_to_angles(const RopeRule& rule, const Setting& setting) {
+  std::vector<std::int64_t> flat;
+  for (const auto& row : rule.positions ? *rule.positions : setting.step.positions) {
+    flat.insert(flat.end(), row.begin(), row.end());
+  }
+  const at::Tensor positions =
+      at::tensor(flat).view({setting.step.batch(), setting.step.num_tokens()}).repeat({setting.copies, 1});
+  return rope_angles(positions, setting.config().head_dim, rule.theta, setting.rounding.compute());
 }
 
-at::Tensor all_visible(const Setting& setting) {
-  return step_visible(setting.step, setting.copies, 0, setting.step.num_tokens());
+at::Tensor rotate(Op op, const at::Tensor& x, const Setting& setting) {
+  const RopeRule rule = setting.parameters(op).rope;
+  const at::Tensor heads = split_heads(x, setting.config());
+  const at::Tensor angles = positions_to_angles(rule, setting);
+  return rule.rope ? rule.rope(heads, angles, op, setting) : rope(heads, angles, setting.rounding);
 }
 
-at::Tensor project_row(Op op, const at::Tensor& x, const Setting& setting) {
-  const std::string name = projection_weight(op, setting.layer, setting.config());
-  return setting.rounding.accumulated(project(x, name, setting.form(), setting.weights));
+CacheView cache_view(Op op, std::span<const at::Tensor> inputs, const Setting& setting) {
+  const Parameters parameters = setting.parameters(op);
+  if (parameters.cache) return parameters.cache(op, setting);
+  const at::Tensor now = op == kKCache ? inputs[1] : split_heads(inputs[1], setting.config());
+  return {append_to_cache(inputs[0], now, setting.rounding), {}};
+}
+
+// What the row takes: its own inputs, or others under a fault.
+Tensors taken(Op op, std::span<const at::Tensor> inputs, const Setting& setting) {
+  const Tensors own(inputs.begin(), inputs.end());
+  const Parameters parameters = setting.parameters(op);
+  return parameters.inputs ? parameters.inputs(own, setting) : own;
 }
 
 }  // namespace
 
-at::Tensor step_positions(const Step& step, std::int64_t copies) {
-  std::vector<std::int64_t> flat;
-  for (const auto& row : step.positions) flat.insert(flat.end(), row.begin(), row.end());
-  return at::tensor(flat).view({step.batch(), step.num_tokens()}).repeat({copies, 1});
-}
-
-at::Tensor step_visible(const Step& step, std::int64_t copies, std::int64_t first, std::int64_t count) {
-  const at::Tensor slots = at::arange(step.valid_length());                                   // [S]
-  const at::Tensor own_slot = at::arange(first, first + count).add(step.past_length);         // [T]
-  const at::Tensor causal = slots.unsqueeze(0).le(own_slot.unsqueeze(1));                     // [T, S]
-  const at::Tensor real = slots.unsqueeze(0).ge(at::tensor(step.left_padding).unsqueeze(1));  // [B, S]
-  return causal.unsqueeze(0).logical_and(real.unsqueeze(1)).repeat({copies, 1, 1});
-}
-
-bool is_projection(Op op) {
-  constexpr std::array kProjections = {kQProjMatmul, kKProjMatmul, kVProjMatmul, kOProj,
-                                       kGateProj,    kUpProj,      kDownProj,    kLmHead};
-  return std::find(kProjections.begin(), kProjections.end(), op) != kProjections.end();
-}
-
-std::string projection_weight(Op op, int layer, const ModelConfig& config) {
-  return weight_name({op, layer}, 0, config);
-}
-
-at::Tensor project(const at::Tensor& x, const std::string& weight, const WeightForm& form, WeightStore& weights) {
-  std::vector<std::int64_t> shape = x.sizes().vec();
-  shape.back() = weights.shape(weight)[0];
-  const at::Tensor out = at::empty(shape, x.options());
-  weights.for_each_block(weight, form, [&](std::int64_t first, const at::Tensor& rows) {
-    out.narrow(-1, first, rows.size(0)).copy_(reference::matmul(x, rows));
-  });
-  return out;
+at::Tensor visible_slots(const Step& step, const AttentionRule& rule, std::int64_t copies, std::int64_t first,
+                         std::int64_t count, std::int64_t num_slots) {
+  std::vector<std::int64_t> first_seen, last_seen;
+  for (std::int64_t b = 0; b < step.batch(); ++b) {
+    for (std::int64_t t = first; t < first + count; ++t) {
+      const SlotRange range = rule.visible ? rule.visible(b, t)
+                                           : SlotRange{step.left_padding[static_cast<std::size_t>(b)],
+                                                       step.past_length + t};
+      first_seen.push_back(range.first);
+      last_seen.push_back(range.last);
+    }
+  }
+  const at::Tensor slots = at::arange(num_slots);
+  const auto column = [&](const std::vector<std::int64_t>& bounds) {
+    return at::tensor(bounds).view({step.batch(), count, 1});
+  };
+  return slots.ge(column(first_seen)).logical_and(slots.le(column(last_seen))).repeat({copies, 1, 1});
 }
 
 at::Tensor evaluate_row(Op op, std::span<const at::Tensor> inputs, const Setting& setting) {
@@ -92,7 +108,7 @@ at::Tensor evaluate_row(Op op, std::span<const at::Tensor> inputs, const Setting
     case kInputLayernorm:
     case kPostAttentionLayernorm:
     case kNorm:
-      return rms_norm(inputs[0], weight_of(op, setting), setting.parameters(op).rms_norm_eps, rounding);
+      return normalize(op, inputs[0], setting);
     case kQProjMatmul:
     case kKProjMatmul:
     case kVProjMatmul:
@@ -100,22 +116,17 @@ at::Tensor evaluate_row(Op op, std::span<const at::Tensor> inputs, const Setting
     case kQProj:
     case kKProj:
     case kVProj:
-      return add_bias(inputs[0], bias_of(op, setting));
+      return with_bias(op, inputs[0], setting);
     case kQRope:
     case kKRope:
-      return rope(split_heads(inputs[0], setting.config()), positions_to_angles(op, setting), rounding);
+      return rotate(op, taken(op, inputs, setting)[0], setting);
     case kKCache:
-      return append_to_cache(inputs[0], inputs[1], rounding);
     case kVCache:
-      return append_to_cache(inputs[0], split_heads(inputs[1], setting.config()), rounding);
-    case kScores: {
-      const Parameters p = setting.parameters(op);
-      return attention_scores(inputs[0], inputs[1], p.kv_head, p.softmax_scale, all_visible(setting), rounding);
-    }
+      return cache_view(op, inputs, setting).slots;
+    case kScores:
     case kProbs:
-      return softmax(inputs[0], rounding);
     case kAttnOutput:
-      return attention_output(inputs[0], inputs[1], setting.parameters(op).kv_head, all_visible(setting), rounding);
+      return evaluate_attention({op, op}, inputs, setting, nullptr).value;
     case kOProj:
     case kGateProj:
     case kUpProj:
@@ -123,10 +134,15 @@ at::Tensor evaluate_row(Op op, std::span<const at::Tensor> inputs, const Setting
     case kLmHead:
       return project_row(op, inputs[0], setting);
     case kResidMid:
-    case kOutput:
-      return add_residual(inputs[0], inputs[1]);
-    case kAct:
-      return silu_times(inputs[0], inputs[1], rounding);
+    case kOutput: {
+      const Tensors summands = taken(op, inputs, setting);
+      return add_residual(summands[0], summands[1]);
+    }
+    case kAct: {
+      const Tensors gate_up = taken(op, inputs, setting);
+      if (!setting.parameters(op).silu) return gate_up[0] * gate_up[1];
+      return silu_times(gate_up[0], gate_up[1], rounding);
+    }
   }
   throw std::logic_error("evaluate_row: unknown operation");
 }
@@ -145,87 +161,6 @@ std::vector<Input> unit_inputs(const Unit& unit) {
   return inputs;
 }
 
-namespace {
-
-bool is_attention(const Unit& unit) { return unit.first >= kScores && unit.last <= kAttnOutput; }
-
-// scores, probs and attn_output over the query rows [first, first + count), keeping what the noise needs.
-struct AttentionPart {
-  AttentionValues values;
-  at::Tensor result;  // of the unit's last row, for these query rows
-};
-
-AttentionPart attend(const Unit& unit, std::span<const at::Tensor> inputs, const Setting& setting, std::int64_t first,
-                     std::int64_t count) {
-  AttentionPart part;
-  AttentionValues& a = part.values;
-  const at::Tensor visible = step_visible(setting.step, setting.copies, first, count);
-  a.visible = visible.unsqueeze(1);
-  if (unit.first == kScores) {
-    const Parameters p = setting.parameters(kScores);
-    const at::Tensor query = inputs[0].narrow(1, first, count);
-    a.scale = p.softmax_scale;
-    a.query = query.transpose(1, 2);
-    a.keys = repeat_kv(inputs[1], p.kv_head);
-    part.result = a.scores = attention_scores(query, inputs[1], p.kv_head, p.softmax_scale, visible, setting.rounding);
-  } else if (unit.first == kProbs) {
-    a.scores = inputs[0].narrow(2, first, count);
-  } else {
-    a.probs = inputs[0].narrow(2, first, count);
-  }
-  if (unit.first <= kProbs && unit.last >= kProbs) part.result = a.probs = softmax(a.scores, setting.rounding);
-  if (unit.last == kAttnOutput) {
-    const Parameters p = setting.parameters(kAttnOutput);
-    const at::Tensor& values = inputs.back();
-    part.result = attention_output(a.probs, values, p.kv_head, visible, setting.rounding);
-    a.values = repeat_kv(hide_unseen(values, visible), p.kv_head);
-    a.output = split_heads(part.result, setting.config()).transpose(1, 2);
-  }
-  return part;
-}
-
-Noise attention_noise(const Unit& unit, const AttentionValues& a, const NoiseModel& model) {
-  if (unit.last == kScores) return scores_noise(a, model);
-  if (unit.last == kProbs) return probs_noise(a, model);
-  const Noise noise = attention_output_noise(a, model);  // [B, H, T, d]
-  return {noise.independent.transpose(1, 2).flatten(2), noise.shared.transpose(1, 2).flatten(2)};
-}
-
-Evaluated evaluate_attention(const Unit& unit, std::span<const at::Tensor> inputs, const Setting& setting,
-                             const NoiseModel* model) {
-  const std::int64_t tokens = setting.step.num_tokens();
-  const std::int64_t row_size =
-      setting.copies * setting.step.batch() * setting.config().num_q_heads * setting.step.valid_length();
-  const std::int64_t block = std::clamp<std::int64_t>(kScoresAtOnce / row_size, 1, tokens);
-  const std::int64_t token_dim = unit.last == kAttnOutput ? 1 : 2;
-  std::vector<at::Tensor> values, independent, shared;
-  for (std::int64_t first = 0; first < tokens; first += block) {
-    const AttentionPart part = attend(unit, inputs, setting, first, std::min(block, tokens - first));
-    values.push_back(part.result);
-    if (model == nullptr) continue;
-    const Noise noise = attention_noise(unit, part.values, *model);
-    independent.push_back(noise.independent.expand_as(part.result));
-    shared.push_back(noise.shared.expand_as(part.result));
-  }
-  Evaluated all;
-  all.value = at::cat(values, token_dim);
-  if (model != nullptr) all.noise = {at::cat(independent, token_dim), at::cat(shared, token_dim)};
-  return all;
-}
-
-// ||a o b||^2 of each dot product of x weight^T. The squares fit fp32 once each row is scaled to a largest element
-// of 1.
-at::Tensor product_squares(const at::Tensor& x, Op op, const Setting& setting) {
-  const at::Tensor largest = at::amax(x.abs(), -1, /*keepdim=*/true);
-  const at::Tensor scale = largest.masked_fill(largest.eq(0.0), 1.0);
-  const WeightForm form = {setting.precision.weights, at::kFloat, true};
-  const std::string name = projection_weight(op, setting.layer, setting.config());
-  const at::Tensor squares = project((x / scale).square().to(at::kFloat), name, form, setting.weights);
-  return squares.to(at::kDouble) * scale.square();
-}
-
-}  // namespace
-
 at::Tensor evaluate_unit(const Unit& unit, std::span<const at::Tensor> inputs, const Setting& setting) {
   if (is_attention(unit)) return evaluate_attention(unit, inputs, setting, nullptr).value;
   if (unit.first == unit.last) return evaluate_row(unit.first, inputs, setting);
@@ -233,37 +168,62 @@ at::Tensor evaluate_unit(const Unit& unit, std::span<const at::Tensor> inputs, c
   return evaluate_row(unit.last, before, setting);
 }
 
+namespace {
+
+Evaluated projection_with_noise(const Unit& unit, std::span<const at::Tensor> inputs, const Setting& setting,
+                                const NoiseModel& model) {
+  using enum RoundingPoint;
+  const Op op = unit.first;
+  Evaluated product = project_row_with_noise(op, inputs[0], setting, model);
+  product.value = op < kQProj ? setting.rounding.at(kMatmulBeforeBias, product.value) : product.value;
+  at::Tensor& variance = product.noise.independent;
+  if (unit.last == op) {
+    if (op < kQProj) variance = variance + model.at_last(kMatmulBeforeBias, product.value);
+    return product;
+  }
+  variance = variance + model.at(kMatmulBeforeBias, product.value);
+  product.value = with_bias(unit.last, product.value, setting);
+  variance = variance + rounding_of(product.value, model.unit());
+  return product;
+}
+
+Evaluated cache_with_noise(Op op, std::span<const at::Tensor> inputs, const Setting& setting) {
+  const CacheView view = cache_view(op, inputs, setting);
+  Evaluated result{view.slots, no_noise(view.slots)};
+  if (view.unknown.defined()) {
+    result.noise.independent = at::zeros(view.slots.sizes(), at::dtype(at::kDouble)).masked_fill(view.unknown, HUGE_VAL);
+  }
+  return result;
+}
+
+}  // namespace
+
 Evaluated evaluate_unit_with_noise(const Unit& unit, std::span<const at::Tensor> inputs, const Setting& setting,
                                    std::optional<DType> stored) {
   const NoiseModel model(setting.precision, stored);
   if (is_attention(unit)) return evaluate_attention(unit, inputs, setting, &model);
-  if (unit.first != unit.last) {
-    const std::array before = {evaluate_row(unit.first, inputs, setting)};
-    const at::Tensor after = evaluate_row(unit.last, before, setting);
-    const at::Tensor squares = product_squares(inputs[0], unit.first, setting);
-    return {after, matmul_bias_noise(before[0], after, squares, inputs[0].size(-1), model)};
-  }
+  if (is_projection(unit.first)) return projection_with_noise(unit, inputs, setting, model);
 
   const Op op = unit.last;
+  if (op == kKCache || op == kVCache) return cache_with_noise(op, inputs, setting);
   const at::Tensor value = evaluate_row(op, inputs, setting);
   if (row(op).kind == Kind::kMove) return {value, no_noise(value)};
-  if (is_projection(op)) {
-    const bool bias_follows = op == kQProjMatmul || op == kKProjMatmul || op == kVProjMatmul;
-    return {value,
-            matmul_noise(value, product_squares(inputs[0], op, setting), inputs[0].size(-1), bias_follows, model)};
-  }
   switch (op) {
     case kInputLayernorm:
     case kPostAttentionLayernorm:
-    case kNorm:
+    case kNorm: {
+      const Parameters parameters = setting.parameters(op);
       return {value,
-              rms_norm_noise(inputs[0], weight_of(op, setting), value, setting.parameters(op).rms_norm_eps, model)};
+              rms_norm_noise(inputs[0], weight_of(op, parameters, setting), value, parameters.norm, model)};
+    }
     case kQRope:
     case kKRope:
-      return {value,
-              rope_noise(split_heads(inputs[0], setting.config()), positions_to_angles(op, setting), value, model)};
-    case kAct:
-      return {value, silu_times_noise(inputs[0], inputs[1], value, model)};
+      return {value, rope_noise(split_heads(inputs[0], setting.config()),
+                                positions_to_angles(setting.parameters(op).rope, setting), value, model)};
+    case kAct: {
+      const Tensors gate_up = taken(op, inputs, setting);
+      return {value, silu_times_noise(gate_up[0], gate_up[1], value, model)};
+    }
     default:
       return {value, addition_noise(value, model)};  // the biases and the residual additions
   }

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <span>
+#include <stdexcept>
 
 #include "reference/faults/fault.h"
 #include "reference/noise.h"
@@ -12,12 +13,25 @@
 
 namespace qdiff::reference {
 
-// A step's batch may stand stacked several times over, once for each member of an ensemble: [copies * B, ...].
-at::Tensor step_positions(const Step& step, std::int64_t copies);  // [copies * B, T]
-// Slot s is visible to token t of row b: not after it (s <= past_length + t), and no pad. [copies * B, count, S] for
-// the tokens [first, first + count).
-at::Tensor step_visible(const Step& step, std::int64_t copies, std::int64_t first, std::int64_t count);
+// A fault asked for a tensor that nobody recorded.
+class MissingTensor : public std::runtime_error {
+ public:
+  explicit MissingTensor(const TensorKey& key)
+      : std::runtime_error(tensor_name(key.id) + " of step " + std::to_string(key.step)) {}
+};
 
+// What a fault may ask for beyond its row's inputs: other tensors of the case, other steps.
+class Surroundings {
+ public:
+  virtual ~Surroundings() = default;
+  // Throws MissingTensor.
+  virtual at::Tensor tensor(const TensorKey& key) const = 0;
+  virtual const std::vector<Step>& steps() const = 0;  // at least up to the present one
+  virtual std::int64_t capacity() const = 0;           // cache slots of a row
+  virtual double unwritten() const = 0;                // what memory holds that nobody wrote
+};
+
+// A step's batch may stand stacked several times over, once for each member of an ensemble: [copies * B, ...].
 struct Setting {
   WeightStore& weights;
   const Precision& precision;
@@ -26,13 +40,25 @@ struct Setting {
   int layer = kNoLayer;
   std::int64_t copies = 1;
   const Variant* variant = nullptr;
+  const Surroundings* around = nullptr;  // needed where there is a variant
 
   const ModelConfig& config() const { return weights.config(); }
   Parameters parameters(Op op) const {
-    return parameters_at({.op = op, .layer = layer, .step = step, .config = config()}, variant);
+    return parameters_at({.op = op, .layer = layer, .step = step, .config = config(), .first_decode = first_decode()},
+                         variant);
+  }
+  bool first_decode() const {
+    if (around == nullptr || step.index == 0 || step.phase != Phase::kDecode) return step.phase == Phase::kDecode;
+    return around->steps()[static_cast<std::size_t>(step.index) - 1].phase == Phase::kPrefill;
   }
   WeightForm form() const { return {precision.weights, rounding.compute(), false}; }
+  at::Tensor tensor(Op op) const { return around->tensor({step.index, {op, layer}}); }  // of this step and layer
 };
+
+// Slots [0, num_slots) that the tokens [first, first + count) see: [copies * B, count, num_slots]. Right: not after the
+// token (s <= past_length + t), and no pad.
+at::Tensor visible_slots(const Step& step, const AttentionRule& rule, std::int64_t copies, std::int64_t first,
+                         std::int64_t count, std::int64_t num_slots);
 
 // Inputs in the order of the row's table entry; an undefined one is the cache before the first step.
 at::Tensor evaluate_row(Op op, std::span<const at::Tensor> inputs, const Setting& setting);
@@ -45,7 +71,7 @@ struct Unit {
 };
 struct Evaluated {
   at::Tensor value;
-  Noise noise;
+  Noise noise;  // an infinite variance: under the fault nothing is expected there
 };
 // Inputs of a unit: those of its rows, in order, that are not themselves rows of the unit.
 std::vector<Input> unit_inputs(const Unit& unit);

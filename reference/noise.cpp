@@ -63,22 +63,6 @@ at::Tensor dot_variance(const at::Tensor& result, const at::Tensor& squares, con
   return (partial_sums + squares) * (kSumRounding * unit * unit);
 }
 
-Noise matmul_noise(const at::Tensor& result, const at::Tensor& squares, std::int64_t length, bool bias_follows,
-                   const NoiseModel& model) {
-  const at::Tensor n = at::scalar_tensor(static_cast<double>(length), at::dtype(at::kDouble));
-  at::Tensor variance = dot_variance(result, squares, n, model.unit());
-  if (bias_follows) variance = variance + model.at_last(kMatmulBeforeBias, result);
-  return {variance, zeros_like_result(result)};
-}
-
-Noise matmul_bias_noise(const at::Tensor& before, const at::Tensor& after, const at::Tensor& squares,
-                        std::int64_t length, const NoiseModel& model) {
-  const at::Tensor n = at::scalar_tensor(static_cast<double>(length), at::dtype(at::kDouble));
-  return {dot_variance(before, squares, n, model.unit()) + model.at(kMatmulBeforeBias, before) +
-              rounding_of(after, model.unit()),
-          zeros_like_result(after)};
-}
-
 Noise addition_noise(const at::Tensor& sum, const NoiseModel& model) {
   return {rounding_of(sum, model.unit()), zeros_like_result(sum)};
 }
@@ -88,7 +72,7 @@ Noise addition_noise(const at::Tensor& sum, const NoiseModel& model) {
 // square root's own. Independent: the two products. Beside a massive channel the other squares are no larger than a few
 // spacings of the sum. They are then not rounded at random: summed one after the other, most are lost the same way, and
 // the error is a share of what they add up to.
-Noise rms_norm_noise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, double eps,
+Noise rms_norm_noise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, const NormRule& rule,
                      const NoiseModel& model) {
   const double u = model.unit();
   const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), at::dtype(at::kDouble));
@@ -98,10 +82,15 @@ Noise rms_norm_noise(const at::Tensor& x, const at::Tensor& weight, const at::Te
   const at::Tensor lost = at::minimum(squares, half_spacing).masked_fill(squares.ge(half_spacing * 4.0), 0.0);
   const at::Tensor lost_share = lost.sum(-1, true) / sum.masked_fill(sum.eq(0.0), 1.0);
   const at::Tensor mean = positive_sum(n, u) + 3 * kSumRounding * u * u + lost_share.square() / 3.0;
-  const at::Tensor inverse_root = mean / 4.0 + kTwoUlps * u * u;
-  const at::Tensor normalized = x * at::rsqrt(sum / n + eps);
-  const at::Tensor declared = model.at(kRmsNormNormalized, normalized) * weight.square();
-  return {2.0 * rounding_of(y, u) + declared, y.square() * inverse_root};
+  const at::Tensor inverse_root = mean * (rule.power * rule.power) + kTwoUlps * u * u;
+  const at::Tensor inverse_rms = at::rsqrt(sum / n + rule.eps);
+  const at::Tensor declared = model.at(kRmsNormNormalized, x * inverse_rms) * weight.square();
+  at::Tensor shared = y.square() * inverse_root;
+  if (rule.subtract_mean) {  // an error of the mean moves every x of the row alike
+    const at::Tensor mean_variance = dot_variance(x.sum(-1, true), sum, n, u) / n.square();
+    shared = shared + weight.square() * inverse_rms.square() * mean_variance;
+  }
+  return {2.0 * rounding_of(y, u) + declared, shared};
 }
 
 // y = x cos + rotate_half(x) sin. Independent: the table to one unit in the last place (or rounded to rope.table's
@@ -128,7 +117,10 @@ Noise rope_noise(const at::Tensor& x, const at::Tensor& angles, const at::Tensor
   angle_error.select(-1, 0).zero_();
   angle_error.select(-1, half).zero_();
   const at::Tensor slope = partner * cosine - x * sine;
-  return {table + products + rounding_of(y, model.unit()), (angle_error.unsqueeze(2) * slope).square()};
+  const at::Tensor error2 = angle_error.unsqueeze(2).square();
+  // Where the slope is small the curvature counts: d2y = -y, and a Gaussian's E e^4 = 3 (E e^2)^2.
+  const at::Tensor shared = error2 * slope.square() + error2.square() * y.square() * 0.75;
+  return {table + products + rounding_of(y, model.unit()), shared};
 }
 
 // y = g s(g) up with s(g) = 1/(1 + exp(-g)): the exponential to two units, of which a share exp(-g)/(1 + exp(-g)) <= 1
@@ -181,8 +173,14 @@ at::Tensor weight_variance(const AttentionValues& a, const NoiseModel& model) {
 }
 
 // The softmax sum's relative error, one for a query row and head, and the division by it.
+// A running sum in a narrow type is rounded after every slot; two engines whose weights differ by their own rounding
+// store different neighbours there at a share of about 0.8 times that difference over the spacing.
 at::Tensor softmax_sum_variance(const AttentionValues& a, const NoiseModel& model) {
-  return positive_sum(slots_visible(a), model.unit()) + kOneRounding * model.unit() * model.unit();
+  const at::Tensor slots = slots_visible(a);
+  const at::Tensor variance = positive_sum(slots, model.unit()) + kOneRounding * model.unit() * model.unit();
+  if (!a.sum_type) return variance;
+  const double spacing = 2.0 * unit_roundoff(*a.sum_type);
+  return variance + slots * (spacing * 0.8 * 4.0 * model.unit());
 }
 
 // The scale is one rounded constant: it moves every score by the same factor.

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "harness/contract/precision.h"
+#include "reference/parameters.h"
 #include "reference/torch.h"
 
 namespace qdiff::reference {
@@ -47,14 +48,8 @@ at::Tensor rounding_of(const at::Tensor& result, double unit);
 // Of a sum of `length` products a_k b_k with this result and ||a o b||^2 = `squares`; `length` broadcasts.
 at::Tensor dot_variance(const at::Tensor& result, const at::Tensor& squares, const at::Tensor& length, double unit);
 
-// `result` = x weight^T, `squares` = (x^2)(weight^2)^T; `bias_follows` where it is a named tensor of its own.
-Noise matmul_noise(const at::Tensor& result, const at::Tensor& squares, std::int64_t length, bool bias_follows,
-                   const NoiseModel& model);
-// The same with a bias added: `before` the product alone, `after` the sum.
-Noise matmul_bias_noise(const at::Tensor& before, const at::Tensor& after, const at::Tensor& squares,
-                        std::int64_t length, const NoiseModel& model);
 Noise addition_noise(const at::Tensor& sum, const NoiseModel& model);
-Noise rms_norm_noise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, double eps,
+Noise rms_norm_noise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, const NormRule& rule,
                      const NoiseModel& model);
 Noise rope_noise(const at::Tensor& x, const at::Tensor& angles, const at::Tensor& y, const NoiseModel& model);
 Noise silu_times_noise(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& y, const NoiseModel& model);
@@ -70,6 +65,7 @@ struct AttentionValues {
   at::Tensor output;   // [B, H, T, d]
   at::Tensor visible;  // [B, 1, T, S]
   double scale = 0.0;
+  std::optional<DType> sum_type;  // of a softmax sum kept in a narrower type than accumulate
 };
 Noise scores_noise(const AttentionValues& a, const NoiseModel& model);
 Noise probs_noise(const AttentionValues& a, const NoiseModel& model);

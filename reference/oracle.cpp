@@ -35,12 +35,38 @@ class TorchOracle : public Oracle {
   const std::vector<VariantFacts>& catalogue() const override { return catalogue_; }
 
   Expectation evaluate(const Query& query) override {
+    try {
+      return expectation_of(query);
+    } catch (const MissingTensor& missing) {
+      throw NotEvaluable("it needs " + std::string(missing.what()));
+    }
+  }
+
+  std::vector<double> emulate(const Query& query) override {
+    const Rounding rounding = Rounding::emulated(query.precision);
+    const Walk walk(query, rounding, weights_);
+    try {
+      return to_vector(round_to(query.stored, last_value(walk, rounding)));
+    } catch (const MissingTensor& missing) {
+      throw NotEvaluable("it needs " + std::string(missing.what()));
+    }
+  }
+
+ private:
+  Expectation expectation_of(const Query& query) {
     const Rounding gold = Rounding::gold(query.precision);
     const Walk walk(query, gold, weights_);
-    bool exact = false;
-    const Evaluated target = evaluate_gold(walk, exact);
     Expectation expectation;
+    if (!query.with_noise) {
+      const at::Tensor value = last_value(walk, gold);
+      expectation.shape = value.sizes().vec();
+      expectation.value = to_vector(value);
+      return expectation;
+    }
+    bool exact = false;
+    Evaluated target = evaluate_gold(walk, exact);
     expectation.shape = target.value.sizes().vec();
+    if (query.variant != nullptr) take_out_unknown(target, expectation);
     expectation.value = to_vector(target.value);
     // Near zero the spacing of numbers has a floor, and so has the error. A masked probability is 0 without error.
     const double floor = spacing(query.precision.accumulate, 0.0);
@@ -52,20 +78,30 @@ class TorchOracle : public Oracle {
     return expectation;
   }
 
-  std::vector<double> emulate(const Query& query) override {
-    const Rounding rounding = Rounding::emulated(query.precision);
-    const Walk walk(query, rounding, weights_);
-    Values computed;
-    for (const PlacedUnit& placed : walk.units()) {
-      const std::vector<at::Tensor> inputs = gather_inputs(walk, placed, computed, config());
-      const at::Tensor value = evaluate_unit(placed.unit, inputs, walk.setting(placed, 1));
-      if (&placed == &walk.units().back()) return to_vector(round_to(query.stored, value));
-      computed.emplace(placed.output(), rounding.taken(placed.unit.last, value));
-    }
-    throw std::logic_error("emulate: a walk has at least one unit");
+  static void take_out_unknown(Evaluated& target, Expectation& expectation) {
+    const at::Tensor unknown = at::isposinf(target.noise.independent).expand_as(target.value);
+    if (!unknown.any().item<bool>()) return;
+    const at::Tensor bytes = unknown.to(at::kByte).contiguous();
+    const std::uint8_t* data = bytes.const_data_ptr<std::uint8_t>();
+    expectation.unknown.assign(data, data + bytes.numel());
+    target.noise.independent = target.noise.independent.expand_as(target.value).masked_fill(unknown, 0.0);
+    target.noise.shared = target.noise.shared.expand_as(target.value).masked_fill(unknown, 0.0);
+    target.value = target.value.masked_fill(unknown, 0.0);
   }
 
- private:
+  // The target's value alone, with the roundings that `rounding` makes on the way to it.
+  at::Tensor last_value(const Walk& walk, const Rounding& rounding) {
+    Values computed;
+    const WalkSurroundings around(walk, computed);
+    for (const PlacedUnit& placed : walk.units()) {
+      const std::vector<at::Tensor> inputs = gather_inputs(walk, placed, computed, config());
+      const at::Tensor value = evaluate_unit(placed.unit, inputs, walk.setting(placed, 1, &around));
+      if (&placed == &walk.units().back()) return value;
+      computed.emplace(placed.output(), rounding.taken(placed.unit.last, value));
+    }
+    throw std::logic_error("a walk has at least one unit");
+  }
+
   Evaluated evaluate_gold(const Walk& walk, bool& exact) {
     const std::vector<PlacedUnit>& units = walk.units();
     const PlacedUnit& last = units.back();
@@ -89,9 +125,10 @@ class TorchOracle : public Oracle {
     if (noisy_inputs && !projection) return evaluate_ensemble(walk, weights_);
 
     Values computed;
+    const WalkSurroundings around(walk, computed);
     for (const PlacedUnit& placed : units) {
       const std::vector<at::Tensor> inputs = gather_inputs(walk, placed, computed, config());
-      const Setting setting = walk.setting(placed, 1);
+      const Setting setting = walk.setting(placed, 1, &around);
       if (&placed != &last) {
         computed.emplace(placed.output(), evaluate_unit(placed.unit, inputs, setting));
         continue;

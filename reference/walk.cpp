@@ -70,8 +70,19 @@ Walk::Walk(const Query& query, const Rounding& rounding, WeightStore& weights)
   if (query.variant != nullptr) find_fault(*query.variant);
 }
 
-Setting Walk::setting(const PlacedUnit& placed, std::int64_t copies) const {
-  return {weights_, query_.precision, rounding_, step(placed), placed.layer, copies, query_.variant};
+Setting Walk::setting(const PlacedUnit& placed, std::int64_t copies, const Surroundings* around) const {
+  return {weights_, query_.precision, rounding_, step(placed), placed.layer, copies, query_.variant, around};
+}
+
+at::Tensor WalkSurroundings::tensor(const TensorKey& key) const {
+  if (const auto found = computed_.find(key); found != computed_.end()) return found->second;
+  if (!walk_.query().recorded.has(key)) throw MissingTensor(key);
+  return walk_.recorded(key);
+}
+
+std::int64_t WalkSurroundings::capacity() const {
+  const Query& query = walk_.query();
+  return query.capacity > 0 ? query.capacity : query.steps.back().valid_length();
 }
 
 at::Tensor Walk::recorded(const TensorKey& key) const {

@@ -34,7 +34,7 @@ class Walk {
   const std::vector<PlacedUnit>& units() const { return units_; }
   const Query& query() const { return query_; }
   const Step& step(const PlacedUnit& placed) const { return query_.steps[static_cast<std::size_t>(placed.step)]; }
-  Setting setting(const PlacedUnit& placed, std::int64_t copies) const;
+  Setting setting(const PlacedUnit& placed, std::int64_t copies, const Surroundings* around) const;
 
   // In the type computed in, rounded where the declaration says that the next operation took it in a narrower type.
   // Throws InputError where it is not recorded or has a shape that its step does not give it.
@@ -52,6 +52,21 @@ class Walk {
 };
 
 using Values = std::map<TensorKey, at::Tensor>;
+
+// The case as a fault sees it: what the walk has computed by now, else what is recorded.
+class WalkSurroundings final : public Surroundings {
+ public:
+  WalkSurroundings(const Walk& walk, const Values& computed) : walk_(walk), computed_(computed) {}
+  at::Tensor tensor(const TensorKey& key) const override;
+  const std::vector<Step>& steps() const override { return walk_.query().steps; }
+  std::int64_t capacity() const override;
+  double unwritten() const override { return walk_.query().unwritten; }
+
+ private:
+  const Walk& walk_;
+  const Values& computed_;
+};
+
 // Inputs of a unit from `computed` where it has them, else from the recording.
 std::vector<at::Tensor> gather_inputs(const Walk& walk, const PlacedUnit& placed, const Values& computed,
                                       const ModelConfig& config);

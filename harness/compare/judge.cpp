@@ -127,6 +127,7 @@ void decide(Judgement& judgement, const Comparison& c) {
 
 // Walks the tensor in blocks of columns, so that the column sums of a block stay in cache while all rows pass.
 struct Walk {
+  std::int64_t unknown = 0;  // elements of which nothing is expected
   std::vector<SliceSums> rows;
   ColumnSums columns;
   TensorSums total;
@@ -135,7 +136,8 @@ struct Walk {
 Walk walk(const Sides& sides, Gates& gates) {
   const Comparison& c = sides.comparison;
   const std::int64_t width = sides.actual.num_columns();
-  Walk result{std::vector<SliceSums>(static_cast<std::size_t>(sides.actual.num_rows())),
+  Walk result{0,
+              std::vector<SliceSums>(static_cast<std::size_t>(sides.actual.num_rows())),
               ColumnSums(static_cast<std::size_t>(width)),
               {}};
   // A cache whose input was not recorded: its rounding is data movement, which gold makes as well, on a value that is
@@ -157,6 +159,14 @@ Walk walk(const Sides& sides, Gates& gates) {
       std::copy_n(c.expected.value.data() + gold_first, size, gold.data());
       if (mutated(Mutant::kSidesSwapped))
         std::swap_ranges(actual.begin(), actual.begin() + static_cast<std::ptrdiff_t>(size), gold.begin());
+      if (!c.expected.unknown.empty()) {
+        // Zero where zero is expected without rounding says nothing; the gates leave it out.
+        for (std::size_t i = 0; i < size; ++i) {
+          if (c.expected.unknown[gold_first + i] == 0) continue;
+          actual[i] = 0.0;
+          ++result.unknown;
+        }
+      }
       const float* sigma_independent = c.expected.sigma_independent.data() + gold_first;
       const float* sigma_shared = c.expected.sigma_shared.data() + gold_first;
       gates.pass({actual.data(), size}, {gold.data(), size}, sigma_independent, sigma_shared, weight.data(), r,
@@ -185,8 +195,8 @@ Judgement judge_rounded(const Sides& sides) {
   Judgement judgement;
   judgement.statistics = statistics_of(
       {sides.actual, c.actual, sums.rows, sums.columns, sums.total, c.precision.accumulate, coherence_of(c)});
-  judgement.statistics.elements_compared = gates.elements_seen();
-  if (gates.elements_seen() == 0) {
+  judgement.statistics.elements_compared = gates.elements_seen() - sums.unknown;
+  if (judgement.statistics.elements_compared <= 0) {
     judgement.outcome = mutated(Mutant::kUnjudgedIsMatch) ? Outcome::kMatch : Outcome::kUnjudged;
     judgement.reason = "nothing to compare: every row is padding or fully masked";
     return judgement;
@@ -224,8 +234,11 @@ Judgement judge_exact(const Sides& sides) {
     if (!sides.actual.counts(r)) continue;
     load_elements(c.actual, static_cast<std::size_t>(r * width), actual);
     const double* gold = c.expected.value.data() + sides.gold_row(r) * width;
-    statistics.elements_compared += width;
     for (std::int64_t i = 0; i < width; ++i) {
+      if (!c.expected.unknown.empty() && c.expected.unknown[static_cast<std::size_t>(sides.gold_row(r) * width + i)] != 0) {
+        continue;
+      }
+      ++statistics.elements_compared;
       const double a = actual[static_cast<std::size_t>(i)];
       if (std::isfinite(gold[i])) gold_squared += gold[i] * gold[i];
       if (a == gold[i]) continue;

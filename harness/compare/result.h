@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -55,6 +56,8 @@ struct Explanation {
   std::string phase;                      // "prefill", "decode", "both"
   std::string pattern;                    // in words: which rows, heads, positions, dimensions are wrong
   std::vector<std::string> alternatives;  // variants that fit equally well
+  std::vector<std::string> separated_by;  // for each of them, the input that would tell it from the variant
+  std::map<std::string, std::string> points;  // kind precision: entries of compute.points that would declare it
 };
 
 enum class FindingKind : std::uint8_t { kLogic, kPrecision };

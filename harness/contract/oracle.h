@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,15 @@ struct Variant {
   bool operator==(const Variant&) const = default;
 };
 
+// Whether a variant changes all of its rows at once, or may sit at each of them alone (a GEMM, one of the norms).
+enum class Reach : std::uint8_t { kTogether, kEach };
+
+// A rounding that an engine may declare (`compute.points`), as the explanation of a finding of kind precision.
+struct DeclarablePoint {
+  RoundingPoint point;
+  DType dtype;
+};
+
 struct VariantFacts {
   std::string id;
   std::string what;                 // one line: what such an engine computes
@@ -40,6 +50,11 @@ struct VariantFacts {
   std::vector<double> values = {};  // of its parameter, the likeliest first; empty: it takes none
   // What right code has there, where the parameter is continuous and can be fitted (theta, eps, a scale).
   std::optional<double> right_value = {};
+  Reach reach = Reach::kTogether;
+  // Set where the variant is nothing but a rounding at that point: it is evaluated by declaring it.
+  std::optional<DeclarablePoint> declares = {};
+  // Whether each run asks if its inputs would show this variant. Not for the roundings that the table of points gives.
+  bool probed = true;
 };
 
 struct Query {
@@ -50,6 +65,9 @@ struct Query {
   const Precision& precision;      // the candidate's declaration
   DType stored;                    // dtype in which the candidate holds the target
   const Variant* variant = nullptr;
+  std::int64_t capacity = 0;  // cache slots of a row; 0: not known, taken to be those of the whole case
+  double unwritten = 0.0;     // what memory holds that nobody wrote, where that is known; most engines clear it
+  bool with_noise = true;     // false: the value alone is wanted, and both deviations stay empty
 };
 
 // Row-major in the target's shape. `value` is gold: fp64 throughout, weights rounded once to Precision::weights and
@@ -63,6 +81,15 @@ struct Expectation {
   std::vector<float> sigma_independent;
   std::vector<float> sigma_shared;
   bool exact = false;  // data only moves: the candidate must equal `value` rounded to the stored dtype
+  // Under a variant: 1 where nothing is expected (memory that nobody wrote, a query that sees nothing). Such elements
+  // have value and deviations 0 and are not compared. Empty: nowhere. Gold has none.
+  std::vector<std::uint8_t> unknown = {};
+};
+
+// A variant asks for a tensor that the candidate did not record: it can be neither shown nor refuted.
+class NotEvaluable : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
 class Oracle {
@@ -70,6 +97,7 @@ class Oracle {
   virtual ~Oracle() = default;
   virtual const ModelConfig& config() const = 0;
 
+  // Throws NotEvaluable for a variant that needs what is not recorded.
   // Gold with its expected rounding: analytic for one operation (and for the usual fusions: matmul with bias, scores
   // with softmax and P.V, cache writes before them); for longer spans from an ensemble of perturbed evaluations.
   virtual Expectation evaluate(const Query& query) = 0;

@@ -8,12 +8,11 @@ namespace qdiff::reference {
 const std::vector<FaultEntry>& fault_catalogue() {
   static const std::vector<FaultEntry> kCatalogue = [] {
     std::vector<FaultEntry> all;
-    for (auto* hypothesis : {gqa_head_mapping_faults, small_doses}) {
-      for (FaultEntry& entry : hypothesis()) all.push_back(std::move(entry));
+    for (auto* group : {kv_cache_faults, softmax_faults, rope_faults, in_place_faults, gqa_head_mapping_faults,
+                        qkv_bias_faults, gemm_layout_faults, cache_length_faults, rms_norm_faults, masking_faults,
+                        outsiders, undeclared_roundings}) {
+      for (FaultEntry& entry : group()) all.push_back(std::move(entry));
     }
-    std::stable_sort(all.begin(), all.end(), [](const FaultEntry& a, const FaultEntry& b) {
-      return a.facts.id.substr(0, 3) < b.facts.id.substr(0, 3);
-    });
     return all;
   }();
   return kCatalogue;
@@ -48,6 +47,7 @@ Parameters parameters_at(const Place& place, const Variant* variant) {
   const FaultEntry& fault = find_fault(*variant);
   const auto& ops = fault.facts.ops;
   if (std::find(ops.begin(), ops.end(), place.op) == ops.end()) return parameters;
+  if (fault.change == nullptr) return parameters;  // a rounding, made by declaring it
   fault.change(parameters, place, variant->value.value_or(fault.values.empty() ? 0.0 : fault.values.front()));
   return parameters;
 }

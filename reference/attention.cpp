@@ -1,0 +1,125 @@
+#include "reference/attention.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace qdiff::reference {
+namespace {
+
+using enum Op;
+
+// Query rows of attention are taken some at a time, so that scores of a long prefill never stand whole in memory.
+constexpr std::int64_t kScoresAtOnce = std::int64_t{1} << 23;
+
+// Keys or values as they are attended to.
+at::Tensor attended(const at::Tensor& cache, Op op, const Parameters& parameters, const Setting& setting) {
+  return parameters.attention.slots ? parameters.attention.slots(cache, op, setting) : cache;
+}
+
+// Query rows [first, first + count) of what one unit takes.
+struct Block {
+  std::int64_t first, count;
+};
+
+struct AttentionPart {
+  AttentionValues values;  // what the noise needs
+  at::Tensor result;       // of the unit's last row, for these query rows
+};
+
+AttentionPart attend(const Unit& unit, std::span<const at::Tensor> inputs, const Setting& setting, const Block& block) {
+  const auto [first, count] = block;
+  AttentionPart part;
+  AttentionValues& a = part.values;
+  const Parameters p = setting.parameters(unit.first == kAttnOutput ? kAttnOutput : kScores);
+  const AttentionRule& rule = p.attention;
+  const bool hides = std::isinf(rule.hidden_score);
+  at::Tensor visible;
+  auto see = [&](std::int64_t num_slots) {
+    visible = visible_slots(setting.step, rule, setting.copies, first, count, num_slots);
+    a.visible = (hides ? visible : at::ones_like(visible)).unsqueeze(1);
+  };
+  if (unit.first == kScores) {
+    const at::Tensor query = inputs[0].narrow(1, first, count);
+    const at::Tensor keys = attended(inputs[1], kScores, p, setting);
+    see(keys.size(1));
+    a.scale = rule.scale;
+    a.query = query.transpose(1, 2);
+    a.keys = repeat_kv(keys, rule.kv_head);
+    a.scores = attention_scores(query, keys, rule.kv_head, rule.scale, visible, setting.rounding);
+    if (!hides) a.scores = a.scores.masked_fill(visible.logical_not().unsqueeze(1), rule.hidden_score);
+    part.result = a.scores.narrow(-1, 0, setting.step.valid_length());
+  } else if (unit.first == kProbs) {
+    a.scores = inputs[0].narrow(2, first, count);
+    see(a.scores.size(-1));
+  } else {
+    a.probs = inputs[0].narrow(2, first, count);
+    see(a.probs.size(-1));
+  }
+  if (unit.first <= kProbs && unit.last >= kProbs) {
+    const Parameters of_probs = setting.parameters(kProbs);
+    a.sum_type = of_probs.attention.sum_type;
+    const SoftmaxPlace place{setting.step, setting.copies, first, setting.precision.accumulate};
+    a.probs = of_probs.attention.softmax ? of_probs.attention.softmax(a.scores, place)
+                                         : softmax(a.scores, setting.rounding);
+    if (of_probs.attention.scale_after != 1.0) a.probs = a.probs * of_probs.attention.scale_after;
+    part.result = a.probs.narrow(-1, 0, setting.step.valid_length());
+  }
+  if (unit.last == kAttnOutput) {
+    const Parameters of_output = setting.parameters(kAttnOutput);
+    const at::Tensor values = attended(inputs.back(), kAttnOutput, of_output, setting).narrow(1, 0, a.probs.size(-1));
+    const at::Tensor seen = hides ? visible : at::ones_like(visible);
+    const std::vector<std::int64_t>& kv_head = of_output.attention.kv_head;
+    part.result = attention_output(a.probs, values, kv_head, seen, setting.rounding);
+    a.values = repeat_kv(hide_unseen(values, seen), kv_head);
+    a.output = part.result.view({part.result.size(0), count, -1, setting.config().head_dim}).transpose(1, 2);
+  }
+  return part;
+}
+
+Noise attention_noise(const Unit& unit, const AttentionPart& part, const Setting& setting, const NoiseModel& model) {
+  const AttentionValues& a = part.values;
+  const std::int64_t slots = setting.step.valid_length();
+  Noise noise;
+  if (unit.last == kAttnOutput) {
+    noise = attention_output_noise(a, model);  // [B, H, T, d]
+    noise = {noise.independent.transpose(1, 2).flatten(2), noise.shared.transpose(1, 2).flatten(2)};
+  } else {
+    noise = unit.last == kScores ? scores_noise(a, model) : probs_noise(a, model);
+    const at::Tensor& full = unit.last == kScores ? a.scores : a.probs;
+    noise = {noise.independent.expand_as(full).narrow(-1, 0, slots), noise.shared.expand_as(full).narrow(-1, 0, slots)};
+  }
+  noise = {noise.independent.expand_as(part.result), noise.shared.expand_as(part.result)};
+  if (setting.variant == nullptr || unit.last == kScores) return noise;
+  // Where a wrong mask leaves a query nothing to see, engines put out what they like.
+  const at::Tensor blind = a.visible.any(-1).logical_not();  // [B, 1, T]
+  const at::Tensor rows = unit.last == kAttnOutput ? blind.transpose(1, 2) : blind.unsqueeze(-1);
+  return {noise.independent.masked_fill(rows, HUGE_VAL), noise.shared};
+}
+
+}  // namespace
+
+bool is_attention(const Unit& unit) { return unit.first >= kScores && unit.last <= kAttnOutput; }
+
+Evaluated evaluate_attention(const Unit& unit, std::span<const at::Tensor> inputs, const Setting& setting,
+                             const NoiseModel* model) {
+  const std::int64_t tokens = setting.step.num_tokens();
+  const std::int64_t row_size =
+      setting.copies * setting.step.batch() * setting.config().num_q_heads * setting.step.valid_length();
+  const std::int64_t at_once = std::clamp<std::int64_t>(kScoresAtOnce / row_size, 1, tokens);
+  const std::int64_t token_dim = unit.last == kAttnOutput ? 1 : 2;
+  Tensors values, independent, shared;
+  for (std::int64_t first = 0; first < tokens; first += at_once) {
+    const AttentionPart part = attend(unit, inputs, setting, {first, std::min(at_once, tokens - first)});
+    values.push_back(part.result);
+    if (model == nullptr) continue;
+    const Noise noise = attention_noise(unit, part, setting, *model);
+    independent.push_back(noise.independent);
+    shared.push_back(noise.shared);
+  }
+  Evaluated all;
+  all.value = at::cat(values, token_dim);
+  if (model != nullptr) all.noise = {at::cat(independent, token_dim), at::cat(shared, token_dim)};
+  return all;
+}
+
+}  // namespace qdiff::reference

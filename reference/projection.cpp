@@ -1,0 +1,194 @@
+#include "reference/projection.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace qdiff::reference {
+namespace {
+
+using enum Op;
+
+std::string weight_of(Op op, const ProjectionRule& rule, const Parameters& parameters, const Setting& setting) {
+  if (!rule.named.empty()) return rule.named;
+  return projection_weight(op, parameters.weight_layer.value_or(setting.layer), setting.config());
+}
+
+// x weight^T in the form asked for, rearranged as the rule says.
+at::Tensor product(Op op, const at::Tensor& x, const Parameters& parameters, const Setting& setting,
+                   const WeightForm& form) {
+  const ProjectionRule& rule = parameters.projection;
+  const at::Tensor input = rule.input ? rule.input(x) : x;
+  const at::Tensor y = rule.weight
+                           ? reference::matmul(input, rule.weight(setting.weights, form))
+                           : project(input, weight_of(op, rule, parameters, setting), form, setting.weights);
+  return rule.output ? rule.output(y) : y;
+}
+
+// The squares of a row's elements fit fp32 once each row is scaled to a largest element of 1.
+struct ScaledSquares {
+  at::Tensor squares;  // fp32
+  at::Tensor scale;    // of the row, squared
+
+  explicit ScaledSquares(const at::Tensor& x) {
+    const at::Tensor largest = at::amax(x.abs(), -1, /*keepdim=*/true);
+    const at::Tensor factor = largest.masked_fill(largest.eq(0.0), 1.0);
+    squares = (x / factor).square().to(at::kFloat);
+    scale = factor.square();
+  }
+};
+
+// A stored value that two correct engines round: where their errors straddle the middle between two neighbours they
+// store different ones. Of errors with deviation s that happens at a share of about 0.8 s / spacing.
+at::Tensor stored_variance(DType stored, const at::Tensor& value, const at::Tensor& variance) {
+  return variance + spacing_at(stored, value) * 0.8 * variance.sqrt();
+}
+
+// A piece of the product, computed from what the input's memory holds by now.
+struct Piece {
+  at::Tensor value, variance;
+};
+Piece piece_of(const at::Tensor& x, const at::Tensor& x_variance, const at::Tensor& weight, double unit) {
+  Piece piece;
+  piece.value = reference::matmul(x, weight);
+  const at::Tensor squared = weight.square();
+  const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), at::dtype(at::kDouble));
+  piece.variance = dot_variance(piece.value.to(at::kDouble), reference::matmul(x.square(), squared).to(at::kDouble), n, unit) +
+                   reference::matmul(x_variance.to(x.scalar_type()), squared).to(at::kDouble);
+  return piece;
+}
+
+// Columns of the output, some at a time for all tokens, each piece stored over the same columns of the input.
+Piece project_in_place_by_columns(const at::Tensor& x, const at::Tensor& weight, std::int64_t columns, DType stored,
+                                  double unit) {
+  at::Tensor memory = x.clone();
+  at::Tensor variance = at::zeros(x.sizes(), at::dtype(at::kDouble));
+  Tensors values, variances;
+  for (std::int64_t first = 0; first < weight.size(0); first += columns) {
+    const std::int64_t count = std::min(columns, weight.size(0) - first);
+    const Piece piece = piece_of(memory, variance, weight.narrow(0, first, count), unit);
+    values.push_back(piece.value);
+    variances.push_back(piece.variance);
+    const std::int64_t inside = std::min(count, x.size(-1) - first);
+    if (inside <= 0) continue;
+    const at::Tensor kept = piece.value.narrow(-1, 0, inside);
+    memory.narrow(-1, first, inside).copy_(round_to(stored, kept));
+    variance.narrow(-1, first, inside)
+        .copy_(stored_variance(stored, kept, piece.variance.narrow(-1, 0, inside)));
+  }
+  return {at::cat(values, -1), at::cat(variances, -1)};
+}
+
+// Tokens in order, each one's output stored from element token * out of the memory whose inputs start at token * in.
+Piece project_in_place_by_rows(const at::Tensor& x, const at::Tensor& weight, std::int64_t copies, DType stored,
+                               double unit) {
+  const std::int64_t in = weight.size(1), out = weight.size(0);
+  const std::int64_t tokens = x.numel() / in / copies;
+  Tensors values, variances;
+  for (std::int64_t copy = 0; copy < copies; ++copy) {
+    at::Tensor memory = at::zeros({tokens * std::max(in, out)}, x.options());
+    at::Tensor variance = at::zeros({tokens * std::max(in, out)}, at::dtype(at::kDouble));
+    memory.narrow(0, 0, tokens * in).copy_(x.reshape({copies, -1}).select(0, copy));
+    for (std::int64_t token = 0; token < tokens; ++token) {
+      const Piece piece = piece_of(memory.narrow(0, token * in, in).clone(),
+                                   variance.narrow(0, token * in, in).clone(), weight, unit);
+      values.push_back(piece.value);
+      variances.push_back(piece.variance);
+      memory.narrow(0, token * out, out).copy_(round_to(stored, piece.value));
+      variance.narrow(0, token * out, out).copy_(stored_variance(stored, piece.value, piece.variance));
+    }
+  }
+  std::vector<std::int64_t> shape = x.sizes().vec();
+  shape.back() = out;
+  return {at::stack(values).view(shape), at::stack(variances).view(shape)};
+}
+
+// The running sum rounded to bfloat16 after each block of products.
+Piece project_with_bf16_sums(const at::Tensor& x, const at::Tensor& weight, std::int64_t block, double unit) {
+  at::Tensor sum;
+  at::Tensor variance;
+  for (std::int64_t first = 0; first < x.size(-1); first += block) {
+    const std::int64_t count = std::min(block, x.size(-1) - first);
+    const Piece piece = piece_of(x.narrow(-1, first, count), at::zeros_like(x.narrow(-1, first, count)),
+                                 weight.narrow(1, first, count), unit);
+    const at::Tensor next = sum.defined() ? sum + piece.value : piece.value;
+    const at::Tensor error = sum.defined() ? variance + piece.variance + rounding_of(next, unit) : piece.variance;
+    sum = round_to(DType::kBF16, next);
+    variance = stored_variance(DType::kBF16, next, error);
+  }
+  return {sum, variance};
+}
+
+// Of the rules under which a product is no plain product; none: it is one.
+std::optional<Piece> project_in_pieces(Op op, const at::Tensor& x, const Parameters& parameters,
+                                       const Setting& setting) {
+  const ProjectionRule& rule = parameters.projection;
+  if (rule.in_place_columns == 0 && !rule.in_place_rows && rule.bf16_sum_block == 0) return std::nullopt;
+  const at::Tensor weight = setting.weights.get(weight_of(op, rule, parameters, setting), setting.form());
+  const double unit = unit_roundoff(setting.precision.accumulate);
+  const DType stored = setting.precision.activations;
+  if (rule.in_place_columns > 0) return project_in_place_by_columns(x, weight, rule.in_place_columns, stored, unit);
+  if (rule.in_place_rows) return project_in_place_by_rows(x, weight, setting.copies, stored, unit);
+  return project_with_bf16_sums(x, weight, rule.bf16_sum_block, unit);
+}
+
+at::Tensor overflowing(DType type, const at::Tensor& y) {
+  return at::where(at::isinf(round_to(type, y)), round_to(type, y), y);
+}
+
+}  // namespace
+
+bool is_projection(Op op) {
+  constexpr std::array kProjections = {kQProjMatmul, kKProjMatmul, kVProjMatmul, kOProj,
+                                       kGateProj,    kUpProj,      kDownProj,    kLmHead};
+  return std::find(kProjections.begin(), kProjections.end(), op) != kProjections.end();
+}
+
+std::string projection_weight(Op op, int layer, const ModelConfig& config) {
+  return weight_name({op, layer}, 0, config);
+}
+
+at::Tensor project(const at::Tensor& x, const std::string& weight, const WeightForm& form, WeightStore& weights) {
+  std::vector<std::int64_t> shape = x.sizes().vec();
+  shape.back() = weights.shape(weight)[0];
+  const at::Tensor out = at::empty(shape, x.options());
+  weights.for_each_block(weight, form, [&](std::int64_t first, const at::Tensor& rows) {
+    out.narrow(-1, first, rows.size(0)).copy_(reference::matmul(x, rows));
+  });
+  return out;
+}
+
+at::Tensor project_row(Op op, const at::Tensor& x, const Setting& setting) {
+  const Parameters parameters = setting.parameters(op);
+  if (const auto piece = project_in_pieces(op, x, parameters, setting)) return piece->value;
+  const at::Tensor y = setting.rounding.accumulated(product(op, x, parameters, setting, setting.form()));
+  const auto& type = parameters.projection.result_type;
+  return type ? overflowing(*type, y) : y;
+}
+
+at::Tensor product_squares(const at::Tensor& x, Op op, const Setting& setting) {
+  const ScaledSquares scaled(x);
+  const WeightForm form = {setting.precision.weights, at::kFloat, true};
+  const at::Tensor squares = product(op, scaled.squares, setting.parameters(op), setting, form).to(at::kDouble);
+  // A rearrangement of the elements takes the rows' scales along.
+  const auto& output = setting.parameters(op).projection.output;
+  return squares * (output ? output(scaled.scale.expand_as(squares).contiguous()) : scaled.scale);
+}
+
+Evaluated project_row_with_noise(Op op, const at::Tensor& x, const Setting& setting, const NoiseModel& model) {
+  const Parameters parameters = setting.parameters(op);
+  const ProjectionRule& rule = parameters.projection;
+  if (const auto piece = project_in_pieces(op, x, parameters, setting)) {
+    return {piece->value, {piece->variance, at::zeros_like(piece->variance)}};
+  }
+  const at::Tensor y = project_row(op, x, setting);
+  const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), at::dtype(at::kDouble));
+  at::Tensor variance = dot_variance(y, product_squares(x, op, setting), n, model.unit());
+  if (rule.result_type) variance = variance + rounding_variance(*rule.result_type, y);
+  if (rule.unknown_from) {
+    const std::int64_t first = std::min(*rule.unknown_from, y.size(-1));
+    variance.narrow(-1, first, y.size(-1) - first).fill_(HUGE_VAL);
+  }
+  return {y, {variance, at::zeros({}, at::dtype(at::kDouble)).expand_as(y)}};
+}
+
+}  // namespace qdiff::reference
