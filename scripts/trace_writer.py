@@ -253,11 +253,15 @@ def _to_bytes(name, values, dtype, shape):
         if shape is None:
             raise TraceError(f"{name}: bytes need a shape")
         return dtype, tuple(shape), bytes(values)
-    flat, found = values, []
-    while isinstance(flat, (list, tuple)) and flat and isinstance(flat[0], (list, tuple)):
-        found.append(len(flat))
+    found, first, flat = [], values, values
+    while isinstance(first, (list, tuple)):
+        found.append(len(first))
+        first = first[0] if first else None
+    for _ in found[1:]:
         flat = list(itertools.chain.from_iterable(flat))
-    shape = tuple(shape) if shape is not None else (*found, *(len(flat) // math.prod(found) for _ in [0]))
+    shape = tuple(found if shape is None else shape)
+    if len(flat) != math.prod(found):
+        raise TraceError(f"{name}: the nested lists differ in length")
     return dtype, shape, _pack(flat, dtype)
 
 
