@@ -63,6 +63,7 @@ class TorchSession : public Session {
 
   TensorView run_embedding(const Step& step, TensorSink* sink) override {
     check(step);
+    remember(step);
     std::map<Op, at::Tensor> here;
     return run_rows(Scope::kBeforeLayers, kNoLayer, step, here, at::Tensor(), sink);
   }
@@ -240,6 +241,7 @@ class TorchEngine : public Engine {
   std::string name() const override { return "reference"; }
   Device device() const override { return {}; }
   const Precision& precision() const override { return machine_.precision; }
+  double poison_value(Poison) const override { return 0.0; }  // memory that a fault reads unwritten is zeroed
 
   std::unique_ptr<Session> open(const SessionOptions& options) override {
     if (options.batch < 1)

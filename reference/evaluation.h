@@ -48,8 +48,9 @@ struct Setting {
                          variant);
   }
   bool first_decode() const {
-    if (around == nullptr || step.index == 0 || step.phase != Phase::kDecode) return step.phase == Phase::kDecode;
-    return around->steps()[static_cast<std::size_t>(step.index) - 1].phase == Phase::kPrefill;
+    if (variant == nullptr || step.phase != Phase::kDecode) return false;  // right code does not ask
+    if (step.index == 0) return true;
+    return around->steps().at(static_cast<std::size_t>(step.index) - 1).phase == Phase::kPrefill;
   }
   WeightForm form() const { return {precision.weights, rounding.compute(), false}; }
   at::Tensor tensor(Op op) const { return around->tensor({step.index, {op, layer}}); }  // of this step and layer

@@ -94,10 +94,10 @@ Outcome outcome_of(double ratio_to_bound);
 // that op, step and config give. lm_head may hold the last row alone ([B,1,V]), in `actual` or in both.
 Judgement judge(const Comparison& comparison);
 
-// Whether every recorded input of these operations that counts (pads aside) is free of NaN; a row whose inputs hold
-// NaN is left unjudged, for its cause is upstream. `where` receives the name of the first tensor that holds one.
-bool inputs_are_finite(std::span<const TensorKey> operations, const TensorStore& recorded,
-                       const std::vector<Step>& steps, const ModelConfig& config, std::string* where);
+// Why a row cannot be judged from what is recorded: an input of a shape that its step does not give it, or with NaN in
+// what counts (pads aside). The cause is upstream then. Empty where all recorded inputs are usable.
+std::string what_is_unusable(std::span<const TensorKey> operations, const TensorStore& recorded,
+                             const std::vector<Step>& steps, const ModelConfig& config);
 
 // The operations to evaluate, in order, so that `target` follows from recorded tensors alone: the target's own row
 // and, before it, the rows of every input that the candidate did not record, back to recorded ones (or to the tokens).

@@ -47,10 +47,7 @@ bool row_has_nan(const TensorView& view, std::int64_t row, std::int64_t width) {
   return false;
 }
 
-bool has_nan(const TensorKey& key, const TensorView& view, const Step& step, const ModelConfig& config) {
-  // A tensor of the wrong shape is a finding where it is put out; here nothing tells its pads from its data.
-  if (!shape_fits(key.id.op, view.shape, step, config)) return row_has_nan(view, 0, num_elements(view.shape));
-  const Layout layout(key.id.op, view.shape, step, config);
+bool has_nan(const Layout& layout, const TensorView& view) {
   for (std::int64_t r = 0; r < layout.num_rows(); ++r) {
     if (layout.counts(r) && row_has_nan(view, r, layout.num_columns())) return true;
   }
@@ -89,15 +86,18 @@ TensorId span_start(std::span<const TensorKey> operations, const TensorStore& re
   return inputs.rbegin()->id;
 }
 
-bool inputs_are_finite(std::span<const TensorKey> operations, const TensorStore& recorded,
-                       const std::vector<Step>& steps, const ModelConfig& config, std::string* where) {
+std::string what_is_unusable(std::span<const TensorKey> operations, const TensorStore& recorded,
+                             const std::vector<Step>& steps, const ModelConfig& config) {
   for (const TensorKey& input : recorded_inputs(operations, recorded, config)) {
     const Step& step = steps[static_cast<std::size_t>(input.step)];
-    if (!has_nan(input, recorded.get(input), step, config)) continue;
-    if (where != nullptr) *where = tensor_name(input.id);
-    return false;
+    const TensorView view = recorded.get(input);
+    const std::string what = "its recorded input " + tensor_name(input.id);
+    if (!shape_fits(input.id.op, view.shape, step, config)) {
+      return what + " has the wrong shape " + to_string(view.shape) + "; the cause is upstream";
+    }
+    if (has_nan(Layout(input.id.op, view.shape, step, config), view)) return what + " holds NaN; the cause is upstream";
   }
-  return true;
+  return "";
 }
 
 }  // namespace qdiff::compare

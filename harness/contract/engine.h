@@ -66,6 +66,9 @@ class Engine {
   virtual const Precision& precision() const = 0;
   virtual std::unique_ptr<Session> open(const SessionOptions& options) = 0;
 
+  // What memory that starts as `poison` reads as, in the engine's activations; NaN for Poison::kNaN.
+  virtual double poison_value(Poison poison) const = 0;
+
   // Ids of the faults that this engine can plant.
   virtual std::vector<std::string> plantable_faults() const { return {}; }
   // Throws qdiff::InputError for an id that plantable_faults() does not list. Holds for sessions opened afterwards.

@@ -2,19 +2,69 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+
+#include "harness/diagnose/fitting.h"
 
 namespace qdiff::diagnose {
 
+using compare::Judgement;
 using compare::Outcome;
 
-Expectation evaluate(Oracle& oracle, const Subject& subject, const RowJudgement& row, const Precision& precision,
-                     const Variant* variant) {
-  return oracle.evaluate({.operations = row.span,
-                          .recorded = *subject.inputs,
-                          .steps = subject.input->steps,
-                          .precision = precision,
-                          .stored = subject.candidate->get(row.key).dtype,
-                          .variant = variant});
+Precision declaring(Precision precision, std::span<const DeclarablePoint> points) {
+  for (const DeclarablePoint& declared : points) precision.points[declared.point] = declared.dtype;
+  return precision;
+}
+
+namespace {
+
+// The query of a row under a supposition; the precision that it refers to lives here.
+struct RowQuery {
+  Precision precision;
+  Query query;
+
+  RowQuery(const RowJudgement& row, const Precision& declared, const Supposition& supposition)
+      : precision(declaring(declared, supposition.points)),
+        query{.operations = row.span,
+              .recorded = *row.subject->inputs,
+              .steps = row.subject->input->steps,
+              .precision = precision,
+              .stored = row.actual().dtype,
+              .variant = supposition.variant,
+              .capacity = row.subject->input->capacity,
+              .unwritten = row.subject->unwritten} {}
+};
+
+Judgement judge_against(const RowJudgement& row, const TensorView& actual, const Expectation& expected,
+                        const Precision& precision, const ModelConfig& config) {
+  return compare::judge({.op = row.key.id.op,
+                         .actual = actual,
+                         .expected = expected,
+                         .step = row.step(),
+                         .precision = precision,
+                         .config = config,
+                         .operations = row.span});
+}
+
+}  // namespace
+
+Expectation evaluate(Oracle& oracle, const RowJudgement& row, const Precision& precision,
+                     const Supposition& supposition, bool with_noise) {
+  RowQuery q(row, precision, supposition);
+  q.query.with_noise = with_noise;
+  return oracle.evaluate(q.query);
+}
+
+Judgement judge_as(Oracle& oracle, const RowJudgement& row, const Precision& precision,
+                   const Supposition& supposition) {
+  const Expectation expected = evaluate(oracle, row, precision, supposition);
+  return judge_against(row, row.actual(), expected, declaring(precision, supposition.points), oracle.config());
+}
+
+Tensor emulated(Oracle& oracle, const RowJudgement& row, const Precision& precision, const Supposition& supposition) {
+  const RowQuery q(row, precision, supposition);
+  const TensorView actual = row.actual();
+  return Tensor::rounded(actual.dtype, actual.shape, oracle.emulate(q.query));
 }
 
 std::vector<Variant> doses(const VariantFacts& facts) {
@@ -30,156 +80,184 @@ bool concerns(const VariantFacts& facts, std::span<const TensorKey> span) {
   });
 }
 
-namespace {
-
-compare::Judgement judge_as(Oracle& oracle, const RowJudgement& row, const Precision& precision,
-                            const Variant& variant) {
-  const Expectation wrong = evaluate(oracle, *row.subject, row, precision, &variant);
-  const TensorView actual = row.subject->candidate->get(row.key);
-  const Step& step = row.subject->input->steps[static_cast<std::size_t>(row.key.step)];
-  const compare::Comparison comparison{.op = row.key.id.op,
-                                       .actual = actual,
-                                       .expected = wrong,
-                                       .step = step,
-                                       .precision = precision,
-                                       .config = oracle.config(),
-                                       .operations = row.span};
-  return compare::judge(comparison);
-}
-
-double to_digits(double value, int digits) {
-  const double unit = std::pow(10.0, digits - 1 - std::floor(std::log10(value)));
-  return std::round(value * unit) / unit;
-}
-
-// The minimum of `error` between `left` and `right`, where it falls and then rises (Kiefer 1953).
-template <typename Error>
-double golden_section(double left, double right, Error error) {
-  const double golden = 0.6180339887498949;
-  constexpr int kSections = 40;  // narrows the bracket by 4e-9
-  double inner_left = right - golden * (right - left);
-  double inner_right = left + golden * (right - left);
-  double error_left = error(inner_left);
-  double error_right = error(inner_right);
-  for (int i = 0; i < kSections; ++i) {
-    if (error_left < error_right) {
-      right = inner_right;
-      inner_right = inner_left;
-      error_right = error_left;
-      inner_left = right - golden * (right - left);
-      error_left = error(inner_left);
-    } else {
-      left = inner_left;
-      inner_left = inner_right;
-      error_left = error_right;
-      inner_right = left + golden * (right - left);
-      error_right = error(inner_right);
-    }
-  }
-  return 0.5 * (left + right);
-}
-
-// The value of a continuous parameter that comes nearest to what the candidate computed at one row, searched over
-// logarithms: the best of a grid around the listed and the right values by RMS error, refined between its neighbours,
-// and once more by the largest excess. That is convex near the truth and, where results are rounded to 16 bits, far
-// sharper than the RMS, which the rounding dominates.
-double fit_value(Oracle& oracle, const RowJudgement& row, const Precision& precision, const VariantFacts& facts) {
-  auto statistics_at = [&](double log_value) {
-    return judge_as(oracle, row, precision, {facts.id, std::exp(log_value)}).statistics;
+bool Fit::operator==(const Fit& other) const {
+  auto same_points = [](const DeclarablePoint& a, const DeclarablePoint& b) {
+    return a.point == b.point && a.dtype == b.dtype;
   };
-  auto finite = [](double error) { return std::isfinite(error) ? error : HUGE_VAL; };
-  auto rms_at = [&](double log_value) { return finite(statistics_at(log_value).rms); };
-  auto excess_at = [&](double log_value) { return finite(statistics_at(log_value).max_excess); };
-  double low = std::log(*facts.right_value);
-  double high = low;
-  for (double value : facts.values) {
-    if (!(value > 0.0)) continue;
-    low = std::min(low, std::log(value));
-    high = std::max(high, std::log(value));
-  }
-  constexpr int kGrid = 24;
-  constexpr double kRoom = 2.302585092994046;  // a factor of ten beyond the values listed
-  const double step = (high - low + 2.0 * kRoom) / kGrid;
-  double best = std::log(*facts.right_value);  // small doses lie near it, where the grid may be too coarse
-  double best_error = rms_at(best);
-  for (int i = 0; i <= kGrid; ++i) {
-    const double candidate = low - kRoom + i * step;
-    const double error = rms_at(candidate);
-    if (error < best_error) {
-      best_error = error;
-      best = candidate;
-    }
-  }
-  best = golden_section(best - step, best + step, rms_at);
-  constexpr double kNear = 0.02;  // far more than the RMS leaves open
-  return std::exp(golden_section(best - kNear, best + kNear, excess_at));
-}
-
-bool fits_everywhere(Oracle& oracle, const std::vector<const RowJudgement*>& rows, const Precision& precision,
-                     const VariantFacts& facts, const Variant& variant) {
-  return std::all_of(rows.begin(), rows.end(), [&](const RowJudgement* row) {
-    // A row that the variant leaves alone must simply be right.
-    if (!concerns(facts, row->span)) return row->judgement.outcome == Outcome::kMatch;
-    return judge_as(oracle, *row, precision, variant).outcome == Outcome::kMatch;
-  });
-}
-
-}  // namespace
-
-std::vector<Variant> fitting_variants(Oracle& oracle, const std::vector<RowJudgement>& rows,
-                                      const Precision& precision) {
-  // The diverged rows first: they refute most variants at once.
-  std::vector<const RowJudgement*> ordered;
-  for (const RowJudgement& row : rows) {
-    if (row.judgement.outcome == Outcome::kDiverged) ordered.push_back(&row);
-  }
-  for (const RowJudgement& row : rows) {
-    if (row.judgement.outcome == Outcome::kMatch) ordered.push_back(&row);
-  }
-  std::vector<Variant> fits;
-  if (ordered.empty() || ordered.front()->judgement.outcome != Outcome::kDiverged) return fits;
-  for (const VariantFacts& facts : oracle.catalogue()) {
-    std::vector<Variant> variants = doses(facts);
-    auto fits_all = [&](const Variant& variant) { return fits_everywhere(oracle, ordered, precision, facts, variant); };
-    auto found = std::find_if(variants.begin(), variants.end(), fits_all);
-    if (found == variants.end() && facts.right_value && concerns(facts, ordered.front()->span)) {
-      // Fitted where there is most to fit, among the diverged rows.
-      const RowJudgement* row = *std::max_element(ordered.begin(), ordered.end(), [](const auto* a, const auto* b) {
-        auto weight = [](const RowJudgement* judged) {
-          const bool diverged = judged->judgement.outcome == Outcome::kDiverged;
-          return diverged ? judged->judgement.statistics.elements_compared : 0;
-        };
-        return weight(a) < weight(b);
-      });
-      const double fitted = fit_value(oracle, *row, precision, facts);
-      // Rounding of the candidate leaves the fit a little off, and somebody typed the value: short numbers come first.
-      variants.clear();
-      for (int digits = 2; digits <= 7; ++digits) variants.push_back({facts.id, to_digits(fitted, digits)});
-      variants.push_back({facts.id, fitted});
-      found = std::find_if(variants.begin(), variants.end(), fits_all);
-    }
-    if (found != variants.end()) fits.push_back(*found);
-  }
-  std::sort(fits.begin(), fits.end(), [](const Variant& a, const Variant& b) { return a.id < b.id; });
-  return fits;
+  return variant == other.variant && std::equal(points.begin(), points.end(), other.points.begin(),
+                                                other.points.end(), same_points);
 }
 
 std::string hypothesis_of(const std::string& variant_id) {
   return variant_id.starts_with('H') ? variant_id.substr(0, variant_id.find('.')) : std::string();
 }
 
-compare::Explanation explanation_of(const std::vector<Variant>& fits) {
-  compare::Explanation explanation;
-  if (fits.empty()) return explanation;
-  const std::string hypothesis = hypothesis_of(fits.front().id);
-  const bool tie =
-      std::any_of(fits.begin(), fits.end(), [&](const Variant& fit) { return hypothesis_of(fit.id) != hypothesis; });
-  if (!hypothesis.empty()) explanation.hypothesis = hypothesis;
-  explanation.variant = fits.front().id;
-  explanation.value = fits.front().value;
-  explanation.verdict = tie ? compare::HypothesisVerdict::kConsistent : compare::HypothesisVerdict::kConfirmed;
-  for (std::size_t i = 1; i < fits.size(); ++i) explanation.alternatives.push_back(fits[i].id);
-  return explanation;
+namespace {
+
+using Rows = std::vector<const RowJudgement*>;
+
+class LayerAttribution {
+ public:
+  LayerAttribution(Oracle& oracle, const std::vector<RowJudgement>& rows, const Precision& precision, Known& known)
+      : oracle_(oracle), rows_(rows), precision_(precision), known_(known), fits_(rows.size()) {}
+
+  std::vector<std::vector<Fit>> operator()() {
+    for (const RowJudgement& row : rows_) {
+      if (row.wrong()) wrong_ops_.insert(row.key.id.op);
+    }
+    if (wrong_ops_.empty()) return fits_;
+    try_known();
+    if (!all_explained()) try_variants({});
+    for (Op op : wrong_ops_) {
+      if (!explained(op)) try_roundings(op);
+    }
+    return fits_;
+  }
+
+ private:
+  // Rows to reproduce: the wrong ones first, for they refute most variants at once.
+  Rows rows_where(const std::function<bool(const RowJudgement&)>& wanted) const {
+    Rows found;
+    for (const bool wrong : {true, false}) {
+      for (const RowJudgement& row : rows_) {
+        const bool judged = row.judgement.outcome == Outcome::kMatch || row.wrong();
+        if (judged && row.wrong() == wrong && wanted(row)) found.push_back(&row);
+      }
+    }
+    return found;
+  }
+
+  bool explained(Op op) const {
+    for (std::size_t i = 0; i < rows_.size(); ++i) {
+      if (rows_[i].wrong() && rows_[i].key.id.op == op && fits_[i].empty()) return false;
+    }
+    return true;
+  }
+  bool all_explained() const {
+    return std::all_of(wrong_ops_.begin(), wrong_ops_.end(), [this](Op op) { return explained(op); });
+  }
+
+  // What a variant changes within this layer: all rows together, or those of one operation.
+  std::vector<Rows> groups_of(const VariantFacts& facts) const {
+    std::vector<Rows> groups;
+    if (facts.reach == Reach::kTogether) {
+      groups.push_back(rows_where([&](const RowJudgement& row) { return concerns(facts, row.span); }));
+    } else {
+      for (Op op : wrong_ops_) {
+        groups.push_back(rows_where(
+            [&](const RowJudgement& row) { return row.key.id.op == op && concerns(facts, row.span); }));
+      }
+    }
+    std::erase_if(groups, [](const Rows& group) { return group.empty() || !group.front()->wrong(); });
+    return groups;
+  }
+
+  bool reproduces(const Supposition& supposition, const Rows& rows) const {
+    bool any = false;
+    try {
+      for (const RowJudgement* row : rows) {
+        const Outcome outcome = judge_as(oracle_, *row, precision_, supposition).outcome;
+        if (outcome == Outcome::kUnjudged) continue;  // nothing is expected of any element
+        if (outcome != Outcome::kMatch) return false;
+        any |= row->wrong();
+      }
+    } catch (const NotEvaluable&) {
+      return false;
+    }
+    return any;
+  }
+
+  void add(const Fit& fit, const Rows& rows) {
+    for (const RowJudgement* row : rows) {
+      if (row->wrong()) fits_[static_cast<std::size_t>(row - rows_.data())].push_back(fit);
+    }
+    if (std::find(known_.fits.begin(), known_.fits.end(), fit) == known_.fits.end()) known_.fits.push_back(fit);
+  }
+
+  const VariantFacts& facts_of(const std::string& id) const {
+    const auto& catalogue = oracle_.catalogue();
+    return *std::find_if(catalogue.begin(), catalogue.end(), [&](const VariantFacts& f) { return f.id == id; });
+  }
+
+  void try_known() {
+    const std::vector<Fit> before = known_.fits;
+    for (const Fit& fit : before) {
+      if (!fit.variant) continue;
+      for (const Rows& group : groups_of(facts_of(fit.variant->id))) {
+        if (reproduces({&*fit.variant, fit.points}, group)) add(fit, group);
+      }
+    }
+    for (const Fit& fit : before) {
+      if (fit.variant) continue;
+      for (Op op : wrong_ops_) {
+        const Rows rows = rows_where([&](const RowJudgement& row) { return row.key.id.op == op; });
+        if (!explained(op) && reproduces({nullptr, fit.points}, rows)) add(fit, rows);
+      }
+    }
+  }
+
+  void try_variants(const std::vector<DeclarablePoint>& points) {
+    for (const VariantFacts& facts : oracle_.catalogue()) {
+      if (facts.declares) continue;
+      for (const Rows& group : groups_of(facts)) try_variant(facts, group, points);
+    }
+  }
+
+  void try_variant(const VariantFacts& facts, const Rows& group, const std::vector<DeclarablePoint>& points) {
+    for (const Variant& variant : doses(facts)) {
+      if (!reproduces({&variant, points}, group)) continue;
+      add({variant, points, false}, group);
+      return;
+    }
+    if (!facts.right_value) return;
+    try {
+      for (const Variant& variant : fitted_values(oracle_, largest(group), precision_, points, facts)) {
+        if (!reproduces({&variant, points}, group)) continue;
+        add({variant, points, true}, group);
+        return;
+      }
+    } catch (const NotEvaluable&) {
+    }
+  }
+
+  // There is most to fit where most was compared.
+  static const RowJudgement& largest(const Rows& group) {
+    const auto weight = [](const RowJudgement* row) {
+      return row->wrong() ? row->judgement.statistics.elements_compared : 0;
+    };
+    return **std::max_element(group.begin(), group.end(),
+                              [&](const auto* a, const auto* b) { return weight(a) < weight(b); });
+  }
+
+  // No bug alone: roundings that were not declared, alone or beside a bug.
+  void try_roundings(Op op) {
+    const Rows rows = rows_where([&](const RowJudgement& row) { return row.key.id.op == op; });
+    const RowJudgement& sample = largest(rows);
+    const auto alone = undeclared_points(oracle_, sample, precision_, nullptr);
+    if (!alone.empty() && reproduces({nullptr, alone}, rows)) return add({std::nullopt, alone, false}, rows);
+    for (const Variant& variant : nearest_variants(oracle_, sample, precision_)) {
+      const auto beside = undeclared_points(oracle_, sample, precision_, &variant);
+      if (beside.empty()) continue;
+      for (const Rows& group : groups_of(facts_of(variant.id))) {
+        if (reproduces({&variant, beside}, group)) add({variant, beside, false}, group);
+      }
+      if (explained(op)) return;
+    }
+  }
+
+  Oracle& oracle_;
+  const std::vector<RowJudgement>& rows_;
+  const Precision& precision_;
+  Known& known_;
+  std::set<Op> wrong_ops_;
+  std::vector<std::vector<Fit>> fits_;  // by row
+};
+
+}  // namespace
+
+std::vector<std::vector<Fit>> explain_layer(Oracle& oracle, const std::vector<RowJudgement>& rows,
+                                            const Precision& precision, Known& known) {
+  return LayerAttribution(oracle, rows, precision, known)();
 }
 
 }  // namespace qdiff::diagnose

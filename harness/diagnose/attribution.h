@@ -1,5 +1,5 @@
-// Which known bug explains a wrong row: the reference with that one bug planted, evaluated on the candidate's own
-// inputs, must compute what the candidate computed.
+// Which known bugs explain the wrong rows of a layer: the reference with that bug planted, evaluated on the candidate's
+// own inputs, must compute what the candidate computed, where that is wrong and where it is right.
 #pragma once
 
 #include <set>
@@ -17,10 +17,11 @@ namespace qdiff::diagnose {
 // One recording to judge: a case in one mode.
 struct Subject {
   const CaseInput* input = nullptr;
-  std::string mode;                        // "lockstep" or "free"
+  std::string mode;                        // "lockstep", "free" or "trace"
   const TensorStore* candidate = nullptr;  // what is judged
   const TensorStore* inputs = nullptr;     // what the rows are recomputed from; differs from it in lockstep
   std::set<int> steps;                     // to be judged
+  double unwritten = 0.0;                  // what memory holds that nobody wrote, where that is known
 };
 
 struct RowJudgement {
@@ -29,11 +30,26 @@ struct RowJudgement {
   std::vector<TensorKey> span;  // the operations evaluated; the last is `key`
   compare::Judgement judgement;
   std::string pattern;  // where it is wrong, in words; empty for a match
+
+  const Step& step() const { return subject->input->steps[static_cast<std::size_t>(key.step)]; }
+  TensorView actual() const { return subject->candidate->get(key); }
+  bool wrong() const { return judgement.outcome == compare::Outcome::kDiverged; }
 };
 
-// Evaluates one row on the recorded inputs of one subject and step; `variant` may be null.
-Expectation evaluate(Oracle& oracle, const Subject& subject, const RowJudgement& row, const Precision& precision,
-                     const Variant* variant);
+// What an evaluation supposes of the candidate beside what it declared.
+struct Supposition {
+  const Variant* variant = nullptr;
+  std::vector<DeclarablePoint> points = {};  // roundings that it made and did not declare
+};
+
+// Throws NotEvaluable where the variant needs what is not recorded.
+Expectation evaluate(Oracle& oracle, const RowJudgement& row, const Precision& precision,
+                     const Supposition& supposition, bool with_noise = true);
+compare::Judgement judge_as(Oracle& oracle, const RowJudgement& row, const Precision& precision,
+                            const Supposition& supposition);
+// What an engine that really rounds at the declared and the supposed points would put out.
+Tensor emulated(Oracle& oracle, const RowJudgement& row, const Precision& precision, const Supposition& supposition);
+Precision declaring(Precision precision, std::span<const DeclarablePoint> points);
 
 // A variant once for each value that the catalogue lists; once where it takes none.
 std::vector<Variant> doses(const VariantFacts& facts);
@@ -41,14 +57,24 @@ std::vector<Variant> doses(const VariantFacts& facts);
 // Whether a variant can change the target of a span.
 bool concerns(const VariantFacts& facts, std::span<const TensorKey> span);
 
-// The variants that reproduce, to within rounding, every judged step of every subject at one operation of one layer:
-// the diverged ones and the matching ones alike, for a bug that would have shown where the candidate is right is not
-// the candidate's bug. Unjudged rows are left out. Sorted by id.
-std::vector<Variant> fitting_variants(Oracle& oracle, const std::vector<RowJudgement>& rows,
-                                      const Precision& precision);
+// One explanation of a row: a bug, roundings that nobody declared, or both at once.
+struct Fit {
+  std::optional<Variant> variant;
+  std::vector<DeclarablePoint> points;
+  bool fitted = false;  // the variant's value was searched for, not listed
+  bool operator==(const Fit& other) const;
+};
 
-// What a set of equally good variants amounts to: one hypothesis is confirmed, several are a tie.
-compare::Explanation explanation_of(const std::vector<Variant>& fits);
+// What the layers judged before have shown: an engine has the same bug in most of its layers.
+struct Known {
+  std::vector<Fit> fits;
+};
+
+// For each row of one layer (all operations, subjects and steps), what fits it; empty where it is right or nothing
+// does. A variant must reproduce every row that it changes, the wrong ones and the right ones alike: a bug that would
+// have shown where the candidate is right is not the candidate's bug. Adds to `known`.
+std::vector<std::vector<Fit>> explain_layer(Oracle& oracle, const std::vector<RowJudgement>& rows,
+                                            const Precision& precision, Known& known);
 
 // "H05" of "H05.modulo"; empty for outsiders ("X.gate_up_swapped").
 std::string hypothesis_of(const std::string& variant_id);

@@ -41,6 +41,11 @@ std::string variant_named(const Finding& finding, const std::string& id) {
   return "";
 }
 
+bool shown(const Detectability& detectability, const std::string& variant) {
+  const auto found = detectability.cases_that_show.find(variant);
+  return found != detectability.cases_that_show.end() && !found->second.empty();
+}
+
 void judge_by_findings(const std::vector<Finding>& findings, HypothesisResult& result) {
   for (const Finding& finding : findings) {
     if (!names_hypothesis(finding, result.id)) continue;
@@ -76,14 +81,17 @@ std::vector<HypothesisResult> judge_hypotheses(const std::vector<Finding>& findi
     result.title = hypothesis.title;
     bool tried = false;
     for (const VariantFacts& facts : catalogue) {
-      if (hypothesis_of(facts.id) != result.id) continue;
-      if (detectability.cases_that_show.contains(facts.id)) {
+      if (hypothesis_of(facts.id) != result.id || !facts.probed) continue;
+      if (shown(detectability, facts.id)) {
         result.exercised_variants.push_back(facts.id);
       } else if (detectability.tried.contains(facts.id)) {
         tried = true;
         std::string why = "on these inputs it gives what correct code gives, to within rounding";
         if (!facts.shows_when.empty()) why += "; it shows when " + facts.shows_when;
         result.blind_variants.push_back({facts.id, why});
+      } else if (const auto missing = detectability.not_evaluable.find(facts.id);
+                 missing != detectability.not_evaluable.end()) {
+        result.blind_variants.push_back({facts.id, missing->second + ", which is not recorded"});
       } else {
         result.blind_variants.push_back({facts.id, "no operation that it changes was judged"});
       }

@@ -16,6 +16,7 @@ namespace qdiff::diagnose {
 struct Detectability {
   std::map<std::string, std::set<std::string>> cases_that_show;  // variant id -> case ids
   std::set<std::string> tried;                                   // variants evaluated at least once
+  std::map<std::string, std::string> not_evaluable;              // variant id -> what was not recorded
 };
 
 std::vector<compare::HypothesisResult> judge_hypotheses(const std::vector<compare::Finding>& findings,

@@ -1,5 +1,7 @@
 #include "optimized/cpu/engine.h"
 
+#include <array>
+
 #include "harness/contract/error.h"
 #include "optimized/cpu/session.h"
 
@@ -35,6 +37,11 @@ class CpuEngine final : public Engine {
   std::string name() const override { return "cpu"; }
   Device device() const override { return {}; }
   const Precision& precision() const override { return precision_; }
+  double poison_value(Poison poison) const override {
+    std::array<std::byte, 4> element{};
+    fill_poison(storage_, poison, element.data(), 1);
+    return load_element(element.data(), parts_.dtype, 0);
+  }
   std::unique_ptr<Session> open(const SessionOptions& options) override {
     return std::make_unique<CpuSession>(parts_, options, fault_);
   }

@@ -1,6 +1,8 @@
 #include "optimized/cuda/engine.h"
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <string>
 #include <utility>
 
@@ -20,6 +22,11 @@ class CudaEngine final : public Engine {
   std::string name() const override { return "cuda"; }
   Device device() const override { return device_; }
   const Precision& precision() const override { return precision_; }
+  double poison_value(Poison poison) const override {
+    std::array<std::byte, 4> element;
+    element.fill(static_cast<std::byte>(poison_byte(poison, precision_.activations)));
+    return load_element(element.data(), precision_.activations, 0);
+  }
 
   std::unique_ptr<Session> open(const SessionOptions& options) override {
     return std::make_unique<CudaSession>(parts_, options, fault_);

@@ -2,7 +2,7 @@
 #include <limits>
 
 #include "cmake/catch2.h"
-#include "harness/diagnose/attribution.h"
+#include "harness/diagnose/conclusions.h"
 #include "harness/diagnose/hypotheses.h"
 #include "harness/diagnose/pattern.h"
 #include "harness/diagnose/record.h"
@@ -79,21 +79,21 @@ TEST_CASE("a pattern leaves padding aside and takes NaN as wrong", "[pattern]") 
 }
 
 TEST_CASE("one hypothesis that fits is confirmed, several are a tie, none is unexplained", "[attribution]") {
-  const compare::Explanation none = explanation_of({});
+  const compare::Explanation none = explanation_of({}, {});
   CHECK_FALSE(none.verdict.has_value());
   CHECK_FALSE(none.hypothesis.has_value());
 
-  const compare::Explanation one = explanation_of({{"H05.divide_by_kv", {}}, {"H05.modulo", {}}});
+  const compare::Explanation one = explanation_of({{"H05.divide_by_kv", {}}, {"H05.modulo", {}}}, {});
   CHECK(one.verdict == HypothesisVerdict::kConfirmed);
   CHECK(one.hypothesis == "H05");
   CHECK(one.variant == "H05.divide_by_kv");
   CHECK(one.alternatives == std::vector<std::string>{"H05.modulo"});
 
-  const compare::Explanation tie = explanation_of({{"H01.no_head_stride", {}}, {"H05.head_zero", {}}});
+  const compare::Explanation tie = explanation_of({{"H01.no_head_stride", {}}, {"H05.head_zero", {}}}, {});
   CHECK(tie.verdict == HypothesisVerdict::kConsistent);
   CHECK(tie.hypothesis == "H01");
 
-  const compare::Explanation outsider = explanation_of({{"X.no_silu", {}}});
+  const compare::Explanation outsider = explanation_of({{"X.no_silu", {}}}, {});
   CHECK(outsider.verdict == HypothesisVerdict::kConfirmed);
   CHECK_FALSE(outsider.hypothesis.has_value());
   CHECK(outsider.variant == "X.no_silu");
@@ -129,14 +129,14 @@ TEST_CASE("each hypothesis is refuted, undetectable or not exercised by what the
 
 TEST_CASE("a tie makes every hypothesis in it consistent, and a later confirmation outranks it", "[hypotheses]") {
   Finding tie;
-  tie.explanation = explanation_of({{"H01.no_head_stride", {}}, {"H05.modulo", {}}});
+  tie.explanation = explanation_of({{"H01.no_head_stride", {}}, {"H05.modulo", {}}}, {});
   auto results = judge_hypotheses({tie}, kCatalogue, {});
   CHECK(find(results, "H01").verdict == HypothesisVerdict::kConsistent);
   CHECK(find(results, "H05").verdict == HypothesisVerdict::kConsistent);
   CHECK(find(results, "H05").variant == "H05.modulo");
 
   Finding sure;
-  sure.explanation = explanation_of({{"H05.divide_by_kv", {}}});
+  sure.explanation = explanation_of({{"H05.divide_by_kv", {}}}, {});
   results = judge_hypotheses({tie, sure}, kCatalogue, {});
   CHECK(find(results, "H05").verdict == HypothesisVerdict::kConfirmed);
   CHECK(find(results, "H05").variant == "H05.divide_by_kv");
@@ -154,7 +154,7 @@ TEST_CASE("joining two models' results keeps the strongest verdict and the union
   clean.hypotheses = judge_hypotheses({}, kCatalogue, shows_modulo);
   clean.coverage.tensors_compared = 5;
   Finding finding;
-  finding.explanation = explanation_of({{"H05.divide_by_kv", {}}});
+  finding.explanation = explanation_of({{"H05.divide_by_kv", {}}}, {});
   wrong.hypotheses = judge_hypotheses({finding}, kCatalogue, shows_divide);
   wrong.findings = {finding};
   wrong.verdict = Verdict::kDiverged;

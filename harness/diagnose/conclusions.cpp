@@ -1,0 +1,281 @@
+#include "harness/diagnose/conclusions.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+namespace qdiff::diagnose {
+namespace {
+
+using compare::Explanation;
+using compare::Finding;
+using compare::FindingKind;
+using compare::HypothesisVerdict;
+using compare::Outcome;
+using compare::Verdict;
+
+const VariantFacts* facts_of(const std::vector<VariantFacts>& catalogue, const std::string& id) {
+  const auto found =
+      std::find_if(catalogue.begin(), catalogue.end(), [&](const VariantFacts& facts) { return facts.id == id; });
+  return found == catalogue.end() ? nullptr : &*found;
+}
+
+// "H02.attention_probs_bf16" of a rounding.
+const VariantFacts* facts_of(const std::vector<VariantFacts>& catalogue, const DeclarablePoint& point) {
+  const auto found = std::find_if(catalogue.begin(), catalogue.end(), [&](const VariantFacts& facts) {
+    return facts.declares && facts.declares->point == point.point && facts.declares->dtype == point.dtype;
+  });
+  return found == catalogue.end() ? nullptr : &*found;
+}
+
+// The simplest theory first: a variant that explains less than another does is no explanation of its own, and among
+// equals those that change fewer rows, and that needed no fitted value, come first.
+class Preference {
+ public:
+  Preference(const std::vector<WrongTensor>& wrong, const std::vector<VariantFacts>& catalogue)
+      : catalogue_(catalogue) {
+    for (std::size_t i = 0; i < wrong.size(); ++i) {
+      for (const Fit& fit : wrong[i].fits) {
+        if (fit.variant) explained_[fit.variant->id].insert(i);
+      }
+    }
+  }
+
+  std::vector<Variant> order(const WrongTensor& tensor) const {
+    std::vector<const Fit*> left;
+    for (const Fit& fit : tensor.fits) {
+      if (fit.variant && !dominated(*fit.variant, tensor)) left.push_back(&fit);
+    }
+    std::stable_sort(left.begin(), left.end(), [&](const Fit* a, const Fit* b) { return rank(*a) < rank(*b); });
+    std::vector<Variant> variants;
+    for (const Fit* fit : left) {
+      if (std::find(variants.begin(), variants.end(), *fit->variant) == variants.end()) variants.push_back(*fit->variant);
+    }
+    return variants;
+  }
+
+ private:
+  bool dominated(const Variant& variant, const WrongTensor& tensor) const {
+    const std::set<std::size_t>& own = explained_.at(variant.id);
+    return std::any_of(tensor.fits.begin(), tensor.fits.end(), [&](const Fit& other) {
+      if (!other.variant || other.variant->id == variant.id) return false;
+      const std::set<std::size_t>& more = explained_.at(other.variant->id);
+      return more.size() > own.size() && std::includes(more.begin(), more.end(), own.begin(), own.end());
+    });
+  }
+
+  std::tuple<std::string, std::size_t, bool, std::string> rank(const Fit& fit) const {
+    const std::string& id = fit.variant->id;
+    const std::string hypothesis = hypothesis_of(id);
+    const VariantFacts* facts = facts_of(catalogue_, id);
+    const std::size_t rows = facts == nullptr ? 0 : facts->ops.size();
+    return {hypothesis.empty() ? "X" : hypothesis, rows, fit.fitted, id};  // ties between hypotheses: the first by id
+  }
+
+  const std::vector<VariantFacts>& catalogue_;
+  std::map<std::string, std::set<std::size_t>> explained_;  // variant id -> wrong tensors
+};
+
+struct Conclusion {
+  std::size_t case_index;
+  Finding finding;
+};
+
+class Concluding {
+ public:
+  Concluding(const Judged& judged, const std::vector<Subject>& subjects, std::span<const CaseInput> cases,
+             const Extent& extent, const std::vector<VariantFacts>& catalogue, const RepeatCommand& command)
+      : judged_(judged),
+        subjects_(subjects),
+        cases_(cases),
+        extent_(extent),
+        catalogue_(catalogue),
+        command_(command),
+        preference_(judged.wrong, catalogue) {}
+
+  void operator()(compare::RunResult& result) {
+    for (const WrongTensor& tensor : judged_.wrong) explain(tensor);
+    std::stable_sort(found_.begin(), found_.end(), [](const Conclusion& a, const Conclusion& b) {
+      if (a.case_index != b.case_index) return a.case_index < b.case_index;
+      const TensorKey first{a.finding.step, a.finding.tensor}, second{b.finding.step, b.finding.tensor};
+      if (first != second) return first < second;
+      return a.finding.kind < b.finding.kind;
+    });
+    for (Conclusion& conclusion : found_) fill_extent(conclusion.finding.explanation);
+    for (const Conclusion& conclusion : found_) result.findings.push_back(conclusion.finding);
+
+    result.hypotheses = judge_hypotheses(result.findings, catalogue_, judged_.detectability);
+    result.coverage.blind = blind_hypotheses(result.hypotheses);
+    result.coverage.tensors_missing = missing_names();
+    result.coverage.not_compared = judged_.not_compared;
+    for (std::int64_t compared : judged_.compared) result.coverage.tensors_compared += compared;
+    result.closest = judged_.closest;
+    decide(result);
+    for (std::size_t c = 0; c < cases_.size(); ++c) result.cases.push_back(summary_of(c));
+  }
+
+ private:
+  std::size_t case_index(const Subject& subject) const {
+    return static_cast<std::size_t>(subject.input - cases_.data());
+  }
+
+  Finding finding_at(const WrongTensor& tensor, FindingKind kind) const {
+    const Subject& subject = *tensor.subject;
+    Finding finding;
+    finding.case_id = subject.input->id;
+    finding.mode = subject.mode;
+    finding.step = tensor.key.step;
+    finding.phase = subject.input->steps[static_cast<std::size_t>(tensor.key.step)].phase;
+    finding.tensor = tensor.key.id;
+    finding.kind = kind;
+    finding.span_start = tensor.span_start;
+    finding.judgement = tensor.judgement;
+    finding.command = command_(subject, tensor.key);
+    return finding;
+  }
+
+  void explain(const WrongTensor& tensor) {
+    if (tensor.overwritten) return explain_overwritten(tensor);
+    const std::vector<Variant> variants = preference_.order(tensor);
+    const bool only_rounding = variants.empty() && !tensor.fits.empty();
+    if (!only_rounding) {
+      Finding finding = finding_at(tensor, FindingKind::kLogic);
+      finding.explanation = explanation_of(variants, catalogue_);
+      finding.explanation.pattern = tensor.pattern;
+      found_.push_back({case_index(*tensor.subject), std::move(finding)});
+    }
+    const auto rounded =
+        std::find_if(tensor.fits.begin(), tensor.fits.end(), [](const Fit& fit) { return !fit.points.empty(); });
+    if (rounded != tensor.fits.end()) add_precision(tensor, rounded->points);
+  }
+
+  void add_precision(const WrongTensor& tensor, const std::vector<DeclarablePoint>& points) {
+    Finding finding = finding_at(tensor, FindingKind::kPrecision);
+    Explanation& explanation = finding.explanation;
+    if (const VariantFacts* facts = facts_of(catalogue_, points.front())) {
+      explanation.variant = facts->id;
+      if (const std::string id = hypothesis_of(facts->id); !id.empty()) explanation.hypothesis = id;
+    }
+    explanation.verdict = HypothesisVerdict::kConfirmed;
+    explanation.pattern = tensor.pattern;
+    for (const DeclarablePoint& point : points) explanation.points[std::string(name(point.point))] = name(point.dtype);
+    found_.push_back({case_index(*tensor.subject), std::move(finding)});
+  }
+
+  // A tensor that was right when it was handed out and written again later. Where the row that reads it is wrong by a
+  // bug of that kind, the two are one finding; else the write itself is the evidence.
+  void explain_overwritten(const WrongTensor& tensor) {
+    const std::string what = tensor_name(tensor.key.id) + " was written again after it was handed out";
+    for (const WrongTensor& other : judged_.wrong) {
+      const bool same_place = other.subject == tensor.subject && other.key.step == tensor.key.step &&
+                              other.key.id.layer == tensor.key.id.layer && !other.overwritten;
+      if (!same_place) continue;
+      const bool in_place = std::any_of(other.fits.begin(), other.fits.end(), [](const Fit& fit) {
+        return fit.variant && hypothesis_of(fit.variant->id) == "H04";
+      });
+      if (in_place) return;
+    }
+    Finding finding = finding_at(tensor, FindingKind::kLogic);
+    finding.explanation.hypothesis = "H04";
+    finding.explanation.verdict = HypothesisVerdict::kConsistent;
+    finding.explanation.pattern = what;
+    found_.push_back({case_index(*tensor.subject), std::move(finding)});
+  }
+
+  // Layers and phases in which the same variant was found.
+  void fill_extent(Explanation& explanation) const {
+    if (!explanation.variant) return;
+    std::set<int> layers;
+    std::set<Phase> phases;
+    for (const Conclusion& other : found_) {
+      if (other.finding.explanation.variant != explanation.variant) continue;
+      if (other.finding.tensor.layer != kNoLayer) layers.insert(other.finding.tensor.layer);
+      phases.insert(other.finding.phase);
+    }
+    explanation.layers.assign(layers.begin(), layers.end());
+    explanation.phase = phases.size() > 1 ? "both" : std::string(name(*phases.begin()));
+  }
+
+  // A row that no judged layer handed out is one name for all of them.
+  std::vector<std::string> missing_names() const {
+    std::map<Op, std::vector<int>> layers;
+    for (const TensorId& id : judged_.missing) layers[id.op].push_back(id.layer);
+    std::vector<std::string> names;
+    for (const auto& [op, list] : layers) {
+      if (row(op).scope == Scope::kLayer && list.size() == extent_.layers.size() && list.size() > 1) {
+        names.push_back("model.layers.*." + std::string(row(op).name));
+        continue;
+      }
+      for (int layer : list) names.push_back(tensor_name({op, layer}));
+    }
+    return names;
+  }
+
+  void decide(compare::RunResult& result) const {
+    if (!result.findings.empty()) {
+      result.verdict = Verdict::kDiverged;
+    } else if (result.coverage.tensors_compared == 0) {
+      result.verdict = Verdict::kInconclusive;
+      result.reason = "nothing was compared: no tensor of the judged layers and steps was recorded";
+    } else if (!result.coverage.not_compared.empty()) {
+      result.verdict = Verdict::kInconclusive;
+      result.reason =
+          result.coverage.not_compared.front().tensor + ": " + result.coverage.not_compared.front().reason;
+    }
+  }
+
+  compare::CaseSummary summary_of(std::size_t c) const {
+    const CaseInput& input = cases_[c];
+    compare::CaseSummary summary{input.id, input.title, input.hypothesis, input.seed, Verdict::kMatch, 0};
+    for (std::size_t s = 0; s < subjects_.size(); ++s) {
+      if (subjects_[s].input == &input) summary.tensors_compared += judged_.compared[s];
+    }
+    const bool diverged = std::any_of(found_.begin(), found_.end(), [c](const auto& f) { return f.case_index == c; });
+    const bool doubtful = std::any_of(judged_.not_compared.begin(), judged_.not_compared.end(),
+                                      [&](const auto& entry) { return entry.case_id == input.id; });
+    if (diverged) {
+      summary.verdict = Verdict::kDiverged;
+    } else if (doubtful || summary.tensors_compared == 0) {
+      summary.verdict = Verdict::kInconclusive;
+    }
+    return summary;
+  }
+
+  const Judged& judged_;
+  const std::vector<Subject>& subjects_;
+  std::span<const CaseInput> cases_;
+  const Extent& extent_;
+  const std::vector<VariantFacts>& catalogue_;
+  const RepeatCommand& command_;
+  Preference preference_;
+  std::vector<Conclusion> found_;
+};
+
+}  // namespace
+
+Explanation explanation_of(const std::vector<Variant>& fits, const std::vector<VariantFacts>& catalogue) {
+  Explanation explanation;
+  if (fits.empty()) return explanation;
+  const std::string hypothesis = hypothesis_of(fits.front().id);
+  const bool tie =
+      std::any_of(fits.begin(), fits.end(), [&](const Variant& fit) { return hypothesis_of(fit.id) != hypothesis; });
+  if (!hypothesis.empty()) explanation.hypothesis = hypothesis;
+  explanation.variant = fits.front().id;
+  explanation.value = fits.front().value;
+  explanation.verdict = tie ? HypothesisVerdict::kConsistent : HypothesisVerdict::kConfirmed;
+  if (const VariantFacts* facts = facts_of(catalogue, fits.front().id)) explanation.expected_value = facts->right_value;
+  for (std::size_t i = 1; i < fits.size(); ++i) {
+    const VariantFacts* facts = facts_of(catalogue, fits[i].id);
+    explanation.alternatives.push_back(fits[i].id);
+    explanation.separated_by.push_back(facts == nullptr ? "" : "it shows when there is " + facts->shows_when);
+  }
+  return explanation;
+}
+
+void conclude(const Judged& judged, const std::vector<Subject>& subjects, std::span<const CaseInput> cases,
+              const Extent& extent, const std::vector<VariantFacts>& catalogue, const RepeatCommand& command,
+              compare::RunResult& result) {
+  Concluding(judged, subjects, cases, extent, catalogue, command)(result);
+}
+
+}  // namespace qdiff::diagnose

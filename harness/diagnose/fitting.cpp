@@ -1,0 +1,192 @@
+#include "harness/diagnose/fitting.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace qdiff::diagnose {
+namespace {
+
+double to_digits(double value, int digits) {
+  const double unit = std::pow(10.0, digits - 1 - std::floor(std::log10(value)));
+  return std::round(value * unit) / unit;
+}
+
+// The minimum of `error` between `left` and `right`, where it falls and then rises (Kiefer 1953).
+template <typename Error>
+double golden_section(double left, double right, Error error) {
+  const double golden = 0.6180339887498949;
+  constexpr int kSections = 40;  // narrows the bracket by 4e-9
+  double inner_left = right - golden * (right - left);
+  double inner_right = left + golden * (right - left);
+  double error_left = error(inner_left);
+  double error_right = error(inner_right);
+  for (int i = 0; i < kSections; ++i) {
+    if (error_left < error_right) {
+      right = inner_right;
+      inner_right = inner_left;
+      error_right = error_left;
+      inner_left = right - golden * (right - left);
+      error_left = error(inner_left);
+    } else {
+      left = inner_left;
+      inner_left = inner_right;
+      error_left = error_right;
+      inner_right = left + golden * (right - left);
+      error_right = error(inner_right);
+    }
+  }
+  return 0.5 * (left + right);
+}
+
+// How far the candidate is from the reference that really rounds under a supposition: the root mean square error in
+// units of `scale`'s deviations and the stored type's spacing. Infinite where a hard gate tells them apart.
+double distance(Oracle& oracle, const RowJudgement& row, const Precision& precision, const Supposition& supposition,
+                const Expectation& scale) {
+  const Precision supposed = declaring(precision, supposition.points);
+  const TensorView actual = row.actual();
+  const Tensor planted = emulated(oracle, row, precision, supposition);
+  Expectation expected = scale;
+  expected.exact = false;
+  expected.value = to_doubles(planted.view());
+  const compare::Judgement judgement = compare::judge({.op = row.key.id.op,
+                                                       .actual = actual,
+                                                       .expected = expected,
+                                                       .step = row.step(),
+                                                       .precision = supposed,
+                                                       .config = oracle.config(),
+                                                       .operations = row.span});
+  const bool gate = judgement.decisive_statistic == "non_finite" || judgement.decisive_statistic == "mask";
+  return gate || !std::isfinite(judgement.statistics.rms) ? HUGE_VAL : judgement.statistics.rms;
+}
+
+std::vector<RoundingPoint> points_of(const RowJudgement& row) {
+  std::vector<RoundingPoint> points;
+  for (const TensorKey& key : row.span) {
+    for (RoundingPoint point : qdiff::row(key.id.op).points) {
+      if (std::find(points.begin(), points.end(), point) == points.end()) points.push_back(point);
+    }
+  }
+  return points;
+}
+
+// Where data only moves, a cache of a narrower type is the one rounding that there is.
+std::vector<DeclarablePoint> rounded_cache(Oracle& oracle, const RowJudgement& row, const Precision& precision,
+                                           const Variant* variant) {
+  for (RoundingPoint point : points_of(row)) {
+    for (DType dtype : {DType::kBF16, DType::kF16}) {
+      const std::vector<DeclarablePoint> declared = {{point, dtype}};
+      const auto outcome = judge_as(oracle, row, precision, {variant, declared}).outcome;
+      if (!precision.points.contains(point) && outcome == compare::Outcome::kMatch) return declared;
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+// Searched over logarithms: the best of a grid around the listed and the right values by RMS error, refined between its
+// neighbours, and once more by the largest excess. That is convex near the truth and, where results are rounded to 16
+// bits, far sharper than the RMS, which the rounding dominates.
+std::vector<Variant> fitted_values(Oracle& oracle, const RowJudgement& row, const Precision& precision,
+                                   const std::vector<DeclarablePoint>& points, const VariantFacts& facts) {
+  auto statistics_at = [&](double log_value) {
+    const Variant variant{facts.id, std::exp(log_value)};
+    return judge_as(oracle, row, precision, {&variant, points}).statistics;
+  };
+  auto finite = [](double error) { return std::isfinite(error) ? error : HUGE_VAL; };
+  auto rms_at = [&](double log_value) { return finite(statistics_at(log_value).rms); };
+  auto excess_at = [&](double log_value) { return finite(statistics_at(log_value).max_excess); };
+  double low = std::log(*facts.right_value);
+  double high = low;
+  for (double value : facts.values) {
+    if (!(value > 0.0)) continue;
+    low = std::min(low, std::log(value));
+    high = std::max(high, std::log(value));
+  }
+  constexpr int kGrid = 24;
+  constexpr double kRoom = 2.302585092994046;  // a factor of ten beyond the values listed
+  const double step = (high - low + 2.0 * kRoom) / kGrid;
+  double best = std::log(*facts.right_value);  // small doses lie near it, where the grid may be too coarse
+  double best_error = rms_at(best);
+  for (int i = 0; i <= kGrid; ++i) {
+    const double candidate = low - kRoom + i * step;
+    const double error = rms_at(candidate);
+    if (error < best_error) {
+      best_error = error;
+      best = candidate;
+    }
+  }
+  best = golden_section(best - step, best + step, rms_at);
+  constexpr double kNear = 0.02;  // far more than the RMS leaves open
+  const double fitted = std::exp(golden_section(best - kNear, best + kNear, excess_at));
+  // Rounding of the candidate leaves the fit a little off, and somebody typed the value: short numbers come first.
+  std::vector<Variant> variants;
+  for (int digits = 2; digits <= 7; ++digits) variants.push_back({facts.id, to_digits(fitted, digits)});
+  variants.push_back({facts.id, fitted});
+  return variants;
+}
+
+std::vector<DeclarablePoint> undeclared_points(Oracle& oracle, const RowJudgement& row, const Precision& precision,
+                                               const Variant* variant) {
+  // A rounding that explains takes away most of the distance that is left; one of several takes a good part of it.
+  constexpr double kGoodPart = 0.8;
+  constexpr double kMost = 0.5;
+  std::vector<DeclarablePoint> chosen;
+  try {
+    const Expectation scale = evaluate(oracle, row, precision, {variant, {}});
+    if (scale.exact) return rounded_cache(oracle, row, precision, variant);
+    const double start = distance(oracle, row, precision, {variant, {}}, scale);
+    double now = start;
+    while (true) {
+      std::optional<DeclarablePoint> best;
+      double best_distance = now * kGoodPart;
+      for (RoundingPoint point : points_of(row)) {
+        const bool taken = precision.points.contains(point) ||
+                           std::any_of(chosen.begin(), chosen.end(), [&](const auto& c) { return c.point == point; });
+        if (taken) continue;
+        for (DType dtype : {DType::kBF16, DType::kF16}) {
+          std::vector<DeclarablePoint> with = chosen;
+          with.push_back({point, dtype});
+          const double reached = distance(oracle, row, precision, {variant, with}, scale);
+          if (!(reached < best_distance)) continue;
+          best_distance = reached;
+          best = with.back();
+        }
+      }
+      if (!best) break;
+      chosen.push_back(*best);
+      now = best_distance;
+      if (judge_as(oracle, row, precision, {variant, chosen}).outcome == compare::Outcome::kMatch && now <= start * kMost) {
+        return chosen;
+      }
+    }
+  } catch (const NotEvaluable&) {
+  }
+  return {};
+}
+
+std::vector<Variant> nearest_variants(Oracle& oracle, const RowJudgement& row, const Precision& precision) {
+  constexpr std::size_t kMost = 3;
+  constexpr double kNear = 0.5;  // of the distance without the bug
+  std::vector<std::pair<double, Variant>> near;
+  const Expectation scale = evaluate(oracle, row, precision, {});
+  const double start = distance(oracle, row, precision, {}, scale);
+  for (const VariantFacts& facts : oracle.catalogue()) {
+    if (facts.declares || !concerns(facts, row.span)) continue;
+    for (const Variant& variant : doses(facts)) {
+      try {
+        const double reached = distance(oracle, row, precision, {&variant, {}}, scale);
+        if (reached < kNear * start) near.emplace_back(reached, variant);
+      } catch (const NotEvaluable&) {
+      }
+    }
+  }
+  std::stable_sort(near.begin(), near.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<Variant> variants;
+  for (const auto& [reached, variant] : near) {
+    if (variants.size() < kMost) variants.push_back(variant);
+  }
+  return variants;
+}
+
+}  // namespace qdiff::diagnose

@@ -1,0 +1,196 @@
+#include "harness/diagnose/judging.h"
+
+#include <algorithm>
+
+#include "harness/diagnose/pattern.h"
+
+namespace qdiff::diagnose {
+namespace {
+
+using compare::Outcome;
+
+// What planting a variant would show, asked of the reference alone.
+class Probe {
+ public:
+  Probe(Oracle& oracle, const Precision& precision, const Extent& extent, Detectability& detectability)
+      : oracle_(oracle), precision_(precision), extent_(extent), detectability_(detectability) {}
+
+  // Would these inputs show each variant of this row? Asked once for each case until one row does. A case answers for
+  // its own hypothesis, an end-to-end case for all; what no case has shown yet is asked of every case.
+  void ask(const RowJudgement& row, const Expectation& expected) {
+    if (!represents_all(row.key.id)) return;
+    for (const VariantFacts& facts : oracle_.catalogue()) {
+      if (!facts.probed || !concerns(facts, row.span)) continue;
+      std::set<std::string>& shown = detectability_.cases_that_show[facts.id];
+      const auto& subject_of_case = row.subject->input->hypothesis;
+      const bool own = !subject_of_case || *subject_of_case == hypothesis_of(facts.id);
+      if (shown.contains(row.subject->input->id) || (!own && !shown.empty())) continue;
+      ask(row, expected, facts, shown);
+    }
+  }
+
+ private:
+  // The first and the last judged layer stand for all: they differ most (large k biases, residual of no history).
+  bool represents_all(const TensorId& id) const {
+    if (id.layer == kNoLayer) return true;
+    return id.layer == *extent_.layers.begin() || id.layer == *extent_.layers.rbegin();
+  }
+
+  void ask(const RowJudgement& row, const Expectation& expected, const VariantFacts& facts,
+           std::set<std::string>& shown) {
+    try {
+      for (const Variant& variant : doses(facts)) {
+        const bool rounding = facts.declares.has_value();
+        const Tensor planted = rounding ? rounded(row, *facts.declares) : wrong(row, variant);
+        detectability_.tried.insert(facts.id);
+        const compare::Judgement judgement = compare::judge({.op = row.key.id.op,
+                                                             .actual = planted.view(),
+                                                             .expected = expected,
+                                                             .step = row.step(),
+                                                             .precision = precision_,
+                                                             .config = oracle_.config(),
+                                                             .operations = row.span});
+        if (judgement.outcome != Outcome::kDiverged) continue;
+        shown.insert(row.subject->input->id);
+        return;
+      }
+    } catch (const NotEvaluable& missing) {
+      detectability_.not_evaluable[facts.id] = missing.what();
+    }
+  }
+
+  Tensor wrong(const RowJudgement& row, const Variant& variant) const {
+    const Expectation planted = evaluate(oracle_, row, precision_, {&variant, {}}, /*with_noise=*/false);
+    return Tensor::rounded(row.actual().dtype, planted.shape, planted.value);
+  }
+
+  Tensor rounded(const RowJudgement& row, const DeclarablePoint& point) const {
+    const std::vector<DeclarablePoint> points = {point};
+    return emulated(oracle_, row, precision_, {nullptr, points});
+  }
+
+  Oracle& oracle_;
+  const Precision& precision_;
+  const Extent& extent_;
+  Detectability& detectability_;
+};
+
+class Judging {
+ public:
+  Judging(const std::vector<Subject>& subjects, Oracle& oracle, const Precision& precision, const Extent& extent,
+          const ProgressReport& progress)
+      : subjects_(subjects),
+        oracle_(oracle),
+        precision_(precision),
+        extent_(extent),
+        progress_(progress),
+        probe_(oracle, precision, extent, result_.detectability) {
+    result_.compared.resize(subjects.size());
+  }
+
+  Judged operator()() {
+    if (extent_.outside_layers) judge_scope(Scope::kBeforeLayers, kNoLayer);
+    std::int64_t done = 0;
+    const auto total = static_cast<std::int64_t>(extent_.layers.size());
+    for (int layer : extent_.layers) {
+      if (progress_) progress_("judging layers", done, total);
+      judge_scope(Scope::kLayer, layer);
+      ++done;
+    }
+    if (progress_) progress_("judging the head", done, total);
+    if (extent_.outside_layers) judge_scope(Scope::kAfterLayers, kNoLayer);
+    return std::move(result_);
+  }
+
+ private:
+  // All rows of a layer are judged before any is explained: a bug may change several of them.
+  void judge_scope(Scope scope, int layer) {
+    std::vector<RowJudgement> rows;
+    for (const OperationRow& operation : kOperationTable) {
+      if (operation.scope == scope) judge_row({operation.op, layer}, rows);
+    }
+    const std::vector<std::vector<Fit>> fits = explain_layer(oracle_, rows, precision_, known_);
+    for (std::size_t i = 0; i < rows.size(); ++i) tally(rows[i], fits[i]);
+  }
+
+  void judge_row(const TensorId& id, std::vector<RowJudgement>& rows) {
+    bool missing = false;
+    for (const Subject& subject : subjects_) {
+      for (int step : subject.steps) {
+        const TensorKey key{step, id};
+        if (subject.candidate->has(key)) {
+          rows.push_back(judge_one(subject, key));
+        } else {
+          missing = true;
+        }
+      }
+    }
+    if (missing) result_.missing.push_back(id);
+  }
+
+  RowJudgement judge_one(const Subject& subject, const TensorKey& key) {
+    const ModelConfig& config = oracle_.config();
+    RowJudgement row{&subject, key, compare::replay_span(key, *subject.inputs, config), {}, {}};
+    const std::string unusable =
+        compare::what_is_unusable(row.span, *subject.inputs, subject.input->steps, config);
+    if (!unusable.empty()) {
+      row.judgement.outcome = Outcome::kUnjudged;
+      row.judgement.reason = unusable;
+      return row;
+    }
+    const TensorView actual = row.actual();
+    const Expectation expected = evaluate(oracle_, row, precision_, {});
+    row.judgement = compare::judge({.op = key.id.op,
+                                    .actual = actual,
+                                    .expected = expected,
+                                    .step = row.step(),
+                                    .precision = precision_,
+                                    .config = config,
+                                    .operations = row.span});
+    if (row.wrong()) row.pattern = describe_pattern(key.id.op, actual, expected, row.step(), config);
+    probe_.ask(row, expected);
+    return row;
+  }
+
+  void tally(const RowJudgement& row, const std::vector<Fit>& fits) {
+    const Subject& subject = *row.subject;
+    const compare::Judgement& judgement = row.judgement;
+    if (judgement.outcome != Outcome::kUnjudged) ++result_.compared[static_cast<std::size_t>(&subject - subjects_.data())];
+    switch (judgement.outcome) {
+      case Outcome::kMatch:
+        if (!result_.closest || judgement.ratio_to_bound > result_.closest->ratio) {
+          result_.closest = {subject.input->id,         subject.mode,
+                             row.key.step,              tensor_name(row.key.id),
+                             judgement.decisive_statistic, judgement.ratio_to_bound};
+        }
+        break;
+      case Outcome::kDiverged:
+        result_.wrong.push_back({&subject, row.key, compare::span_start(row.span, *subject.inputs, oracle_.config()),
+                                 judgement, row.pattern, fits, false});
+        break;
+      case Outcome::kInconclusive:
+      case Outcome::kUnjudged:
+        result_.not_compared.push_back(
+            {subject.input->id, subject.mode, row.key.step, tensor_name(row.key.id), judgement.reason});
+        break;
+    }
+  }
+
+  const std::vector<Subject>& subjects_;
+  Oracle& oracle_;
+  const Precision& precision_;
+  const Extent& extent_;
+  const ProgressReport& progress_;
+  Judged result_;
+  Probe probe_;
+  Known known_;
+};
+
+}  // namespace
+
+Judged judge_subjects(const std::vector<Subject>& subjects, Oracle& oracle, const Precision& precision,
+                      const Extent& extent, const ProgressReport& progress) {
+  return Judging(subjects, oracle, precision, extent, progress)();
+}
+
+}  // namespace qdiff::diagnose
