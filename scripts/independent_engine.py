@@ -15,6 +15,17 @@ import trace_writer
 from recording import UsageError
 
 
+def capacity_of(arguments, num_tokens):
+    """Cache slots of a row."""
+    beyond = (arguments.inject or "").startswith("H08.")
+    if arguments.capacity is None:
+        return num_tokens + 2 if beyond else num_tokens
+    if arguments.capacity < num_tokens + (2 if beyond else 0):
+        raise UsageError(f"--capacity is {arguments.capacity}, but {num_tokens} tokens a row need room"
+                         + (", and H08 two slots beyond them" if beyond else ""))
+    return arguments.capacity
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     recording.add_arguments(parser)
@@ -23,6 +34,8 @@ def main():
                         help="of all sums (default: blocked)")
     parser.add_argument("--softmax", choices=["two-pass", "online"], default="two-pass", help="(default: two-pass)")
     parser.add_argument("--scores", action="store_true", help="record scores and probs, which are held in float32")
+    parser.add_argument("--capacity", type=int, metavar="N",
+                        help="cache slots of a row (default: as many as tokens; two more for H08, which goes beyond them)")
     wrong = parser.add_mutually_exclusive_group()
     wrong.add_argument("--inject", metavar="ID[=VALUE][@LAYER]", help="plant a fault of docs/faults.md")
     wrong.add_argument("--unlisted", metavar="NAME", help="plant a bug of scripts/engines/unlisted_faults.json")
@@ -53,8 +66,7 @@ def main():
         engine = forward.Engine(config, weights, **options)
         if arguments.unlisted:
             unlisted.plant(engine, arguments.unlisted)
-    # Two slots more than are needed, as real caches have: some faults read or write beyond the last token.
-    engine.allocate(len(plan.prompt), len(plan.prompt[0]) + plan.num_decode + 2)
+    engine.allocate(len(plan.prompt), capacity_of(arguments, len(plan.prompt[0]) + plan.num_decode))
     about = {"name": f"numpy-{arguments.order}-{arguments.softmax}", "version": numpy.__version__, "device": "cpu"}
     with trace_writer.TraceWriter(arguments.trace, about, trace_writer.compute(dtype), raw) as writer:
         def put(name, values, stored=dtype):

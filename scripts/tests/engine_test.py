@@ -330,7 +330,9 @@ class CommandLine(unittest.TestCase):
                                     ((*prompt, 5, "--tensors", "gremlin"), "matches no tensor"),
                                     ((*prompt, 513), "max_position_embeddings"),
                                     ((*prompt, "5,x"), "whole numbers"),
-                                    ((*prompt, 5, "--softmax", "online", "--scores"), "never holds")):
+                                    ((*prompt, 5, "--softmax", "online", "--scores"), "never holds"),
+                                    ((*prompt, 5, "--capacity", 4), "need room"),
+                                    ((*prompt, 5, "--capacity", 6, "--inject", "H08.read_plus_one"), "two slots")):
                 self.assertIn(says, self.call(*arguments, status=2))
             self.assertEqual(sorted(entry.name for entry in folder.iterdir()), ["a", "ids.json"])
 

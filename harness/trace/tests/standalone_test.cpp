@@ -181,5 +181,44 @@ TEST_CASE("the standalone writer's example runs, and its trace is read") {
   CHECK_NOTHROW(trace::check_shapes(*read, read->manifest().config));
 }
 
+// Made by scripts/make_trace_data.py: transformers and the NumPy engine, both through scripts/trace_writer.py.
+TEST_CASE("traces that the Python writer made are read") {
+  const fs::path traces = fs::path(QDIFF_SOURCE_DIR) / "harness/trace/tests/data/traces";
+  const auto read = [&](const char* name) {
+    INFO(name);
+    auto found = trace::read_trace(traces / name);
+    CHECK(found->unknown().empty());
+    CHECK(found->manifest().notes.empty());
+    CHECK(found->manifest().config.vocab == 96);
+    CHECK_NOTHROW(trace::check_shapes(*found, found->manifest().config));
+    return found;
+  };
+  std::size_t num_traces = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator(traces)) {
+    ++num_traces;
+    read(entry.path().filename().c_str());
+  }
+  CHECK(num_traces == 9);
+
+  // Two layers of all rows but the three *.matmul, two prefill steps and two decode steps.
+  const auto eager = read("transformers-eager-bfloat16");
+  CHECK(eager->keys().size() == 4 * (3 + 2 * 19));
+  CHECK(eager->manifest().precision.at(RoundingPoint::kAttentionScores) == DType::kBF16);
+  CHECK(eager->manifest().precision.points.size() == 7);
+  CHECK(eager->manifest().steps[2].phase == Phase::kDecode);
+  CHECK(eager->manifest().steps[2].left_padding == std::vector<std::int64_t>{0, 3});
+  const auto sdpa = read("transformers-sdpa-float32");
+  CHECK(sdpa->manifest().precision == plain_precision(DType::kF32));
+  CHECK_FALSE(sdpa->has({0, {Op::kScores, 0}}));
+  const auto numpy = read("numpy-bfloat16");
+  CHECK(numpy->dtype({0, {Op::kScores, 1}}) == DType::kF32);
+  CHECK(numpy->dtype({0, {Op::kKCache, 1}}) == DType::kBF16);
+  CHECK(read("transformers-sdpa-bfloat16-logits")->keys().size() == 4);
+  // The embedding's rows are the same in every engine.
+  const TensorKey embedding{0, {Op::kEmbedTokens, kNoLayer}};
+  const TensorView a = eager->get(embedding), b = numpy->get(embedding);
+  CHECK((a.bytes() == b.bytes() && std::memcmp(a.data, b.data, a.bytes()) == 0));
+}
+
 }  // namespace
 }  // namespace qdiff
