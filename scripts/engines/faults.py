@@ -108,10 +108,11 @@ class Faulty(Engine):
         return row + head * capacity + slot
 
     def write_cache(self, layer, k, v, step):
+        """Token by token. Pads write nothing, unless that is the fault."""
         memory = 0 if self.has("H01.no_layer_stride", layer) else layer
         keys = self.keys[memory].reshape(-1, self.config.head_dim)
         values = self.values[memory].reshape(-1, self.config.head_dim)
-        skip_pads = self.has("H01.no_batch_stride", layer) and self.value == 0
+        skip_pads = not (self.has("H01.pad_slot", layer) or self.has("H01.no_batch_stride", layer) and self.value == 1)
         for b in range(step.batch):
             for head in range(self.config.num_kv_heads):
                 for t in range(step.num_tokens):

@@ -219,14 +219,13 @@ class Engine:
         return self.mix(probs, values, layer, step)
 
     def probs(self, scores, layer, step):
-        # A pad query sees nothing; its row is whatever it is.
+        # A pad query sees nothing; all its weights are 0.
         top = scores.max(-1, keepdims=True)
         exponentials = numpy.exp(scores - numpy.where(numpy.isfinite(top), top, numpy.float32(0)))
-        return exponentials / self.sums.total(exponentials)
+        return numpy.nan_to_num(exponentials / self.sums.total(exponentials))
 
     def mix(self, probs, values, layer, step):
-        """Slots that no query sees weigh nothing, whatever memory holds there."""
-        return self.sums.product(numpy.nan_to_num(probs), values)
+        return self.sums.product(probs, values)
 
     def online_attention(self, scores, values, tile=40):
         """One pass over key tiles with a running maximum, as flash attention does it."""
