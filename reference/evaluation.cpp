@@ -86,9 +86,9 @@ at::Tensor visible_slots(const Step& step, const AttentionRule& rule, std::int64
   std::vector<std::int64_t> first_seen, last_seen;
   for (std::int64_t b = 0; b < step.batch(); ++b) {
     for (std::int64_t t = first; t < first + count; ++t) {
-      const SlotRange range = rule.visible ? rule.visible(b, t)
-                                           : SlotRange{step.left_padding[static_cast<std::size_t>(b)],
-                                                       step.past_length + t};
+      const SlotRange range = rule.visible
+                                  ? rule.visible(b, t)
+                                  : SlotRange{step.left_padding[static_cast<std::size_t>(b)], step.past_length + t};
       first_seen.push_back(range.first);
       last_seen.push_back(range.last);
     }
@@ -191,7 +191,8 @@ Evaluated cache_with_noise(Op op, std::span<const at::Tensor> inputs, const Sett
   const CacheView view = cache_view(op, inputs, setting);
   Evaluated result{view.slots, no_noise(view.slots)};
   if (view.unknown.defined()) {
-    result.noise.independent = at::zeros(view.slots.sizes(), at::dtype(at::kDouble)).masked_fill(view.unknown, HUGE_VAL);
+    result.noise.independent =
+        at::zeros(view.slots.sizes(), at::dtype(at::kDouble)).masked_fill(view.unknown, HUGE_VAL);
   }
   return result;
 }
@@ -213,8 +214,7 @@ Evaluated evaluate_unit_with_noise(const Unit& unit, std::span<const at::Tensor>
     case kPostAttentionLayernorm:
     case kNorm: {
       const Parameters parameters = setting.parameters(op);
-      return {value,
-              rms_norm_noise(inputs[0], weight_of(op, parameters, setting), value, parameters.norm, model)};
+      return {value, rms_norm_noise(inputs[0], weight_of(op, parameters, setting), value, parameters.norm, model)};
     }
     case kQRope:
     case kKRope:

@@ -18,9 +18,8 @@ at::Tensor product(Op op, const at::Tensor& x, const Parameters& parameters, con
                    const WeightForm& form) {
   const ProjectionRule& rule = parameters.projection;
   const at::Tensor input = rule.input ? rule.input(x) : x;
-  const at::Tensor y = rule.weight
-                           ? reference::matmul(input, rule.weight(setting.weights, form))
-                           : project(input, weight_of(op, rule, parameters, setting), form, setting.weights);
+  const at::Tensor y = rule.weight ? reference::matmul(input, rule.weight(setting.weights, form))
+                                   : project(input, weight_of(op, rule, parameters, setting), form, setting.weights);
   return rule.output ? rule.output(y) : y;
 }
 
@@ -52,8 +51,9 @@ Piece piece_of(const at::Tensor& x, const at::Tensor& x_variance, const at::Tens
   piece.value = reference::matmul(x, weight);
   const at::Tensor squared = weight.square();
   const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), at::dtype(at::kDouble));
-  piece.variance = dot_variance(piece.value.to(at::kDouble), reference::matmul(x.square(), squared).to(at::kDouble), n, unit) +
-                   reference::matmul(x_variance.to(x.scalar_type()), squared).to(at::kDouble);
+  piece.variance =
+      dot_variance(piece.value.to(at::kDouble), reference::matmul(x.square(), squared).to(at::kDouble), n, unit) +
+      reference::matmul(x_variance.to(x.scalar_type()), squared).to(at::kDouble);
   return piece;
 }
 
@@ -72,8 +72,7 @@ Piece project_in_place_by_columns(const at::Tensor& x, const at::Tensor& weight,
     if (inside <= 0) continue;
     const at::Tensor kept = piece.value.narrow(-1, 0, inside);
     memory.narrow(-1, first, inside).copy_(round_to(stored, kept));
-    variance.narrow(-1, first, inside)
-        .copy_(stored_variance(stored, kept, piece.variance.narrow(-1, 0, inside)));
+    variance.narrow(-1, first, inside).copy_(stored_variance(stored, kept, piece.variance.narrow(-1, 0, inside)));
   }
   return {at::cat(values, -1), at::cat(variances, -1)};
 }
@@ -89,8 +88,8 @@ Piece project_in_place_by_rows(const at::Tensor& x, const at::Tensor& weight, st
     at::Tensor variance = at::zeros({tokens * std::max(in, out)}, at::dtype(at::kDouble));
     memory.narrow(0, 0, tokens * in).copy_(x.reshape({copies, -1}).select(0, copy));
     for (std::int64_t token = 0; token < tokens; ++token) {
-      const Piece piece = piece_of(memory.narrow(0, token * in, in).clone(),
-                                   variance.narrow(0, token * in, in).clone(), weight, unit);
+      const Piece piece =
+          piece_of(memory.narrow(0, token * in, in).clone(), variance.narrow(0, token * in, in).clone(), weight, unit);
       values.push_back(piece.value);
       variances.push_back(piece.variance);
       memory.narrow(0, token * out, out).copy_(round_to(stored, piece.value));
@@ -162,7 +161,8 @@ at::Tensor project_row(Op op, const at::Tensor& x, const Setting& setting) {
   if (const auto piece = project_in_pieces(op, x, parameters, setting)) return piece->value;
   const at::Tensor y = setting.rounding.accumulated(product(op, x, parameters, setting, setting.form()));
   const auto& type = parameters.projection.result_type;
-  return type ? overflowing(*type, y) : y;
+  if (!type) return y;
+  return setting.rounding.emulates() ? round_to(*type, y) : overflowing(*type, y);
 }
 
 at::Tensor product_squares(const at::Tensor& x, Op op, const Setting& setting) {

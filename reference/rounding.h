@@ -21,6 +21,8 @@ class Rounding {
     return emulated_ && precision_.accumulate != DType::kF64 ? at::kFloat : at::kDouble;
   }
 
+  bool emulates() const { return emulated_; }
+
   at::Tensor at(RoundingPoint point, const at::Tensor& x) const {
     const auto declared = precision_.points.find(point);
     const bool rounds = emulated_ || point == RoundingPoint::kKvCache;

@@ -235,7 +235,8 @@ Judgement judge_exact(const Sides& sides) {
     load_elements(c.actual, static_cast<std::size_t>(r * width), actual);
     const double* gold = c.expected.value.data() + sides.gold_row(r) * width;
     for (std::int64_t i = 0; i < width; ++i) {
-      if (!c.expected.unknown.empty() && c.expected.unknown[static_cast<std::size_t>(sides.gold_row(r) * width + i)] != 0) {
+      if (!c.expected.unknown.empty() &&
+          c.expected.unknown[static_cast<std::size_t>(sides.gold_row(r) * width + i)] != 0) {
         continue;
       }
       ++statistics.elements_compared;

@@ -52,11 +52,11 @@ struct Explanation {
   std::optional<HypothesisVerdict> verdict;  // confirmed or consistent; none: no known bug fits
   std::optional<double> value;               // fitted parameter, where the variant has one
   std::optional<double> expected_value;
-  std::vector<int> layers;                // in which the variant reproduces the candidate
-  std::string phase;                      // "prefill", "decode", "both"
-  std::string pattern;                    // in words: which rows, heads, positions, dimensions are wrong
-  std::vector<std::string> alternatives;  // variants that fit equally well
-  std::vector<std::string> separated_by;  // for each of them, the input that would tell it from the variant
+  std::vector<int> layers;                    // in which the variant reproduces the candidate
+  std::string phase;                          // "prefill", "decode", "both"
+  std::string pattern;                        // in words: which rows, heads, positions, dimensions are wrong
+  std::vector<std::string> alternatives;      // variants that fit equally well
+  std::vector<std::string> separated_by;      // for each of them, the input that would tell it from the variant
   std::map<std::string, std::string> points;  // kind precision: entries of compute.points that would declare it
 };
 

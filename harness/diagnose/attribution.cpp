@@ -84,8 +84,8 @@ bool Fit::operator==(const Fit& other) const {
   auto same_points = [](const DeclarablePoint& a, const DeclarablePoint& b) {
     return a.point == b.point && a.dtype == b.dtype;
   };
-  return variant == other.variant && std::equal(points.begin(), points.end(), other.points.begin(),
-                                                other.points.end(), same_points);
+  return variant == other.variant &&
+         std::equal(points.begin(), points.end(), other.points.begin(), other.points.end(), same_points);
 }
 
 std::string hypothesis_of(const std::string& variant_id) {
@@ -144,8 +144,8 @@ class LayerAttribution {
       groups.push_back(rows_where([&](const RowJudgement& row) { return concerns(facts, row.span); }));
     } else {
       for (Op op : wrong_ops_) {
-        groups.push_back(rows_where(
-            [&](const RowJudgement& row) { return row.key.id.op == op && concerns(facts, row.span); }));
+        groups.push_back(
+            rows_where([&](const RowJudgement& row) { return row.key.id.op == op && concerns(facts, row.span); }));
       }
     }
     std::erase_if(groups, [](const Rows& group) { return group.empty() || !group.front()->wrong(); });

@@ -49,7 +49,8 @@ class Preference {
     std::stable_sort(left.begin(), left.end(), [&](const Fit* a, const Fit* b) { return rank(*a) < rank(*b); });
     std::vector<Variant> variants;
     for (const Fit* fit : left) {
-      if (std::find(variants.begin(), variants.end(), *fit->variant) == variants.end()) variants.push_back(*fit->variant);
+      if (std::find(variants.begin(), variants.end(), *fit->variant) == variants.end())
+        variants.push_back(*fit->variant);
     }
     return variants;
   }
@@ -219,8 +220,7 @@ class Concluding {
       result.reason = "nothing was compared: no tensor of the judged layers and steps was recorded";
     } else if (!result.coverage.not_compared.empty()) {
       result.verdict = Verdict::kInconclusive;
-      result.reason =
-          result.coverage.not_compared.front().tensor + ": " + result.coverage.not_compared.front().reason;
+      result.reason = result.coverage.not_compared.front().tensor + ": " + result.coverage.not_compared.front().reason;
     }
   }
 

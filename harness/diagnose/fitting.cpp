@@ -156,7 +156,8 @@ std::vector<DeclarablePoint> undeclared_points(Oracle& oracle, const RowJudgemen
       if (!best) break;
       chosen.push_back(*best);
       now = best_distance;
-      if (judge_as(oracle, row, precision, {variant, chosen}).outcome == compare::Outcome::kMatch && now <= start * kMost) {
+      if (judge_as(oracle, row, precision, {variant, chosen}).outcome == compare::Outcome::kMatch &&
+          now <= start * kMost) {
         return chosen;
       }
     }

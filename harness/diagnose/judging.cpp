@@ -40,8 +40,8 @@ class Probe {
            std::set<std::string>& shown) {
     try {
       for (const Variant& variant : doses(facts)) {
-        const bool rounding = facts.declares.has_value();
-        const Tensor planted = rounding ? rounded(row, *facts.declares) : wrong(row, variant);
+        const Supposition planting = facts.declares ? Supposition{nullptr, {*facts.declares}} : Supposition{&variant};
+        const Tensor planted = emulated(oracle_, row, precision_, planting);
         detectability_.tried.insert(facts.id);
         const compare::Judgement judgement = compare::judge({.op = row.key.id.op,
                                                              .actual = planted.view(),
@@ -57,16 +57,6 @@ class Probe {
     } catch (const NotEvaluable& missing) {
       detectability_.not_evaluable[facts.id] = missing.what();
     }
-  }
-
-  Tensor wrong(const RowJudgement& row, const Variant& variant) const {
-    const Expectation planted = evaluate(oracle_, row, precision_, {&variant, {}}, /*with_noise=*/false);
-    return Tensor::rounded(row.actual().dtype, planted.shape, planted.value);
-  }
-
-  Tensor rounded(const RowJudgement& row, const DeclarablePoint& point) const {
-    const std::vector<DeclarablePoint> points = {point};
-    return emulated(oracle_, row, precision_, {nullptr, points});
   }
 
   Oracle& oracle_;
@@ -131,8 +121,7 @@ class Judging {
   RowJudgement judge_one(const Subject& subject, const TensorKey& key) {
     const ModelConfig& config = oracle_.config();
     RowJudgement row{&subject, key, compare::replay_span(key, *subject.inputs, config), {}, {}};
-    const std::string unusable =
-        compare::what_is_unusable(row.span, *subject.inputs, subject.input->steps, config);
+    const std::string unusable = compare::what_is_unusable(row.span, *subject.inputs, subject.input->steps, config);
     if (!unusable.empty()) {
       row.judgement.outcome = Outcome::kUnjudged;
       row.judgement.reason = unusable;
@@ -155,13 +144,17 @@ class Judging {
   void tally(const RowJudgement& row, const std::vector<Fit>& fits) {
     const Subject& subject = *row.subject;
     const compare::Judgement& judgement = row.judgement;
-    if (judgement.outcome != Outcome::kUnjudged) ++result_.compared[static_cast<std::size_t>(&subject - subjects_.data())];
+    if (judgement.outcome != Outcome::kUnjudged)
+      ++result_.compared[static_cast<std::size_t>(&subject - subjects_.data())];
     switch (judgement.outcome) {
       case Outcome::kMatch:
         if (!result_.closest || judgement.ratio_to_bound > result_.closest->ratio) {
-          result_.closest = {subject.input->id,         subject.mode,
-                             row.key.step,              tensor_name(row.key.id),
-                             judgement.decisive_statistic, judgement.ratio_to_bound};
+          result_.closest = {subject.input->id,
+                             subject.mode,
+                             row.key.step,
+                             tensor_name(row.key.id),
+                             judgement.decisive_statistic,
+                             judgement.ratio_to_bound};
         }
         break;
       case Outcome::kDiverged:

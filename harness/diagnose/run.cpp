@@ -40,8 +40,9 @@ class Run {
     Judged judged = judge_subjects(subjects_, parties_.oracle, precision(), extent_, options_.progress);
     judged.wrong.insert(judged.wrong.end(), seen_while_recording_.begin(), seen_while_recording_.end());
     drop_consequences(judged);
-    conclude(judged, subjects_, cases_, extent_, parties_.oracle.catalogue(),
-             [this](const Subject& subject, const TensorKey& key) { return repeat_command(subject, key); }, result_);
+    conclude(
+        judged, subjects_, cases_, extent_, parties_.oracle.catalogue(),
+        [this](const Subject& subject, const TensorKey& key) { return repeat_command(subject, key); }, result_);
     describe();
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(result_);
@@ -108,9 +109,9 @@ class Run {
     if (options_.mode != Mode::kFree) {
       for (std::size_t i = 0; i < active_.size(); ++i) {
         progress("candidate, lockstep", static_cast<std::int64_t>(i), static_cast<std::int64_t>(active_.size()));
-        lockstep_.push_back(
-            std::make_unique<Recorded>(record_lockstep(parties_.candidate, cases_[active_[i]], chains_[i], extent_.layers,
-                                                       extent_.outside_layers, last_steps[i], Poison::kLargeFinite)));
+        lockstep_.push_back(std::make_unique<Recorded>(
+            record_lockstep(parties_.candidate, cases_[active_[i]], chains_[i], extent_.layers, extent_.outside_layers,
+                            last_steps[i], Poison::kLargeFinite)));
         lockstep_stores_.push_back(std::make_unique<LockstepInputs>(lockstep_.back()->tensors, chains_[i]));
       }
     }

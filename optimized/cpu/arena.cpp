@@ -37,19 +37,18 @@ std::int64_t token_block(std::int64_t k) {
   return std::clamp<std::int64_t>(fitting / kTokenTile * kTokenTile, 24, 384);
 }
 
-void fill_poison(Storage storage, Poison poison, std::byte* data, std::int64_t elements) {
+void fill(Storage storage, float value, std::byte* data, std::int64_t elements) {
   if (storage == Storage::kF32) {
-    const float value = poison == Poison::kNaN ? std::numeric_limits<float>::quiet_NaN() : 1e30F;
     std::fill_n(reinterpret_cast<float*>(data), elements, value);
     return;
   }
-  std::uint16_t bits = 0;
-  if (storage == Storage::kBF16) {
-    bits = poison == Poison::kNaN ? 0x7FC0 : float_to_bf16(1e30F);
-  } else {
-    bits = poison == Poison::kNaN ? 0x7E00 : float_to_f16(1e4F);
-  }
+  const std::uint16_t bits = storage == Storage::kBF16 ? float_to_bf16(value) : float_to_f16(value);
   std::fill_n(reinterpret_cast<std::uint16_t*>(data), elements, bits);
+}
+
+void fill_poison(Storage storage, Poison poison, std::byte* data, std::int64_t elements) {
+  const float large = storage == Storage::kF16 ? 1e4F : 1e30F;
+  fill(storage, poison == Poison::kNaN ? std::numeric_limits<float>::quiet_NaN() : large, data, elements);
 }
 
 Arena::Arena(const ModelConfig& config, Storage storage, Poison poison, int num_threads)

@@ -25,6 +25,7 @@ inline constexpr std::int64_t kQueryBlock = 16;
 // Tokens whose activations of length k stay in a core's cache while weight rows pass by, between 24 and 384.
 std::int64_t token_block(std::int64_t k);
 
+void fill(Storage storage, float value, std::byte* data, std::int64_t elements);
 void fill_poison(Storage storage, Poison poison, std::byte* data, std::int64_t elements);
 
 // fp32 scratch of one thread. Row strides: c 2 * kRowUnit; q, k, v and out head_dim padded to kLanes.

@@ -2,13 +2,27 @@
 
 #include <array>
 #include <cmath>
+#include <cstdio>
+#include <limits>
 
 #include "harness/contract/error.h"
 
 namespace qdiff::optimized::cpu {
 namespace {
 
-enum class Takes : std::uint8_t { kNothing, kPositive, kNotNegative, kOneOrMinusOne };
+enum class Takes : std::uint8_t {
+  kNothing,
+  kPositive,
+  kNotNegative,
+  kNegative,
+  kFinite,
+  kCount,
+  kShift,
+  kOneOrMinusOne,
+  kZeroOrMinusOne,
+  kZeroOrOne,
+  kOneOrTwo,
+};
 
 struct FaultFacts {
   std::string_view id;
@@ -17,18 +31,114 @@ struct FaultFacts {
   double default_value = 0.0;
 };
 
-constexpr std::array<FaultFacts, 10> kFaults = {{
-    {"H02.scale", FaultId::kSoftmaxScale, Takes::kPositive, 1.01},
-    {"H03.theta", FaultId::kRopeTheta, Takes::kPositive, 1e4},
-    {"H05.modulo", FaultId::kHeadMapModulo},
-    {"H05.divide_by_kv", FaultId::kHeadMapDivideByKv},
-    {"H05.decode_only", FaultId::kHeadMapDecodeOnly},
-    {"H05.prefill_only", FaultId::kHeadMapPrefillOnly},
-    {"H05.group_off_by_one", FaultId::kHeadMapGroupOffByOne, Takes::kOneOrMinusOne, 1.0},
-    {"H05.head_zero", FaultId::kHeadMapZero},
-    {"H06.bf16", FaultId::kKeyBiasBf16},
-    {"H09.eps", FaultId::kRmsNormEps, Takes::kNotNegative, 1e-5},
-}};
+// Largest tile, window, count or shift: beyond any model's dimensions, and far from overflow in any product of them.
+constexpr double kLargestCount = 1 << 20;
+
+// Defaults are the first that docs/faults.md lists.
+constexpr auto kFaults = std::to_array<FaultFacts>({
+    {"H01.no_batch_stride", FaultId::kNoBatchStride, Takes::kZeroOrOne, 0.0},
+    {"H01.no_head_stride", FaultId::kNoHeadStride},
+    {"H01.no_layer_stride", FaultId::kNoLayerStride},
+    {"H01.head_stride_is_tokens", FaultId::kHeadStrideIsTokens},
+    {"H01.pos_major", FaultId::kPosMajor},
+    {"H01.batch_stride_of_one_token", FaultId::kBatchStrideOfOneToken},
+    {"H01.v_into_k", FaultId::kVIntoK},
+    {"H01.pad_slot", FaultId::kPadSlot, Takes::kZeroOrMinusOne, 0.0},
+    {"H02.scale", FaultId::kScale, Takes::kPositive, 1.01},
+    {"H02.no_scale", FaultId::kNoScale},
+    {"H02.scale_hidden", FaultId::kScaleHidden},
+    {"H02.scale_twice", FaultId::kScaleTwice},
+    {"H02.scale_after", FaultId::kScaleAfter},
+    {"H02.no_max", FaultId::kNoMax},
+    {"H02.sum_fp16", FaultId::kSumFp16},
+    {"H02.qk_fp16", FaultId::kQkFp16},
+    {"H02.tile_max", FaultId::kTileMax, Takes::kCount, 64.0},
+    {"H02.tail_zero", FaultId::kTailZero, Takes::kCount, 64.0},
+    {"H03.theta", FaultId::kTheta, Takes::kPositive, 1e4},
+    {"H03.interleaved", FaultId::kInterleaved},
+    {"H03.half_slice", FaultId::kHalfSlice, Takes::kCount, 2.0},
+    {"H03.slice_hidden", FaultId::kSliceHidden},
+    {"H03.q_only", FaultId::kQOnly},
+    {"H03.k_only", FaultId::kKOnly},
+    {"H03.none", FaultId::kNoRope},
+    {"H03.twice", FaultId::kRopeTwice},
+    {"H03.reverse", FaultId::kReverse},
+    {"H03.after_cache", FaultId::kAfterCache},
+    {"H03.decode_pos_zero", FaultId::kDecodePosZero},
+    {"H03.decode_pos_plus_one", FaultId::kDecodePosPlusOne},
+    {"H03.chunk_local_pos", FaultId::kChunkLocalPos},
+    {"H03.table_bf16", FaultId::kTableBf16},
+    {"H03.batch_pos", FaultId::kBatchPos},
+    {"H04.wo_rows", FaultId::kWoRows},
+    {"H04.wo_cols", FaultId::kWoCols, Takes::kCount, 64.0},
+    {"H04.residual_lost", FaultId::kResidualLost, Takes::kOneOrTwo, 2.0},
+    {"H04.norm_into_residual", FaultId::kNormIntoResidual},
+    {"H04.down_in_act", FaultId::kDownInAct, Takes::kCount, 64.0},
+    {"H05.modulo", FaultId::kModulo},
+    {"H05.divide_by_kv", FaultId::kDivideByKv},
+    {"H05.group_off_by_one", FaultId::kGroupOffByOne, Takes::kOneOrMinusOne, 1.0},
+    {"H05.head_zero", FaultId::kHeadZero},
+    {"H05.prefill_only", FaultId::kPrefillOnly},
+    {"H05.decode_only", FaultId::kDecodeOnly},
+    {"H06.missing_q", FaultId::kMissingQ},
+    {"H06.missing_k", FaultId::kMissingK},
+    {"H06.missing_v", FaultId::kMissingV},
+    {"H06.missing_all", FaultId::kMissingAll},
+    {"H06.prefill_missing", FaultId::kPrefillMissing},
+    {"H06.decode_missing", FaultId::kDecodeMissing},
+    {"H06.row_axis", FaultId::kRowAxis},
+    {"H06.kv_swapped", FaultId::kKvSwapped},
+    {"H06.length_hidden", FaultId::kLengthHidden},
+    {"H06.fp16", FaultId::kBiasFp16},
+    {"H06.bf16", FaultId::kBiasBf16},
+    {"H06.int8", FaultId::kBiasInt8},
+    {"H06.after_rope", FaultId::kBiasAfterRope},
+    {"H07.transposed_q", FaultId::kTransposedQ},
+    {"H07.transposed_k", FaultId::kTransposedK},
+    {"H07.transposed_v", FaultId::kTransposedV},
+    {"H07.transposed_o", FaultId::kTransposedO},
+    {"H07.transposed_gate", FaultId::kTransposedGate},
+    {"H07.transposed_up", FaultId::kTransposedUp},
+    {"H07.transposed_down", FaultId::kTransposedDown},
+    {"H07.lda", FaultId::kLda, Takes::kShift, 1.0},
+    {"H07.column_major_out", FaultId::kColumnMajorOut},
+    {"H07.packed_order", FaultId::kPackedOrder},
+    {"H07.first_tile_only", FaultId::kFirstTileOnly, Takes::kCount, 64.0},
+    {"H07.acc_bf16", FaultId::kAccBf16, Takes::kCount, 32.0},
+    {"H07.out_fp16", FaultId::kOutFp16},
+    {"H08.write_plus_one", FaultId::kWritePlusOne},
+    {"H08.write_minus_one", FaultId::kWriteMinusOne},
+    {"H08.read_minus_one", FaultId::kReadMinusOne},
+    {"H08.first_token", FaultId::kFirstToken},
+    {"H08.read_minus_first", FaultId::kReadMinusFirst},
+    // Without a value, the slot that nothing wrote holds the session's poison.
+    {"H08.read_plus_one", FaultId::kReadPlusOne, Takes::kFinite, std::numeric_limits<double>::quiet_NaN()},
+    {"H08.length_counts_current", FaultId::kLengthCountsCurrent},
+    {"H09.eps", FaultId::kEps, Takes::kNotNegative, 1e-5},
+    {"H09.layernorm", FaultId::kLayerNorm},
+    {"H09.layernorm_full", FaultId::kLayerNormFull},
+    {"H09.one_plus_weight", FaultId::kOnePlusWeight},
+    {"H09.no_weight", FaultId::kNoWeight},
+    {"H09.no_sqrt", FaultId::kNoSqrt},
+    {"H09.fp16_sum", FaultId::kFp16Sum},
+    {"H09.weight_from_other_layer", FaultId::kWeightFromOtherLayer, Takes::kShift, 1.0},
+    {"H09.final_norm_eps", FaultId::kFinalNormEps, Takes::kNotNegative, 1e-5},
+    {"H10.none", FaultId::kNoMask},
+    {"H10.strict", FaultId::kStrict},
+    {"H10.one_ahead", FaultId::kOneAhead},
+    {"H10.top_left", FaultId::kTopLeft},
+    {"H10.chunk_only", FaultId::kChunkOnly},
+    {"H10.pad_visible", FaultId::kPadVisible},
+    {"H10.pad_query_axis", FaultId::kPadQueryAxis},
+    {"H10.finite_fp16", FaultId::kFiniteFp16, Takes::kNegative, -65504.0},
+    {"H10.window", FaultId::kWindow, Takes::kCount, 4096.0},
+    {"X.gate_up_swapped", FaultId::kGateUpSwapped},
+    {"X.no_silu", FaultId::kNoSilu},
+    {"X.wrong_token_embedding", FaultId::kWrongTokenEmbedding},
+    {"X.no_final_norm", FaultId::kNoFinalNorm},
+    {"X.untied_lm_head", FaultId::kUntiedLmHead},
+    {"X.layer_repeated", FaultId::kLayerRepeated},
+});
 
 bool acceptable(Takes takes, double value) {
   switch (takes) {
@@ -38,8 +148,22 @@ bool acceptable(Takes takes, double value) {
       return std::isfinite(value) && value > 0.0;
     case Takes::kNotNegative:
       return std::isfinite(value) && value >= 0.0;
+    case Takes::kNegative:
+      return std::isfinite(value) && value < 0.0;
+    case Takes::kFinite:
+      return std::isfinite(value);
+    case Takes::kCount:
+      return value >= 1.0 && value <= kLargestCount && value == std::floor(value);
+    case Takes::kShift:
+      return value != 0.0 && std::fabs(value) <= kLargestCount && value == std::floor(value);
     case Takes::kOneOrMinusOne:
       return value == 1.0 || value == -1.0;
+    case Takes::kZeroOrMinusOne:
+      return value == 0.0 || value == -1.0;
+    case Takes::kZeroOrOne:
+      return value == 0.0 || value == 1.0;
+    case Takes::kOneOrTwo:
+      return value == 1.0 || value == 2.0;
   }
   return false;
 }
@@ -52,10 +176,30 @@ const char* rule(Takes takes) {
       return "must be finite and positive";
     case Takes::kNotNegative:
       return "must be finite and not negative";
+    case Takes::kNegative:
+      return "must be finite and negative";
+    case Takes::kFinite:
+      return "must be finite";
+    case Takes::kCount:
+      return "must be a whole number from 1 to 1048576";
+    case Takes::kShift:
+      return "must be a whole number other than 0, from -1048576 to 1048576";
     case Takes::kOneOrMinusOne:
       return "must be 1 or -1";
+    case Takes::kZeroOrMinusOne:
+      return "must be 0 or -1";
+    case Takes::kZeroOrOne:
+      return "must be 0 or 1";
+    case Takes::kOneOrTwo:
+      return "must be 1 or 2";
   }
   return "is not taken";
+}
+
+std::string text(double value) {
+  std::array<char, 32> digits{};
+  std::snprintf(digits.data(), digits.size(), "%g", value);
+  return digits.data();
 }
 
 }  // namespace
@@ -78,14 +222,17 @@ PlantedFault resolve_fault(const Fault& fault, const ModelConfig& config) {
   }
   PlantedFault planted;
   planted.id = found->fault;
-  if (found->takes != Takes::kNothing) {
-    planted.value = fault.value.value_or(found->default_value);
-    if (!acceptable(found->takes, planted.value)) {
-      throw InputError("fault " + fault.id + ": the value " + std::to_string(planted.value) + ' ' + rule(found->takes));
+  if (found->takes == Takes::kNothing) {
+    if (fault.value) {
+      throw InputError("fault " + fault.id + " takes no value; plant it without \"=" + text(*fault.value) + "\"");
     }
   } else if (fault.value) {
-    throw InputError("fault " + fault.id + " takes no value; plant it without \"=" + std::to_string(*fault.value) +
-                     "\"");
+    planted.value = *fault.value;
+    if (!acceptable(found->takes, planted.value)) {
+      throw InputError("fault " + fault.id + ": the value " + text(planted.value) + ' ' + rule(found->takes));
+    }
+  } else {
+    planted.value = found->default_value;
   }
   if (fault.layer && (*fault.layer < 0 || *fault.layer >= config.num_layers)) {
     throw InputError("fault " + fault.id + ": there is no layer " + std::to_string(*fault.layer) +

@@ -1,12 +1,13 @@
-// Bugs that can be planted in the engine, and how its code asks for them.
+// How a bug is asked for, and how the engine's code asks whether it is planted.
 //
 // Every stage is a template on kPlanted. The clean instance has no trace of any fault: Planting<false>::is() is a
-// constant. The planted instance computes with the wrong index, constant or weight in the engine's own code path and
-// counts how often that differed from the right one.
+// constant. The planted instance computes with the wrong index, constant, buffer or order in the engine's own code path
+// and counts how often that differed from the right one.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,24 +16,12 @@
 #include "harness/contract/config.h"
 #include "harness/contract/engine.h"
 #include "harness/contract/step.h"
+#include "optimized/cpu/fault_id.h"
 
 namespace qdiff::optimized::cpu {
 
-enum class FaultId : std::uint8_t {
-  kHeadMapModulo,         // H05.modulo: kv head h % K
-  kHeadMapDivideByKv,     // H05.divide_by_kv: h / K, at most K - 1
-  kHeadMapDecodeOnly,     // H05.decode_only: modulo in decode steps
-  kHeadMapPrefillOnly,    // H05.prefill_only: modulo in prefill steps
-  kHeadMapGroupOffByOne,  // H05.group_off_by_one: h / (G + value), value 1 or -1
-  kHeadMapZero,           // H05.head_zero: always 0
-  kRopeTheta,             // H03.theta: another base; value: the base
-  kSoftmaxScale,          // H02.scale: the scale times a factor; value: the factor
-  kRmsNormEps,            // H09.eps: another epsilon, in every norm; value: the epsilon
-  kKeyBiasBf16,           // H06.bf16: the k bias rounded to bfloat16
-};
-
 struct PlantedFault {
-  FaultId id = FaultId::kHeadMapModulo;
+  FaultId id = FaultId::kModulo;
   double value = 0.0;  // for those with one
   std::optional<int> layer;
   // Shared by all sessions that the fault was planted for.
@@ -55,8 +44,16 @@ class Planting {
     if constexpr (kPlanted) return fault_ != nullptr && fault_->id == id;
     return false;
   }
+  bool is_any(std::initializer_list<FaultId> ids) const {
+    for (FaultId id : ids) {
+      if (is(id)) return true;
+    }
+    return false;
+  }
   // The planted value if that fault is planted here, else the right one.
   double value_or(FaultId id, double right) const { return is(id) ? fault_->value : right; }
+  // Of a fault with whole values that is planted here.
+  std::int64_t whole_value() const { return static_cast<std::int64_t>(fault_->value); }
   void count(std::int64_t executions) const {
     if constexpr (kPlanted) {
       if (fault_ != nullptr) fault_->executions->fetch_add(executions, std::memory_order_relaxed);

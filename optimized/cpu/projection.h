@@ -1,18 +1,13 @@
-// What the stages with a matrix product share: the norm of all tokens, and a walk over weight rows and token blocks.
+// What the stages with a matrix product share: the norm of all tokens, a walk over weight rows and token blocks, and
+// the product itself. Each has a planted twin in planted_stages.h.
 #pragma once
 
 #include <algorithm>
 
+#include "optimized/cpu/planted_stages.h"
 #include "optimized/cpu/stages.h"
 
 namespace qdiff::optimized::cpu {
-
-inline const std::byte* at(const std::byte* data, Storage storage, std::int64_t element) {
-  return data + element * storage_bytes(storage);
-}
-inline std::byte* at(std::byte* data, Storage storage, std::int64_t element) {
-  return data + element * storage_bytes(storage);
-}
 
 // Calls function(token) for every token; a few tokens are not worth waking anybody.
 template <typename Function>
@@ -62,8 +57,8 @@ void for_each_unit(const StageContext& s, std::int64_t k, std::int64_t num_units
 }
 
 // c[token - tokens.begin][r] = row first_row + r of the matrix . the widened activations of that token.
-inline void multiply(const StageContext& s, const Matrix& matrix, std::int64_t first_row, std::int64_t rows,
-                     Range tokens, float* panel, float* c) {
+inline MatmulParams product_of(const StageContext& s, const Matrix& matrix, std::int64_t first_row, std::int64_t rows,
+                               Range tokens, float* panel, float* c) {
   MatmulParams p;
   p.weights = at(matrix.data.data(), s.storage, first_row * matrix.columns);
   p.storage = s.storage;
@@ -76,7 +71,24 @@ inline void multiply(const StageContext& s, const Matrix& matrix, std::int64_t f
   p.c = c;
   p.c_stride = 2 * kRowUnit;
   p.panel = panel;
-  s.kernels.matmul(p);
+  return p;
+}
+
+// a . b, in the order of summation of every product.
+inline float dot(const KernelSet& kernels, const float* a, const float* b, std::int64_t n) {
+  float result = 0.0F;
+  MatmulParams p;
+  p.weights = a;
+  p.weight_stride = n;
+  p.rows = 1;
+  p.x = b;
+  p.x_stride = n;
+  p.tokens = 1;
+  p.k = n;
+  p.c = &result;
+  p.c_stride = 1;
+  kernels.matmul(p);
+  return result;
 }
 
 // Rounds columns of c into columns [first, first + rows) of a tensor [B*T, width], after adding `bias` (null: none).
@@ -91,6 +103,28 @@ inline void store_columns(const StageContext& s, float* c, const float* bias, st
   p.tokens = tokens.end - tokens.begin;
   p.rows = rows;
   s.kernels.store_tile(s.storage, p);
+}
+
+// ---- The same in the clean engine and in the planted one ----------------------------------------------------------
+
+template <bool kPlanted>
+void normalize(const StageContext& s, Op norm, const std::byte* x, const std::vector<float>& weight) {
+  if constexpr (kPlanted) {
+    planted_norm_tokens(s, norm, x, weight);
+  } else {
+    norm_tokens(s, x, weight, static_cast<float>(s.config.rms_norm_eps), s.arena.tensor(norm));
+  }
+}
+
+template <bool kPlanted>
+void multiply(const LayerContext& s, Op projection, const Matrix& matrix, std::int64_t first_row, std::int64_t rows,
+              Range tokens, float* panel, float* c) {
+  if constexpr (kPlanted) {
+    planted_multiply(s, projection, product_of(s, matrix, first_row, rows, tokens, panel, c),
+                     {matrix, first_row, tokens});
+  } else {
+    s.kernels.matmul(product_of(s, matrix, first_row, rows, tokens, panel, c));
+  }
 }
 
 }  // namespace qdiff::optimized::cpu

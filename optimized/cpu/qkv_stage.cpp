@@ -65,32 +65,30 @@ void write_cache(const LayerContext& s, AlignedBuffer& cache, const std::byte* t
   }
 }
 
-// Heads that a wrong frequency turns to a wrong angle: those of real tokens at any position but 0.
-std::int64_t num_turned_heads(const LayerContext& s) {
-  std::int64_t tokens = 0;
-  for (std::int64_t b = 0; b < s.step.batch(); ++b) {
-    for (std::int64_t t = 0; t < s.step.num_tokens(); ++t) {
-      const std::int64_t position = s.step.positions[static_cast<std::size_t>(b)][static_cast<std::size_t>(t)];
-      tokens += !s.is_pad(b, t) && position != 0 ? 1 : 0;
-    }
-  }
-  return tokens * (s.config.num_q_heads + s.config.num_kv_heads);
-}
-
 void rotate_block(const LayerContext& s, float* c, const PairBlock& block, Range tokens) {
   for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
     const auto b = static_cast<std::size_t>(token / s.step.num_tokens());
     const auto t = static_cast<std::size_t>(token % s.step.num_tokens());
-    const RopeTable::Row table = s.rope.row(s.step.positions[b][t]);
+    const RopeTable::Row table = s.rope.row(s.positions[b][t]);
     float* row = c + (token - tokens.begin) * 2 * kRowUnit;
     s.kernels.rotate(row, row + kRowUnit, table.cosine + block.first, table.sine + block.first, block.count);
   }
 }
 
+Op projection_of(Part part) {
+  if (part == Part::kQuery) return Op::kQProj;
+  return part == Part::kKey ? Op::kKProj : Op::kVProj;
+}
+const PlantedBias& bias_of(const PlantedBiases& biases, Part part) {
+  if (part == Part::kQuery) return biases.q;
+  return part == Part::kKey ? biases.k : biases.v;
+}
+
+// `biases` are what a planted engine adds; a clean one has its weights' own.
 template <bool kPlanted>
-void project_block(const LayerContext& s, const ThreadScratch& scratch, const PairBlock& block, Range tokens) {
+void project_block(const LayerContext& s, const ThreadScratch& scratch, const PairBlock& block, Range tokens,
+                   const PlantedBiases& biases) {
   const ModelConfig& config = s.config;
-  const Planting<kPlanted> planting(s.fault, s.layer);
   const std::int64_t half = config.head_dim / 2;
   const std::int64_t low = block.head * config.head_dim + block.first;  // row, and column of the result
   const std::int64_t high = low + half;
@@ -99,28 +97,21 @@ void project_block(const LayerContext& s, const ThreadScratch& scratch, const Pa
   float* c_low = scratch.c;
   float* c_high = scratch.c + kRowUnit;
 
+  const Op projection = projection_of(block.part);
   const Matrix& matrix = matrix_of(s.weights, block.part);
-  multiply(s, matrix, low, block.count, tokens, scratch.panel, c_low);
-  multiply(s, matrix, high, block.count, tokens, scratch.panel, c_high);
+  multiply<kPlanted>(s, projection, matrix, low, block.count, tokens, scratch.panel, c_low);
+  multiply<kPlanted>(s, projection, matrix, high, block.count, tokens, scratch.panel, c_high);
 
-  const float* bias = bias_of(s.weights, block.part).data();
-  const float* bias_low = bias + low;
-  const float* bias_high = bias + high;
-  float rounded_bias[2 * kRowUnit];
-  if (planting.is(FaultId::kKeyBiasBf16) && block.part == Part::kKey) {
-    for (std::int64_t i = 0; i < block.count; ++i) {
-      rounded_bias[i] = bf16_to_float(float_to_bf16(bias_low[i]));
-      rounded_bias[kRowUnit + i] = bf16_to_float(float_to_bf16(bias_high[i]));
-      planting.count((rounded_bias[i] != bias_low[i]) + (rounded_bias[kRowUnit + i] != bias_high[i]));
-    }
-    bias_low = rounded_bias;
-    bias_high = rounded_bias + kRowUnit;
+  std::byte* tensor = s.arena.tensor(projection);
+  if constexpr (kPlanted) {
+    const PlantedBias& bias = bias_of(biases, block.part);
+    planted_store_columns(s, c_low, bias, {tensor, width, low, block.count, tokens});
+    planted_store_columns(s, c_high, bias, {tensor, width, high, block.count, tokens});
+    return;
   }
-
-  const Op projected = is_query ? Op::kQProj : block.part == Part::kKey ? Op::kKProj : Op::kVProj;
-  std::byte* tensor = s.arena.tensor(projected);
-  store_columns(s, c_low, bias_low, tensor, width, low, block.count, tokens);
-  store_columns(s, c_high, bias_high, tensor, width, high, block.count, tokens);
+  const float* bias = bias_of(s.weights, block.part).data();
+  store_columns(s, c_low, bias + low, tensor, width, low, block.count, tokens);
+  store_columns(s, c_high, bias + high, tensor, width, high, block.count, tokens);
   if (block.part == Part::kValue) {
     write_cache(s, s.cache.values, tensor, block, tokens);
     return;
@@ -137,19 +128,20 @@ void project_block(const LayerContext& s, const ThreadScratch& scratch, const Pa
 
 template <bool kPlanted>
 void LayerStages<kPlanted>::project_qkv(const LayerContext& s) {
-  const Planting<kPlanted> planting(s.fault, s.layer);
-  const auto eps = static_cast<float>(planting.value_or(FaultId::kRmsNormEps, s.config.rms_norm_eps));
-  if (planting.is(FaultId::kRmsNormEps) && eps != static_cast<float>(s.config.rms_norm_eps)) {
-    planting.count(s.num_real_tokens());
+  normalize<kPlanted>(s, Op::kInputLayernorm, s.input, s.weights.input_layernorm);
+  PlantedBiases biases;
+  if constexpr (kPlanted) {
+    biases = planted_biases(s);
+    planted_reload_tiles(s, s.config.hidden);
   }
-  if (planting.value_or(FaultId::kRopeTheta, s.config.rope_theta) != s.config.rope_theta) {
-    planting.count(num_turned_heads(s));
-  }
-  norm_tokens(s, s.input, s.weights.input_layernorm, eps, s.arena.tensor(Op::kInputLayernorm));
   for_each_unit(s, s.config.hidden, num_pair_blocks(s.config),
                 [&](const ThreadScratch& scratch, Range tokens, std::int64_t unit) {
-                  project_block<kPlanted>(s, scratch, pair_block(s.config, unit), tokens);
+                  project_block<kPlanted>(s, scratch, pair_block(s.config, unit), tokens, biases);
                 });
+  if constexpr (kPlanted) {
+    planted_rotate(s);
+    planted_write_cache(s);
+  }
 }
 
 template void LayerStages<false>::project_qkv(const LayerContext&);

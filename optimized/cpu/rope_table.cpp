@@ -4,11 +4,16 @@
 
 namespace qdiff::optimized::cpu {
 
-RopeTable::RopeTable(double theta, std::int64_t head_dim) : pairs_(head_dim / 2) {
-  for (std::int64_t i = 0; i < pairs_; ++i) {
-    frequencies_.push_back(std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim)));
+std::vector<double> rope_frequencies(double theta, std::int64_t head_dim) {
+  std::vector<double> frequencies;
+  for (std::int64_t i = 0; i < head_dim / 2; ++i) {
+    frequencies.push_back(std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim)));
   }
+  return frequencies;
 }
+
+RopeTable::RopeTable(std::vector<double> frequencies)
+    : pairs_(static_cast<std::int64_t>(frequencies.size())), frequencies_(std::move(frequencies)) {}
 
 void RopeTable::prepare(const std::vector<std::vector<std::int64_t>>& positions) {
   for (const auto& row_positions : positions) {

@@ -12,9 +12,12 @@
 
 namespace qdiff::optimized::cpu {
 
+// theta^(-2i/d), [d/2].
+std::vector<double> rope_frequencies(double theta, std::int64_t head_dim);
+
 class RopeTable {
  public:
-  RopeTable(double theta, std::int64_t head_dim);
+  explicit RopeTable(std::vector<double> frequencies);  // [d/2]
 
   // Computes what is missing; afterwards row() of these positions may be called from any thread.
   void prepare(const std::vector<std::vector<std::int64_t>>& positions);

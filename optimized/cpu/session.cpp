@@ -1,8 +1,10 @@
 #include "optimized/cpu/session.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "harness/contract/error.h"
+#include "optimized/cpu/planted_stages.h"
 
 namespace qdiff::optimized::cpu {
 namespace {
@@ -44,7 +46,7 @@ CpuSession::CpuSession(EngineParts& parts, const SessionOptions& options, const 
       options_(checked(options, parts.config)),
       fault_(fault),
       arena_(parts.config, parts.storage, options.poison, parts.pool.size()),
-      rope_(parts.config.rope_theta, parts.config.head_dim),
+      rope_(rope_frequencies(parts.config.rope_theta, parts.config.head_dim)),
       progress_(static_cast<std::size_t>(parts.config.num_layers)) {
   const ModelConfig& config = parts.config;
   cache_.layout = {config.num_layers, options_.batch, config.num_kv_heads, options_.capacity, config.head_dim};
@@ -53,7 +55,13 @@ CpuSession::CpuSession(EngineParts& parts, const SessionOptions& options, const 
   cache_.values = AlignedBuffer(elements * storage_bytes(parts.storage));
   fill_poison(parts.storage, options_.poison, cache_.keys.data(), elements);
   fill_poison(parts.storage, options_.poison, cache_.values.data(), elements);
-  if (fault_ && fault_->id == FaultId::kRopeTheta) planted_rope_.emplace(fault_->value, config.head_dim);
+  if (!fault_) return;
+  planted_rope_.emplace(planted_frequencies(*fault_, config));
+  if (fault_->id == FaultId::kReadPlusOne && std::isfinite(fault_->value)) {
+    for (AlignedBuffer* buffer : {&cache_.keys, &cache_.values}) {
+      fill(parts.storage, static_cast<float>(fault_->value), buffer->data(), elements);
+    }
+  }
 }
 
 void CpuSession::check_step(const Step& step) const {
@@ -141,13 +149,19 @@ void CpuSession::hand_out_cache(Op op, int layer, const Step& step, TensorSink* 
   for (std::int64_t b = 0; b < options_.batch; ++b) {
     for (std::int64_t slot = 0; slot < length; ++slot) {
       for (std::int64_t head = 0; head < config.num_kv_heads; ++head) {
-        const std::int64_t element = cache_.layout.offset(layer, b, head, slot, 0);
+        const std::int64_t element = read_offset(layer, b, head, slot);
         std::memcpy(out, cache.data() + element * storage_bytes(parts_.storage), static_cast<std::size_t>(row_bytes));
         out += row_bytes;
       }
     }
   }
   sink->take({op, layer}, view(op, step, gathered.data()));
+}
+
+// Where attention of this layer looks for a slot.
+std::int64_t CpuSession::read_offset(int layer, std::int64_t b, std::int64_t kv_head, std::int64_t slot) const {
+  if (planted_at(layer)) return planted_read_offset({fault(), layer}, cache_.layout, layer, b, kv_head, slot);
+  return cache_.layout.offset(layer, b, kv_head, slot, 0);
 }
 
 StageContext CpuSession::stage_context(const Step& step, int layer, const TensorView& input, std::byte* output) {
@@ -162,9 +176,13 @@ TensorView CpuSession::run_embedding(const Step& step, TensorSink* sink) {
   arena_.fit(num_tokens);
   arena_.poison(num_tokens, nullptr);
   std::byte* out = arena_.tensor(Op::kEmbedTokens);
+  const StageContext context = stage_context(step, kNoLayer, {}, out);
+  const Planting<true> planting(context.fault, kNoLayer);
+  const bool next_token = planting.is(FaultId::kWrongTokenEmbedding);
+  if (next_token) planting.count(context.num_real_tokens());
   for (const auto& tokens : step.tokens) {
     for (std::int32_t token : tokens) {
-      parts_.weights.copy_embedding_row(token, out);
+      parts_.weights.copy_embedding_row(next_token ? (token + 1) % parts_.config.vocab : token, out);
       out += parts_.config.hidden * storage_bytes(parts_.storage);
     }
   }
@@ -180,16 +198,32 @@ TensorView CpuSession::run_layer(int layer, const Step& step, const TensorView& 
   arena_.fit(num_tokens);
   arena_.poison(num_tokens, input.data);
 
-  const bool planted_here = fault_ && (!fault_->layer || *fault_->layer == layer);
-  rope_.prepare(step.positions);
-  const RopeTable* rope = &rope_;
-  if (planted_rope_ && planted_here) {
-    planted_rope_->prepare(step.positions);
-    rope = &*planted_rope_;
-  }
+  if (step.phase == Phase::kDecode && !first_decode_) first_decode_ = step.index;
 
-  const std::shared_ptr<const LayerWeights> weights = parts_.weights.layer(layer);
-  const LayerContext context{stage_context(step, layer, input, arena_.output(input.data)), *weights, cache_, *rope};
+  const bool planted_here = planted_at(layer);
+  StageContext stage = stage_context(step, layer, input, arena_.output(input.data));
+  std::shared_ptr<const LayerWeights> weights;
+  std::shared_ptr<const LayerWeights> other_weights;
+  std::vector<std::vector<std::int64_t>> wrong_positions;
+  if (planted_here) {
+    const Planting<true> planting(fault(), layer);
+    const bool repeats = planting.is(FaultId::kLayerRepeated) && layer > 0;
+    if (repeats) planting.count(stage.num_real_tokens());
+    weights = parts_.weights.layer(repeats ? layer - 1 : layer);
+    if (planting.is(FaultId::kWeightFromOtherLayer)) {
+      const std::int64_t num_layers = parts_.config.num_layers;
+      const std::int64_t other = ((layer + planting.whole_value()) % num_layers + num_layers) % num_layers;
+      other_weights = parts_.weights.layer(static_cast<int>(other));
+      stage.other_weights = other_weights.get();
+    }
+    wrong_positions = planted_positions(*fault_, step);
+  } else {
+    weights = parts_.weights.layer(layer);
+  }
+  RopeTable& rope = planted_here ? *planted_rope_ : rope_;
+  const auto& positions = planted_here ? wrong_positions : step.positions;
+  rope.prepare(positions);
+  const LayerContext context{stage, *weights, cache_, rope, positions, first_decode_ == step.index};
   const auto run = [&]<bool kPlanted>(std::bool_constant<kPlanted>) {
     using Stages = LayerStages<kPlanted>;
     Stages::project_qkv(context);
@@ -230,13 +264,12 @@ TensorView CpuSession::run_head(const Step& step, const TensorView& input, Tenso
   fill_poison(parts_.storage, options_.poison, logits_.data(), elements);
 
   const StageContext context = stage_context(step, kNoLayer, input, logits_.data());
-  if (fault_) {
-    HeadStages<true>::final_norm(context, parts_.weights.final_norm());
-  } else {
-    HeadStages<false>::final_norm(context, parts_.weights.final_norm());
-  }
-  hand_out(Op::kNorm, kNoLayer, step, sink);
-  HeadStages<false>::project_vocab(context, parts_.weights);
+  const auto run = [&]<bool kPlanted>(std::bool_constant<kPlanted>) {
+    HeadStages<kPlanted>::final_norm(context, parts_.weights.final_norm());
+    hand_out(Op::kNorm, kNoLayer, step, sink);
+    HeadStages<kPlanted>::project_vocab(context, parts_.weights);
+  };
+  planted_at(kNoLayer) ? run(std::true_type{}) : run(std::false_type{});
   const TensorView logits = view(Op::kLmHead, step, logits_.data());
   if (sink != nullptr) sink->take({Op::kLmHead, kNoLayer}, logits);
   return logits;

@@ -37,6 +37,8 @@ class CpuSession final : public Session {
   void hand_out(Op op, int layer, const Step& step, TensorSink* sink) const;
   void hand_out_cache(Op op, int layer, const Step& step, TensorSink* sink);
   const PlantedFault* fault() const { return fault_ ? &*fault_ : nullptr; }
+  bool planted_at(int layer) const { return fault_ && (!fault_->layer || *fault_->layer == layer); }
+  std::int64_t read_offset(int layer, std::int64_t b, std::int64_t kv_head, std::int64_t slot) const;
   StageContext stage_context(const Step& step, int layer, const TensorView& input, std::byte* output);
 
   EngineParts& parts_;
@@ -46,6 +48,7 @@ class CpuSession final : public Session {
   KvCache cache_;
   RopeTable rope_;
   std::optional<RopeTable> planted_rope_;
+  std::optional<int> first_decode_;      // index of the first decode step
   AlignedBuffer logits_;                 // [B*T, V]
   AlignedBuffer key_view_, value_view_;  // [B,S,K,d], gathered for a sink
   struct Progress {

@@ -32,6 +32,13 @@ struct Range {
   std::int64_t end = 0;
 };
 
+inline const std::byte* at(const std::byte* data, Storage storage, std::int64_t element) {
+  return data + element * storage_bytes(storage);
+}
+inline std::byte* at(std::byte* data, Storage storage, std::int64_t element) {
+  return data + element * storage_bytes(storage);
+}
+
 struct KvCache {
   KvCacheLayout layout;
   AlignedBuffer keys;    // in storage
@@ -51,18 +58,24 @@ struct StageContext {
   const PlantedFault* fault = nullptr;  // null: clean
   const std::byte* input = nullptr;     // the residual stream, [B*T, D]
   std::byte* output = nullptr;          // [B*T, D], or [B*T, V] for the head
+  // Where planted norms find the weights of another layer.
+  const LayerWeights* other_weights = nullptr;
 
   std::int64_t num_tokens() const { return step.batch() * step.num_tokens(); }
   bool is_pad(std::int64_t b, std::int64_t t) const {
     return step.past_length + t < left_padding[static_cast<std::size_t>(b)];
   }
-  std::int64_t num_real_tokens() const;
+  bool is_pad(std::int64_t token) const { return is_pad(token / step.num_tokens(), token % step.num_tokens()); }
+  std::int64_t num_real_tokens() const { return num_real_tokens({0, num_tokens()}); }
+  std::int64_t num_real_tokens(Range tokens) const;
 };
 
 struct LayerContext : StageContext {
   const LayerWeights& weights;
   KvCache& cache;
   const RopeTable& rope;
+  const std::vector<std::vector<std::int64_t>>& positions;  // [B][T], by which q and k turn: the step's
+  bool first_decode = false;                                // the session's first decode step; planted code alone asks
 };
 
 template <bool kPlanted>

@@ -158,15 +158,21 @@ std::int64_t WeightStore::rows_at_once() const {
   return std::clamp<std::int64_t>(kStreamedHeadBytes / (config.hidden * storage_bytes(storage_)), 1, config.vocab);
 }
 
+const Matrix& WeightStore::block_of(const WeightInfo& info, std::int64_t first, std::int64_t count) {
+  vocab_block_ = {};  // before the next block is allocated
+  vocab_block_ = read_rows(info, first, count);
+  return vocab_block_;
+}
+
 const Matrix& WeightStore::lm_head_rows(std::int64_t first, std::int64_t count) {
-  if (streams_) {
-    lm_head_block_ = {};  // before the next block is allocated
-    lm_head_block_ = read_rows(info_of({Op::kLmHead, kNoLayer}), first, count);
-    return lm_head_block_;
-  }
+  if (streams_) return block_of(info_of({Op::kLmHead, kNoLayer}), first, count);
   if (source_.config().tie_word_embeddings) return embedding();
   if (lm_head_.rows == 0) lm_head_ = read_matrix({Op::kLmHead, kNoLayer});
   return lm_head_;
+}
+
+const Matrix& WeightStore::embedding_rows(std::int64_t first, std::int64_t count) {
+  return streams_ ? block_of(info_of({Op::kEmbedTokens, kNoLayer}), first, count) : embedding();
 }
 
 }  // namespace qdiff::optimized::cpu

@@ -46,6 +46,8 @@ class WeightStore {
   void copy_embedding_row(std::int64_t token, std::byte* destination);
   // Rows of lm_head's weight from `first` on, at most `rows_at_once()`; valid until the next call.
   const Matrix& lm_head_rows(std::int64_t first, std::int64_t count);
+  // The same of the embedding.
+  const Matrix& embedding_rows(std::int64_t first, std::int64_t count);
   std::int64_t rows_at_once() const;
 
  private:
@@ -55,7 +57,7 @@ class WeightStore {
   std::vector<float> read_vector(const TensorId& id) const;
   const WeightInfo& info_of(const TensorId& id) const;
   const Matrix& embedding();
-  const Matrix& lm_head();
+  const Matrix& block_of(const WeightInfo& info, std::int64_t first, std::int64_t count);
 
   const WeightSource& source_;
   Storage storage_;
@@ -65,8 +67,8 @@ class WeightStore {
   std::vector<std::shared_ptr<const LayerWeights>> layers_;
   std::vector<float> final_norm_;
   Matrix embedding_;
-  Matrix lm_head_;        // empty where the embedding is tied
-  Matrix lm_head_block_;  // when streaming
+  Matrix lm_head_;      // empty where the embedding is tied
+  Matrix vocab_block_;  // of lm_head or the embedding, when streaming
 };
 
 }  // namespace qdiff::optimized::cpu

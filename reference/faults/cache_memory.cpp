@@ -25,9 +25,8 @@ CacheView view_of_memory(Op op, const Setting& setting, const CacheRules& rules)
   for (int s = 0; s <= setting.step.index; ++s) {
     const Step& step = setting.around->steps().at(static_cast<std::size_t>(s));
     const TensorKey key = rules.source ? rules.source(s) : TensorKey{s, {own_source, setting.layer}};
-    const at::Tensor now =
-        setting.rounding.at(RoundingPoint::kKvCache, setting.around->tensor(key))
-            .view({setting.copies, batch, step.num_tokens(), kv_heads, d});
+    const at::Tensor now = setting.rounding.at(RoundingPoint::kKvCache, setting.around->tensor(key))
+                               .view({setting.copies, batch, step.num_tokens(), kv_heads, d});
     written.push_back(now.transpose(2, 3).reshape({setting.copies, -1, d}));  // [copies, B*K*T, d]
     for (std::int64_t b = 0; b < batch; ++b) {
       for (std::int64_t k = 0; k < kv_heads; ++k) {

@@ -8,9 +8,9 @@ namespace qdiff::reference {
 const std::vector<FaultEntry>& fault_catalogue() {
   static const std::vector<FaultEntry> kCatalogue = [] {
     std::vector<FaultEntry> all;
-    for (auto* group : {kv_cache_faults, softmax_faults, rope_faults, in_place_faults, gqa_head_mapping_faults,
-                        qkv_bias_faults, gemm_layout_faults, cache_length_faults, rms_norm_faults, masking_faults,
-                        outsiders, undeclared_roundings}) {
+    for (auto* group :
+         {kv_cache_faults, softmax_faults, rope_faults, in_place_faults, gqa_head_mapping_faults, qkv_bias_faults,
+          gemm_layout_faults, cache_length_faults, rms_norm_faults, masking_faults, outsiders, undeclared_roundings}) {
       for (FaultEntry& entry : group()) all.push_back(std::move(entry));
     }
     return all;

@@ -1,5 +1,5 @@
-// A known bug, as a change to what an operation is told. The catalogue lists them all; docs/faults.md says what each one
-// computes; one file holds one hypothesis.
+// A known bug, as a change to what an operation is told. The catalogue lists them all; docs/faults.md says what each
+// one computes; one file holds one hypothesis.
 //
 // To add one: write a change in the hypothesis' file and list it in its array. A bug that no field of Parameters can
 // express gets a field there, read where the operation is evaluated; the right value of that field is its default.
@@ -39,18 +39,18 @@ struct FaultEntry {
   double (*right_value)(const ModelConfig& config) = nullptr;
 };
 
-std::vector<FaultEntry> kv_cache_faults();            // H01
-std::vector<FaultEntry> softmax_faults();             // H02
-std::vector<FaultEntry> rope_faults();                // H03
-std::vector<FaultEntry> in_place_faults();            // H04
-std::vector<FaultEntry> gqa_head_mapping_faults();    // H05
-std::vector<FaultEntry> qkv_bias_faults();            // H06
-std::vector<FaultEntry> gemm_layout_faults();         // H07
-std::vector<FaultEntry> cache_length_faults();        // H08
-std::vector<FaultEntry> rms_norm_faults();            // H09
-std::vector<FaultEntry> masking_faults();             // H10
-std::vector<FaultEntry> outsiders();                  // outside the ten
-std::vector<FaultEntry> undeclared_roundings();       // at each rounding point, in each 16-bit type
+std::vector<FaultEntry> kv_cache_faults();          // H01
+std::vector<FaultEntry> softmax_faults();           // H02
+std::vector<FaultEntry> rope_faults();              // H03
+std::vector<FaultEntry> in_place_faults();          // H04
+std::vector<FaultEntry> gqa_head_mapping_faults();  // H05
+std::vector<FaultEntry> qkv_bias_faults();          // H06
+std::vector<FaultEntry> gemm_layout_faults();       // H07
+std::vector<FaultEntry> cache_length_faults();      // H08
+std::vector<FaultEntry> rms_norm_faults();          // H09
+std::vector<FaultEntry> masking_faults();           // H10
+std::vector<FaultEntry> outsiders();                // outside the ten
+std::vector<FaultEntry> undeclared_roundings();     // at each rounding point, in each 16-bit type
 
 const std::vector<FaultEntry>& fault_catalogue();
 // With the values and, for this model, the right ones.

@@ -124,8 +124,9 @@ std::vector<FaultEntry> kv_cache_faults() {
       {{"H01.v_into_k", "v is written over k, and nothing to the value cache", "vllm-ascend#11021", caches, "any step"},
        {},
        v_into_k},
-      {{"H01.pad_slot", "k and v of pad tokens are written to slot 0 of row 0 (value -1: the last slot of the last row)",
-        "vllm#43869", caches, "a ragged batch whose row 0 has no padding"},
+      {{"H01.pad_slot",
+        "k and v of pad tokens are written to slot 0 of row 0 (value -1: the last slot of the last row)", "vllm#43869",
+        caches, "a ragged batch whose row 0 has no padding"},
        {0.0, -1.0},
        pad_slot},
   };

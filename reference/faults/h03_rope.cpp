@@ -30,9 +30,8 @@ void half_slice(Parameters& parameters, const Place& place, double value) {
 
 // theta^(-2i/D) = (theta^(d/D))^(-2i/d)
 void slice_hidden(Parameters& parameters, const Place& place, double) {
-  parameters.rope.theta =
-      std::pow(place.config.rope_theta,
-               static_cast<double>(place.config.head_dim) / static_cast<double>(place.config.hidden));
+  parameters.rope.theta = std::pow(
+      place.config.rope_theta, static_cast<double>(place.config.head_dim) / static_cast<double>(place.config.hidden));
 }
 
 void turn(Parameters& parameters, int times) {
@@ -114,7 +113,9 @@ std::vector<FaultEntry> rope_faults() {
        {1e4, 1e3, 5e5, 1e6},
        theta,
        right_theta},
-      {{"H03.interleaved", "pairs (2i, 2i+1) turn instead of (i, i+d/2)", "candle#3410", both, turned}, {}, interleaved},
+      {{"H03.interleaved", "pairs (2i, 2i+1) turn instead of (i, i+d/2)", "candle#3410", both, turned},
+       {},
+       interleaved},
       {{"H03.half_slice", "only the first d/value dimensions' pairs turn", "partial rotary of other model families",
         both, turned},
        {2.0, 4.0},
@@ -125,15 +126,23 @@ std::vector<FaultEntry> rope_faults() {
        slice_hidden},
       {{"H03.q_only", "k is not rotated", "one of two calls left out", k, turned}, {}, leave_alone},
       {{"H03.k_only", "q is not rotated", "one of two calls left out", q, turned}, {}, leave_alone},
-      {{"H03.none", "neither q nor k is rotated", "a kernel that expects rotated inputs", both, turned}, {}, leave_alone},
+      {{"H03.none", "neither q nor k is rotated", "a kernel that expects rotated inputs", both, turned},
+       {},
+       leave_alone},
       {{"H03.twice", "q and k are rotated twice", "TensorRT-LLM#4040", both, turned}, {}, twice},
-      {{"H03.reverse", "the sine has the other sign", "a sign lost between two conventions", both, turned}, {}, reverse},
-      {{"H03.after_cache", "k is cached before its rotation; the rotated copy serves this step alone",
-        "cache written before the rotation", {Op::kKCache, Op::kScores}, "a second step"},
+      {{"H03.reverse", "the sine has the other sign", "a sign lost between two conventions", both, turned},
+       {},
+       reverse},
+      {{"H03.after_cache",
+        "k is cached before its rotation; the rotated copy serves this step alone",
+        "cache written before the rotation",
+        {Op::kKCache, Op::kScores},
+        "a second step"},
        {},
        after_cache},
       {{"H03.decode_pos_zero", "position 0 in every decode step", "mlx-vlm#1983", both, "decode"}, {}, decode_pos_zero},
-      {{"H03.decode_pos_plus_one", "position + 1 in every decode step", "length taken after the append", both, "decode"},
+      {{"H03.decode_pos_plus_one", "position + 1 in every decode step", "length taken after the append", both,
+        "decode"},
        {},
        decode_pos_plus_one},
       {{"H03.chunk_local_pos", "positions of a prefill step count from its own first real token", "transformers#43082",

@@ -12,7 +12,8 @@ namespace {
 template <typename F>
 void map_heads(Parameters& parameters, const ModelConfig& config, F kv_head) {
   for (std::int64_t head = 0; head < config.num_q_heads; ++head) {
-    parameters.attention.kv_head[static_cast<std::size_t>(head)] = std::min<std::int64_t>(kv_head(head), config.num_kv_heads - 1);
+    parameters.attention.kv_head[static_cast<std::size_t>(head)] =
+        std::min<std::int64_t>(kv_head(head), config.num_kv_heads - 1);
   }
 }
 

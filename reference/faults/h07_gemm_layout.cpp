@@ -75,8 +75,11 @@ std::vector<FaultEntry> gemm_layout_faults() {
   std::vector<Op> any;
   for (const auto& [name, op] : projections) {
     any.push_back(op);
-    faults.push_back({{"H07.transposed_" + name, "the memory of " + name + "_proj's weight is read as [in, out]",
-                       "a missing transpose; legal where the weight is square", {op}, "a weight that is not symmetric"},
+    faults.push_back({{"H07.transposed_" + name,
+                       "the memory of " + name + "_proj's weight is read as [in, out]",
+                       "a missing transpose; legal where the weight is square",
+                       {op},
+                       "a weight that is not symmetric"},
                       {},
                       transposed});
   }
@@ -96,8 +99,11 @@ std::vector<FaultEntry> gemm_layout_faults() {
                             "a column-major library's output taken as row-major", "more than one token"),
                     {},
                     column_major_out});
-  faults.push_back({{"H07.packed_order", "the fused weight [Wq; Wk; Wv] is read in the order k, v, q",
-                     "packed weights of another loader", {kQProjMatmul, kKProjMatmul, kVProjMatmul}, "any step"},
+  faults.push_back({{"H07.packed_order",
+                     "the fused weight [Wq; Wk; Wv] is read in the order k, v, q",
+                     "packed weights of another loader",
+                     {kQProjMatmul, kKProjMatmul, kVProjMatmul},
+                     "any step"},
                     {},
                     packed_order});
   faults.push_back({at_each("H07.first_tile_only", "every K tile multiplies the first tile of the input",

@@ -48,8 +48,7 @@ void read_minus_one(Parameters& parameters, const Place& place, double) {
 
 void read_minus_first(Parameters& parameters, const Place& place, double) {
   if (!place.decode()) return;
-  see(parameters, place,
-      [](SlotRange right) { return SlotRange{std::max<std::int64_t>(1, right.first), right.last}; });
+  see(parameters, place, [](SlotRange right) { return SlotRange{std::max<std::int64_t>(1, right.first), right.last}; });
 }
 
 // 0 stands for what memory is known, or usually found, to hold.
@@ -96,8 +95,8 @@ std::vector<FaultEntry> cache_length_faults() {
         caches, "decode"},
        {},
        write_minus_one},
-      {{"H08.read_minus_one", "decode does not attend to the current token", "attention before the append",
-        attention, "decode"},
+      {{"H08.read_minus_one", "decode does not attend to the current token", "attention before the append", attention,
+        "decode"},
        {},
        read_minus_one},
       {{"H08.read_minus_first", "decode leaves slot 0 out", "a loop that starts at 1", attention,
@@ -112,9 +111,12 @@ std::vector<FaultEntry> cache_length_faults() {
         attention, "decode"},
        {},
        first_token},
-      {{"H08.length_counts_current", "the length counts the current token before it is there: written, rotated and "
+      {{"H08.length_counts_current",
+        "the length counts the current token before it is there: written, rotated and "
         "attended one slot late",
-        "onnxruntime-genai#2354", {kQRope, kKRope, kKCache, kVCache, kScores, kAttnOutput}, "decode"},
+        "onnxruntime-genai#2354",
+        {kQRope, kKRope, kKCache, kVCache, kScores, kAttnOutput},
+        "decode"},
        {},
        length_counts_current},
   };

@@ -76,7 +76,8 @@ std::vector<FaultEntry> rms_norm_faults() {
   };
   const std::string tiny = "rows whose mean square is not far above epsilon";
   return {
-      {at_each("H09.eps", "RMSNorm with another epsilon", "1e-5 of other model families; Qwen2.5 has 1e-6", norms, tiny),
+      {at_each("H09.eps", "RMSNorm with another epsilon", "1e-5 of other model families; Qwen2.5 has 1e-6", norms,
+               tiny),
        {1e-5, 1e-8, 1e-12, 0.0},
        eps,
        right_eps},
@@ -103,7 +104,10 @@ std::vector<FaultEntry> rms_norm_faults() {
                {kInputLayernorm, kPostAttentionLayernorm}, "two layers or more"),
        {1.0, -1.0},
        weight_from_other_layer},
-      {{"H09.final_norm_eps", "another epsilon in the final norm alone", "a default beside the config's value", {kNorm},
+      {{"H09.final_norm_eps",
+        "another epsilon in the final norm alone",
+        "a default beside the config's value",
+        {kNorm},
         tiny},
        {1e-5},
        eps,

@@ -28,15 +28,17 @@ void strict(Parameters& parameters, const Place& place, double) {
   see(parameters, place, [](SlotRange right, Query) { return SlotRange{right.first, right.last - 1}; });
 }
 void one_ahead(Parameters& parameters, const Place& place, double) {
-  see(parameters, place,
-      [](SlotRange right, Query query) { return SlotRange{right.first, std::min(right.last + 1, query.last)}; });
+  see(parameters, place, [](SlotRange right, Query query) {
+    return SlotRange{right.first, std::min(right.last + 1, query.last)};
+  });
 }
 void top_left(Parameters& parameters, const Place& place, double) {
   see(parameters, place, [](SlotRange right, Query query) { return SlotRange{right.first, query.token}; });
 }
 void chunk_only(Parameters& parameters, const Place& place, double) {
-  see(parameters, place,
-      [](SlotRange right, Query query) { return SlotRange{std::max(right.first, query.first), right.last}; });
+  see(parameters, place, [](SlotRange right, Query query) {
+    return SlotRange{std::max(right.first, query.first), right.last};
+  });
 }
 void pad_visible(Parameters& parameters, const Place& place, double) {
   see(parameters, place, [](SlotRange right, Query) { return SlotRange{0, right.last}; });
@@ -58,7 +60,9 @@ std::vector<FaultEntry> masking_faults() {
         "a step of several tokens"},
        {},
        none},
-      {{"H10.strict", "the diagonal is masked too in prefill", "< for <= in the mask", attention, "prefill"}, {}, strict},
+      {{"H10.strict", "the diagonal is masked too in prefill", "< for <= in the mask", attention, "prefill"},
+       {},
+       strict},
       {{"H10.one_ahead", "one future token is seen", "the mask's diagonal off by one", attention,
         "a step of several tokens"},
        {},
@@ -78,8 +82,11 @@ std::vector<FaultEntry> masking_faults() {
         "padding"},
        {},
        pad_visible},
-      {{"H10.finite_fp16", "hidden slots get a finite score that competes with real ones",
-        "-65504 or -1e4 as minus infinity in half precision", {Op::kScores, Op::kAttnOutput}, "real scores near it"},
+      {{"H10.finite_fp16",
+        "hidden slots get a finite score that competes with real ones",
+        "-65504 or -1e4 as minus infinity in half precision",
+        {Op::kScores, Op::kAttnOutput},
+        "real scores near it"},
        {-65504.0, -10000.0},
        finite_fp16},
       {{"H10.window", "a sliding window though the config says none", "transformers#35896", attention,

@@ -84,7 +84,7 @@ class NaiveForward {
     }
   }
 
- private:
+ protected:
   const Values& weight(const TensorId& id) const {
     Values& values = weights_[id];
     if (values.empty()) {
@@ -260,6 +260,8 @@ class NaiveForward {
   RandomModel& model_;
   DType dtype_;
   const ModelConfig& c_;
+
+ private:
   std::function<std::int64_t(std::int64_t)> head_map_;
   mutable std::map<TensorId, Values> weights_;  // rounded
 };
