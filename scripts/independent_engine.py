@@ -5,7 +5,7 @@
     independent_engine.py ... --inject H03.theta=1e4@1         a catalogued fault (docs/faults.md)
     independent_engine.py ... --unlisted rope_on_values        a bug that no catalogue lists
 
-It serves to score the diagnosis: no line of it is shared with the reference or the optimized engines. Needs NumPy alone.
+It serves to score the diagnosis: no line of it is shared with the reference or the optimized engines. It needs NumPy.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main():
     parser.add_argument("--softmax", choices=["two-pass", "online"], default="two-pass", help="(default: two-pass)")
     parser.add_argument("--scores", action="store_true", help="record scores and probs, which are held in float32")
     parser.add_argument("--capacity", type=int, metavar="N",
-                        help="cache slots of a row (default: as many as tokens; two more for H08, which goes beyond them)")
+                        help="cache slots of a row (default: as many as tokens, and two more for H08, which goes beyond)")
     wrong = parser.add_mutually_exclusive_group()
     wrong.add_argument("--inject", metavar="ID[=VALUE][@LAYER]", help="plant a fault of docs/faults.md")
     wrong.add_argument("--unlisted", metavar="NAME", help="plant a bug of scripts/engines/unlisted_faults.json")

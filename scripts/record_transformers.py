@@ -19,9 +19,9 @@ from recording import UsageError
 
 OVERRIDES = {"rope_theta": float, "rms_norm_eps": float, "hidden_act": str}
 
-# Where the half-precision paths round between named tensors; in float32 there is nothing to round. docs/recording.md has
-# the experiment behind each entry (scripts/tests/recorders_test.py repeats it). The CPU's flash attention keeps scores
-# in float32 and rounds exp(score - maximum) on its way into P·V.
+# Where the half-precision paths round between named tensors; in float32 there is nothing to round. docs/recording.md
+# has the experiment behind each entry (scripts/tests/recorders_test.py repeats it). The CPU's flash attention keeps
+# scores in float32 and rounds exp(score - maximum) on its way into P·V.
 EAGER_POINTS = ["rms_norm.normalized", "rope.table", "rope.products", "attention.scores", "attention.scaled_scores",
                 "attention.probs", "mlp.silu"]
 SDPA_POINTS = ["rms_norm.normalized", "rope.table", "rope.products", "attention.probs", "mlp.silu"]

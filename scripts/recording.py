@@ -96,7 +96,8 @@ class Plan:
             raise UsageError(f"--chunks add up to {sum(self.chunks)}, but the longest row has {length} tokens")
         self.given = _rows(arguments.decode_tokens, vocab) if arguments.decode_tokens else None
         if self.given and (len(self.given) != len(rows) or len({len(row) for row in self.given}) != 1):
-            raise UsageError(f"{arguments.decode_tokens}: must have {len(rows)} rows of equal length, one for each prompt")
+            raise UsageError(f"{arguments.decode_tokens}: must have {len(rows)} rows of equal length, "
+                             "one for each prompt")
         self.num_decode = len(self.given[0]) if self.given else arguments.decode
         if self.num_decode < 0:
             raise UsageError(f"--decode is {self.num_decode}, but must be 0 or more")

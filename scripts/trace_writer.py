@@ -69,7 +69,8 @@ def shape_of(name):
     if letters is None:
         known = list(OUTSIDE_LAYERS) + [f"model.layers.{match[1] if match else 0}.{part}" for part in IN_LAYERS]
         near = difflib.get_close_matches(name, known, 1)
-        raise TraceError(f"{name!r} is no tensor of docs/trace-format.md" + (f"; did you mean {near[0]}?" if near else ""))
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise TraceError(f"{name!r} is no tensor of docs/trace-format.md{hint}")
     return letters
 
 
@@ -77,7 +78,8 @@ def dimensions_of(config):
     """What a config.json says of the letters in shapes; those that it does not name are absent."""
     get = config.get
     sizes = {"D": get("hidden_size"), "H": get("num_attention_heads"), "I": get("intermediate_size"),
-             "K": get("num_key_value_heads") or get("num_attention_heads"), "V": get("vocab_size"), "d": get("head_dim")}
+             "K": get("num_key_value_heads") or get("num_attention_heads"), "V": get("vocab_size"),
+             "d": get("head_dim")}
     if not sizes["d"] and sizes["D"] and sizes["H"]:
         sizes["d"] = sizes["D"] // sizes["H"]
     return {letter: size for letter, size in sizes.items() if size}
@@ -221,7 +223,8 @@ def refuse_other_folder(directory):
         except (OSError, ValueError, AttributeError):
             is_trace = False
         if not is_trace or not all(re.fullmatch(r"manifest\.json|step-.*\.safetensors", name) for name in names):
-            raise TraceError(f"{directory} is there already and is no trace, so it is not replaced; choose another name")
+            raise TraceError(f"{directory} is there already and is no trace, so it is not replaced; "
+                             "choose another name")
 
 
 def _umask():
@@ -267,7 +270,8 @@ def _to_bytes(name, values, dtype, shape):
 
 def _check_dtype(name, dtype):
     if dtype not in DTYPES:
-        raise TraceError(f"{name} is {dtype}, but a trace holds float32, float16 or bfloat16; record it as the engine held it")
+        raise TraceError(f"{name} is {dtype}, but a trace holds float32, float16 or bfloat16; "
+                         "record it as the engine held it")
 
 
 def _pack(flat, dtype):

@@ -41,8 +41,8 @@ def _tree(parts):
 class Sums:
     """Dot products and sums over the last axis, in float32 throughout.
 
-    blocked: blocks of 48, one after the other; pairwise: blocks of 16, joined as a tree; reversed: blocks of 32 from the
-    end.
+    blocked: blocks of 48, one after the other; pairwise: blocks of 16, joined as a tree; reversed: blocks of 32 from
+    the end.
     """
 
     def __init__(self, order="blocked"):

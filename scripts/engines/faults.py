@@ -255,7 +255,7 @@ class Faulty(Engine):
         num_q, num_kv = self.config.num_q_heads, self.config.num_kv_heads
         group = num_q // num_kv
         in_phase = {"H05.prefill_only": not step.is_decode, "H05.decode_only": step.is_decode}
-        if self.has("H05.modulo", layer) or self.fault in in_phase and self.has(self.fault, layer) and in_phase[self.fault]:
+        if self.has("H05.modulo", layer) or in_phase.get(self.fault) and self.has(self.fault, layer):
             return head % num_kv
         if self.has("H05.divide_by_kv", layer):
             return min(head // num_kv, num_kv - 1)

@@ -1,5 +1,5 @@
-"""Bugs of engines that docs/faults.md does not list. Each is a patch of one operation of a NumPy engine; what it is, and
-what a report should say of it, stands in unlisted_faults.json."""
+"""Bugs of engines that docs/faults.md does not list. Each is a patch of one operation of a NumPy engine; what it is,
+and what a report should say of it, stands in unlisted_faults.json."""
 
 import types
 

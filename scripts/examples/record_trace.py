@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How a Python engine writes a trace with scripts/trace_writer.py (copy that file): record_trace.py CONFIG.JSON TRACE"""
+"""How a Python engine writes a trace with scripts/trace_writer.py (copy that): record_trace.py CONFIG.JSON TRACE"""
 
 import json
 import pathlib
@@ -20,4 +20,5 @@ with TraceWriter(sys.argv[2], {"name": "example", "version": "1", "device": "cpu
     pages = [[[0.5] * 16, [0.25] * 16] for _ in range(4)]
     block_table = [2, 0]
     slots = [pages[block_table[slot // 2]][slot % 2] for slot in range(4)]
-    trace.tensor("model.layers.0.self_attn.k_cache", [value for slot in slots for value in slot], "bfloat16", (1, 4, 2, 8))
+    values = [value for slot in slots for value in slot]
+    trace.tensor("model.layers.0.self_attn.k_cache", values, "bfloat16", (1, 4, 2, 8))

@@ -86,7 +86,8 @@ class Emulation:
 
     def all(self, flash):
         """{tensor without its layer: value}"""
-        project = {part: self.here("input_layernorm") @ self.weight(f"self_attn.{part}_proj.weight").T for part in "qkv"}
+        project = {part: self.here("input_layernorm") @ self.weight(f"self_attn.{part}_proj.weight").T
+                   for part in "qkv"}
         silu = self.here("mlp.gate_proj") / (1 + torch.exp(-self.here("mlp.gate_proj")))
         return {
             "input_layernorm": self.norm(self.tensors[f"model.layers.{LAST - 1}.output"],
@@ -181,7 +182,8 @@ class Recorders(unittest.TestCase):
         (self.folder / "decode.json").write_text("[[6, 7], [8, 9]]")
         manifest = self.record("trace", "--tokens", self.folder / "ids.json", "--decode-tokens",
                                self.folder / "decode.json", "--tensors", r"layers\.1\.mlp|lm_head", "--last-logits")
-        self.assertEqual([step["tokens"] for step in manifest["steps"]], [[[1, 2, 3], [0, 4, 5]], [[6], [8]], [[7], [9]]])
+        self.assertEqual([step["tokens"] for step in manifest["steps"]],
+                         [[[1, 2, 3], [0, 4, 5]], [[6], [8]], [[7], [9]]])
         found = self.tensors("trace", 0)
         self.assertEqual(sorted(found), ["lm_head", *(f"model.layers.1.mlp.{part}" for part in
                                                       ("act", "down_proj", "gate_proj", "up_proj"))])
@@ -232,9 +234,9 @@ class Recorders(unittest.TestCase):
                              ({"functions": {"torch:gremlin": {"output": "model.norm"}}}, "gremlin"),
                              ({"modules": {"lm_head": {"output": {"tensor": "lm_head", "layout": "T B"}}}}, "T B")):
             (self.folder / "names.json").write_text(json.dumps(names | change))
-            self.assertIn(says, self.call("record_torch.py", "--engine", examples / "transformers_engine.py", "--trace",
-                                          self.folder / "bad", "--prompt-tokens", 3, "--map", self.folder / "names.json",
-                                          status=2))
+            self.assertIn(says, self.call("record_torch.py", "--engine", examples / "transformers_engine.py", "--map",
+                                          self.folder / "names.json", "--trace", self.folder / "bad",
+                                          "--prompt-tokens", 3, status=2))
         self.assertFalse((self.folder / "bad").exists())
 
     def test_layouts(self):
@@ -283,7 +285,8 @@ class Recorders(unittest.TestCase):
         self.assertIn("broken", self.call("record_transformers.py", *prompt, model=broken, status=2))
         (broken / "config.json").write_text(json.dumps(CONFIG | {"model_type": "llama"}))
         self.assertIn("llama", self.call("record_transformers.py", *prompt, model=broken, status=2))
-        self.assertIn("is no trace", self.call("record_transformers.py", "--trace", broken, "--prompt-tokens", 5, status=2))
+        self.assertIn("is no trace", self.call("record_transformers.py", "--trace", broken, "--prompt-tokens", 5,
+                                               status=2))
         self.assertFalse((self.folder / "trace").exists())
 
 

@@ -112,7 +112,7 @@ class Writing(unittest.TestCase):
                 with self.assertRaisesRegex(TraceError, says):
                     trace.begin_step(phase, tokens)
             trace.begin_step("prefill", [[1, 2]])
-            for name, shape, says in (("model.layers.0.mlp.gateproj", (1, 2, 6), "did you mean model.layers.0.mlp.gate_proj"),
+            for name, shape, says in (("model.layers.0.mlp.gateproj", (1, 2, 6), "mean model.layers.0.mlp.gate_proj"),
                                       ("model.layers.0.model.norm", (1, 2, 8), "is no tensor"),
                                       ("model.layers.01.output", (1, 2, 8), "is no tensor"),
                                       ("model.norm", (1, 3, 8), r"\[1, 3, 8\]"), ("model.norm", (2, 8), r"\[2, 8\]"),
