@@ -93,8 +93,7 @@ Noise attention_noise(const Unit& unit, const AttentionPart& part, const Setting
   if (setting.variant == nullptr || unit.last == kScores) return noise;
   // Where a wrong mask leaves a real query nothing to see, engines put out what they like.
   const at::Tensor should_see = visible_slots(setting.step, {}, setting.copies, block.first, block.count, slots);
-  const at::Tensor blind =
-      a.visible.any(-1).logical_not().logical_and(should_see.any(-1).unsqueeze(1));  // [B, 1, T]
+  const at::Tensor blind = a.visible.any(-1).logical_not().logical_and(should_see.any(-1).unsqueeze(1));  // [B, 1, T]
   const at::Tensor rows = unit.last == kAttnOutput ? blind.transpose(1, 2) : blind.unsqueeze(-1);
   return {noise.independent.masked_fill(rows, HUGE_VAL), noise.shared};
 }

@@ -91,8 +91,10 @@ void tail_zero(Parameters& parameters, const Place&, double value) {
         behind.push_back(static_cast<double>(std::max<std::int64_t>(0, end - length)));
       }
     }
-    const at::Tensor extra =
-        at::tensor(behind, at::dtype(at::kDouble)).view({-1, 1, queries, 1}).repeat({place.copies, 1, 1, 1});
+    const at::Tensor extra = at::tensor(behind, at::dtype(at::kDouble))
+                                 .view({-1, 1, queries, 1})
+                                 .repeat({place.copies, 1, 1, 1})
+                                 .to(scores.scalar_type());
     const at::Tensor own = at::amax(scores, -1, true);
     const at::Tensor maximum = at::where(extra.gt(0.0), own.clamp_min(0.0), own);
     const at::Tensor shift = maximum.masked_fill(at::isneginf(maximum), 0.0);
