@@ -36,7 +36,11 @@ void no_max(Parameters& parameters, const Place&, double) {
     // inf / inf is NaN, as in the engine. Where all weights are subnormal, or nothing at all, it is the machine's mode
     // and the engine's last division that decide.
     const double subnormal = type.min_exponent * std::log(2.0);
-    const at::Tensor unknown = at::amax(scores, -1, /*keepdim=*/true).lt(subnormal);
+    // Close below overflow it is whether the weights are divided before the values are summed, or after.
+    constexpr double kRoomForValues = 8.0;
+    const at::Tensor maximum = at::amax(scores, -1, /*keepdim=*/true);
+    const at::Tensor nearly = maximum.gt(overflow - kRoomForValues).logical_and(maximum.le(overflow));
+    const at::Tensor unknown = maximum.lt(subnormal).logical_or(nearly);
     return Softmaxed{weights / weights.sum(-1, /*keepdim=*/true), unknown};
   };
 }
