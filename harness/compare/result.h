@@ -146,6 +146,7 @@ struct RunResult {
   Precision precision;
   std::optional<std::string> injected;  // "H05.modulo"
   std::int64_t planted_executions = 0;  // how often the planted code ran in a place where it differs
+  std::vector<VariantFacts> catalogue;  // the bugs that were considered
   std::vector<CaseSummary> cases;
   std::vector<Finding> findings;  // by case in the order run, then step, then execution order; logic before precision
   std::vector<HypothesisResult> hypotheses;  // H01..H10

@@ -106,6 +106,7 @@ class Concluding {
     for (Conclusion& conclusion : found_) fill_extent(conclusion.finding.explanation);
     for (const Conclusion& conclusion : found_) result.findings.push_back(conclusion.finding);
 
+    result.catalogue = catalogue_;
     result.hypotheses = judge_hypotheses(result.findings, catalogue_, judged_.detectability);
     result.coverage.blind = blind_hypotheses(result.hypotheses);
     result.coverage.tensors_missing = missing_names();
