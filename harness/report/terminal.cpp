@@ -1,11 +1,11 @@
 #include <algorithm>
-#include <cstdio>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "harness/report/json.h"
 #include "harness/report/report.h"
+#include "harness/report/sentences.h"
 #include "harness/report/text.h"
 
 namespace qdiff::report {
@@ -21,37 +21,6 @@ constexpr int kNarrowest = 60;
 
 // Select Graphic Rendition codes of ECMA-48.
 constexpr std::string_view kBold = "1", kRed = "31", kGreen = "32", kYellow = "33", kFaint = "2";
-
-std::string counted(std::int64_t count, const std::string& what) {
-  return std::to_string(count) + ' ' + what + (count == 1 ? "" : "s");
-}
-
-std::string digits(double value, int significant) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.*g", significant, value);
-  return text;
-}
-
-std::string joined(const std::vector<std::string>& items, std::size_t most) {
-  std::string text;
-  for (std::size_t i = 0; i < items.size() && i < most; ++i) text += (i == 0 ? "" : ", ") + items[i];
-  if (items.size() > most) text += " and " + std::to_string(items.size() - most) + " more";
-  return text;
-}
-
-// "0-2, 5"
-std::string ranges(std::vector<int> numbers) {
-  std::sort(numbers.begin(), numbers.end());
-  std::string text;
-  for (std::size_t i = 0; i < numbers.size();) {
-    std::size_t last = i;
-    while (last + 1 < numbers.size() && numbers[last + 1] <= numbers[last] + 1) ++last;
-    text += (text.empty() ? "" : ", ") + std::to_string(numbers[i]);
-    if (numbers[last] != numbers[i]) text += '-' + std::to_string(numbers[last]);
-    i = last + 1;
-  }
-  return text;
-}
 
 class Writer {
  public:
@@ -115,38 +84,25 @@ std::string element_line(const compare::Judgement& judgement) {
          digits(judgement.expected, 9);
 }
 
-std::string explanation_line(const compare::Explanation& explanation) {
-  if (!explanation.verdict || !explanation.variant) return "unexplained: no catalogued bug reproduces it";
-  std::string text = *explanation.variant + " (" + std::string(compare::name(*explanation.verdict)) + ')';
-  if (explanation.value) {
-    text += ", with " + digits(*explanation.value, 6);
-    if (explanation.expected_value) text += " where " + digits(*explanation.expected_value, 6) + " is right";
-  }
-  if (!explanation.layers.empty()) {
-    text += (explanation.layers.size() == 1 ? ", in layer " : ", in layers ") + ranges(explanation.layers);
-  }
-  if (explanation.phase == "both") {
-    text += ", in prefill and decode";
-  } else if (!explanation.phase.empty()) {
-    text += ", in " + explanation.phase;
-  }
-  return text;
+void write_alternatives(const compare::Explanation& explanation, Writer& out) {
+  constexpr std::size_t kMostLines = 6;
+  const std::vector<std::string> lines = alternatives_of(explanation);
+  for (std::size_t i = 0; i < lines.size() && i < kMostLines; ++i) out.field(i == 0 ? "or else" : "", lines[i]);
+  if (lines.size() > kMostLines) out.field("", "and " + std::to_string(lines.size() - kMostLines) + " more");
 }
 
 void write_divergence(const RunResult& result, const Finding& first, Writer& out) {
   const std::string tensor = tensor_name(first.tensor);
-  const std::string place = first.tensor.layer == kNoLayer ? "" : ", layer " + std::to_string(first.tensor.layer);
   out.blank();
   out.whole_field("first at", tensor, kBold);
-  out.field("where", "case " + first.case_id + ", step " + std::to_string(first.step) + " (" +
-                         std::string(name(first.phase)) + ")" + place + ", " + first.mode +
+  out.field("where", "case " + first.case_id + ", " + place_of(first) +
                          (first.kind == compare::FindingKind::kPrecision ? ", an undeclared rounding" : ""));
   out.whole_field("element", element_line(first.judgement));
   out.field("error", first.judgement.reason);
   if (first.span_start != first.tensor) out.field("span", tensor_name(first.span_start) + " to " + tensor);
   out.field("pattern", first.explanation.pattern);
-  out.field("cause", explanation_line(first.explanation));
-  out.field("or else", joined(first.explanation.alternatives, 6));
+  out.field("cause", cause_of(first.explanation));
+  write_alternatives(first.explanation, out);
   out.whole_field("repeat", first.command, kBold);
 
   const auto total = static_cast<std::int64_t>(result.findings.size());
@@ -159,6 +115,7 @@ void write_divergence(const RunResult& result, const Finding& first, Writer& out
                                                " by an undeclared rounding"
                                          : std::string()));
   }
+  out.whole_field("declare", points_entry(points_of(result)));
 }
 
 // ---- Hypotheses ----
@@ -182,8 +139,7 @@ std::string note_of(const compare::HypothesisResult& hypothesis) {
     case HypothesisVerdict::kNotExercised:
       break;
   }
-  if (blind > 0) return hypothesis.blind_variants.front().why;
-  return hypothesis.evidence.empty() ? "nothing that it could show was run" : hypothesis.evidence.front();
+  return why_not_judged(hypothesis);
 }
 
 void write_hypotheses(const RunResult& result, Writer& out) {

@@ -92,7 +92,7 @@ def check(folder, validators):
                 yield f"{run.name}/{path.name}: differs from its entry in report.json"
         yield from check_junit(run / "junit.xml", report)
         # One small report of each shape is enough to try every field of the schemas.
-        if run.name in ("ties", "inconclusive"):
+        if run.name in ("ties", "inconclusive", "rounding"):
             yield from strictness_failures(validators["report"], report, run.name)
     first = next(h for h in report_of(folder, "ties")["hypotheses"] if h["first_divergence"])
     yield from strictness_failures(validators["hypothesis"], first, "hypothesis")

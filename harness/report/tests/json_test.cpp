@@ -105,6 +105,8 @@ TEST_CASE("a fitted value, a span and a tie are told", "[report]") {
   CHECK(report["explanation"]["value"] == 10000.0);
   CHECK(report["explanation"]["expected_value"] == 1e6);
   CHECK(report["explanation"]["alternatives"] == json({"H06.missing_q", "X.layer_repeated"}));
+  CHECK(report["explanation"]["separated_by"] == json({"it shows when there is a query bias above rounding", ""}));
+  CHECK(report["explanation"]["points"] == json::object());
   CHECK(report["first_divergence"]["phase"] == "decode");
   CHECK(report["first_divergence"]["span"] ==
         json({"model.layers.1.input_layernorm", "model.layers.1.self_attn.q_rope"}));
@@ -122,6 +124,20 @@ TEST_CASE("an unexplained divergence: logic before precision, nulls for what is 
   CHECK(report["explanation"]["variant"].is_null());
   CHECK(report["explanation"]["verdict"].is_null());
   CHECK(report["findings"][0]["kind"] == "precision");
+}
+
+TEST_CASE("a rounding is told with the points that would declare it", "[report]") {
+  const json report = parsed(tests::unexplained());
+  CHECK(report["findings"][0]["explanation"]["points"] ==
+        json({{"attention.probs", "bfloat16"}, {"rope.table", "float16"}}));
+  CHECK(parsed(tests::rounding())["explanation"]["points"] == json({{"mlp.silu", "bfloat16"}}));
+  CHECK(parsed(tests::diverged())["explanation"]["points"] == json::object());
+}
+
+TEST_CASE("each alternative has its entry in separated_by, even where the diagnosis gave fewer", "[report]") {
+  compare::RunResult result = tests::ties();
+  result.findings[0].explanation.separated_by.clear();
+  CHECK(parsed(result)["explanation"]["separated_by"] == json({"", ""}));
 }
 
 TEST_CASE("NaN and infinities are strings wherever they stand", "[report]") {
