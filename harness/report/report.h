@@ -18,8 +18,8 @@ namespace qdiff::report {
 std::string report_json(const compare::RunResult& result);
 std::string hypothesis_json(const compare::HypothesisResult& hypothesis);
 
-// One suite: the verdict, each case, each hypothesis. A confirmed or consistent hypothesis is a failure, a blind one
-// is skipped.
+// One suite: the verdict, each case, and each hypothesis in each case (classname "H05", name the case's id), which
+// fails where a finding of that case speaks for the hypothesis, and is skipped where the inputs were blind to it.
 std::string junit_xml(const compare::RunResult& result);
 
 struct TerminalOptions {

@@ -69,8 +69,19 @@ def check_junit(path, report):
     for attribute, element in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         if int(root.get(attribute)) != len(root.findall(f".//{element}")):
             yield f"{path}: {attribute} is not the number of its elements"
-    if int(root.get("tests")) != len(cases) or len(cases) != 11 + len(report["cases"]):
-        yield f"{path}: {len(cases)} test cases for {len(report['cases'])} cases and ten hypotheses"
+    if int(root.get("tests")) != len(cases) or len(cases) != 1 + 11 * len(report["cases"]):
+        yield f"{path}: {len(cases)} test cases for {len(report['cases'])} cases, each with ten hypotheses"
+    # A hypothesis that the run confirmed fails somewhere, and one that it could not judge passes nowhere.
+    for hypothesis in report["hypotheses"]:
+        tests = [case for case in cases if case.get("classname") == hypothesis["id"]]
+        if hypothesis["verdict"] in ("undetectable", "not_exercised"):
+            right = all(test.find("skipped") is not None for test in tests)
+        elif hypothesis["verdict"] in ("confirmed", "consistent"):
+            right = any(test.find("failure") is not None for test in tests)
+        else:
+            right = not any(test.find("failure") is not None for test in tests)
+        if not right:
+            yield f"{path}: {hypothesis['id']} is {hypothesis['verdict']}, but its test cases say otherwise"
     green = not root.findall(".//failure") and not root.findall(".//error")
     if green != (report["verdict"] == "match"):
         yield f"{path}: green is {green}, but the verdict {report['verdict']}"

@@ -191,27 +191,6 @@ TEST_CASE("text from files stays text in JSON", "[report]") {
              StartsWith("<script>alert('1')</script> \"]]>&amp; \x1b[31mred"));
 }
 
-TEST_CASE("text from files stays text in XML", "[report]") {
-  const std::string text = junit_xml(tests::hostile());
-  CHECK(text.find("<script") == std::string::npos);
-  const bool printable =
-      std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || static_cast<unsigned char>(c) >= ' '; });
-  CHECK(printable);
-  CHECK(text.find("\xEF\xBF\xBE") == std::string::npos);  // U+FFFE is no character of XML
-  CHECK(xml_text("a<b>&\"'\x1b\n\x01") == "a&lt;b&gt;&amp;&quot;&apos; ");
-}
-
-TEST_CASE("JUnit: what failed, what cannot be told, what was not exercised", "[report]") {
-  const std::string diverged = junit_xml(tests::diverged());
-  CHECK_THAT(diverged, ContainsSubstring("tests=\"13\" failures=\"3\" errors=\"0\" skipped=\"2\""));
-  CHECK_THAT(diverged, ContainsSubstring("repeat with: qdiff run cases/H05-gqa.json"));
-  const std::string inconclusive = junit_xml(tests::inconclusive());
-  CHECK_THAT(inconclusive, ContainsSubstring("tests=\"13\" failures=\"0\" errors=\"2\" skipped=\"2\""));
-  CHECK_THAT(inconclusive, ContainsSubstring("too little to be sure"));
-  CHECK_THAT(junit_xml(tests::match()), ContainsSubstring("failures=\"0\" errors=\"0\" skipped=\"2\""));
-  CHECK_THAT(junit_xml(tests::empty()), ContainsSubstring("tests=\"11\" failures=\"0\" errors=\"1\" skipped=\"10\""));
-}
-
 TEST_CASE("the embedded schemas are the files", "[report]") {
   CHECK(report_schema() == file_text("harness/report/schema/report.schema.json"));
   CHECK(hypothesis_schema() == file_text("harness/report/schema/hypothesis.schema.json"));
