@@ -10,6 +10,7 @@
 #include "harness/cases/case.h"
 #include "harness/cli/commands.h"
 #include "harness/cli/engines.h"
+#include "harness/cli/github_actions.h"
 #include "harness/cli/memory.h"
 #include "harness/cli/progress.h"
 #include "harness/cli/terminal.h"
@@ -207,10 +208,12 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
   }
   report::write_reports(result, arguments.out);
   if (!arguments.common.quiet) {
-    const std::string text = report::format_terminal(
+    std::string text = report::format_terminal(
         result, {.color = use_color(arguments.common.color), .width = output_columns(), .reports = arguments.out});
+    if (in_github_actions()) text = report::without_github_commands(text);
     std::fwrite(text.data(), 1, text.size(), stdout);
   }
+  if (in_github_actions()) tell_github_actions(result, arguments.common.quiet);
   return status_of(result.verdict);
 }
 
