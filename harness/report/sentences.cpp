@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <optional>
+#include <utility>
 
 #include "harness/report/json.h"
 
@@ -47,6 +49,26 @@ std::string joined(const std::vector<std::string>& items, std::size_t most) {
   for (std::size_t i = 0; i < items.size() && i < most; ++i) text += (i == 0 ? "" : ", ") + items[i];
   if (items.size() > most) text += " and " + std::to_string(items.size() - most) + " more";
   return text;
+}
+
+std::vector<std::string> by_layer(const std::vector<std::string>& names) {
+  std::vector<std::pair<std::string, std::int64_t>> groups;
+  for (const std::string& tensor : names) {
+    const std::optional<TensorId> id = parse_tensor_name(tensor);
+    const bool in_layer = id && id->layer != kNoLayer;
+    const std::string group = in_layer ? std::string(row(id->op).name) : tensor;
+    const auto found =
+        std::find_if(groups.begin(), groups.end(), [&](const auto& known) { return known.first == group; });
+    if (found == groups.end()) {
+      groups.emplace_back(group, in_layer ? 1 : 0);
+    } else {
+      ++found->second;
+    }
+  }
+  std::vector<std::string> texts;
+  for (const auto& [group, layers] : groups)
+    texts.push_back(layers > 0 ? group + " in " + counted(layers, "layer") : group);
+  return texts;
 }
 
 std::string cause_of(const compare::Explanation& explanation) {

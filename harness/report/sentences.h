@@ -17,6 +17,9 @@ std::string counted(std::int64_t count, std::string_view what);  // "1 tensor", 
 std::string digits(double value, int significant);
 std::string joined(const std::vector<std::string>& items, std::size_t most);  // "a, b and 3 more"
 
+// "self_attn.scores in 24 layers" for the same tensor of many layers, in the order of first appearance.
+std::vector<std::string> by_layer(const std::vector<std::string>& names);
+
 // "H03.theta (consistent), with 10000 where 1e+06 is right, in layers 0-2, in decode"
 std::string cause_of(const compare::Explanation& explanation);
 

@@ -129,16 +129,28 @@ def contradictions(validator, folder):
             yield f"the schema accepts {name}"
 
 
+def check_comparisons(folder, validator):
+    for run in sorted(folder.iterdir()):
+        document = json.loads((run / "compare.json").read_text())
+        for error in validator.iter_errors(document):
+            yield f"{run.name}/compare.json: {error.json_path}: {error.message[:200]}"
+        if run.name == "of_all_sorts":
+            yield from strictness_failures(validator, document, run.name)
+        if run.name == "far_apart" and validator.is_valid({**document, "verdict": "match"}):
+            yield "the schema accepts a match with differences"
+
+
 def main():
     program, schemas = sys.argv[1:]
     validators = {}
-    for kind in ("report", "hypothesis"):
+    for kind in ("report", "hypothesis", "compare"):
         schema = json.loads((pathlib.Path(schemas) / f"{kind}.schema.json").read_text())
         jsonschema.Draft202012Validator.check_schema(schema)
         validators[kind] = jsonschema.Draft202012Validator(schema)
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([program, folder], check=True)
-        failures = list(check(pathlib.Path(folder), validators))
+        failures = list(check(pathlib.Path(folder) / "runs", validators))
+        failures += check_comparisons(pathlib.Path(folder) / "comparisons", validators["compare"])
     for failure in failures:
         print(failure)
     print(f"{len(failures)} failures")
