@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -98,6 +99,7 @@ struct HypothesisResult {
   std::optional<Finding> first_divergence;
   std::vector<std::string> evidence;  // sentences
   std::vector<std::string> exercised_variants;
+  std::map<std::string, std::set<std::string>> shown_by;  // exercised variant -> ids of the cases that would show it
   std::vector<BlindVariant> blind_variants;
 };
 

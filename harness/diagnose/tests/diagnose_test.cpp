@@ -166,6 +166,8 @@ TEST_CASE("joining two models' results keeps the strongest verdict and the union
   const auto& h05 = find(merged.hypotheses, "H05");
   CHECK(h05.verdict == HypothesisVerdict::kConfirmed);
   CHECK(h05.exercised_variants == std::vector<std::string>{"H05.divide_by_kv", "H05.modulo"});
+  CHECK(h05.shown_by ==
+        std::map<std::string, std::set<std::string>>{{"H05.divide_by_kv", {"b"}}, {"H05.modulo", {"a"}}});
   CHECK(h05.blind_variants.empty());
 
   compare::RunResult doubtful;
