@@ -38,7 +38,7 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
 MemoryPlan plan_record(const ModelConfig& config, DType dtype, const PlannedCase& planned, bool reference,
                        std::uint64_t limit);
 
-// `--max-memory`, or else what this machine and its control group allow.
+// `--max-memory`, or else what is free on this machine and what its control group allows.
 std::uint64_t memory_limit(const std::optional<std::uint64_t>& given);
 
 // Throws InputError that names the largest part where the plan exceeds the limit.
