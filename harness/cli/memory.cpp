@@ -149,6 +149,35 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
   return plan;
 }
 
+MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned) {
+  constexpr double kJudgedElement = 64.0;  // as in plan_run
+  constexpr double kMembers = 17.0;        // of the ensemble that measures a span's rounding, and gold
+  double largest = 0.0, residual = 0.0, logits = 0.0;
+  for (const Step& step : planned.steps) {
+    const StepSizes sizes = sizes_of(step, config);
+    largest = std::max(largest, sizes.largest);
+    residual += sizes.residual;
+    logits += sizes.logits;
+  }
+  MemoryPlan plan;
+  plan.parts = {{"the program", kProgram},
+                {"the trace's tensors of one layer", planned.part_bytes},
+                {"the reference's weights", reference_weights(config, 12.0)},
+                {"judging the largest tensor", largest * kJudgedElement},
+                {"the span without recorded tensors", planned.span_elements * kMembers * sizeof(double)}};
+  if (planned.free_runs) {
+    const double batch = static_cast<double>(planned.steps.front().batch());
+    const double slots = static_cast<double>(planned.steps.back().valid_length());
+    // Keys and values in the cache, and once more as they were written.
+    const double cache = 4.0 * batch * slots * static_cast<double>(config.kv_width() * config.num_layers);
+    plan.parts.push_back({"forward passes with each bug planted",
+                          (cache + residual) * sizeof(float) * static_cast<double>(planned.passes)});
+    plan.parts.push_back({"the logits", logits * 4.0 * sizeof(double)});
+    plan.parts.push_back({"the weights of those passes", reference_weights(config, 8.0)});
+  }
+  return plan;
+}
+
 MemoryPlan plan_record(const ModelConfig& config, DType dtype, const PlannedCase& planned, bool reference,
                        std::uint64_t limit) {
   double recorded = 0.0, largest = 0.0;
