@@ -198,7 +198,7 @@ struct RunResult {
   // Where asked for: the entries of compute.points under which there would be no finding of kind precision.
   std::optional<std::map<std::string, std::string>> inferred_points;
   std::optional<FreeRanking> ranking;  // of a trace with tensors that replay does not reach
-  double seconds = 0.0;  // the only field that differs between two equal runs
+  double seconds = 0.0;                // the only field that differs between two equal runs
 
   // The first finding of kind logic, else the first; null where there is none.
   const Finding* first_divergence() const {

@@ -1,6 +1,6 @@
 // The judgement of a trace that any engine wrote: each recorded tensor recomputed from those recorded before it. What
-// lies too far behind the last recorded tensor (logits alone, say) is held against whole forward passes instead, one for
-// each known bug (free_ranking.h).
+// lies too far behind the last recorded tensor (logits alone, say) is held against whole forward passes instead, one
+// for each known bug (free_ranking.h).
 #pragma once
 
 #include <functional>
