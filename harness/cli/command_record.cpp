@@ -95,6 +95,7 @@ ExitStatus record_command(const RecordArguments& arguments) {
   about.engine = {engine->name(), QDIFF_VERSION, device_text(engine->device())};
   about.precision = engine->precision();
   about.config = trace::declare(config);
+  about.cache_capacity = test_case.capacity;
   writer.commit(std::move(about));
   if (!arguments.common.quiet) {
     std::printf("wrote %s: %s on %s, engine %s in %s%s, %zu steps, %zu tensors, %s\n",

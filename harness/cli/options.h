@@ -61,6 +61,16 @@ struct CompareArguments {
   std::optional<std::string> out;  // none: no report is written
 };
 
+struct DiagnoseArguments {
+  CommonArguments common;
+  std::string model, trace;
+  std::string out = "qdiff-report";
+  std::optional<NumberRanges> layers;
+  std::optional<NumberRanges> steps;
+  bool infer_points = false;
+  bool allow_precision = false;
+};
+
 // `--help` and `--version`: text for standard output, and nothing else to do.
 struct PrintText {
   std::string text;
@@ -68,7 +78,8 @@ struct PrintText {
 
 struct CommandLine {
   std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
-  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments> arguments;
+  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, DiagnoseArguments>
+      arguments;
 };
 
 // Throws InputError for bad usage; the message is one sentence that says what to do, without the program's name.

@@ -68,13 +68,12 @@ class Probe {
 class Judging {
  public:
   Judging(const std::vector<Subject>& subjects, Oracle& oracle, const Precision& precision, const Extent& extent,
-          bool probing, const ProgressReport& progress)
+          const JudgingOptions& options)
       : subjects_(subjects),
         oracle_(oracle),
         precision_(precision),
         extent_(extent),
-        probing_(probing),
-        progress_(progress),
+        options_(options),
         probe_(oracle, precision, extent, result_.detectability) {
     result_.compared.resize(subjects.size());
   }
@@ -84,11 +83,11 @@ class Judging {
     std::int64_t done = 0;
     const auto total = static_cast<std::int64_t>(extent_.layers.size());
     for (int layer : extent_.layers) {
-      if (progress_) progress_("judging layers", done, total);
+      progress("judging layers", done, total);
       judge_scope(Scope::kLayer, layer);
       ++done;
     }
-    if (progress_) progress_("judging the head", done, total);
+    progress("judging the head", done, total);
     if (extent_.outside_layers) judge_scope(Scope::kAfterLayers, kNoLayer);
     return std::move(result_);
   }
@@ -102,6 +101,11 @@ class Judging {
     }
     const std::vector<std::vector<Fit>> fits = explain_layer(oracle_, rows, precision_, known_);
     for (std::size_t i = 0; i < rows.size(); ++i) tally(rows[i], fits[i]);
+    if (options_.after_part) options_.after_part();
+  }
+
+  void progress(const std::string& what, std::int64_t done, std::int64_t total) const {
+    if (options_.progress) options_.progress(what, done, total);
   }
 
   void judge_row(const TensorId& id, std::vector<RowJudgement>& rows) {
@@ -138,7 +142,7 @@ class Judging {
                                     .config = config,
                                     .operations = row.span});
     if (row.wrong()) row.pattern = find_pattern(key.id.op, actual, expected, row.step(), config);
-    if (probing_) probe_.ask(row, expected);
+    if (options_.probing) probe_.ask(row, expected);
     return row;
   }
 
@@ -174,8 +178,7 @@ class Judging {
   Oracle& oracle_;
   const Precision& precision_;
   const Extent& extent_;
-  const bool probing_;
-  const ProgressReport& progress_;
+  const JudgingOptions& options_;
   Judged result_;
   Probe probe_;
   Known known_;
@@ -184,8 +187,8 @@ class Judging {
 }  // namespace
 
 Judged judge_subjects(const std::vector<Subject>& subjects, Oracle& oracle, const Precision& precision,
-                      const Extent& extent, bool probing, const ProgressReport& progress) {
-  return Judging(subjects, oracle, precision, extent, probing, progress)();
+                      const Extent& extent, const JudgingOptions& options) {
+  return Judging(subjects, oracle, precision, extent, options)();
 }
 
 }  // namespace qdiff::diagnose

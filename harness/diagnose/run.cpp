@@ -20,14 +20,6 @@ namespace {
 
 using compare::Outcome;
 
-// A chunk may hold padding alone: then there is nothing in it that anybody would compare.
-bool has_real_tokens(const Step& step) {
-  for (std::int64_t b = 0; b < step.batch(); ++b) {
-    if (!step.is_pad(b, step.num_tokens() - 1)) return true;
-  }
-  return false;
-}
-
 class Run {
  public:
   Run(std::span<const CaseInput> cases, const Parties& parties, const RunOptions& options)
@@ -37,8 +29,8 @@ class Run {
     const auto start = std::chrono::steady_clock::now();
     select();
     record();
-    Judged judged =
-        judge_subjects(subjects_, parties_.oracle, precision(), extent_, options_.probing, options_.progress);
+    Judged judged = judge_subjects(subjects_, parties_.oracle, precision(), extent_,
+                                   {.probing = options_.probing, .progress = options_.progress, .after_part = {}});
     judged.wrong.insert(judged.wrong.end(), seen_while_recording_.begin(), seen_while_recording_.end());
     drop_consequences(judged);
     conclude(
@@ -76,7 +68,7 @@ class Run {
       std::set<int> steps;
       for (const Step& step : input.steps) {
         const bool wanted = !options_.steps || options_.steps->contains(step.index);
-        if (wanted && has_real_tokens(step)) steps.insert(step.index);
+        if (wanted && step.has_real_tokens()) steps.insert(step.index);
       }
       steps_.push_back(std::move(steps));
     }

@@ -46,6 +46,14 @@ void write_alternatives(const compare::Explanation& explanation, Writer& out) {
   if (lines.size() > kMostLines) out.field("", "and " + std::to_string(lines.size() - kMostLines) + " more");
 }
 
+// What the cause is in words: the bug's own line, or why the pattern speaks for a hypothesis.
+std::string meaning_of(const RunResult& result, const compare::Explanation& explanation) {
+  if (!explanation.variant) return explanation.evidence;
+  const auto found = std::find_if(result.catalogue.begin(), result.catalogue.end(),
+                                  [&](const VariantFacts& facts) { return facts.id == explanation.variant; });
+  return found == result.catalogue.end() ? std::string() : found->what;
+}
+
 void write_divergence(const RunResult& result, const Finding& first, Writer& out) {
   const std::string tensor = tensor_name(first.tensor);
   out.blank();
@@ -57,6 +65,7 @@ void write_divergence(const RunResult& result, const Finding& first, Writer& out
   if (first.span_start != first.tensor) out.field("span", tensor_name(first.span_start) + " to " + tensor);
   out.field("pattern", first.explanation.pattern);
   out.field("cause", cause_of(first.explanation));
+  out.field("meaning", meaning_of(result, first.explanation));
   write_alternatives(first.explanation, out);
   out.whole_field("repeat", first.command, kBold);
 
@@ -70,7 +79,7 @@ void write_divergence(const RunResult& result, const Finding& first, Writer& out
                                                " by an undeclared rounding"
                                          : std::string()));
   }
-  out.whole_field("declare", points_entry(points_of(result)));
+  out.whole_field("declare", points_entry(result.inferred_points ? *result.inferred_points : points_of(result)));
 }
 
 // ---- Hypotheses ----
@@ -162,6 +171,33 @@ void write_coverage(const RunResult& result, Writer& out) {
   }
 }
 
+// ---- What only a trace has ----
+
+std::string variant_text(const compare::RankedVariant& variant) {
+  return (variant.variant.empty() ? std::string("right code") : variant.variant) +
+         (variant.value ? '=' + digits(*variant.value, 6) : std::string());
+}
+
+void write_ranking(const compare::FreeRanking& ranking, Writer& out) {
+  constexpr std::size_t kMostLines = 5;
+  const auto line_of = [&](const compare::RankedVariant& variant) {
+    std::string text = variant_text(variant) + ": " + digits(variant.times_rounding, 3) + " times rounding";
+    if (ranking.tokens_compared > 0) {
+      text += ", the same next token at " + std::to_string(variant.same_top_token) + " of " +
+              std::to_string(ranking.tokens_compared);
+    }
+    return text + (variant.reproduces ? ", which rounding explains" : "");
+  };
+  out.blank();
+  out.field("free runs", line_of(ranking.right));
+  for (std::size_t i = 0; i < std::min(kMostLines, ranking.nearest.size()); ++i) {
+    out.field(i == 0 ? "nearest" : "", line_of(ranking.nearest[i]));
+  }
+  out.field("of", std::to_string(ranking.variants_tried) + " forward passes, each with one bug planted; up to " +
+                      digits(ranking.explained_up_to, 3) + " times is explained by rounding");
+  out.field("record", joined(ranking.record_next, 12) + ", to see which operation is wrong");
+}
+
 void write_headline(const RunResult& result, Writer& out) {
   std::string engine = result.engine.empty() ? std::string("no") : result.engine;
   if (!result.device.empty() && result.device != result.engine) engine += " (" + result.device + ")";
@@ -183,8 +219,10 @@ std::string format_terminal(const RunResult& result, const TerminalOptions& opti
   Writer out(options);
   write_headline(result, out);
   if (const Finding* first = result.first_divergence()) write_divergence(result, *first, out);
+  if (result.ranking) write_ranking(*result.ranking, out);
   write_hypotheses(result, out);
   write_coverage(result, out);
+  for (const std::string& note : result.notes) out.field("note", note);
   out.whole_field("reports", options.reports);
   return out.take();
 }
