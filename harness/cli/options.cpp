@@ -34,7 +34,7 @@ struct Texts {
   std::optional<std::string> model, backend, engine, test_case, trace, out, dtype, layers, steps, mode, inject,
       max_memory, threads, color, within;
   std::string path, actual, expected;
-  bool quiet = false, infer_points = false, allow_precision = false;
+  bool quiet = false, print_gemms = false, infer_points = false, allow_precision = false;
 };
 
 CLI::Option* add_text(CLI::App& app, const std::string& flag, std::optional<std::string>& text,
@@ -60,6 +60,7 @@ void add_engine_options(CLI::App& app, Texts& texts) {
            "float32, bfloat16 or float16: weights and tensors of the engine (default: as the checkpoint)");
   add_text(app, "--inject", texts.inject, "FAULT",
            "Hnn.name[=value][@layer]: the engine computes with that known bug planted, as H05.modulo");
+  app.add_flag("--print-gemms", texts.print_gemms, "First print the engine's matrix products: shapes, strides, biases");
 }
 
 CLI::App* add_diagnose(CLI::App& app, Texts& texts) {
@@ -280,6 +281,7 @@ RunArguments run_of(const Texts& texts) {
     arguments.mode = static_cast<diagnose::Mode>(parse_choice("--mode", *texts.mode, {"lockstep", "free", "both"}));
   }
   arguments.inject = fault_of(texts);
+  arguments.print_gemms = texts.print_gemms;
   return arguments;
 }
 
@@ -292,6 +294,7 @@ RecordArguments record_of(const Texts& texts) {
   arguments.trace = *texts.trace;
   arguments.dtype = dtype_of(texts);
   arguments.inject = fault_of(texts);
+  arguments.print_gemms = texts.print_gemms;
   return arguments;
 }
 

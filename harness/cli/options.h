@@ -35,6 +35,7 @@ struct RunArguments {
   std::optional<NumberRanges> steps;
   diagnose::Mode mode = diagnose::Mode::kBoth;
   std::optional<Fault> inject;
+  bool print_gemms = false;
 };
 
 struct RecordArguments {
@@ -45,6 +46,7 @@ struct RecordArguments {
   std::string trace;
   std::optional<DType> dtype;
   std::optional<Fault> inject;
+  bool print_gemms = false;
 };
 
 struct InspectArguments {
