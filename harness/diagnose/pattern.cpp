@@ -72,7 +72,7 @@ class Finder {
   }
 
   bool scale() {
-    const std::optional<Scale> found = find_scale(v_, wrong_);
+    const std::optional<Scale> found = find_scale(v_, wrong_, rows_);
     if (!found) return false;
     const bool whole = found->by == Grouping::kWhole;
     const std::string group = group_name(v_, found->by);
@@ -95,14 +95,14 @@ class Finder {
 
   void blame_offset(const Scale& found) {
     const bool by_column = found.by == Grouping::kColumn || found.by == Grouping::kWhole;
-    if (!by_column || !is_projection_with_bias(v_.op()) || !several_rows()) return;
+    if (!by_column || !found.throughout || !is_projection_with_bias(v_.op()) || !several_rows()) return;
     blame("H06", "the error of a column is the same in every token row: it is the bias that is wrong, not the product");
   }
 
   void blame_ratio(const Scale& found) {
     const Op op = v_.op();
     const bool whole = found.by == Grouping::kWhole;
-    if (!(found.least > 0.0)) return;
+    if (!(found.least > 0.0) || !found.throughout) return;
     if (op == Op::kScores && whole) {
       blame("H02", "every score is " + number(found.least) + " times what is expected: the scale is wrong");
     } else if (is_one_of(op, {Op::kProbs, Op::kAttnOutput}) && whole) {
@@ -188,7 +188,8 @@ class Finder {
   }
 
   void trend(bool explained) {
-    if (const std::optional<Growth> growth = find_growth(v_)) {
+    // Probabilities get smaller by themselves, the more slots there are.
+    if (const std::optional<Growth> growth = v_.op() == Op::kProbs ? std::nullopt : find_growth(v_)) {
       pattern_.power_of_position = growth->power;
       tell(!growth->power ? "grows with position" : "grows as position to the power " + number(*growth->power));
     }

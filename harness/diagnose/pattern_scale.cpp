@@ -121,8 +121,8 @@ class Fit {
     return check.holds();
   }
 
-  Scale scale() const {
-    Scale found{kind_, by_, HUGE_VAL, -HUGE_VAL, 0.0};
+  Scale scale(std::span<const std::int64_t> rows) const {
+    Scale found{kind_, by_, HUGE_VAL, -HUGE_VAL, 0.0, holds_throughout(rows)};
     for (std::size_t group = 0; group < number_.size(); ++group) {
       if (count_[group] < 2) continue;
       found.least = std::min(found.least, number_[group]);
@@ -133,6 +133,23 @@ class Fit {
   }
 
  private:
+  bool holds_throughout(std::span<const std::int64_t> rows) const {
+    std::int64_t met = 0;
+    std::int64_t explained = 0;
+    for (const std::int64_t row : rows) {
+      for (std::int64_t c = 0; c < values_.num_columns(); ++c) {
+        if (!values_.compared(row, c)) continue;
+        const Element e{values_.actual(row, c), values_.expected(row, c), values_.sigma(row, c),
+                        static_cast<std::int32_t>(row), static_cast<std::int32_t>(c)};
+        const std::size_t group = group_of(values_, by_, e);
+        if (count_[group] < 2 || !is_finite(e)) continue;
+        ++met;
+        const double value = predicted(e, group);
+        if (std::fabs(e.actual - value) <= allowance(e, value, group)) ++explained;
+      }
+    }
+    return static_cast<double>(explained) >= kMost * static_cast<double>(met);
+  }
   // One allowance, averaged over the group.
   double doubt(std::size_t group) const { return weight_[group] > 0.0 ? 1.0 / std::sqrt(weight_[group]) : 0.0; }
   double predicted(const Element& e, std::size_t group) const {
@@ -175,7 +192,8 @@ class Fit {
 
 }  // namespace
 
-std::optional<Scale> find_scale(const Values& values, std::span<const Element> wrong) {
+std::optional<Scale> find_scale(const Values& values, std::span<const Element> wrong,
+                                std::span<const std::int64_t> rows) {
   for (const Grouping by :
        {Grouping::kWhole, Grouping::kRow, Grouping::kHead, Grouping::kColumn, Grouping::kRowAndHead}) {
     if (by != Grouping::kWhole && num_groups(values, by) < 2) continue;
@@ -184,8 +202,8 @@ std::optional<Scale> find_scale(const Values& values, std::span<const Element> w
     const bool is_ratio = ratio.explains(kLeastSpare);
     const bool is_offset = offset.explains(kLeastSpare);
     if (is_ratio && is_offset) return std::nullopt;
-    if (is_ratio) return ratio.scale();
-    if (is_offset) return offset.scale();
+    if (is_ratio) return ratio.scale(rows);
+    if (is_offset) return offset.scale(rows);
   }
   return std::nullopt;
 }
@@ -254,6 +272,8 @@ std::optional<double> find_power(const Values& values, std::span<const std::int6
   }
   const double power = xy / xx;
   if (!(power > 0.0) || !std::isfinite(power)) return std::nullopt;
+  // A power that may as well be 1 is none.
+  if (std::fabs(power - 1.0) * std::sqrt(xx) < 8.0) return std::nullopt;
 
   Check check;
   std::int64_t fitted = 1;
