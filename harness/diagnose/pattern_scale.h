@@ -40,7 +40,9 @@ bool is_multiple_by_row(const Values& values, std::span<const Element> elements)
 // probs = expected^p / sum: scores that were p times too large. From rows with at least three slots above 0.
 std::optional<double> find_power(const Values& values, std::span<const std::int64_t> rows);
 
-// Whether dimensions i and i + d/2 keep the length of their pair, though they are wrong: turned by a wrong angle.
-bool keeps_pair_lengths(const Values& values, std::span<const Element> wrong);
+// What keeps its length though it is wrong, and so was turned: dimensions i and i + d/2 (by a wrong angle), or else a
+// whole head only (in other pairs, too).
+enum class KeptLength : std::uint8_t { kNone, kPairs, kHeads };
+KeptLength find_kept_length(const Values& values, std::span<const Element> wrong);
 
 }  // namespace qdiff::diagnose
