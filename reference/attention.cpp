@@ -24,6 +24,7 @@ struct Block {
 struct AttentionPart {
   AttentionValues values;  // what the noise needs
   at::Tensor result;       // of the unit's last row, for these query rows
+  at::Tensor unknown;      // bool, [B, H, T, 1]: rows of which nothing is expected; undefined: none
 };
 
 AttentionPart attend(const Unit& unit, std::span<const at::Tensor> inputs, const Setting& setting, const Block& block) {
@@ -59,8 +60,10 @@ AttentionPart attend(const Unit& unit, std::span<const at::Tensor> inputs, const
     const Parameters of_probs = setting.parameters(kProbs);
     a.sum_type = of_probs.attention.sum_type;
     const SoftmaxPlace place{setting.step, setting.copies, first, setting.precision.accumulate};
-    a.probs =
-        of_probs.attention.softmax ? of_probs.attention.softmax(a.scores, place) : softmax(a.scores, setting.rounding);
+    const Softmaxed softmaxed = of_probs.attention.softmax ? of_probs.attention.softmax(a.scores, place)
+                                                           : Softmaxed{softmax(a.scores, setting.rounding), {}};
+    a.probs = softmaxed.probs;
+    part.unknown = softmaxed.unknown;
     if (of_probs.attention.scale_after != 1.0) a.probs = a.probs * of_probs.attention.scale_after;
     part.result = a.probs.narrow(-1, 0, setting.step.valid_length());
   }
@@ -76,7 +79,8 @@ AttentionPart attend(const Unit& unit, std::span<const at::Tensor> inputs, const
   return part;
 }
 
-Noise attention_noise(const Unit& unit, const AttentionPart& part, const Setting& setting, const NoiseModel& model) {
+Noise attention_noise(const Unit& unit, const AttentionPart& part, const Setting& setting, const Block& block,
+                      const NoiseModel& model) {
   const AttentionValues& a = part.values;
   const std::int64_t slots = setting.step.valid_length();
   Noise noise;
@@ -90,10 +94,14 @@ Noise attention_noise(const Unit& unit, const AttentionPart& part, const Setting
   }
   noise = {noise.independent.expand_as(part.result), noise.shared.expand_as(part.result)};
   if (setting.variant == nullptr || unit.last == kScores) return noise;
-  // Where a wrong mask leaves a query nothing to see, engines put out what they like.
-  const at::Tensor blind = a.visible.any(-1).logical_not();  // [B, 1, T]
-  const at::Tensor rows = unit.last == kAttnOutput ? blind.transpose(1, 2) : blind.unsqueeze(-1);
-  return {noise.independent.masked_fill(rows, HUGE_VAL), noise.shared};
+  // Where a wrong mask leaves a real query nothing to see, engines put out what they like.
+  const at::Tensor should_see = visible_slots(setting.step, {}, setting.copies, block.first, block.count, slots);
+  at::Tensor unknown = a.visible.any(-1, true).logical_not().logical_and(should_see.any(-1, true).unsqueeze(1));
+  if (part.unknown.defined()) unknown = unknown.logical_or(part.unknown);  // [B, H or 1, T, 1]
+  if (unit.last == kProbs) return {noise.independent.masked_fill(unknown, HUGE_VAL), noise.shared};
+  const std::int64_t heads = setting.config().num_q_heads, d = setting.config().head_dim;
+  const at::Tensor by_row = unknown.expand({-1, heads, -1, d}).transpose(1, 2).flatten(2);
+  return {noise.independent.masked_fill(by_row, HUGE_VAL), noise.shared};
 }
 
 }  // namespace
@@ -109,10 +117,11 @@ Evaluated evaluate_attention(const Unit& unit, std::span<const at::Tensor> input
   const std::int64_t token_dim = unit.last == kAttnOutput ? 1 : 2;
   Tensors values, independent, shared;
   for (std::int64_t first = 0; first < tokens; first += at_once) {
-    const AttentionPart part = attend(unit, inputs, setting, {first, std::min(at_once, tokens - first)});
+    const Block block{first, std::min(at_once, tokens - first)};
+    const AttentionPart part = attend(unit, inputs, setting, block);
     values.push_back(part.result);
     if (model == nullptr) continue;
-    const Noise noise = attention_noise(unit, part, setting, *model);
+    const Noise noise = attention_noise(unit, part, setting, block, *model);
     independent.push_back(noise.independent);
     shared.push_back(noise.shared);
   }

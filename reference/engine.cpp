@@ -43,6 +43,7 @@ struct Machine {
   WeightStore weights;
   Precision precision;
   Rounding rounding;
+  std::optional<Rounding> planted_rounding;  // of a fault that is a rounding
   std::optional<Variant> planted;
   std::optional<int> planted_layer;
   std::int64_t planted_executions = 0;
@@ -188,8 +189,8 @@ class TorchSession : public Session {
                       const at::Tensor& residual, TensorSink* sink) {
     const bool planted = variant_ && (!variant_layer_ || *variant_layer_ == layer);
     const Variant* variant = planted ? &*variant_ : nullptr;
-    const Setting setting = {machine_.weights, machine_.precision, machine_.rounding, step, layer, 1,
-                             variant,          &history_};
+    const Rounding& rounding = planted && machine_.planted_rounding ? *machine_.planted_rounding : machine_.rounding;
+    const Setting setting = {machine_.weights, machine_.precision, rounding, step, layer, 1, variant, &history_};
     TensorView view;
     for (const OperationRow& operation : kOperationTable) {
       if (operation.scope != scope) continue;
@@ -208,19 +209,27 @@ class TorchSession : public Session {
     return view;
   }
 
+  // A fault that attends to other slots than the cache's has no scores and probabilities of their usual shape to go on
+  // with: its attention is one piece.
   at::Tensor evaluate(Op op, std::span<const at::Tensor> inputs, const Setting& setting) const {
     try {
+      if ((op == kProbs || op == kAttnOutput) && setting.parameters(kScores).attention.slots) {
+        const std::vector<at::Tensor> from = {setting.tensor(kQRope), setting.tensor(kKCache), setting.tensor(kVCache)};
+        const std::size_t count = op == kProbs ? 2 : 3;
+        return evaluate_unit({kScores, op}, std::span(from).first(count), setting);
+      }
       return evaluate_row(op, inputs, setting);
     } catch (const MissingTensor& missing) {
       throw InputError("fault " + variant_->id + " needs " + missing.what() + ", which this session has not run");
     }
   }
 
-  void count_if_different(Op op, std::span<const at::Tensor> inputs, Setting setting, const at::Tensor& value) {
+  void count_if_different(Op op, std::span<const at::Tensor> inputs, const Setting& setting, const at::Tensor& value) {
     const auto& ops = find_fault(*variant_).facts.ops;
     if (std::find(ops.begin(), ops.end(), op) == ops.end()) return;
-    setting.variant = nullptr;
-    const at::Tensor right = evaluate_row(op, inputs, setting);
+    const Setting right_setting = {
+        machine_.weights, machine_.precision, machine_.rounding, setting.step, setting.layer, 1, nullptr, nullptr};
+    const at::Tensor right = evaluate_row(op, inputs, right_setting);
     const at::Tensor same = right.eq(value).logical_or(at::isnan(right).logical_and(at::isnan(value)));
     if (!same.all().item<bool>()) ++machine_.planted_executions;
   }
@@ -259,7 +268,14 @@ class TorchEngine : public Engine {
     const Variant variant = {fault.id, fault.value};
     try {
       const Step any_step;
-      for (Op op : find_fault(variant).facts.ops) {
+      const VariantFacts& facts = find_fault(variant).facts;
+      machine_.planted_rounding.reset();
+      if (facts.declares) {
+        Precision rounds = machine_.precision;
+        rounds.points[facts.declares->point] = facts.declares->dtype;
+        machine_.planted_rounding = Rounding::emulated(rounds);
+      }
+      for (Op op : facts.ops) {
         parameters_at({.op = op, .layer = kNoLayer, .step = any_step, .config = machine_.weights.config()}, &variant);
       }
     } catch (const std::invalid_argument& error) {

@@ -173,14 +173,14 @@ at::Tensor weight_variance(const AttentionValues& a, const NoiseModel& model) {
 }
 
 // The softmax sum's relative error, one for a query row and head, and the division by it.
-// A running sum in a narrow type is rounded after every slot; two engines whose weights differ by their own rounding
-// store different neighbours there at a share of about 0.8 times that difference over the spacing.
+// A running sum in a narrow type is rounded after every slot. Two engines whose weights differ by their own rounding
+// store the same there but now and then, and are then a spacing apart: room for one such step, uniform.
 at::Tensor softmax_sum_variance(const AttentionValues& a, const NoiseModel& model) {
   const at::Tensor slots = slots_visible(a);
   const at::Tensor variance = positive_sum(slots, model.unit()) + kOneRounding * model.unit() * model.unit();
   if (!a.sum_type) return variance;
   const double spacing = 2.0 * unit_roundoff(*a.sum_type);
-  return variance + slots * (spacing * 0.8 * 4.0 * model.unit());
+  return variance + spacing * spacing / 12.0;
 }
 
 // The scale is one rounded constant: it moves every score by the same factor.

@@ -64,6 +64,11 @@ struct SoftmaxPlace {
   DType accumulate;
 };
 
+struct Softmaxed {
+  at::Tensor probs;    // [B,H,T,S]
+  at::Tensor unknown;  // bool, [B,H,T,1]: rows of which nothing is expected; undefined: none
+};
+
 struct AttentionRule {
   double scale = 0.0;                 // of the scores: d^-1/2
   double scale_after = 1.0;           // of the probabilities
@@ -71,7 +76,7 @@ struct AttentionRule {
   std::function<SlotRange(std::int64_t b, std::int64_t t)> visible;  // slots that query t of row b sees
   double hidden_score = -std::numeric_limits<double>::infinity();
   // (scores [B,H,T,S], place) in the place of softmax.
-  std::function<at::Tensor(const at::Tensor&, const SoftmaxPlace&)> softmax;
+  std::function<Softmaxed(const at::Tensor&, const SoftmaxPlace&)> softmax;
   std::optional<DType> sum_type;  // in which that softmax keeps its running sum
   // (cache [B,S,K,d], of keys or of values) gives what is attended to instead.
   std::function<at::Tensor(const at::Tensor&, Op, const Setting&)> slots;

@@ -130,10 +130,6 @@ std::optional<Piece> project_in_pieces(Op op, const at::Tensor& x, const Paramet
   return project_with_bf16_sums(x, weight, rule.bf16_sum_block, unit);
 }
 
-at::Tensor overflowing(DType type, const at::Tensor& y) {
-  return at::where(at::isinf(round_to(type, y)), round_to(type, y), y);
-}
-
 }  // namespace
 
 bool is_projection(Op op) {
@@ -161,7 +157,8 @@ at::Tensor project_row(Op op, const at::Tensor& x, const Setting& setting) {
   if (const auto piece = project_in_pieces(op, x, parameters, setting)) return piece->value;
   const at::Tensor y = setting.rounding.accumulated(product(op, x, parameters, setting, setting.form()));
   const auto& type = parameters.projection.result_type;
-  return type ? overflowing(*type, y) : y;
+  if (!type) return y;
+  return setting.rounding.emulates() ? round_to(*type, y) : with_overflow(*type, y);
 }
 
 at::Tensor product_squares(const at::Tensor& x, Op op, const Setting& setting) {

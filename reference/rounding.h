@@ -21,10 +21,14 @@ class Rounding {
     return emulated_ && precision_.accumulate != DType::kF64 ? at::kFloat : at::kDouble;
   }
 
+  bool emulates() const { return emulated_; }
+
   at::Tensor at(RoundingPoint point, const at::Tensor& x) const {
     const auto declared = precision_.points.find(point);
-    const bool rounds = emulated_ || point == RoundingPoint::kKvCache;
-    return rounds && declared != precision_.points.end() ? round_to(declared->second, x) : x;
+    if (declared == precision_.points.end()) return x;
+    if (emulated_ || point == RoundingPoint::kKvCache) return round_to(declared->second, x);
+    return with_overflow(declared->second,
+                         x);  // gold expects the rounding; what overflows there is infinite all the same
   }
 
   // The result of a sum: matters where sums are kept in a 16-bit type, narrower than the emulation computes in.

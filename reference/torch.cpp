@@ -44,6 +44,11 @@ at::Tensor round_to(DType dtype, const at::Tensor& x) {
   return x.to(scalar_type(dtype)).to(wide);
 }
 
+at::Tensor with_overflow(DType dtype, const at::Tensor& x) {
+  const at::Tensor rounded = round_to(dtype, x);
+  return at::where(at::isinf(rounded), rounded, x);
+}
+
 at::Tensor spacing_at(DType dtype, const at::Tensor& x) {
   return map_elements(
       x, [dtype](std::int64_t, double value) { return std::isfinite(value) ? qdiff::spacing(dtype, value) : 0.0; });

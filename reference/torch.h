@@ -25,6 +25,8 @@ at::Tensor widen(const TensorView& view, at::ScalarType compute);
 
 // Each element of an fp64 or fp32 tensor rounded once to `dtype`; the tensor keeps its own type.
 at::Tensor round_to(DType dtype, const at::Tensor& x);
+// x itself, but infinite where rounding to `dtype` gives infinity.
+at::Tensor with_overflow(DType dtype, const at::Tensor& x);
 // Distance between neighbouring numbers of `dtype` at each |x|, in fp64; 0 where x is not finite.
 at::Tensor spacing_at(DType dtype, const at::Tensor& x);
 // Variance of one rounding to `dtype`, uniform over half a spacing to either side: spacing^2 / 12.

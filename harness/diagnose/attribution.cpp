@@ -111,6 +111,7 @@ class LayerAttribution {
     for (Op op : wrong_ops_) {
       if (!explained(op)) try_roundings(op);
     }
+    for (std::size_t i = 0; i < rows_.size(); ++i) keep_nearest(rows_[i], fits_[i]);
     return fits_;
   }
 
@@ -243,6 +244,20 @@ class LayerAttribution {
       }
       if (explained(op)) return;
     }
+  }
+
+  // A variant with much expected rounding of its own may cover what another one computes to the bit.
+  void keep_nearest(const RowJudgement& row, std::vector<Fit>& fits) {
+    constexpr double kClearlyFarther = 2.0;
+    constexpr double kSame = 0.1;  // of a deviation: distances that flips of a last bit make
+    if (fits.size() < 2) return;
+    const Expectation scale = evaluate(oracle_, row, precision_, {});
+    double nearest = HUGE_VAL;
+    for (Fit& fit : fits) {
+      fit.distance = distance(oracle_, row, precision_, {fit.variant ? &*fit.variant : nullptr, fit.points}, scale);
+      nearest = std::min(nearest, fit.distance);
+    }
+    std::erase_if(fits, [&](const Fit& fit) { return fit.distance > kClearlyFarther * nearest + kSame; });
   }
 
   Oracle& oracle_;

@@ -10,6 +10,7 @@
 #include "harness/compare/judge.h"
 #include "harness/compare/result.h"
 #include "harness/contract/oracle.h"
+#include "harness/diagnose/pattern.h"
 #include "harness/diagnose/run.h"
 
 namespace qdiff::diagnose {
@@ -29,7 +30,7 @@ struct RowJudgement {
   TensorKey key;
   std::vector<TensorKey> span;  // the operations evaluated; the last is `key`
   compare::Judgement judgement;
-  std::string pattern;  // where it is wrong, in words; empty for a match
+  Pattern pattern;  // how it is wrong; of a match nothing
 
   const Step& step() const { return subject->input->steps[static_cast<std::size_t>(key.step)]; }
   TensorView actual() const { return subject->candidate->get(key); }
@@ -61,7 +62,8 @@ bool concerns(const VariantFacts& facts, std::span<const TensorKey> span);
 struct Fit {
   std::optional<Variant> variant;
   std::vector<DeclarablePoint> points;
-  bool fitted = false;  // the variant's value was searched for, not listed
+  bool fitted = false;    // the variant's value was searched for, not listed
+  double distance = 0.0;  // of the reference that really computes so from the candidate (fitting.h)
   bool operator==(const Fit& other) const;
 };
 

@@ -65,12 +65,13 @@ class Preference {
     });
   }
 
-  std::tuple<std::string, std::size_t, bool, std::string> rank(const Fit& fit) const {
+  std::tuple<std::string, std::size_t, bool, std::ptrdiff_t> rank(const Fit& fit) const {
     const std::string& id = fit.variant->id;
     const std::string hypothesis = hypothesis_of(id);
     const VariantFacts* facts = facts_of(catalogue_, id);
     const std::size_t rows = facts == nullptr ? 0 : facts->ops.size();
-    return {hypothesis.empty() ? "X" : hypothesis, rows, fit.fitted, id};  // ties between hypotheses: the first by id
+    const std::ptrdiff_t place = facts == nullptr ? 0 : facts - catalogue_.data();
+    return {hypothesis.empty() ? "X" : hypothesis, rows, fit.fitted, place};  // ties of hypotheses: the first by id
   }
 
   const std::vector<VariantFacts>& catalogue_;
@@ -105,6 +106,7 @@ class Concluding {
     for (Conclusion& conclusion : found_) fill_extent(conclusion.finding.explanation);
     for (const Conclusion& conclusion : found_) result.findings.push_back(conclusion.finding);
 
+    result.catalogue = catalogue_;
     result.hypotheses = judge_hypotheses(result.findings, catalogue_, judged_.detectability);
     result.coverage.blind = blind_hypotheses(result.hypotheses);
     result.coverage.tensors_missing = missing_names();
@@ -135,6 +137,26 @@ class Concluding {
     return finding;
   }
 
+  // Where no variant fits, a pattern that only one kind of bug makes is evidence for it.
+  static void describe(const Pattern& pattern, Explanation& explanation) {
+    explanation.pattern = pattern.text;
+    for (const Pattern::AxisFacts& axis : pattern.axes) {
+      compare::WrongAxis where{axis.axis, axis.size, {}};
+      for (std::int64_t index : axis.wrong) {
+        if (!where.runs.empty() && where.runs.back()[1] + 1 == index) {
+          where.runs.back()[1] = index;
+        } else if (where.runs.size() < compare::kMostRuns) {
+          where.runs.push_back({index, index});
+        }
+      }
+      if (!where.runs.empty()) explanation.where.push_back(std::move(where));
+    }
+    if (explanation.variant || !pattern.hypothesis) return;
+    explanation.hypothesis = pattern.hypothesis;
+    explanation.verdict = HypothesisVerdict::kConsistent;
+    explanation.evidence = pattern.evidence;
+  }
+
   void explain(const WrongTensor& tensor) {
     if (tensor.overwritten) return explain_overwritten(tensor);
     const std::vector<Variant> variants = preference_.order(tensor);
@@ -142,7 +164,7 @@ class Concluding {
     if (!only_rounding) {
       Finding finding = finding_at(tensor, FindingKind::kLogic);
       finding.explanation = explanation_of(variants, catalogue_);
-      finding.explanation.pattern = tensor.pattern;
+      describe(tensor.pattern, finding.explanation);
       found_.push_back({case_index(*tensor.subject), std::move(finding)});
     }
     const auto rounded =
@@ -158,7 +180,7 @@ class Concluding {
       if (const std::string id = hypothesis_of(facts->id); !id.empty()) explanation.hypothesis = id;
     }
     explanation.verdict = HypothesisVerdict::kConfirmed;
-    explanation.pattern = tensor.pattern;
+    describe(tensor.pattern, explanation);
     for (const DeclarablePoint& point : points) explanation.points[std::string(name(point.point))] = name(point.dtype);
     found_.push_back({case_index(*tensor.subject), std::move(finding)});
   }

@@ -38,27 +38,6 @@ double golden_section(double left, double right, Error error) {
   return 0.5 * (left + right);
 }
 
-// How far the candidate is from the reference that really rounds under a supposition: the root mean square error in
-// units of `scale`'s deviations and the stored type's spacing. Infinite where a hard gate tells them apart.
-double distance(Oracle& oracle, const RowJudgement& row, const Precision& precision, const Supposition& supposition,
-                const Expectation& scale) {
-  const Precision supposed = declaring(precision, supposition.points);
-  const TensorView actual = row.actual();
-  const Tensor planted = emulated(oracle, row, precision, supposition);
-  Expectation expected = scale;
-  expected.exact = false;
-  expected.value = to_doubles(planted.view());
-  const compare::Judgement judgement = compare::judge({.op = row.key.id.op,
-                                                       .actual = actual,
-                                                       .expected = expected,
-                                                       .step = row.step(),
-                                                       .precision = supposed,
-                                                       .config = oracle.config(),
-                                                       .operations = row.span});
-  const bool gate = judgement.decisive_statistic == "non_finite" || judgement.decisive_statistic == "mask";
-  return gate || !std::isfinite(judgement.statistics.rms) ? HUGE_VAL : judgement.statistics.rms;
-}
-
 std::vector<RoundingPoint> points_of(const RowJudgement& row) {
   std::vector<RoundingPoint> points;
   for (const TensorKey& key : row.span) {
@@ -83,6 +62,25 @@ std::vector<DeclarablePoint> rounded_cache(Oracle& oracle, const RowJudgement& r
 }
 
 }  // namespace
+
+double distance(Oracle& oracle, const RowJudgement& row, const Precision& precision, const Supposition& supposition,
+                const Expectation& scale) {
+  const Precision supposed = declaring(precision, supposition.points);
+  const TensorView actual = row.actual();
+  const Tensor planted = emulated(oracle, row, precision, supposition);
+  Expectation expected = scale;
+  expected.exact = false;
+  expected.value = to_doubles(planted.view());
+  const compare::Judgement judgement = compare::judge({.op = row.key.id.op,
+                                                       .actual = actual,
+                                                       .expected = expected,
+                                                       .step = row.step(),
+                                                       .precision = supposed,
+                                                       .config = oracle.config(),
+                                                       .operations = row.span});
+  const bool gate = judgement.decisive_statistic == "non_finite" || judgement.decisive_statistic == "mask";
+  return gate || !std::isfinite(judgement.statistics.rms) ? HUGE_VAL : judgement.statistics.rms;
+}
 
 // Searched over logarithms: the best of a grid around the listed and the right values by RMS error, refined between its
 // neighbours, and once more by the largest excess. That is convex near the truth and, where results are rounded to 16

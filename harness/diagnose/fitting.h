@@ -7,6 +7,12 @@
 
 namespace qdiff::diagnose {
 
+// How far the candidate is from the reference that really rounds, and really has the bug, under a supposition: the root
+// mean square error in units of `scale`'s deviations and the stored type's spacing. Infinite where a hard gate tells
+// them apart.
+double distance(Oracle& oracle, const RowJudgement& row, const Precision& precision, const Supposition& supposition,
+                const Expectation& scale);
+
 // Values of the variant's parameter that come nearest to what the candidate computed, the shortest number first.
 std::vector<Variant> fitted_values(Oracle& oracle, const RowJudgement& row, const Precision& precision,
                                    const std::vector<DeclarablePoint>& points, const VariantFacts& facts);

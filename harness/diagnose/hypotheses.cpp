@@ -47,14 +47,19 @@ bool shown(const Detectability& detectability, const std::string& variant) {
 }
 
 void judge_by_findings(const std::vector<Finding>& findings, HypothesisResult& result) {
+  std::string evidence;
   for (const Finding& finding : findings) {
     if (!names_hypothesis(finding, result.id)) continue;
     if (!result.first_divergence) result.first_divergence = finding;
-    if (!result.variant || *finding.explanation.verdict < result.verdict) {
+    const std::string variant = variant_named(finding, result.id);
+    const bool stronger = *finding.explanation.verdict < result.verdict;
+    if (stronger || (!result.variant && *finding.explanation.verdict == result.verdict)) {
       result.verdict = *finding.explanation.verdict;
-      result.variant = variant_named(finding, result.id);
+      if (!variant.empty()) result.variant = variant;
+      evidence = finding.explanation.evidence;
     }
   }
+  if (!evidence.empty() && !result.variant) result.evidence.push_back(evidence);
   if (!result.variant) return;
   const auto explained = std::count_if(findings.begin(), findings.end(), [&](const Finding& finding) {
     const auto& alternatives = finding.explanation.alternatives;
@@ -71,35 +76,16 @@ void judge_by_findings(const std::vector<Finding>& findings, HypothesisResult& r
 
 }  // namespace
 
-std::vector<HypothesisResult> judge_hypotheses(const std::vector<Finding>& findings,
-                                               const std::vector<VariantFacts>& catalogue,
-                                               const Detectability& detectability) {
-  std::vector<HypothesisResult> results;
-  for (const compare::Hypothesis& hypothesis : compare::kHypotheses) {
-    HypothesisResult result;
-    result.id = hypothesis.id;
-    result.title = hypothesis.title;
-    bool tried = false;
-    for (const VariantFacts& facts : catalogue) {
-      if (hypothesis_of(facts.id) != result.id || !facts.probed) continue;
-      if (shown(detectability, facts.id)) {
-        result.exercised_variants.push_back(facts.id);
-      } else if (detectability.tried.contains(facts.id)) {
-        tried = true;
-        std::string why = "on these inputs it gives what correct code gives, to within rounding";
-        if (!facts.shows_when.empty()) why += "; it shows when " + facts.shows_when;
-        result.blind_variants.push_back({facts.id, why});
-      } else if (const auto missing = detectability.not_evaluable.find(facts.id);
-                 missing != detectability.not_evaluable.end()) {
-        result.blind_variants.push_back({facts.id, missing->second + ", which is not recorded"});
-      } else {
-        result.blind_variants.push_back({facts.id, "no operation that it changes was judged"});
-      }
-    }
+void judge_again(std::vector<HypothesisResult>& results, const std::vector<Finding>& findings,
+                 const std::vector<VariantFacts>& catalogue) {
+  for (HypothesisResult& result : results) {
+    result.variant.reset();
+    result.first_divergence.reset();
+    result.evidence.clear();
     if (!result.exercised_variants.empty()) {
       result.verdict = HypothesisVerdict::kRefuted;
-    } else if (tried) {
-      result.verdict = HypothesisVerdict::kUndetectable;
+    } else if (result.verdict != HypothesisVerdict::kUndetectable) {
+      result.verdict = HypothesisVerdict::kNotExercised;
     }
     judge_by_findings(findings, result);
     if (result.verdict == HypothesisVerdict::kRefuted) {
@@ -113,8 +99,36 @@ std::vector<HypothesisResult> judge_hypotheses(const std::vector<Finding>& findi
     } else if (result.verdict == HypothesisVerdict::kNotExercised && result.blind_variants.empty()) {
       result.evidence.push_back("the catalogue holds no variant of this hypothesis that these cases could exercise");
     }
+  }
+}
+
+std::vector<HypothesisResult> judge_hypotheses(const std::vector<Finding>& findings,
+                                               const std::vector<VariantFacts>& catalogue,
+                                               const Detectability& detectability) {
+  std::vector<HypothesisResult> results;
+  for (const compare::Hypothesis& hypothesis : compare::kHypotheses) {
+    HypothesisResult result;
+    result.id = hypothesis.id;
+    result.title = hypothesis.title;
+    for (const VariantFacts& facts : catalogue) {
+      if (hypothesis_of(facts.id) != result.id || !facts.probed) continue;
+      if (shown(detectability, facts.id)) {
+        result.exercised_variants.push_back(facts.id);
+      } else if (detectability.tried.contains(facts.id)) {
+        result.verdict = HypothesisVerdict::kUndetectable;
+        std::string why = "on these inputs it gives what correct code gives, to within rounding";
+        if (!facts.shows_when.empty()) why += "; it shows when " + facts.shows_when;
+        result.blind_variants.push_back({facts.id, why});
+      } else if (const auto missing = detectability.not_evaluable.find(facts.id);
+                 missing != detectability.not_evaluable.end()) {
+        result.blind_variants.push_back({facts.id, missing->second + ", which is not recorded"});
+      } else {
+        result.blind_variants.push_back({facts.id, "no operation that it changes was judged"});
+      }
+    }
     results.push_back(std::move(result));
   }
+  judge_again(results, findings, catalogue);
   return results;
 }
 
@@ -128,9 +142,10 @@ std::vector<std::string> blind_hypotheses(const std::vector<HypothesisResult>& r
   return blind;
 }
 
-HypothesisResult stronger(const HypothesisResult& a, const HypothesisResult& b) {
-  HypothesisResult result = b.verdict < a.verdict ? b : a;
-  const HypothesisResult& other = b.verdict < a.verdict ? a : b;
+HypothesisResult together(const HypothesisResult& a, const HypothesisResult& b) {
+  HypothesisResult result = a;
+  if (b.verdict == HypothesisVerdict::kUndetectable) result.verdict = b.verdict;
+  const HypothesisResult& other = b;
   for (const std::string& variant : other.exercised_variants) {
     auto& exercised = result.exercised_variants;
     if (std::find(exercised.begin(), exercised.end(), variant) == exercised.end()) exercised.push_back(variant);

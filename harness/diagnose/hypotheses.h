@@ -23,10 +23,14 @@ std::vector<compare::HypothesisResult> judge_hypotheses(const std::vector<compar
                                                         const std::vector<VariantFacts>& catalogue,
                                                         const Detectability& detectability);
 
+// The verdicts again, from other findings; what was exercised and what is blind stays.
+void judge_again(std::vector<compare::HypothesisResult>& results, const std::vector<compare::Finding>& findings,
+                 const std::vector<VariantFacts>& catalogue);
+
 // Hypotheses that these inputs could not judge, for the report's coverage.
 std::vector<std::string> blind_hypotheses(const std::vector<compare::HypothesisResult>& results);
 
-// The same hypothesis judged on several models: the strongest verdict, and what any of them exercised.
-compare::HypothesisResult stronger(const compare::HypothesisResult& a, const compare::HypothesisResult& b);
+// What two runs on different models exercised of a hypothesis, together; judge_again() gives it its verdict.
+compare::HypothesisResult together(const compare::HypothesisResult& a, const compare::HypothesisResult& b);
 
 }  // namespace qdiff::diagnose

@@ -40,8 +40,8 @@ class Probe {
            std::set<std::string>& shown) {
     try {
       for (const Variant& variant : doses(facts)) {
-        const bool rounding = facts.declares.has_value();
-        const Tensor planted = rounding ? rounded(row, *facts.declares) : wrong(row, variant);
+        const Supposition planting = facts.declares ? Supposition{nullptr, {*facts.declares}} : Supposition{&variant};
+        const Tensor planted = emulated(oracle_, row, precision_, planting);
         detectability_.tried.insert(facts.id);
         const compare::Judgement judgement = compare::judge({.op = row.key.id.op,
                                                              .actual = planted.view(),
@@ -59,16 +59,6 @@ class Probe {
     }
   }
 
-  Tensor wrong(const RowJudgement& row, const Variant& variant) const {
-    const Expectation planted = evaluate(oracle_, row, precision_, {&variant, {}}, /*with_noise=*/false);
-    return Tensor::rounded(row.actual().dtype, planted.shape, planted.value);
-  }
-
-  Tensor rounded(const RowJudgement& row, const DeclarablePoint& point) const {
-    const std::vector<DeclarablePoint> points = {point};
-    return emulated(oracle_, row, precision_, {nullptr, points});
-  }
-
   Oracle& oracle_;
   const Precision& precision_;
   const Extent& extent_;
@@ -78,11 +68,12 @@ class Probe {
 class Judging {
  public:
   Judging(const std::vector<Subject>& subjects, Oracle& oracle, const Precision& precision, const Extent& extent,
-          const ProgressReport& progress)
+          bool probing, const ProgressReport& progress)
       : subjects_(subjects),
         oracle_(oracle),
         precision_(precision),
         extent_(extent),
+        probing_(probing),
         progress_(progress),
         probe_(oracle, precision, extent, result_.detectability) {
     result_.compared.resize(subjects.size());
@@ -146,8 +137,8 @@ class Judging {
                                     .precision = precision_,
                                     .config = config,
                                     .operations = row.span});
-    if (row.wrong()) row.pattern = describe_pattern(key.id.op, actual, expected, row.step(), config);
-    probe_.ask(row, expected);
+    if (row.wrong()) row.pattern = find_pattern(key.id.op, actual, expected, row.step(), config);
+    if (probing_) probe_.ask(row, expected);
     return row;
   }
 
@@ -183,6 +174,7 @@ class Judging {
   Oracle& oracle_;
   const Precision& precision_;
   const Extent& extent_;
+  const bool probing_;
   const ProgressReport& progress_;
   Judged result_;
   Probe probe_;
@@ -192,8 +184,8 @@ class Judging {
 }  // namespace
 
 Judged judge_subjects(const std::vector<Subject>& subjects, Oracle& oracle, const Precision& precision,
-                      const Extent& extent, const ProgressReport& progress) {
-  return Judging(subjects, oracle, precision, extent, progress)();
+                      const Extent& extent, bool probing, const ProgressReport& progress) {
+  return Judging(subjects, oracle, precision, extent, probing, progress)();
 }
 
 }  // namespace qdiff::diagnose

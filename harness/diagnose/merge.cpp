@@ -1,28 +1,93 @@
 #include <algorithm>
 #include <iterator>
+#include <set>
 
+#include "harness/diagnose/conclusions.h"
 #include "harness/diagnose/hypotheses.h"
 #include "harness/diagnose/run.h"
 
 namespace qdiff::diagnose {
+namespace {
 
+using compare::Explanation;
+using compare::Finding;
+using compare::HypothesisVerdict;
 using compare::Verdict;
+
+// What one model's cases say of the catalogue.
+struct Testimony {
+  std::set<std::string> exercised;  // variants that these inputs would have shown
+  std::set<std::string> named;      // variants that fit some wrong tensor
+
+  explicit Testimony(const compare::RunResult& result) {
+    for (const auto& hypothesis : result.hypotheses) {
+      exercised.insert(hypothesis.exercised_variants.begin(), hypothesis.exercised_variants.end());
+    }
+    for (const Finding& finding : result.findings) {
+      if (finding.explanation.variant) named.insert(*finding.explanation.variant);
+      named.insert(finding.explanation.alternatives.begin(), finding.explanation.alternatives.end());
+    }
+  }
+  bool refutes(const std::string& variant) const { return exercised.contains(variant) && !named.contains(variant); }
+};
+
+// A variant must fit every case that could show it: where several fit a tensor, those leave that another model's cases
+// would have shown and did not.
+void break_ties(Explanation& explanation, const std::vector<VariantFacts>& catalogue,
+                const std::vector<Testimony>& testimonies) {
+  if (!explanation.variant || explanation.alternatives.empty()) return;
+  std::vector<Variant> fits = {{*explanation.variant, explanation.value}};
+  for (const std::string& id : explanation.alternatives) fits.push_back({id, std::nullopt});
+  std::vector<Variant> left;
+  for (const Variant& fit : fits) {
+    const bool refuted =
+        std::any_of(testimonies.begin(), testimonies.end(), [&](const Testimony& t) { return t.refutes(fit.id); });
+    if (!refuted) left.push_back(fit);
+  }
+  if (left.empty() || left.size() == fits.size()) return;
+  Explanation narrowed = explanation_of(left, catalogue);
+  narrowed.layers = explanation.layers;
+  narrowed.phase = explanation.phase;
+  narrowed.pattern = explanation.pattern;
+  narrowed.where = explanation.where;
+  narrowed.points = explanation.points;
+  explanation = std::move(narrowed);
+}
+
+// Evidence for a hypothesis without a variant becomes the variant that is confirmed of it elsewhere.
+void strengthen(std::vector<Finding>& findings) {
+  for (Finding& finding : findings) {
+    if (finding.explanation.variant || !finding.explanation.hypothesis) continue;
+    const auto confirmed = std::find_if(findings.begin(), findings.end(), [&](const Finding& other) {
+      return other.explanation.hypothesis == finding.explanation.hypothesis && other.explanation.variant &&
+             other.explanation.verdict == HypothesisVerdict::kConfirmed;
+    });
+    if (confirmed == findings.end()) continue;
+    Explanation explanation = confirmed->explanation;
+    explanation.pattern = finding.explanation.pattern;
+    explanation.where = finding.explanation.where;
+    explanation.evidence = finding.explanation.evidence;
+    finding.explanation = std::move(explanation);
+  }
+}
+
+int rank(Verdict verdict) { return verdict == Verdict::kDiverged ? 2 : verdict == Verdict::kInconclusive ? 1 : 0; }
+
+}  // namespace
 
 compare::RunResult merge(std::vector<compare::RunResult> results) {
   if (results.empty()) return {};
+  const std::vector<Testimony> testimonies(results.begin(), results.end());
   compare::RunResult merged = std::move(results.front());
   for (std::size_t r = 1; r < results.size(); ++r) {
     compare::RunResult& next = results[r];
     auto append = [](auto& to, auto& from) { std::move(from.begin(), from.end(), std::back_inserter(to)); };
-    const auto rank = [](Verdict verdict) {
-      return verdict == Verdict::kDiverged ? 2 : verdict == Verdict::kInconclusive;
-    };
     if (rank(next.verdict) > rank(merged.verdict)) {
       merged.verdict = next.verdict;
       merged.reason = next.reason;
     }
     for (std::size_t h = 0; h < merged.hypotheses.size(); ++h) {
-      merged.hypotheses[h] = stronger(merged.hypotheses[h], next.hypotheses[h]);
+      merged.hypotheses[h] = together(merged.hypotheses[h], next.hypotheses[h]);
     }
     merged.model += ", " + next.model;
     merged.config += "; " + next.config;
@@ -39,6 +104,9 @@ compare::RunResult merge(std::vector<compare::RunResult> results) {
     if (next.closest && (!merged.closest || next.closest->ratio > merged.closest->ratio)) merged.closest = next.closest;
     merged.seconds += next.seconds;
   }
+  for (Finding& finding : merged.findings) break_ties(finding.explanation, merged.catalogue, testimonies);
+  strengthen(merged.findings);
+  judge_again(merged.hypotheses, merged.findings, merged.catalogue);
   merged.coverage.blind = blind_hypotheses(merged.hypotheses);
   return merged;
 }

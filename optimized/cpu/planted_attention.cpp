@@ -11,12 +11,13 @@ constexpr float kHidden = -std::numeric_limits<float>::infinity();
 // exp of this is near float32's largest number, and of its negative near the smallest normal one.
 constexpr float kLargestExponent = 88.0F;
 
-// Keys and values of one head of row b from slot `first` on, widened: [slots, width]. Behind the step's last slot lies
-// what a last tile would have been filled up with: zeros.
+// Keys and values of one head of row b from slot `first` on, widened: [num_written, width]. Behind the step's last slot
+// lie the zeros with which a last tile is filled up; they are counted in num_slots, and take no memory.
 struct WideCache {
-  std::int64_t first;
-  std::int64_t num_slots;  // the zeros included
-  std::int64_t width;
+  std::int64_t first = 0;
+  std::int64_t num_written = 0;
+  std::int64_t num_slots = 0;
+  std::int64_t width = 0;
   std::vector<float> keys;
   std::vector<float> values;
 };
@@ -25,16 +26,17 @@ WideCache widen_cache(const LayerContext& s, const Planting<true>& planting, std
   const std::int64_t d = s.config.head_dim;
   const std::int64_t pad = s.left_padding[static_cast<std::size_t>(b)];
   const std::int64_t length = s.step.valid_length();
-  WideCache wide{planting.is(FaultId::kFiniteFp16) ? 0 : pad, 0, round_up_to_lanes(d), {}, {}};
-  const std::int64_t num_written = std::max<std::int64_t>(length - wide.first, 0);
-  wide.num_slots = num_written;
+  WideCache wide;
+  wide.first = planting.is(FaultId::kFiniteFp16) ? 0 : pad;
+  wide.width = round_up_to_lanes(d);
+  wide.num_written = wide.num_slots = std::max<std::int64_t>(length - wide.first, 0);
   if (planting.is(FaultId::kTailZero)) {
     const std::int64_t tile = planting.whole_value();
-    wide.num_slots = (num_written + tile - 1) / tile * tile;
+    wide.num_slots = (wide.num_written + tile - 1) / tile * tile;
   }
-  wide.keys.resize(static_cast<std::size_t>(wide.num_slots * wide.width));
+  wide.keys.resize(static_cast<std::size_t>(wide.num_written * wide.width));
   wide.values.resize(wide.keys.size());
-  for (std::int64_t j = 0; j < num_written; ++j) {
+  for (std::int64_t j = 0; j < wide.num_written; ++j) {
     const std::int64_t element = s.cache.layout.offset(s.layer, b, kv_head, wide.first + j, 0);
     s.kernels.widen(s.storage, at(s.cache.keys.data(), s.storage, element), wide.keys.data() + j * wide.width, d);
     s.kernels.widen(s.storage, at(s.cache.values.data(), s.storage, element), wide.values.data() + j * wide.width, d);
@@ -49,7 +51,7 @@ std::vector<float> scores_of(const LayerContext& s, const Planting<true>& planti
   MatmulParams p;
   p.weights = cache.keys.data();
   p.weight_stride = cache.width;
-  p.rows = cache.num_slots;
+  p.rows = cache.num_written;
   p.x = q;
   p.x_stride = cache.width;
   p.tokens = 1;
@@ -57,26 +59,28 @@ std::vector<float> scores_of(const LayerContext& s, const Planting<true>& planti
   p.c = scores.data();
   p.c_stride = cache.num_slots;
   s.kernels.matmul(p);
-  std::int64_t rounded_otherwise = 0;
-  if (planting.is(FaultId::kQkFp16)) {
-    for (float& score : scores) {
-      const float rounded = f16_to_float(float_to_f16(score));
-      rounded_otherwise += rounded != score ? 1 : 0;
-      score = rounded;
-    }
-  }
-  planting.count(rounded_otherwise);
   // Of the zeros behind the last slot, a query sees those of the tile in which it stands itself.
   const std::int64_t length = s.step.valid_length();
   const std::int64_t tile = planting.is(FaultId::kTailZero) ? planting.whole_value() : 1;
   const bool in_last_tile = (own - pad) / tile == (length - 1 - pad) / tile;
   const auto hidden = static_cast<float>(planting.value_or(FaultId::kFiniteFp16, kHidden));
+  std::int64_t rounded_otherwise = 0;
   for (std::int64_t j = 0; j < cache.num_slots; ++j) {
     const std::int64_t slot = cache.first + j;
     float& score = scores[static_cast<std::size_t>(j)];
     const bool visible = slot >= length ? in_last_tile : slot >= pad && slot <= own;
-    score = visible ? score * scale : hidden;
+    if (!visible) {
+      score = hidden;
+      continue;
+    }
+    if (planting.is(FaultId::kQkFp16)) {
+      const float rounded = f16_to_float(float_to_f16(score));
+      rounded_otherwise += rounded != score ? 1 : 0;
+      score = rounded;
+    }
+    score *= scale;
   }
+  planting.count(rounded_otherwise);
   if (in_last_tile && cache.first + cache.num_slots > length) planting.count(1);
   return scores;
 }
@@ -133,7 +137,7 @@ float softmax_of_row(const LayerContext& s, const Planting<true>& planting, cons
     for (float weight : scores) sum = f16_to_float(float_to_f16(sum + weight));
     if (sum != right) planting.count(1);
   }
-  add_values(scores.data(), cache.values.data(), cache.num_slots, cache.width, out);
+  add_values(scores.data(), cache.values.data(), cache.num_written, cache.width, out);
   return sum;
 }
 

@@ -93,16 +93,23 @@ void multiply_wrong_rows(const LayerContext& s, const Planting<true>& planting, 
   }
 }
 
-// Calls round(sum) for each sum of the product and counts those of real tokens that it changes.
+float in_storage(Storage storage, float value) {
+  if (storage == Storage::kF32) return value;
+  return storage == Storage::kBF16 ? bf16_to_float(float_to_bf16(value)) : f16_to_float(float_to_f16(value));
+}
+
+// Calls round(sum) for each sum of the product and counts those of real tokens that it changes; where the sum is
+// complete, those that are then stored as another value.
 template <typename Round>
 void round_sums(const LayerContext& s, const Planting<true>& planting, const MatmulParams& product, Range tokens,
-                Round&& round) {
+                bool complete, Round&& round) {
   std::int64_t changed = 0;
   for (std::int64_t t = 0; t < product.tokens; ++t) {
     for (std::int64_t r = 0; r < product.rows; ++r) {
       float& sum = product.c[t * product.c_stride + r];
       const float rounded = round(sum);
-      changed += rounded != sum && !s.is_pad(tokens.begin + t) ? 1 : 0;
+      const bool same = complete ? in_storage(s.storage, rounded) == in_storage(s.storage, sum) : rounded == sum;
+      changed += !same && !s.is_pad(tokens.begin + t) ? 1 : 0;
       sum = rounded;
     }
   }
@@ -126,7 +133,9 @@ void multiply_in_bf16_blocks(const LayerContext& s, const Planting<true>& planti
         product.c[i] = (first == 0 ? 0.0F : product.c[i]) + block[static_cast<std::size_t>(i)];
       }
     }
-    round_sums(s, planting, product, place.tokens, [](float sum) { return bf16_to_float(float_to_bf16(sum)); });
+    const bool complete = first + length >= product.k;
+    round_sums(s, planting, product, place.tokens, complete,
+               [](float sum) { return bf16_to_float(float_to_bf16(sum)); });
   }
 }
 
@@ -198,7 +207,7 @@ void planted_multiply(const LayerContext& s, Op projection, const MatmulParams& 
     s.kernels.matmul(product);
   }
   if (planting.is(FaultId::kOutFp16)) {
-    round_sums(s, planting, product, place.tokens, [](float sum) { return f16_to_float(float_to_f16(sum)); });
+    round_sums(s, planting, product, place.tokens, true, [](float sum) { return f16_to_float(float_to_f16(sum)); });
   }
 }
 

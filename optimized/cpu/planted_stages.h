@@ -56,8 +56,7 @@ struct StorePlace {
 };
 void planted_store_columns(const LayerContext& context, float* c, const PlantedBias& bias, const StorePlace& place);
 
-// ---- planted_rope.cpp: H03, H06.after_rope, H08.length_counts_current
-// ------------------------------------------------
+// ---- planted_rope.cpp: H03, H06.after_rope, H08.length_counts_current -----------------------------------------------
 
 // [B][T]: the positions by which a session turns q and k.
 std::vector<std::vector<std::int64_t>> planted_positions(const PlantedFault& fault, const Step& step);

@@ -33,7 +33,15 @@ void no_max(Parameters& parameters, const Place&, double) {
     const double underflow = (type.min_exponent - type.significant_bits) * std::log(2.0);
     const at::Tensor weights =
         at::exp(scores).masked_fill(scores.gt(overflow), kInfinity).masked_fill(scores.lt(underflow), 0.0);
-    return weights / weights.sum(-1, /*keepdim=*/true);  // inf / inf and 0 / 0 are NaN, as in the engine
+    // inf / inf is NaN, as in the engine. Where all weights are subnormal, or nothing at all, it is the machine's mode
+    // and the engine's last division that decide.
+    const double subnormal = type.min_exponent * std::log(2.0);
+    // Close below overflow it is whether the weights are divided before the values are summed, or after.
+    constexpr double kRoomForValues = 8.0;
+    const at::Tensor maximum = at::amax(scores, -1, /*keepdim=*/true);
+    const at::Tensor nearly = maximum.gt(overflow - kRoomForValues).logical_and(maximum.le(overflow));
+    const at::Tensor unknown = maximum.lt(subnormal).logical_or(nearly);
+    return Softmaxed{weights / weights.sum(-1, /*keepdim=*/true), unknown};
   };
 }
 
@@ -50,7 +58,7 @@ void sum_fp16(Parameters& parameters, const Place&, double) {
     for (std::int64_t slot = 0; slot < weights.size(-1); ++slot) {
       sum = round_to(DType::kF16, sum + weights.narrow(-1, slot, 1));
     }
-    return weights / sum;
+    return Softmaxed{weights / sum, {}};
   };
 }
 
@@ -73,7 +81,7 @@ void tile_max(Parameters& parameters, const Place&, double value) {
       weights = weights + here.masked_fill(others, 0.0);
     }
     const at::Tensor sum = weights.sum(-1, true);
-    return weights / sum.masked_fill(sum.eq(0.0), 1.0);
+    return Softmaxed{weights / sum.masked_fill(sum.eq(0.0), 1.0), {}};
   };
 }
 
@@ -91,14 +99,16 @@ void tail_zero(Parameters& parameters, const Place&, double value) {
         behind.push_back(static_cast<double>(std::max<std::int64_t>(0, end - length)));
       }
     }
-    const at::Tensor extra =
-        at::tensor(behind, at::dtype(at::kDouble)).view({-1, 1, queries, 1}).repeat({place.copies, 1, 1, 1});
+    const at::Tensor extra = at::tensor(behind, at::dtype(at::kDouble))
+                                 .view({-1, 1, queries, 1})
+                                 .repeat({place.copies, 1, 1, 1})
+                                 .to(scores.scalar_type());
     const at::Tensor own = at::amax(scores, -1, true);
     const at::Tensor maximum = at::where(extra.gt(0.0), own.clamp_min(0.0), own);
     const at::Tensor shift = maximum.masked_fill(at::isneginf(maximum), 0.0);
     const at::Tensor weights = at::exp(scores - shift);
     const at::Tensor sum = weights.sum(-1, true) + extra * at::exp(-shift);
-    return weights / sum.masked_fill(sum.eq(0.0), 1.0);
+    return Softmaxed{weights / sum.masked_fill(sum.eq(0.0), 1.0), {}};
   };
 }
 

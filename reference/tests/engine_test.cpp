@@ -22,7 +22,8 @@ class Recorder : public TensorSink {
 };
 
 SessionOptions options_for(const std::vector<Step>& steps) {
-  return {.batch = steps[0].batch(), .capacity = steps.back().valid_length(), .left_padding = steps[0].left_padding};
+  return {
+      .batch = steps[0].batch(), .capacity = steps.back().valid_length() + 3, .left_padding = steps[0].left_padding};
 }
 
 Recording run_whole(Engine& engine, const std::vector<Step>& steps) {
@@ -124,34 +125,130 @@ TEST_CASE("the emulated oracle is the engine that rounds as declared", "[engine]
   }
 }
 
-TEST_CASE("a planted fault is what the oracle says of that variant", "[engine]") {
-  const ModelInMemory model(small_config(), DType::kF32, 4);
-  const auto oracle = make_oracle(model, {.num_threads = 1});
-  const auto steps = random_steps(model.config(), {4, 1}, {0}, 6);
-  for (const VariantFacts& facts : oracle->catalogue()) {
+// Values small enough to show in a model of this size; empty: the catalogue's first.
+std::optional<double> telling_value(const std::string& id) {
+  static const std::map<std::string, double> kValues = {
+      {"H02.tile_max", 2.0},  {"H02.tail_zero", 4.0},    {"H03.theta", 500.0},
+      {"H04.wo_cols", 16.0},  {"H04.down_in_act", 16.0}, {"H07.first_tile_only", 16.0},
+      {"H07.acc_bf16", 16.0}, {"H10.finite_fp16", -1.0}, {"H10.window", 2.0}};
+  const auto found = kValues.find(id);
+  return found == kValues.end() ? std::nullopt : std::optional(found->second);
+}
+
+// A k bias that brings scores beyond the range of exp in float32.
+void make_loud(Tensor& bias) {
+  for (std::int64_t i = 0; i < bias.size(); ++i) bias.set(i, bias.at(i) * 100.0);
+}
+
+// The candidate's tensor against what is expected, elements of which nothing is expected aside.
+double difference_where_known(const Tensor& actual, const Expectation& expected) {
+  std::vector<double> a = to_doubles(actual.view());
+  std::vector<double> e = expected.value;
+  for (std::size_t i = 0; i < expected.unknown.size(); ++i) {
+    if (expected.unknown[i] != 0) a[i] = e[i] = 0.0;
+  }
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (std::isnan(a[i]) && std::isnan(e[i])) a[i] = e[i] = 0.0;
+    if (a[i] == e[i]) a[i] = e[i] = std::isinf(a[i]) ? 0.0 : a[i];
+  }
+  return relative_difference(a, e);
+}
+
+TEST_CASE("a planted fault is what the oracle says of that variant, in the rows that it names", "[engine]") {
+  ModelConfig config = small_config();
+  const auto steps = random_steps(config, {5, 4, 1, 1}, {0, 2}, 6);
+  const ModelInMemory any_model(config, DType::kF32, 4);
+  const std::vector<VariantFacts> catalogue = make_oracle(any_model, {.num_threads = 1})->catalogue();
+  for (const VariantFacts& facts : catalogue) {
+    if (facts.declares) continue;  // the next test
     INFO(facts.id);
-    const auto engine = make_engine(model, float64_everywhere(), {.num_threads = 1});
-    engine->plant({facts.id, std::nullopt, 1});
+    ModelConfig own = config;
+    if (facts.id == "H04.wo_rows") own.num_q_heads = 2;  // D > H*d
+    ModelInMemory model(own, DType::kF32, 4);
+    if (facts.id == "H02.no_max") make_loud(model.weight(weight_name({Op::kKProj, 1}, 0, own)));
+    const auto oracle = make_oracle(model, {.num_threads = 1});
+    Precision precision = float64_everywhere();
+    if (facts.id == "H02.no_max") precision.accumulate = DType::kF32;  // overflows where float32 does
+    const auto engine = make_engine(model, precision, {.num_threads = 1});
+    const std::optional<double> value = telling_value(facts.id);
+    const bool everywhere = facts.ops.front() == Op::kNorm || facts.ops.front() == Op::kEmbedTokens ||
+                            facts.ops.front() == Op::kLmHead || facts.id == "H01.no_layer_stride";
+    engine->plant({facts.id, value, everywhere ? std::nullopt : std::optional(1)});
     const Recording recording = run_whole(*engine, steps);
-    const Variant variant{facts.id, std::nullopt};
+    const Variant variant{facts.id, value};
     bool changed = false;
     for (const auto& [key, tensor] : recording.all()) {
       const std::vector<TensorKey> operations = {key};
       Query query = {.operations = operations,
                      .recorded = recording,
                      .steps = steps,
-                     .precision = float64_everywhere(),
-                     .stored = DType::kF64};
-      const std::vector<double> right = oracle->evaluate(query).value;
-      query.variant = key.id.layer == 1 ? &variant : nullptr;
-      const std::vector<double> wrong = oracle->evaluate(query).value;
-      CHECK(relative_difference(to_doubles(tensor.view()), wrong) <= 1e-14);
-      const bool row_changed = relative_difference(wrong, right) > 1e-10;
+                     .precision = precision,
+                     .stored = DType::kF64,
+                     .capacity = options_for(steps).capacity};
+      const Expectation right = oracle->evaluate(query);
+      query.variant = everywhere || key.id.layer == 1 ? &variant : nullptr;
+      const Expectation wrong = oracle->evaluate(query);
+      INFO(tensor_name(key.id) << " step " << key.step);
+      // Recorded scores and probabilities do not show a slot behind the cache; the fused rows below do.
+      const bool attends_behind = facts.id == "H08.read_plus_one" || facts.id == "H08.length_counts_current";
+      if (attends_behind && (key.id.op == Op::kProbs || key.id.op == Op::kAttnOutput)) continue;
+      // Gold expects fp16's rounding of a product and does not make it.
+      const double rounding = facts.id == "H02.no_max" ? 1e-5 : facts.id == "H07.out_fp16" ? 1e-3 : 1e-12;
+      CHECK(difference_where_known(tensor, wrong) <= rounding);
+      const bool row_changed = !wrong.unknown.empty() || !(difference_where_known(tensor, right) <= 100.0 * rounding);
       changed |= row_changed;
       if (row_changed) CHECK(std::ranges::count(facts.ops, key.id.op) == 1);
     }
-    CHECK(changed == (facts.id != "H03.theta"));  // its first value is this model's own theta
-    CHECK((engine->planted_executions() > 0) == changed);
+    if (facts.id != "H08.read_plus_one" && facts.id != "H07.out_fp16") CHECK(changed);
+    CHECK(engine->planted_executions() > 0);
+  }
+}
+
+TEST_CASE("attention to a slot behind the cache is one piece", "[engine]") {
+  const ModelInMemory model(small_config(), DType::kF32, 4);
+  const auto oracle = make_oracle(model, {.num_threads = 1});
+  const auto steps = random_steps(model.config(), {5, 1, 1}, {0, 2}, 6);
+  for (const char* id : {"H08.read_plus_one", "H08.length_counts_current"}) {
+    INFO(id);
+    const auto engine = make_engine(model, float64_everywhere(), {.num_threads = 1});
+    engine->plant({id, std::nullopt, 1});
+    const Recording recording = run_whole(*engine, steps);
+    const Variant variant{id, std::nullopt};
+    for (int step : {1, 2}) {
+      const TensorKey target{step, {Op::kAttnOutput, 1}};
+      const std::vector<TensorKey> fused = {{step, {Op::kScores, 1}}, {step, {Op::kProbs, 1}}, target};
+      Query query = {.operations = fused,
+                     .recorded = recording,
+                     .steps = steps,
+                     .precision = float64_everywhere(),
+                     .stored = DType::kF64,
+                     .capacity = options_for(steps).capacity};
+      CHECK(difference_where_known(recording.all().at(target), oracle->evaluate(query)) > 1e-9);
+      query.variant = &variant;
+      CHECK(difference_where_known(recording.all().at(target), oracle->evaluate(query)) <= 1e-12);
+    }
+  }
+}
+
+TEST_CASE("an undeclared rounding is planted by making it", "[engine]") {
+  const ModelInMemory model(small_config(), DType::kF32, 4);
+  const auto steps = random_steps(model.config(), {5, 1}, {0}, 6);
+  const auto oracle = make_oracle(model, {.num_threads = 1});
+  const auto right_engine = make_engine(model, plain_precision(DType::kF32), {.num_threads = 1});
+  const Recording right = run_whole(*right_engine, steps);
+  for (const VariantFacts& facts : oracle->catalogue()) {
+    if (!facts.declares) continue;
+    INFO(facts.id);
+    const auto engine = make_engine(model, plain_precision(DType::kF32), {.num_threads = 1});
+    engine->plant({facts.id, std::nullopt, 1});
+    const Recording wrong = run_whole(*engine, steps);
+    CHECK(engine->planted_executions() > 0);
+    bool changed = false;
+    for (const auto& [key, tensor] : wrong.all()) {
+      if (key.id.layer == 0) CHECK(same_bits(tensor, right.all().at(key)));
+      if (key.id.layer == 1) changed |= !same_bits(tensor, right.all().at(key));
+    }
+    CHECK(changed);
   }
 }
 

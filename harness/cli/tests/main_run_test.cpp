@@ -126,7 +126,7 @@ TEST_CASE("small doses are found", "[main][doses]") {
       {"H02.scale", 1.01, DType::kF32, kOwnModel, Op::kAttnOutput},
       {"H02.scale", 1.01, DType::kBF16, kOwnModel, Op::kAttnOutput},
       {"H02.scale", 1.01, DType::kF16, kOwnModel, Op::kAttnOutput},
-      {"H06.bf16", {}, DType::kF32, "synthetic:toy-15x5,profile=qwen,dtype=float32", Op::kKProj},
+      {"H06.bf16", {}, DType::kF32, "synthetic:toy-15x5,profile=qwen,dtype=float32", Op::kQProj},
   };
   for (const Dose& dose : doses) {
     INFO(dose.id << " in " << name(dose.dtype));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <limits>
 #include <string>
+#include <string_view>
 
 #include "optimized/cpu/tests/naive_forward.h"
 
@@ -72,7 +73,7 @@ class NaiveFault : public NaiveForward {
  private:
   using Int = std::int64_t;
   static std::size_t at(Int index) { return static_cast<std::size_t>(index); }
-  bool is(const std::string& id) const { return id_ == id; }
+  bool is(std::string_view id) const { return id_ == id; }
   int weights_layer(int layer) const { return is("X.layer_repeated") ? std::max(layer - 1, 0) : layer; }
   const Values& weight_of(Op op, int layer) const { return weight({op, weights_layer(layer)}); }
   static int first_decode(int step, const std::vector<Step>& steps) {

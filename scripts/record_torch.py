@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""Records a qdiff trace (docs/trace-format.md) of any PyTorch engine, by hooks that a name map describes.
+
+    record_torch.py --engine my_engine.py --map names.json --model DIR --trace DIR --prompt-tokens 64 --decode 4
+
+my_engine.py defines load(directory), which returns (module, step): the engine's torch.nn.Module, and a function
+step(tokens, positions, past_length, left_padding) that runs one step with its KV cache and returns logits whose last
+row is [B, ..., V]. tokens and positions are [B][T] lists, left_padding [B]. docs/recording.md describes the name map.
+"""
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import json
+import math
+import pathlib
+
+import recording
+import trace_writer
+from recording import UsageError
+
+TAKE_KEYS = {"tensor", "take", "layout", "columns"}
+
+
+def read_map(path):
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: no JSON: {error}") from error
+    if not isinstance(names, dict) or not isinstance(names.get("compute"), dict):
+        raise UsageError(f'{path}: must be an object with "compute", and "modules" or "functions"')
+    unknown = set(names) - {"engine", "compute", "layers", "modules", "functions"}
+    if unknown:
+        raise UsageError(f"{path}: unknown key {sorted(unknown)[0]!r}")
+    for group in ("modules", "functions"):
+        for target, places in names.get(group, {}).items():
+            for place, takes in places.items():
+                if place not in ("input", "output"):
+                    raise UsageError(f'{path}: {target}: {place!r} is neither "input" nor "output"')
+                for take in as_list(takes):
+                    if not isinstance(take, (str, dict)) or isinstance(take, dict) and (
+                            "tensor" not in take or set(take) - TAKE_KEYS):
+                        raise UsageError(f"{path}: {target}: {take!r} must be a tensor's name, or an object with "
+                                         f"\"tensor\" and perhaps {', '.join(sorted(TAKE_KEYS - {'tensor'}))}")
+                    trace_writer.shape_of((take if isinstance(take, str) else take["tensor"]).replace("{i}", "0"))
+    return names
+
+
+def as_list(takes):
+    return takes if isinstance(takes, list) else [takes]
+
+
+def size_of(text, sizes):
+    """A number, a product of letters, or a sum of products: "H*d+K*d"."""
+    try:
+        return sum(math.prod(sizes[part] if part in sizes else int(part) for part in term.split("*"))
+                   for term in str(text).replace(" ", "").split("+"))
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no size; write numbers and the letters of docs/trace-format.md") from error
+
+
+def to_contract(value, name, layout, sizes, left_padding):
+    """`value`, whose dimensions `layout` names, in the order of docs/trace-format.md.
+
+    A layout is as "T B H*d". N stands for the packed real tokens of all rows, one row after the other; without B the
+    batch has one row.
+    """
+    import torch
+    wanted = trace_writer.shape_of(name).split()
+    letters = [letter for part in wanted for letter in part.split("*")]
+    parts = layout.split()
+    if len(parts) != value.dim():
+        raise UsageError(f"{name}: the layout {layout!r} has {len(parts)} dimensions, the tensor {list(value.shape)}")
+    if "N" in parts:
+        axis = parts.index("N")
+        value = value.movedim(axis, 0)
+        parts = ["B*T"] + parts[:axis] + parts[axis + 1:]
+        first = sizes["S"] - sizes["T"]
+        real = torch.tensor([[first + t >= padding for t in range(sizes["T"])] for padding in left_padding])
+        if value.shape[0] != int(real.sum()):
+            raise UsageError(f"{name}: {value.shape[0]} packed tokens, but the step has {int(real.sum())} real ones")
+        rows = value.new_zeros((real.numel(), *value.shape[1:]))
+        rows[real.flatten().to(value.device)] = value
+        value = rows
+    split = [letter for part in parts for letter in part.split("*")]
+    if "B" not in split and sizes["B"] == 1:
+        split, value = ["B"] + split, value[None]
+    if sorted(split) != sorted(letters):
+        raise UsageError(f"{name}: the layout {layout!r} does not name the dimensions of [{', '.join(wanted)}]")
+    try:
+        value = value.reshape([1 if name == "lm_head" and letter == "T" and value.numel() == sizes["B"] * sizes["V"]
+                               else sizes[letter] for letter in split])
+    except RuntimeError as error:
+        raise UsageError(f"{name}: a tensor of {list(value.shape)} is no {layout!r}") from error
+    value = value.permute([split.index(letter) for letter in letters])
+    shape, taken = [], 0
+    for part in wanted:
+        count = len(part.split("*"))
+        shape.append(math.prod(value.shape[taken:taken + count]))
+        taken += count
+    return value.reshape(shape)
+
+
+class Recorder:
+    """Hooks on a module and wrappers of functions, each handing its tensors to a TraceWriter."""
+
+    def __init__(self, module, names, config, writer, selected, left_padding):
+        self._names, self._writer, self._selected = names, writer, selected
+        self._num_layers = config["num_hidden_layers"]
+        self._sizes = trace_writer.dimensions_of(config)
+        self._left_padding = left_padding
+        self._layer = None
+        if "layers" in names:
+            for index in range(self._num_layers):
+                self._find(module, names["layers"].replace("{i}", str(index))).register_forward_pre_hook(
+                    lambda module, arguments, index=index: setattr(self, "_layer", index))
+        for path, places in names.get("modules", {}).items():
+            for index in range(self._num_layers) if "{i}" in path else [None]:
+                found = self._find(module, path.replace("{i}", str(index)))
+                if "input" in places:
+                    found.register_forward_pre_hook(
+                        lambda module, arguments, keywords, takes=places["input"], index=index:
+                        self._take(takes, index, arguments, keywords), with_kwargs=True)
+                if "output" in places:
+                    found.register_forward_hook(
+                        lambda module, arguments, output, takes=places["output"], index=index:
+                        self._take(takes, index, output, {}))
+
+    @staticmethod
+    def _find(module, path):
+        try:
+            return module.get_submodule(path)
+        except AttributeError as error:
+            raise UsageError(f"the engine's module has no {path!r}: {error}") from error
+
+    def begin_step(self, batch, num_tokens, past):
+        self._sizes |= {"B": batch, "T": num_tokens, "S": past + num_tokens}
+
+    def _take(self, takes, layer, value, keywords):
+        for take in as_list(takes):
+            take = {"tensor": take} if isinstance(take, str) else take
+            layer = self._layer if layer is None else layer
+            name = take["tensor"].replace("{i}", str(layer))
+            if not self._selected(name):
+                continue
+            key, found = take.get("take", 0), value
+            try:
+                if key in keywords:
+                    found = keywords[key]
+                elif isinstance(value, (tuple, list, dict)):
+                    found = value[key]
+            except (KeyError, IndexError) as error:
+                raise UsageError(f"{name}: there is no {key!r} to take") from error
+            if "columns" in take:
+                first, last = (size_of(edge, self._sizes) for edge in take["columns"])
+                found = found[..., first:last]
+            layout = take.get("layout", trace_writer.shape_of(name))
+            self._writer.tensor(name, to_contract(found.detach(), name, layout, self._sizes, self._left_padding))
+
+    @contextlib.contextmanager
+    def wrapped(self):
+        """Within it the functions of the map, "package.module:function", are recorded, too."""
+        originals = []
+        try:
+            for target, places in self._names.get("functions", {}).items():
+                module_name, _, function = target.partition(":")
+                try:
+                    holder = importlib.import_module(module_name)
+                    original = getattr(holder, function)
+                except (ImportError, AttributeError) as error:
+                    raise UsageError(f"functions: {target}: {error}") from error
+                originals.append((holder, function, original))
+                setattr(holder, function, self._wrapper(original, places))
+            yield
+        finally:
+            for holder, function, original in reversed(originals):
+                setattr(holder, function, original)
+
+    def _wrapper(self, original, places):
+        def wrapper(*arguments, **keywords):
+            if "input" in places:
+                self._take(places["input"], None, arguments, keywords)
+            output = original(*arguments, **keywords)
+            if "output" in places:
+                self._take(places["output"], None, output, {})
+            return output
+        return wrapper
+
+
+def load_engine(path, model):
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    if specification is None or not path.is_file():
+        raise UsageError(f"{path}: no Python file")
+    engine = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(engine)
+    if not hasattr(engine, "load"):
+        raise UsageError(f"{path}: defines no load(directory)")
+    return engine.load(model)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    recording.add_arguments(parser)
+    parser.add_argument("--engine", required=True, type=pathlib.Path, metavar="FILE", help="defines load(directory)")
+    parser.add_argument("--map", required=True, type=pathlib.Path, metavar="FILE", help="the name map, JSON")
+    arguments = parser.parse_args()
+    config = recording.read_config(arguments.model)
+    plan = recording.Plan(arguments, config)
+    names = read_map(arguments.map)
+    selected = recording.Filter(arguments.tensors, config["num_hidden_layers"])
+    trace_writer.refuse_other_folder(arguments.trace)
+    try:
+        import torch
+    except ImportError as error:
+        raise UsageError("this Python has no torch") from error
+    module, run_step = load_engine(arguments.engine, arguments.model)
+    engine = {"name": arguments.engine.stem, "device": "cpu"} | names.get("engine", {})
+    with trace_writer.TraceWriter(arguments.trace, engine, names["compute"], config) as writer:
+        recorder = Recorder(module, names, config, writer, selected, plan.left_padding)
+
+        def step(tokens, positions, past):
+            recorder.begin_step(len(tokens), len(tokens[0]), past)
+            with torch.no_grad():
+                logits = run_step(tokens, positions, past, plan.left_padding)
+            return logits.reshape(len(tokens), -1, logits.shape[-1])[:, -1].float().argmax(-1).tolist()
+
+        with recorder.wrapped():
+            plan.run(writer, step)
+    print(f"{arguments.trace}: {plan.num_decode + len(plan.chunks)} steps")
+
+
+if __name__ == "__main__":
+    recording.run_main(main)
