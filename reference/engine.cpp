@@ -107,7 +107,8 @@ class TorchSession : public Session {
     at::Tensor keys, values;  // [B, S, K, d]
   };
 
-  // What a planted fault may ask for: every tensor so far, as the operations took it.
+  // What a planted fault may ask for, as the operations took it: the tensors of the present step and layer, and of all
+  // others what was written to the cache.
   class History final : public Surroundings {
    public:
     explicit History(std::int64_t capacity) : capacity_(capacity) {}
@@ -119,6 +120,11 @@ class TorchSession : public Session {
     const std::vector<Step>& steps() const override { return past_steps; }
     std::int64_t capacity() const override { return capacity_; }
     double unwritten() const override { return 0.0; }  // this engine starts from zeroed memory
+
+    void begin_part() {
+      std::erase_if(tensors,
+                    [](const auto& entry) { return entry.first.id.op != kKRope && entry.first.id.op != kVProj; });
+    }
 
     Values tensors;
     std::vector<Step> past_steps;
@@ -192,6 +198,7 @@ class TorchSession : public Session {
     const Rounding& rounding = planted && machine_.planted_rounding ? *machine_.planted_rounding : machine_.rounding;
     const Setting setting = {machine_.weights, machine_.precision, rounding, step, layer, 1, variant, &history_};
     TensorView view;
+    history_.begin_part();
     for (const OperationRow& operation : kOperationTable) {
       if (operation.scope != scope) continue;
       const Op op = operation.op;

@@ -35,6 +35,7 @@ struct RunArguments {
   std::optional<NumberRanges> steps;
   diagnose::Mode mode = diagnose::Mode::kBoth;
   std::optional<Fault> inject;
+  bool print_gemms = false;
 };
 
 struct RecordArguments {
@@ -45,6 +46,7 @@ struct RecordArguments {
   std::string trace;
   std::optional<DType> dtype;
   std::optional<Fault> inject;
+  bool print_gemms = false;
 };
 
 struct InspectArguments {
@@ -59,6 +61,16 @@ struct CompareArguments {
   std::optional<std::string> out;  // none: no report is written
 };
 
+struct DiagnoseArguments {
+  CommonArguments common;
+  std::string model, trace;
+  std::string out = "qdiff-report";
+  std::optional<NumberRanges> layers;
+  std::optional<NumberRanges> steps;
+  bool infer_points = false;
+  bool allow_precision = false;
+};
+
 // `--help` and `--version`: text for standard output, and nothing else to do.
 struct PrintText {
   std::string text;
@@ -66,7 +78,8 @@ struct PrintText {
 
 struct CommandLine {
   std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
-  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments> arguments;
+  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, DiagnoseArguments>
+      arguments;
 };
 
 // Throws InputError for bad usage; the message is one sentence that says what to do, without the program's name.
