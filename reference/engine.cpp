@@ -122,8 +122,10 @@ class TorchSession : public Session {
     double unwritten() const override { return 0.0; }  // this engine starts from zeroed memory
 
     void begin_part() {
-      std::erase_if(tensors,
-                    [](const auto& entry) { return entry.first.id.op != kKRope && entry.first.id.op != kVProj; });
+      std::erase_if(tensors, [](const auto& entry) {
+        const Op op = entry.first.id.op;
+        return op != kKProj && op != kKRope && op != kVProj;
+      });
     }
 
     Values tensors;
