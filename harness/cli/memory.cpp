@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <fstream>
 #include <limits>
+#include <string>
 
 #include "harness/cli/text.h"
 #include "harness/contract/error.h"
@@ -14,6 +15,17 @@ namespace qdiff::cli {
 namespace {
 
 constexpr double kProgram = 300.0 * 1024 * 1024;  // LibTorch's libraries and its threads; measured 190 MiB
+
+// What can be taken without swapping (proc(5), "MemAvailable"), the largest number where nobody says.
+std::uint64_t available_memory() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string key; file >> key;) {
+    std::uint64_t kibibytes = 0;
+    if (key == "MemAvailable:" && file >> kibibytes) return kibibytes * 1024;
+    file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return std::numeric_limits<std::uint64_t>::max();
+}
 
 double elements_of(const Shape& shape) {
   double product = 1.0;
@@ -192,7 +204,7 @@ std::uint64_t memory_limit(const std::optional<std::uint64_t>& given) {
   if (given) return *given;
   const auto pages = static_cast<std::uint64_t>(std::max(0L, ::sysconf(_SC_PHYS_PAGES)));
   const auto page = static_cast<std::uint64_t>(std::max(1L, ::sysconf(_SC_PAGESIZE)));
-  return std::min({pages * page, number_in_file("/sys/fs/cgroup/memory.max"),
+  return std::min({pages * page, available_memory(), number_in_file("/sys/fs/cgroup/memory.max"),
                    number_in_file("/sys/fs/cgroup/memory/memory.limit_in_bytes")});
 }
 
@@ -203,7 +215,7 @@ void check_memory(const MemoryPlan& plan, std::uint64_t limit, bool limit_was_gi
                                         [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
   const auto text = [](double bytes) { return bytes_text(static_cast<std::uint64_t>(std::min(bytes, 0x1p63))); };
   throw InputError("this needs about " + text(total) + " of memory (" + largest->what + ": " + text(largest->bytes) +
-                   "), but " + (limit_was_given ? "--max-memory allows " : "this machine has ") + bytes_text(limit) +
+                   "), but " + (limit_was_given ? "--max-memory allows " : "this machine has free ") + bytes_text(limit) +
                    "; take fewer or shorter cases, or a smaller model");
 }
 

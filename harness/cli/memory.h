@@ -48,7 +48,7 @@ struct PlannedTrace {
 };
 MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned);
 
-// `--max-memory`, or else what this machine and its control group allow.
+// `--max-memory`, or else what is free on this machine and what its control group allows.
 std::uint64_t memory_limit(const std::optional<std::uint64_t>& given);
 
 // Throws InputError that names the largest part where the plan exceeds the limit.
