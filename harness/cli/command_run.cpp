@@ -1,16 +1,14 @@
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <memory>
-#include <system_error>
 #include <vector>
 
 #include "harness/cases/case.h"
 #include "harness/cli/commands.h"
 #include "harness/cli/engines.h"
+#include "harness/cli/github_actions.h"
 #include "harness/cli/memory.h"
+#include "harness/cli/output_folder.h"
 #include "harness/cli/progress.h"
 #include "harness/cli/terminal.h"
 #include "harness/cli/text.h"
@@ -21,8 +19,6 @@
 
 namespace qdiff::cli {
 namespace {
-
-namespace fs = std::filesystem;
 
 // The cases that share a model.
 struct Group {
@@ -109,25 +105,6 @@ std::set<int> select_steps(std::vector<Group>& groups, const NumberRanges& wante
   return steps;
 }
 
-// Says before hours of work that their result would have no place.
-void check_output_folder(const std::string& out) {
-  fs::path path = fs::absolute(out);
-  std::error_code error;
-  fs::file_status status = fs::status(path, error);
-  while (!fs::exists(status) && path.has_relative_path()) {
-    path = path.parent_path();
-    status = fs::status(path, error);
-  }
-  if (!fs::is_directory(status)) {
-    throw InputError("--out '" + out + "': " + path.string() +
-                     " is not a folder; choose another place for the reports");
-  }
-  if (::access(path.c_str(), W_OK | X_OK) != 0) {
-    throw InputError("--out '" + out + "': " + path.string() +
-                     " cannot be written: " + std::generic_category().message(errno));
-  }
-}
-
 MemoryPlan plan_group(const Group& group, const RunArguments& arguments) {
   const std::uint64_t limit = memory_limit(arguments.common.max_memory);
   std::vector<PlannedCase> planned;
@@ -169,18 +146,6 @@ compare::RunResult run_group(const Group& group, const RunArguments& arguments, 
   return diagnose::run_cases(group.cases, {*candidate, *reference_engine, *oracle, *group.model}, options);
 }
 
-ExitStatus status_of(compare::Verdict verdict) {
-  switch (verdict) {
-    case compare::Verdict::kMatch:
-      return ExitStatus::kMatch;
-    case compare::Verdict::kDiverged:
-      return ExitStatus::kDiverged;
-    case compare::Verdict::kInconclusive:
-      break;
-  }
-  return ExitStatus::kCannotJudge;
-}
-
 }  // namespace
 
 ExitStatus run_command(const RunArguments& arguments, const std::string& command) {
@@ -207,10 +172,12 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
   }
   report::write_reports(result, arguments.out);
   if (!arguments.common.quiet) {
-    const std::string text = report::format_terminal(
+    std::string text = report::format_terminal(
         result, {.color = use_color(arguments.common.color), .width = output_columns(), .reports = arguments.out});
+    if (in_github_actions()) text = report::without_github_commands(text);
     std::fwrite(text.data(), 1, text.size(), stdout);
   }
+  if (in_github_actions()) tell_github_actions(result, arguments.common.quiet);
   return status_of(result.verdict);
 }
 

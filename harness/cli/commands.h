@@ -5,6 +5,7 @@
 #include <string>
 
 #include "harness/cli/options.h"
+#include "harness/compare/result.h"
 #include "harness/contract/error.h"
 
 namespace qdiff::cli {
@@ -12,5 +13,18 @@ namespace qdiff::cli {
 ExitStatus run_command(const RunArguments& arguments, const std::string& command);
 ExitStatus record_command(const RecordArguments& arguments);
 ExitStatus inspect_command(const InspectArguments& arguments);
+ExitStatus compare_command(const CompareArguments& arguments);
+
+inline ExitStatus status_of(compare::Verdict verdict) {
+  switch (verdict) {
+    case compare::Verdict::kMatch:
+      return ExitStatus::kMatch;
+    case compare::Verdict::kDiverged:
+      return ExitStatus::kDiverged;
+    case compare::Verdict::kInconclusive:
+      break;
+  }
+  return ExitStatus::kCannotJudge;
+}
 
 }  // namespace qdiff::cli

@@ -25,15 +25,15 @@ constexpr const char* kExitStatuses =
     "  2    bad usage or bad input: nothing was judged\n"
     "  125  cannot judge here: no such device, nothing left to judge, or inconclusive\n";
 
-constexpr const char* kCommandsToCome[] = {"diagnose", "compare", "selftest", "bisect", "reduce", "fuzz", "merge"};
+constexpr const char* kCommandsToCome[] = {"diagnose", "selftest", "bisect", "reduce", "fuzz", "merge"};
 
 // The texts of one command line as CLI11 collects them, before they are checked. Option texts are optional so that an
 // empty argument ("--model ''") differs from none.
 struct Texts {
   std::vector<std::string> cases;
   std::optional<std::string> model, backend, engine, test_case, trace, out, dtype, layers, steps, mode, inject,
-      max_memory, threads, color;
-  std::string path;
+      max_memory, threads, color, within;
+  std::string path, actual, expected;
   bool quiet = false;
 };
 
@@ -43,12 +43,16 @@ CLI::Option* add_text(CLI::App& app, const std::string& flag, std::optional<std:
   return app.add_option_function<std::string>(flag, store, description)->type_name(placeholder);
 }
 
+void add_output_options(CLI::App& app, Texts& texts) {
+  add_text(app, "--color", texts.color, "WHEN", "auto, always or never (default: auto, colour on a terminal only)");
+  app.add_flag("--quiet", texts.quiet, "No progress line, and no report on standard output");
+}
+
 void add_common(CLI::App& app, Texts& texts) {
   add_text(app, "--max-memory", texts.max_memory, "SIZE",
            "Refuse work that would need more than this, as 512M or 4G (default: what the machine has)");
   add_text(app, "--threads", texts.threads, "N", "Threads to use (default: all cores)");
-  add_text(app, "--color", texts.color, "WHEN", "auto, always or never (default: auto, colour on a terminal only)");
-  app.add_flag("--quiet", texts.quiet, "No progress line, and no report on standard output");
+  add_output_options(app, texts);
 }
 
 void add_engine_options(CLI::App& app, Texts& texts) {
@@ -68,6 +72,7 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
                           "  qdiff run --model ~/models/Qwen2.5-0.5B     the same cases on a checkpoint\n"
                           "  qdiff run H05-gqa --inject H05.modulo       see a planted bug being found\n"
                           "  qdiff inspect ~/models/Qwen2.5-0.5B         what a model, trace or case holds\n"
+                          "  qdiff compare before/ after/                two traces side by side, without a model\n"
                           "  qdiff COMMAND --help                        all options of a command\n\n") +
               kExitStatuses);
 
@@ -120,7 +125,25 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
       "Exit status:\n"
       "  0    it is well-formed\n"
       "  2    it is not, and the message says where\n");
-  for (CLI::App* command : {run, record, inspect}) command->allow_extras();
+
+  CLI::App* compare = app->add_subcommand("compare", "Lay two traces side by side, without a model");
+  compare->add_option("A", texts.actual, "The trace in question")->type_name("")->required();
+  compare->add_option("B", texts.expected, "The trace that it is held against")->type_name("")->required();
+  add_text(*compare, "--within", texts.within, "R",
+           "Accept a relative RMS error up to R, across element types too (default: all bits equal)");
+  add_text(*compare, "--out", texts.out, "DIR", "Also write compare.json there");
+  add_output_options(*compare, texts);
+  compare->footer(
+      "No rounding is known without a model, so nothing is judged: 'qdiff run' does that.\n\n"
+      "Examples:\n"
+      "  qdiff compare before/ after/\n"
+      "  qdiff compare ours/ theirs/ --within 0.01 --out report\n\n"
+      "Exit status:\n"
+      "  0    all bits equal, or all within R\n"
+      "  1    at least one tensor differs; NaN and infinities always do, unless their bits are equal\n"
+      "  2    bad usage or bad input: nothing was compared\n"
+      "  125  the traces have no tensor in common\n");
+  for (CLI::App* command : {run, record, inspect, compare}) command->allow_extras();
   return app;
 }
 
@@ -167,6 +190,17 @@ void check_extras(const CLI::App& command) {
   if (option == extras.end()) throw InputError("unexpected argument '" + extras.front() + "'; " + see);
   const std::string name = option->substr(0, option->find('='));
   throw InputError("unknown option '" + name + "' (" + see + ")" + formats::suggestion(name, long_options(command)));
+}
+
+// "--layers=": CLI11 says only that something is missing.
+void check_values_given(int argc, const char* const* argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word == "--") return;
+    if (word.starts_with("--") && word.find('=') == word.size() - 1) {
+      throw InputError(word.substr(0, word.size() - 1) + " is empty; give it a value, or leave it out");
+    }
+  }
 }
 
 // "--model --quiet": CLI11 takes the second option as the first one's value.
@@ -236,6 +270,18 @@ RecordArguments record_of(const Texts& texts) {
   return arguments;
 }
 
+CompareArguments compare_of(const Texts& texts) {
+  CompareArguments arguments;
+  arguments.common = common_of(texts);
+  check_path("A", texts.actual);
+  check_path("B", texts.expected);
+  arguments.actual = texts.actual;
+  arguments.expected = texts.expected;
+  arguments.out = texts.out;
+  if (texts.within) arguments.within = parse_tolerance("--within", *texts.within);
+  return arguments;
+}
+
 std::string command_text(int argc, const char* const* argv) {
   std::string text = "qdiff";
   for (int i = 1; i < argc; ++i) text += ' ' + shell_quote(argv[i]);
@@ -243,16 +289,16 @@ std::string command_text(int argc, const char* const* argv) {
 }
 
 void check_texts(const Texts& texts) {
+  const std::pair<const char*, const std::optional<std::string>*> paths[] = {
+      {"--model", &texts.model}, {"--case", &texts.test_case}, {"--trace", &texts.trace}, {"--out", &texts.out}};
+  for (const auto& [option, text] : paths) check_path(option, *text);
   const std::pair<const char*, const std::optional<std::string>*> values[] = {
       {"--model", &texts.model},     {"--backend", &texts.backend}, {"--engine", &texts.engine},
       {"--case", &texts.test_case},  {"--trace", &texts.trace},     {"--out", &texts.out},
       {"--dtype", &texts.dtype},     {"--layers", &texts.layers},   {"--steps", &texts.steps},
       {"--mode", &texts.mode},       {"--inject", &texts.inject},   {"--max-memory", &texts.max_memory},
-      {"--threads", &texts.threads}, {"--color", &texts.color}};
-  for (const auto& [option, text] : values) {
-    check_not_an_option(option, *text);
-    check_path(option, *text);
-  }
+      {"--threads", &texts.threads}, {"--color", &texts.color},     {"--within", &texts.within}};
+  for (const auto& [option, text] : values) check_not_an_option(option, *text);
 }
 
 std::string number_text(double value) {
@@ -299,6 +345,7 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
     // A misspelt option often shows first as a required one that is missing.
     const auto chosen = app->get_subcommands();
     if (!chosen.empty()) check_extras(*chosen.front());
+    check_values_given(argc, argv);
     const std::string where = chosen.empty() ? "" : chosen.front()->get_name() + " ";
     throw InputError(std::string(error.what()) + "; see 'qdiff " + where + "--help'");
   }
@@ -308,6 +355,8 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
     line.arguments = run_of(texts);
   } else if (command->get_name() == "record") {
     line.arguments = record_of(texts);
+  } else if (command->get_name() == "compare") {
+    line.arguments = compare_of(texts);
   } else {
     check_path("PATH", texts.path);
     line.arguments = InspectArguments{.common = common_of(texts), .path = texts.path};

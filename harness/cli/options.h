@@ -52,6 +52,13 @@ struct InspectArguments {
   std::string path;
 };
 
+struct CompareArguments {
+  CommonArguments common;
+  std::string actual, expected;
+  std::optional<double> within;    // none: all bits must be equal
+  std::optional<std::string> out;  // none: no report is written
+};
+
 // `--help` and `--version`: text for standard output, and nothing else to do.
 struct PrintText {
   std::string text;
@@ -59,7 +66,7 @@ struct PrintText {
 
 struct CommandLine {
   std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
-  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments> arguments;
+  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments> arguments;
 };
 
 // Throws InputError for bad usage; the message is one sentence that says what to do, without the program's name.

@@ -28,8 +28,10 @@ void run_one(std::uint64_t seed, DType dtype, Tally& tally) {
   gold.accumulate = DType::kF64;
   const auto reference = reference::make_engine(*weights, gold, {});
   const auto oracle = reference::make_oracle(*weights, {});
+  diagnose::RunOptions options;
+  options.probing = false;
   const compare::RunResult result =
-      diagnose::run_cases(std::span(&input, 1), {*candidate, *reference, *oracle, *weights}, {});
+      diagnose::run_cases(std::span(&input, 1), {*candidate, *reference, *oracle, *weights}, options);
   ++tally.runs;
   tally.tensors += result.coverage.tensors_compared;
   if (result.closest && !(result.closest->ratio <= tally.closest.ratio)) tally.closest = *result.closest;

@@ -112,6 +112,12 @@ std::int64_t parse_whole(const std::string& option, const std::string& text, std
   return *value;
 }
 
+double parse_tolerance(const std::string& option, const std::string& text) {
+  const auto value = unsigned_number(text);
+  if (!value) refuse(option, text, "must be a finite number that is not negative, as 0.01 or 1e-3");
+  return *value;
+}
+
 DType parse_dtype_option(const std::string& option, const std::string& text) {
   constexpr DType kStored[] = {DType::kF32, DType::kBF16, DType::kF16};
   std::vector<std::string> names;

@@ -36,6 +36,9 @@ std::uint64_t parse_size(const std::string& option, const std::string& text);
 std::int64_t parse_whole(const std::string& option, const std::string& text, std::int64_t smallest,
                          std::int64_t largest);
 
+// A finite number that is not negative: "0.01", "1e-3".
+double parse_tolerance(const std::string& option, const std::string& text);
+
 DType parse_dtype_option(const std::string& option, const std::string& text);  // float32, bfloat16 or float16
 
 // "Hnn.name[=value][@layer]" or "X.name…". Which names there are, the engine knows; see check_plantable().

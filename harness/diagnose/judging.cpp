@@ -68,11 +68,12 @@ class Probe {
 class Judging {
  public:
   Judging(const std::vector<Subject>& subjects, Oracle& oracle, const Precision& precision, const Extent& extent,
-          const ProgressReport& progress)
+          bool probing, const ProgressReport& progress)
       : subjects_(subjects),
         oracle_(oracle),
         precision_(precision),
         extent_(extent),
+        probing_(probing),
         progress_(progress),
         probe_(oracle, precision, extent, result_.detectability) {
     result_.compared.resize(subjects.size());
@@ -137,7 +138,7 @@ class Judging {
                                     .config = config,
                                     .operations = row.span});
     if (row.wrong()) row.pattern = describe_pattern(key.id.op, actual, expected, row.step(), config);
-    probe_.ask(row, expected);
+    if (probing_) probe_.ask(row, expected);
     return row;
   }
 
@@ -173,6 +174,7 @@ class Judging {
   Oracle& oracle_;
   const Precision& precision_;
   const Extent& extent_;
+  const bool probing_;
   const ProgressReport& progress_;
   Judged result_;
   Probe probe_;
@@ -182,8 +184,8 @@ class Judging {
 }  // namespace
 
 Judged judge_subjects(const std::vector<Subject>& subjects, Oracle& oracle, const Precision& precision,
-                      const Extent& extent, const ProgressReport& progress) {
-  return Judging(subjects, oracle, precision, extent, progress)();
+                      const Extent& extent, bool probing, const ProgressReport& progress) {
+  return Judging(subjects, oracle, precision, extent, probing, progress)();
 }
 
 }  // namespace qdiff::diagnose

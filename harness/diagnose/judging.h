@@ -43,7 +43,8 @@ struct Judged {
 
 using ProgressReport = std::function<void(const std::string& what, std::int64_t done, std::int64_t total)>;
 
+// `probing`: ask of each variant whether these inputs would show it; without, no hypothesis is refuted.
 Judged judge_subjects(const std::vector<Subject>& subjects, Oracle& oracle, const Precision& precision,
-                      const Extent& extent, const ProgressReport& progress);
+                      const Extent& extent, bool probing, const ProgressReport& progress);
 
 }  // namespace qdiff::diagnose

@@ -2,156 +2,259 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <vector>
+#include <cstdio>
+#include <cstdlib>
+#include <initializer_list>
+#include <string_view>
+#include <utility>
+
+#include "harness/diagnose/pattern_mask.h"
+#include "harness/diagnose/pattern_moved.h"
+#include "harness/diagnose/pattern_scale.h"
+#include "harness/diagnose/pattern_trend.h"
+#include "harness/diagnose/pattern_values.h"
+#include "harness/diagnose/pattern_words.h"
 
 namespace qdiff::diagnose {
 namespace {
 
-// An element counts as wrong here beyond half a spacing plus this many expected deviations. It only chooses words; the
-// verdict is the judge's.
-constexpr double kClearlyWrong = 8.0;
+constexpr std::size_t kMostCharacters = 160;
 
-bool is_wrong(double actual, double gold, double sigma, DType stored) {
-  if (std::isnan(gold) || std::isinf(gold)) return !(actual == gold || (std::isnan(actual) && std::isnan(gold)));
-  if (!std::isfinite(actual)) return true;
-  const double half = 0.5 * std::max(spacing(stored, actual), spacing(stored, gold));
-  return !(std::fabs(actual - gold) <= half + kClearlyWrong * sigma);
-}
-
-// "3", "1 and 4", "1, 2 and 4", "2..9 and 12"; at most six runs, then how many more.
-std::string list_runs(const std::vector<std::int64_t>& indices) {
-  std::vector<std::string> runs;
-  for (std::size_t i = 0; i < indices.size();) {
-    std::size_t last = i;
-    while (last + 1 < indices.size() && indices[last + 1] == indices[last] + 1) ++last;
-    if (last >= i + 2) {
-      runs.push_back(std::to_string(indices[i]) + ".." + std::to_string(indices[last]));
-    } else {
-      for (std::size_t k = i; k <= last; ++k) runs.push_back(std::to_string(indices[k]));
-    }
-    i = last + 1;
-  }
-  constexpr std::size_t kMostRuns = 6;
-  std::string text;
-  for (std::size_t i = 0; i < std::min(runs.size(), kMostRuns); ++i) {
-    const bool is_last = i + 1 == std::min(runs.size(), kMostRuns);
-    if (i > 0) text += is_last && runs.size() <= kMostRuns ? " and " : ", ";
-    text += runs[i];
-  }
-  if (runs.size() > kMostRuns) text += " and " + std::to_string(runs.size() - kMostRuns) + " more";
+std::string number(double value, int digits = 4) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.*g", digits, value);
   return text;
 }
 
-// One axis of the tensor, as the reader knows it: for each index how many elements were compared and how many were
-// wrong.
-struct Axis {
-  std::string one, many;  // "head", "heads"
-  std::vector<std::int64_t> compared, wrong;
+bool is_one_of(Op op, std::initializer_list<Op> ops) { return std::find(ops.begin(), ops.end(), op) != ops.end(); }
+bool is_norm(Op op) { return is_one_of(op, {Op::kInputLayernorm, Op::kPostAttentionLayernorm, Op::kNorm}); }
+bool is_rope(Op op) { return is_one_of(op, {Op::kQRope, Op::kKRope}); }
+bool is_projection_with_bias(Op op) { return is_one_of(op, {Op::kQProj, Op::kKProj, Op::kVProj}); }
+bool is_product(Op op) {
+  return is_one_of(op, {Op::kQProjMatmul, Op::kKProjMatmul, Op::kVProjMatmul, Op::kQProj, Op::kKProj, Op::kVProj,
+                        Op::kOProj, Op::kGateProj, Op::kUpProj, Op::kDownProj, Op::kLmHead});
+}
+// Where heads are query heads, each of which reads one of fewer key and value heads.
+bool reads_key_heads(Op op) { return is_one_of(op, {Op::kScores, Op::kProbs, Op::kAttnOutput}); }
 
-  Axis(std::string singular, std::int64_t size)
-      : one(singular),
-        many(std::move(singular) + "s"),
-        compared(static_cast<std::size_t>(size)),
-        wrong(static_cast<std::size_t>(size)) {}
-  void count(std::int64_t index, bool is_wrong) {
-    ++compared[static_cast<std::size_t>(index)];
-    if (is_wrong) ++wrong[static_cast<std::size_t>(index)];
+// Finds one explanation of the values, the most specific first, and says what it is evidence for.
+class Finder {
+ public:
+  Finder(const Values& values, Pattern& pattern)
+      : v_(values), pattern_(pattern), rows_(sample_of_wrong_rows(values)), wrong_(wrong_elements(values, rows_)) {}
+
+  // Phrases, the most telling first.
+  std::vector<std::string> operator()() {
+    const std::string special = describe_special_values(v_, wrong_);
+    // Hidden probabilities are zero, too: a mask says more than "zero where wrong".
+    const bool explained = mask() || (!special.empty() ? tell(special) : scale() || moved() || law());
+    if (!special.empty()) return std::move(phrases_);
+    coarser_type();
+    trend(explained);
+    return std::move(phrases_);
   }
-  // Empty where the axis has one index.
-  std::string describe() const {
-    std::vector<std::int64_t> touched;
-    std::int64_t present = 0;
-    for (std::size_t i = 0; i < wrong.size(); ++i) {
-      if (compared[i] > 0) ++present;
-      if (wrong[i] > 0) touched.push_back(static_cast<std::int64_t>(i));
+
+ private:
+  bool tell(std::string phrase) {
+    phrases_.push_back(std::move(phrase));
+    return true;
+  }
+  void blame(std::string_view hypothesis, std::string evidence) {
+    pattern_.hypothesis = std::string(hypothesis);
+    pattern_.evidence = std::move(evidence);
+  }
+
+  bool mask() {
+    const std::optional<MaskError> found = find_mask_error(v_, rows_);
+    if (!found) return false;
+    blame(found->hypothesis, found->text + ": attention reaches other slots than it should");
+    return tell(found->text);
+  }
+
+  bool scale() {
+    const std::optional<Scale> found = find_scale(v_, wrong_);
+    if (!found) return false;
+    const bool whole = found->by == Grouping::kWhole;
+    const std::string group = group_name(v_, found->by);
+    const std::string range = " (" + number(found->least, 3) + ".." + number(found->most, 3) + ')';
+    if (found->kind == Scale::Kind::kOffset) {
+      pattern_.offset = whole ? "one constant" : "a constant for each " + group;
+      blame_offset(*found);
+      return tell("off by " + *pattern_.offset + (whole ? " (" + number(found->least) + ')' : range));
     }
-    if (present <= 1) return "";
-    if (static_cast<std::int64_t>(touched.size()) == present) return "every " + one;
-    return (touched.size() == 1 ? one : many) + ' ' + list_runs(touched) + " of " + std::to_string(wrong.size());
+    if (!whole) {
+      pattern_.grouped_ratio = "a constant ratio in each " + group;
+      blame_ratio(*found);
+      return tell(*pattern_.grouped_ratio + range);
+    }
+    pattern_.ratio = found->least;
+    blame_ratio(*found);
+    const bool flipped = std::fabs(found->least + 1.0) <= 2.0 * found->doubt;
+    return tell(flipped ? "sign flipped" : number(found->least) + " times the expected values");
   }
+
+  void blame_offset(const Scale& found) {
+    const bool by_column = found.by == Grouping::kColumn || found.by == Grouping::kWhole;
+    if (!by_column || !is_projection_with_bias(v_.op()) || !several_rows()) return;
+    blame("H06", "the error of a column is the same in every token row: it is the bias that is wrong, not the product");
+  }
+
+  void blame_ratio(const Scale& found) {
+    const Op op = v_.op();
+    const bool whole = found.by == Grouping::kWhole;
+    if (!(found.least > 0.0)) return;
+    if (op == Op::kScores && whole) {
+      blame("H02", "every score is " + number(found.least) + " times what is expected: the scale is wrong");
+    } else if (is_one_of(op, {Op::kProbs, Op::kAttnOutput}) && whole) {
+      blame("H02",
+            "every value is " + number(found.least) + " times what is expected: the probabilities do not sum to 1");
+    } else if (op == Op::kProbs && found.by == Grouping::kRow) {
+      // In decode a slot beyond the valid ones, which the tensor does not show, would take its share as well.
+      const bool slot_unseen = v_.step().phase == Phase::kDecode && found.least < 1.0;
+      if (!slot_unseen) {
+        blame("H02", "each row of probabilities is a multiple of the expected one: the sum of its softmax is wrong");
+      }
+    } else if (is_norm(op) && (whole || found.by == Grouping::kRow)) {
+      blame("H09", "each row is a multiple of the expected one: the norm of a row is wrong, not its elements");
+    } else if (is_norm(op) && found.by == Grouping::kColumn) {
+      blame("H09", "each column is a multiple of the expected one: the norm's weight is wrong");
+    }
+  }
+
+  // A plain exchange says more than a rule over the whole tensor, and that more than that something moved.
+  bool moved() {
+    const std::optional<Mixup> mixup = find_mixup(v_);
+    const bool plain = mixup && mixup->axis != Mixup::Axis::kSeveral;
+    if (!plain && rearranged()) return true;
+    if (!mixup) return false;
+    blame_mixup(*mixup);
+    return tell(describe(*mixup, v_));
+  }
+
+  bool rearranged() {
+    const std::optional<Rearranged> found = find_rearrangement(v_, wrong_);
+    if (!found) return false;
+    const std::string what = describe(*found);
+    const bool memory =
+        is_one_of_rules(found->rule, {Rule::kColumnMajor, Rule::kColumnMajorByBatch, Rule::kOtherStride});
+    if (memory && is_product(v_.op())) blame("H07", "the product is right but " + what);
+    const bool halves = is_one_of_rules(found->rule, {Rule::kHalvesSwapped, Rule::kInterleaved, Rule::kDeinterleaved});
+    if (halves && is_rope(v_.op())) blame("H03", "the rotation is right but its dimensions are not: " + what);
+    return tell(what);
+  }
+
+  static bool is_one_of_rules(Rule rule, std::initializer_list<Rule> rules) {
+    return std::find(rules.begin(), rules.end(), rule) != rules.end();
+  }
+
+  void blame_mixup(const Mixup& found) {
+    const std::string what = describe(found, v_);
+    if (v_.is_cache()) {
+      const bool next = found.axis == Mixup::Axis::kPosition && std::llabs(found.shift) == 1;
+      if (next && v_.step().phase == Phase::kDecode) {
+        blame("H08", what + ": in decode the cache is written a slot beside the right one");
+      } else {
+        blame("H01", what + ": the cache is addressed wrongly");
+      }
+      return;
+    }
+    if (found.axis != Mixup::Axis::kHead || !reads_key_heads(v_.op())) return;
+    const std::int64_t group = std::max<std::int64_t>(1, v_.config().group_size());
+    const auto crossing = std::count_if(found.pairs.begin(), found.pairs.end(), [group](const auto& pair) {
+      return pair.first / group != pair.second / group;
+    });
+    if (2 * static_cast<std::size_t>(crossing) <= found.pairs.size()) return;
+    blame("H05", what + ", which read other key and value heads");
+  }
+
+  bool law() {
+    if (v_.op() == Op::kProbs) {
+      if (const std::optional<double> power = find_power(v_, rows_)) {
+        blame("H02", "each probability is the expected one to the power " + number(*power) +
+                         ", made to sum to 1: the scores' scale is wrong by that factor");
+        return tell("the expected values to the power " + number(*power) + ", renormalised");
+      }
+    }
+    if (is_rope(v_.op()) && keeps_pair_lengths(v_, wrong_)) {
+      blame("H03", "each pair of dimensions has the expected length and another direction: its angle is wrong");
+      return tell("pairs of dimensions turned by a wrong angle");
+    }
+    return false;
+  }
+
+  void coarser_type() {
+    pattern_.rounded_to = find_coarser_type(v_, wrong_);
+    if (pattern_.rounded_to) tell("every value is a " + std::string(name(*pattern_.rounded_to)));
+  }
+
+  void trend(bool explained) {
+    if (const std::optional<Growth> growth = find_growth(v_)) {
+      pattern_.power_of_position = growth->power;
+      tell(!growth->power ? "grows with position" : "grows as position to the power " + number(*growth->power));
+    }
+    if (explained || pattern_.rounded_to) return;
+    if (const std::optional<double> size = find_least_wrong_size(v_)) {
+      tell("only where |expected| >= " + number(*size));
+    }
+  }
+
+  bool several_rows() const {
+    return std::any_of(wrong_.begin(), wrong_.end(), [&](const Element& e) { return e.row != wrong_.front().row; });
+  }
+
+  const Values& v_;
+  Pattern& pattern_;
+  std::vector<std::int64_t> rows_;  // a sample of those with wrong elements
+  std::vector<Element> wrong_;      // the wrong elements of these
+  std::vector<std::string> phrases_;
 };
 
-// Whether columns of this op are heads side by side.
-std::int64_t heads_in_columns(Op op, const ModelConfig& config) {
-  switch (op) {
-    case Op::kQProjMatmul:
-    case Op::kQProj:
-    case Op::kAttnOutput:
-      return config.num_q_heads;
-    case Op::kKProjMatmul:
-    case Op::kVProjMatmul:
-    case Op::kKProj:
-    case Op::kVProj:
-      return config.num_kv_heads;
-    default:
-      return 0;
+// What does not fit is left out, axes that are wrong throughout before others.
+std::string compose(std::vector<std::string> phrases, const std::vector<std::string>& places) {
+  const auto length = [&] {
+    std::size_t sum = 0;
+    for (const std::string& phrase : phrases) sum += phrase.size() + 2;
+    return sum;
+  };
+  const std::size_t facts = phrases.size();
+  for (const std::string& place : places) phrases.push_back(place);
+  for (std::size_t i = phrases.size(); i-- > facts && length() > kMostCharacters;) {
+    const bool throughout = phrases[i].starts_with("every ") && phrases[i].find(" but ") == std::string::npos;
+    if (throughout) phrases.erase(phrases.begin() + static_cast<std::ptrdiff_t>(i));
   }
+  while (phrases.size() > 1 && length() > kMostCharacters) phrases.pop_back();
+  std::string text;
+  for (const std::string& phrase : phrases) text += (text.empty() ? "" : ", ") + phrase;
+  return text;
 }
 
 }  // namespace
 
+Pattern find_pattern(Op op, const TensorView& actual, const Expectation& expected, const Step& step,
+                     const ModelConfig& config) {
+  Pattern pattern;
+  const bool fits = compare::shape_fits(op, actual.shape, step, config) &&
+                    compare::shape_fits(op, expected.shape, step, config) && expected.shape[1] >= actual.shape[1] &&
+                    expected.value.size() == static_cast<std::size_t>(num_elements(expected.shape));
+  if (!fits) return pattern;
+  const Values values(op, actual, expected, step, config);
+  if (values.num_wrong() == 0) return pattern;
+  pattern.share_wrong = static_cast<double>(values.num_wrong()) / static_cast<double>(values.num_compared());
+
+  std::vector<std::string> places;
+  for (const Axis& axis : axes_of(values)) {
+    pattern.axes.push_back(axis.facts());
+    std::string words = axis.describe();
+    if (!words.empty()) places.push_back(std::move(words));
+  }
+  if (places.empty()) places.push_back("one element");
+  pattern.text = compose(Finder(values, pattern)(), places);
+  return pattern;
+}
+
 std::string describe_pattern(Op op, const TensorView& actual, const Expectation& expected, const Step& step,
                              const ModelConfig& config) {
-  if (actual.shape != expected.shape || actual.shape.size() < 3) return "";
-  const auto& dims = row(op).shape;
-  const Shape& shape = actual.shape;
-  const std::int64_t rank = static_cast<std::int64_t>(shape.size());
-  const std::int64_t folded_heads = heads_in_columns(op, config);
-
-  Axis batch("batch row", shape[0]);
-  Axis token(dims[1] == Dim::kS ? "slot" : "token row", dims[1] == Dim::kQHeads ? shape[2] : shape[1]);
-  const std::int64_t num_heads = folded_heads > 0 ? folded_heads
-                                 : rank == 4      ? (dims[1] == Dim::kQHeads ? shape[1] : shape[2])
-                                                  : 0;
-  Axis head("head", std::max<std::int64_t>(num_heads, 1));
-  const std::int64_t columns = folded_heads > 0 ? config.head_dim : shape.back();
-  Axis column(rank == 4 || folded_heads > 0 ? (dims[1] == Dim::kQHeads ? "key slot" : "dimension") : "column", columns);
-
-  std::int64_t wrong_total = 0;
-  double worst = 0.0;
-  std::vector<std::int64_t> index(shape.size(), 0);
-  const auto total = static_cast<std::size_t>(num_elements(shape));
-  for (std::size_t i = 0; i < total; ++i) {
-    const std::int64_t b = index[0];
-    const bool scores_like = dims[1] == Dim::kQHeads;
-    const std::int64_t t = scores_like ? index[2] : index[1];
-    const bool pad = dims[1] == Dim::kS ? t < step.left_padding[static_cast<std::size_t>(b)] : step.is_pad(b, t);
-    if (!pad) {
-      const double a = load_element(actual.data, actual.dtype, i);
-      const double g = expected.value[i];
-      const double sigma =
-          std::hypot(static_cast<double>(expected.sigma_independent[i]), static_cast<double>(expected.sigma_shared[i]));
-      const bool wrong = is_wrong(a, g, sigma, actual.dtype);
-      if (wrong) {
-        ++wrong_total;
-        if (std::isfinite(a) && std::isfinite(g) && sigma > 0) worst = std::max(worst, std::fabs(a - g) / sigma);
-      }
-      const std::int64_t last = index.back();
-      batch.count(b, wrong);
-      token.count(t, wrong);
-      if (num_heads > 0) {
-        head.count(folded_heads > 0 ? last / config.head_dim : (scores_like ? index[1] : index[2]), wrong);
-      }
-      column.count(folded_heads > 0 ? last % config.head_dim : last, wrong);
-    }
-    for (std::size_t axis = shape.size(); axis-- > 0;) {
-      if (++index[axis] < shape[axis]) break;
-      index[axis] = 0;
-    }
-  }
-  if (wrong_total == 0) return "";
-
-  std::string text;
-  auto add = [&](const std::string& part) {
-    if (!part.empty()) text += (text.empty() ? "" : ", ") + part;
-  };
-  if (num_heads > 0) add(head.describe());
-  add(batch.describe());
-  add(token.describe());
-  add(column.describe());
-  if (text.empty()) text = "one element";
-  return text;
+  return find_pattern(op, actual, expected, step, config).text;
 }
 
 }  // namespace qdiff::diagnose

@@ -37,7 +37,8 @@ class Run {
     const auto start = std::chrono::steady_clock::now();
     select();
     record();
-    Judged judged = judge_subjects(subjects_, parties_.oracle, precision(), extent_, options_.progress);
+    Judged judged =
+        judge_subjects(subjects_, parties_.oracle, precision(), extent_, options_.probing, options_.progress);
     judged.wrong.insert(judged.wrong.end(), seen_while_recording_.begin(), seen_while_recording_.end());
     drop_consequences(judged);
     conclude(

@@ -72,7 +72,16 @@ Document divergence_document(const Finding& finding) {
           {"statistics", statistics_document(judgement.statistics)}};
 }
 
+// One text for each alternative, whatever the diagnosis left out.
+std::vector<std::string> separations_of(const Explanation& explanation) {
+  std::vector<std::string> separations = explanation.separated_by;
+  separations.resize(explanation.alternatives.size());
+  return separations;
+}
+
 Document explanation_document(const Explanation& explanation) {
+  Document points = Document::object();
+  for (const auto& [point, dtype] : explanation.points) points[point] = dtype;
   return {{"hypothesis", or_null(explanation.hypothesis)},
           {"variant", or_null(explanation.variant)},
           {"verdict", explanation.verdict ? Document(compare::name(*explanation.verdict)) : Document(nullptr)},
@@ -81,7 +90,9 @@ Document explanation_document(const Explanation& explanation) {
           {"layers", list(explanation.layers)},
           {"phase", or_null(explanation.phase)},
           {"pattern", explanation.pattern},
-          {"alternatives", list(explanation.alternatives)}};
+          {"alternatives", list(explanation.alternatives)},
+          {"separated_by", list(separations_of(explanation))},
+          {"points", points}};
 }
 
 Document finding_document(const Finding& finding) {
@@ -144,8 +155,6 @@ Document injected_document(const RunResult& result) {
   return {{"fault", *result.injected}, {"executions", result.planted_executions}};
 }
 
-std::string scalar_text(const Document& value) { return value.dump(-1, ' ', true, Document::error_handler_t::replace); }
-
 void append_text(const Document& value, const std::string& line_start, std::string& text) {
   if (!value.is_structured() || value.empty()) {
     text += scalar_text(value);
@@ -168,6 +177,8 @@ void append_text(const Document& value, const std::string& line_start, std::stri
 }
 
 }  // namespace
+
+std::string scalar_text(const Document& value) { return value.dump(-1, ' ', true, Document::error_handler_t::replace); }
 
 Document number(double value, int significant_digits) {
   if (std::isnan(value)) return "NaN";

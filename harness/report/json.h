@@ -16,6 +16,9 @@ Document number(double value, int significant_digits = 6);
 Document to_document(const compare::RunResult& result);
 Document to_document(const compare::HypothesisResult& hypothesis);
 
+// A string, number or null as JSON, under the same rules as to_text().
+std::string scalar_text(const Document& value);
+
 // Indented text; an array that holds neither arrays nor objects stands on one line. ASCII only, other characters as
 // \u escapes; bytes that are not UTF-8 become U+FFFD.
 std::string to_text(const Document& document);

@@ -1,22 +1,30 @@
+// JUnit's XML has no specification; readers agree on what https://github.com/testmoapp/junitxml describes: a failure is
+// a wrong result, an error one that could not be had, and both carry a short message and a longer text.
+#include <algorithm>
 #include <cstdio>
 #include <string>
+#include <vector>
 
 #include "harness/report/json.h"
 #include "harness/report/report.h"
+#include "harness/report/sentences.h"
 #include "harness/report/text.h"
 
 namespace qdiff::report {
 namespace {
 
+using compare::Finding;
+using compare::HypothesisResult;
 using compare::HypothesisVerdict;
 using compare::RunResult;
 using compare::Verdict;
 
 struct TestCase {
-  std::string group;  // JUnit's classname, "qdiff.hypotheses"
+  std::string group;  // JUnit's classname
   std::string name;
-  std::string element;  // "failure", "error", "skipped"; empty: passed
-  std::string message;
+  std::string element = {};  // "failure", "error", "skipped"; empty: passed
+  std::string message = {};
+  std::vector<std::string> text = {};  // lines
 };
 
 std::string element_for(Verdict verdict) {
@@ -31,62 +39,101 @@ std::string element_for(Verdict verdict) {
   return "error";
 }
 
-std::string element_for(HypothesisVerdict verdict) {
-  switch (verdict) {
-    case HypothesisVerdict::kConfirmed:
-    case HypothesisVerdict::kConsistent:
-      return "failure";
-    case HypothesisVerdict::kRefuted:
-      return "";
-    case HypothesisVerdict::kUndetectable:
-    case HypothesisVerdict::kNotExercised:
-      break;
-  }
-  return "skipped";
+std::string sentence_of(const Finding& finding) {
+  return tensor_name(finding.tensor) + " at " + place_of(finding) + ": " + finding.judgement.reason;
 }
 
-std::string sentence_of(const compare::Finding& finding) {
-  return tensor_name(finding.tensor) + " at step " + std::to_string(finding.step) + ": " + finding.judgement.reason +
-         "; repeat with: " + finding.command;
+// The first finding in full, the others by name: each can be repeated from report.json.
+void tell(const std::vector<const Finding*>& findings, TestCase& test) {
+  constexpr std::size_t kMostOthers = 20;
+  const Finding& first = *findings.front();
+  test.message = sentence_of(first);
+  test.text = {sentence_of(first)};
+  if (!first.judgement.worst_index.empty()) {
+    test.text.push_back("element " + to_string(first.judgement.worst_index) + ": actual " +
+                        digits(first.judgement.actual, 9) + ", expected " + digits(first.judgement.expected, 9));
+  }
+  if (!first.explanation.pattern.empty()) test.text.push_back("pattern: " + first.explanation.pattern);
+  test.text.push_back("cause: " + cause_of(first.explanation));
+  for (const std::string& alternative : alternatives_of(first.explanation))
+    test.text.push_back("or else " + alternative);
+  if (!first.explanation.points.empty()) test.text.push_back("declare: " + points_entry(first.explanation.points));
+  test.text.push_back("repeat: " + first.command);
+  for (std::size_t i = 1; i < findings.size() && i <= kMostOthers; ++i) {
+    test.text.push_back("also " + sentence_of(*findings[i]));
+  }
+  if (findings.size() > kMostOthers + 1) {
+    test.text.push_back("and " + std::to_string(findings.size() - kMostOthers - 1) + " more wrong tensors");
+  }
+}
+
+template <typename Predicate>
+std::vector<const Finding*> findings_that(const RunResult& result, const Predicate& wanted) {
+  std::vector<const Finding*> findings;
+  for (const Finding& finding : result.findings) {
+    if (wanted(finding)) findings.push_back(&finding);
+  }
+  return findings;
 }
 
 TestCase verdict_test(const RunResult& result) {
-  TestCase test{"qdiff.run", "verdict", element_for(result.verdict), ""};
-  if (const compare::Finding* first = result.first_divergence()) {
-    test.message = "first divergence in case " + first->case_id + ", " + sentence_of(*first);
+  TestCase test{"qdiff.run", "verdict", element_for(result.verdict)};
+  if (const Finding* first = result.first_divergence()) {
+    tell({first}, test);
+    test.message = "first divergence in case " + first->case_id + ", " + test.message;
   } else if (result.verdict != Verdict::kMatch) {
     test.message = result.reason;
   }
   return test;
 }
 
-TestCase case_test(const RunResult& result, const compare::CaseSummary& summary) {
-  TestCase test{"qdiff.cases", summary.id, element_for(summary.verdict), ""};
-  if (summary.verdict == Verdict::kMatch) return test;
-  for (const compare::Finding& finding : result.findings) {
-    if (finding.case_id == summary.id) {
-      test.message = sentence_of(finding);
-      return test;
-    }
-  }
+// Why a case without a finding is no match.
+std::string doubt_of(const RunResult& result, const compare::CaseSummary& summary) {
   for (const compare::NotCompared& item : result.coverage.not_compared) {
-    if (item.case_id == summary.id) {
-      test.message = item.tensor + " at step " + std::to_string(item.step) + ": " + item.reason;
-      return test;
-    }
+    if (item.case_id == summary.id) return item.tensor + " at step " + std::to_string(item.step) + ": " + item.reason;
   }
-  test.message = result.reason;
+  return result.reason.empty() ? "no tensor of it could be compared" : result.reason;
+}
+
+TestCase case_test(const RunResult& result, const compare::CaseSummary& summary) {
+  TestCase test{"qdiff.cases", summary.id, element_for(summary.verdict)};
+  if (summary.verdict == Verdict::kMatch) return test;
+  const auto findings = findings_that(result, [&](const Finding& finding) { return finding.case_id == summary.id; });
+  if (findings.empty()) {
+    test.message = doubt_of(result, summary);
+  } else {
+    tell(findings, test);
+  }
   return test;
 }
 
-TestCase hypothesis_test(const compare::HypothesisResult& hypothesis) {
-  TestCase test{"qdiff.hypotheses", hypothesis.id + " " + hypothesis.title, element_for(hypothesis.verdict), ""};
-  test.message = std::string(compare::name(hypothesis.verdict));
-  if (hypothesis.variant) test.message += ": " + *hypothesis.variant;
-  if (test.element == "failure") {
-    for (const std::string& sentence : hypothesis.evidence) test.message += "; " + sentence;
-  } else if (!hypothesis.blind_variants.empty()) {
-    test.message += ": " + hypothesis.blind_variants.front().why;
+bool speaks_for(const Finding& finding, const std::string& hypothesis) {
+  const compare::Explanation& explanation = finding.explanation;
+  if (!explanation.verdict) return false;
+  if (explanation.hypothesis == hypothesis) return true;
+  return std::any_of(explanation.alternatives.begin(), explanation.alternatives.end(),
+                     [&](const std::string& variant) { return variant.starts_with(hypothesis + '.'); });
+}
+
+// Passed means: nothing that is wrong in this case speaks for the hypothesis, and these inputs could have shown it.
+TestCase hypothesis_test(const RunResult& result, const HypothesisResult& hypothesis,
+                         const compare::CaseSummary& summary) {
+  TestCase test{hypothesis.id, summary.id};
+  const auto findings = findings_that(result, [&](const Finding& finding) {
+    return finding.case_id == summary.id && speaks_for(finding, hypothesis.id);
+  });
+  if (!findings.empty()) {
+    test.element = "failure";
+    tell(findings, test);
+    for (const std::string& sentence : hypothesis.evidence) test.text.push_back("evidence: " + sentence);
+  } else if (hypothesis.verdict == HypothesisVerdict::kUndetectable ||
+             hypothesis.verdict == HypothesisVerdict::kNotExercised) {
+    test.element = "skipped";
+    test.message = hypothesis.verdict == HypothesisVerdict::kUndetectable ? "undetectable: " : "not exercised: ";
+    test.message += why_not_judged(hypothesis);
+  } else if (summary.verdict == Verdict::kInconclusive) {
+    test.element = "skipped";
+    test.message = "the case is inconclusive: " + doubt_of(result, summary);
   }
   return test;
 }
@@ -101,12 +148,26 @@ std::string attribute(std::string_view name, const std::string& value) {
   return ' ' + std::string(name) + "=\"" + xml_text(value) + '"';
 }
 
+std::string xml_of(const TestCase& test) {
+  const std::string start = "    <testcase" + attribute("classname", test.group) + attribute("name", test.name);
+  if (test.element.empty()) return start + "/>\n";
+  std::string text = start + ">\n      <" + test.element + attribute("message", test.message);
+  if (test.text.empty()) return text + "/>\n    </testcase>\n";
+  text += '>';
+  for (std::size_t i = 0; i < test.text.size(); ++i) text += (i == 0 ? "" : "\n") + xml_text(test.text[i]);
+  return text + "</" + test.element + ">\n    </testcase>\n";
+}
+
 }  // namespace
 
 std::string junit_xml(const RunResult& result) {
   std::vector<TestCase> tests = {verdict_test(result)};
   for (const compare::CaseSummary& summary : result.cases) tests.push_back(case_test(result, summary));
-  for (const auto& hypothesis : all_hypotheses(result)) tests.push_back(hypothesis_test(hypothesis));
+  for (const HypothesisResult& hypothesis : all_hypotheses(result)) {
+    for (const compare::CaseSummary& summary : result.cases) {
+      tests.push_back(hypothesis_test(result, hypothesis, summary));
+    }
+  }
 
   char seconds[40];
   std::snprintf(seconds, sizeof seconds, "%.3f", result.seconds);
@@ -117,14 +178,7 @@ std::string junit_xml(const RunResult& result) {
                              attribute("time", seconds);
   std::string text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites" + counts + ">\n  <testsuite" +
                      attribute("name", "qdiff") + counts + ">\n";
-  for (const TestCase& test : tests) {
-    text += "    <testcase" + attribute("classname", test.group) + attribute("name", test.name);
-    if (test.element.empty()) {
-      text += "/>\n";
-    } else {
-      text += ">\n      <" + test.element + attribute("message", test.message) + "/>\n    </testcase>\n";
-    }
-  }
+  for (const TestCase& test : tests) text += xml_of(test);
   return text + "  </testsuite>\n</testsuites>\n";
 }
 

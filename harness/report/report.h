@@ -18,8 +18,8 @@ namespace qdiff::report {
 std::string report_json(const compare::RunResult& result);
 std::string hypothesis_json(const compare::HypothesisResult& hypothesis);
 
-// One suite: the verdict, each case, each hypothesis. A confirmed or consistent hypothesis is a failure, a blind one
-// is skipped.
+// One suite: the verdict, each case, and each hypothesis in each case (classname "H05", name the case's id), which
+// fails where a finding of that case speaks for the hypothesis, and is skipped where the inputs were blind to it.
 std::string junit_xml(const compare::RunResult& result);
 
 struct TerminalOptions {
@@ -28,6 +28,13 @@ struct TerminalOptions {
   std::string reports;  // the folder that holds the reports; empty: none were written
 };
 std::string format_terminal(const compare::RunResult& result, const TerminalOptions& options);
+
+// GitHub Actions: one workflow command for the first divergence and for each other explanation, each on a line of its
+// own (a warning for what is inconclusive, none for a match), and a page of Markdown for the job's summary.
+std::string github_commands(const compare::RunResult& result);
+std::string github_summary(const compare::RunResult& result);
+// The runner obeys every line of output that looks like a command; these do not look so any more.
+std::string without_github_commands(std::string_view text);
 
 // Writes report.json, hypotheses/H01.json to H10.json and junit.xml under `out`, which is made if need be. Each file
 // is replaced as a whole or not at all; other files are left alone. Throws qdiff::InputError where that cannot be done.

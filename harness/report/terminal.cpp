@@ -1,11 +1,12 @@
 #include <algorithm>
-#include <cstdio>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "harness/report/json.h"
 #include "harness/report/report.h"
+#include "harness/report/sentences.h"
+#include "harness/report/terminal_writer.h"
 #include "harness/report/text.h"
 
 namespace qdiff::report {
@@ -16,84 +17,7 @@ using compare::HypothesisVerdict;
 using compare::RunResult;
 using compare::Verdict;
 
-constexpr std::size_t kLabelWidth = 10;
-constexpr int kNarrowest = 60;
-
-// Select Graphic Rendition codes of ECMA-48.
-constexpr std::string_view kBold = "1", kRed = "31", kGreen = "32", kYellow = "33", kFaint = "2";
-
-std::string counted(std::int64_t count, const std::string& what) {
-  return std::to_string(count) + ' ' + what + (count == 1 ? "" : "s");
-}
-
-std::string digits(double value, int significant) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.*g", significant, value);
-  return text;
-}
-
-std::string joined(const std::vector<std::string>& items, std::size_t most) {
-  std::string text;
-  for (std::size_t i = 0; i < items.size() && i < most; ++i) text += (i == 0 ? "" : ", ") + items[i];
-  if (items.size() > most) text += " and " + std::to_string(items.size() - most) + " more";
-  return text;
-}
-
-// "0-2, 5"
-std::string ranges(std::vector<int> numbers) {
-  std::sort(numbers.begin(), numbers.end());
-  std::string text;
-  for (std::size_t i = 0; i < numbers.size();) {
-    std::size_t last = i;
-    while (last + 1 < numbers.size() && numbers[last + 1] <= numbers[last] + 1) ++last;
-    text += (text.empty() ? "" : ", ") + std::to_string(numbers[i]);
-    if (numbers[last] != numbers[i]) text += '-' + std::to_string(numbers[last]);
-    i = last + 1;
-  }
-  return text;
-}
-
-class Writer {
- public:
-  explicit Writer(const TerminalOptions& options)
-      : color_(options.color), width_(static_cast<std::size_t>(std::max(options.width, kNarrowest))) {}
-
-  std::size_t width() const { return width_; }
-  void blank() { text_ += '\n'; }
-  void line(const std::string& text) { text_ += text + '\n'; }
-
-  // Text from files passes through here, and only here.
-  std::string painted(std::string_view code, std::string_view text) const {
-    if (!color_) return terminal_text(text);
-    return "\x1b[" + std::string(code) + 'm' + terminal_text(text) + "\x1b[0m";
-  }
-  std::string plain(std::string_view text) const { return terminal_text(text); }
-
-  // "  label     text", the text wrapped.
-  void field(const std::string& label, const std::string& text) {
-    if (text.empty()) return;
-    line("  " + painted(kFaint, padded_to(label, kLabelWidth)) +
-         wrapped(terminal_text(text), width_ - kLabelWidth - 2, std::string(kLabelWidth + 2, ' ')));
-  }
-  // The same in one line, however long: a command is copied, a name is searched for.
-  void whole_field(const std::string& label, const std::string& text, std::string_view code = {}) {
-    if (text.empty()) return;
-    line("  " + painted(kFaint, padded_to(label, kLabelWidth)) + (code.empty() ? plain(text) : painted(code, text)));
-  }
-
-  std::string take() { return std::move(text_); }
-
- private:
-  bool color_;
-  std::size_t width_;
-  std::string text_;
-};
-
-std::string_view color_of(Verdict verdict) {
-  return verdict == Verdict::kMatch ? kGreen : verdict == Verdict::kDiverged ? kRed : kYellow;
-}
-
-std::string_view color_of(HypothesisVerdict verdict) {
+std::string_view hypothesis_color(HypothesisVerdict verdict) {
   switch (verdict) {
     case HypothesisVerdict::kConfirmed:
     case HypothesisVerdict::kConsistent:
@@ -115,38 +39,25 @@ std::string element_line(const compare::Judgement& judgement) {
          digits(judgement.expected, 9);
 }
 
-std::string explanation_line(const compare::Explanation& explanation) {
-  if (!explanation.verdict || !explanation.variant) return "unexplained: no catalogued bug reproduces it";
-  std::string text = *explanation.variant + " (" + std::string(compare::name(*explanation.verdict)) + ')';
-  if (explanation.value) {
-    text += ", with " + digits(*explanation.value, 6);
-    if (explanation.expected_value) text += " where " + digits(*explanation.expected_value, 6) + " is right";
-  }
-  if (!explanation.layers.empty()) {
-    text += (explanation.layers.size() == 1 ? ", in layer " : ", in layers ") + ranges(explanation.layers);
-  }
-  if (explanation.phase == "both") {
-    text += ", in prefill and decode";
-  } else if (!explanation.phase.empty()) {
-    text += ", in " + explanation.phase;
-  }
-  return text;
+void write_alternatives(const compare::Explanation& explanation, Writer& out) {
+  constexpr std::size_t kMostLines = 6;
+  const std::vector<std::string> lines = alternatives_of(explanation);
+  for (std::size_t i = 0; i < lines.size() && i < kMostLines; ++i) out.field(i == 0 ? "or else" : "", lines[i]);
+  if (lines.size() > kMostLines) out.field("", "and " + std::to_string(lines.size() - kMostLines) + " more");
 }
 
 void write_divergence(const RunResult& result, const Finding& first, Writer& out) {
   const std::string tensor = tensor_name(first.tensor);
-  const std::string place = first.tensor.layer == kNoLayer ? "" : ", layer " + std::to_string(first.tensor.layer);
   out.blank();
   out.whole_field("first at", tensor, kBold);
-  out.field("where", "case " + first.case_id + ", step " + std::to_string(first.step) + " (" +
-                         std::string(name(first.phase)) + ")" + place + ", " + first.mode +
+  out.field("where", "case " + first.case_id + ", " + place_of(first) +
                          (first.kind == compare::FindingKind::kPrecision ? ", an undeclared rounding" : ""));
   out.whole_field("element", element_line(first.judgement));
   out.field("error", first.judgement.reason);
   if (first.span_start != first.tensor) out.field("span", tensor_name(first.span_start) + " to " + tensor);
   out.field("pattern", first.explanation.pattern);
-  out.field("cause", explanation_line(first.explanation));
-  out.field("or else", joined(first.explanation.alternatives, 6));
+  out.field("cause", cause_of(first.explanation));
+  write_alternatives(first.explanation, out);
   out.whole_field("repeat", first.command, kBold);
 
   const auto total = static_cast<std::int64_t>(result.findings.size());
@@ -159,6 +70,7 @@ void write_divergence(const RunResult& result, const Finding& first, Writer& out
                                                " by an undeclared rounding"
                                          : std::string()));
   }
+  out.whole_field("declare", points_entry(points_of(result)));
 }
 
 // ---- Hypotheses ----
@@ -182,8 +94,7 @@ std::string note_of(const compare::HypothesisResult& hypothesis) {
     case HypothesisVerdict::kNotExercised:
       break;
   }
-  if (blind > 0) return hypothesis.blind_variants.front().why;
-  return hypothesis.evidence.empty() ? "nothing that it could show was run" : hypothesis.evidence.front();
+  return why_not_judged(hypothesis);
 }
 
 void write_hypotheses(const RunResult& result, Writer& out) {
@@ -201,33 +112,12 @@ void write_hypotheses(const RunResult& result, Writer& out) {
     const std::string note = cut_to(out.plain(note_of(hypothesis)), out.width() - kFixed - title_width);
     out.line("  " + out.plain(padded_to(hypothesis.id, kIdWidth)) +
              padded_to(cut_to(out.plain(hypothesis.title), title_width), title_width) + "  " +
-             out.painted(color_of(hypothesis.verdict), padded_to(verdict, note.empty() ? 0 : kVerdictWidth)) +
+             out.painted(hypothesis_color(hypothesis.verdict), padded_to(verdict, note.empty() ? 0 : kVerdictWidth)) +
              (note.empty() ? "" : "  " + note));
   }
 }
 
 // ---- What was and was not compared ----
-
-// "self_attn.scores in 24 layers" for the same tensor of many layers, in the order of first appearance.
-std::vector<std::string> by_layer(const std::vector<std::string>& names) {
-  std::vector<std::pair<std::string, std::int64_t>> groups;
-  for (const std::string& tensor : names) {
-    const std::optional<TensorId> id = parse_tensor_name(tensor);
-    const bool in_layer = id && id->layer != kNoLayer;
-    const std::string group = in_layer ? std::string(row(id->op).name) : tensor;
-    const auto found =
-        std::find_if(groups.begin(), groups.end(), [&](const auto& known) { return known.first == group; });
-    if (found == groups.end()) {
-      groups.emplace_back(group, in_layer ? 1 : 0);
-    } else {
-      ++found->second;
-    }
-  }
-  std::vector<std::string> texts;
-  for (const auto& [group, layers] : groups)
-    texts.push_back(layers > 0 ? group + " in " + counted(layers, "layer") : group);
-  return texts;
-}
 
 // "3 because ..." for each reason, the most frequent first.
 std::vector<std::string> by_reason(const std::vector<compare::NotCompared>& items) {
@@ -273,12 +163,9 @@ void write_coverage(const RunResult& result, Writer& out) {
 }
 
 void write_headline(const RunResult& result, Writer& out) {
-  std::string verdict(compare::name(result.verdict));
-  std::transform(verdict.begin(), verdict.end(), verdict.begin(),
-                 [](char c) { return static_cast<char>(c - 'a' + 'A'); });
   std::string engine = result.engine.empty() ? std::string("no") : result.engine;
   if (!result.device.empty() && result.device != result.engine) engine += " (" + result.device + ")";
-  out.line(out.painted(color_of(result.verdict), verdict) + "  " +
+  out.line(out.painted(color_of(result.verdict), headline_of(result.verdict)) + "  " +
            out.plain(engine + " engine in " + std::string(name(result.precision.activations)) +
                      (result.model.empty() ? "" : " on " + result.model)) +
            ", " + counted(static_cast<std::int64_t>(result.cases.size()), "case") + ", " + digits(result.seconds, 2) +

@@ -9,6 +9,7 @@
 #include "harness/contract/error.h"
 #include "harness/formats/atomic_file.h"
 #include "harness/formats/suggest.h"
+#include "harness/report/comparison.h"
 #include "harness/report/json.h"
 #include "harness/report/report.h"
 
@@ -77,6 +78,14 @@ void write_reports(const compare::RunResult& result, const fs::path& out) {
   for (const ReportFile& file : files) formats::write_file(file.path, file.text);
 }
 
+void write_comparison(const compare::PairwiseResult& result, const ComparedNames& names, const fs::path& out) {
+  const ReportFile file{out / "compare.json", comparison_json(result, names), "\"qdiff-compare\""};
+  make_folder(out);
+  refuse_file_of_others(file);
+  formats::write_file(file.path, file.text);
+}
+
+std::string_view comparison_schema() { return embedded_schema("/compare.schema.json"); }
 std::string_view report_schema() { return embedded_schema("/report.schema.json"); }
 std::string_view hypothesis_schema() { return embedded_schema("/hypothesis.schema.json"); }
 

@@ -109,6 +109,35 @@ class MainJob(CommandLineTest):
             for path in (self.folder / name / "hypotheses").iterdir():
                 jsonschema.validate(json.loads(path.read_text()), schemas["hypothesis"])
 
+    def test_github_actions_are_told(self):
+        summary = self.folder / "summary.md"
+        summary.write_text("before\n")
+        environment = {**os.environ, "GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary)}
+        run = ["run", self.case, "--layers", "0", "--mode", "lockstep"]
+        clean = self.qdiff(*run, env=environment)
+        self.assertEqual(clean.returncode, MATCH, clean.stderr)
+        self.assertNotIn(b"\n::", clean.stdout)
+        page = summary.read_text()
+        self.assertTrue(page.startswith("before\n### qdiff: match\n"), page)
+        planted = self.qdiff(*run, "--inject", "H05.modulo", env=environment)
+        self.assertEqual(planted.returncode, DIVERGED, planted.stderr)
+        commands = [line for line in planted.stdout.decode().splitlines() if line.lstrip().startswith("::")]
+        self.assertEqual(len(commands), 1, commands)
+        self.assertTrue(commands[0].startswith("::error title=qdiff%3A H05.modulo::model.layers.0.self_attn."), commands)
+        self.assertIn("%0Arepeat: qdiff run ", commands[0])
+        added = summary.read_text()[len(page):]
+        self.assertTrue(added.startswith("### qdiff: diverged\n"), added)
+        self.assertIn("| H05 GQA head mapping | confirmed&#58; H05.modulo |", added)
+        for options, missing in [({"GITHUB_ACTIONS": "false"}, True), ({"GITHUB_STEP_SUMMARY": ""}, False)]:
+            before = summary.read_text()
+            result = self.qdiff(*run, "--inject", "H05.modulo", env={**environment, **options})
+            self.assertEqual((result.returncode, result.stderr), (DIVERGED, b""))
+            self.assertEqual(b"\n::error" not in result.stdout, missing)
+            self.assertEqual(summary.read_text(), before)
+        quiet = self.qdiff(*run, "--quiet", env={**environment, "GITHUB_STEP_SUMMARY": "no/such/folder"})
+        self.assertEqual((quiet.returncode, quiet.stdout), (MATCH, b""))
+        self.assertIn(b"qdiff: warning: GITHUB_STEP_SUMMARY 'no/such/folder' cannot be written", quiet.stderr)
+
     def test_color_is_a_choice(self):
         always = self.qdiff("run", self.case, "--color", "always", "--layers", "0", "--mode", "lockstep")
         self.assertIn(b"\x1b[", always.stdout)

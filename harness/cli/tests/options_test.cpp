@@ -121,9 +121,38 @@ TEST_CASE("usage that is refused, with the nearest name") {
   CHECK_THAT(error_of({"inspect"}), ContainsSubstring("PATH"));
   CHECK_THAT(error_of({"inspect", "a", "b"}), ContainsSubstring("unexpected argument 'b'"));
   CHECK_THAT(error_of({"inspect", "a", "--layers", "1"}), ContainsSubstring("unknown option '--layers'"));
-  for (const char* later : {"diagnose", "compare", "selftest", "bisect", "reduce", "fuzz", "merge"}) {
+  for (const char* later : {"diagnose", "selftest", "bisect", "reduce", "fuzz", "merge"}) {
     CHECK_THAT(error_of({later, "--help"}), ContainsSubstring("not part of this version"));
   }
+}
+
+TEST_CASE("compare takes two traces, a tolerance and a place for its report") {
+  const auto compare = [](std::vector<std::string> words) {
+    words.insert(words.begin(), "compare");
+    return std::get<CompareArguments>(parse(std::move(words)).arguments);
+  };
+  const CompareArguments plain = compare({"a", "b"});
+  CHECK(plain.actual == "a");
+  CHECK(plain.expected == "b");
+  CHECK_FALSE(plain.within.has_value());
+  CHECK_FALSE(plain.out.has_value());
+  const CompareArguments full = compare({"a", "--within", "1e-3", "b", "--out=o", "--quiet", "--color", "never"});
+  CHECK(full.expected == "b");
+  CHECK(full.within == 1e-3);
+  CHECK(full.out == "o");
+  CHECK(full.common.quiet);
+  CHECK(compare({"a", "b", "--within", "0"}).within == 0.0);
+  for (const char* text :
+       {"", "-1", "-0.1", "nan", "NaN", "inf", "Infinity", "-inf", "1e999", "x", "0.1x", " 1", "1%"}) {
+    INFO(text);
+    CHECK_THAT(error_of({"compare", "a", "b", std::string("--within=") + text}), ContainsSubstring("--within"));
+  }
+  CHECK_THAT(error_of({"compare", "a", "b", "--within", "-1"}), ContainsSubstring("--within"));
+  CHECK_THAT(error_of({"compare", "a"}), ContainsSubstring("compare --help"));
+  CHECK_THAT(error_of({"compare", "a", ""}), ContainsSubstring("B is empty"));
+  CHECK_THAT(error_of({"compare", "a", "b", "c"}), ContainsSubstring("unexpected argument 'c'"));
+  CHECK_THAT(error_of({"compare", "a", "b", "--out="}), ContainsSubstring("--out is empty"));
+  CHECK_THAT(error_of({"compare", "a", "b", "--withn", "1"}), ContainsSubstring("did you mean \"--within\"?"));
 }
 
 TEST_CASE("arguments after -- are cases") {

@@ -69,8 +69,19 @@ def check_junit(path, report):
     for attribute, element in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         if int(root.get(attribute)) != len(root.findall(f".//{element}")):
             yield f"{path}: {attribute} is not the number of its elements"
-    if int(root.get("tests")) != len(cases) or len(cases) != 11 + len(report["cases"]):
-        yield f"{path}: {len(cases)} test cases for {len(report['cases'])} cases and ten hypotheses"
+    if int(root.get("tests")) != len(cases) or len(cases) != 1 + 11 * len(report["cases"]):
+        yield f"{path}: {len(cases)} test cases for {len(report['cases'])} cases, each with ten hypotheses"
+    # A hypothesis that the run confirmed fails somewhere, and one that it could not judge passes nowhere.
+    for hypothesis in report["hypotheses"]:
+        tests = [case for case in cases if case.get("classname") == hypothesis["id"]]
+        if hypothesis["verdict"] in ("undetectable", "not_exercised"):
+            right = all(test.find("skipped") is not None for test in tests)
+        elif hypothesis["verdict"] in ("confirmed", "consistent"):
+            right = any(test.find("failure") is not None for test in tests)
+        else:
+            right = not any(test.find("failure") is not None for test in tests)
+        if not right:
+            yield f"{path}: {hypothesis['id']} is {hypothesis['verdict']}, but its test cases say otherwise"
     green = not root.findall(".//failure") and not root.findall(".//error")
     if green != (report["verdict"] == "match"):
         yield f"{path}: green is {green}, but the verdict {report['verdict']}"
@@ -92,7 +103,7 @@ def check(folder, validators):
                 yield f"{run.name}/{path.name}: differs from its entry in report.json"
         yield from check_junit(run / "junit.xml", report)
         # One small report of each shape is enough to try every field of the schemas.
-        if run.name in ("ties", "inconclusive"):
+        if run.name in ("ties", "inconclusive", "rounding"):
             yield from strictness_failures(validators["report"], report, run.name)
     first = next(h for h in report_of(folder, "ties")["hypotheses"] if h["first_divergence"])
     yield from strictness_failures(validators["hypothesis"], first, "hypothesis")
@@ -118,16 +129,28 @@ def contradictions(validator, folder):
             yield f"the schema accepts {name}"
 
 
+def check_comparisons(folder, validator):
+    for run in sorted(folder.iterdir()):
+        document = json.loads((run / "compare.json").read_text())
+        for error in validator.iter_errors(document):
+            yield f"{run.name}/compare.json: {error.json_path}: {error.message[:200]}"
+        if run.name == "of_all_sorts":
+            yield from strictness_failures(validator, document, run.name)
+        if run.name == "far_apart" and validator.is_valid({**document, "verdict": "match"}):
+            yield "the schema accepts a match with differences"
+
+
 def main():
     program, schemas = sys.argv[1:]
     validators = {}
-    for kind in ("report", "hypothesis"):
+    for kind in ("report", "hypothesis", "compare"):
         schema = json.loads((pathlib.Path(schemas) / f"{kind}.schema.json").read_text())
         jsonschema.Draft202012Validator.check_schema(schema)
         validators[kind] = jsonschema.Draft202012Validator(schema)
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([program, folder], check=True)
-        failures = list(check(pathlib.Path(folder), validators))
+        failures = list(check(pathlib.Path(folder) / "runs", validators))
+        failures += check_comparisons(pathlib.Path(folder) / "comparisons", validators["compare"])
     for failure in failures:
         print(failure)
     print(f"{len(failures)} failures")

@@ -133,6 +133,7 @@ RunResult ties() {
   finding.explanation.layers = {1};
   finding.explanation.phase = "decode";
   finding.explanation.alternatives = {"H06.missing_q", "X.layer_repeated"};
+  finding.explanation.separated_by = {"it shows when there is a query bias above rounding", ""};
   result.findings = {finding};
   confirm(result, 2, HypothesisVerdict::kConsistent);
   confirm(result, 5, HypothesisVerdict::kConsistent);
@@ -160,6 +161,8 @@ RunResult unexplained() {
   Finding precision = finding_at(Op::kProbs, 0, 0, Phase::kPrefill);
   precision.kind = FindingKind::kPrecision;
   precision.case_id = "end-to-end";
+  explain(precision, "H02.probs_rounded", HypothesisVerdict::kConfirmed);
+  precision.explanation.points = {{"attention.probs", "bfloat16"}, {"rope.table", "float16"}};
   Finding head = finding_at(Op::kLmHead, kNoLayer, 0, Phase::kPrefill);
   head.case_id = "end-to-end";
   head.span_start = {Op::kNorm, kNoLayer};
@@ -169,6 +172,20 @@ RunResult unexplained() {
   head.judgement.ratio_to_bound = 0.0;
   head.judgement.reason = "its shape is [1, 37, 910], but must be [1, 37, 911]";
   result.findings = {precision, head};
+  confirm(result, 1, HypothesisVerdict::kConfirmed);
+  return result;
+}
+
+RunResult rounding() {
+  RunResult result = base();
+  result.verdict = Verdict::kDiverged;
+  result.cases[0].verdict = Verdict::kDiverged;
+  Finding finding = finding_at(Op::kProbs, 0, 0, Phase::kPrefill);
+  finding.kind = FindingKind::kPrecision;
+  finding.explanation.verdict = HypothesisVerdict::kConfirmed;
+  finding.explanation.points = {{"mlp.silu", "bfloat16"}};
+  result.findings = {finding, finding};
+  result.findings[1].explanation.points = {{"mlp.silu", "bfloat16"}, {"attention.probs", "float16"}};
   return result;
 }
 
@@ -218,7 +235,10 @@ RunResult hostile() {
     finding.explanation.variant = text;
     finding.explanation.pattern = text;
     finding.explanation.alternatives = {text, text};
+    finding.explanation.separated_by = {text};
+    finding.explanation.points = {{text, "bfloat16"}};
   }
+  result.findings.back().kind = FindingKind::kPrecision;
   for (HypothesisResult& hypothesis : result.hypotheses) {
     hypothesis.title = text;
     hypothesis.variant = text;
@@ -239,6 +259,7 @@ std::vector<std::pair<std::string, RunResult>> all() {
           {"ties", ties()},
           {"inconclusive", inconclusive()},
           {"unexplained", unexplained()},
+          {"rounding", rounding()},
           {"not_numbers", not_numbers()},
           {"empty", empty()},
           {"hostile", hostile()}};

@@ -14,6 +14,7 @@ compare::RunResult diverged();      // one bug, explained, in several layers
 compare::RunResult ties();          // two hypotheses fit equally; a fitted value
 compare::RunResult inconclusive();  // a tensor in doubt, and others that could not be judged
 compare::RunResult unexplained();   // nothing known fits; precision findings too
+compare::RunResult rounding();      // undeclared roundings alone
 compare::RunResult not_numbers();   // NaN and infinities wherever a number stands
 compare::RunResult empty();         // nothing was run
 compare::RunResult hostile();       // every text tries to break out of where it is shown

@@ -1,8 +1,10 @@
-// Writes the reports of every imagined run into folders of their own, for check_reports.py.
+// Writes the reports of every imagined run and comparison into folders of their own, for check_reports.py.
 #include <cstdio>
 #include <filesystem>
 
+#include "harness/report/comparison.h"
 #include "harness/report/report.h"
+#include "harness/report/tests/comparisons.h"
 #include "harness/report/tests/results.h"
 
 int main(int argc, char** argv) {
@@ -11,7 +13,11 @@ int main(int argc, char** argv) {
     return 2;
   }
   for (const auto& [name, result] : qdiff::report::tests::all()) {
-    qdiff::report::write_reports(result, std::filesystem::path(argv[1]) / name);
+    qdiff::report::write_reports(result, std::filesystem::path(argv[1]) / "runs" / name);
+  }
+  for (const auto& [name, result] : qdiff::report::tests::all_comparisons()) {
+    qdiff::report::write_comparison(result, {"actual", "expected"},
+                                    std::filesystem::path(argv[1]) / "comparisons" / name);
   }
   return 0;
 }

@@ -64,7 +64,8 @@ TEST_CASE("a divergence: where, what, why and the command, before anything else"
 TEST_CASE("a fitted value, its right one, a span and a tie", "[report]") {
   const std::string text = format_terminal(tests::ties(), plain());
   CHECK_THAT(text, ContainsSubstring("H03.theta (consistent), with 10000 where 1e+06 is right, in layer 1, in decode"));
-  CHECK_THAT(text, ContainsSubstring("or else   H06.missing_q, X.layer_repeated"));
+  CHECK_THAT(text, ContainsSubstring("or else   H06.missing_q: it shows when there is a query bias above rounding\n"
+                                     "            X.layer_repeated\n"));
   CHECK_THAT(text, ContainsSubstring("span      model.layers.1.input_layernorm to model.layers.1.self_attn.q_rope"));
 }
 
@@ -83,6 +84,27 @@ TEST_CASE("an unexplained divergence says so, and counts the precision findings"
   CHECK_THAT(text, ContainsSubstring("unexplained: no catalogued bug reproduces it"));
   CHECK_THAT(text, ContainsSubstring("1 of all 2 by an undeclared rounding"));
   CHECK(text.find("element") == std::string::npos);  // shapes differ: no element is the worst
+}
+
+TEST_CASE("a rounding is shown as the JSON entry that would declare it", "[report]") {
+  CHECK_THAT(
+      format_terminal(tests::unexplained(), plain(60)),
+      ContainsSubstring("declare   \"points\": {\"attention.probs\": \"bfloat16\", \"rope.table\": \"float16\"}\n"));
+  const std::string text = format_terminal(tests::rounding(), plain());
+  CHECK_THAT(text, ContainsSubstring(
+                       "declare   \"points\": {\"attention.probs\": \"float16\", \"mlp.silu\": \"bfloat16\"}\n"));
+  CHECK_THAT(text, ContainsSubstring("cause     a rounding that is not declared (confirmed)"));
+  CHECK(format_terminal(tests::diverged(), plain()).find("declare") == std::string::npos);
+}
+
+TEST_CASE("of many alternatives the first ones are shown", "[report]") {
+  compare::RunResult result = tests::ties();
+  compare::Explanation& explanation = result.findings[0].explanation;
+  explanation.alternatives.assign(9, "H01.other");
+  explanation.separated_by.assign(9, "it shows when there is a second step");
+  const std::string text = format_terminal(result, plain());
+  CHECK(count_of(text, "H01.other: it shows when there is a second step") == 6);
+  CHECK_THAT(text, ContainsSubstring("            and 3 more\n"));
 }
 
 TEST_CASE("an empty run is shown as inconclusive", "[report]") {

@@ -1,0 +1,33 @@
+#include "harness/cli/output_folder.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <system_error>
+
+#include "harness/contract/error.h"
+
+namespace qdiff::cli {
+
+namespace fs = std::filesystem;
+
+void check_output_folder(const std::string& out) {
+  fs::path path = fs::absolute(out);
+  std::error_code error;
+  fs::file_status status = fs::status(path, error);
+  while (!fs::exists(status) && path.has_relative_path()) {
+    path = path.parent_path();
+    status = fs::status(path, error);
+  }
+  if (!fs::is_directory(status)) {
+    throw InputError("--out '" + out + "': " + path.string() +
+                     " is not a folder; choose another place for the reports");
+  }
+  if (::access(path.c_str(), W_OK | X_OK) != 0) {
+    throw InputError("--out '" + out + "': " + path.string() +
+                     " cannot be written: " + std::generic_category().message(errno));
+  }
+}
+
+}  // namespace qdiff::cli

@@ -1,0 +1,134 @@
+#include "harness/report/sentences.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <optional>
+#include <utility>
+
+#include "harness/report/json.h"
+
+namespace qdiff::report {
+namespace {
+
+// "0-2, 5"
+std::string ranges(std::vector<int> numbers) {
+  std::sort(numbers.begin(), numbers.end());
+  std::string text;
+  for (std::size_t i = 0; i < numbers.size();) {
+    std::size_t last = i;
+    while (last + 1 < numbers.size() && numbers[last + 1] <= numbers[last] + 1) ++last;
+    text += (text.empty() ? "" : ", ") + std::to_string(numbers[i]);
+    if (numbers[last] != numbers[i]) text += '-' + std::to_string(numbers[last]);
+    i = last + 1;
+  }
+  return text;
+}
+
+std::string what_fits(const compare::Explanation& explanation) {
+  if (!explanation.verdict) return "";
+  const std::string verdict = " (" + std::string(compare::name(*explanation.verdict)) + ')';
+  if (explanation.variant) return *explanation.variant + verdict;
+  if (!explanation.points.empty()) return "a rounding that is not declared" + verdict;
+  return explanation.hypothesis ? *explanation.hypothesis + verdict + ", by no catalogued variant" : "";
+}
+
+}  // namespace
+
+std::string counted(std::int64_t count, std::string_view what) {
+  return std::to_string(count) + ' ' + std::string(what) + (count == 1 ? "" : "s");
+}
+
+std::string digits(double value, int significant) {
+  char text[40];
+  std::snprintf(text, sizeof text, "%.*g", significant, value);
+  return text;
+}
+
+std::string joined(const std::vector<std::string>& items, std::size_t most) {
+  std::string text;
+  for (std::size_t i = 0; i < items.size() && i < most; ++i) text += (i == 0 ? "" : ", ") + items[i];
+  if (items.size() > most) text += " and " + std::to_string(items.size() - most) + " more";
+  return text;
+}
+
+std::vector<std::string> by_layer(const std::vector<std::string>& names) {
+  std::vector<std::pair<std::string, std::int64_t>> groups;
+  for (const std::string& tensor : names) {
+    const std::optional<TensorId> id = parse_tensor_name(tensor);
+    const bool in_layer = id && id->layer != kNoLayer;
+    const std::string group = in_layer ? std::string(row(id->op).name) : tensor;
+    const auto found =
+        std::find_if(groups.begin(), groups.end(), [&](const auto& known) { return known.first == group; });
+    if (found == groups.end()) {
+      groups.emplace_back(group, in_layer ? 1 : 0);
+    } else {
+      ++found->second;
+    }
+  }
+  std::vector<std::string> texts;
+  for (const auto& [group, layers] : groups)
+    texts.push_back(layers > 0 ? group + " in " + counted(layers, "layer") : group);
+  return texts;
+}
+
+std::string cause_of(const compare::Explanation& explanation) {
+  std::string text = what_fits(explanation);
+  if (text.empty()) return "unexplained: no catalogued bug reproduces it";
+  if (explanation.value) {
+    text += ", with " + digits(*explanation.value, 6);
+    if (explanation.expected_value) text += " where " + digits(*explanation.expected_value, 6) + " is right";
+  }
+  if (!explanation.layers.empty()) {
+    text += (explanation.layers.size() == 1 ? ", in layer " : ", in layers ") + ranges(explanation.layers);
+  }
+  if (explanation.phase == "both") {
+    text += ", in prefill and decode";
+  } else if (!explanation.phase.empty()) {
+    text += ", in " + explanation.phase;
+  }
+  return text;
+}
+
+std::vector<std::string> alternatives_of(const compare::Explanation& explanation) {
+  std::vector<std::string> lines, unseparated;
+  for (std::size_t i = 0; i < explanation.alternatives.size(); ++i) {
+    const bool separated = i < explanation.separated_by.size() && !explanation.separated_by[i].empty();
+    if (separated) {
+      lines.push_back(explanation.alternatives[i] + ": " + explanation.separated_by[i]);
+    } else {
+      unseparated.push_back(explanation.alternatives[i]);
+    }
+  }
+  if (!unseparated.empty()) lines.push_back(joined(unseparated, 6));
+  return lines;
+}
+
+std::string points_entry(const std::map<std::string, std::string>& points) {
+  std::string text;
+  for (const auto& [point, dtype] : points) {
+    text += (text.empty() ? "\"points\": {" : ", ") + scalar_text(point) + ": " + scalar_text(dtype);
+  }
+  return text.empty() ? text : text + '}';
+}
+
+std::map<std::string, std::string> points_of(const compare::RunResult& result) {
+  std::map<std::string, std::string> points;
+  for (const compare::Finding& finding : result.findings) {
+    if (finding.kind != compare::FindingKind::kPrecision) continue;
+    points.insert(finding.explanation.points.begin(), finding.explanation.points.end());
+  }
+  return points;
+}
+
+std::string place_of(const compare::Finding& finding) {
+  return "step " + std::to_string(finding.step) + " (" + std::string(name(finding.phase)) + ")" +
+         (finding.tensor.layer == kNoLayer ? "" : ", layer " + std::to_string(finding.tensor.layer)) + ", " +
+         finding.mode;
+}
+
+std::string why_not_judged(const compare::HypothesisResult& hypothesis) {
+  if (!hypothesis.blind_variants.empty()) return hypothesis.blind_variants.front().why;
+  return hypothesis.evidence.empty() ? "nothing that it could show was run" : hypothesis.evidence.front();
+}
+
+}  // namespace qdiff::report

@@ -1,0 +1,42 @@
+// What several reports say in the same words. Text from files is in these sentences as it came: whoever shows them
+// makes it harmless for the place (text.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "harness/compare/result.h"
+
+namespace qdiff::report {
+
+std::string counted(std::int64_t count, std::string_view what);  // "1 tensor", "2 tensors"
+std::string digits(double value, int significant);
+std::string joined(const std::vector<std::string>& items, std::size_t most);  // "a, b and 3 more"
+
+// "self_attn.scores in 24 layers" for the same tensor of many layers, in the order of first appearance.
+std::vector<std::string> by_layer(const std::vector<std::string>& names);
+
+// "H03.theta (consistent), with 10000 where 1e+06 is right, in layers 0-2, in decode"
+std::string cause_of(const compare::Explanation& explanation);
+
+// Each bug that fits equally well, with the input that would tell it from the named one: "H06.missing_q: it shows when
+// there is a query bias". Those without such an input share the last line.
+std::vector<std::string> alternatives_of(const compare::Explanation& explanation);
+
+// The entries of a manifest's `compute` that would declare these roundings, as JSON: "points": {"rope.table":
+// "bfloat16"}. Empty where there are none.
+std::string points_entry(const std::map<std::string, std::string>& points);
+// Those of all precision findings together.
+std::map<std::string, std::string> points_of(const compare::RunResult& result);
+
+// "step 2 (decode), layer 1, lockstep"
+std::string place_of(const compare::Finding& finding);
+
+// Why a hypothesis is blind or was not exercised.
+std::string why_not_judged(const compare::HypothesisResult& hypothesis);
+
+}  // namespace qdiff::report

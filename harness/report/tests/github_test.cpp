@@ -1,0 +1,113 @@
+#include <algorithm>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "cmake/catch2.h"
+#include "harness/report/report.h"
+#include "harness/report/tests/results.h"
+
+namespace qdiff::report {
+namespace {
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+bool is_printable(const std::string& text) {
+  return std::all_of(text.begin(), text.end(), [](char c) {
+    return c == '\n' || (static_cast<unsigned char>(c) >= ' ' && static_cast<unsigned char>(c) != 0x7F);
+  });
+}
+
+TEST_CASE("GitHub: one error for one bug, however many tensors it spoils", "[report]") {
+  CHECK(
+      github_commands(tests::diverged()) ==
+      "::error title=qdiff%3A H05.modulo::model.layers.0.self_attn.attn_output, case H05-gqa, step 0 (prefill), layer "
+      "0, lockstep: worst_slice_rms is 412 times the largest that honest engines show%0A"
+      "cause: H05.modulo (confirmed), in layers 0-2, in prefill and decode%0A"
+      "repeat: qdiff run cases/H05-gqa.json --mode lockstep --layers 0 --steps 0\n");
+}
+
+TEST_CASE("GitHub: the first divergence comes first, then each other explanation", "[report]") {
+  const std::vector<std::string> lines = lines_of(github_commands(tests::unexplained()));
+  REQUIRE(lines.size() == 2);
+  CHECK_THAT(lines[0], StartsWith("::error title=qdiff%3A unexplained::lm_head"));  // of kind logic
+  CHECK_THAT(lines[1], StartsWith("::error title=qdiff%3A H02.probs_rounded::model.layers.0.self_attn.probs"));
+  CHECK_THAT(lines[1], ContainsSubstring("%0Adeclare: \"points\": {\"attention.probs\": \"bfloat16\""));
+}
+
+TEST_CASE("GitHub shows ten errors of a step, so there are never more", "[report]") {
+  compare::RunResult result = tests::diverged();
+  result.findings.resize(20, result.findings.front());
+  for (std::size_t i = 0; i < result.findings.size(); ++i) {
+    result.findings[i].explanation.variant = "H05.v" + std::to_string(i);
+  }
+  CHECK(lines_of(github_commands(result)).size() == 10);
+}
+
+TEST_CASE("GitHub: no command for a match, a warning for what is inconclusive", "[report]") {
+  CHECK(github_commands(tests::match()).empty());
+  CHECK(github_commands(tests::empty()) == "::warning title=qdiff%3A inconclusive::nothing was compared\n");
+}
+
+TEST_CASE("GitHub: text from files ends no command and begins none", "[report]") {
+  compare::RunResult result = tests::diverged();
+  result.findings.resize(1);
+  result.findings[0].explanation.variant = "a:b,c::d%\r\n::error::x";
+  result.findings[0].command = "100% :: ,\r\n::set-env name=A::b";
+  const std::string commands = github_commands(result);
+  CHECK(lines_of(commands).size() == 1);
+  CHECK_THAT(commands, StartsWith("::error title=qdiff%3A a%3Ab%2Cc%3A%3Ad%25  %3A%3Aerror%3A%3Ax::model"));
+  CHECK_THAT(commands, ContainsSubstring("repeat: 100%25 :: ,  ::set-env name=A::b\n"));
+  CHECK(is_printable(github_commands(tests::hostile())));
+}
+
+TEST_CASE("GitHub's page: a table of the hypotheses", "[report]") {
+  const std::string page = github_summary(tests::diverged());
+  CHECK_THAT(page, StartsWith("### qdiff: diverged\n\n"));
+  CHECK_THAT(page, ContainsSubstring("Cause: H05.modulo &#40;confirmed&#41;, in layers 0-2"));
+  CHECK_THAT(page, ContainsSubstring("\n| hypothesis | verdict | first divergence | repeat |\n|---|---|---|---|\n"));
+  CHECK_THAT(page,
+             ContainsSubstring("\n| H05 GQA head mapping | confirmed&#58; H05.modulo | "
+                               "<code>model.layers.0.self&#95;attn.attn&#95;output</code>, case H05-gqa, step 0"));
+  CHECK_THAT(page,
+             ContainsSubstring(" | <code>qdiff run cases/H05-gqa.json --mode lockstep --layers 0 --steps 0</code> |"));
+  CHECK_THAT(page, ContainsSubstring("\n| H10 Masking | not exercised |  |  |\n"));
+  CHECK_THAT(github_summary(tests::empty()), ContainsSubstring("\n\nnothing was compared\n\n"));
+  CHECK_THAT(github_summary(tests::rounding()), ContainsSubstring("Declare: <code>&#34;points&#34;&#58; "));
+}
+
+TEST_CASE("GitHub's page: text from files is neither HTML nor Markdown", "[report]") {
+  for (const auto& [name, result] : tests::all()) {
+    INFO(name);
+    std::string page = github_summary(result);
+    CHECK(is_printable(page));
+    CHECK(page.find('`') == std::string::npos);
+    for (const char* tag : {"<code>", "</code>"}) {
+      for (std::size_t at = page.find(tag); at != std::string::npos; at = page.find(tag)) {
+        page.erase(at, std::string(tag).size());
+      }
+    }
+    CHECK(page.find('<') == std::string::npos);
+    for (const std::string& line : lines_of(page)) {
+      if (line.starts_with('|')) {
+        INFO(line);
+        CHECK(std::count(line.begin(), line.end(), '|') == 5);
+      }
+    }
+  }
+}
+
+TEST_CASE("GitHub: a report's lines are no workflow commands", "[report]") {
+  CHECK(without_github_commands("::error::x\n  ::add-mask::y\na ::b\n##[group]z\n") ==
+        ": :error::x\n  : :add-mask::y\na ::b\n# #[group]z\n");
+  const std::string text = "plain: text\n\n  with # signs :: inside\n";
+  CHECK(without_github_commands(text) == text);
+}
+
+}  // namespace
+}  // namespace qdiff::report

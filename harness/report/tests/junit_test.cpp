@@ -1,0 +1,93 @@
+#include <algorithm>
+#include <string>
+
+#include "cmake/catch2.h"
+#include "harness/report/report.h"
+#include "harness/report/tests/results.h"
+#include "harness/report/text.h"
+
+namespace qdiff::report {
+namespace {
+
+// From "<testcase" to its end.
+std::string test_of(const std::string& xml, const std::string& group, const std::string& name) {
+  const std::string start = "<testcase classname=\"" + group + "\" name=\"" + name + '"';
+  const std::size_t at = xml.find(start);
+  REQUIRE(at != std::string::npos);
+  CHECK(xml.find(start, at + 1) == std::string::npos);
+  return xml.substr(at, xml.find("<testcase", at + 1) - at);
+}
+
+TEST_CASE("text from files stays text in XML", "[report]") {
+  const std::string text = junit_xml(tests::hostile());
+  CHECK(text.find("<script") == std::string::npos);
+  const bool printable =
+      std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || static_cast<unsigned char>(c) >= ' '; });
+  CHECK(printable);
+  CHECK(text.find("\xEF\xBF\xBE") == std::string::npos);  // U+FFFE is no character of XML
+  CHECK(xml_text("a<b>&\"'\x1b\n\x01") == "a&lt;b&gt;&amp;&quot;&apos; ");
+}
+
+TEST_CASE("JUnit counts what failed, what cannot be told, what was not exercised", "[report]") {
+  // Two cases: the verdict, the cases, and ten hypotheses in each.
+  CHECK_THAT(junit_xml(tests::diverged()), ContainsSubstring("tests=\"23\" failures=\"3\" errors=\"0\" skipped=\"4\""));
+  CHECK_THAT(junit_xml(tests::inconclusive()),
+             ContainsSubstring("tests=\"23\" failures=\"0\" errors=\"2\" skipped=\"12\""));
+  CHECK_THAT(junit_xml(tests::match()), ContainsSubstring("tests=\"23\" failures=\"0\" errors=\"0\" skipped=\"4\""));
+  CHECK_THAT(junit_xml(tests::empty()), ContainsSubstring("tests=\"1\" failures=\"0\" errors=\"1\" skipped=\"0\""));
+}
+
+TEST_CASE("JUnit: a hypothesis fails in the case whose finding speaks for it", "[report]") {
+  const std::string xml = junit_xml(tests::diverged());
+  const std::string failed = test_of(xml, "H05", "H05-gqa");
+  CHECK_THAT(failed, ContainsSubstring("<failure message=\"model.layers.0.self_attn.attn_output at step 0 (prefill), "
+                                       "layer 0, lockstep: worst_slice_rms is 412 times"));
+  CHECK_THAT(failed, ContainsSubstring("\nelement [0, 3, 97]: actual -0.51953125, expected 0.23828125\n"));
+  CHECK_THAT(failed, ContainsSubstring("\ncause: H05.modulo (confirmed), in layers 0-2, in prefill and decode\n"));
+  CHECK_THAT(failed,
+             ContainsSubstring("\nrepeat: qdiff run cases/H05-gqa.json --mode lockstep --layers 0 --steps 0\n"));
+  CHECK_THAT(failed, ContainsSubstring("\nalso model.layers.2.self_attn.attn_output at step 0"));
+  CHECK_THAT(failed, ContainsSubstring("\nevidence: the reference with H05.modulo planted"));
+  CHECK_THAT(failed, ContainsSubstring("</failure>\n    </testcase>"));
+  CHECK(test_of(xml, "H05", "end-to-end") == "<testcase classname=\"H05\" name=\"end-to-end\"/>\n    ");
+  CHECK(test_of(xml, "H01", "H05-gqa") == "<testcase classname=\"H01\" name=\"H05-gqa\"/>\n    ");
+}
+
+TEST_CASE("JUnit: every hypothesis of a tie fails, with what would separate them", "[report]") {
+  const std::string xml = junit_xml(tests::ties());
+  for (const char* hypothesis : {"H03", "H06"}) {
+    const std::string failed = test_of(xml, hypothesis, "H05-gqa");
+    CHECK_THAT(failed, ContainsSubstring("<failure"));
+    CHECK_THAT(failed, ContainsSubstring("or else H06.missing_q: it shows when there is a query bias above rounding"));
+  }
+  CHECK(test_of(xml, "H05", "H05-gqa").find("<failure") == std::string::npos);
+}
+
+TEST_CASE("JUnit: what was not judged is skipped with its reason, never passed", "[report]") {
+  const std::string xml = junit_xml(tests::inconclusive());
+  CHECK_THAT(test_of(xml, "H09", "H05-gqa"), ContainsSubstring("<skipped message=\"undetectable: on these inputs"));
+  CHECK_THAT(test_of(xml, "H10", "H05-gqa"), ContainsSubstring("<skipped message=\"not exercised: nothing"));
+  CHECK_THAT(test_of(xml, "H01", "end-to-end"),
+             ContainsSubstring("<skipped message=\"the case is inconclusive: model.layers.1.mlp.act at step 1: rms"));
+  CHECK_THAT(test_of(xml, "qdiff.cases", "end-to-end"), ContainsSubstring("too little to be sure"));
+  CHECK_THAT(test_of(xml, "qdiff.run", "verdict"), ContainsSubstring("<error message="));
+}
+
+TEST_CASE("JUnit: an undeclared rounding carries the points that would declare it", "[report]") {
+  const std::string xml = junit_xml(tests::unexplained());
+  CHECK_THAT(test_of(xml, "H02", "end-to-end"),
+             ContainsSubstring("declare: &quot;points&quot;: {&quot;attention.probs&quot;: &quot;bfloat16&quot;, "));
+}
+
+TEST_CASE("JUnit names many findings and counts the rest", "[report]") {
+  compare::RunResult result = tests::diverged();
+  result.findings.resize(30, result.findings.back());
+  const std::string failed = test_of(junit_xml(result), "H05", "H05-gqa");
+  std::size_t also = 0;
+  for (std::size_t at = failed.find("\nalso "); at != std::string::npos; at = failed.find("\nalso ", at + 1)) ++also;
+  CHECK(also == 20);
+  CHECK_THAT(failed, ContainsSubstring("\nand 9 more wrong tensors"));
+}
+
+}  // namespace
+}  // namespace qdiff::report
