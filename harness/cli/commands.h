@@ -14,6 +14,7 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
 ExitStatus record_command(const RecordArguments& arguments);
 ExitStatus inspect_command(const InspectArguments& arguments);
 ExitStatus compare_command(const CompareArguments& arguments);
+ExitStatus selftest_command(const SelftestArguments& arguments, const std::string& command);
 
 inline ExitStatus status_of(compare::Verdict verdict) {
   switch (verdict) {

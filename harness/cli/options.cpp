@@ -25,7 +25,7 @@ constexpr const char* kExitStatuses =
     "  2    bad usage or bad input: nothing was judged\n"
     "  125  cannot judge here: no such device, nothing left to judge, or inconclusive\n";
 
-constexpr const char* kCommandsToCome[] = {"diagnose", "selftest", "bisect", "reduce", "fuzz", "merge"};
+constexpr const char* kCommandsToCome[] = {"diagnose", "bisect", "reduce", "fuzz", "merge"};
 
 // The texts of one command line as CLI11 collects them, before they are checked. Option texts are optional so that an
 // empty argument ("--model ''") differs from none.
@@ -35,6 +35,7 @@ struct Texts {
       max_memory, threads, color, within;
   std::string path, actual, expected;
   bool quiet = false;
+  bool quick = false;
 };
 
 CLI::Option* add_text(CLI::App& app, const std::string& flag, std::optional<std::string>& text,
@@ -143,7 +144,21 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
       "  1    at least one tensor differs; NaN and infinities always do, unless their bits are equal\n"
       "  2    bad usage or bad input: nothing was compared\n"
       "  125  the traces have no tensor in common\n");
-  for (CLI::App* command : {run, record, inspect, compare}) command->allow_extras();
+
+  CLI::App* selftest = app->add_subcommand("selftest", "Plant every known bug and score what the diagnosis makes of it");
+  selftest->add_flag("--quick", texts.quick, "A part of it, in a minute or two: each fault once, in bfloat16");
+  add_text(*selftest, "--out", texts.out, "DIR", "Where selftest.json goes (default: qdiff-report)");
+  add_text(*selftest, "--threads", texts.threads, "N", "Faults to plant side by side (default: all cores)");
+  selftest->add_flag("--quiet", texts.quiet, "No progress line, and no table on standard output");
+  selftest->footer(
+      "Examples:\n"
+      "  qdiff selftest --quick\n"
+      "  qdiff selftest --out scores\n\n"
+      "Exit status:\n"
+      "  0    all goals are met\n"
+      "  1    at least one is not; the table ends with every miss and its reason\n"
+      "  2    bad usage: nothing was run\n");
+  for (CLI::App* command : {run, record, inspect, compare, selftest}) command->allow_extras();
   return app;
 }
 
@@ -282,6 +297,14 @@ CompareArguments compare_of(const Texts& texts) {
   return arguments;
 }
 
+SelftestArguments selftest_of(const Texts& texts) {
+  SelftestArguments arguments;
+  arguments.common = common_of(texts);
+  arguments.quick = texts.quick;
+  if (texts.out) arguments.out = *texts.out;
+  return arguments;
+}
+
 std::string command_text(int argc, const char* const* argv) {
   std::string text = "qdiff";
   for (int i = 1; i < argc; ++i) text += ' ' + shell_quote(argv[i]);
@@ -357,6 +380,8 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
     line.arguments = record_of(texts);
   } else if (command->get_name() == "compare") {
     line.arguments = compare_of(texts);
+  } else if (command->get_name() == "selftest") {
+    line.arguments = selftest_of(texts);
   } else {
     check_path("PATH", texts.path);
     line.arguments = InspectArguments{.common = common_of(texts), .path = texts.path};

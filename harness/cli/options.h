@@ -59,6 +59,12 @@ struct CompareArguments {
   std::optional<std::string> out;  // none: no report is written
 };
 
+struct SelftestArguments {
+  CommonArguments common;
+  bool quick = false;
+  std::string out = "qdiff-report";
+};
+
 // `--help` and `--version`: text for standard output, and nothing else to do.
 struct PrintText {
   std::string text;
@@ -66,7 +72,8 @@ struct PrintText {
 
 struct CommandLine {
   std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
-  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments> arguments;
+  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, SelftestArguments>
+      arguments;
 };
 
 // Throws InputError for bad usage; the message is one sentence that says what to do, without the program's name.

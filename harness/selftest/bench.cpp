@@ -53,10 +53,12 @@ Shifts& Bench::shifts(const cases::Case& test_case) {
   return *of_case.shifts;
 }
 
-compare::RunResult Bench::run(const cases::Case& test_case, const Fault& fault, diagnose::Mode mode) {
+compare::RunResult Bench::run(const cases::Case& test_case, const Fault& fault, diagnose::Mode mode,
+                             bool probing) {
   planted_->plant(fault);
   diagnose::RunOptions options;
   options.mode = mode;
+  options.probing = probing;
   options.inject = fault;
   return diagnose::run_cases(std::span(&recorded(test_case).input, 1), {*planted_, *gold_, *oracle_, *weights_},
                              options);

@@ -12,8 +12,10 @@ HonestRun run_random_case(std::uint64_t seed, DType dtype, const Makers& makers,
   const auto candidate = makers.engines[engine].second(*drawn.weights, dtype);
   const auto gold = makers.gold(*drawn.weights, dtype);
   const auto oracle = makers.oracle(*drawn.weights);
+  diagnose::RunOptions options;
+  options.probing = false;
   const compare::RunResult result =
-      diagnose::run_cases(std::span(&drawn.input, 1), {*candidate, *gold, *oracle, *drawn.weights}, {});
+      diagnose::run_cases(std::span(&drawn.input, 1), {*candidate, *gold, *oracle, *drawn.weights}, options);
   HonestRun run{result.coverage.tensors_compared, ""};
   if (result.verdict == compare::Verdict::kMatch) return run;
   run.alarm = "seed " + std::to_string(seed) + ", " + std::string(name(dtype)) + ", profile " +

@@ -1,7 +1,6 @@
 #include "harness/selftest/planting.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdio>
 #include <iterator>
 #include <optional>
@@ -14,24 +13,6 @@
 
 namespace qdiff::selftest {
 namespace {
-
-constexpr std::array kLayerSites = {Site::kFirst, Site::kMiddle, Site::kLast};
-
-// None where the model has no such layer of its own.
-std::optional<int> layer_of(Site site, const ModelConfig& config) {
-  const auto num_layers = static_cast<int>(config.num_layers);
-  switch (site) {
-    case Site::kFirst:
-      return 0;
-    case Site::kMiddle:
-      return num_layers > 2 ? std::optional(num_layers / 2) : std::nullopt;
-    case Site::kLast:
-      return num_layers > 1 ? std::optional(num_layers - 1) : std::nullopt;
-    case Site::kOutside:
-      break;
-  }
-  return kNoLayer;
-}
 
 std::int64_t cost_of(const cases::Case& test_case) { return test_case.batch * test_case.length(); }
 
@@ -101,12 +82,10 @@ class Planting {
   }
 
   std::vector<Site> sites(const VariantFacts& facts) const {
-    const bool outside = std::none_of(facts.ops.begin(), facts.ops.end(),
-                                      [](Op op) { return row(op).scope == Scope::kLayer; });
-    if (outside) return {Site::kOutside};
-    std::vector<Site> sites(kLayerSites.begin(), kLayerSites.end());
+    std::vector<Site> sites = sites_of(facts);
     // Which comes first goes round with the faults, so that a run of one site each still visits all.
-    if (!plan_.thorough) std::rotate(sites.begin(), sites.begin() + static_cast<std::ptrdiff_t>(number_ % 3), sites.end());
+    const std::size_t first = plan_.thorough ? 0 : number_ % sites.size();
+    std::rotate(sites.begin(), sites.begin() + static_cast<std::ptrdiff_t>(first), sites.end());
     return sites;
   }
 
@@ -155,7 +134,7 @@ class Planting {
     Bench& bench = benches_.at(first, plan_);
     try {
       std::vector<compare::RunResult> results;
-      results.push_back(bench.run(first, trial.fault, plan_.mode));
+      results.push_back(bench.run(first, trial.fault, plan_.mode, /*probing=*/false));
       conclude(trial, results.front());
       if (reason_of_miss(trial).empty() && trial.conclusion.first->explanation.alternatives.empty()) return;
       run_second(trial, facts, std::move(results));
@@ -174,7 +153,7 @@ class Planting {
     if (!second) return;
     Fault fault = trial.fault;
     if (second->layer != kNoLayer) fault.layer = second->layer;
-    results.push_back(benches_.at(*second->test_case, plan_).run(*second->test_case, fault, plan_.mode));
+    results.push_back(benches_.at(*second->test_case, plan_).run(*second->test_case, fault, plan_.mode, /*probing=*/true));
     const compare::RunResult both = diagnose::merge(std::move(results));
     trial.cases.push_back(second->test_case->id);
     // The place is the first case's; a fault that only the second case shows has the second's.
@@ -236,6 +215,28 @@ std::vector<Task> tasks_of(const std::vector<PlantingPlan>& plans, const std::ve
 }
 
 }  // namespace
+
+std::optional<int> layer_of(Site site, const ModelConfig& config) {
+  const auto num_layers = static_cast<int>(config.num_layers);
+  switch (site) {
+    case Site::kFirst:
+      return 0;
+    case Site::kMiddle:
+      return num_layers > 2 ? std::optional(num_layers / 2) : std::nullopt;
+    case Site::kLast:
+      return num_layers > 1 ? std::optional(num_layers - 1) : std::nullopt;
+    case Site::kOutside:
+      break;
+  }
+  return kNoLayer;
+}
+
+std::vector<Site> sites_of(const VariantFacts& facts) {
+  const bool in_layers =
+      std::any_of(facts.ops.begin(), facts.ops.end(), [](Op op) { return row(op).scope == Scope::kLayer; });
+  if (!in_layers) return {Site::kOutside};
+  return {Site::kFirst, Site::kMiddle, Site::kLast};
+}
 
 std::vector<Trial> plant_all(const std::vector<PlantingPlan>& plans, const std::vector<cases::Case>& suite,
                              const Makers& makers, int threads, const Progress& progress) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,11 @@ struct PlantingPlan {
   std::size_t one_in = 1;  // faults
   diagnose::Mode mode = diagnose::Mode::kBoth;
 };
+
+// Outside the layers where no row of a layer is changed; else in the first, the middle and the last one.
+std::vector<Site> sites_of(const VariantFacts& facts);
+// kNoLayer outside; none where the model has no such layer of its own.
+std::optional<int> layer_of(Site site, const ModelConfig& config);
 
 using Progress = std::function<void(const std::string& what, std::int64_t done, std::int64_t total)>;
 
