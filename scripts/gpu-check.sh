@@ -46,7 +46,7 @@ for line in (logs / "results").read_text().splitlines():
     tail = (logs / f"{name}.log").read_text(errors="replace").splitlines()[-12:]
     checks.append({"name": name, "status": status, "seconds": int(seconds), "tail": tail})
 bench = []
-for log in sorted(logs.glob("decode_*.log")):
+for log in sorted(logs.glob("bench_*.log")):
     for line in log.read_text().splitlines():
         if line.startswith("{"):
             bench.append(json.loads(line))
@@ -55,7 +55,7 @@ gpu = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format
 passed = bool(checks) and all(c["status"] == "passed" for c in checks)
 pathlib.Path(out).write_text(json.dumps(
     {"format": "qdiff-gpu-check", "version": 1, "commit": commit, "gpu": gpu, "passed": passed,
-     "checks": checks, "decode": bench}, indent=1) + "\n")
+     "checks": checks, "bench": bench}, indent=1) + "\n")
 PYTHON
 }
 
@@ -66,7 +66,7 @@ fi
 
 # The judge needs the LibTorch reference, which a Python with PyTorch brings.
 reference=(-DQDIFF_REFERENCE=OFF)
-targets=(cuda_engine_tests cuda_decode_bench kv_cache_layout_cuda_test)
+targets=(cuda_engine_tests cuda_engine_bench kv_cache_layout_cuda_test)
 if python3 -c 'import torch' 2>/dev/null; then
   reference=(-DQDIFF_REFERENCE=ON)
   targets+=(qdiff)
@@ -96,8 +96,8 @@ if [[ $failed -eq 0 ]]; then
   for tool in memcheck racecheck initcheck synccheck; do
     check "sanitizer_$tool" 90 compute-sanitizer --tool "$tool" --error-exitcode 9 "$tests" 'all tensors*'
   done
-  check decode_0.5b 60 "$build/optimized/cuda/cuda_decode_bench" 0.5b --contexts 0,1024 --tokens 64
-  check decode_7b 120 "$build/optimized/cuda/cuda_decode_bench" 7b --contexts 0,1024 --tokens 64
+  check bench_0.5b 60 "$build/optimized/cuda/cuda_engine_bench" 0.5b --contexts 0,1024 --tokens 64
+  check bench_7b 120 "$build/optimized/cuda/cuda_engine_bench" 7b --contexts 0,1024 --tokens 64
 fi
 write_results
 printf 'gpu-check: %s; %s\n' "$([[ $failed -eq 0 ]] && echo passed || echo FAILED)" "$out"

@@ -44,8 +44,8 @@ std::string_view embedded_case_schema() {
 }
 
 Case load_case(const std::string& path_or_id) {
-  std::error_code ignored;
-  if (std::filesystem::exists(path_or_id, ignored)) {
+  std::error_code error;
+  if (std::filesystem::exists(path_or_id, error)) {
     return parse_case(formats::read_text_file(path_or_id, formats::kDocumentLimits.bytes), path_or_id);
   }
   std::string known;
@@ -53,6 +53,7 @@ Case load_case(const std::string& path_or_id) {
     if (candidate.id == path_or_id || candidate.argument == path_or_id) return candidate;
     known += (known.empty() ? "" : ", ") + candidate.id;
   }
+  if (error) throw InputError(path_or_id + ": the case file cannot be opened: " + error.message());
   throw InputError(path_or_id + ": no such case file, nor a case of the built-in suite (it has " + known + ")");
 }
 

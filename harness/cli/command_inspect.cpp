@@ -3,8 +3,10 @@
 #include <memory>
 
 #include "harness/cases/case.h"
+#include "harness/cli/case_model.h"
 #include "harness/cli/commands.h"
 #include "harness/cli/text.h"
+#include "harness/formats/input_file.h"
 #include "harness/model/describe.h"
 #include "harness/model/model.h"
 #include "harness/trace/trace_reader.h"
@@ -36,6 +38,7 @@ std::string step_text(const Step& step) {
 void inspect_model(const std::string& spec) { std::fputs(model::describe(*model::open_model(spec)).c_str(), stdout); }
 
 void inspect_case(const cases::Case& test_case) {
+  open_model_of(test_case);  // there must be such a model
   print("case " + test_case.id + ": " + test_case.title);
   print("hypothesis", test_case.hypothesis.value_or("none: an end-to-end case"));
   print("stresses", test_case.stresses);
@@ -114,9 +117,8 @@ void inspect_trace(const fs::path& path) {
 }
 
 void inspect_directory(const std::string& path) {
-  std::error_code ignored;
-  if (fs::exists(fs::path(path) / trace::kManifestName, ignored)) return inspect_trace(path);
-  if (fs::exists(fs::path(path) / "config.json", ignored)) return inspect_model(path);
+  if (formats::path_exists(fs::path(path) / trace::kManifestName)) return inspect_trace(path);
+  if (formats::path_exists(fs::path(path) / "config.json")) return inspect_model(path);
   throw InputError(path + ": neither a trace (no manifest.json) nor a model (no config.json) is in that folder");
 }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "harness/cases/case.h"
+#include "harness/cli/case_model.h"
 #include "harness/cli/commands.h"
 #include "harness/cli/engines.h"
 #include "harness/cli/github_actions.h"
@@ -62,7 +63,7 @@ std::vector<Group> group_by_model(const std::vector<cases::Case>& loaded, const 
     if (group == groups.end()) {
       group = groups.emplace(groups.end());
       group->spec = spec;
-      group->model = model::open_model(spec);
+      group->model = arguments.model ? model::open_model(spec) : open_model_of(test_case);
       group->dtype = arguments.dtype.value_or(group->model->config().dtype);
     }
     group->cases.push_back(input_of(test_case, group->model->config()));
@@ -83,6 +84,16 @@ void select_layers(std::vector<Group>& groups, const NumberRanges& wanted) {
                      "; the model's layers are 0 to " + std::to_string(most_layers - 1));
   }
   std::erase_if(groups, [](const Group& group) { return group.layers->empty(); });
+}
+
+// A fault in a layer that is not judged shows nowhere: the run would end without an answer, hours later perhaps.
+void check_fault_is_judged(const Fault& fault, const NumberRanges& layers) {
+  // The one fault that spoils other layers than its own: it writes into layer 0's cache (docs/faults.md).
+  if (!fault.layer || fault.id == "H01.no_layer_stride" || layers.below(*fault.layer + 1).contains(*fault.layer))
+    return;
+  throw InputError("--inject '" + to_string(fault) + "': layer " + std::to_string(*fault.layer) +
+                   " is not among the judged ones, --layers '" + layers.text +
+                   "', so the fault could not be seen; judge that layer, or plant it in one of these");
 }
 
 // Cases without a wanted step are left out, by name.
@@ -152,6 +163,7 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
   check_available(arguments.backend);
   std::vector<Group> groups = group_by_model(load_cases(arguments), arguments);
   if (arguments.layers) select_layers(groups, *arguments.layers);
+  if (arguments.layers && arguments.inject) check_fault_is_judged(*arguments.inject, *arguments.layers);
   const auto steps = arguments.steps ? std::optional(select_steps(groups, *arguments.steps)) : std::nullopt;
   check_output_folder(arguments.out);
   std::vector<MemoryPlan> plans;

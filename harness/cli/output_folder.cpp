@@ -16,9 +16,12 @@ void check_output_folder(const std::string& out) {
   fs::path path = fs::absolute(out);
   std::error_code error;
   fs::file_status status = fs::status(path, error);
-  while (!fs::exists(status) && path.has_relative_path()) {
+  while (status.type() == fs::file_type::not_found && !fs::is_symlink(path) && path.has_relative_path()) {
     path = path.parent_path();
     status = fs::status(path, error);
+  }
+  if (status.type() == fs::file_type::none) {
+    throw InputError("--out '" + out + "': " + path.string() + " cannot be used: " + error.message());
   }
   if (!fs::is_directory(status)) {
     throw InputError("--out '" + out + "': " + path.string() +

@@ -46,6 +46,14 @@ constexpr std::string_view name(Verdict verdict) {
   return kNames[static_cast<std::size_t>(verdict)];
 }
 
+// One axis of a wrong tensor, as a reader knows it, and the indices at which something is wrong.
+struct WrongAxis {
+  std::string axis;  // "head", "batch row", "token row", "slot", "dimension", "column"
+  std::int64_t size = 0;
+  std::vector<std::array<std::int64_t, 2>> runs;  // first and last of neighbouring indices, at most kMostRuns
+};
+inline constexpr std::size_t kMostRuns = 64;
+
 struct Explanation {
   std::optional<std::string> hypothesis;     // "H05"; none for outsiders and unexplained divergences
   std::optional<std::string> variant;        // "H05.modulo"
@@ -55,6 +63,8 @@ struct Explanation {
   std::vector<int> layers;                    // in which the variant reproduces the candidate
   std::string phase;                          // "prefill", "decode", "both"
   std::string pattern;                        // in words: which rows, heads, positions, dimensions are wrong
+  std::vector<WrongAxis> where;               // the same as data
+  std::string evidence;                       // why the pattern speaks for the hypothesis, where no variant does
   std::vector<std::string> alternatives;      // variants that fit equally well
   std::vector<std::string> separated_by;      // for each of them, the input that would tell it from the variant
   std::map<std::string, std::string> points;  // kind precision: entries of compute.points that would declare it

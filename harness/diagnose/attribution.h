@@ -10,6 +10,7 @@
 #include "harness/compare/judge.h"
 #include "harness/compare/result.h"
 #include "harness/contract/oracle.h"
+#include "harness/diagnose/pattern.h"
 #include "harness/diagnose/run.h"
 
 namespace qdiff::diagnose {
@@ -29,7 +30,7 @@ struct RowJudgement {
   TensorKey key;
   std::vector<TensorKey> span;  // the operations evaluated; the last is `key`
   compare::Judgement judgement;
-  std::string pattern;  // where it is wrong, in words; empty for a match
+  Pattern pattern;  // how it is wrong; of a match nothing
 
   const Step& step() const { return subject->input->steps[static_cast<std::size_t>(key.step)]; }
   TensorView actual() const { return subject->candidate->get(key); }

@@ -137,6 +137,26 @@ class Concluding {
     return finding;
   }
 
+  // Where no variant fits, a pattern that only one kind of bug makes is evidence for it.
+  static void describe(const Pattern& pattern, Explanation& explanation) {
+    explanation.pattern = pattern.text;
+    for (const Pattern::AxisFacts& axis : pattern.axes) {
+      compare::WrongAxis where{axis.axis, axis.size, {}};
+      for (std::int64_t index : axis.wrong) {
+        if (!where.runs.empty() && where.runs.back()[1] + 1 == index) {
+          where.runs.back()[1] = index;
+        } else if (where.runs.size() < compare::kMostRuns) {
+          where.runs.push_back({index, index});
+        }
+      }
+      if (!where.runs.empty()) explanation.where.push_back(std::move(where));
+    }
+    if (explanation.variant || !pattern.hypothesis) return;
+    explanation.hypothesis = pattern.hypothesis;
+    explanation.verdict = HypothesisVerdict::kConsistent;
+    explanation.evidence = pattern.evidence;
+  }
+
   void explain(const WrongTensor& tensor) {
     if (tensor.overwritten) return explain_overwritten(tensor);
     const std::vector<Variant> variants = preference_.order(tensor);
@@ -144,7 +164,7 @@ class Concluding {
     if (!only_rounding) {
       Finding finding = finding_at(tensor, FindingKind::kLogic);
       finding.explanation = explanation_of(variants, catalogue_);
-      finding.explanation.pattern = tensor.pattern;
+      describe(tensor.pattern, finding.explanation);
       found_.push_back({case_index(*tensor.subject), std::move(finding)});
     }
     const auto rounded =
@@ -160,7 +180,7 @@ class Concluding {
       if (const std::string id = hypothesis_of(facts->id); !id.empty()) explanation.hypothesis = id;
     }
     explanation.verdict = HypothesisVerdict::kConfirmed;
-    explanation.pattern = tensor.pattern;
+    describe(tensor.pattern, explanation);
     for (const DeclarablePoint& point : points) explanation.points[std::string(name(point.point))] = name(point.dtype);
     found_.push_back({case_index(*tensor.subject), std::move(finding)});
   }

@@ -47,14 +47,19 @@ bool shown(const Detectability& detectability, const std::string& variant) {
 }
 
 void judge_by_findings(const std::vector<Finding>& findings, HypothesisResult& result) {
+  std::string evidence;
   for (const Finding& finding : findings) {
     if (!names_hypothesis(finding, result.id)) continue;
     if (!result.first_divergence) result.first_divergence = finding;
-    if (!result.variant || *finding.explanation.verdict < result.verdict) {
+    const std::string variant = variant_named(finding, result.id);
+    const bool stronger = *finding.explanation.verdict < result.verdict;
+    if (stronger || (!result.variant && *finding.explanation.verdict == result.verdict)) {
       result.verdict = *finding.explanation.verdict;
-      result.variant = variant_named(finding, result.id);
+      if (!variant.empty()) result.variant = variant;
+      evidence = finding.explanation.evidence;
     }
   }
+  if (!evidence.empty() && !result.variant) result.evidence.push_back(evidence);
   if (!result.variant) return;
   const auto explained = std::count_if(findings.begin(), findings.end(), [&](const Finding& finding) {
     const auto& alternatives = finding.explanation.alternatives;

@@ -137,7 +137,7 @@ class Judging {
                                     .precision = precision_,
                                     .config = config,
                                     .operations = row.span});
-    if (row.wrong()) row.pattern = describe_pattern(key.id.op, actual, expected, row.step(), config);
+    if (row.wrong()) row.pattern = find_pattern(key.id.op, actual, expected, row.step(), config);
     if (probing_) probe_.ask(row, expected);
     return row;
   }

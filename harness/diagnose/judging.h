@@ -27,7 +27,7 @@ struct WrongTensor {
   TensorKey key;
   TensorId span_start;
   compare::Judgement judgement;
-  std::string pattern;
+  Pattern pattern;
   std::vector<Fit> fits;
   bool overwritten = false;  // right when it was handed out, and written again afterwards
 };

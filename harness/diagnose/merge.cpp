@@ -49,6 +49,7 @@ void break_ties(Explanation& explanation, const std::vector<VariantFacts>& catal
   narrowed.layers = explanation.layers;
   narrowed.phase = explanation.phase;
   narrowed.pattern = explanation.pattern;
+  narrowed.where = explanation.where;
   narrowed.points = explanation.points;
   explanation = std::move(narrowed);
 }
@@ -62,9 +63,11 @@ void strengthen(std::vector<Finding>& findings) {
              other.explanation.verdict == HypothesisVerdict::kConfirmed;
     });
     if (confirmed == findings.end()) continue;
-    const std::string pattern = finding.explanation.pattern;
-    finding.explanation = confirmed->explanation;
-    finding.explanation.pattern = pattern;
+    Explanation explanation = confirmed->explanation;
+    explanation.pattern = finding.explanation.pattern;
+    explanation.where = finding.explanation.where;
+    explanation.evidence = finding.explanation.evidence;
+    finding.explanation = std::move(explanation);
   }
 }
 

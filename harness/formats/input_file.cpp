@@ -63,6 +63,13 @@ void InputFile::read(std::uint64_t offset, std::span<std::byte> destination) con
   }
 }
 
+bool path_exists(const std::filesystem::path& path) {
+  std::error_code error;
+  const bool exists = std::filesystem::exists(path, error);
+  if (error) throw InputError(printable(path.string(), kLongestName) + ": cannot be opened: " + error.message());
+  return exists;
+}
+
 std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes) {
   const InputFile file(path);
   if (file.size() > max_bytes) {

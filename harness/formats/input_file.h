@@ -32,6 +32,10 @@ class InputFile {
   std::uint64_t size_ = 0;
 };
 
+// Whether there is anything of that name, links followed. Throws qdiff::InputError where the system cannot tell (links
+// that lead in a circle, a folder that may not be searched): such a place is not an absent one.
+bool path_exists(const std::filesystem::path& path);
+
 // The whole file. Throws qdiff::InputError where it has more than `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes);
 

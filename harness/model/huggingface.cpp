@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "harness/contract/error.h"
+#include "harness/formats/input_file.h"
 #include "harness/formats/safetensors.h"
 #include "harness/formats/strict_json.h"
 #include "harness/formats/suggest.h"
@@ -24,11 +25,6 @@ using formats::printable;
 constexpr const char* kConfigFile = "config.json";
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
-
-bool there(const fs::path& path) {
-  std::error_code error;
-  return fs::exists(path, error);
-}
 
 // What the index says: which shard holds which tensor.
 struct ShardIndex {
@@ -73,7 +69,7 @@ class HuggingFaceSource : public NotedSource {
     HuggingFaceConfig parsed = parse_huggingface_config(formats::read_json_file(directory / kConfigFile), config_name);
     config_ = parsed.config;
     notes_ = std::move(parsed.notes);
-    if (there(directory / kSingleFile)) {
+    if (formats::path_exists(directory / kSingleFile)) {
       open_shard(directory / kSingleFile);
       storage_ = std::string("Hugging Face directory, ") + kSingleFile;
     } else {
@@ -125,7 +121,7 @@ class HuggingFaceSource : public NotedSource {
     for (const auto& [tensor, file] : index.shard_of) files.insert(file);
     std::map<std::string, const formats::SafetensorsReader*> opened;
     for (const std::string& file : files) {
-      if (!there(directory / file)) {
+      if (!formats::path_exists(directory / file)) {
         throw InputError(where + ": names the shard \"" + file + "\", which is not there; fetch the model again");
       }
       opened[file] = &open_shard(directory / file);
@@ -241,16 +237,15 @@ std::unique_ptr<NotedSource> open_huggingface(const fs::path& directory) {
   const char* const kWanted =
       "a Hugging Face model directory has config.json, and model.safetensors or model.safetensors.index.json with its "
       "shards";
-  std::error_code error;
-  const fs::file_status status = fs::status(directory, error);
-  if (!fs::exists(status)) throw InputError(name + ": there is no such file or directory");
-  if (!fs::is_directory(status)) {
+  if (!formats::path_exists(directory)) throw InputError(name + ": there is no such file or directory");
+  if (!fs::is_directory(directory)) {
     if (directory.extension() == ".gguf") throw InputError(name + ": GGUF files are not read by this version");
     throw InputError(name + ": is not a directory; " + kWanted);
   }
-  if (!there(directory / kConfigFile)) throw InputError(name + ": has no config.json; " + kWanted);
-  if (!there(directory / kSingleFile) && !there(directory / kIndexFile)) {
-    const bool pickled = there(directory / "pytorch_model.bin") || there(directory / "pytorch_model.bin.index.json");
+  if (!formats::path_exists(directory / kConfigFile)) throw InputError(name + ": has no config.json; " + kWanted);
+  if (!formats::path_exists(directory / kSingleFile) && !formats::path_exists(directory / kIndexFile)) {
+    const bool pickled = formats::path_exists(directory / "pytorch_model.bin") ||
+                         formats::path_exists(directory / "pytorch_model.bin.index.json");
     throw InputError(name + ": has config.json but neither model.safetensors nor model.safetensors.index.json" +
                      (pickled ? "; pickled weights (pytorch_model.bin) are not read: save it with safetensors" : ""));
   }

@@ -62,10 +62,12 @@ void apply_option(SyntheticSpec& spec, const SyntheticShape& shape, std::string_
         static_cast<std::int64_t>(parse_number(option, value, 1, static_cast<std::uint64_t>(shape.num_layers)));
     if (spec.layers == shape.num_layers) spec.layers = 0;
   } else if (option == "profile") {
-    if (value != name(Profile::kPlain) && value != name(Profile::kQwen)) {
-      throw InputError("synthetic model: profile is \"" + formats::printable(value) + "\", but must be plain or qwen");
+    const auto found = std::find(kProfileNames.begin(), kProfileNames.end(), value);
+    if (found == kProfileNames.end()) {
+      throw InputError("synthetic model: profile is \"" + formats::printable(value) +
+                       "\", but must be plain, qwen, loud or quiet");
     }
-    spec.profile = value == name(Profile::kQwen) ? Profile::kQwen : Profile::kPlain;
+    spec.profile = static_cast<Profile>(found - kProfileNames.begin());
   } else if (option == "dtype") {
     const std::optional<DType> dtype = parse_dtype(value);
     if (!dtype || *dtype == DType::kF64) {
@@ -84,6 +86,10 @@ class SyntheticSource : public NotedSource {
   SyntheticSource(const ModelConfig& config, std::uint64_t seed, Profile profile, std::string description)
       : config_(config), description_(std::move(description)), weights_(expected_weights(config_)) {
     if (profile == Profile::kQwen) note_plants(seed);
+    if (profile == Profile::kLoud) {
+      notes_.push_back("q and k biases lift the scores of kv heads 0, 1, 2 (and so on in turn) to about " + loud_list());
+    }
+    if (profile == Profile::kQuiet) notes_.push_back("the residual stream stays at a level that eps decides");
     for (const TensorId& id : all_tensors(config_, /*optional_too=*/true)) {
       for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) {
         // A tied lm_head has the embedding's name, whose plan is there already.
@@ -109,6 +115,14 @@ class SyntheticSource : public NotedSource {
   }
 
  private:
+  static std::string loud_list() {
+    std::string levels;
+    for (double score : kLoudScores) {
+      levels += (levels.empty() ? "" : ", ") + std::to_string(static_cast<std::int64_t>(score));
+    }
+    return levels;
+  }
+
   void note_plants(std::uint64_t seed) {
     std::string channels;
     for (std::int64_t channel : massive_channels(config_, seed)) {

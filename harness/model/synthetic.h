@@ -1,6 +1,6 @@
 // Synthetic models: weights made from a seed, in the real shapes of Qwen2.5 or in small ones for tests.
 //
-//   synthetic:NAME[,seed=N][,profile=plain|qwen][,dtype=bfloat16|float16|float32][,layers=N]
+//   synthetic:NAME[,seed=N][,profile=plain|qwen|loud|quiet][,dtype=bfloat16|float16|float32][,layers=N]
 //
 // NAME is a row of kSyntheticShapes. The same text gives the same bits on every machine (generator.h); `layers` keeps
 // the first N layers of the shape. Defaults: seed 0, profile plain, dtype bfloat16, all layers.
@@ -16,8 +16,9 @@
 
 namespace qdiff::model {
 
-enum class Profile : std::uint8_t { kPlain, kQwen };
-constexpr std::string_view name(Profile profile) { return profile == Profile::kPlain ? "plain" : "qwen"; }
+enum class Profile : std::uint8_t { kPlain, kQwen, kLoud, kQuiet };  // synthetic_profile.h describes them
+inline constexpr std::array<std::string_view, 4> kProfileNames = {"plain", "qwen", "loud", "quiet"};
+constexpr std::string_view name(Profile profile) { return kProfileNames[static_cast<std::size_t>(profile)]; }
 
 struct SyntheticShape {
   std::string_view name;

@@ -28,7 +28,7 @@ std::int64_t massive_neuron(const ModelConfig& config, std::uint64_t seed) {
 
 // Mean of the norm weight before the projections of `op`.
 double norm_mean(Profile profile, const TensorId& norm) {
-  if (profile == Profile::kPlain) return 1.0;
+  if (profile != Profile::kQwen) return 1.0;
   if (norm.op == Op::kNorm) return kQwenFinalNormMean;
   const std::size_t turn = static_cast<std::size_t>(norm.layer) + (norm.op == Op::kInputLayernorm ? 0 : 2);
   return kQwenNormMeans[turn % kQwenNormMeans.size()];
@@ -42,6 +42,9 @@ struct Planner {
   WeightPlan plan;
 
   bool qwen() const { return profile == Profile::kQwen; }
+  bool loud() const { return profile == Profile::kLoud; }
+  // Of what enters the residual stream.
+  double residual_level() const { return profile == Profile::kQuiet ? 1e-3 : 1.0; }
 
   // A projection of `inputs` values of unit RMS whose outputs have this deviation.
   void projection(std::int64_t inputs, double output_deviation) {
@@ -70,6 +73,7 @@ struct Planner {
 
   void embedding() {
     projection(config.hidden, 3.0);
+    if (profile == Profile::kQuiet) plan.law = normal_law(0.0, 1e-3);
     if (!qwen()) return;
     const double hidden = static_cast<double>(config.hidden);
     for (std::int64_t token = std::max<std::int64_t>(0, config.vocab - kNumSpecialTokens); token < config.vocab;
@@ -95,9 +99,19 @@ struct Planner {
     return normal_law(value + static_cast<double>(row % 5 - 2), 0.0);
   }
 
+  // `loud`: the bias of q and, up to its sign, of k that lifts the scores of this kv head to their level.
+  double loud_bias(std::int64_t kv_head) const {
+    const double score = std::fabs(kLoudScores[static_cast<std::size_t>(kv_head) % kLoudScores.size()]);
+    const double bias = std::sqrt(score * std::sqrt(static_cast<double>(config.head_dim)) / 4.0);  // four dimensions
+    return 2.0 * std::round(bias / 2.0);  // even: bfloat16 holds it up to 512
+  }
+  void loud_patches(std::int64_t head, double value) {
+    slow_dimensions(head, [&](std::int64_t row) { patch_row(row, normal_law(value, 0.0), 0); });
+  }
+
   void key_projection(double input_mean) {
     projection(config.hidden, 1.6 / input_mean);
-    if (!qwen() || !is_outer_layer(config, id.layer)) return;
+    if (!loud() && !(qwen() && is_outer_layer(config, id.layer))) return;
     // Quiet rows: what the token adds there would be multiplied by the large query biases. It also stays far below half
     // a spacing of bfloat16 at the bias, so that every key rounds to the same value there and softmax still cancels it;
     // with a spread of that order, rounding alone would decide where attention looks, as in no checkpoint that works.
@@ -109,6 +123,11 @@ struct Planner {
 
   void query_bias() {
     plan.law = normal_law(0.0, qwen() ? 1.5 : 0.5);
+    if (loud()) {
+      for (std::int64_t head = 0; head < config.num_q_heads; ++head) {
+        loud_patches(head, loud_bias(head / config.group_size()));
+      }
+    }
     if (!qwen() || id.layer != 0) return;
     for (std::int64_t head = 0; head < config.group_size(); ++head) {  // the queries of kv head 0
       slow_dimensions(head, [&](std::int64_t row) {
@@ -119,6 +138,12 @@ struct Planner {
 
   void key_bias() {
     plan.law = normal_law(0.0, qwen() ? 1.5 : 0.5);
+    if (loud()) {
+      for (std::int64_t head = 0; head < config.num_kv_heads; ++head) {
+        const double score = kLoudScores[static_cast<std::size_t>(head) % kLoudScores.size()];
+        loud_patches(head, std::copysign(loud_bias(head), score));
+      }
+    }
     if (!qwen() || !is_outer_layer(config, id.layer)) return;
     for (std::int64_t head = 0; head < config.num_kv_heads; ++head) {
       const double sign = head % 2 == 0 ? 1.0 : -1.0;
@@ -138,7 +163,7 @@ struct Planner {
   }
 
   void down_projection() {
-    projection(config.intermediate, 0.6);
+    projection(config.intermediate, 0.6 * residual_level());
     if (!qwen() || id.layer != massive_layer(config)) return;
     const std::int64_t neuron = massive_neuron(config, seed);
     patch(0, config.hidden, neuron, neuron + 1, normal_law(0.0, 1e-3), massive_key(seed, "other channels"));
@@ -199,7 +224,7 @@ WeightPlan plan_weight(const ModelConfig& config, Profile profile, std::uint64_t
       planner.plan.law = normal_law(0.0, 0.3);
       break;
     case Op::kOProj:
-      planner.projection(config.q_width(), 0.7);
+      planner.projection(config.q_width(), 0.7 * planner.residual_level());
       break;
     case Op::kGateProj:
       planner.gate_or_up(1.5);

@@ -1,6 +1,6 @@
-// What the values of a synthetic model look like: the two profiles.
+// What the values of a synthetic model look like: the four profiles.
 //
-// Both keep activations sane at any depth (all deviations are of the tensors, not of the weights):
+// `plain` and `qwen` keep activations sane at any depth (all deviations are of the tensors, not of the weights):
 //   embedding            3 / sqrt(D), which through a norm and the tied lm_head gives logits of deviation 3
 //   q, k                 1.6 each, so that scaled scores have deviation 2.5 and attention is neither flat nor one-hot
 //   v                    1
@@ -26,8 +26,21 @@
 //   Special tokens: the last 16 ids of the vocabulary have embedding rows that eps decides (mean square at or below
 //     1e-6), as the unused and control tokens of trained models do: even ids an L2 norm of 1e-3, odd ids an RMS of
 //     1e-3.
+//
+// `loud` is `plain` with scores that no softmax without care survives. In every layer q and k carry biases on the two
+// slowest rotary pairs, k's rows quiet there as in `qwen`, so that every score of a query is lifted by nearly the same
+// amount and attention is what it would be without them. By kv head in turn, scores stand at about
+//   200      above 88, where exp overflows in fp32 unless the row maximum is subtracted
+//   -20000   below -1e4, a finite stand-in for minus infinity that then wins against every real score
+//   -70000   below -65504, the other one; q.k is there beyond float16, too
+// All biases are whole numbers that every storage type holds.
+//
+// `quiet` is `plain` with a residual stream that stays at 1e-3: embedding, o_proj and down_proj at a thousandth. The
+// mean square of every norm's input is then of the size of eps (1e-6), in every layer and before the head; where the
+// lm_head is tied, logits are a thousandth as well.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -39,6 +52,7 @@ namespace qdiff::model {
 
 inline constexpr int kNumMassiveChannels = 3;
 inline constexpr std::int64_t kNumSpecialTokens = 16;
+inline constexpr std::array<double, 3> kLoudScores = {200.0, -20000.0, -70000.0};  // by kv head, in turn
 
 // A rectangle of a weight that has a law and a stream of its own; element (r, c) of it is element
 // (r - row_begin) * (column_end - column_begin) + (c - column_begin) of that stream.

@@ -79,6 +79,12 @@ std::vector<std::string> separations_of(const Explanation& explanation) {
   return separations;
 }
 
+Document where_document(const compare::WrongAxis& where) {
+  Document runs = Document::array();
+  for (const auto& [first, last] : where.runs) runs.push_back({first, last});
+  return {{"axis", where.axis}, {"size", where.size}, {"runs", runs}};
+}
+
 Document explanation_document(const Explanation& explanation) {
   Document points = Document::object();
   for (const auto& [point, dtype] : explanation.points) points[point] = dtype;
@@ -90,6 +96,8 @@ Document explanation_document(const Explanation& explanation) {
           {"layers", list(explanation.layers)},
           {"phase", or_null(explanation.phase)},
           {"pattern", explanation.pattern},
+          {"where", list(explanation.where, where_document)},
+          {"evidence", explanation.evidence},
           {"alternatives", list(explanation.alternatives)},
           {"separated_by", list(separations_of(explanation))},
           {"points", points}};

@@ -46,6 +46,14 @@ void write_alternatives(const compare::Explanation& explanation, Writer& out) {
   if (lines.size() > kMostLines) out.field("", "and " + std::to_string(lines.size() - kMostLines) + " more");
 }
 
+// What the cause is in words: the bug's own line, or why the pattern speaks for a hypothesis.
+std::string meaning_of(const RunResult& result, const compare::Explanation& explanation) {
+  if (!explanation.variant) return explanation.evidence;
+  const auto found = std::find_if(result.catalogue.begin(), result.catalogue.end(),
+                                  [&](const VariantFacts& facts) { return facts.id == explanation.variant; });
+  return found == result.catalogue.end() ? std::string() : found->what;
+}
+
 void write_divergence(const RunResult& result, const Finding& first, Writer& out) {
   const std::string tensor = tensor_name(first.tensor);
   out.blank();
@@ -57,6 +65,7 @@ void write_divergence(const RunResult& result, const Finding& first, Writer& out
   if (first.span_start != first.tensor) out.field("span", tensor_name(first.span_start) + " to " + tensor);
   out.field("pattern", first.explanation.pattern);
   out.field("cause", cause_of(first.explanation));
+  out.field("meaning", meaning_of(result, first.explanation));
   write_alternatives(first.explanation, out);
   out.whole_field("repeat", first.command, kBold);
 

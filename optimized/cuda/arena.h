@@ -38,6 +38,10 @@ class Arena {
   // Fills all of it.
   void poison(Poison poison, cudaStream_t stream);
 
+  // All of it: what input() and the rest point into.
+  const void* data() const { return memory_.data(); }
+  std::size_t bytes() const { return used_; }
+
   void* input() const { return input_; }  // [M,D], the residual stream that enters
   const LayerBuffers& layer(int index) const { return layers_[static_cast<std::size_t>(index)]; }
   void* norm() const { return norm_; }      // [M,D]

@@ -1,4 +1,5 @@
-// Owners of device memory, pinned host memory, a stream and a captured graph: freed in the destructor, not copied.
+// Owners of device memory, pinned host memory, a stream, an event and a captured graph: freed in the destructor, not
+// copied.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -32,12 +33,19 @@ class Owned {
 };
 
 using Stream = Owned<cudaStream_t, cudaStreamDestroy>;
+using Event = Owned<cudaEvent_t, cudaEventDestroy>;
 using Graph = Owned<cudaGraphExec_t, cudaGraphExecDestroy>;
 
 inline Stream make_stream() {
   cudaStream_t stream = nullptr;
   QDIFF_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   return Stream(stream);
+}
+
+inline Event make_event(unsigned flags = cudaEventDefault) {
+  cudaEvent_t event = nullptr;
+  QDIFF_CUDA_CHECK(cudaEventCreateWithFlags(&event, flags));
+  return Event(event);
 }
 
 class DeviceBuffer {

@@ -24,10 +24,7 @@ void LayerPass::embedding(const StepShape& shape, void* out, Recorder* recorder)
   launch_embedding({parts_.model.embedding, memory_.step, out, shape.rows(), static_cast<int>(c.hidden),
                     static_cast<int>(c.vocab), kernel_fault(planted ? fault : nullptr)},
                    launch(planted, shape.matvec));
-  if (recorder != nullptr) {
-    recorder->copy({Op::kEmbedTokens, kNoLayer}, {shape.batch, shape.num_tokens, c.hidden}, out, shape.rows(), c.hidden,
-                   c.hidden);
-  }
+  if (recorder != nullptr) record_embedding(shape, out, *recorder);
 }
 
 void LayerPass::layer(int index, const StepShape& shape, const void* x, const LayerBuffers& out, Recorder* recorder) {
@@ -179,13 +176,7 @@ void LayerPass::qkv(const Stage& stage) {
     }
     rotate_and_append(stage, planted_append && stage.fault->id() != FaultId::kAfterCache);
   }
-  const DType dtype = parts_.model.dtype;
-  record(stage, Op::kInputLayernorm, stage.out.input_norm, c.hidden, c.hidden);
-  record(stage, Op::kQProj, stage.out.qkv, c.q_width(), width);
-  record(stage, Op::kKProj, elements_at(stage.out.qkv, c.q_width(), dtype), c.kv_width(), width);
-  record(stage, Op::kVProj, elements_at(stage.out.qkv, c.q_width() + c.kv_width(), dtype), c.kv_width(), width);
-  record(stage, Op::kQRope, stage.out.q_rope, c.q_width(), c.q_width());
-  record(stage, Op::kKRope, stage.out.k_rope, c.kv_width(), c.kv_width());
+  record_qkv(stage);
 }
 
 // q alone through its transpose, or the rows of the packed weight taken for k, v and q in that order.
@@ -254,11 +245,7 @@ void LayerPass::attention(const Stage& stage) {
   }
   // The rotated keys served this step; what stays in the cache is unrotated.
   if (is(stage.fault, FaultId::kAfterCache)) rotate_and_append(stage, true);
-  if (stage.recorder != nullptr) {
-    record_cache(stage, Op::kKCache);
-    record_cache(stage, Op::kVCache);
-  }
-  record(stage, Op::kAttnOutput, stage.out.attention, c.q_width(), c.q_width());
+  record_attention(stage);
 }
 
 void LayerPass::o_proj(const Stage& stage) {
@@ -305,8 +292,7 @@ void LayerPass::o_proj(const Stage& stage) {
     }
     launch_add({residual, stage.out.o_proj, stage.out.resid_mid, shape.rows() * c.hidden}, launch(false, false));
   }
-  record(stage, Op::kOProj, stage.out.o_proj, c.hidden, c.hidden);
-  record(stage, Op::kResidMid, stage.out.resid_mid, c.hidden, c.hidden);
+  record_o_proj(stage);
 }
 
 // o_proj tile by tile along its columns, each tile also written over the input that the tiles behind it read.
@@ -402,13 +388,7 @@ void LayerPass::mlp(const Stage& stage) {
                     stream_);
     launch_add({residual, stage.out.down_proj, stage.out.output, shape.rows() * c.hidden}, launch(false, false));
   }
-  record(stage, Op::kPostAttentionLayernorm, stage.out.post_norm, c.hidden, c.hidden);
-  record(stage, Op::kGateProj, stage.out.gate_up, c.intermediate, 2 * c.intermediate);
-  record(stage, Op::kUpProj, elements_at(stage.out.gate_up, c.intermediate, parts_.model.dtype), c.intermediate,
-         2 * c.intermediate);
-  record(stage, Op::kAct, stage.out.act, c.intermediate, c.intermediate);
-  record(stage, Op::kDownProj, stage.out.down_proj, c.hidden, c.hidden);
-  record(stage, Op::kOutput, stage.out.output, c.hidden, c.hidden);
+  record_mlp(stage);
 }
 
 void LayerPass::head(const StepShape& shape, const void* x, const Arena& arena, Recorder* recorder) {
@@ -452,36 +432,7 @@ void LayerPass::head(const StepShape& shape, const void* x, const Arena& arena, 
                      .k = c.hidden},
                     stream_);
   }
-  if (recorder == nullptr) return;
-  recorder->copy({Op::kNorm, kNoLayer}, {shape.batch, shape.num_tokens, c.hidden}, arena.norm(), shape.rows(), c.hidden,
-                 c.hidden);
-  recorder->copy({Op::kLmHead, kNoLayer}, {shape.batch, shape.num_tokens, c.vocab}, arena.logits(), shape.rows(),
-                 c.vocab, arena.logits_stride());
-}
-
-// ---- Recording ----------------------------------------------------------------------------------------------------
-
-void LayerPass::record(const Stage& stage, Op op, const void* data, std::int64_t columns, std::int64_t stride) const {
-  if (stage.recorder == nullptr) return;
-  stage.recorder->copy(
-      {op, stage.layer},
-      output_shape(op, parts_.model.config, stage.shape.batch, stage.shape.num_tokens, stage.shape.valid_length), data,
-      stage.shape.rows(), columns, stride);
-}
-
-// The copy is made from a gathered view, which the next gathering, behind it in the stream, may overwrite.
-void LayerPass::record_cache(const Stage& stage, Op op) {
-  const ModelConfig& c = parts_.model.config;
-  const std::int64_t columns = c.kv_width();
-  const std::int64_t rows = static_cast<std::int64_t>(stage.shape.batch) * stage.shape.valid_length;
-  const DeviceBuffer& cache = op == Op::kKCache ? memory_.keys : memory_.values;
-  const bool planted = stage.fault != nullptr && plants_cache_view(stage.fault->id());
-  launch_gather_cache({cache.data(), memory_.layout, stage.layer, stage.shape.valid_length, memory_.cache_view.data(),
-                       kernel_fault(stage.fault)},
-                      launch(planted, false));
-  stage.recorder->copy({op, stage.layer},
-                       output_shape(op, c, stage.shape.batch, stage.shape.num_tokens, stage.shape.valid_length),
-                       memory_.cache_view.data(), rows, columns, columns);
+  if (recorder != nullptr) record_head(shape, arena, *recorder);
 }
 
 }  // namespace qdiff::optimized::cuda

@@ -61,6 +61,8 @@ class LayerPass {
   // x: [M,D].
   void layer(int index, const StepShape& shape, const void* x, const LayerBuffers& out, Recorder* recorder);
   void head(const StepShape& shape, const void* x, const Arena& arena, Recorder* recorder);
+  // Everything that a step left in its arena, in execution order; the caches, if wanted, as they are now.
+  void record_step(const StepShape& shape, const Arena& arena, bool caches, Recorder& recorder);
 
  private:
   // One layer's circumstances, handed from stage to stage.
@@ -72,6 +74,7 @@ class LayerPass {
     const LayerBuffers& out;
     const PlantedFault* fault;  // if it holds in this layer
     Recorder* recorder;
+    bool caches = true;  // are recorded too
   };
 
   void qkv(const Stage& stage);
@@ -90,6 +93,12 @@ class LayerPass {
   void rms_norm(const StepShape& shape, const void* x, const void* weight, void* y, float eps,
                 const PlantedFault* fault);
   void plant_weights(const Stage& stage, bool o_proj, MatvecParams& params) const;
+  void record_embedding(const StepShape& shape, const void* out, Recorder& recorder) const;
+  void record_qkv(const Stage& stage) const;
+  void record_attention(const Stage& stage);
+  void record_o_proj(const Stage& stage) const;
+  void record_mlp(const Stage& stage) const;
+  void record_head(const StepShape& shape, const Arena& arena, Recorder& recorder) const;
   void record(const Stage& stage, Op op, const void* data, std::int64_t columns, std::int64_t stride) const;
   void record_cache(const Stage& stage, Op op);
   Launch launch(bool planted, bool overlapped) const { return {parts_.model.dtype, stream_, planted, overlapped}; }

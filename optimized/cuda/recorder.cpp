@@ -1,6 +1,7 @@
 #include "optimized/cuda/recorder.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 namespace qdiff::optimized::cuda {
@@ -27,6 +28,19 @@ void Recorder::copy(const TensorId& id, Shape shape, const void* source, std::in
                     std::int64_t stride) {
   if (!active()) return;
   const std::size_t width = static_cast<std::size_t>(columns) * size_of(dtype_);
+  if (mirror_of_ != nullptr) {
+    const std::byte* held = mirror_ + (static_cast<const std::byte*>(source) - mirror_of_);
+    if (stride != columns && rows > 1) {
+      auto* packed = static_cast<std::byte*>(reserve(width * static_cast<std::size_t>(rows)));
+      for (std::int64_t r = 0; r < rows; ++r) {
+        std::memcpy(packed + static_cast<std::size_t>(r) * width,
+                    held + static_cast<std::size_t>(r * stride) * size_of(dtype_), width);
+      }
+      held = packed;
+    }
+    pending_.push_back({id, {held, dtype_, std::move(shape), {}, nullptr}});
+    return;
+  }
   void* destination = reserve(width * static_cast<std::size_t>(rows));
   if (stride == columns) {
     QDIFF_CUDA_CHECK(
@@ -40,7 +54,7 @@ void Recorder::copy(const TensorId& id, Shape shape, const void* source, std::in
 
 void Recorder::flush() {
   if (!active()) return;
-  QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  if (mirror_of_ == nullptr) QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream_));
   for (const Pending& pending : pending_) sink_->take(pending.id, pending.view);
   pending_.clear();
 }

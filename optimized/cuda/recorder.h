@@ -1,5 +1,6 @@
 // Hands tensors to a sink: copies to pinned host memory are enqueued right behind the kernel that wrote the tensor, so
-// each holds what was there at that moment, and the sink gets them all when the copies are done.
+// each holds what was there at that moment, and the sink gets them all when the copies are done. Or from a mirror, a
+// host copy of a whole arena that is there already.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +18,16 @@ class Recorder {
   // A new call on the session: its host copies may be overwritten from here on.
   void begin(TensorSink* sink) {
     sink_ = sink;
+    mirror_of_ = nullptr;
     pending_.clear();
     chunk_ = 0;
     used_ = 0;
+  }
+  // The same, where `mirror` holds what was on the device from `device` on: nothing is enqueued any more.
+  void begin(TensorSink* sink, const void* device, const void* mirror) {
+    begin(sink);
+    mirror_of_ = static_cast<const std::byte*>(device);
+    mirror_ = static_cast<const std::byte*>(mirror);
   }
   bool active() const { return sink_ != nullptr; }
 
@@ -38,6 +46,8 @@ class Recorder {
   void* reserve(std::size_t bytes);
 
   TensorSink* sink_;
+  const std::byte* mirror_of_ = nullptr;
+  const std::byte* mirror_ = nullptr;
   cudaStream_t stream_;
   DType dtype_;
   std::vector<Pending> pending_;

@@ -81,7 +81,7 @@ CudaSession::CudaSession(EngineParts& parts, const SessionOptions& options, std:
       memory_(make_memory(parts.model, options_)),
       staged_inputs_(memory_.inputs.size()),
       parts_arena_(parts.model.config, parts.model.dtype),
-      whole_arena_(parts.model.config, parts.model.dtype),
+      whole_arenas_{Arena(parts.model.config, parts.model.dtype), Arena(parts.model.config, parts.model.dtype)},
       recorder_(nullptr, stream_.get(), parts.model.dtype),
       pass_(parts_, memory_, fault_.get(), stream_.get()),
       progress_(static_cast<std::size_t>(parts.model.config.num_layers)) {
@@ -267,15 +267,15 @@ const void* CudaSession::enqueue_step(const StepShape& shape, const Arena& arena
   return arena.logits();
 }
 
-Graph CudaSession::capture(const StepShape& shape, bool greedy) {
+Graph CudaSession::capture(const StepShape& shape, const Arena& arena, bool greedy) {
   cudaStream_t stream = stream_.get();
   QDIFF_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
   cudaGraph_t graph = nullptr;
   try {
-    const void* logits = enqueue_step(shape, whole_arena_, nullptr);
+    const void* logits = enqueue_step(shape, arena, nullptr);
     if (greedy) {
       const std::size_t parts = static_cast<std::size_t>(shape.batch) * kArgmaxBlocks;
-      launch_argmax({logits, whole_arena_.logits_stride(), shape.batch, static_cast<int>(parts_.model.config.vocab),
+      launch_argmax({logits, arena.logits_stride(), shape.batch, static_cast<int>(parts_.model.config.vocab),
                      greedy_memory_.as<float>(), greedy_memory_.as<std::int32_t>() + parts,
                      const_cast<std::int32_t*>(memory_.step.tokens), const_cast<std::int32_t*>(memory_.step.positions),
                      const_cast<std::int32_t*>(memory_.step.past_length)},
@@ -294,11 +294,12 @@ Graph CudaSession::capture(const StepShape& shape, bool greedy) {
   return Graph(executable);
 }
 
-void CudaSession::arrange_whole() {
-  if (whole_arranged_) return;
-  whole_arena_.arrange(options_.batch, static_cast<int>(parts_.model.config.num_layers), true, options_.poison,
-                       stream_.get());
-  whole_arranged_ = true;
+void CudaSession::arrange_whole(int turn) {
+  const auto index = static_cast<std::size_t>(turn);
+  if (whole_arranged_[index]) return;
+  whole_arenas_[index].arrange(options_.batch, static_cast<int>(parts_.model.config.num_layers), true, options_.poison,
+                               stream_.get());
+  whole_arranged_[index] = true;
 }
 
 TensorView CudaSession::run_step(const Step& step, TensorSink* sink) {
@@ -308,13 +309,14 @@ TensorView CudaSession::run_step(const Step& step, TensorSink* sink) {
   const StepShape shape = shape_of(step, 0);
   const Arena* arena = &parts_arena_;
   if (shape.matvec) {
-    arrange_whole();
-    arena = &whole_arena_;
-    // A fault may depend on the step, and a snapshot has to be made between two kernels: then without a graph. The
-    // kernels and their arguments are the same.
-    if (fault_ == nullptr && !recorder_.active()) {
-      if (!decode_graph_) decode_graph_ = capture(shape, false);
+    arrange_whole(0);
+    arena = &whole_arenas_[0];
+    // A planted fault may depend on the step, or write to a buffer twice, so that each tensor has to be copied behind
+    // its own kernel: then without a graph. The kernels and their arguments are the same.
+    if (fault_ == nullptr) {
+      if (!decode_graph_) decode_graph_ = capture(shape, *arena, false);
       QDIFF_CUDA_CHECK(cudaGraphLaunch(decode_graph_.get(), stream_.get()));
+      if (recorder_.active()) pass_.record_step(shape, *arena, true, recorder_);
     } else {
       enqueue_step(shape, *arena, recorder());
     }
@@ -328,41 +330,104 @@ TensorView CudaSession::run_step(const Step& step, TensorSink* sink) {
                   arena->logits_stride());
 }
 
-std::vector<float> CudaSession::decode_greedily(const Step& step, int count) {
+// ---- Many steps without a look ------------------------------------------------------------------------------------
+
+namespace {
+
+// Milliseconds between marks on a stream.
+class Stopwatch {
+ public:
+  explicit Stopwatch(cudaStream_t stream) : stream_(stream) { mark(); }
+  void mark() {
+    events_.push_back(make_event());
+    QDIFF_CUDA_CHECK(cudaEventRecord(events_.back().get(), stream_));
+  }
+  std::vector<float> read() const {
+    QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    std::vector<float> milliseconds(events_.size() - 1);
+    for (std::size_t i = 0; i < milliseconds.size(); ++i) {
+      QDIFF_CUDA_CHECK(cudaEventElapsedTime(&milliseconds[i], events_[i].get(), events_[i + 1].get()));
+    }
+    return milliseconds;
+  }
+
+ private:
+  cudaStream_t stream_;
+  std::vector<Event> events_;
+};
+
+}  // namespace
+
+void CudaSession::prepare_greedy(const StepShape& shape, int turn, bool tapped) {
+  const auto index = static_cast<std::size_t>(turn);
+  arrange_whole(turn);
+  if (greedy_memory_.size() == 0) {
+    greedy_memory_ =
+        DeviceBuffer(static_cast<std::size_t>(options_.batch) * kArgmaxBlocks * (sizeof(float) + sizeof(std::int32_t)));
+  }
+  if (!greedy_graphs_[index]) greedy_graphs_[index] = capture(shape, whole_arenas_[index], true);
+  if (!tapped || mirrors_[index].size() != 0) return;
+  mirrors_[index] = PinnedBuffer(whole_arenas_[index].bytes());
+  computed_[index] = make_event(cudaEventDisableTiming);
+  copied_[index] = make_event(cudaEventDisableTiming);
+  if (!copies_) copies_ = make_stream();
+}
+
+std::vector<float> CudaSession::decode_greedily(const Step& step, int count, const StepSinks& sinks) {
   for (int layer = 0; layer < static_cast<int>(parts_.model.config.num_layers); ++layer) check_order(layer, step);
   if (!matvec_fits_ || step.num_tokens() != 1 || fault_ != nullptr) {
     refuse(step, "decode_greedily takes one token a row, a small batch and no planted fault");
   }
   if (step.past_length + count > options_.capacity) refuse(step, "the cache is too small for that many tokens");
   begin(step, nullptr);
-  arrange_whole();
-  if (!greedy_graph_) {
-    greedy_memory_ =
-        DeviceBuffer(static_cast<std::size_t>(options_.batch) * kArgmaxBlocks * (sizeof(float) + sizeof(std::int32_t)));
-    greedy_graph_ = capture(shape_of(step, 0), true);
-  }
-  std::vector<Owned<cudaEvent_t, cudaEventDestroy>> events;
-  const auto mark = [&] {
-    cudaEvent_t event = nullptr;
-    QDIFF_CUDA_CHECK(cudaEventCreate(&event));
-    events.emplace_back(event);
-    QDIFF_CUDA_CHECK(cudaEventRecord(event, stream_.get()));
+  const bool tapped = sinks != nullptr;
+  const StepShape shape = shape_of(step, 0);
+  for (int turn = 0; turn < (tapped ? kTurns : 1); ++turn) prepare_greedy(shape, turn, tapped);
+  const auto hand_out = [&](int i) {
+    const auto turn = static_cast<std::size_t>(i % kTurns);
+    QDIFF_CUDA_CHECK(cudaEventSynchronize(copied_[turn].get()));
+    recorder_.begin(sinks(i), whole_arenas_[turn].data(), mirrors_[turn].data());
+    if (recorder_.active()) pass_.record_step(shape, whole_arenas_[turn], false, recorder_);
+    recorder_.flush();
   };
-  mark();
+  Stopwatch watch(stream_.get());
   for (int i = 0; i < count; ++i) {
-    QDIFF_CUDA_CHECK(cudaGraphLaunch(greedy_graph_.get(), stream_.get()));
-    mark();
+    const auto turn = static_cast<std::size_t>(tapped ? i % kTurns : 0);
+    if (tapped && i >= kTurns) hand_out(i - kTurns);  // this turn's arena and mirror are free
+    QDIFF_CUDA_CHECK(cudaGraphLaunch(greedy_graphs_[turn].get(), stream_.get()));
+    if (tapped) {
+      QDIFF_CUDA_CHECK(cudaEventRecord(computed_[turn].get(), stream_.get()));
+      QDIFF_CUDA_CHECK(cudaStreamWaitEvent(copies_.get(), computed_[turn].get()));
+      QDIFF_CUDA_CHECK(cudaMemcpyAsync(mirrors_[turn].data(), whole_arenas_[turn].data(), mirrors_[turn].size(),
+                                       cudaMemcpyDeviceToHost, copies_.get()));
+      QDIFF_CUDA_CHECK(cudaEventRecord(copied_[turn].get(), copies_.get()));
+    }
+    watch.mark();
   }
-  QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream_.get()));
-  std::vector<float> milliseconds(static_cast<std::size_t>(count));
-  for (std::size_t i = 0; i < milliseconds.size(); ++i) {
-    QDIFF_CUDA_CHECK(cudaEventElapsedTime(&milliseconds[i], events[i].get(), events[i + 1].get()));
+  if (tapped) {
+    for (int i = std::max(0, count - kTurns); i < count; ++i) hand_out(i);
   }
   for (Progress& progress : progress_) {
     progress.length += count;
     progress.decode_steps += count;
   }
-  return milliseconds;
+  return watch.read();
+}
+
+std::vector<float> CudaSession::time_prefill(const Step& step, int count) {
+  const auto num_layers = static_cast<int>(parts_.model.config.num_layers);
+  for (int layer = 0; layer < num_layers; ++layer) check_order(layer, step);
+  begin(step, nullptr);
+  const StepShape shape = shape_of(step, 0);
+  if (shape.matvec) refuse(step, "time_prefill takes a step for the prefill kernels");
+  parts_arena_.arrange(shape.rows(), num_layers, true, options_.poison, stream_.get());
+  Stopwatch watch(stream_.get());
+  for (int i = 0; i < count; ++i) {
+    enqueue_step(shape, parts_arena_, nullptr);
+    watch.mark();
+  }
+  for (int layer = 0; layer < num_layers; ++layer) advance(layer, step);
+  return watch.read();
 }
 
 std::vector<std::int32_t> CudaSession::last_tokens() const {

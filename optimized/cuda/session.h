@@ -1,6 +1,8 @@
 // A batch of sequences on the device: its cache, its buffers, and the order in which its steps may come.
 #pragma once
 
+#include <array>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -18,9 +20,15 @@ class CudaSession final : public Session {
   TensorView run_head(const Step& step, const TensorView& input, TensorSink* sink) override;
   TensorView run_step(const Step& step, TensorSink* sink) override;
 
+  // The sink of the n-th of several decode steps; null where nobody looks.
+  using StepSinks = std::function<TensorSink*(int)>;
   // Runs `count` decode steps on the device alone, each feeding itself the likeliest token of the one before (the first
   // one's is `step`'s), and returns milliseconds for each. The cache then holds them; the caller's next step follows.
-  std::vector<float> decode_greedily(const Step& step, int count);
+  // With `sinks`, the tensors of each step, all but the caches, go to its sink while later steps run: two arenas take
+  // turns, and one is copied to the host while the next step fills the other.
+  std::vector<float> decode_greedily(const Step& step, int count, const StepSinks& sinks = nullptr);
+  // Runs the same step `count` times without a look at its results, and returns milliseconds for each.
+  std::vector<float> time_prefill(const Step& step, int count);
   // The tokens of the last step of decode_greedily().
   std::vector<std::int32_t> last_tokens() const;
 
@@ -41,8 +49,9 @@ class CudaSession final : public Session {
   void begin(const Step& step, TensorSink* sink);
   Recorder* recorder() { return recorder_.active() ? &recorder_ : nullptr; }
   const void* enqueue_step(const StepShape& shape, const Arena& arena, Recorder* recorder);
-  Graph capture(const StepShape& shape, bool greedy);
-  void arrange_whole();
+  Graph capture(const StepShape& shape, const Arena& arena, bool greedy);
+  void arrange_whole(int turn);
+  void prepare_greedy(const StepShape& shape, int turn, bool tapped);
 
   EngineParts& parts_;
   SessionOptions options_;
@@ -52,11 +61,17 @@ class CudaSession final : public Session {
   PinnedBuffer staged_inputs_;
   PinnedBuffer result_;
   Arena parts_arena_;  // of single parts, and of prefill steps
-  Arena whole_arena_;  // of decode steps: fixed, for the captured graph has its addresses
-  bool whole_arranged_ = false;
+  // Of decode steps: fixed, for the captured graphs have their addresses. All steps that are not greedy use the first.
+  static constexpr int kTurns = 2;
+  std::array<Arena, kTurns> whole_arenas_;
+  std::array<bool, kTurns> whole_arranged_{};
   Graph decode_graph_;
-  Graph greedy_graph_;
+  std::array<Graph, kTurns> greedy_graphs_;
   DeviceBuffer greedy_memory_;
+  Stream copies_;
+  std::array<PinnedBuffer, kTurns> mirrors_;
+  std::array<Event, kTurns> computed_;
+  std::array<Event, kTurns> copied_;
   Recorder recorder_;
   LayerPass pass_;
   std::vector<Progress> progress_;  // by layer

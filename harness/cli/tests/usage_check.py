@@ -75,6 +75,20 @@ class BadUsage(CommandLineTest):
         self.refused("run", self.case, self.case, says="two cases have the id tiny")
         self.refused("run", self.case, "--model", "synthetic:qwen2.5-1.7b", says="qwen2.5-1.5b")
 
+    def test_empty_values(self):
+        for option, rule in [("--layers", "as 0-3 or 0,2"), ("--steps", "as 0-3 or 0,2"), ("--inject", "Hnn.name"),
+                             ("--dtype", "bfloat16"), ("--mode", "lockstep"), ("--out", "path"), ("--model", "path")]:
+            self.refused("run", self.case, option, "", says=[option, rule])
+            self.refused("run", self.case, option + "=", says=option + " is empty")
+
+    def test_a_fault_outside_the_judged_layers(self):
+        self.refused("run", self.case, "--inject", "H05.modulo@1", "--layers", "0",
+                     says=["--inject 'H05.modulo@1'", "layer 1", "--layers '0'"])
+        self.refused("run", self.case, "--inject", "H05.modulo@7", "--layers", "0-1", says="7")
+        # This fault writes into the cache of layer 0, wherever it sits.
+        result = self.qdiff("run", self.case, "--inject", "H01.no_layer_stride@1", "--layers", "0")
+        self.assertNotEqual(result.returncode, BAD_INPUT, result.stderr)
+
     def test_what_cannot_be_judged_here(self):
         self.refused("run", self.case, "--backend", "cuda", status=CANNOT_JUDGE, says="CUDA")
         self.refused("record", "--model", MODEL, "--case", self.case, "--engine", "cuda", "--trace", "t",
@@ -107,6 +121,30 @@ class BadInput(CommandLineTest):
         self.refused("run", self.folder, says=str(self.folder))
         os.mkfifo(self.folder / "fifo.json")
         self.refused("run", "fifo.json", says="not a regular file")
+
+    def test_a_model_that_a_case_names(self):
+        for model, words in [("synthetic:toy-d6x", 'did you mean "toy-d64"?'), ("synthetic:toy-d64,seed=x", "seed")]:
+            broken = write_case(self.folder / "broken.json", model=model)
+            for command in ["run", "inspect"]:
+                self.refused(command, broken, says=["broken.json: \"model\" is \"" + model + "\"", words])
+            self.assertEqual(self.qdiff("run", broken, "--model", MODEL, "--layers", "0").returncode, MATCH)
+
+    def test_links_that_lead_in_a_circle(self):
+        (self.folder / "loop").symlink_to("pool")
+        (self.folder / "pool").symlink_to("loop")
+        (self.folder / "dangling").symlink_to("nowhere")
+        (self.folder / "model").mkdir()
+        (self.folder / "model/config.json").symlink_to("config.json")
+        circle = "Too many levels of symbolic links"
+        for arguments in [("run", "loop"), ("inspect", "loop"), ("inspect", "loop/x"), ("compare", "loop", "loop"),
+                          ("run", self.case, "--model", "loop"), ("run", self.case, "--model", "model"),
+                          ("inspect", "model"), ("run", self.case, "--out", "loop"),
+                          ("run", self.case, "--out", "loop/x")]:
+            self.refused(*arguments, says=circle)
+        self.refused("run", self.case, "--out", "dangling", says="dangling is not a folder")
+        self.refused("record", "--model", MODEL, "--case", self.case, "--engine", "cpu", "--trace", "loop",
+                     says="loop: is a symbolic link")
+        self.assertEqual(self.qdiff("inspect", "H05-gqa").returncode, MATCH)
 
     def test_unreadable_file(self):
         self.case.chmod(0)

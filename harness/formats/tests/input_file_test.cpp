@@ -24,6 +24,18 @@ TEST_CASE("ranges of a file are read, and not beyond its end") {
   CHECK_THAT(input_error_of([&] { file.read(UINT64_MAX, bytes); }), ContainsSubstring("no byte"));
 }
 
+TEST_CASE("a place that the system cannot look at is not an absent one") {
+  const TemporaryDirectory directory;
+  std::filesystem::create_symlink("b", directory / "a");
+  std::filesystem::create_symlink("a", directory / "b");
+  std::filesystem::create_symlink("nowhere", directory / "dangling");
+  CHECK(path_exists(directory.path()));
+  CHECK_FALSE(path_exists(directory / "nothing"));
+  CHECK_FALSE(path_exists(directory / "dangling"));
+  CHECK_THAT(input_error_of([&] { path_exists(directory / "a"); }),
+             ContainsSubstring("Too many levels of symbolic links"));
+}
+
 TEST_CASE("a file at the size limit opens, one byte more does not") {
   const TemporaryDirectory directory;
   const auto path = directory.write("sparse", "");

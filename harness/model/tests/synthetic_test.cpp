@@ -118,7 +118,7 @@ TEST_CASE("synthetic: what is not known is refused with what is") {
   CHECK_THAT(error_of("synthetic:toy-d64,layers=0"), ContainsSubstring("from 1 to 3"));
   CHECK_THAT(error_of("synthetic:toy-d64,layers=4"), ContainsSubstring("from 1 to 3"));
   CHECK_THAT(error_of("synthetic:toy-d64,dtype=float64"), ContainsSubstring("bfloat16, float16 or float32"));
-  CHECK_THAT(error_of("synthetic:toy-d64,profile=real"), ContainsSubstring("plain or qwen"));
+  CHECK_THAT(error_of("synthetic:toy-d64,profile=real"), ContainsSubstring("plain, qwen, loud or quiet"));
   CHECK(error_of("synthetic:\x1B[31m").find('\x1B') == std::string::npos);
 }
 
@@ -136,7 +136,7 @@ TEST_CASE("synthetic: the bits are fixed for ever") {
 }
 
 TEST_CASE("synthetic: any range equals the same part of the whole, over every patch") {
-  for (const char* profile : {"plain", "qwen"}) {
+  for (const char* profile : {"plain", "qwen", "loud", "quiet"}) {
     const auto source = open_model(std::string("synthetic:toy-d32,profile=") + profile);
     for (const WeightInfo& info : source->weights()) {
       CAPTURE(info.name);
@@ -232,6 +232,54 @@ TEST_CASE("synthetic qwen: q.k of kv head 0 in layer 0 is beyond float16 from th
   };
   for (std::int64_t head = 0; head < c.group_size(); ++head) CHECK(dot(head, 0) > 65504.0);
   CHECK(std::fabs(dot(c.group_size(), 1)) < 10'000.0);
+}
+
+TEST_CASE("synthetic loud: biases lift the scores of the kv heads in turn, and every storage type holds them") {
+  for (const std::string shape : {"toy-15x5", "toy-d64", "toy-d128"}) {
+    CAPTURE(shape);
+    const auto source = open_model("synthetic:" + shape + ",profile=loud,dtype=float32");
+    const ModelConfig& c = source->config();
+    for (std::int64_t layer = 0; layer < c.num_layers; ++layer) {
+      const std::string attention = "model.layers." + std::to_string(layer) + ".self_attn.";
+      const auto q = values_of(*source, attention + "q_proj.bias");
+      const auto k = values_of(*source, attention + "k_proj.bias");
+      for (std::int64_t head = 0; head < c.num_q_heads; ++head) {
+        const std::int64_t kv_head = head / c.group_size();
+        double lift = 0.0;
+        for (std::int64_t i = 0; i < c.head_dim; ++i) {
+          if (i % (c.head_dim / 2) < c.head_dim / 2 - 2) continue;
+          const double query = q[static_cast<std::size_t>(head * c.head_dim + i)];
+          const double key = k[static_cast<std::size_t>(kv_head * c.head_dim + i)];
+          for (DType dtype : {DType::kBF16, DType::kF16}) {
+            for (double value : {query, key}) {
+              const Tensor stored = Tensor::rounded(dtype, {1}, std::vector<double>{value});
+              CHECK(to_doubles(stored.view())[0] == value);
+            }
+          }
+          lift += query * key;
+        }
+        const double expected[] = {200.0, -20'000.0, -70'000.0};
+        const double score = lift / std::sqrt(static_cast<double>(c.head_dim));
+        CHECK(std::fabs(score / expected[kv_head % 3] - 1.0) < (kv_head % 3 == 0 ? 0.2 : 0.02));
+        CHECK((kv_head % 3 != 2 || score < -65'600.0));
+      }
+    }
+  }
+}
+
+TEST_CASE("synthetic quiet: what enters the residual stream is a thousandth of plain's") {
+  const auto quiet = open_model("synthetic:toy-d64,profile=quiet,dtype=float32");
+  const auto plain = open_model("synthetic:toy-d64,dtype=float32");
+  const auto level = [](const WeightSource& source, const std::string& name) {
+    return root_mean_square(values_of(source, name));
+  };
+  CHECK(std::fabs(level(*quiet, "model.embed_tokens.weight") / 1e-3 - 1.0) < 0.02);
+  for (const std::string name : {"model.layers.1.self_attn.o_proj.weight", "model.layers.2.mlp.down_proj.weight"}) {
+    CHECK(std::fabs(level(*quiet, name) / level(*plain, name) / 1e-3 - 1.0) < 0.01);
+  }
+  for (const std::string name : {"model.layers.1.self_attn.q_proj.weight", "model.norm.weight", "lm_head.weight"}) {
+    CHECK(values_of(*quiet, name) == values_of(*plain, name));
+  }
 }
 
 TEST_CASE("synthetic qwen: one neuron drives three channels to thousands for some inputs, and to tens for others") {

@@ -1,8 +1,10 @@
-// Attention of many queries: online softmax over key tiles (Milakov and Gimelshein 2018; Dao et al. 2022,
-// FlashAttention), with scores, probabilities and sums in float32.
+// Attention of many queries in float32, and all planted attention of many queries: online softmax over key tiles
+// (Milakov and Gimelshein 2018; Dao et al. 2022, FlashAttention), with scores, probabilities and sums in float32.
 //
 // A block takes 64 queries of one head. Key tiles start at the row's first real slot, so that a row's tiles, and with
 // them its bits, depend neither on its padding nor on how the prompt was cut into steps.
+#include <type_traits>
+
 #include "optimized/cuda/kernels/attention.cuh"
 
 namespace qdiff::optimized::cuda {
@@ -223,13 +225,17 @@ __global__ void __launch_bounds__(kThreads) flash_attention_kernel(const Attenti
 template <typename T, int kHeadDim>
 void launch_head_dim(const AttentionParams& params, const Launch& launch) {
   const dim3 grid((params.num_tokens + kQueryTile - 1) / kQueryTile, params.num_q_heads, params.batch);
-  launch_kernel(launch.planted ? flash_attention_kernel<T, kHeadDim, true> : flash_attention_kernel<T, kHeadDim, false>,
-                grid, dim3(kThreads), shared_bytes<kHeadDim>(), launch, params);
+  auto kernel = flash_attention_kernel<T, kHeadDim, true>;
+  if constexpr (std::is_same_v<T, float>) {
+    if (!launch.planted) kernel = flash_attention_kernel<T, kHeadDim, false>;
+  }
+  launch_kernel(kernel, grid, dim3(kThreads), shared_bytes<kHeadDim>(), launch, params);
 }
 
 }  // namespace
 
 void launch_flash_attention(const AttentionParams& params, const Launch& launch) {
+  if (!launch.planted && launch.dtype != DType::kF32) return launch_tensor_attention(params, launch);
   with_storage(launch.dtype, [&]<typename T>() {
     switch (params.head_dim) {
       case 32:

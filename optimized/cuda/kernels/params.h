@@ -102,8 +102,9 @@ struct AttentionParams {
   int num_splits;      // of the cache's capacity
   KernelFault fault;
 };
-// Prefill: a block a tile of queries of one head.
+// Prefill: a block a tile of queries of one head. Right 16-bit attention is launch_tensor_attention's.
 void launch_flash_attention(const AttentionParams& params, const Launch& launch);
+void launch_tensor_attention(const AttentionParams& params, const Launch& launch);
 // One token a row: a block a split of the keys, all query heads of a group together.
 void launch_decode_attention(const AttentionParams& params, const Launch& launch);
 

@@ -15,9 +15,11 @@ struct Workload {
 };
 
 const std::vector<Workload>& workloads() {
-  // Two key tiles and more; ragged rows; one row; a prompt of one token; more rows than the decode kernels take.
+  // Two key tiles and more, also of those on tensor cores; ragged rows; one row; a prompt of one token; more rows than
+  // the decode kernels take.
   static const std::vector<Workload> kWorkloads = {{"three ragged rows", {70, 1, 5, 2, 1, 1}, {0, 3, 68}},
                                                    {"one row", {129, 1, 1}, {0}},
+                                                   {"three tiles", {261, 3}, {5}},
                                                    {"one token", {1, 1, 1}, {0, 0}},
                                                    {"five rows", {4, 1, 1}, {0, 1, 2, 3, 0}}};
   return kWorkloads;
@@ -128,6 +130,49 @@ TEST_CASE("greedy decoding on the device follows the likeliest token of each ste
   REQUIRE(on_device.decode_greedily(first, kTokens).size() == kTokens);
   const std::vector<std::int32_t> last = on_device.last_tokens();
   for (std::size_t b = 0; b < last.size(); ++b) REQUIRE(last[b] == tokens[b][0]);
+}
+
+TEST_CASE("greedy decoding hands out what single steps hand out, and goes the same way untapped", "[gpu]") {
+  require_gpu();
+  constexpr int kTokens = 7;
+  for (const ModelConfig& config : {gpu_configs()[1], gpu_configs()[2]}) {
+    const RandomModel model(config, DType::kF32, 5);
+    EngineParts parts(load_device_model(model, DType::kBF16));
+    std::vector<Step> steps = random_steps(config, {70, 1}, {0, 2}, 3);
+    SessionOptions options = session_options(steps);
+    options.capacity += kTokens;
+    CudaSession untapped(parts, options, nullptr);
+    CudaSession tapped(parts, options, nullptr);
+    CudaSession by_steps(parts, options, nullptr);
+    for (CudaSession* session : {&untapped, &tapped, &by_steps}) session->run_step(steps[0], nullptr);
+    untapped.decode_greedily(steps[1], kTokens);
+    KeepingSink sinks[kTokens];
+    tapped.decode_greedily(steps[1], kTokens, [&](int i) { return &sinks[i]; });
+    REQUIRE(tapped.last_tokens() == untapped.last_tokens());
+    Step step = steps[1];
+    for (int i = 0; i < kTokens; ++i) {
+      KeepingSink expected;
+      const TensorView logits = by_steps.run_step(step, &expected);
+      const Values values = to_doubles(logits);
+      step.index += 1;
+      step.past_length += 1;
+      for (std::size_t b = 0; b < step.tokens.size(); ++b) {
+        const auto* row = values.data() + static_cast<std::int64_t>(b) * config.vocab;
+        step.tokens[b] = {static_cast<std::int32_t>(std::max_element(row, row + config.vocab) - row)};
+        step.positions[b][0] += 1;
+      }
+      std::size_t caches = 0;
+      for (const auto& [key, tensor] : expected.tensors) {
+        if (key.id.op == Op::kKCache || key.id.op == Op::kVCache) {
+          ++caches;
+          continue;
+        }
+        INFO("step " << i << ", " << tensor_name(key.id));
+        REQUIRE(std::ranges::equal(tensor.bytes(), sinks[i].tensors.at(key).bytes()));
+      }
+      REQUIRE(sinks[i].tensors.size() + caches == expected.tensors.size());
+    }
+  }
 }
 
 TEST_CASE("what does not fit is refused with the numbers that do not fit", "[gpu]") {

@@ -1,0 +1,248 @@
+// Microseconds a decoded token at given contexts, with and without taps, and a prefill of given prompts, at batch 1.
+//
+//   cuda_engine_bench 0.5b|7b [--contexts 0,1024,8192] [--tokens 128] [--prompts 512,4096] [--repeats 10]
+//                             [--taps yes|no] [--dtype bfloat16]
+//
+// The weights are random, in the shapes of Qwen2.5-0.5B and -7B. Prints one JSON object a line: what the memory
+// delivers, then a measurement each. Times are between events on the stream; the first tenth is warm-up. With taps all
+// tensors of each step but the caches go to the host, where a sink takes them.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <iostream>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "harness/contract/error.h"
+#include "optimized/cuda/bench/read_bandwidth.h"
+#include "optimized/cuda/engine.h"
+#include "optimized/cuda/session.h"
+
+namespace {
+
+using namespace qdiff;
+using namespace qdiff::optimized::cuda;
+
+// config.json of Qwen/Qwen2.5-0.5B-Instruct and -7B-Instruct on the Hugging Face hub.
+ModelConfig config_of(const std::string& name) {
+  ModelConfig c;
+  if (name == "0.5b") {
+    c.hidden = 896, c.num_layers = 24, c.num_q_heads = 14, c.num_kv_heads = 2, c.head_dim = 64, c.intermediate = 4864;
+    c.vocab = 151936, c.tie_word_embeddings = true;
+  } else if (name == "7b") {
+    c.hidden = 3584, c.num_layers = 28, c.num_q_heads = 28, c.num_kv_heads = 4, c.head_dim = 128;
+    c.intermediate = 18944, c.vocab = 152064;
+  } else {
+    throw InputError("no shape \"" + name + "\"; there are 0.5b and 7b");
+  }
+  c.rms_norm_eps = 1e-6, c.rope_theta = 1e6, c.max_position_embeddings = 32768;
+  c.validate();
+  return c;
+}
+
+// bfloat16 weights from a counter, +-1/sqrt(columns), so that activations stay of order one.
+class RandomWeights final : public WeightSource {
+ public:
+  RandomWeights(std::string description, const ModelConfig& config)
+      : description_(std::move(description)), config_(config) {
+    for (const TensorId& id : all_tensors(config_, true)) {
+      for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) {
+        if (id.op == Op::kLmHead && config_.tie_word_embeddings) continue;
+        infos_.push_back({weight_name(id, i, config_), DType::kBF16, weight_shape(id.op, i, config_)});
+      }
+    }
+  }
+  const ModelConfig& config() const override { return config_; }
+  const std::string& description() const override { return description_; }
+  const std::vector<WeightInfo>& weights() const override { return infos_; }
+  void read(const WeightInfo& info, std::int64_t first, std::int64_t count,
+            std::span<std::byte> destination) const override {
+    auto* out = reinterpret_cast<std::uint16_t*>(destination.data());
+    const float scale = info.shape.size() == 2 ? 1.0F / std::sqrt(static_cast<float>(info.shape[1])) : 1.0F;
+    for (std::int64_t i = 0; i < count; ++i) {
+      std::uint64_t z = static_cast<std::uint64_t>(first + i + 1) * 0x9E3779B97F4A7C15ULL;
+      z = (z ^ (z >> 29)) * 0xBF58476D1CE4E5B9ULL;
+      out[i] = float_to_bf16(scale * 0x1p-31F * static_cast<float>(static_cast<std::int32_t>(z >> 32)));
+    }
+  }
+
+ private:
+  std::string description_;
+  ModelConfig config_;
+  std::vector<WeightInfo> infos_;
+};
+
+struct Arguments {
+  std::string model;
+  int tokens = 128;
+  int repeats = 10;
+  std::vector<std::int64_t> contexts = {0, 1024, 8192};
+  std::vector<std::int64_t> prompts = {512, 4096};
+  bool taps = true;
+  DType dtype = DType::kBF16;
+};
+
+std::vector<std::int64_t> parse_list(const std::string& text) {
+  std::vector<std::int64_t> values;
+  std::stringstream list(text);
+  for (std::string one; std::getline(list, one, ',');) values.push_back(std::stoll(one));
+  return values;
+}
+
+Arguments parse(int argc, char** argv) {
+  if (argc < 2) throw InputError("give a shape: 0.5b or 7b");
+  Arguments a;
+  a.model = argv[1];
+  for (int i = 2; i < argc; i += 2) {
+    const std::string option = argv[i];
+    if (i + 1 == argc) throw InputError(option + " needs a value");
+    const std::string value = argv[i + 1];
+    if (option == "--tokens") {
+      a.tokens = std::stoi(value);
+    } else if (option == "--repeats") {
+      a.repeats = std::stoi(value);
+    } else if (option == "--contexts") {
+      a.contexts = parse_list(value);
+    } else if (option == "--prompts") {
+      a.prompts = parse_list(value);
+    } else if (option == "--taps" && (value == "yes" || value == "no")) {
+      a.taps = value == "yes";
+    } else if (option == "--dtype" && parse_dtype(value)) {
+      a.dtype = *parse_dtype(value);
+    } else {
+      throw InputError("unknown option or value: " + option + " " + value);
+    }
+  }
+  if (a.tokens < 10) throw InputError("--tokens takes 10 or more");
+  if (a.repeats < 3) throw InputError("--repeats takes 3 or more");
+  for (const std::int64_t prompt : a.prompts) {
+    if (prompt < 2) throw InputError("--prompts takes lengths of 2 or more");
+  }
+  return a;
+}
+
+Step make_step(int index, Phase phase, std::int64_t past, std::int64_t count, std::int64_t vocab) {
+  Step step{.index = index, .phase = phase, .tokens = {{}}, .past_length = past, .positions = {}, .left_padding = {0}};
+  for (std::int64_t t = 0; t < count; ++t) {
+    step.tokens[0].push_back(static_cast<std::int32_t>((past + t) * 7919 % vocab));
+  }
+  set_default_positions(step);
+  return step;
+}
+
+struct Spread {
+  double median;
+  double low;   // the tenth percentile
+  double high;  // the ninetieth
+};
+
+// Of what is left behind the first tenth, in microseconds.
+Spread spread_of(std::vector<float> milliseconds) {
+  milliseconds.erase(milliseconds.begin(),
+                     milliseconds.begin() + static_cast<std::ptrdiff_t>((milliseconds.size() + 9) / 10));
+  std::sort(milliseconds.begin(), milliseconds.end());
+  const auto quantile = [&](double q) {
+    return 1e3 * milliseconds[static_cast<std::size_t>(q * static_cast<double>(milliseconds.size() - 1) + 0.5)];
+  };
+  return {quantile(0.5), quantile(0.1), quantile(0.9)};
+}
+
+// Of one token: every weight but the embedding's other rows, and the keys and values before it.
+double bytes_of_token(const ModelConfig& c, DType dtype, std::int64_t context) {
+  double elements = 0.0;
+  for (const TensorId& id : all_tensors(c, true)) {
+    for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) {
+      if (id.op != Op::kEmbedTokens) elements += static_cast<double>(num_elements(weight_shape(id.op, i, c)));
+    }
+  }
+  elements += 2.0 * static_cast<double>(c.num_layers * c.kv_width() * context);
+  return elements * static_cast<double>(size_of(dtype));
+}
+
+void print(const Arguments& a, const std::string& what, const Spread& us, const std::string& more) {
+  std::printf(
+      "{\"what\": \"%s\", \"model\": \"%s\", \"dtype\": \"%s\", %s, \"us_median\": %.1f, "
+      "\"us_p10\": %.1f, \"us_p90\": %.1f}\n",
+      what.c_str(), a.model.c_str(), std::string(name(a.dtype)).c_str(), more.c_str(), us.median, us.low, us.high);
+  std::fflush(stdout);
+}
+
+// Takes each tensor and reads its first element.
+class Touching final : public TensorSink {
+ public:
+  void take(const TensorId&, const TensorView& view) override { sum += load_element(view.data, view.dtype, 0); }
+  double sum = 0.0;
+};
+
+void measure_decode(EngineParts& parts, const Arguments& a, std::int64_t context, double terabytes) {
+  const ModelConfig& c = parts.model.config;
+  const int rounds = a.taps ? 2 : 1;
+  CudaSession session(
+      parts, {.batch = 1, .capacity = context + 2 * rounds * a.tokens, .left_padding = {0}, .poison = Poison::kNaN},
+      nullptr);
+  constexpr std::int64_t kChunk = 1024;
+  std::int64_t past = 0;
+  int index = 0;
+  while (past < context) {
+    const std::int64_t count = std::min(kChunk, context - past);
+    session.run_step(make_step(index++, Phase::kPrefill, past, count, c.vocab), nullptr);
+    past += count;
+  }
+  // Turn by turn, so that heat and clocks are alike for both.
+  std::vector<float> times[2];
+  Touching sink;
+  for (int turn = 0; turn < 2 * rounds; ++turn) {
+    const bool tapped = turn % rounds == 1;
+    CudaSession::StepSinks sinks;
+    if (tapped) sinks = [&sink](int) { return &sink; };
+    const std::vector<float> some =
+        session.decode_greedily(make_step(index++, Phase::kDecode, past, 1, c.vocab), a.tokens, sinks);
+    // The first steps of a turn wait for the graph to be uploaded.
+    times[tapped ? 1 : 0].insert(times[tapped ? 1 : 0].end(), some.begin() + a.tokens / 10, some.end());
+    past += a.tokens;
+  }
+  for (int tapped = 0; tapped < rounds; ++tapped) {
+    const Spread us = spread_of(times[tapped]);
+    char more[160];
+    std::snprintf(more, sizeof(more), "\"context\": %lld, \"tokens_per_s\": %.1f, \"percent_of_read\": %.1f",
+                  static_cast<long long>(context), 1e6 / us.median,
+                  bytes_of_token(c, a.dtype, context) / us.median / terabytes / 1e4);
+    print(a, tapped == 1 ? "decode_tapped" : "decode", us, more);
+  }
+}
+
+void measure_prefill(EngineParts& parts, const Arguments& a, std::int64_t prompt) {
+  CudaSession session(parts, {.batch = 1, .capacity = prompt, .left_padding = {0}, .poison = Poison::kNaN}, nullptr);
+  const std::vector<float> times =
+      session.time_prefill(make_step(0, Phase::kPrefill, 0, prompt, parts.model.config.vocab), a.repeats + 2);
+  const Spread us = spread_of({times.begin() + 1, times.end()});
+  char more[120];
+  std::snprintf(more, sizeof(more), "\"prompt\": %lld, \"tokens_per_s\": %.0f", static_cast<long long>(prompt),
+                1e6 * static_cast<double>(prompt) / us.median);
+  print(a, "prefill", us, more);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const Arguments arguments = parse(argc, argv);
+    std::string why_not;
+    if (!device_available(&why_not)) throw CannotJudgeError(why_not);
+    const RandomWeights source("random weights in the shape of " + arguments.model, config_of(arguments.model));
+    EngineParts parts(load_device_model(source, arguments.dtype));
+    const double terabytes = read_terabytes_per_second();
+    std::printf("{\"what\": \"read\", \"tb_per_s\": %.3f}\n", terabytes);
+    for (const std::int64_t context : arguments.contexts) measure_decode(parts, arguments, context, terabytes);
+    for (const std::int64_t prompt : arguments.prompts) measure_prefill(parts, arguments, prompt);
+    return 0;
+  } catch (const CannotJudgeError& error) {
+    std::cerr << "cuda_engine_bench: " << error.what() << '\n';
+    return static_cast<int>(ExitStatus::kCannotJudge);
+  } catch (const std::exception& error) {
+    std::cerr << "cuda_engine_bench: " << error.what() << '\n';
+    return static_cast<int>(ExitStatus::kBadInput);
+  }
+}
