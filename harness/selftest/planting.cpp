@@ -136,7 +136,7 @@ class Planting {
       std::vector<compare::RunResult> results;
       results.push_back(bench.run(first, trial.fault, plan_.mode, /*probing=*/false));
       conclude(trial, results.front());
-      if (reason_of_miss(trial).empty() && trial.conclusion.first->explanation.alternatives.empty()) return;
+      if (reason_of_miss(trial).empty()) return;
       run_second(trial, facts, std::move(results));
     } catch (const InputError& error) {
       trial.failure = error.what();
