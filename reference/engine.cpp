@@ -107,7 +107,8 @@ class TorchSession : public Session {
     at::Tensor keys, values;  // [B, S, K, d]
   };
 
-  // What a planted fault may ask for: every tensor so far, as the operations took it.
+  // What a planted fault may ask for, as the operations took it: the tensors of the present step and layer, and of all
+  // others what was written to the cache.
   class History final : public Surroundings {
    public:
     explicit History(std::int64_t capacity) : capacity_(capacity) {}
@@ -119,6 +120,13 @@ class TorchSession : public Session {
     const std::vector<Step>& steps() const override { return past_steps; }
     std::int64_t capacity() const override { return capacity_; }
     double unwritten() const override { return 0.0; }  // this engine starts from zeroed memory
+
+    void begin_part() {
+      std::erase_if(tensors, [](const auto& entry) {
+        const Op op = entry.first.id.op;
+        return op != kKProj && op != kKRope && op != kVProj;
+      });
+    }
 
     Values tensors;
     std::vector<Step> past_steps;
@@ -192,6 +200,8 @@ class TorchSession : public Session {
     const Rounding& rounding = planted && machine_.planted_rounding ? *machine_.planted_rounding : machine_.rounding;
     const Setting setting = {machine_.weights, machine_.precision, rounding, step, layer, 1, variant, &history_};
     TensorView view;
+    history_.begin_part();
+    handed_out_.clear();
     for (const OperationRow& operation : kOperationTable) {
       if (operation.scope != scope) continue;
       const Op op = operation.op;
@@ -202,8 +212,8 @@ class TorchSession : public Session {
       const at::Tensor rounded = round_to(kept, value);
       here[op] = machine_.precision.taken_as.contains(op) ? machine_.rounding.taken(op, value) : rounded;
       if (variant_) history_.tensors[{step.index, {op, layer}}] = here[op];
-      handed_out_ = rounded.to(scalar_type(kept)).contiguous();
-      view = {handed_out_.const_data_ptr(), kept, handed_out_.sizes().vec(), {}, nullptr};
+      handed_out_.push_back(rounded.to(scalar_type(kept)).contiguous());
+      view = {handed_out_.back().const_data_ptr(), kept, handed_out_.back().sizes().vec(), {}, nullptr};
       if (sink != nullptr) sink->take({op, layer}, view);
     }
     return view;
@@ -240,7 +250,7 @@ class TorchSession : public Session {
   std::optional<int> variant_layer_;
   std::vector<LayerCache> caches_;  // by layer; grown by each step, so that no slot is ever unwritten
   History history_;                 // empty where nothing is planted
-  at::Tensor handed_out_;
+  std::vector<at::Tensor> handed_out_;  // by the present part; whoever took one may look at it until the part is over
 };
 
 class TorchEngine : public Engine {

@@ -149,7 +149,7 @@ def is_detected(trial):
 
 def is_located(trial, entry):
     found = trial["first_finding"]
-    return (is_detected(trial) and found is not None and found["tensor"] in entry["ops"]
+    return (is_detected(trial) and found is not None and found["tensor"] in entry["changes"]
             and execution_order(found) <= execution_order(trial["moves"]))
 
 

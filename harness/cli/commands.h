@@ -13,6 +13,7 @@ namespace qdiff::cli {
 ExitStatus run_command(const RunArguments& arguments, const std::string& command);
 ExitStatus record_command(const RecordArguments& arguments);
 ExitStatus inspect_command(const InspectArguments& arguments);
+ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::string& command);
 ExitStatus compare_command(const CompareArguments& arguments);
 ExitStatus selftest_command(const SelftestArguments& arguments, const std::string& command);
 

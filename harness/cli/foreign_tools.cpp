@@ -22,18 +22,17 @@ namespace {
 using Document = nlohmann::ordered_json;
 
 Document entry(const VariantFacts& facts, const Variant& dose, selftest::Site site, int layer,
-               const selftest::Shift& shift) {
-  Document ops = Document::array();
-  for (Op op : facts.ops) {
-    if ((row(op).scope == Scope::kLayer) == (layer != kNoLayer)) ops.push_back(tensor_name({op, layer}));
-  }
+               const selftest::Shift& shift, const std::vector<Op>& ops) {
+  Document tensors = Document::array();
+  for (Op op : ops) tensors.push_back(tensor_name({op, layer}));
   Document moves = nullptr;
   if (shift.first) moves = {{"tensor", tensor_name(shift.first->id)}, {"step", shift.first->step}};
+  const bool at_a_layer = site != selftest::Site::kOutside && site != selftest::Site::kAll;
   return {{"fault", dose.id},
           {"value", dose.value ? Document(*dose.value) : Document(nullptr)},
           {"site", selftest::name(site)},
-          {"layer", layer == kNoLayer ? Document(nullptr) : Document(layer)},
-          {"ops", ops},
+          {"layer", at_a_layer ? Document(layer) : Document(nullptr)},
+          {"changes", tensors},
           {"right_value", facts.right_value ? Document(*facts.right_value) : Document(nullptr)},
           {"deviations", shift.deviations},
           {"moves", moves}};
@@ -52,11 +51,12 @@ void write_shifts(const std::string& model, const std::string& trace_directory) 
   for (const VariantFacts& facts : oracle->catalogue()) {
     for (const Variant& dose : diagnose::doses(facts)) {
       for (selftest::Site site : selftest::sites_of(facts)) {
-        const auto layer = selftest::layer_of(site, weights->config());
-        if (!layer) continue;
-        selftest::Shift shift = shifts.of(facts, dose, *layer);
+        const std::vector<int> layers = selftest::layers_of(site, weights->config());
+        if (layers.empty()) continue;
+        selftest::Shift shift = selftest::shift_in(shifts, facts, dose, layers);
         if (!(shift.deviations <= 1e300)) shift.deviations = 1e300;
-        entries.push_back(entry(facts, dose, site, *layer, shift));
+        const int layer = shift.first ? shift.first->id.layer : layers.front();
+        entries.push_back(entry(facts, dose, site, layer, shift, shifts.changed_ops(facts, layer)));
       }
     }
   }

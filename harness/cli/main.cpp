@@ -35,6 +35,9 @@ ExitStatus dispatch(const CommandLine& line) {
   if (const auto* selftest = std::get_if<SelftestArguments>(&line.arguments)) {
     return selftest_command(*selftest, line.command);
   }
+  if (const auto* diagnose = std::get_if<DiagnoseArguments>(&line.arguments)) {
+    return diagnose_command(*diagnose, line.command);
+  }
   return inspect_command(std::get<InspectArguments>(line.arguments));
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <fstream>
 #include <limits>
+#include <string>
 
 #include "harness/cli/text.h"
 #include "harness/contract/error.h"
@@ -14,6 +15,17 @@ namespace qdiff::cli {
 namespace {
 
 constexpr double kProgram = 300.0 * 1024 * 1024;  // LibTorch's libraries and its threads; measured 190 MiB
+
+// What can be taken without swapping (proc(5), "MemAvailable"), the largest number where nobody says.
+std::uint64_t available_memory() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string key; file >> key;) {
+    std::uint64_t kibibytes = 0;
+    if (key == "MemAvailable:" && file >> kibibytes) return kibibytes * 1024;
+    file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return std::numeric_limits<std::uint64_t>::max();
+}
 
 double elements_of(const Shape& shape) {
   double product = 1.0;
@@ -137,6 +149,35 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
   return plan;
 }
 
+MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned) {
+  constexpr double kJudgedElement = 64.0;  // as in plan_run
+  constexpr double kMembers = 17.0;        // of the ensemble that measures a span's rounding, and gold
+  double largest = 0.0, residual = 0.0, logits = 0.0;
+  for (const Step& step : planned.steps) {
+    const StepSizes sizes = sizes_of(step, config);
+    largest = std::max(largest, sizes.largest);
+    residual += sizes.residual;
+    logits += sizes.logits;
+  }
+  MemoryPlan plan;
+  plan.parts = {{"the program", kProgram},
+                {"the trace's tensors of one layer", planned.part_bytes},
+                {"the reference's weights", reference_weights(config, 12.0)},
+                {"judging the largest tensor", largest * kJudgedElement},
+                {"the span without recorded tensors", planned.span_elements * kMembers * sizeof(double)}};
+  if (planned.free_runs) {
+    const double batch = static_cast<double>(planned.steps.front().batch());
+    const double slots = static_cast<double>(planned.steps.back().valid_length());
+    // Keys and values in the cache, and once more as they were written.
+    const double cache = 4.0 * batch * slots * static_cast<double>(config.kv_width() * config.num_layers);
+    plan.parts.push_back({"forward passes with each bug planted",
+                          (cache + residual) * sizeof(float) * static_cast<double>(planned.passes)});
+    plan.parts.push_back({"the logits", logits * 4.0 * sizeof(double)});
+    plan.parts.push_back({"the weights of those passes", reference_weights(config, 8.0)});
+  }
+  return plan;
+}
+
 MemoryPlan plan_record(const ModelConfig& config, DType dtype, const PlannedCase& planned, bool reference,
                        std::uint64_t limit) {
   double recorded = 0.0, largest = 0.0;
@@ -163,7 +204,7 @@ std::uint64_t memory_limit(const std::optional<std::uint64_t>& given) {
   if (given) return *given;
   const auto pages = static_cast<std::uint64_t>(std::max(0L, ::sysconf(_SC_PHYS_PAGES)));
   const auto page = static_cast<std::uint64_t>(std::max(1L, ::sysconf(_SC_PAGESIZE)));
-  return std::min({pages * page, number_in_file("/sys/fs/cgroup/memory.max"),
+  return std::min({pages * page, available_memory(), number_in_file("/sys/fs/cgroup/memory.max"),
                    number_in_file("/sys/fs/cgroup/memory/memory.limit_in_bytes")});
 }
 
@@ -174,8 +215,8 @@ void check_memory(const MemoryPlan& plan, std::uint64_t limit, bool limit_was_gi
                                         [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
   const auto text = [](double bytes) { return bytes_text(static_cast<std::uint64_t>(std::min(bytes, 0x1p63))); };
   throw InputError("this needs about " + text(total) + " of memory (" + largest->what + ": " + text(largest->bytes) +
-                   "), but " + (limit_was_given ? "--max-memory allows " : "this machine has ") + bytes_text(limit) +
-                   "; take fewer or shorter cases, or a smaller model");
+                   "), but " + (limit_was_given ? "--max-memory allows " : "this machine has free ") +
+                   bytes_text(limit) + "; take fewer or shorter cases, or a smaller model");
 }
 
 }  // namespace qdiff::cli

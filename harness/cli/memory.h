@@ -38,7 +38,17 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
 MemoryPlan plan_record(const ModelConfig& config, DType dtype, const PlannedCase& planned, bool reference,
                        std::uint64_t limit);
 
-// `--max-memory`, or else what this machine and its control group allow.
+// A trace as the estimate sees it.
+struct PlannedTrace {
+  std::vector<Step> steps;
+  double part_bytes = 0.0;     // of its tensors of the layer (or of what is outside the layers) that has most
+  double span_elements = 0.0;  // of the tensors between a recorded one and the next, where most are missing
+  bool free_runs = false;      // whole forward passes are held against it
+  std::size_t passes = 0;      // so many at once
+};
+MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned);
+
+// `--max-memory`, or else what is free on this machine and what its control group allows.
 std::uint64_t memory_limit(const std::optional<std::uint64_t>& given);
 
 // Throws InputError that names the largest part where the plan exceeds the limit.

@@ -25,7 +25,7 @@ constexpr const char* kExitStatuses =
     "  2    bad usage or bad input: nothing was judged\n"
     "  125  cannot judge here: no such device, nothing left to judge, or inconclusive\n";
 
-constexpr const char* kCommandsToCome[] = {"diagnose", "bisect", "reduce", "fuzz", "merge"};
+constexpr const char* kCommandsToCome[] = {"bisect", "reduce", "fuzz", "merge"};
 
 // The texts of one command line as CLI11 collects them, before they are checked. Option texts are optional so that an
 // empty argument ("--model ''") differs from none.
@@ -34,8 +34,7 @@ struct Texts {
   std::optional<std::string> model, backend, engine, test_case, trace, out, dtype, layers, steps, mode, inject,
       max_memory, threads, color, within;
   std::string path, actual, expected;
-  bool quiet = false;
-  bool quick = false;
+  bool quiet = false, quick = false, print_gemms = false, infer_points = false, allow_precision = false;
 };
 
 CLI::Option* add_text(CLI::App& app, const std::string& flag, std::optional<std::string>& text,
@@ -61,6 +60,47 @@ void add_engine_options(CLI::App& app, Texts& texts) {
            "float32, bfloat16 or float16: weights and tensors of the engine (default: as the checkpoint)");
   add_text(app, "--inject", texts.inject, "FAULT",
            "Hnn.name[=value][@layer]: the engine computes with that known bug planted, as H05.modulo");
+  app.add_flag("--print-gemms", texts.print_gemms, "First print the engine's matrix products: shapes, strides, biases");
+}
+
+CLI::App* add_diagnose(CLI::App& app, Texts& texts) {
+  CLI::App* diagnose = app.add_subcommand("diagnose", "Judge a trace of any engine against the reference");
+  add_text(*diagnose, "--model", texts.model, "MODEL",
+           "Hugging Face directory that the engine ran, or synthetic:NAME[,seed=N][,profile=P]")
+      ->required();
+  add_text(*diagnose, "--trace", texts.trace, "DIR", "The trace's folder, which holds its manifest.json")->required();
+  add_text(*diagnose, "--out", texts.out, "DIR", "Where the reports go (default: qdiff-report)");
+  add_text(*diagnose, "--layers", texts.layers, "LIST", "Judge only these layers, as 0-3 or 0,2");
+  add_text(*diagnose, "--steps", texts.steps, "LIST", "Judge only these steps, as 0,4");
+  diagnose->add_flag("--infer-points", texts.infer_points,
+                     "Propose, on standard output, the compute.points that would declare every rounding found");
+  diagnose->add_flag("--allow-precision", texts.allow_precision,
+                     "Undeclared roundings are reported, but the exit status leaves them aside");
+  add_common(*diagnose, texts);
+  diagnose->footer(
+      std::string("Any tensor may be missing from a trace; the more there are, the narrower the finding.\n\n"
+                  "Examples:\n"
+                  "  qdiff diagnose --model ~/models/Qwen2.5-0.5B --trace trace/\n"
+                  "  qdiff diagnose --model ~/models/Qwen2.5-0.5B --trace trace/ --infer-points\n\n") +
+      kExitStatuses);
+  return diagnose;
+}
+
+CLI::App* add_selftest(CLI::App& app, Texts& texts) {
+  CLI::App* selftest = app.add_subcommand("selftest", "Plant every known bug and score what the diagnosis makes of it");
+  selftest->add_flag("--quick", texts.quick, "A part of it, in a minute or two: each fault once, in bfloat16");
+  add_text(*selftest, "--out", texts.out, "DIR", "Where selftest.json goes (default: qdiff-report)");
+  add_text(*selftest, "--threads", texts.threads, "N", "Faults to plant side by side (default: all cores)");
+  selftest->add_flag("--quiet", texts.quiet, "No progress line, and no table on standard output");
+  selftest->footer(
+      "Examples:\n"
+      "  qdiff selftest --quick\n"
+      "  qdiff selftest --out scores\n\n"
+      "Exit status:\n"
+      "  0    all goals are met\n"
+      "  1    at least one is not; the table ends with every miss and its reason\n"
+      "  2    bad usage: nothing was run\n");
+  return selftest;
 }
 
 std::unique_ptr<CLI::App> make_app(Texts& texts) {
@@ -72,6 +112,7 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
                           "  qdiff run                                   judge the CPU engine with the built-in cases\n"
                           "  qdiff run --model ~/models/Qwen2.5-0.5B     the same cases on a checkpoint\n"
                           "  qdiff run H05-gqa --inject H05.modulo       see a planted bug being found\n"
+                          "  qdiff diagnose --model M --trace DIR        judge a trace of any engine\n"
                           "  qdiff inspect ~/models/Qwen2.5-0.5B         what a model, trace or case holds\n"
                           "  qdiff compare before/ after/                two traces side by side, without a model\n"
                           "  qdiff COMMAND --help                        all options of a command\n\n") +
@@ -144,21 +185,9 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
       "  1    at least one tensor differs; NaN and infinities always do, unless their bits are equal\n"
       "  2    bad usage or bad input: nothing was compared\n"
       "  125  the traces have no tensor in common\n");
-
-  CLI::App* selftest = app->add_subcommand("selftest", "Plant every known bug and score what the diagnosis makes of it");
-  selftest->add_flag("--quick", texts.quick, "A part of it, in a minute or two: each fault once, in bfloat16");
-  add_text(*selftest, "--out", texts.out, "DIR", "Where selftest.json goes (default: qdiff-report)");
-  add_text(*selftest, "--threads", texts.threads, "N", "Faults to plant side by side (default: all cores)");
-  selftest->add_flag("--quiet", texts.quiet, "No progress line, and no table on standard output");
-  selftest->footer(
-      "Examples:\n"
-      "  qdiff selftest --quick\n"
-      "  qdiff selftest --out scores\n\n"
-      "Exit status:\n"
-      "  0    all goals are met\n"
-      "  1    at least one is not; the table ends with every miss and its reason\n"
-      "  2    bad usage: nothing was run\n");
-  for (CLI::App* command : {run, record, inspect, compare, selftest}) command->allow_extras();
+  CLI::App* diagnose = add_diagnose(*app, texts);
+  CLI::App* selftest = add_selftest(*app, texts);
+  for (CLI::App* command : {run, record, inspect, compare, diagnose, selftest}) command->allow_extras();
   return app;
 }
 
@@ -270,6 +299,7 @@ RunArguments run_of(const Texts& texts) {
     arguments.mode = static_cast<diagnose::Mode>(parse_choice("--mode", *texts.mode, {"lockstep", "free", "both"}));
   }
   arguments.inject = fault_of(texts);
+  arguments.print_gemms = texts.print_gemms;
   return arguments;
 }
 
@@ -282,6 +312,7 @@ RecordArguments record_of(const Texts& texts) {
   arguments.trace = *texts.trace;
   arguments.dtype = dtype_of(texts);
   arguments.inject = fault_of(texts);
+  arguments.print_gemms = texts.print_gemms;
   return arguments;
 }
 
@@ -302,6 +333,19 @@ SelftestArguments selftest_of(const Texts& texts) {
   arguments.common = common_of(texts);
   arguments.quick = texts.quick;
   if (texts.out) arguments.out = *texts.out;
+  return arguments;
+}
+
+DiagnoseArguments diagnose_of(const Texts& texts) {
+  DiagnoseArguments arguments;
+  arguments.common = common_of(texts);
+  arguments.model = *texts.model;
+  arguments.trace = *texts.trace;
+  if (texts.out) arguments.out = *texts.out;
+  if (texts.layers) arguments.layers = parse_ranges("--layers", *texts.layers);
+  if (texts.steps) arguments.steps = parse_ranges("--steps", *texts.steps);
+  arguments.infer_points = texts.infer_points;
+  arguments.allow_precision = texts.allow_precision;
   return arguments;
 }
 
@@ -382,6 +426,8 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
     line.arguments = compare_of(texts);
   } else if (command->get_name() == "selftest") {
     line.arguments = selftest_of(texts);
+  } else if (command->get_name() == "diagnose") {
+    line.arguments = diagnose_of(texts);
   } else {
     check_path("PATH", texts.path);
     line.arguments = InspectArguments{.common = common_of(texts), .path = texts.path};

@@ -35,6 +35,7 @@ struct RunArguments {
   std::optional<NumberRanges> steps;
   diagnose::Mode mode = diagnose::Mode::kBoth;
   std::optional<Fault> inject;
+  bool print_gemms = false;
 };
 
 struct RecordArguments {
@@ -45,6 +46,7 @@ struct RecordArguments {
   std::string trace;
   std::optional<DType> dtype;
   std::optional<Fault> inject;
+  bool print_gemms = false;
 };
 
 struct InspectArguments {
@@ -65,6 +67,16 @@ struct SelftestArguments {
   std::string out = "qdiff-report";
 };
 
+struct DiagnoseArguments {
+  CommonArguments common;
+  std::string model, trace;
+  std::string out = "qdiff-report";
+  std::optional<NumberRanges> layers;
+  std::optional<NumberRanges> steps;
+  bool infer_points = false;
+  bool allow_precision = false;
+};
+
 // `--help` and `--version`: text for standard output, and nothing else to do.
 struct PrintText {
   std::string text;
@@ -72,7 +84,8 @@ struct PrintText {
 
 struct CommandLine {
   std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
-  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, SelftestArguments>
+  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, DiagnoseArguments,
+               SelftestArguments>
       arguments;
 };
 

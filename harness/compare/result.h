@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -98,6 +99,7 @@ struct HypothesisResult {
   std::optional<Finding> first_divergence;
   std::vector<std::string> evidence;  // sentences
   std::vector<std::string> exercised_variants;
+  std::map<std::string, std::set<std::string>> shown_by;  // exercised variant -> ids of the cases that would show it
   std::vector<BlindVariant> blind_variants;
 };
 
@@ -136,6 +138,35 @@ struct FreeRun {
   std::vector<double> residual_relative_rms_error;  // by layer output, worst over steps: how an error grows
 };
 
+// A bug planted in the whole forward pass, and how near what comes out is to the candidate's.
+struct RankedVariant {
+  std::string variant;          // empty: right code
+  std::optional<double> value;  // of its parameter
+  // ||candidate - reference with the bug||, in units of what this precision's rounding does to the right tensor; the
+  // worst over all compared tensors.
+  double times_rounding = 0.0;
+  double relative_rms_error = 0.0;  // of the last compared tensor, ||candidate - reference with the bug|| / ||right||
+  // Of the logits, over all tokens: the mean divergence of the candidate's next-token distribution from it, in nats,
+  // and at how many tokens both would choose the same one.
+  double kl_divergence = 0.0;
+  std::int64_t same_top_token = 0;
+  bool reproduces = false;  // times_rounding is within what rounding makes of it
+};
+
+// What is said by tensors that lie many layers behind the last recorded one, such as logits alone: every bug planted,
+// free-running, the nearest first.
+struct FreeRanking {
+  std::string case_id;
+  std::vector<std::string> tensors;  // compared
+  std::int64_t tokens_compared = 0;  // whose logits were compared
+  double rounding = 0.0;             // relative RMS of what rounding alone does to the last tensor
+  double explained_up_to = 0.0;      // the largest times_rounding that rounding explains
+  RankedVariant right;               // right code
+  std::vector<RankedVariant> nearest;
+  std::int64_t variants_tried = 0;
+  std::vector<std::string> record_next;  // tensors that would tell the leading variants apart
+};
+
 struct CaseSummary {
   std::string id;
   std::string title;
@@ -163,7 +194,13 @@ struct RunResult {
   Coverage coverage;
   std::optional<ClosestToBound> closest;
   std::vector<FreeRun> free_runs;
-  double seconds = 0.0;  // the only field that differs between two equal runs
+  // Of a trace: what its manifest says that differs from the model or is unusual. Never a verdict.
+  std::vector<std::string> notes;
+  bool precision_allowed = false;  // findings of kind precision leave the verdict as it is
+  // Where asked for: the entries of compute.points under which there would be no finding of kind precision.
+  std::optional<std::map<std::string, std::string>> inferred_points;
+  std::optional<FreeRanking> ranking;  // of a trace with tensors that replay does not reach
+  double seconds = 0.0;                // the only field that differs between two equal runs
 
   // The first finding of kind logic, else the first; null where there is none.
   const Finding* first_divergence() const {

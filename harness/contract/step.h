@@ -27,6 +27,13 @@ struct Step {
   bool is_pad(std::int64_t b, std::int64_t t) const {
     return past_length + t < left_padding[static_cast<std::size_t>(b)];
   }
+  // Whether some token is no padding. A chunk may hold padding alone: then nobody would compare anything of it.
+  bool has_real_tokens() const {
+    for (std::int64_t b = 0; b < batch(); ++b) {
+      if (!is_pad(b, num_tokens() - 1)) return true;
+    }
+    return false;
+  }
 };
 
 // Fills `positions` with past_length + 0..T-1 less the row's left padding; pads get 0.

@@ -114,7 +114,7 @@ class Concluding {
     for (std::int64_t compared : judged_.compared) result.coverage.tensors_compared += compared;
     result.closest = judged_.closest;
     decide(result);
-    for (std::size_t c = 0; c < cases_.size(); ++c) result.cases.push_back(summary_of(c));
+    for (std::size_t c = 0; c < cases_.size(); ++c) result.cases.push_back(summary_of(c, result.precision_allowed));
   }
 
  private:
@@ -234,8 +234,13 @@ class Concluding {
     return names;
   }
 
+  static bool counts(const Finding& finding, bool precision_allowed) {
+    return !precision_allowed || finding.kind == FindingKind::kLogic;
+  }
+
   void decide(compare::RunResult& result) const {
-    if (!result.findings.empty()) {
+    if (std::any_of(result.findings.begin(), result.findings.end(),
+                    [&](const Finding& finding) { return counts(finding, result.precision_allowed); })) {
       result.verdict = Verdict::kDiverged;
     } else if (result.coverage.tensors_compared == 0) {
       result.verdict = Verdict::kInconclusive;
@@ -246,13 +251,15 @@ class Concluding {
     }
   }
 
-  compare::CaseSummary summary_of(std::size_t c) const {
+  compare::CaseSummary summary_of(std::size_t c, bool precision_allowed) const {
     const CaseInput& input = cases_[c];
     compare::CaseSummary summary{input.id, input.title, input.hypothesis, input.seed, Verdict::kMatch, 0};
     for (std::size_t s = 0; s < subjects_.size(); ++s) {
       if (subjects_[s].input == &input) summary.tensors_compared += judged_.compared[s];
     }
-    const bool diverged = std::any_of(found_.begin(), found_.end(), [c](const auto& f) { return f.case_index == c; });
+    const bool diverged = std::any_of(found_.begin(), found_.end(), [&](const Conclusion& conclusion) {
+      return conclusion.case_index == c && counts(conclusion.finding, precision_allowed);
+    });
     const bool doubtful = std::any_of(judged_.not_compared.begin(), judged_.not_compared.end(),
                                       [&](const auto& entry) { return entry.case_id == input.id; });
     if (diverged) {

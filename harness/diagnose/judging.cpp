@@ -1,6 +1,8 @@
 #include "harness/diagnose/judging.h"
 
 #include <algorithm>
+#include <future>
+#include <memory>
 
 #include "harness/diagnose/pattern.h"
 
@@ -25,6 +27,8 @@ class Probe {
       const auto& subject_of_case = row.subject->input->hypothesis;
       const bool own = !subject_of_case || *subject_of_case == hypothesis_of(facts.id);
       if (shown.contains(row.subject->input->id) || (!own && !shown.empty())) continue;
+      // Logits are by far the largest tensor; what one step of them does not show, the next will not.
+      if (row.key.id.op == Op::kLmHead && detectability_.tried.contains(facts.id)) continue;
       ask(row, expected, facts, shown);
     }
   }
@@ -68,13 +72,12 @@ class Probe {
 class Judging {
  public:
   Judging(const std::vector<Subject>& subjects, Oracle& oracle, const Precision& precision, const Extent& extent,
-          bool probing, const ProgressReport& progress)
+          const JudgingOptions& options)
       : subjects_(subjects),
         oracle_(oracle),
         precision_(precision),
         extent_(extent),
-        probing_(probing),
-        progress_(progress),
+        options_(options),
         probe_(oracle, precision, extent, result_.detectability) {
     result_.compared.resize(subjects.size());
   }
@@ -84,11 +87,11 @@ class Judging {
     std::int64_t done = 0;
     const auto total = static_cast<std::int64_t>(extent_.layers.size());
     for (int layer : extent_.layers) {
-      if (progress_) progress_("judging layers", done, total);
+      progress("judging layers", done, total);
       judge_scope(Scope::kLayer, layer);
       ++done;
     }
-    if (progress_) progress_("judging the head", done, total);
+    progress("judging the head", done, total);
     if (extent_.outside_layers) judge_scope(Scope::kAfterLayers, kNoLayer);
     return std::move(result_);
   }
@@ -102,6 +105,11 @@ class Judging {
     }
     const std::vector<std::vector<Fit>> fits = explain_layer(oracle_, rows, precision_, known_);
     for (std::size_t i = 0; i < rows.size(); ++i) tally(rows[i], fits[i]);
+    if (options_.after_part) options_.after_part();
+  }
+
+  void progress(const std::string& what, std::int64_t done, std::int64_t total) const {
+    if (options_.progress) options_.progress(what, done, total);
   }
 
   void judge_row(const TensorId& id, std::vector<RowJudgement>& rows) {
@@ -110,36 +118,53 @@ class Judging {
       for (int step : subject.steps) {
         const TensorKey key{step, id};
         if (subject.candidate->has(key)) {
-          rows.push_back(judge_one(subject, key));
+          judge_one(subject, key, rows);
         } else {
           missing = true;
         }
       }
     }
+    settle(rows);
     if (missing) result_.missing.push_back(id);
   }
 
-  RowJudgement judge_one(const Subject& subject, const TensorKey& key) {
+  // The judge is at work on one row while the oracle evaluates the next.
+  void judge_one(const Subject& subject, const TensorKey& key, std::vector<RowJudgement>& rows) {
     const ModelConfig& config = oracle_.config();
-    RowJudgement row{&subject, key, compare::replay_span(key, *subject.inputs, config), {}, {}};
+    const RowJudgement row{&subject, key, compare::replay_span(key, *subject.inputs, config), {}, {}};
     const std::string unusable = compare::what_is_unusable(row.span, *subject.inputs, subject.input->steps, config);
     if (!unusable.empty()) {
-      row.judgement.outcome = Outcome::kUnjudged;
-      row.judgement.reason = unusable;
-      return row;
+      rows.push_back(row);
+      rows.back().judgement.reason = unusable;  // unjudged, as it stands
+      return;
     }
-    const TensorView actual = row.actual();
-    const Expectation expected = evaluate(oracle_, row, precision_, {});
-    row.judgement = compare::judge({.op = key.id.op,
-                                    .actual = actual,
-                                    .expected = expected,
-                                    .step = row.step(),
-                                    .precision = precision_,
-                                    .config = config,
-                                    .operations = row.span});
-    if (row.wrong()) row.pattern = find_pattern(key.id.op, actual, expected, row.step(), config);
-    if (probing_) probe_.ask(row, expected);
-    return row;
+    const auto expected = std::make_shared<const Expectation>(evaluate(oracle_, row, precision_, {}));
+    settle(rows);
+    rows.push_back(row);
+    in_flight_row_ = rows.size() - 1;
+    in_flight_ = std::async(std::launch::async, [this, row, expected, &config]() {
+      const TensorView actual = row.actual();
+      Seen seen;
+      seen.judgement = compare::judge({.op = row.key.id.op,
+                                       .actual = actual,
+                                       .expected = *expected,
+                                       .step = row.step(),
+                                       .precision = precision_,
+                                       .config = config,
+                                       .operations = row.span});
+      if (seen.judgement.outcome == Outcome::kDiverged) {
+        seen.pattern = find_pattern(row.key.id.op, actual, *expected, row.step(), config);
+      }
+      return seen;
+    });
+    if (options_.probing) probe_.ask(row, *expected);
+  }
+
+  void settle(std::vector<RowJudgement>& rows) {
+    if (!in_flight_.valid()) return;
+    Seen seen = in_flight_.get();
+    rows[in_flight_row_].judgement = std::move(seen.judgement);
+    rows[in_flight_row_].pattern = std::move(seen.pattern);
   }
 
   void tally(const RowJudgement& row, const std::vector<Fit>& fits) {
@@ -174,9 +199,15 @@ class Judging {
   Oracle& oracle_;
   const Precision& precision_;
   const Extent& extent_;
-  const bool probing_;
-  const ProgressReport& progress_;
+  const JudgingOptions& options_;
   Judged result_;
+
+  struct Seen {
+    compare::Judgement judgement;
+    Pattern pattern;
+  };
+  std::future<Seen> in_flight_;
+  std::size_t in_flight_row_ = 0;
   Probe probe_;
   Known known_;
 };
@@ -184,8 +215,8 @@ class Judging {
 }  // namespace
 
 Judged judge_subjects(const std::vector<Subject>& subjects, Oracle& oracle, const Precision& precision,
-                      const Extent& extent, bool probing, const ProgressReport& progress) {
-  return Judging(subjects, oracle, precision, extent, probing, progress)();
+                      const Extent& extent, const JudgingOptions& options) {
+  return Judging(subjects, oracle, precision, extent, options)();
 }
 
 }  // namespace qdiff::diagnose

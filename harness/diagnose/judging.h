@@ -43,8 +43,14 @@ struct Judged {
 
 using ProgressReport = std::function<void(const std::string& what, std::int64_t done, std::int64_t total)>;
 
-// `probing`: ask of each variant whether these inputs would show it; without, no hypothesis is refuted.
+struct JudgingOptions {
+  bool probing = true;  // ask of each variant whether these inputs would show it; without, no hypothesis is refuted
+  ProgressReport progress;
+  // Called when the embedding, a layer or the head is judged: no view of a tensor is held then.
+  std::function<void()> after_part;
+};
+
 Judged judge_subjects(const std::vector<Subject>& subjects, Oracle& oracle, const Precision& precision,
-                      const Extent& extent, bool probing, const ProgressReport& progress);
+                      const Extent& extent, const JudgingOptions& options);
 
 }  // namespace qdiff::diagnose

@@ -20,14 +20,6 @@ namespace {
 
 using compare::Outcome;
 
-// A chunk may hold padding alone: then there is nothing in it that anybody would compare.
-bool has_real_tokens(const Step& step) {
-  for (std::int64_t b = 0; b < step.batch(); ++b) {
-    if (!step.is_pad(b, step.num_tokens() - 1)) return true;
-  }
-  return false;
-}
-
 class Run {
  public:
   Run(std::span<const CaseInput> cases, const Parties& parties, const RunOptions& options)
@@ -37,8 +29,8 @@ class Run {
     const auto start = std::chrono::steady_clock::now();
     select();
     record();
-    Judged judged =
-        judge_subjects(subjects_, parties_.oracle, precision(), extent_, options_.probing, options_.progress);
+    Judged judged = judge_subjects(subjects_, parties_.oracle, precision(), extent_,
+                                   {.probing = options_.probing, .progress = options_.progress, .after_part = {}});
     judged.wrong.insert(judged.wrong.end(), seen_while_recording_.begin(), seen_while_recording_.end());
     drop_consequences(judged);
     conclude(
@@ -76,7 +68,7 @@ class Run {
       std::set<int> steps;
       for (const Step& step : input.steps) {
         const bool wanted = !options_.steps || options_.steps->contains(step.index);
-        if (wanted && has_real_tokens(step)) steps.insert(step.index);
+        if (wanted && step.has_real_tokens()) steps.insert(step.index);
       }
       steps_.push_back(std::move(steps));
     }
@@ -107,6 +99,7 @@ class Run {
     const int end_layer = extent_.outside_layers ? num_layers : *extent_.layers.rbegin();
     chains_ = run_reference(parties_.reference, lockstep_inputs, last_steps, parties_.candidate.precision().activations,
                             config_, end_layer, options_);
+    compare_free_runs();
     if (options_.mode != Mode::kFree) {
       for (std::size_t i = 0; i < active_.size(); ++i) {
         progress("candidate, lockstep", static_cast<std::int64_t>(i), static_cast<std::int64_t>(active_.size()));
@@ -142,6 +135,16 @@ class Run {
       if (subjects_[s].mode != "free" || difference == untapped_differences_.end()) continue;
       seen_while_recording_.push_back(wrong_tensor(subjects_[s], difference->second.first, difference->second.second));
     }
+  }
+
+  // The reference's own logits serve here alone, and are as large as everything else together.
+  void compare_free_runs() {
+    for (std::size_t i = 0; i < free_.size(); ++i) {
+      const CaseInput& input = cases_[active_[i]];
+      compare::FreeRun figures = free_run_figures(input.id, input.steps, free_[i]->tensors, chains_[i], config_);
+      if (figures.tokens_compared > 0) result_.free_runs.push_back(std::move(figures));
+    }
+    for (ReferenceChain& chain : chains_) chain.logits.clear();
   }
 
   // An untapped run in other poison must give the same logits: recording changes nothing, no unwritten memory is read,
@@ -217,11 +220,6 @@ class Run {
       if (options_.inject->value) *result_.injected += "=" + shortest(*options_.inject->value);
       if (options_.inject->layer) *result_.injected += "@" + std::to_string(*options_.inject->layer);
       result_.planted_executions = parties_.candidate.planted_executions();
-    }
-    for (std::size_t i = 0; i < free_.size(); ++i) {
-      const CaseInput& input = cases_[active_[i]];
-      compare::FreeRun figures = free_run_figures(input.id, input.steps, free_[i]->tensors, chains_[i], config_);
-      if (figures.tokens_compared > 0) result_.free_runs.push_back(std::move(figures));
     }
   }
 

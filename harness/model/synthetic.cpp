@@ -87,7 +87,8 @@ class SyntheticSource : public NotedSource {
       : config_(config), description_(std::move(description)), weights_(expected_weights(config_)) {
     if (profile == Profile::kQwen) note_plants(seed);
     if (profile == Profile::kLoud) {
-      notes_.push_back("q and k biases lift the scores of kv heads 0, 1, 2 (and so on in turn) to about " + loud_list());
+      notes_.push_back("q and k biases lift the scores of kv heads 0, 1, 2 (and so on in turn) to about " +
+                       loud_list());
     }
     if (profile == Profile::kQuiet) notes_.push_back("the residual stream stays at a level that eps decides");
     for (const TensorId& id : all_tensors(config_, /*optional_too=*/true)) {

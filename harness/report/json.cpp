@@ -184,6 +184,36 @@ void append_text(const Document& value, const std::string& line_start, std::stri
   text += value.is_array() ? ']' : '}';
 }
 
+Document ranked_document(const compare::RankedVariant& variant) {
+  return {{"variant", or_null(variant.variant)},
+          {"value", or_null(variant.value)},
+          {"times_rounding", number(variant.times_rounding)},
+          {"relative_rms_error", number(variant.relative_rms_error)},
+          {"kl_divergence", number(variant.kl_divergence)},
+          {"same_top_token", variant.same_top_token},
+          {"reproduces", variant.reproduces}};
+}
+
+Document ranking_document(const std::optional<compare::FreeRanking>& ranking) {
+  if (!ranking) return nullptr;
+  return {{"case", ranking->case_id},
+          {"tensors", list(ranking->tensors)},
+          {"tokens_compared", ranking->tokens_compared},
+          {"rounding", number(ranking->rounding)},
+          {"explained_up_to", number(ranking->explained_up_to)},
+          {"right", ranked_document(ranking->right)},
+          {"nearest", list(ranking->nearest, ranked_document)},
+          {"variants_tried", ranking->variants_tried},
+          {"record_next", list(ranking->record_next)}};
+}
+
+Document points_document(const std::optional<std::map<std::string, std::string>>& points) {
+  if (!points) return nullptr;
+  Document document = Document::object();
+  for (const auto& [point, dtype] : *points) document[point] = dtype;
+  return document;
+}
+
 }  // namespace
 
 std::string scalar_text(const Document& value) { return value.dump(-1, ' ', true, Document::error_handler_t::replace); }
@@ -217,6 +247,8 @@ Document to_document(const compare::HypothesisResult& hypothesis) {
   const auto blind = [](const compare::BlindVariant& variant) -> Document {
     return {{"variant", variant.variant}, {"why", variant.why}};
   };
+  Document shown_by = Document::object();
+  for (const auto& [variant, cases] : hypothesis.shown_by) shown_by[variant] = cases;
   return {{"format", "qdiff-hypothesis"},
           {"version", 1},
           {"id", hypothesis.id},
@@ -227,6 +259,7 @@ Document to_document(const compare::HypothesisResult& hypothesis) {
            hypothesis.first_divergence ? finding_document(*hypothesis.first_divergence) : Document(nullptr)},
           {"evidence", list(hypothesis.evidence)},
           {"exercised_variants", list(hypothesis.exercised_variants)},
+          {"shown_by", shown_by},
           {"blind_variants", list(hypothesis.blind_variants, blind)}};
 }
 
@@ -244,6 +277,10 @@ Document to_document(const RunResult& result) {
           {"coverage", coverage_document(result.coverage)},
           {"closest_to_bound", closest_document(result.closest)},
           {"free_runs", list(result.free_runs, free_run_document)},
+          {"ranking", ranking_document(result.ranking)},
+          {"inferred_points", points_document(result.inferred_points)},
+          {"precision_allowed", result.precision_allowed},
+          {"notes", list(result.notes)},
           {"cases", list(result.cases, case_document)},
           {"command", result.command},
           {"model", {{"argument", result.model}, {"config", result.config}}},
@@ -259,6 +296,9 @@ std::string to_text(const Document& document) {
   return text + '\n';
 }
 
+std::string points_json(const std::map<std::string, std::string>& points) {
+  return to_text({{"points", points_document(points)}});
+}
 std::string report_json(const RunResult& result) { return to_text(to_document(result)); }
 std::string hypothesis_json(const compare::HypothesisResult& hypothesis) { return to_text(to_document(hypothesis)); }
 

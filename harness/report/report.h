@@ -6,6 +6,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -16,6 +17,8 @@ namespace qdiff::report {
 // Metrics carry six significant digits; single elements (actual, expected) nine, which tell any two float32 numbers
 // apart. NaN and infinities are the strings "NaN", "Infinity" and "-Infinity".
 std::string report_json(const compare::RunResult& result);
+// {"points": {…}}, as it stands in a manifest's compute.
+std::string points_json(const std::map<std::string, std::string>& points);
 std::string hypothesis_json(const compare::HypothesisResult& hypothesis);
 
 // One suite: the verdict, each case, and each hypothesis in each case (classname "H05", name the case's id), which

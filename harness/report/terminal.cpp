@@ -79,7 +79,7 @@ void write_divergence(const RunResult& result, const Finding& first, Writer& out
                                                " by an undeclared rounding"
                                          : std::string()));
   }
-  out.whole_field("declare", points_entry(points_of(result)));
+  out.whole_field("declare", points_entry(result.inferred_points ? *result.inferred_points : points_of(result)));
 }
 
 // ---- Hypotheses ----
@@ -163,12 +163,58 @@ void write_coverage(const RunResult& result, Writer& out) {
     out.field("closest", closest.statistic + " at " + digits(closest.ratio, 3) + " of its bound, in " + closest.tensor +
                              " (case " + closest.case_id + ", step " + std::to_string(closest.step) + ")");
   }
+  // Rounding moves a close choice of token now and then; a user sees text, so a few lines say how much.
+  constexpr std::int64_t kMostLines = 3;
+  std::int64_t lines = 0, more = 0;
   for (const compare::FreeRun& run : result.free_runs) {
     if (run.same_top_token == run.tokens_compared) continue;
+    if (lines == kMostLines) {
+      ++more;
+      continue;
+    }
+    ++lines;
     out.field("text", "case " + run.case_id + ": another next token than the reference's at " +
                           std::to_string(run.tokens_compared - run.same_top_token) + " of " +
                           counted(run.tokens_compared, "position"));
   }
+  if (more > 0) out.field("", "and in " + counted(more, "more case"));
+}
+
+// ---- What only a trace has ----
+
+// Many models are a number here; the report names them.
+std::string models_of(const RunResult& result) {
+  constexpr std::size_t kShort = 80;
+  if (result.model.size() <= kShort) return result.model;
+  std::int64_t models = 1;
+  for (std::size_t at = result.model.find(", "); at != std::string::npos; at = result.model.find(", ", at + 2))
+    ++models;
+  return models == 1 ? result.model : counted(models, "model");
+}
+
+std::string variant_text(const compare::RankedVariant& variant) {
+  return (variant.variant.empty() ? std::string("right code") : variant.variant) +
+         (variant.value ? '=' + digits(*variant.value, 6) : std::string());
+}
+
+void write_ranking(const compare::FreeRanking& ranking, Writer& out) {
+  constexpr std::size_t kMostLines = 5;
+  const auto line_of = [&](const compare::RankedVariant& variant) {
+    std::string text = variant_text(variant) + ": " + digits(variant.times_rounding, 3) + " times rounding";
+    if (ranking.tokens_compared > 0) {
+      text += ", the same next token at " + std::to_string(variant.same_top_token) + " of " +
+              std::to_string(ranking.tokens_compared);
+    }
+    return text + (variant.reproduces ? ", which rounding explains" : "");
+  };
+  out.blank();
+  out.field("free runs", line_of(ranking.right));
+  for (std::size_t i = 0; i < std::min(kMostLines, ranking.nearest.size()); ++i) {
+    out.field(i == 0 ? "nearest" : "", line_of(ranking.nearest[i]));
+  }
+  out.field("of", std::to_string(ranking.variants_tried) + " forward passes, each with one bug planted; up to " +
+                      digits(ranking.explained_up_to, 3) + " times is explained by rounding");
+  out.field("record", joined(ranking.record_next, 12) + ", to see which operation is wrong");
 }
 
 void write_headline(const RunResult& result, Writer& out) {
@@ -176,7 +222,7 @@ void write_headline(const RunResult& result, Writer& out) {
   if (!result.device.empty() && result.device != result.engine) engine += " (" + result.device + ")";
   out.line(out.painted(color_of(result.verdict), headline_of(result.verdict)) + "  " +
            out.plain(engine + " engine in " + std::string(name(result.precision.activations)) +
-                     (result.model.empty() ? "" : " on " + result.model)) +
+                     (result.model.empty() ? "" : " on " + models_of(result))) +
            ", " + counted(static_cast<std::int64_t>(result.cases.size()), "case") + ", " + digits(result.seconds, 2) +
            " s");
   if (result.injected) {
@@ -192,8 +238,10 @@ std::string format_terminal(const RunResult& result, const TerminalOptions& opti
   Writer out(options);
   write_headline(result, out);
   if (const Finding* first = result.first_divergence()) write_divergence(result, *first, out);
+  if (result.ranking) write_ranking(*result.ranking, out);
   write_hypotheses(result, out);
   write_coverage(result, out);
+  for (const std::string& note : result.notes) out.field("note", note);
   out.whole_field("reports", options.reports);
   return out.take();
 }

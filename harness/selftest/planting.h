@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,10 +22,14 @@ struct PlantingPlan {
   diagnose::Mode mode = diagnose::Mode::kBoth;
 };
 
-// Outside the layers where no row of a layer is changed; else in the first, the middle and the last one.
+// Outside the layers where no row of a layer is changed, in all of them where the fault is one of what lies between
+// layers; else in the first, the middle and the last one.
 std::vector<Site> sites_of(const VariantFacts& facts);
-// kNoLayer outside; none where the model has no such layer of its own.
-std::optional<int> layer_of(Site site, const ModelConfig& config);
+// The layers in which a fault at that site shows: kNoLayer outside; none where the model has no such layer of its own.
+std::vector<int> layers_of(Site site, const ModelConfig& config);
+
+// Of a fault in those layers, the earliest tensor that any of them moves far.
+Shift shift_in(Shifts& shifts, const VariantFacts& facts, const Variant& dose, const std::vector<int>& layers);
 
 using Progress = std::function<void(const std::string& what, std::int64_t done, std::int64_t total)>;
 

@@ -27,6 +27,12 @@ std::vector<TensorKey> Shifts::changed(const std::vector<Op>& ops, int layer) co
   return keys;
 }
 
+std::vector<Op> Shifts::changed_ops(const VariantFacts& facts, int layer) const {
+  std::set<Op> ops;
+  for (const TensorKey& key : changed(facts.ops, layer)) ops.insert(key.id.op);
+  return {ops.begin(), ops.end()};
+}
+
 const Expectation& Shifts::gold(const TensorKey& key) {
   const auto found = gold_.find(key);
   if (found != gold_.end()) return found->second;

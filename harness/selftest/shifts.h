@@ -31,6 +31,10 @@ class Shifts {
   double between(const VariantFacts& a, const Variant& variant_a, const VariantFacts& b, const Variant& variant_b,
                  int layer);
 
+  // The tensors, as they are recorded, whose value the fault changes: an engine that hands out no scores shows a wrong
+  // one in what it hands out next.
+  std::vector<Op> changed_ops(const VariantFacts& facts, int layer) const;
+
  private:
   // The recorded tensors of that layer that the fault changes, in execution order.
   std::vector<TensorKey> changed(const std::vector<Op>& ops, int layer) const;

@@ -17,10 +17,11 @@ namespace qdiff::selftest {
 // error, the rounding to the stored type included. Of a million honest elements the largest stands at five.
 inline constexpr double kDetectable = 8.0;
 
-// Where in a model the fault is planted. Models of two layers have no middle.
-enum class Site : std::uint8_t { kFirst, kMiddle, kLast, kOutside };
+// Where in a model the fault is planted. Models of two layers have no middle. A fault that lies between layers is
+// planted in all of them.
+enum class Site : std::uint8_t { kFirst, kMiddle, kLast, kOutside, kAll };
 constexpr const char* name(Site site) {
-  constexpr const char* kNames[] = {"first", "middle", "last", "outside"};
+  constexpr const char* kNames[] = {"first", "middle", "last", "outside", "all"};
   return kNames[static_cast<std::size_t>(site)];
 }
 
@@ -42,7 +43,7 @@ struct Trial {
   DType dtype = DType::kBF16;
   Fault fault;  // with the layer of the case's model
   Site site = Site::kFirst;
-  std::vector<Op> ops;                // whose value the fault changes
+  std::vector<Op> ops;                // of the recorded tensors whose value the fault changes
   std::optional<double> right_value;  // of a continuous parameter
   std::vector<std::string> cases;     // that were run; empty where no case shows it
   Shift shift;                        // in the first of them, or the largest in any

@@ -404,6 +404,8 @@ Manifest parse_manifest(std::string_view text, const std::string& source) {
   read_compute(formats::require_object(document, "compute", source), source + ": compute", manifest);
   read_model(formats::require_object(document, "model", source), source + ": model", manifest);
   read_steps(document, source, manifest);
+  const std::int64_t used = manifest.steps.back().valid_length();
+  manifest.cache_capacity = formats::optional_int(document, "cache_capacity", used, kMaxSlots, source);
   return manifest;
 }
 
@@ -419,8 +421,9 @@ std::string to_json(const Manifest& manifest) {
   Json model = {{"architecture", "qwen2"}, {"config", config_json(manifest.config)}};
   if (!manifest.weights_sha256.empty()) model["weights_sha256"] = manifest.weights_sha256;
   std::string text = "{\n\"format\": \"qdiff-trace\",\n\"version\": 1,\n\"engine\": " + engine.dump() +
-                     ",\n\"compute\": " + compute_json(manifest).dump() + ",\n\"model\": " + model.dump() +
-                     ",\n\"steps\": [\n";
+                     ",\n\"compute\": " + compute_json(manifest).dump() + ",\n\"model\": " + model.dump();
+  if (manifest.cache_capacity) text += ",\n\"cache_capacity\": " + std::to_string(*manifest.cache_capacity);
+  text += ",\n\"steps\": [\n";
   for (std::size_t i = 0; i < manifest.steps.size(); ++i) {
     const Step& step = manifest.steps[i];
     const Json line = {{"index", step.index},

@@ -1,0 +1,120 @@
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <memory>
+
+#include "harness/cli/commands.h"
+#include "harness/cli/github_actions.h"
+#include "harness/cli/memory.h"
+#include "harness/cli/output_folder.h"
+#include "harness/cli/progress.h"
+#include "harness/cli/terminal.h"
+#include "harness/cli/text.h"
+#include "harness/diagnose/trace_run.h"
+#include "harness/model/model.h"
+#include "harness/report/report.h"
+#include "harness/trace/trace_reader.h"
+#include "reference/reference.h"
+
+namespace qdiff::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The name of the trace's folder, whatever way it was named: "t", "t/", "." within it.
+std::string folder_name(const std::string& path) {
+  fs::path folder = fs::absolute(path).lexically_normal();
+  if (folder.filename().empty()) folder = folder.parent_path();
+  return folder.filename().string();
+}
+
+std::optional<std::set<int>> selected(const char* option, const std::optional<NumberRanges>& wanted, std::int64_t end,
+                                      const char* what) {
+  if (!wanted) return std::nullopt;
+  if (wanted->largest() >= end) {
+    throw InputError(std::string(option) + " '" + wanted->text + "': there is no " + what + ' ' +
+                     std::to_string(wanted->largest()) + "; there are " + what + "s 0 to " + std::to_string(end - 1));
+  }
+  return wanted->below(end);
+}
+
+double elements_of(const std::vector<TensorKey>& span, const ModelConfig& config, const std::vector<Step>& steps) {
+  double elements = 0.0;
+  for (const TensorKey& key : span) {
+    const Step& step = steps[static_cast<std::size_t>(key.step)];
+    double product = 1.0;
+    for (std::int64_t extent : output_shape(key.id.op, config, step.batch(), step.num_tokens(), step.valid_length())) {
+      product *= static_cast<double>(extent);
+    }
+    elements += product;
+  }
+  return elements;
+}
+
+void check_memory_for(const trace::Trace& trace, const ModelConfig& config, const CommonArguments& common) {
+  PlannedTrace planned;
+  planned.steps = trace.manifest().steps;
+  planned.passes = diagnose::kPassesAtOnce;
+  std::map<int, double> part_bytes;
+  for (const TensorKey& key : trace.keys()) {
+    double& bytes = part_bytes[key.id.layer];
+    bytes += static_cast<double>(num_elements(trace.shape(key))) * static_cast<double>(size_of(trace.dtype(key)));
+    planned.part_bytes = std::max(planned.part_bytes, bytes);
+    const std::vector<TensorKey> span = compare::replay_span(key, trace, config);
+    if (diagnose::layers_of(span) > diagnose::kLongestSpan) {
+      planned.free_runs = true;
+    } else if (!compare::is_usual_fusion(span)) {
+      planned.span_elements = std::max(planned.span_elements, elements_of(span, config, planned.steps));
+    }
+  }
+  const std::uint64_t limit = memory_limit(common.max_memory);
+  check_memory(plan_diagnose(config, planned), limit, common.max_memory.has_value());
+}
+
+void print(const compare::RunResult& result, const DiagnoseArguments& arguments) {
+  if (arguments.common.quiet) return;
+  std::string text = report::format_terminal(
+      result, {.color = use_color(arguments.common.color), .width = output_columns(), .reports = arguments.out});
+  if (in_github_actions()) text = report::without_github_commands(text);
+  std::fwrite(text.data(), 1, text.size(), stdout);
+}
+
+}  // namespace
+
+ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::string& command) {
+  const auto trace = trace::read_trace(arguments.trace);
+  const auto model = model::open_model(arguments.model);
+  const ModelConfig& config = model->config();
+  diagnose::TraceOptions options;
+  options.id = folder_name(arguments.trace);
+  options.command =
+      "qdiff diagnose --model " + shell_quote(arguments.model) + " --trace " + shell_quote(arguments.trace);
+  options.layers = selected("--layers", arguments.layers, config.num_layers, "layer");
+  options.steps =
+      selected("--steps", arguments.steps, static_cast<std::int64_t>(trace->manifest().steps.size()), "step");
+  options.allow_precision = arguments.allow_precision;
+  options.infer_points = arguments.infer_points;
+  check_output_folder(arguments.out);
+
+  Progress progress(arguments.common.quiet);
+  options.progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
+    progress.show(options.id + ": " + what, done, total);
+  };
+  const reference::Options reference_options{.num_threads = arguments.common.threads.value_or(0)};
+  const auto oracle = reference::make_oracle(*model, reference_options);
+  const auto make_reference = [&](const Precision& precision) {
+    return reference::make_engine(*model, precision, reference_options);
+  };
+  options.before_judging = [&] { check_memory_for(*trace, config, arguments.common); };
+  compare::RunResult result = diagnose::judge_trace({*trace, *model, *oracle, make_reference}, options);
+  progress.clear();
+  result.command = command;
+  report::write_reports(result, arguments.out);
+  print(result, arguments);
+  if (result.inferred_points) std::fputs(report::points_json(*result.inferred_points).c_str(), stdout);
+  if (in_github_actions()) tell_github_actions(result, arguments.common.quiet);
+  return status_of(result.verdict);
+}
+
+}  // namespace qdiff::cli

@@ -1,0 +1,491 @@
+#include "harness/diagnose/free_ranking.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <map>
+#include <span>
+
+#include "harness/contract/error.h"
+
+namespace qdiff::diagnose {
+namespace {
+
+using compare::RankedVariant;
+
+// The largest distance from the reference that rounds as declared, in units of that reference's own distance from gold,
+// that rounding explains. Two engines that round independently are sqrt(2) apart; see tests/free_ranking_test.cpp for
+// what honest engines show.
+constexpr double kExplained = 3.0;
+// A bug that comes so many times less near than the nearest does is no second explanation.
+constexpr double kClearlyFarther = 2.0;
+constexpr std::size_t kRefined = 8;  // leading variants of which every listed value is tried
+constexpr std::size_t kListed = 10;  // variants in the report
+constexpr std::size_t kLeading = 4;  // variants whose rows are to be recorded next
+
+// One row of logits: the mean divergence of the candidate's distribution from the other's is -sum p log(q / p).
+double divergence(std::span<const double> candidate, std::span<const double> other) {
+  const auto log_sum = [](std::span<const double> logits) {
+    const double top = *std::max_element(logits.begin(), logits.end());
+    double sum = 0.0;
+    for (double x : logits) sum += std::exp(x - top);
+    return top + std::log(sum);
+  };
+  const double candidate_sum = log_sum(candidate), other_sum = log_sum(other);
+  double result = 0.0;
+  for (std::size_t i = 0; i < candidate.size(); ++i) {
+    const double log_p = candidate[i] - candidate_sum;
+    result += std::exp(log_p) * (log_p - (other[i] - other_sum));
+  }
+  return result;
+}
+
+std::ptrdiff_t top_token(std::span<const double> logits) {
+  return std::max_element(logits.begin(), logits.end()) - logits.begin();
+}
+
+// A target as the candidate recorded it. lm_head may hold the last row of the step alone.
+struct Target {
+  TensorKey key;
+  const Step* step;
+  TensorView view;
+  std::vector<double> candidate;
+  std::vector<double> gold = {};
+  double norm = 0.0;      // of gold, over what is compared
+  double rounding = 0.0;  // ||right reference that rounds - gold||
+
+  std::int64_t width() const { return view.shape.back(); }
+  std::int64_t num_rows() const { return num_elements(view.shape) / width(); }
+  // The token of the step that row r of the recorded tensor is.
+  std::int64_t token(std::int64_t r) const {
+    const std::int64_t recorded = view.shape[1];
+    return step->num_tokens() - recorded + r % recorded;
+  }
+  bool counts(std::int64_t r) const { return !step->is_pad(r / view.shape[1], token(r)); }
+  // What the whole tensor of a pass holds of the rows that the candidate recorded.
+  std::vector<double> same_rows(const TensorView& whole) const {
+    std::vector<double> rows;
+    rows.reserve(candidate.size());
+    for (std::int64_t r = 0; r < num_rows(); ++r) {
+      const std::int64_t from = (r / view.shape[1]) * step->num_tokens() + token(r);
+      for (std::int64_t i = 0; i < width(); ++i) {
+        rows.push_back(load_element(whole.data, whole.dtype, static_cast<std::size_t>(from * width() + i)));
+      }
+    }
+    return rows;
+  }
+  double distance(std::span<const double> a, std::span<const double> b) const {
+    double sum = 0.0;
+    for (std::int64_t r = 0; r < num_rows(); ++r) {
+      if (!counts(r)) continue;
+      for (std::int64_t i = r * width(); i < (r + 1) * width(); ++i) {
+        const double d = a[static_cast<std::size_t>(i)] - b[static_cast<std::size_t>(i)];
+        sum += d * d;
+      }
+    }
+    return std::isnan(sum) ? HUGE_VAL : std::sqrt(sum);
+  }
+};
+
+// What one pass shows.
+struct Pass {
+  std::optional<Variant> variant;
+  std::map<TensorKey, double> distance = {};  // from the candidate, by target
+  double divergence = 0.0;                    // summed over tokens
+  std::int64_t same_top_token = 0;
+  bool ran = true;  // false: the variant cannot be planted here
+};
+
+// Hands each target to `use` as soon as it is computed.
+class TargetSink final : public TensorSink {
+ public:
+  using Use = std::function<void(Target& target, const TensorView& whole)>;
+  TargetSink(std::map<TensorKey, Target>& targets, int step, Use use)
+      : targets_(targets), step_(step), use_(std::move(use)) {}
+  void take(const TensorId& id, const TensorView& view) override {
+    const auto found = targets_.find({step_, id});
+    if (found != targets_.end()) use_(found->second, view);
+  }
+
+ private:
+  std::map<TensorKey, Target>& targets_;
+  int step_;
+  Use use_;
+};
+
+class FreeRuns {
+ public:
+  explicit FreeRuns(const FreeRankingQuery& query) : query_(query), input_(*query.subject.input) {
+    for (const TensorKey& key : query.targets) {
+      const TensorView view = query.trace.get(key);
+      targets_.emplace(key, Target{key, &input_.steps[static_cast<std::size_t>(key.step)], view, to_doubles(view)});
+      last_step_ = std::max(last_step_, key.step);
+      needs_head_ |= row(key.id.op).scope == Scope::kAfterLayers;
+      end_layer_ = std::max(end_layer_, key.id.layer + 1);
+    }
+    if (needs_head_) end_layer_ = static_cast<int>(query.config.num_layers);
+  }
+
+  void run() {
+    Precision gold = {.weights = query_.precision.weights,
+                      .activations = DType::kF64,
+                      .accumulate = DType::kF64,
+                      .points = {},
+                      .taken_as = {}};
+    const auto gold_engine = query_.make_reference(gold);
+    std::vector<Pass> passes(1);
+    walk(*gold_engine, passes, "the reference in float64", [](Pass&, Target& target, const TensorView& whole) {
+      target.gold = target.same_rows(whole);
+      target.norm = target.distance(target.gold, std::vector<double>(target.gold.size(), 0.0));
+    });
+    engine_ = query_.make_reference(query_.precision);
+    passes = {Pass{}};
+    walk(*engine_, passes, "the reference that rounds", [&](Pass& pass, Target& target, const TensorView& whole) {
+      const std::vector<double> values = target.same_rows(whole);
+      target.rounding = target.distance(values, target.gold);
+      measure(pass, target, values);
+    });
+    right_ = std::move(passes.front());
+    pool_rounding();
+    plant_all();
+  }
+
+  const Pass& right() const { return right_; }
+  const std::vector<Pass>& planted() const { return planted_; }
+  const std::map<TensorKey, Target>& targets() const { return targets_; }
+
+  double times_rounding(const Pass& pass, const TensorKey& key) const {
+    const double distance = pass.distance.at(key);
+    return distance / rounding_.at(key);
+  }
+  double times_rounding(const Pass& pass) const {
+    double worst = 0.0;
+    for (const auto& [key, distance] : pass.distance) worst = std::max(worst, times_rounding(pass, key));
+    return worst;
+  }
+  double relative(double distance, const TensorKey& key) const {
+    const double norm = targets_.at(key).norm;
+    return norm > 0.0 ? distance / norm : distance;
+  }
+  double rounding_of(const TensorKey& key) const { return rounding_.at(key); }
+
+ private:
+  // Steps within layers, passes within steps: each layer's weights are read once for a group of passes.
+  template <typename Use>
+  void walk(Engine& engine, std::vector<Pass>& passes, const std::string& what, Use use) {
+    for (std::size_t first = 0; first < passes.size(); first += kPassesAtOnce) {
+      const std::size_t count = std::min(kPassesAtOnce, passes.size() - first);
+      walk_group(
+          engine, {passes.data() + first, count},
+          [&](int layer) {
+            if (!query_.progress) return;
+            const auto layers = static_cast<std::int64_t>(end_layer_) + 1;
+            const auto groups = static_cast<std::int64_t>((passes.size() + kPassesAtOnce - 1) / kPassesAtOnce);
+            query_.progress(what, static_cast<std::int64_t>(first / kPassesAtOnce) * layers + layer, groups * layers);
+          },
+          use);
+    }
+  }
+
+  template <typename Report, typename Use>
+  void walk_group(Engine& engine, std::span<Pass> passes, Report report, Use use) {
+    struct Running {
+      Pass* pass;
+      std::unique_ptr<Session> session;
+      std::vector<Tensor> residual;  // [step]
+    };
+    const Step& first = input_.steps.front();
+    const std::int64_t capacity = input_.capacity > 0 ? input_.capacity : input_.steps.back().valid_length();
+    std::vector<Running> running;
+    for (Pass& pass : passes) {
+      try {
+        if (pass.variant) engine.plant({pass.variant->id, pass.variant->value, std::nullopt});
+        running.push_back({&pass,
+                           engine.open({.batch = first.batch(),
+                                        .capacity = capacity,
+                                        .left_padding = first.left_padding,
+                                        .poison = Poison::kNaN}),
+                           {}});
+      } catch (const InputError&) {
+        pass.ran = false;
+      }
+    }
+    const auto each_step = [&](Running& r, const auto& part) {
+      if (!r.pass->ran) return;
+      try {
+        for (int s = 0; s <= last_step_; ++s) {
+          TargetSink sink(targets_, s, [&](Target& target, const TensorView& whole) { use(*r.pass, target, whole); });
+          part(s, sink);
+        }
+      } catch (const InputError&) {  // it needs what a walk layer by layer does not have
+        r.pass->ran = false;
+      }
+    };
+    const auto step_at = [&](int s) -> const Step& { return input_.steps[static_cast<std::size_t>(s)]; };
+    for (Running& r : running) {
+      each_step(r, [&](int s, TensorSink& sink) {
+        r.residual.push_back(Tensor::copy_of(r.session->run_embedding(step_at(s), &sink)));
+      });
+    }
+    for (int layer = 0; layer < end_layer_; ++layer) {
+      report(layer);
+      for (Running& r : running) {
+        each_step(r, [&](int s, TensorSink& sink) {
+          Tensor& residual = r.residual[static_cast<std::size_t>(s)];
+          residual = Tensor::copy_of(r.session->run_layer(layer, step_at(s), residual.view(), &sink));
+        });
+      }
+    }
+    report(end_layer_);
+    if (!needs_head_) return;
+    for (Running& r : running) {
+      each_step(r, [&](int s, TensorSink& sink) {
+        r.session->run_head(step_at(s), r.residual[static_cast<std::size_t>(s)].view(), &sink);
+      });
+    }
+  }
+
+  static void measure(Pass& pass, const Target& target, std::span<const double> values) {
+    pass.distance[target.key] = target.distance(target.candidate, values);
+    if (target.key.id.op != Op::kLmHead) return;
+    const auto width = static_cast<std::size_t>(target.width());
+    for (std::int64_t r = 0; r < target.num_rows(); ++r) {
+      if (!target.counts(r)) continue;
+      const std::size_t begin = static_cast<std::size_t>(r) * width;
+      const std::span<const double> candidate(target.candidate.data() + begin, width);
+      const std::span<const double> other = values.subspan(begin, width);
+      pass.divergence += divergence(candidate, other);
+      pass.same_top_token += top_token(candidate) == top_token(other) ? 1 : 0;
+    }
+  }
+
+  // One token's logits are one draw of what rounding does to them, so a step is given what its like show in the mean
+  // where that is more; and never less than the rounding of the stored type itself.
+  void pool_rounding() {
+    std::map<TensorId, std::pair<double, double>> sums;
+    for (const auto& [key, target] : targets_) {
+      auto& [rounding, norm] = sums[key.id];
+      rounding += target.rounding * target.rounding;
+      norm += target.norm * target.norm;
+    }
+    for (const auto& [key, target] : targets_) {
+      const auto& [rounding, norm] = sums.at(key.id);
+      const double pooled = norm > 0.0 ? target.norm * std::sqrt(rounding / norm) : 0.0;
+      const double stored = target.norm * unit_roundoff(target.view.dtype) / std::sqrt(3.0);
+      rounding_[key] = std::max({target.rounding, pooled, stored, std::numeric_limits<double>::min()});
+    }
+  }
+
+  // ---- Bugs ----
+  void plant(std::vector<Variant> variants, const std::string& what) {
+    std::erase_if(variants, [&](const Variant& variant) {
+      return std::any_of(planted_.begin(), planted_.end(), [&](const Pass& pass) { return pass.variant == variant; });
+    });
+    std::vector<Pass> passes;
+    for (Variant& variant : variants) passes.push_back({std::move(variant)});
+    walk(*engine_, passes, what,
+         [](Pass& pass, Target& target, const TensorView& whole) { measure(pass, target, target.same_rows(whole)); });
+    for (Pass& pass : passes) {
+      if (pass.ran && pass.distance.size() == targets_.size()) planted_.push_back(std::move(pass));
+    }
+    std::stable_sort(planted_.begin(), planted_.end(),
+                     [&](const Pass& a, const Pass& b) { return times_rounding(a) < times_rounding(b); });
+  }
+
+  const VariantFacts& facts_of(const Variant& variant) const {
+    return *std::find_if(query_.catalogue.begin(), query_.catalogue.end(),
+                         [&](const VariantFacts& facts) { return facts.id == variant.id; });
+  }
+
+  // Every bug once, and those of a continuous parameter with each listed value; then all values of the leading ones;
+  // then, where the parameter of the leading one is continuous, values around it.
+  void plant_all() {
+    std::vector<Variant> variants;
+    for (const VariantFacts& facts : query_.catalogue) {
+      if (facts.declares) continue;
+      std::vector<Variant> values = doses(facts);
+      if (!facts.right_value) values.resize(1);
+      variants.insert(variants.end(), values.begin(), values.end());
+    }
+    plant(std::move(variants), "forward passes with each bug planted");
+    variants.clear();
+    for (std::size_t i = 0; i < std::min(kRefined, planted_.size()); ++i) {
+      const std::vector<Variant> values = doses(facts_of(*planted_[i].variant));
+      if (values.size() > 1) variants.insert(variants.end(), values.begin(), values.end());
+    }
+    plant(std::move(variants), "other values of the leading bugs");
+    for (double width : {0.5, 0.1}) plant_around(width);
+  }
+
+  // Values within a factor of 10^width of the leading one, and short numbers near it: somebody typed the value.
+  void plant_around(double width) {
+    if (planted_.empty() || times_rounding(right_) <= kExplained || times_rounding(planted_.front()) <= kExplained)
+      return;
+    const Variant leading = *planted_.front().variant;
+    if (!facts_of(leading).right_value || !leading.value || !(*leading.value > 0.0)) return;
+    constexpr int kEachSide = 4;
+    std::vector<Variant> variants;
+    for (int i = -kEachSide; i <= kEachSide; ++i) {
+      const double value = *leading.value * std::pow(10.0, width * i / kEachSide);
+      char text[32];
+      std::snprintf(text, sizeof text, "%.2g", value);
+      variants.push_back({leading.id, std::strtod(text, nullptr)});
+    }
+    plant(std::move(variants), "values near the leading one");
+  }
+
+  const FreeRankingQuery& query_;
+  const CaseInput& input_;
+  std::map<TensorKey, Target> targets_;
+  int last_step_ = 0;
+  int end_layer_ = 0;
+  bool needs_head_ = false;
+  std::unique_ptr<Engine> engine_;
+  Pass right_;
+  std::vector<Pass> planted_;             // the nearest first
+  std::map<TensorKey, double> rounding_;  // of each target
+};
+
+compare::Judgement judgement_of(const FreeRuns& runs, const Target& target) {
+  compare::Judgement judgement;
+  const double times = runs.times_rounding(runs.right(), target.key);
+  judgement.decisive_statistic = "free_run_distance";
+  judgement.ratio_to_bound = times / kExplained;
+  judgement.outcome = compare::outcome_of(judgement.ratio_to_bound);
+  char text[160];
+  std::snprintf(text, sizeof text,
+                "a whole forward pass of right code comes within %.3g of it (relative RMS), which is %.3g times what "
+                "rounding alone does; up to %.3g is explained",
+                runs.relative(runs.right().distance.at(target.key), target.key), times, kExplained);
+  judgement.reason = text;
+  judgement.statistics.relative_rms_error = runs.relative(target.distance(target.candidate, target.gold), target.key);
+  double worst = -1.0;
+  for (std::int64_t r = 0; r < target.num_rows(); ++r) {
+    if (!target.counts(r)) continue;
+    judgement.statistics.elements_compared += target.width();
+    for (std::int64_t i = 0; i < target.width(); ++i) {
+      const auto e = static_cast<std::size_t>(r * target.width() + i);
+      const double error = std::abs(target.candidate[e] - target.gold[e]);
+      if (error <= worst) continue;
+      worst = std::isnan(error) ? HUGE_VAL : error;
+      judgement.worst_index = {r / target.view.shape[1], r % target.view.shape[1], i};
+      judgement.actual = target.candidate[e];
+      judgement.expected = target.gold[e];
+    }
+  }
+  judgement.statistics.max_abs_error = worst;
+  return judgement;
+}
+
+RankedVariant ranked(const FreeRuns& runs, const Pass& pass, std::int64_t tokens) {
+  const TensorKey last = runs.targets().rbegin()->first;
+  RankedVariant result;
+  if (pass.variant) {
+    result.variant = pass.variant->id;
+    result.value = pass.variant->value;
+  }
+  result.times_rounding = runs.times_rounding(pass);
+  result.relative_rms_error = runs.relative(pass.distance.at(last), last);
+  result.kl_divergence = tokens > 0 ? pass.divergence / static_cast<double>(tokens) : 0.0;
+  result.same_top_token = pass.same_top_token;
+  result.reproduces = result.times_rounding <= kExplained;
+  return result;
+}
+
+// The tensors that the leading variants change, and those that divide a layer into its parts.
+std::vector<std::string> record_next(const std::vector<RankedVariant>& nearest,
+                                     const std::vector<VariantFacts>& catalogue) {
+  std::set<Op> ops = {Op::kOutput, Op::kQRope, Op::kKRope, Op::kVProj, Op::kAttnOutput, Op::kResidMid};
+  for (std::size_t i = 0; i < std::min(kLeading, nearest.size()); ++i) {
+    for (const VariantFacts& facts : catalogue) {
+      if (facts.id == nearest[i].variant && facts.ops.size() < kLeading * 2)
+        ops.insert(facts.ops.begin(), facts.ops.end());
+    }
+  }
+  std::vector<std::string> names;
+  for (Op op : ops) {
+    names.push_back((row(op).scope == Scope::kLayer ? "model.layers.*." : "") + std::string(row(op).name));
+  }
+  return names;
+}
+
+std::string shown(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3g", value);
+  return text;
+}
+
+}  // namespace
+
+compare::FreeRanking rank_free_runs(const FreeRankingQuery& query, Judged& judged) {
+  FreeRuns runs(query);
+  runs.run();
+  compare::FreeRanking ranking;
+  ranking.case_id = query.subject.input->id;
+  std::set<std::string> names;
+  for (const auto& [key, target] : runs.targets()) {
+    names.insert(tensor_name(key.id));
+    if (key.id.op != Op::kLmHead) continue;
+    for (std::int64_t r = 0; r < target.num_rows(); ++r) ranking.tokens_compared += target.counts(r) ? 1 : 0;
+  }
+  ranking.tensors.assign(names.begin(), names.end());
+  const TensorKey last = runs.targets().rbegin()->first;
+  ranking.rounding = runs.relative(runs.rounding_of(last), last);
+  ranking.explained_up_to = kExplained;
+  ranking.right = ranked(runs, runs.right(), ranking.tokens_compared);
+  ranking.variants_tried = static_cast<std::int64_t>(runs.planted().size());
+
+  std::vector<Fit> fits;
+  const std::string& case_id = query.subject.input->id;
+  for (const Pass& pass : runs.planted()) {
+    const RankedVariant variant = ranked(runs, pass, ranking.tokens_compared);
+    const bool listed = std::any_of(ranking.nearest.begin(), ranking.nearest.end(),
+                                    [&](const RankedVariant& other) { return other.variant == variant.variant; });
+    if (!listed && ranking.nearest.size() < kListed) ranking.nearest.push_back(variant);
+    judged.detectability.tried.insert(variant.variant);
+    if (!variant.reproduces) {
+      judged.detectability.cases_that_show[variant.variant].insert(case_id);
+    } else if (variant.times_rounding <= kClearlyFarther * ranking.nearest.front().times_rounding && !listed) {
+      fits.push_back({pass.variant, {}, false, variant.times_rounding});
+    }
+  }
+  ranking.record_next = record_next(ranking.nearest, query.catalogue);
+
+  for (const auto& [key, target] : runs.targets()) {
+    ++judged.compared.front();
+    WrongTensor tensor;
+    tensor.judgement = judgement_of(runs, target);
+    if (tensor.judgement.outcome == compare::Outcome::kMatch) continue;
+    if (tensor.judgement.outcome == compare::Outcome::kInconclusive) {
+      judged.not_compared.push_back(
+          {case_id, query.subject.mode, key.step, tensor_name(key.id), tensor.judgement.reason});
+      continue;
+    }
+    tensor.subject = &query.subject;
+    tensor.key = key;
+    tensor.span_start =
+        compare::span_start(compare::replay_span(key, query.trace, query.config), query.trace, query.config);
+    tensor.fits = fits;
+    judged.wrong.push_back(std::move(tensor));
+  }
+  return ranking;
+}
+
+void add_evidence(const compare::FreeRanking& ranking, std::vector<compare::HypothesisResult>& hypotheses) {
+  for (compare::HypothesisResult& hypothesis : hypotheses) {
+    for (std::size_t i = 0; i < ranking.nearest.size(); ++i) {
+      const RankedVariant& variant = ranking.nearest[i];
+      if (hypothesis_of(variant.variant) != hypothesis.id) continue;
+      hypothesis.evidence.push_back(
+          "of " + std::to_string(ranking.variants_tried) + " forward passes, each with one bug planted, the one with " +
+          variant.variant + " comes " + (i == 0 ? "nearest" : "nearest but " + std::to_string(i)) + ": its error is " +
+          shown(variant.times_rounding) + " times what rounding alone does, that of right code " +
+          shown(ranking.right.times_rounding));
+      break;
+    }
+  }
+}
+
+}  // namespace qdiff::diagnose

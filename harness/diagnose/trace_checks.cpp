@@ -1,0 +1,143 @@
+#include "harness/diagnose/trace_checks.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string_view>
+#include <unordered_set>
+
+#include "harness/contract/error.h"
+#include "harness/formats/suggest.h"
+
+namespace qdiff::diagnose {
+namespace {
+
+constexpr std::int64_t kBlockElements = std::int64_t{1} << 20;
+
+void check_config(const trace::Manifest& manifest, const ModelConfig& config, std::vector<std::string>& notes) {
+  const trace::ConfigDifferences differences = trace::differences(manifest.config, config);
+  if (!differences.shapes.empty()) {
+    throw InputError("the trace is of another model: " + differences.shapes.front() +
+                     "; give --model the one that the engine ran");
+  }
+  for (const std::string& difference : differences.others) {
+    notes.push_back(difference +
+                    "; the model's counts, and an engine that took the other is found wrong by its tensors");
+  }
+}
+
+// The rows of the model's embedding table as a tensor of `stored` would hold them.
+class EmbeddingTable {
+ public:
+  EmbeddingTable(const WeightSource& model, DType rounded_to)
+      : model_(model),
+        info_(model.find(std::string(row(Op::kEmbedTokens).weights[0]))),
+        rounded_to_(rounded_to),
+        width_(info_.shape[1]) {}
+
+  std::int64_t size() const { return info_.shape[0]; }
+
+  // Rows [first, first + count), rounded to the declared weights' type and then to `stored`.
+  Tensor rows(std::int64_t first, std::int64_t count, DType stored) const {
+    Tensor raw(info_.dtype, {count, width_});
+    model_.read(info_, first * width_, count * width_, raw.bytes());
+    const std::vector<double> values = to_doubles(raw.view());
+    const Tensor weights = Tensor::rounded(rounded_to_, {count, width_}, values);
+    return Tensor::rounded(stored, {count, width_}, to_doubles(weights.view()));
+  }
+
+ private:
+  const WeightSource& model_;
+  const WeightInfo& info_;
+  DType rounded_to_;
+  std::int64_t width_;
+};
+
+std::string_view row_bytes(const void* data, std::int64_t row, std::size_t bytes) {
+  return {static_cast<const char*>(data) + static_cast<std::size_t>(row) * bytes, bytes};
+}
+
+// Rows of one element type, as bytes, that are still looked for.
+struct WantedRows {
+  DType stored;
+  std::size_t bytes;
+  std::unordered_set<std::string> rows;
+};
+
+// Whether some recorded row is that of its own token, which is what an honest trace answers at once. Otherwise the rows
+// are collected.
+bool own_token_found(const trace::Trace& trace, const EmbeddingTable& table, std::vector<WantedRows>& wanted) {
+  for (const TensorKey& key : trace.keys()) {
+    if (key.id.op != Op::kEmbedTokens) continue;
+    const Step& step = trace.manifest().steps[static_cast<std::size_t>(key.step)];
+    const TensorView view = trace.get(key);
+    const std::size_t bytes = static_cast<std::size_t>(view.shape.back()) * size_of(view.dtype);
+    auto list = std::find_if(wanted.begin(), wanted.end(), [&](const auto& rows) { return rows.stored == view.dtype; });
+    if (list == wanted.end()) list = wanted.insert(wanted.end(), {view.dtype, bytes, {}});
+    for (std::int64_t b = 0; b < step.batch(); ++b) {
+      for (std::int64_t t = 0; t < step.num_tokens(); ++t) {
+        if (step.is_pad(b, t)) continue;
+        const std::string_view actual = row_bytes(view.data, b * step.num_tokens() + t, bytes);
+        const std::int32_t token = step.tokens[static_cast<std::size_t>(b)][static_cast<std::size_t>(t)];
+        const Tensor own = table.rows(token, 1, view.dtype);
+        if (actual == row_bytes(own.bytes().data(), 0, bytes)) return true;
+        list->rows.emplace(actual);
+      }
+    }
+  }
+  return false;
+}
+
+bool any_row_found(const EmbeddingTable& table, std::int64_t width, const std::vector<WantedRows>& wanted) {
+  const std::int64_t block = std::max<std::int64_t>(1, kBlockElements / width);
+  for (std::int64_t first = 0; first < table.size(); first += block) {
+    const std::int64_t count = std::min(block, table.size() - first);
+    for (const WantedRows& list : wanted) {
+      const Tensor rows = table.rows(first, count, list.stored);
+      for (std::int64_t r = 0; r < count; ++r) {
+        if (list.rows.contains(std::string(row_bytes(rows.bytes().data(), r, list.bytes)))) return true;
+      }
+    }
+  }
+  return false;
+}
+
+void check_embeddings(const trace::Trace& trace, const WeightSource& model) {
+  const EmbeddingTable table(model, trace.manifest().precision.weights);
+  std::vector<WantedRows> wanted;
+  if (own_token_found(trace, table, wanted)) return;
+  const bool any_compared =
+      std::any_of(wanted.begin(), wanted.end(), [](const auto& list) { return !list.rows.empty(); });
+  if (!any_compared || any_row_found(table, model.config().hidden, wanted)) return;
+  throw InputError(
+      "no row of the trace's model.embed_tokens occurs in the model's embedding table, so the trace was made with "
+      "other "
+      "weights; give --model the checkpoint that the engine ran");
+}
+
+}  // namespace
+
+std::vector<std::string> check_trace(const trace::Trace& trace, const WeightSource& model) {
+  const trace::Manifest& manifest = trace.manifest();
+  const ModelConfig& config = model.config();
+  std::vector<std::string> notes = manifest.notes;
+  check_config(manifest, config, notes);
+  try {
+    validate_steps(manifest.steps, config.vocab, config.max_position_embeddings);
+  } catch (const std::invalid_argument& error) {
+    throw InputError(std::string(trace::kManifestName) + ": " + error.what());
+  }
+  trace::check_shapes(trace, trace::declare(config));
+  if (manifest.quantized_activations) {
+    throw CannotJudgeError("the trace declares activations.quantized " + *manifest.quantized_activations +
+                           ", and this version knows no expected rounding for quantized activations");
+  }
+  check_embeddings(trace, model);
+  for (const trace::Trace::Unknown& unknown : trace.unknown()) {
+    notes.push_back("step " + std::to_string(unknown.step) + " holds " + formats::printable(unknown.name) +
+                    ", which is no tensor of the table and is not compared");
+  }
+  trace.forget();
+  return notes;
+}
+
+}  // namespace qdiff::diagnose

@@ -1,0 +1,48 @@
+// The judgement of a trace that any engine wrote: each recorded tensor recomputed from those recorded before it. What
+// lies too far behind the last recorded tensor (logits alone, say) is held against whole forward passes instead, one
+// for each known bug (free_ranking.h).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "harness/compare/result.h"
+#include "harness/contract/engine.h"
+#include "harness/contract/oracle.h"
+#include "harness/contract/weights.h"
+#include "harness/diagnose/free_ranking.h"
+#include "harness/diagnose/judging.h"
+#include "harness/trace/trace_reader.h"
+
+namespace qdiff::diagnose {
+
+struct TraceParties {
+  const trace::Trace& trace;
+  const WeightSource& model;
+  Oracle& oracle;
+  ReferenceMaker make_reference;
+};
+
+struct TraceOptions {
+  std::string id;                       // names the trace in reports: its folder's name
+  std::string command;                  // repeats the diagnosis: "qdiff diagnose --model M --trace DIR"
+  std::optional<std::set<int>> layers;  // judged layers; none given: all of them, embedding and head too
+  std::optional<std::set<int>> steps;   // judged steps; none given: all
+  bool allow_precision = false;         // findings of kind precision leave the verdict as it is
+  bool infer_points = false;            // propose the points that would declare all undeclared roundings
+  bool probing = true;                  // ask of each variant whether these inputs would show it
+  ProgressReport progress;
+  std::function<void()> before_judging;  // the trace is found to fit the model
+};
+
+// A span over more layers than this is no longer judged by replay: what rounding does to it is as wide as many a bug.
+inline constexpr std::size_t kLongestSpan = 2;
+std::size_t layers_of(const std::vector<TensorKey>& span);
+
+// Throws InputError where the trace does not fit the model (trace_checks.h) or a filter lies outside it.
+compare::RunResult judge_trace(const TraceParties& parties, const TraceOptions& options);
+
+}  // namespace qdiff::diagnose
