@@ -61,6 +61,12 @@ struct CompareArguments {
   std::optional<std::string> out;  // none: no report is written
 };
 
+struct SelftestArguments {
+  CommonArguments common;
+  bool quick = false;
+  std::string out = "qdiff-report";
+};
+
 struct DiagnoseArguments {
   CommonArguments common;
   std::string model, trace;
@@ -78,7 +84,8 @@ struct PrintText {
 
 struct CommandLine {
   std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
-  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, DiagnoseArguments>
+  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, DiagnoseArguments,
+               SelftestArguments>
       arguments;
 };
 
