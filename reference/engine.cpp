@@ -119,6 +119,7 @@ class TorchSession : public Session {
     }
     const std::vector<Step>& steps() const override { return past_steps; }
     std::int64_t capacity() const override { return capacity_; }
+    bool is_full(const Step& step) const override { return step.valid_length() == capacity_; }
     double unwritten() const override { return 0.0; }  // this engine starts from zeroed memory
 
     void begin_part() {

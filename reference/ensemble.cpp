@@ -133,6 +133,7 @@ class MemberSurroundings final : public Surroundings {
   }
   const std::vector<Step>& steps() const override { return gold_.steps(); }
   std::int64_t capacity() const override { return gold_.capacity(); }
+  bool is_full(const Step& step) const override { return gold_.is_full(step); }
   double unwritten() const override { return gold_.unwritten(); }
 
  private:

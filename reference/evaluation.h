@@ -28,6 +28,7 @@ class Surroundings {
   virtual at::Tensor tensor(const TensorKey& key) const = 0;
   virtual const std::vector<Step>& steps() const = 0;  // at least up to the present one
   virtual std::int64_t capacity() const = 0;           // cache slots of a row
+  virtual bool is_full(const Step& step) const = 0;    // no slot is left behind the step's, as far as is known
   virtual double unwritten() const = 0;                // what memory holds that nobody wrote
 };
 

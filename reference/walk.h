@@ -60,6 +60,7 @@ class WalkSurroundings final : public Surroundings {
   at::Tensor tensor(const TensorKey& key) const override;
   const std::vector<Step>& steps() const override { return walk_.query().steps; }
   std::int64_t capacity() const override;
+  bool is_full(const Step& step) const override { return step.valid_length() == walk_.query().capacity; }
   double unwritten() const override { return walk_.query().unwritten; }
 
  private:

@@ -107,7 +107,9 @@ void tail_zero(Parameters& parameters, const Place&, double value) {
     const at::Tensor maximum = at::where(extra.gt(0.0), own.clamp_min(0.0), own);
     const at::Tensor shift = maximum.masked_fill(at::isneginf(maximum), 0.0);
     const at::Tensor weights = at::exp(scores - shift);
-    const at::Tensor sum = weights.sum(-1, true) + extra * at::exp(-shift);
+    // Far below 0 the exponential overflows: where there is no such slot it must not count, not even 0 times.
+    const at::Tensor behind_sum = (extra * at::exp(-shift)).masked_fill(extra.eq(0.0), 0.0);
+    const at::Tensor sum = weights.sum(-1, true) + behind_sum;
     return Softmaxed{weights / sum.masked_fill(sum.eq(0.0), 1.0), {}};
   };
 }

@@ -29,11 +29,12 @@ void see(Parameters& parameters, const Place& place, Range range) {
   };
 }
 
-// Key and value of one slot more, in decode.
+// Key and value of one slot more, in decode, where the cache has one.
 template <typename Slot>
 void attend_to_one_more(Parameters& parameters, const Place& place, Slot slot) {
   see(parameters, place, [](SlotRange right) { return SlotRange{right.first, right.last + 1}; });
   parameters.attention.slots = [slot](const at::Tensor& cache, Op op, const Setting& setting) {
+    if (setting.around->is_full(setting.step)) return cache;
     return at::cat({cache, slot(cache.narrow(1, 0, 1), op, setting)}, 1);
   };
 }
@@ -104,7 +105,7 @@ std::vector<FaultEntry> cache_length_faults() {
        {},
        read_minus_first},
       {{"H08.read_plus_one", "decode attends to slot p + 1, which nothing wrote", "length advanced before the read",
-        attention, "decode, memory that is not as the present slots are"},
+        attention, "decode, slots behind the last one, in memory that is not as the present slots are"},
        {0.0},
        read_plus_one},
       {{"H08.first_token", "the first decode step does not attend to its own token", "a length set late after prefill",

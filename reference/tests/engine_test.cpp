@@ -230,6 +230,33 @@ TEST_CASE("attention to a slot behind the cache is one piece", "[engine]") {
   }
 }
 
+TEST_CASE("where the cache ends, nothing more is attended to", "[engine]") {
+  const ModelInMemory model(small_config(), DType::kF32, 4);
+  const auto oracle = make_oracle(model, {.num_threads = 1});
+  const auto steps = random_steps(model.config(), {5, 1, 1}, {0, 2}, 6);
+  const auto engine = make_engine(model, float64_everywhere(), {.num_threads = 1});
+  const Recording recording = run_whole(*engine, steps);
+  const Variant variant{"H08.read_plus_one", std::nullopt};
+  // Of steps that end at slots 5 and 6: which of them have a slot behind in a cache of 6, of 7 and of unknown size?
+  const std::vector<std::pair<std::int64_t, bool>> cases[] = {{{6, false}, {7, true}}, {{7, false}, {0, true}}};
+  for (int step : {1, 2}) {
+    for (const auto& [capacity, changes] : cases[step - 1]) {
+      INFO("step " << step << " with capacity " << capacity);
+      const std::vector<TensorKey> fused = {
+          {step, {Op::kScores, 1}}, {step, {Op::kProbs, 1}}, {step, {Op::kAttnOutput, 1}}};
+      const Query query = {.operations = fused,
+                           .recorded = recording,
+                           .steps = steps,
+                           .precision = float64_everywhere(),
+                           .stored = DType::kF64,
+                           .variant = &variant,
+                           .capacity = capacity};
+      const double difference = difference_where_known(recording.all().at(fused.back()), oracle->evaluate(query));
+      CHECK((changes ? difference > 1e-9 : difference <= 1e-12));
+    }
+  }
+}
+
 TEST_CASE("an undeclared rounding is planted by making it", "[engine]") {
   const ModelInMemory model(small_config(), DType::kF32, 4);
   const auto steps = random_steps(model.config(), {5, 1}, {0}, 6);

@@ -183,6 +183,25 @@ TEST_CASE("a chunk of padding alone takes nothing from a match", "[main]") {
   CHECK(result.coverage.not_compared.empty());
 }
 
+TEST_CASE("bugs are named where scores are far from zero, and where the cache ends", "[main]") {
+  struct Planted {
+    const char* case_id;
+    const char* fault;
+  };
+  for (const Planted& planted : {Planted{"H02-loud-scores", "H02.tail_zero"},
+                                 {"H08-tile-edge", "H08.read_plus_one"},
+                                 {"H08-tile-edge", "H08.length_counts_current"}}) {
+    INFO(planted.case_id << " with " << planted.fault);
+    const RunResult result = run({.case_id = planted.case_id, .inject = Fault{planted.fault, {}, {}}});
+    CHECK(result.verdict == Verdict::kDiverged);
+    CHECK(result.findings.size() > 3);
+    for (const Finding& finding : result.findings) {
+      INFO(tensor_name(finding.tensor) << " step " << finding.step);
+      CHECK(finding.explanation.variant == planted.fault);
+    }
+  }
+}
+
 TEST_CASE("equal runs give equal findings", "[main]") {
   const Fault fault{"H05.modulo", {}, {}};
   const RunResult a = run({.inject = fault});
