@@ -248,8 +248,8 @@ class TorchSession : public Session {
   SessionOptions options_;
   std::optional<Variant> variant_;
   std::optional<int> variant_layer_;
-  std::vector<LayerCache> caches_;  // by layer; grown by each step, so that no slot is ever unwritten
-  History history_;                 // empty where nothing is planted
+  std::vector<LayerCache> caches_;      // by layer; grown by each step, so that no slot is ever unwritten
+  History history_;                     // empty where nothing is planted
   std::vector<at::Tensor> handed_out_;  // by the present part; whoever took one may look at it until the part is over
 };
 

@@ -58,11 +58,9 @@ ExitStatus selftest_command(const SelftestArguments& arguments, const std::strin
   settings.run_other_honest = [size](std::uint64_t seed, DType dtype) { return run_twin(seed, dtype, size); };
 
   Progress progress(arguments.common.quiet);
-  selftest::Result result =
-      selftest::run_selftest(cases::embedded_suite(), makers(), settings,
-                             [&](const std::string& what, std::int64_t done, std::int64_t total) {
-                               progress.show(what, done, total);
-                             });
+  selftest::Result result = selftest::run_selftest(
+      cases::embedded_suite(), makers(), settings,
+      [&](const std::string& what, std::int64_t done, std::int64_t total) { progress.show(what, done, total); });
   progress.clear();
   result.command = command;
   fs::create_directories(arguments.out);

@@ -1,4 +1,5 @@
-// qdiff_foreign: what scripts/score_foreign.py needs of this program to score the diagnosis on traces of another engine.
+// qdiff_foreign: what scripts/score_foreign.py needs of this program to score the diagnosis on traces of another
+// engine.
 //
 //   qdiff_foreign export SPEC DIR                 a synthetic model as a Hugging Face directory
 //   qdiff_foreign shifts --model M --trace DIR    what each fault would move in the trace of a clean run, as JSON
@@ -43,10 +44,8 @@ void write_shifts(const std::string& model, const std::string& trace_directory) 
   const auto weights = model::open_model(model);
   const auto trace = trace::read_trace(trace_directory);
   const auto oracle = reference::make_oracle(*weights, {});
-  selftest::Shifts shifts({.recorded = *trace,
-                           .steps = trace->manifest().steps,
-                           .precision = trace->manifest().precision},
-                          *oracle);
+  selftest::Shifts shifts(
+      {.recorded = *trace, .steps = trace->manifest().steps, .precision = trace->manifest().precision}, *oracle);
   Document entries = Document::array();
   for (const VariantFacts& facts : oracle->catalogue()) {
     for (const Variant& dose : diagnose::doses(facts)) {

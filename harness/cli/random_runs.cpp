@@ -42,8 +42,8 @@ void run_one(std::uint64_t seed, DType dtype, Tally& tally) {
     why = tensor_name(first->tensor) + " step " + std::to_string(first->step) + ": " + first->judgement.reason;
   }
   std::printf("flagged: seed %llu, %s, profile %s, %s: %s\n", static_cast<unsigned long long>(seed),
-              std::string(name(dtype)).c_str(), std::string(model::name(profile)).c_str(), to_string(weights->config()).c_str(),
-              why.c_str());
+              std::string(name(dtype)).c_str(), std::string(model::name(profile)).c_str(),
+              to_string(weights->config()).c_str(), why.c_str());
 }
 
 int run_all(std::int64_t count, std::uint64_t seed) {

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "harness/diagnose/fitting.h"
+#include "harness/diagnose/screening.h"
 
 namespace qdiff::diagnose {
 
@@ -99,7 +100,12 @@ using Rows = std::vector<const RowJudgement*>;
 class LayerAttribution {
  public:
   LayerAttribution(Oracle& oracle, const std::vector<RowJudgement>& rows, const Precision& precision, Known& known)
-      : oracle_(oracle), rows_(rows), precision_(precision), known_(known), fits_(rows.size()) {}
+      : oracle_(oracle),
+        rows_(rows),
+        precision_(precision),
+        known_(known),
+        screening_(oracle, precision),
+        fits_(rows.size()) {}
 
   std::vector<std::vector<Fit>> operator()() {
     for (const RowJudgement& row : rows_) {
@@ -153,9 +159,12 @@ class LayerAttribution {
     return groups;
   }
 
-  bool reproduces(const Supposition& supposition, const Rows& rows) const {
+  bool reproduces(const Supposition& supposition, const Rows& rows) {
     bool any = false;
     try {
+      for (const RowJudgement* row : rows) {
+        if (!screening_.may_reproduce(*row, supposition)) return false;
+      }
       for (const RowJudgement* row : rows) {
         const Outcome outcome = judge_as(oracle_, *row, precision_, supposition).outcome;
         if (outcome == Outcome::kUnjudged) continue;  // nothing is expected of any element
@@ -233,6 +242,11 @@ class LayerAttribution {
   // No bug alone: roundings that were not declared, alone or beside a bug.
   void try_roundings(Op op) {
     const Rows rows = rows_where([&](const RowJudgement& row) { return row.key.id.op == op; });
+    // What an operation before this one, or a layer before, needed.
+    const std::vector<Fit> before = known_.fits;
+    for (const Fit& fit : before) {
+      if (!fit.variant && reproduces({nullptr, fit.points}, rows)) return add(fit, rows);
+    }
     const RowJudgement& sample = largest(rows);
     const auto alone = undeclared_points(oracle_, sample, precision_, nullptr);
     if (!alone.empty() && reproduces({nullptr, alone}, rows)) return add({std::nullopt, alone, false}, rows);
@@ -264,6 +278,7 @@ class LayerAttribution {
   const std::vector<RowJudgement>& rows_;
   const Precision& precision_;
   Known& known_;
+  Screening screening_;
   std::set<Op> wrong_ops_;
   std::vector<std::vector<Fit>> fits_;  // by row
 };

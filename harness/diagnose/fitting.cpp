@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "harness/diagnose/screening.h"
+
 namespace qdiff::diagnose {
 namespace {
 
@@ -87,8 +89,11 @@ double distance(Oracle& oracle, const RowJudgement& row, const Precision& precis
 // bits, far sharper than the RMS, which the rounding dominates.
 std::vector<Variant> fitted_values(Oracle& oracle, const RowJudgement& row, const Precision& precision,
                                    const std::vector<DeclarablePoint>& points, const VariantFacts& facts) {
+  const bool long_span = is_long_span(row);
+  const Expectation right = long_span ? evaluate(oracle, row, precision, {nullptr, points}) : Expectation{};
   auto statistics_at = [&](double log_value) {
     const Variant variant{facts.id, std::exp(log_value)};
+    if (long_span) return statistics_beside(oracle, row, precision, {&variant, points}, right);
     return judge_as(oracle, row, precision, {&variant, points}).statistics;
   };
   auto finite = [](double error) { return std::isfinite(error) ? error : HUGE_VAL; };
@@ -115,6 +120,9 @@ std::vector<Variant> fitted_values(Oracle& oracle, const RowJudgement& row, cons
     }
   }
   best = golden_section(best - step, best + step, rms_at);
+  // A value that brings the reference no nearer is none; short spans are left to the judge.
+  constexpr double kNearer = 0.9;
+  if (long_span && !(rms_at(best) <= kNearer * rms_at(std::log(*facts.right_value)))) return {};
   constexpr double kNear = 0.02;  // far more than the RMS leaves open
   const double fitted = std::exp(golden_section(best - kNear, best + kNear, excess_at));
   // Rounding of the candidate leaves the fit a little off, and somebody typed the value: short numbers come first.

@@ -54,12 +54,12 @@ std::uint64_t parse_number(std::string_view option, std::string_view value, std:
 }
 
 void apply_option(SyntheticSpec& spec, const SyntheticShape& shape, std::string_view option, std::string_view value) {
+  constexpr std::uint64_t kMostLayers = 256;  // each follows from the seed and its own number
   static const std::vector<std::string> kOptions = {"seed", "profile", "dtype", "layers"};
   if (option == "seed") {
     spec.seed = parse_number(option, value, 0, UINT64_MAX);
   } else if (option == "layers") {
-    spec.layers =
-        static_cast<std::int64_t>(parse_number(option, value, 1, static_cast<std::uint64_t>(shape.num_layers)));
+    spec.layers = static_cast<std::int64_t>(parse_number(option, value, 1, kMostLayers));
     if (spec.layers == shape.num_layers) spec.layers = 0;
   } else if (option == "profile") {
     const auto found = std::find(kProfileNames.begin(), kProfileNames.end(), value);

@@ -210,27 +210,28 @@ std::vector<SmallestDose> smallest_doses(const std::vector<cases::Case>& suite, 
     return Search([=](const Finds& finds) { return bisect(kTiny, largest, finds); });
   };
   const auto relative = [&](const Stand& stand, const std::string& id, double right, double largest, double sign) {
-    return search(stand, id, "relative", largest,
-                  [&stand, id, right, sign](double dose) {
-                    return stand.under({id, right * (1.0 + sign * dose)});
-                  },
-                  bisecting(largest));
+    return search(
+        stand, id, "relative", largest,
+        [&stand, id, right, sign](double dose) {
+          return stand.under({id, right * (1.0 + sign * dose)});
+        },
+        bisecting(largest));
   };
   const auto kept_bits = [&](const std::string& parameter, Op op) {
-    return search(attention, parameter, "bits kept", kFewestBits,
-                  [&attention, op](double bits) {
-                    return attention.with_attention_kept_to(op, static_cast<int>(bits));
-                  },
-                  most_bits);
+    return search(
+        attention, parameter, "bits kept", kFewestBits,
+        [&attention, op](double bits) { return attention.with_attention_kept_to(op, static_cast<int>(bits)); },
+        most_bits);
   };
   // A theta of 1e4 for 1e6 is a dose of 0.99; an epsilon of 1e-5 for 1e-6 one of 9.
-  return {relative(rope, "H03.theta", bench.config().rope_theta, 0.99, -1.0),
-          search(rope, "position", "positions", 64.0, [&rope](double dose) { return turned_on(rope, dose); },
-                 bisecting(64.0)),
-          relative(attention, "H02.scale", 1.0, 10.0, 1.0),
-          kept_bits("probabilities", Op::kProbs),
-          kept_bits("scores", Op::kScores),
-          relative(norm, "H09.eps", norm_bench.config().rms_norm_eps, 1000.0, 1.0)};
+  return {
+      relative(rope, "H03.theta", bench.config().rope_theta, 0.99, -1.0),
+      search(
+          rope, "position", "positions", 64.0, [&rope](double dose) { return turned_on(rope, dose); }, bisecting(64.0)),
+      relative(attention, "H02.scale", 1.0, 10.0, 1.0),
+      kept_bits("probabilities", Op::kProbs),
+      kept_bits("scores", Op::kScores),
+      relative(norm, "H09.eps", norm_bench.config().rms_norm_eps, 1000.0, 1.0)};
 }
 
 }  // namespace qdiff::selftest

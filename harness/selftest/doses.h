@@ -1,6 +1,7 @@
 // The smallest dose of each parametric fault that is found on one tensor, by the judge and by other projects' rules.
 //
-// The candidate is the emulated reference under the fault, on a clean engine's own inputs: right in everything but that.
+// The candidate is the emulated reference under the fault, on a clean engine's own inputs: right in everything but
+// that.
 #pragma once
 
 #include <array>

@@ -1,5 +1,6 @@
 // selftest.json, as harness/report/schema/selftest.schema.json describes it.
 #include "harness/report/json.h"
+
 #include "harness/selftest/selftest.h"
 
 namespace qdiff::selftest {
@@ -67,7 +68,7 @@ Document confusion_document(const Confusion& matrix) {
     Document columns = Document::object();
     for (std::size_t column = 0; column < matrix[row].size(); ++column) {
       if (matrix[row][column] == 0) continue;
-      const std::string what = column + 1 < kNumSubjects ? std::string(compare::kHypotheses[column].id)
+      const std::string what = column + 1 < kNumSubjects    ? std::string(compare::kHypotheses[column].id)
                                : column + 1 == kNumSubjects ? "X"
                                : column == kNumSubjects     ? "unexplained"
                                                             : "not_found";

@@ -131,7 +131,8 @@ class Planting {
   }
 
   const cases::Case& case_of(const std::string& id) const {
-    return **std::find_if(ordered_.begin(), ordered_.end(), [&](const cases::Case* test_case) { return test_case->id == id; });
+    return **std::find_if(ordered_.begin(), ordered_.end(),
+                          [&](const cases::Case* test_case) { return test_case->id == id; });
   }
 
   void run(Trial& trial, const VariantFacts& facts) {
@@ -158,7 +159,8 @@ class Planting {
     if (!second) return;
     Fault fault = trial.fault;
     fault.layer = second->planted_layer;
-    results.push_back(benches_.at(*second->test_case, plan_).run(*second->test_case, fault, plan_.mode, /*probing=*/true));
+    results.push_back(
+        benches_.at(*second->test_case, plan_).run(*second->test_case, fault, plan_.mode, /*probing=*/true));
     const compare::RunResult both = diagnose::merge(std::move(results));
     trial.cases.push_back(second->test_case->id);
     // The place is the first case's; a fault that only the second case shows has the second's.
@@ -175,7 +177,8 @@ class Planting {
     if (result.closest) {
       char ratio[32];
       std::snprintf(ratio, sizeof ratio, "%.2g", result.closest->ratio);
-      trial.conclusion.closest = result.closest->statistic + " at " + ratio + " of its bound in " + result.closest->tensor;
+      trial.conclusion.closest =
+          result.closest->statistic + " at " + ratio + " of its bound in " + result.closest->tensor;
     }
   }
 

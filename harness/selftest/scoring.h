@@ -16,7 +16,7 @@ bool is_detected(const Trial& trial);
 // The first finding stands in the planted layer, at a tensor that the fault changes, and no later than the first
 // tensor that it moves far.
 bool is_located(const Trial& trial);
-bool is_named(const Trial& trial);             // the variant itself
+bool is_named(const Trial& trial);              // the variant itself
 bool has_right_hypothesis(const Trial& trial);  // whichever variant of it
 bool is_among_first_three(const Trial& trial);  // the variant, or one of the first two alternatives
 // Of an outsider: named as itself, or left without a name.
@@ -46,9 +46,9 @@ struct Ratio {
 
 struct Score {
   std::int64_t planted = 0;
-  Ratio detected;         // of the detectable
-  Ratio located;          // of the detectable
-  Ratio named;            // top-1, of the detectable that one of the ten hypotheses covers
+  Ratio detected;  // of the detectable
+  Ratio located;   // of the detectable
+  Ratio named;     // top-1, of the detectable that one of the ten hypotheses covers
   Ratio hypothesis_named;
   Ratio among_first_three;
   Ratio value_right;  // of those named whose parameter is continuous

@@ -116,8 +116,8 @@ Shift Shifts::of(const VariantFacts& facts, const Variant& variant, int layer) {
   return shift;
 }
 
-double Shifts::between(const VariantFacts& a, const Variant& variant_a, const VariantFacts& b,
-                       const Variant& variant_b, int layer) {
+double Shifts::between(const VariantFacts& a, const Variant& variant_a, const VariantFacts& b, const Variant& variant_b,
+                       int layer) {
   std::vector<Op> ops = a.ops;
   ops.insert(ops.end(), b.ops.begin(), b.ops.end());
   double largest = 0.0;

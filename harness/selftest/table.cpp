@@ -53,9 +53,11 @@ void append_engine(const Result& result, const std::string& engine, std::string&
   text += formatted("  %-22s %7s %17s %17s %17s %17s %17s %17s %15s\n", "", "planted", "found", "exact tensor",
                     "named: variant", "its hypothesis", "in first three", "value within 2%", "abstained");
   append_scores(trials, group_of, text);
-  append_scores(trials, [](const Trial& trial) { return std::string(name(trial.dtype)); }, text);
+  append_scores(
+      trials, [](const Trial& trial) { return std::string(name(trial.dtype)); }, text);
   if (!result.quick) {
-    append_scores(trials, [](const Trial& trial) { return std::string(name(trial.site)) + " layer"; }, text);
+    append_scores(
+        trials, [](const Trial& trial) { return std::string(name(trial.site)) + " layer"; }, text);
   }
   text += score_line("all", score(trials));
 
@@ -79,9 +81,9 @@ void append_honest(const Result& result, std::string& text) {
   std::int64_t runs = 0, tensors = 0, alarms = 0;
   const auto line = [&](const std::string& what, const std::string& dtype, std::int64_t r, std::int64_t t,
                         std::int64_t a) {
-    text += formatted("  %-20s %-9s %8lld %10lld %8lld   %.2g %%\n", what.c_str(), dtype.c_str(),
-                      static_cast<long long>(r), static_cast<long long>(t), static_cast<long long>(a),
-                      100.0 * upper_bound(a, r));
+    text +=
+        formatted("  %-20s %-9s %8lld %10lld %8lld   %.2g %%\n", what.c_str(), dtype.c_str(), static_cast<long long>(r),
+                  static_cast<long long>(t), static_cast<long long>(a), 100.0 * upper_bound(a, r));
   };
   for (const HonestRuns& honest : result.honest) {
     const auto flagged = static_cast<std::int64_t>(honest.alarms.size());
@@ -96,8 +98,9 @@ void append_honest(const Result& result, std::string& text) {
 std::string dose_text(const std::optional<double>& dose) { return dose ? formatted("%.2g", *dose) : "never"; }
 
 void append_doses(const Result& result, std::string& text) {
-  text += "\nSmallest dose found on one tensor (of bits: the most kept that are still found). \"never\": not even the\n"
-          "largest dose tried; \"alarms\": the rule already flags right code there, so it tells nothing.\n\n";
+  text +=
+      "\nSmallest dose found on one tensor (of bits: the most kept that are still found). \"never\": not even the\n"
+      "largest dose tried; \"alarms\": the rule already flags right code there, so it tells nothing.\n\n";
   text += formatted("  %-14s %-9s %-10s %-12s %10s", "parameter", "", "unit", "tensor", "qdiff");
   for (std::size_t r = 0; r < kNumRivals; ++r) text += formatted(" %15s", name(static_cast<Rival>(r)));
   text += formatted(" %10s\n", "largest");
@@ -125,8 +128,8 @@ void append_undetectable(const Result& result, std::string& text) {
   std::map<std::string, std::vector<std::string>> listed;
   for (const Trial& trial : result.trials) {
     if (trial.detectable()) continue;
-    const std::string what = to_string(trial.fault) + " (" + name(trial.site) + ", " +
-                             formatted("%.2g deviations)", trial.shift.deviations);
+    const std::string what =
+        to_string(trial.fault) + " (" + name(trial.site) + ", " + formatted("%.2g deviations)", trial.shift.deviations);
     listed[trial.planted_in + ", " + std::string(name(trial.dtype))].push_back(what);
   }
   if (listed.empty()) return;

@@ -44,6 +44,28 @@ TEST_CASE("run without options is the main job") {
   CHECK(repeat_arguments(arguments).empty());
 }
 
+TEST_CASE("diagnose with every option, and with as few as there must be") {
+  const auto few = std::get<DiagnoseArguments>(parse({"diagnose", "--model", "m", "--trace", "t"}).arguments);
+  CHECK(few.model == "m");
+  CHECK(few.trace == "t");
+  CHECK(few.out == "qdiff-report");
+  CHECK_FALSE(few.layers.has_value());
+  CHECK_FALSE(few.infer_points);
+  CHECK_FALSE(few.allow_precision);
+  const auto all = std::get<DiagnoseArguments>(
+      parse({"diagnose", "--model", "m", "--trace", "t", "--out", "o", "--layers", "1-2", "--steps", "0,3",
+             "--infer-points", "--allow-precision", "--max-memory", "2G", "--threads", "1", "--quiet"})
+          .arguments);
+  CHECK(all.out == "o");
+  CHECK(all.layers->below(9) == std::set<int>{1, 2});
+  CHECK(all.steps->below(9) == std::set<int>{0, 3});
+  CHECK(all.infer_points);
+  CHECK(all.allow_precision);
+  CHECK(all.common.max_memory == std::uint64_t{2} << 30);
+  CHECK(error_of({"diagnose", "--model", "m"}) != "accepted");
+  CHECK(error_of({"diagnose", "--model", "m", "--trace", ""}) != "accepted");
+}
+
 TEST_CASE("run with every option") {
   const RunArguments arguments = run({"a.json",    "--model", "my model", "--backend=cuda",  "--out",        "o",
                                       "--dtype",   "float16", "--layers", "0-2,5",           "--steps",      "1",
@@ -121,7 +143,7 @@ TEST_CASE("usage that is refused, with the nearest name") {
   CHECK_THAT(error_of({"inspect"}), ContainsSubstring("PATH"));
   CHECK_THAT(error_of({"inspect", "a", "b"}), ContainsSubstring("unexpected argument 'b'"));
   CHECK_THAT(error_of({"inspect", "a", "--layers", "1"}), ContainsSubstring("unknown option '--layers'"));
-  for (const char* later : {"diagnose", "selftest", "bisect", "reduce", "fuzz", "merge"}) {
+  for (const char* later : {"selftest", "bisect", "reduce", "fuzz", "merge"}) {
     CHECK_THAT(error_of({later, "--help"}), ContainsSubstring("not part of this version"));
   }
 }

@@ -154,11 +154,50 @@ TEST_CASE("NaN and infinities are strings wherever they stand", "[report]") {
   CHECK(report["free_runs"][0]["residual_relative_rms_error"] == json({"NaN", "-Infinity"}));
 }
 
+TEST_CASE("a trace's ranking, points and notes", "[report]") {
+  const json ranking = parsed(tests::ranked())["ranking"];
+  CHECK(ranking["right"]["variant"].is_null());
+  CHECK(ranking["right"]["times_rounding"] == 41.5);
+  CHECK(ranking["nearest"][0]["variant"] == "H03.theta");
+  CHECK(ranking["nearest"][0]["value"] == 10000.0);
+  CHECK(ranking["nearest"][0]["reproduces"] == true);
+  CHECK(ranking["nearest"][1]["value"].is_null());
+  CHECK(ranking["record_next"].size() == 2);
+  CHECK(ranking["rounding"] == 0.0123457);
+  const json allowed = parsed(tests::allowed());
+  CHECK(allowed["verdict"] == "match");
+  CHECK(allowed["precision_allowed"] == true);
+  CHECK(allowed["inferred_points"] == json({{"mlp.silu", "bfloat16"}, {"rope.table", "float16"}}));
+  CHECK(allowed["notes"].size() == 1);
+  const json run = parsed(tests::match());
+  CHECK(run["ranking"].is_null());
+  CHECK(run["inferred_points"].is_null());
+  CHECK(run["precision_allowed"] == false);
+  CHECK(json::parse(points_json({{"rope.table", "float16"}})) == json({{"points", {{"rope.table", "float16"}}}}));
+}
+
 TEST_CASE("keys stand in a fixed order", "[report]") {
-  const std::vector<std::string> wanted = {"format",      "version",  "verdict",    "reason",   "first_divergence",
-                                           "explanation", "findings", "hypotheses", "coverage", "closest_to_bound",
-                                           "free_runs",   "cases",    "command",    "model",    "engine",
-                                           "injected",    "seconds"};
+  const std::vector<std::string> wanted = {"format",
+                                           "version",
+                                           "verdict",
+                                           "reason",
+                                           "first_divergence",
+                                           "explanation",
+                                           "findings",
+                                           "hypotheses",
+                                           "coverage",
+                                           "closest_to_bound",
+                                           "free_runs",
+                                           "ranking",
+                                           "inferred_points",
+                                           "precision_allowed",
+                                           "notes",
+                                           "cases",
+                                           "command",
+                                           "model",
+                                           "engine",
+                                           "injected",
+                                           "seconds"};
   for (const auto& [name, result] : tests::all()) {
     INFO(name);
     CHECK(keys_of(report_json(result)) == wanted);
@@ -189,7 +228,7 @@ TEST_CASE("text from files stays text in JSON", "[report]") {
   const bool plain = std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); });
   CHECK(plain);
   const json report = json::parse(text);
-  CHECK(keys_of(text).size() == 17);
+  CHECK(keys_of(text).size() == 21);
   CHECK_THAT(report["model"]["argument"].get<std::string>(),
              StartsWith("<script>alert('1')</script> \"]]>&amp; \x1b[31mred"));
 }

@@ -192,6 +192,42 @@ RunResult rounding() {
   return result;
 }
 
+RunResult ranked() {
+  RunResult result = base();
+  result.verdict = Verdict::kDiverged;
+  result.cases = {{"trace", "A trace of transformers 5", std::nullopt, 0, Verdict::kDiverged, 2}};
+  result.free_runs.clear();
+  Finding finding = finding_at(Op::kLmHead, kNoLayer, 0, Phase::kPrefill);
+  finding.case_id = "trace";
+  finding.mode = "trace";
+  explain(finding, "H03.theta", HypothesisVerdict::kConfirmed);
+  result.findings = {finding};
+  confirm(result, 2, HypothesisVerdict::kConfirmed);
+  compare::FreeRanking ranking;
+  ranking.case_id = "trace";
+  ranking.tensors = {"lm_head"};
+  ranking.tokens_compared = 68;
+  ranking.rounding = 0.0123456789;
+  ranking.explained_up_to = 3.0;
+  ranking.right = {"", std::nullopt, 41.5, 0.5, 1.25, 30, false};
+  ranking.nearest = {{"H03.theta", 10000.0, 1.1, 0.0135, 0.0002, 67, true},
+                     {"H05.modulo", std::nullopt, 39.0, 0.48, 1.1, 31, false}};
+  ranking.variants_tried = 120;
+  ranking.record_next = {"model.layers.*.self_attn.q_rope", "model.layers.*.output"};
+  result.ranking = ranking;
+  return result;
+}
+
+RunResult allowed() {
+  RunResult result = rounding();
+  result.verdict = Verdict::kMatch;
+  result.cases[0].verdict = Verdict::kMatch;
+  result.precision_allowed = true;
+  result.inferred_points = std::map<std::string, std::string>{{"mlp.silu", "bfloat16"}, {"rope.table", "float16"}};
+  result.notes = {"the trace's rope_theta is 10000, the model's is 1000000"};
+  return result;
+}
+
 RunResult not_numbers() {
   RunResult result = diverged();
   Finding& finding = result.findings.front();
@@ -206,6 +242,9 @@ RunResult not_numbers() {
   result.closest = {"H05-gqa", "free", 0, "lm_head", "bias", kNaN};
   result.free_runs[0].logits_relative_rms_error = kInfinity;
   result.free_runs[0].residual_relative_rms_error = {kNaN, -kInfinity};
+  result.ranking = ranked().ranking;
+  result.ranking->nearest[1].times_rounding = kInfinity;
+  result.ranking->nearest[1].kl_divergence = kNaN;
   return result;
 }
 
@@ -254,6 +293,11 @@ RunResult hostile() {
   result.coverage.not_compared = {{text, "free", 0, text, text}};
   result.closest = {text, "free", 0, text, text, 0.5};
   result.free_runs[0].case_id = text;
+  result.notes = {text};
+  result.ranking = ranked().ranking;
+  result.ranking->case_id = text;
+  result.ranking->tensors = result.ranking->record_next = {text};
+  result.ranking->nearest[0].variant = text;
   return result;
 }
 
@@ -264,6 +308,8 @@ std::vector<std::pair<std::string, RunResult>> all() {
           {"inconclusive", inconclusive()},
           {"unexplained", unexplained()},
           {"rounding", rounding()},
+          {"ranked", ranked()},
+          {"allowed", allowed()},
           {"not_numbers", not_numbers()},
           {"empty", empty()},
           {"hostile", hostile()}};

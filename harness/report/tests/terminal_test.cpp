@@ -35,6 +35,24 @@ TEST_CASE("a match fits a glance and says how much room it had", "[report]") {
   CHECK(text.find("first at") == std::string::npos);
 }
 
+TEST_CASE("logits alone: right code, the bugs that come nearest, and what to record", "[report]") {
+  const std::string text = format_terminal(tests::ranked(), plain());
+  CHECK_THAT(text, ContainsSubstring("free runs right code: 41.5 times rounding, the same next token at 30 of 68\n"));
+  CHECK_THAT(text, ContainsSubstring("nearest   H03.theta=10000: 1.1 times rounding, the same next token at 67 of 68, "
+                                     "which rounding"));
+  CHECK_THAT(text, ContainsSubstring("H05.modulo: 39 times rounding, the same next token at 31 of 68\n"));
+  CHECK_THAT(text, ContainsSubstring("of        120 forward passes, each with one bug planted"));
+  CHECK_THAT(text, ContainsSubstring("record    model.layers.*.self_attn.q_rope, model.layers.*.output"));
+}
+
+TEST_CASE("allowed roundings: a match that still names them, and what would declare them", "[report]") {
+  const std::string text = format_terminal(tests::allowed(), plain());
+  CHECK_THAT(text, StartsWith("MATCH"));
+  CHECK_THAT(text, ContainsSubstring("an undeclared rounding"));
+  CHECK_THAT(text, ContainsSubstring("\"points\": {\"mlp.silu\": \"bfloat16\", \"rope.table\": \"float16\"}"));
+  CHECK_THAT(text, ContainsSubstring("note      the trace's rope_theta is 10000, the model's is 1000000"));
+}
+
 TEST_CASE("a divergence: where, what, why and the command, before anything else", "[report]") {
   const std::string text = format_terminal(tests::diverged(), plain());
   CHECK(lines_of(text).size() <= 30);

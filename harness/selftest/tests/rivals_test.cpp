@@ -15,7 +15,7 @@ const double kNaN = std::nan("");
 TEST_CASE("cosine similarity", "[selftest][rivals]") {
   const std::vector<double> gold = {1.0, 0.0};
   CHECK_FALSE(cosine_finds(gold, gold));
-  CHECK_FALSE(cosine_finds(std::vector{3.0, 0.0}, gold));  // blind to a factor
+  CHECK_FALSE(cosine_finds(std::vector{3.0, 0.0}, gold));   // blind to a factor
   CHECK_FALSE(cosine_finds(std::vector{1.0, 0.04}, gold));  // 0.99920
   CHECK(cosine_finds(std::vector{1.0, 0.05}, gold));        // 0.99875
   CHECK(cosine_finds(std::vector{1.0, kNaN}, gold));

@@ -1,0 +1,214 @@
+// Traces judged whole: recorded by an engine, thinned out, read back, and held against the reference.
+#include <string>
+
+#include "cmake/catch2.h"
+#include "harness/cli/tests/trace_sample.h"
+
+namespace qdiff {
+namespace {
+
+using compare::Finding;
+using compare::FindingKind;
+using compare::HypothesisVerdict;
+using compare::RunResult;
+using compare::Verdict;
+
+std::string first_words(const RunResult& result) {
+  if (result.findings.empty()) return result.reason;
+  const Finding& first = *result.first_divergence();
+  return tensor_name(first.tensor) + " step " + std::to_string(first.step) + ": " + first.judgement.reason + "; " +
+         first.explanation.variant.value_or("unexplained") + "; " + first.explanation.pattern;
+}
+
+void check_match(const TraceSetting& setting) {
+  const RunResult result = judge_trace_of(setting);
+  INFO(first_words(result));
+  CHECK(result.verdict == Verdict::kMatch);
+  CHECK(result.findings.empty());
+  CHECK(result.coverage.not_compared.empty());
+  CHECK(result.coverage.tensors_compared > 0);
+  CHECK(result.notes.empty());
+}
+
+TEST_CASE("clean traces match, whatever is missing from them", "[trace]") {
+  for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    for (const Keep& keep : {Keep(everything), Keep(required_tensors), Keep(layer_outputs), Keep(logits_alone)}) {
+      INFO(name(dtype) << (keep({Op::kScores, 0})   ? ", full"
+                           : keep({Op::kQRope, 0})  ? ", without optional tensors"
+                           : keep({Op::kOutput, 0}) ? ", layer outputs"
+                                                    : ", logits"));
+      check_match({.case_id = "H05-gqa", .dtype = dtype, .keep = keep, .options = {.probing = false}});
+    }
+  }
+}
+
+TEST_CASE("a clean trace of the reference, ragged and in chunks, matches and refutes what it could show", "[trace]") {
+  const RunResult result = judge_trace_of({.reference_engine = true});
+  INFO(first_words(result));
+  CHECK(result.verdict == Verdict::kMatch);
+  CHECK(result.coverage.tensors_missing.empty());
+  for (const char* id : {"H01", "H02", "H03", "H05", "H06", "H08", "H10"}) {
+    INFO(id);
+    const auto found = std::find_if(result.hypotheses.begin(), result.hypotheses.end(),
+                                    [&](const auto& hypothesis) { return hypothesis.id == id; });
+    CHECK(found->verdict == HypothesisVerdict::kRefuted);
+  }
+}
+
+TEST_CASE("logits of the last row alone are judged like those of all rows", "[trace]") {
+  check_match({.last_row_of_logits = true, .options = {.probing = false}});
+  check_match({.keep = logits_alone, .last_row_of_logits = true, .options = {.probing = false}});
+}
+
+struct Planted {
+  const char* id;
+  const char* tensor;  // first wrong
+};
+
+TEST_CASE("a bug is found at its tensor and named, with and without optional tensors", "[trace]") {
+  for (const Keep& keep : {Keep(everything), Keep(required_tensors)}) {
+    for (const Planted& planted : {Planted{"H03.theta", "model.layers.1.self_attn.q_rope"},
+                                   Planted{"H05.modulo", "model.layers.1.self_attn.attn_output"},
+                                   Planted{"H06.missing_k", "model.layers.1.self_attn.k_proj"},
+                                   Planted{"H09.eps", "model.layers.1.input_layernorm"},
+                                   Planted{"H10.none", "model.layers.1.self_attn.attn_output"}}) {
+      INFO(planted.id);
+      const RunResult result = judge_trace_of({.case_id = planted.id[2] == '9' ? "H09-tiny-norm" : "H05-gqa",
+                                               .inject = Fault{planted.id, {}, 1},
+                                               .keep = keep,
+                                               .options = {.probing = false}});
+      INFO(first_words(result));
+      REQUIRE(result.verdict == Verdict::kDiverged);
+      const Finding& first = *result.first_divergence();
+      CHECK(tensor_name(first.tensor) == planted.tensor);
+      CHECK(first.explanation.variant == planted.id);
+      CHECK(first.mode == "trace");
+      CHECK(first.case_id == "trace");
+      CHECK(first.command == "qdiff diagnose --model M --trace trace --layers 1 --steps " + std::to_string(first.step));
+    }
+  }
+}
+
+// A layer with large k biases is deaf to some bugs: what they change there stays within what rounding may do to it.
+TEST_CASE("from layer outputs alone a bug is found in its layer in nine of ten runs, its hypothesis in all",
+          "[trace]") {
+  int runs = 0, right = 0;
+  for (DType dtype : {DType::kBF16, DType::kF32}) {
+    for (const char* id : {"H03.theta", "H06.missing_k", "H06.missing_v", "H05.modulo", "H10.none", "H10.one_ahead"}) {
+      for (std::optional<int> layer : {std::optional<int>(), std::optional<int>(1)}) {
+        INFO(id << " in " << name(dtype) << (layer ? ", layer 1" : ", every layer"));
+        const RunResult result = judge_trace_of({.case_id = "H05-gqa",
+                                                 .dtype = dtype,
+                                                 .inject = Fault{id, {}, layer},
+                                                 .keep = layer_outputs,
+                                                 .options = {.probing = false}});
+        INFO(first_words(result));
+        REQUIRE(result.verdict == Verdict::kDiverged);
+        const Finding& first = *result.first_divergence();
+        const bool layer_found = first.tensor == TensorId{Op::kOutput, layer.value_or(0)};
+        ++runs;
+        right += layer_found && first.explanation.hypothesis == std::string(id).substr(0, 3) ? 1 : 0;
+        CHECK(first.explanation.hypothesis == std::string(id).substr(0, 3));
+      }
+    }
+  }
+  CHECK(10 * right >= 9 * runs);
+}
+
+TEST_CASE("from logits alone a gross bug leads the ranking", "[trace]") {
+  int first = 0;
+  const char* const kBugs[] = {"H03.theta", "H06.missing_v", "H05.modulo", "H10.none",  "H02.no_scale",
+                               "H03.none",  "H09.no_weight", "H10.strict", "X.no_silu", "H07.packed_order"};
+  for (const char* id : kBugs) {
+    INFO(id);
+    const RunResult result = judge_trace_of({.case_id = "H05-gqa",
+                                             .inject = Fault{id, {}, {}},
+                                             .reference_engine = true,
+                                             .keep = logits_alone,
+                                             .options = {.probing = false}});
+    CHECK(result.verdict == Verdict::kDiverged);
+    REQUIRE(result.ranking.has_value());
+    REQUIRE_FALSE(result.ranking->nearest.empty());
+    CHECK_FALSE(result.ranking->right.reproduces);
+    first += result.ranking->nearest.front().variant == id ? 1 : 0;
+    CHECK_FALSE(result.ranking->record_next.empty());
+  }
+  CHECK(first >= 9);
+}
+
+Precision eager_rounding() {
+  Precision precision = plain_precision(DType::kBF16);
+  for (RoundingPoint point :
+       {RoundingPoint::kRmsNormNormalized, RoundingPoint::kAttentionScores, RoundingPoint::kAttentionScaledScores,
+        RoundingPoint::kAttentionProbs, RoundingPoint::kMlpSilu}) {
+    precision.points[point] = DType::kBF16;
+  }
+  return precision;
+}
+
+TEST_CASE("roundings that nobody declared are findings of kind precision, and inferred", "[trace]") {
+  TraceSetting setting{.case_id = "H01-full-cache",
+                       .reference_engine = true,
+                       .rounds = eager_rounding(),
+                       .declared = plain_precision(DType::kBF16),
+                       .keep = required_tensors,
+                       .options = {.infer_points = true, .probing = false}};
+  const RunResult result = judge_trace_of(setting);
+  INFO(first_words(result));
+  CHECK(result.verdict == Verdict::kDiverged);
+  for (const Finding& finding : result.findings) {
+    INFO(tensor_name(finding.tensor) << finding.judgement.reason);
+    CHECK(finding.kind == FindingKind::kPrecision);
+  }
+  REQUIRE(result.inferred_points.has_value());
+  CHECK(result.inferred_points->at("rms_norm.normalized") == "bfloat16");
+  CHECK(result.inferred_points->at("mlp.silu") == "bfloat16");
+  CHECK(result.inferred_points->contains("attention.probs"));
+
+  // Declared so, the trace has no finding of that kind any more.
+  Precision inferred = plain_precision(DType::kBF16);
+  for (const auto& [point, dtype] : *result.inferred_points) {
+    inferred.points[*parse_rounding_point(point)] = *parse_dtype(dtype);
+  }
+  setting.declared = inferred;
+  const RunResult again = judge_trace_of(setting);
+  INFO(first_words(again));
+  CHECK(again.verdict == Verdict::kMatch);
+  CHECK(again.inferred_points == result.inferred_points);
+
+  setting.declared = plain_precision(DType::kBF16);
+  setting.options = {.allow_precision = true, .probing = false};
+  const RunResult allowed = judge_trace_of(setting);
+  CHECK(allowed.verdict == Verdict::kMatch);
+  CHECK(allowed.cases.at(0).verdict == Verdict::kMatch);
+  CHECK(allowed.findings.size() == result.findings.size());
+  CHECK_FALSE(allowed.inferred_points.has_value());
+}
+
+TEST_CASE("allowed roundings do not cover a bug", "[trace]") {
+  const RunResult result = judge_trace_of({.case_id = "H05-gqa",
+                                           .inject = Fault{"H05.modulo", {}, {}},
+                                           .keep = required_tensors,
+                                           .options = {.allow_precision = true, .probing = false}});
+  CHECK(result.verdict == Verdict::kDiverged);
+}
+
+TEST_CASE("filters choose what is judged, and nothing left is no match", "[trace]") {
+  TraceSetting setting{.case_id = "H05-gqa", .inject = Fault{"H05.modulo", {}, 1}, .options = {.probing = false}};
+  setting.options.layers = std::set<int>{0};
+  CHECK(judge_trace_of(setting).verdict == Verdict::kMatch);
+  setting.options.layers = std::set<int>{1};
+  setting.options.steps = std::set<int>{2};
+  const RunResult result = judge_trace_of(setting);
+  CHECK(result.verdict == Verdict::kDiverged);
+  for (const Finding& finding : result.findings) CHECK(finding.step == 2);
+  setting.keep = logits_alone;
+  const RunResult nothing = judge_trace_of(setting);
+  CHECK(nothing.verdict == Verdict::kInconclusive);
+  CHECK_FALSE(nothing.reason.empty());
+  setting.options.layers = std::set<int>{7};
+  CHECK_THROWS_AS(judge_trace_of(setting), InputError);
+}
+
+}  // namespace
+}  // namespace qdiff
