@@ -44,7 +44,9 @@ bool same_bits(const Tensor& a, const Tensor& b) {
 // Looks again, when a part is over, at what was handed out in it.
 class Watcher : public TensorSink {
  public:
-  void take(const TensorId& id, const TensorView& view) override { taken_.push_back({id, view, Tensor::copy_of(view)}); }
+  void take(const TensorId& id, const TensorView& view) override {
+    taken_.push_back({id, view, Tensor::copy_of(view)});
+  }
   void check_unchanged() {
     for (const Taken& taken : taken_) {
       INFO(tensor_name(taken.id));
