@@ -58,7 +58,7 @@ class Bench:
         path = self.folder / "models" / f"{name}-{dtype}"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.call(self.build / "qdiff_foreign", "export", f"{CHECKPOINTS[name]},dtype={dtype}", path)
+            self.call(self.build / "harness/cli/qdiff_foreign", "export", f"{CHECKPOINTS[name]},dtype={dtype}", path)
         return path
 
     def prompt(self, name, seed):
@@ -88,7 +88,7 @@ class Bench:
         return json.loads((report / "report.json").read_text(encoding="utf-8"))
 
     def shifts(self, trace, name, dtype):
-        return json.loads(self.call(self.build / "qdiff_foreign", "shifts", "--model", self.checkpoint(name, dtype),
+        return json.loads(self.call(self.build / "harness/cli/qdiff_foreign", "shifts", "--model", self.checkpoint(name, dtype),
                                     "--trace", trace).stdout)
 
 
@@ -428,6 +428,8 @@ def main():
                        "rate_below": upper_bound(len(alarms), len(of_type)), "alarms": alarms})
 
     goals = goals_of(score(trials), honest)
+    if arguments.only:  # of a part, what was not asked is no miss
+        goals = [goal for goal in goals if goal["reached"]["of"]]
     passed = all(goal["met"] for goal in goals)
     result = {"format": "qdiff-selftest", "version": 1, "passed": passed, "quick": arguments.quick,
               "detectable_beyond": DETECTABLE, "goals": goals,

@@ -41,6 +41,54 @@ bool same_bits(const Tensor& a, const Tensor& b) {
   return a.dtype() == b.dtype() && a.shape() == b.shape() && std::ranges::equal(a.bytes(), b.bytes());
 }
 
+// Looks again, when a part is over, at what was handed out in it.
+class Watcher : public TensorSink {
+ public:
+  void take(const TensorId& id, const TensorView& view) override {
+    taken_.push_back({id, view, Tensor::copy_of(view)});
+  }
+  void check_unchanged() {
+    for (const Taken& taken : taken_) {
+      INFO(tensor_name(taken.id));
+      const auto* bytes = static_cast<const std::byte*>(taken.view.data);
+      CHECK(std::equal(taken.copy.bytes().begin(), taken.copy.bytes().end(), bytes));
+    }
+    taken_.clear();
+  }
+  std::size_t size() const { return taken_.size(); }
+
+ private:
+  struct Taken {
+    TensorId id;
+    TensorView view;
+    Tensor copy;
+  };
+  std::vector<Taken> taken_;
+};
+
+TEST_CASE("what is handed out stays as it is until the part is over", "[engine]") {
+  for (DType dtype : {DType::kF64, DType::kF32, DType::kBF16, DType::kF16}) {
+    INFO(name(dtype));
+    const ModelInMemory model(small_config(), DType::kBF16, 1);
+    const Precision precision = dtype == DType::kF64 ? float64_everywhere() : plain_precision(dtype);
+    const auto engine = make_engine(model, precision, {.num_threads = 1});
+    const auto steps = random_steps(model.config(), {4, 1}, {2, 0}, 5);
+    const auto session = engine->open(options_for(steps));
+    for (const Step& step : steps) {
+      Watcher watcher;
+      Tensor residual = Tensor::copy_of(session->run_embedding(step, &watcher));
+      watcher.check_unchanged();
+      for (int layer = 0; layer < model.config().num_layers; ++layer) {
+        residual = Tensor::copy_of(session->run_layer(layer, step, residual.view(), &watcher));
+        CHECK(watcher.size() > 10);
+        watcher.check_unchanged();
+      }
+      session->run_head(step, residual.view(), &watcher);
+      watcher.check_unchanged();
+    }
+  }
+}
+
 TEST_CASE("layer by layer gives the same bits as step by step", "[engine]") {
   for (DType dtype : {DType::kF64, DType::kF32, DType::kBF16, DType::kF16}) {
     const ModelInMemory model(small_config(), DType::kBF16, 1);
