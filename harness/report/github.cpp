@@ -115,7 +115,7 @@ std::string hypothesis_row(const HypothesisResult& hypothesis) {
 std::string github_commands(const RunResult& result) {
   constexpr std::size_t kMostCommands = 10;  // GitHub shows ten errors of a step
   const Finding* first = result.first_divergence();
-  if (first == nullptr) {
+  if (first == nullptr || !counts(result, *first)) {
     if (result.verdict == Verdict::kMatch) return "";
     return command("warning", "qdiff: " + std::string(compare::name(result.verdict)), {result.reason});
   }
@@ -123,7 +123,7 @@ std::string github_commands(const RunResult& result) {
   for (const Finding& finding : result.findings) {
     const bool known =
         std::any_of(told.begin(), told.end(), [&](const Finding* other) { return same_explanation(*other, finding); });
-    if (!known && told.size() < kMostCommands) told.push_back(&finding);
+    if (!known && counts(result, finding) && told.size() < kMostCommands) told.push_back(&finding);
   }
   std::string text;
   for (const Finding* finding : told) text += error_command(*finding);
@@ -139,14 +139,15 @@ std::string github_summary(const RunResult& result) {
           counted(result.coverage.tensors_compared, "tensor") + " compared.";
   if (result.injected) text += " Planted: " + code(*result.injected) + '.';
   text += "\n\n";
-  if (const Finding* first = result.first_divergence()) {
+  const Finding* first = result.first_divergence();
+  if (first != nullptr && counts(result, *first)) {
     text += "First divergence: " + finding_cell(*first) + ".\n\nCause: " + markdown_text(cause_of(first->explanation)) +
             ".\n\nRepeat: " + code(first->command) + "\n\n";
-    const std::string declared = points_entry(points_of(result));
-    if (!declared.empty()) text += "Declare: " + code(declared) + "\n\n";
   } else if (result.verdict != Verdict::kMatch) {
     text += markdown_text(result.reason) + "\n\n";
   }
+  const std::string declared = points_entry(points_of(result));
+  if (!declared.empty()) text += "Declare: " + code(declared) + "\n\n";
   text += "| hypothesis | verdict | first divergence | repeat |\n|---|---|---|---|\n";
   for (const HypothesisResult& hypothesis : all_hypotheses(result)) text += hypothesis_row(hypothesis);
   return text + '\n';

@@ -115,12 +115,18 @@ bool speaks_for(const Finding& finding, const std::string& hypothesis) {
                      [&](const std::string& variant) { return variant.starts_with(hypothesis + '.'); });
 }
 
-// Passed means: nothing that is wrong in this case speaks for the hypothesis, and these inputs could have shown it.
+// Whether this case's inputs would show a variant of the hypothesis.
+bool would_show(const compare::CaseSummary& summary, const HypothesisResult& hypothesis) {
+  return std::any_of(hypothesis.shown_by.begin(), hypothesis.shown_by.end(),
+                     [&](const auto& shown) { return shown.second.contains(summary.id); });
+}
+
+// Passed means: this case would show a variant of the hypothesis, and nothing that is wrong in it speaks for one.
 TestCase hypothesis_test(const RunResult& result, const HypothesisResult& hypothesis,
                          const compare::CaseSummary& summary) {
   TestCase test{hypothesis.id, summary.id};
   const auto findings = findings_that(result, [&](const Finding& finding) {
-    return finding.case_id == summary.id && speaks_for(finding, hypothesis.id);
+    return finding.case_id == summary.id && speaks_for(finding, hypothesis.id) && counts(result, finding);
   });
   if (!findings.empty()) {
     test.element = "failure";
@@ -134,6 +140,9 @@ TestCase hypothesis_test(const RunResult& result, const HypothesisResult& hypoth
   } else if (summary.verdict == Verdict::kInconclusive) {
     test.element = "skipped";
     test.message = "the case is inconclusive: " + doubt_of(result, summary);
+  } else if (!would_show(summary, hypothesis)) {
+    test.element = "skipped";
+    test.message = "this case would show no variant of the hypothesis";
   }
   return test;
 }

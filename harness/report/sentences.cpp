@@ -120,6 +120,10 @@ std::map<std::string, std::string> points_of(const compare::RunResult& result) {
   return points;
 }
 
+bool counts(const compare::RunResult& result, const compare::Finding& finding) {
+  return !result.precision_allowed || finding.kind == compare::FindingKind::kLogic;
+}
+
 std::string place_of(const compare::Finding& finding) {
   return "step " + std::to_string(finding.step) + " (" + std::string(name(finding.phase)) + ")" +
          (finding.tensor.layer == kNoLayer ? "" : ", layer " + std::to_string(finding.tensor.layer)) + ", " +

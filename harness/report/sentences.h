@@ -33,6 +33,9 @@ std::string points_entry(const std::map<std::string, std::string>& points);
 // Those of all precision findings together.
 std::map<std::string, std::string> points_of(const compare::RunResult& result);
 
+// Whether the finding makes the verdict diverged.
+bool counts(const compare::RunResult& result, const compare::Finding& finding);
+
 // "step 2 (decode), layer 1, lockstep"
 std::string place_of(const compare::Finding& finding);
 

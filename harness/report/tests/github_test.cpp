@@ -54,6 +54,14 @@ TEST_CASE("GitHub: no command for a match, a warning for what is inconclusive", 
   CHECK(github_commands(tests::empty()) == "::warning title=qdiff%3A inconclusive::nothing was compared\n");
 }
 
+TEST_CASE("GitHub: a rounding that is allowed is no error", "[report]") {
+  CHECK(github_commands(tests::allowed()).empty());
+  const std::string page = github_summary(tests::allowed());
+  CHECK_THAT(page, StartsWith("### qdiff: match\n"));
+  CHECK(page.find("First divergence") == std::string::npos);
+  CHECK_THAT(page, ContainsSubstring("Declare: <code>"));
+}
+
 TEST_CASE("GitHub: text from files ends no command and begins none", "[report]") {
   compare::RunResult result = tests::diverged();
   result.findings.resize(1);

@@ -223,6 +223,8 @@ RunResult allowed() {
   result.verdict = Verdict::kMatch;
   result.cases[0].verdict = Verdict::kMatch;
   result.precision_allowed = true;
+  explain(result.findings[0], "H02.probs_rounded", HypothesisVerdict::kConfirmed);
+  confirm(result, 1, HypothesisVerdict::kConfirmed);
   result.inferred_points = std::map<std::string, std::string>{{"mlp.silu", "bfloat16"}, {"rope.table", "float16"}};
   result.notes = {"the trace's rope_theta is 10000, the model's is 1000000"};
   return result;
