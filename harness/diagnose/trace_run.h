@@ -27,15 +27,15 @@ struct TraceParties {
 };
 
 struct TraceOptions {
-  std::string id;                       // names the trace in reports: its folder's name
-  std::string command;                  // repeats the diagnosis: "qdiff diagnose --model M --trace DIR"
-  std::optional<std::set<int>> layers;  // judged layers; none given: all of them, embedding and head too
-  std::optional<std::set<int>> steps;   // judged steps; none given: all
+  std::string id = {};                       // names the trace in reports: its folder's name
+  std::string command = {};                  // repeats the diagnosis: "qdiff diagnose --model M --trace DIR"
+  std::optional<std::set<int>> layers = {};  // judged layers; none given: all of them, embedding and head too
+  std::optional<std::set<int>> steps = {};   // judged steps; none given: all
   bool allow_precision = false;         // findings of kind precision leave the verdict as it is
   bool infer_points = false;            // propose the points that would declare all undeclared roundings
   bool probing = true;                  // ask of each variant whether these inputs would show it
-  ProgressReport progress;
-  std::function<void()> before_judging;  // the trace is found to fit the model
+  ProgressReport progress = {};
+  std::function<void()> before_judging = {};  // the trace is found to fit the model
 };
 
 // A span over more layers than this is no longer judged by replay: what rounding does to it is as wide as many a bug.
