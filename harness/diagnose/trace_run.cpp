@@ -121,7 +121,8 @@ class TraceRun {
                                       .config = parties_.model.config(),
                                       .catalogue = parties_.oracle.catalogue(),
                                       .make_reference = parties_.make_reference,
-                                      .progress = options_.progress},
+                                      .progress = options_.progress,
+                                      .probing = options_.probing},
                                      judged);
     trace_.forget();
   }
