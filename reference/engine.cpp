@@ -122,7 +122,10 @@ class TorchSession : public Session {
     double unwritten() const override { return 0.0; }  // this engine starts from zeroed memory
 
     void begin_part() {
-      std::erase_if(tensors, [](const auto& entry) { return entry.first.id.op != kKRope && entry.first.id.op != kVProj; });
+      std::erase_if(tensors, [](const auto& entry) {
+        const Op op = entry.first.id.op;
+        return op != kKProj && op != kKRope && op != kVProj;
+      });
     }
 
     Values tensors;
@@ -198,6 +201,7 @@ class TorchSession : public Session {
     const Setting setting = {machine_.weights, machine_.precision, rounding, step, layer, 1, variant, &history_};
     TensorView view;
     history_.begin_part();
+    handed_out_.clear();
     for (const OperationRow& operation : kOperationTable) {
       if (operation.scope != scope) continue;
       const Op op = operation.op;
@@ -208,8 +212,8 @@ class TorchSession : public Session {
       const at::Tensor rounded = round_to(kept, value);
       here[op] = machine_.precision.taken_as.contains(op) ? machine_.rounding.taken(op, value) : rounded;
       if (variant_) history_.tensors[{step.index, {op, layer}}] = here[op];
-      handed_out_ = rounded.to(scalar_type(kept)).contiguous();
-      view = {handed_out_.const_data_ptr(), kept, handed_out_.sizes().vec(), {}, nullptr};
+      handed_out_.push_back(rounded.to(scalar_type(kept)).contiguous());
+      view = {handed_out_.back().const_data_ptr(), kept, handed_out_.back().sizes().vec(), {}, nullptr};
       if (sink != nullptr) sink->take({op, layer}, view);
     }
     return view;
@@ -244,9 +248,9 @@ class TorchSession : public Session {
   SessionOptions options_;
   std::optional<Variant> variant_;
   std::optional<int> variant_layer_;
-  std::vector<LayerCache> caches_;  // by layer; grown by each step, so that no slot is ever unwritten
-  History history_;                 // empty where nothing is planted
-  at::Tensor handed_out_;
+  std::vector<LayerCache> caches_;      // by layer; grown by each step, so that no slot is ever unwritten
+  History history_;                     // empty where nothing is planted
+  std::vector<at::Tensor> handed_out_;  // by the present part; whoever took one may look at it until the part is over
 };
 
 class TorchEngine : public Engine {

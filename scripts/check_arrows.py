@@ -25,7 +25,9 @@ ROOMS = {
     "harness/report": COMPARING,
     "harness/diagnose": COMPARING + ["harness/trace"],  # it judges recordings, which are traces in memory
     "harness/cli": COMPARING + ["harness/model", "harness/trace", "harness/cases", "harness/report", "harness/diagnose",
-                                "reference", "optimized"],
+                                "harness/selftest", "harness/calibration", "reference", "optimized"],
+    "harness/selftest": COMPARING + ["harness/model", "harness/trace", "harness/cases", "harness/report",
+                                     "harness/diagnose"],
     "harness/calibration": COMPARING + ["harness/model", "reference"],  # a program: measures the judge's bounds
     "reference": ["harness/contract"],
     "optimized": ["harness/contract"],

@@ -66,7 +66,7 @@ fi
 
 # The judge needs the LibTorch reference, which a Python with PyTorch brings.
 reference=(-DQDIFF_REFERENCE=OFF)
-targets=(cuda_engine_tests cuda_engine_bench kv_cache_layout_cuda_test)
+targets=(cuda_engine_tests cuda_engine_bench cuda_sanitizer_controls kv_cache_layout_cuda_test)
 if python3 -c 'import torch' 2>/dev/null; then
   reference=(-DQDIFF_REFERENCE=ON)
   targets+=(qdiff)
@@ -95,9 +95,12 @@ if [[ $failed -eq 0 ]]; then
   # Small shapes: a tool slows a kernel by a factor of ten to a hundred.
   for tool in memcheck racecheck initcheck synccheck; do
     check "sanitizer_$tool" 90 compute-sanitizer --tool "$tool" --error-exitcode 9 "$tests" 'all tensors*'
+    # A tool that finds nothing must be one that would.
+    expected=9 check "control_$tool" 30 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      "$build/optimized/cuda/cuda_sanitizer_controls" "$tool"
   done
-  check bench_0.5b 60 "$build/optimized/cuda/cuda_engine_bench" 0.5b --contexts 0,1024 --tokens 64
-  check bench_7b 120 "$build/optimized/cuda/cuda_engine_bench" 7b --contexts 0,1024 --tokens 64
+  check bench_0.5b 60 "$build/optimized/cuda/cuda_engine_bench" 0.5b --contexts 0,1024 --tokens 64 --repeats 5
+  check bench_7b 120 "$build/optimized/cuda/cuda_engine_bench" 7b --contexts 0,1024 --tokens 64 --repeats 5
 fi
 write_results
 printf 'gpu-check: %s; %s\n' "$([[ $failed -eq 0 ]] && echo passed || echo FAILED)" "$out"

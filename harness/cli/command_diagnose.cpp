@@ -44,8 +44,7 @@ double elements_of(const std::vector<TensorKey>& span, const ModelConfig& config
   for (const TensorKey& key : span) {
     const Step& step = steps[static_cast<std::size_t>(key.step)];
     double product = 1.0;
-    for (std::int64_t extent :
-         output_shape(key.id.op, config, step.batch(), step.num_tokens(), step.valid_length())) {
+    for (std::int64_t extent : output_shape(key.id.op, config, step.batch(), step.num_tokens(), step.valid_length())) {
       product *= static_cast<double>(extent);
     }
     elements += product;

@@ -4,6 +4,7 @@
 #include "harness/cases/case.h"
 #include "harness/cli/commands.h"
 #include "harness/cli/engines.h"
+#include "harness/cli/gemm_table.h"
 #include "harness/cli/memory.h"
 #include "harness/cli/progress.h"
 #include "harness/cli/text.h"
@@ -58,6 +59,9 @@ ExitStatus record_command(const RecordArguments& arguments) {
                                    .threads = arguments.common.threads,
                                    .max_resident_bytes = plan.max_resident_bytes,
                                    .inject = arguments.inject});
+  if (arguments.print_gemms) {
+    std::fputs(gemm_table(engine->gemms(), config, engine->name(), arguments.model).c_str(), stdout);
+  }
 
   trace::TraceWriter writer(arguments.trace);
   Progress progress(arguments.common.quiet);

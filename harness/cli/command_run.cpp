@@ -7,6 +7,7 @@
 #include "harness/cli/case_model.h"
 #include "harness/cli/commands.h"
 #include "harness/cli/engines.h"
+#include "harness/cli/gemm_table.h"
 #include "harness/cli/github_actions.h"
 #include "harness/cli/memory.h"
 #include "harness/cli/output_folder.h"
@@ -129,6 +130,12 @@ MemoryPlan plan_group(const Group& group, const RunArguments& arguments) {
   return plan;
 }
 
+void print_gemms(Engine& engine, const ModelConfig& config, const std::string& model, Progress& progress) {
+  progress.clear();
+  std::fputs(gemm_table(engine.gemms(), config, engine.name(), model).c_str(), stdout);
+  std::fflush(stdout);
+}
+
 compare::RunResult run_group(const Group& group, const RunArguments& arguments, const MemoryPlan& plan,
                              const std::optional<std::set<int>>& steps, Progress& progress) {
   const auto candidate = make_engine(arguments.backend, *group.model,
@@ -136,6 +143,7 @@ compare::RunResult run_group(const Group& group, const RunArguments& arguments, 
                                       .threads = arguments.common.threads,
                                       .max_resident_bytes = plan.max_resident_bytes,
                                       .inject = arguments.inject});
+  if (arguments.print_gemms) print_gemms(*candidate, group.model->config(), group.spec, progress);
   const reference::Options reference_options{.num_threads = arguments.common.threads.value_or(0)};
   // Gold: everything in float64, but the weights are those that the candidate was given.
   const Precision gold{.weights = candidate->precision().weights,

@@ -215,8 +215,8 @@ void check_memory(const MemoryPlan& plan, std::uint64_t limit, bool limit_was_gi
                                         [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
   const auto text = [](double bytes) { return bytes_text(static_cast<std::uint64_t>(std::min(bytes, 0x1p63))); };
   throw InputError("this needs about " + text(total) + " of memory (" + largest->what + ": " + text(largest->bytes) +
-                   "), but " + (limit_was_given ? "--max-memory allows " : "this machine has free ") + bytes_text(limit) +
-                   "; take fewer or shorter cases, or a smaller model");
+                   "), but " + (limit_was_given ? "--max-memory allows " : "this machine has free ") +
+                   bytes_text(limit) + "; take fewer or shorter cases, or a smaller model");
 }
 
 }  // namespace qdiff::cli

@@ -25,7 +25,7 @@ constexpr const char* kExitStatuses =
     "  2    bad usage or bad input: nothing was judged\n"
     "  125  cannot judge here: no such device, nothing left to judge, or inconclusive\n";
 
-constexpr const char* kCommandsToCome[] = {"selftest", "bisect", "reduce", "fuzz", "merge"};
+constexpr const char* kCommandsToCome[] = {"bisect", "reduce", "fuzz", "merge"};
 
 // The texts of one command line as CLI11 collects them, before they are checked. Option texts are optional so that an
 // empty argument ("--model ''") differs from none.
@@ -34,7 +34,7 @@ struct Texts {
   std::optional<std::string> model, backend, engine, test_case, trace, out, dtype, layers, steps, mode, inject,
       max_memory, threads, color, within;
   std::string path, actual, expected;
-  bool quiet = false, infer_points = false, allow_precision = false;
+  bool quiet = false, quick = false, print_gemms = false, infer_points = false, allow_precision = false;
 };
 
 CLI::Option* add_text(CLI::App& app, const std::string& flag, std::optional<std::string>& text,
@@ -60,6 +60,7 @@ void add_engine_options(CLI::App& app, Texts& texts) {
            "float32, bfloat16 or float16: weights and tensors of the engine (default: as the checkpoint)");
   add_text(app, "--inject", texts.inject, "FAULT",
            "Hnn.name[=value][@layer]: the engine computes with that known bug planted, as H05.modulo");
+  app.add_flag("--print-gemms", texts.print_gemms, "First print the engine's matrix products: shapes, strides, biases");
 }
 
 CLI::App* add_diagnose(CLI::App& app, Texts& texts) {
@@ -83,6 +84,23 @@ CLI::App* add_diagnose(CLI::App& app, Texts& texts) {
                   "  qdiff diagnose --model ~/models/Qwen2.5-0.5B --trace trace/ --infer-points\n\n") +
       kExitStatuses);
   return diagnose;
+}
+
+CLI::App* add_selftest(CLI::App& app, Texts& texts) {
+  CLI::App* selftest = app.add_subcommand("selftest", "Plant every known bug and score what the diagnosis makes of it");
+  selftest->add_flag("--quick", texts.quick, "A part of it, in a minute or two: each fault once, in bfloat16");
+  add_text(*selftest, "--out", texts.out, "DIR", "Where selftest.json goes (default: qdiff-report)");
+  add_text(*selftest, "--threads", texts.threads, "N", "Faults to plant side by side (default: all cores)");
+  selftest->add_flag("--quiet", texts.quiet, "No progress line, and no table on standard output");
+  selftest->footer(
+      "Examples:\n"
+      "  qdiff selftest --quick\n"
+      "  qdiff selftest --out scores\n\n"
+      "Exit status:\n"
+      "  0    all goals are met\n"
+      "  1    at least one is not; the table ends with every miss and its reason\n"
+      "  2    bad usage: nothing was run\n");
+  return selftest;
 }
 
 std::unique_ptr<CLI::App> make_app(Texts& texts) {
@@ -168,7 +186,8 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
       "  2    bad usage or bad input: nothing was compared\n"
       "  125  the traces have no tensor in common\n");
   CLI::App* diagnose = add_diagnose(*app, texts);
-  for (CLI::App* command : {run, record, inspect, compare, diagnose}) command->allow_extras();
+  CLI::App* selftest = add_selftest(*app, texts);
+  for (CLI::App* command : {run, record, inspect, compare, diagnose, selftest}) command->allow_extras();
   return app;
 }
 
@@ -280,6 +299,7 @@ RunArguments run_of(const Texts& texts) {
     arguments.mode = static_cast<diagnose::Mode>(parse_choice("--mode", *texts.mode, {"lockstep", "free", "both"}));
   }
   arguments.inject = fault_of(texts);
+  arguments.print_gemms = texts.print_gemms;
   return arguments;
 }
 
@@ -292,6 +312,7 @@ RecordArguments record_of(const Texts& texts) {
   arguments.trace = *texts.trace;
   arguments.dtype = dtype_of(texts);
   arguments.inject = fault_of(texts);
+  arguments.print_gemms = texts.print_gemms;
   return arguments;
 }
 
@@ -304,6 +325,14 @@ CompareArguments compare_of(const Texts& texts) {
   arguments.expected = texts.expected;
   arguments.out = texts.out;
   if (texts.within) arguments.within = parse_tolerance("--within", *texts.within);
+  return arguments;
+}
+
+SelftestArguments selftest_of(const Texts& texts) {
+  SelftestArguments arguments;
+  arguments.common = common_of(texts);
+  arguments.quick = texts.quick;
+  if (texts.out) arguments.out = *texts.out;
   return arguments;
 }
 
@@ -395,6 +424,8 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
     line.arguments = record_of(texts);
   } else if (command->get_name() == "compare") {
     line.arguments = compare_of(texts);
+  } else if (command->get_name() == "selftest") {
+    line.arguments = selftest_of(texts);
   } else if (command->get_name() == "diagnose") {
     line.arguments = diagnose_of(texts);
   } else {

@@ -35,6 +35,7 @@ struct RunArguments {
   std::optional<NumberRanges> steps;
   diagnose::Mode mode = diagnose::Mode::kBoth;
   std::optional<Fault> inject;
+  bool print_gemms = false;
 };
 
 struct RecordArguments {
@@ -45,6 +46,7 @@ struct RecordArguments {
   std::string trace;
   std::optional<DType> dtype;
   std::optional<Fault> inject;
+  bool print_gemms = false;
 };
 
 struct InspectArguments {
@@ -57,6 +59,12 @@ struct CompareArguments {
   std::string actual, expected;
   std::optional<double> within;    // none: all bits must be equal
   std::optional<std::string> out;  // none: no report is written
+};
+
+struct SelftestArguments {
+  CommonArguments common;
+  bool quick = false;
+  std::string out = "qdiff-report";
 };
 
 struct DiagnoseArguments {
@@ -76,7 +84,8 @@ struct PrintText {
 
 struct CommandLine {
   std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
-  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, DiagnoseArguments>
+  std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, DiagnoseArguments,
+               SelftestArguments>
       arguments;
 };
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -98,6 +99,7 @@ struct HypothesisResult {
   std::optional<Finding> first_divergence;
   std::vector<std::string> evidence;  // sentences
   std::vector<std::string> exercised_variants;
+  std::map<std::string, std::set<std::string>> shown_by;  // exercised variant -> ids of the cases that would show it
   std::vector<BlindVariant> blind_variants;
 };
 
@@ -198,7 +200,7 @@ struct RunResult {
   // Where asked for: the entries of compute.points under which there would be no finding of kind precision.
   std::optional<std::map<std::string, std::string>> inferred_points;
   std::optional<FreeRanking> ranking;  // of a trace with tensors that replay does not reach
-  double seconds = 0.0;  // the only field that differs between two equal runs
+  double seconds = 0.0;                // the only field that differs between two equal runs
 
   // The first finding of kind logic, else the first; null where there is none.
   const Finding* first_divergence() const {

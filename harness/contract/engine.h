@@ -33,6 +33,20 @@ struct Fault {
   std::optional<int> layer;     // empty: every layer
 };
 
+// One matrix product as the engine calls it: out[M, n] = x[M, k] . weight (+ bias), M the tokens of a step. Leading
+// dimensions are the distance from one row to the next, in elements; equal to the row's length where rows are packed.
+struct GemmFacts {
+  std::string name;  // "self_attn.q_proj"; a fused one names its parts, "mlp.gate_proj+up_proj"
+  std::int64_t layers = 1;
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  bool weight_is_n_by_k = true;  // in memory, and so read as its transpose; else [k, n]
+  std::int64_t x_stride = 0;
+  std::int64_t weight_stride = 0;
+  std::int64_t out_stride = 0;
+  std::optional<std::int64_t> bias_length = {};  // of the bias in memory; none: the product takes no bias
+};
+
 struct SessionOptions {
   std::int64_t batch = 1;                  // B
   std::int64_t capacity = 0;               // cache slots of each row, at least the final S
@@ -68,6 +82,10 @@ class Engine {
 
   // What memory that starts as `poison` reads as, in the engine's activations; NaN for Poison::kNaN.
   virtual double poison_value(Poison poison) const = 0;
+
+  // Its matrix products, of a layer in execution order, without any planted fault; empty where the engine does not
+  // tell. May read weights.
+  virtual std::vector<GemmFacts> gemms() { return {}; }
 
   // Ids of the faults that this engine can plant.
   virtual std::vector<std::string> plantable_faults() const { return {}; }

@@ -242,6 +242,11 @@ class LayerAttribution {
   // No bug alone: roundings that were not declared, alone or beside a bug.
   void try_roundings(Op op) {
     const Rows rows = rows_where([&](const RowJudgement& row) { return row.key.id.op == op; });
+    // What an operation before this one, or a layer before, needed.
+    const std::vector<Fit> before = known_.fits;
+    for (const Fit& fit : before) {
+      if (!fit.variant && reproduces({nullptr, fit.points}, rows)) return add(fit, rows);
+    }
     const RowJudgement& sample = largest(rows);
     const auto alone = undeclared_points(oracle_, sample, precision_, nullptr);
     if (!alone.empty() && reproduces({nullptr, alone}, rows)) return add({std::nullopt, alone, false}, rows);

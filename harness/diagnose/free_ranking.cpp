@@ -24,9 +24,9 @@ double explained_up_to(const Precision& precision) { return size_of(precision.ac
 // A bug that comes so many times less near than the nearest does is no second explanation.
 constexpr double kClearlyFarther = 2.0;
 constexpr std::size_t kRightPasses = 5;  // of right code, each rounding in a way of its own
-constexpr std::size_t kRefined = 8;   // leading variants of which every listed value is tried
-constexpr std::size_t kListed = 10;   // variants in the report
-constexpr std::size_t kLeading = 4;   // variants whose rows are to be recorded next
+constexpr std::size_t kRefined = 8;      // leading variants of which every listed value is tried
+constexpr std::size_t kListed = 10;      // variants in the report
+constexpr std::size_t kLeading = 4;      // variants whose rows are to be recorded next
 
 // One row of logits: the mean divergence of the candidate's distribution from the other's is -sum p log(q / p).
 double divergence(std::span<const double> candidate, std::span<const double> other) {
@@ -202,12 +202,15 @@ class FreeRuns {
   void walk(Engine& engine, std::vector<Pass>& passes, const std::string& what, Use use) {
     for (std::size_t first = 0; first < passes.size(); first += kPassesAtOnce) {
       const std::size_t count = std::min(kPassesAtOnce, passes.size() - first);
-      walk_group(engine, {passes.data() + first, count}, [&](int layer) {
-        if (!query_.progress) return;
-        const auto layers = static_cast<std::int64_t>(end_layer_) + 1;
-        const auto groups = static_cast<std::int64_t>((passes.size() + kPassesAtOnce - 1) / kPassesAtOnce);
-        query_.progress(what, static_cast<std::int64_t>(first / kPassesAtOnce) * layers + layer, groups * layers);
-      }, use);
+      walk_group(
+          engine, {passes.data() + first, count},
+          [&](int layer) {
+            if (!query_.progress) return;
+            const auto layers = static_cast<std::int64_t>(end_layer_) + 1;
+            const auto groups = static_cast<std::int64_t>((passes.size() + kPassesAtOnce - 1) / kPassesAtOnce);
+            query_.progress(what, static_cast<std::int64_t>(first / kPassesAtOnce) * layers + layer, groups * layers);
+          },
+          use);
     }
   }
 
@@ -224,10 +227,12 @@ class FreeRuns {
     for (Pass& pass : passes) {
       try {
         if (pass.variant) engine.plant({pass.variant->id, pass.variant->value, std::nullopt});
-        running.push_back({&pass, engine.open({.batch = first.batch(),
-                                               .capacity = capacity,
-                                               .left_padding = first.left_padding,
-                                               .poison = Poison::kNaN}), {}});
+        running.push_back({&pass,
+                           engine.open({.batch = first.batch(),
+                                        .capacity = capacity,
+                                        .left_padding = first.left_padding,
+                                        .poison = Poison::kNaN}),
+                           {}});
       } catch (const InputError&) {
         pass.ran = false;
       }
@@ -306,15 +311,13 @@ class FreeRuns {
     });
     std::vector<Pass> passes;
     for (Variant& variant : variants) passes.push_back({std::move(variant)});
-    walk(*engine_, passes, what, [](Pass& pass, Target& target, const TensorView& whole) {
-      measure(pass, target, target.same_rows(whole));
-    });
+    walk(*engine_, passes, what,
+         [](Pass& pass, Target& target, const TensorView& whole) { measure(pass, target, target.same_rows(whole)); });
     for (Pass& pass : passes) {
       if (pass.ran && pass.distance.size() == targets_.size()) planted_.push_back(std::move(pass));
     }
-    std::stable_sort(planted_.begin(), planted_.end(), [&](const Pass& a, const Pass& b) {
-      return times_rounding(a) < times_rounding(b);
-    });
+    std::stable_sort(planted_.begin(), planted_.end(),
+                     [&](const Pass& a, const Pass& b) { return times_rounding(a) < times_rounding(b); });
   }
 
   const VariantFacts& facts_of(const Variant& variant) const {
@@ -344,7 +347,8 @@ class FreeRuns {
 
   // Values within a factor of 10^width of the leading one, and short numbers near it: somebody typed the value.
   void plant_around(double width) {
-    if (planted_.empty() || times_rounding(right_) <= explained_ || times_rounding(planted_.front()) <= explained_) return;
+    if (planted_.empty() || times_rounding(right_) <= explained_ || times_rounding(planted_.front()) <= explained_)
+      return;
     const Variant leading = *planted_.front().variant;
     if (!facts_of(leading).right_value || !leading.value || !(*leading.value > 0.0)) return;
     constexpr int kEachSide = 4;
@@ -367,7 +371,7 @@ class FreeRuns {
   bool needs_head_ = false;
   std::unique_ptr<Engine> engine_;
   Pass right_;
-  std::vector<Pass> planted_;               // the nearest first
+  std::vector<Pass> planted_;             // the nearest first
   std::map<TensorKey, double> rounding_;  // of each target
 };
 
@@ -423,7 +427,8 @@ std::vector<std::string> record_next(const std::vector<RankedVariant>& nearest,
   std::set<Op> ops = {Op::kOutput, Op::kQRope, Op::kKRope, Op::kVProj, Op::kAttnOutput, Op::kResidMid};
   for (std::size_t i = 0; i < std::min(kLeading, nearest.size()); ++i) {
     for (const VariantFacts& facts : catalogue) {
-      if (facts.id == nearest[i].variant && facts.ops.size() < kLeading * 2) ops.insert(facts.ops.begin(), facts.ops.end());
+      if (facts.id == nearest[i].variant && facts.ops.size() < kLeading * 2)
+        ops.insert(facts.ops.begin(), facts.ops.end());
     }
   }
   std::vector<std::string> names;
@@ -481,7 +486,8 @@ compare::FreeRanking rank_free_runs(const FreeRankingQuery& query, Judged& judge
     tensor.judgement = judgement_of(runs, target);
     if (tensor.judgement.outcome == compare::Outcome::kMatch) continue;
     if (tensor.judgement.outcome == compare::Outcome::kInconclusive) {
-      judged.not_compared.push_back({case_id, query.subject.mode, key.step, tensor_name(key.id), tensor.judgement.reason});
+      judged.not_compared.push_back(
+          {case_id, query.subject.mode, key.step, tensor_name(key.id), tensor.judgement.reason});
       continue;
     }
     tensor.subject = &query.subject;
@@ -499,12 +505,11 @@ void add_evidence(const compare::FreeRanking& ranking, std::vector<compare::Hypo
     for (std::size_t i = 0; i < ranking.nearest.size(); ++i) {
       const RankedVariant& variant = ranking.nearest[i];
       if (hypothesis_of(variant.variant) != hypothesis.id) continue;
-      hypothesis.evidence.push_back("of " + std::to_string(ranking.variants_tried) +
-                                    " forward passes, each with one bug planted, the one with " + variant.variant +
-                                    " comes " + (i == 0 ? "nearest" : "nearest but " + std::to_string(i)) +
-                                    ": its error is " + shown(variant.times_rounding) +
-                                    " times what rounding alone does, that of right code " +
-                                    shown(ranking.right.times_rounding));
+      hypothesis.evidence.push_back(
+          "of " + std::to_string(ranking.variants_tried) + " forward passes, each with one bug planted, the one with " +
+          variant.variant + " comes " + (i == 0 ? "nearest" : "nearest but " + std::to_string(i)) + ": its error is " +
+          shown(variant.times_rounding) + " times what rounding alone does, that of right code " +
+          shown(ranking.right.times_rounding));
       break;
     }
   }

@@ -114,6 +114,7 @@ std::vector<HypothesisResult> judge_hypotheses(const std::vector<Finding>& findi
       if (hypothesis_of(facts.id) != result.id || !facts.probed) continue;
       if (shown(detectability, facts.id)) {
         result.exercised_variants.push_back(facts.id);
+        result.shown_by[facts.id] = detectability.cases_that_show.at(facts.id);
       } else if (detectability.tried.contains(facts.id)) {
         result.verdict = HypothesisVerdict::kUndetectable;
         std::string why = "on these inputs it gives what correct code gives, to within rounding";
@@ -151,6 +152,7 @@ HypothesisResult together(const HypothesisResult& a, const HypothesisResult& b) 
     if (std::find(exercised.begin(), exercised.end(), variant) == exercised.end()) exercised.push_back(variant);
   }
   std::sort(result.exercised_variants.begin(), result.exercised_variants.end());
+  for (const auto& [variant, cases] : other.shown_by) result.shown_by[variant].insert(cases.begin(), cases.end());
   for (const compare::BlindVariant& blind : other.blind_variants) {
     const bool known = std::any_of(result.blind_variants.begin(), result.blind_variants.end(),
                                    [&](const compare::BlindVariant& have) { return have.variant == blind.variant; });

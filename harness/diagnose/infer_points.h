@@ -9,9 +9,9 @@
 
 namespace qdiff::diagnose {
 
-// The points, declared ones included, under which no tensor is wrong by an undeclared rounding. What was found under the
-// declaration proposes points; judging again under them shows whether more are needed. Where two findings want one point
-// in different types, the more frequent one is taken.
+// The points, declared ones included, under which no tensor is wrong by an undeclared rounding. What was found under
+// the declaration proposes points; judging again under them shows whether more are needed. Where two findings want one
+// point in different types, the more frequent one is taken.
 std::map<std::string, std::string> infer_points(const std::vector<Subject>& subjects, Oracle& oracle,
                                                 const Precision& declared, const Extent& extent, const Judged& judged,
                                                 const JudgingOptions& options);

@@ -1,6 +1,8 @@
 #include "harness/diagnose/judging.h"
 
 #include <algorithm>
+#include <future>
+#include <memory>
 
 #include "harness/diagnose/pattern.h"
 
@@ -25,6 +27,8 @@ class Probe {
       const auto& subject_of_case = row.subject->input->hypothesis;
       const bool own = !subject_of_case || *subject_of_case == hypothesis_of(facts.id);
       if (shown.contains(row.subject->input->id) || (!own && !shown.empty())) continue;
+      // Logits are by far the largest tensor; what one step of them does not show, the next will not.
+      if (row.key.id.op == Op::kLmHead && detectability_.tried.contains(facts.id)) continue;
       ask(row, expected, facts, shown);
     }
   }
@@ -114,36 +118,53 @@ class Judging {
       for (int step : subject.steps) {
         const TensorKey key{step, id};
         if (subject.candidate->has(key)) {
-          rows.push_back(judge_one(subject, key));
+          judge_one(subject, key, rows);
         } else {
           missing = true;
         }
       }
     }
+    settle(rows);
     if (missing) result_.missing.push_back(id);
   }
 
-  RowJudgement judge_one(const Subject& subject, const TensorKey& key) {
+  // The judge is at work on one row while the oracle evaluates the next.
+  void judge_one(const Subject& subject, const TensorKey& key, std::vector<RowJudgement>& rows) {
     const ModelConfig& config = oracle_.config();
-    RowJudgement row{&subject, key, compare::replay_span(key, *subject.inputs, config), {}, {}};
+    const RowJudgement row{&subject, key, compare::replay_span(key, *subject.inputs, config), {}, {}};
     const std::string unusable = compare::what_is_unusable(row.span, *subject.inputs, subject.input->steps, config);
     if (!unusable.empty()) {
-      row.judgement.outcome = Outcome::kUnjudged;
-      row.judgement.reason = unusable;
-      return row;
+      rows.push_back(row);
+      rows.back().judgement.reason = unusable;  // unjudged, as it stands
+      return;
     }
-    const TensorView actual = row.actual();
-    const Expectation expected = evaluate(oracle_, row, precision_, {});
-    row.judgement = compare::judge({.op = key.id.op,
-                                    .actual = actual,
-                                    .expected = expected,
-                                    .step = row.step(),
-                                    .precision = precision_,
-                                    .config = config,
-                                    .operations = row.span});
-    if (row.wrong()) row.pattern = find_pattern(key.id.op, actual, expected, row.step(), config);
-    if (options_.probing) probe_.ask(row, expected);
-    return row;
+    const auto expected = std::make_shared<const Expectation>(evaluate(oracle_, row, precision_, {}));
+    settle(rows);
+    rows.push_back(row);
+    in_flight_row_ = rows.size() - 1;
+    in_flight_ = std::async(std::launch::async, [this, row, expected, &config]() {
+      const TensorView actual = row.actual();
+      Seen seen;
+      seen.judgement = compare::judge({.op = row.key.id.op,
+                                       .actual = actual,
+                                       .expected = *expected,
+                                       .step = row.step(),
+                                       .precision = precision_,
+                                       .config = config,
+                                       .operations = row.span});
+      if (seen.judgement.outcome == Outcome::kDiverged) {
+        seen.pattern = find_pattern(row.key.id.op, actual, *expected, row.step(), config);
+      }
+      return seen;
+    });
+    if (options_.probing) probe_.ask(row, *expected);
+  }
+
+  void settle(std::vector<RowJudgement>& rows) {
+    if (!in_flight_.valid()) return;
+    Seen seen = in_flight_.get();
+    rows[in_flight_row_].judgement = std::move(seen.judgement);
+    rows[in_flight_row_].pattern = std::move(seen.pattern);
   }
 
   void tally(const RowJudgement& row, const std::vector<Fit>& fits) {
@@ -180,6 +201,13 @@ class Judging {
   const Extent& extent_;
   const JudgingOptions& options_;
   Judged result_;
+
+  struct Seen {
+    compare::Judgement judgement;
+    Pattern pattern;
+  };
+  std::future<Seen> in_flight_;
+  std::size_t in_flight_row_ = 0;
   Probe probe_;
   Known known_;
 };

@@ -72,7 +72,7 @@ class Finder {
   }
 
   bool scale() {
-    const std::optional<Scale> found = find_scale(v_, wrong_);
+    const std::optional<Scale> found = find_scale(v_, wrong_, rows_);
     if (!found) return false;
     const bool whole = found->by == Grouping::kWhole;
     const std::string group = group_name(v_, found->by);
@@ -95,14 +95,18 @@ class Finder {
 
   void blame_offset(const Scale& found) {
     const bool by_column = found.by == Grouping::kColumn || found.by == Grouping::kWhole;
-    if (!by_column || !is_projection_with_bias(v_.op()) || !several_rows()) return;
-    blame("H06", "the error of a column is the same in every token row: it is the bias that is wrong, not the product");
+    if (!by_column || !found.throughout || !several_rows()) return;
+    if (is_projection_with_bias(v_.op())) {
+      blame("H06", "the error of a column is the same in every token row: the bias is wrong, not the product");
+    } else if (is_rope(v_.op()) && several_positions()) {
+      blame("H06", "the error of a column is the same at every position: a bias that was not rotated");
+    }
   }
 
   void blame_ratio(const Scale& found) {
     const Op op = v_.op();
     const bool whole = found.by == Grouping::kWhole;
-    if (!(found.least > 0.0)) return;
+    if (!(found.least > 0.0) || !found.throughout) return;
     if (op == Op::kScores && whole) {
       blame("H02", "every score is " + number(found.least) + " times what is expected: the scale is wrong");
     } else if (is_one_of(op, {Op::kProbs, Op::kAttnOutput}) && whole) {
@@ -175,9 +179,14 @@ class Finder {
         return tell("the expected values to the power " + number(*power) + ", renormalised");
       }
     }
-    if (is_rope(v_.op()) && keeps_pair_lengths(v_, wrong_)) {
+    const KeptLength kept = is_rope(v_.op()) ? find_kept_length(v_, wrong_) : KeptLength::kNone;
+    if (kept == KeptLength::kPairs) {
       blame("H03", "each pair of dimensions has the expected length and another direction: its angle is wrong");
       return tell("pairs of dimensions turned by a wrong angle");
+    }
+    if (kept == KeptLength::kHeads) {
+      blame("H03", "each head has the expected length and another direction, its pairs do not: others were turned");
+      return tell("heads turned, but in other pairs of dimensions");
     }
     return false;
   }
@@ -188,9 +197,10 @@ class Finder {
   }
 
   void trend(bool explained) {
-    if (const std::optional<Growth> growth = find_growth(v_)) {
+    // Probabilities get smaller by themselves, the more slots there are.
+    if (const std::optional<Growth> growth = v_.op() == Op::kProbs ? std::nullopt : find_growth(v_)) {
       pattern_.power_of_position = growth->power;
-      tell(!growth->power ? "grows with position" : "grows as position to the power " + number(*growth->power));
+      tell(!growth->power ? "grows with position" : "grows as position to the power " + number(*growth->power, 2));
     }
     if (explained || pattern_.rounded_to) return;
     if (const std::optional<double> size = find_least_wrong_size(v_)) {
@@ -198,6 +208,11 @@ class Finder {
     }
   }
 
+  bool several_positions() const {
+    return std::any_of(wrong_.begin(), wrong_.end(), [&](const Element& e) {
+      return v_.sequence_position(e.row) != v_.sequence_position(wrong_.front().row);
+    });
+  }
   bool several_rows() const {
     return std::any_of(wrong_.begin(), wrong_.end(), [&](const Element& e) { return e.row != wrong_.front().row; });
   }

@@ -21,6 +21,8 @@ struct Tally {
   std::int64_t ahead = 0;     // seen beyond the query's own slot
   std::int64_t furthest = 0;  // how far beyond it
   std::int64_t pads = 0;      // padding seen
+  std::int64_t seeing = 0;    // rows that see any
+  std::int64_t by_rule = 0;   // of these, rows that do so as attention would
   double least = HUGE_VAL;    // of what hidden slots hold
   double most = -HUGE_VAL;
   std::vector<Hidden> hidden;    // of the rows that hide any
@@ -38,15 +40,40 @@ bool is_hidden(const Values& v, std::int64_t row, std::int64_t slot) {
   return v.op() == Op::kProbs ? a == 0.0 : v.vanishes(a, row);
 }
 
+// Of scores: the slots seen beyond the query's own are one run. Of probabilities, among which small ones may have
+// become 0: they sum to 1, with those seen wrongly.
+bool sees_by_rule(const Values& v, std::int64_t row, std::int64_t own) {
+  if (v.op() == Op::kProbs) {
+    double sum = 0.0;
+    double allowed = 0.0;
+    for (std::int64_t slot = 0; slot < v.num_columns(); ++slot) {
+      const double a = v.actual(row, slot);
+      sum += a;
+      allowed += v.allowance(a, a, v.sigma(row, slot));
+    }
+    return std::fabs(sum - 1.0) <= allowed;
+  }
+  std::int64_t runs = 0;
+  bool before = false;
+  for (std::int64_t slot = own + 1; slot < v.num_columns(); ++slot) {
+    const bool seen = v.wrong(row, slot) && is_seen(v, row, slot);
+    runs += seen && !before ? 1 : 0;
+    before = seen;
+  }
+  return runs <= 1;
+}
+
 void add_row(const Values& v, std::int64_t row, Tally& tally) {
   const std::int64_t own = v.step().past_length + v.token_of(row);
   Hidden hidden{-1, -1, 0, v.padding_of(row), own};
+  bool seeing = false;
   for (std::int64_t slot = 0; slot < v.num_columns(); ++slot) {
     if (!v.wrong(row, slot)) continue;
     ++tally.wrong;
     const double a = v.actual(row, slot);
     if (slot < hidden.first_real || slot > own) {
       if (!is_seen(v, row, slot)) continue;
+      seeing = true;
       ++(slot > own ? tally.ahead : tally.pads);
       tally.furthest = std::max(tally.furthest, slot - own);
       tally.least = std::min(tally.least, a);
@@ -59,6 +86,10 @@ void add_row(const Values& v, std::int64_t row, Tally& tally) {
       tally.visible.push_back({a, v.expected(row, slot), v.sigma(row, slot), static_cast<std::int32_t>(row),
                                static_cast<std::int32_t>(slot)});
     }
+  }
+  if (seeing) {
+    ++tally.seeing;
+    if (sees_by_rule(v, row, own)) ++tally.by_rule;
   }
   // Of a query that is left nothing to see no rule can be read.
   const bool nothing_left = hidden.count == own - hidden.first_real + 1;
@@ -97,7 +128,7 @@ std::optional<MaskError> hiding(const Values& v, const std::vector<Hidden>& rows
 }
 
 std::optional<MaskError> seeing(const Values& v, const Tally& tally) {
-  if (tally.ahead == 0 && tally.pads == 0) return std::nullopt;
+  if (tally.seeing == 0) return std::nullopt;
   MaskError found{"", v.step().phase == Phase::kDecode && tally.pads == 0 ? "H08" : "H10"};
   if (tally.ahead > 0) {
     const bool one_ahead = tally.furthest == 1 && v.step().num_tokens() > 2;
@@ -122,6 +153,8 @@ std::optional<MaskError> find_mask_error(const Values& values, std::span<const s
   const auto visible = static_cast<double>(tally.visible.size());
   if (!probs && visible > (1.0 - kMost) * static_cast<double>(tally.wrong)) return std::nullopt;
   if (probs && !is_multiple_by_row(values, tally.visible)) return std::nullopt;
+  if (static_cast<double>(tally.by_rule) < kMost * static_cast<double>(tally.seeing)) return std::nullopt;
+  if (tally.seeing == 1) return std::nullopt;
   const std::optional<MaskError> seen = seeing(values, tally);
   const std::optional<MaskError> unseen = hiding(values, tally.hidden);
   if (!tally.hidden.empty() && !unseen) return std::nullopt;

@@ -121,8 +121,8 @@ class Fit {
     return check.holds();
   }
 
-  Scale scale() const {
-    Scale found{kind_, by_, HUGE_VAL, -HUGE_VAL, 0.0};
+  Scale scale(std::span<const std::int64_t> rows) const {
+    Scale found{kind_, by_, HUGE_VAL, -HUGE_VAL, 0.0, holds_throughout(rows)};
     for (std::size_t group = 0; group < number_.size(); ++group) {
       if (count_[group] < 2) continue;
       found.least = std::min(found.least, number_[group]);
@@ -133,6 +133,23 @@ class Fit {
   }
 
  private:
+  bool holds_throughout(std::span<const std::int64_t> rows) const {
+    std::int64_t met = 0;
+    std::int64_t explained = 0;
+    for (const std::int64_t row : rows) {
+      for (std::int64_t c = 0; c < values_.num_columns(); ++c) {
+        if (!values_.compared(row, c)) continue;
+        const Element e{values_.actual(row, c), values_.expected(row, c), values_.sigma(row, c),
+                        static_cast<std::int32_t>(row), static_cast<std::int32_t>(c)};
+        const std::size_t group = group_of(values_, by_, e);
+        if (count_[group] < 2 || !is_finite(e)) continue;
+        ++met;
+        const double value = predicted(e, group);
+        if (std::fabs(e.actual - value) <= allowance(e, value, group)) ++explained;
+      }
+    }
+    return static_cast<double>(explained) >= kMost * static_cast<double>(met);
+  }
   // One allowance, averaged over the group.
   double doubt(std::size_t group) const { return weight_[group] > 0.0 ? 1.0 / std::sqrt(weight_[group]) : 0.0; }
   double predicted(const Element& e, std::size_t group) const {
@@ -175,7 +192,8 @@ class Fit {
 
 }  // namespace
 
-std::optional<Scale> find_scale(const Values& values, std::span<const Element> wrong) {
+std::optional<Scale> find_scale(const Values& values, std::span<const Element> wrong,
+                                std::span<const std::int64_t> rows) {
   for (const Grouping by :
        {Grouping::kWhole, Grouping::kRow, Grouping::kHead, Grouping::kColumn, Grouping::kRowAndHead}) {
     if (by != Grouping::kWhole && num_groups(values, by) < 2) continue;
@@ -184,8 +202,8 @@ std::optional<Scale> find_scale(const Values& values, std::span<const Element> w
     const bool is_ratio = ratio.explains(kLeastSpare);
     const bool is_offset = offset.explains(kLeastSpare);
     if (is_ratio && is_offset) return std::nullopt;
-    if (is_ratio) return ratio.scale();
-    if (is_offset) return offset.scale();
+    if (is_ratio) return ratio.scale(rows);
+    if (is_offset) return offset.scale(rows);
   }
   return std::nullopt;
 }
@@ -254,6 +272,8 @@ std::optional<double> find_power(const Values& values, std::span<const std::int6
   }
   const double power = xy / xx;
   if (!(power > 0.0) || !std::isfinite(power)) return std::nullopt;
+  // A power that may as well be 1 is none.
+  if (std::fabs(power - 1.0) * std::sqrt(xx) < 8.0) return std::nullopt;
 
   Check check;
   std::int64_t fitted = 1;
@@ -287,29 +307,45 @@ std::optional<double> find_power(const Values& values, std::span<const std::int6
   return power;
 }
 
-bool keeps_pair_lengths(const Values& values, std::span<const Element> wrong) {
+KeptLength find_kept_length(const Values& values, std::span<const Element> wrong) {
   const std::int64_t d = values.layout().head_columns();
-  if (d < 2 || d % 2 != 0) return false;
-  Check check;
+  if (d < 2 || d % 2 != 0) return KeptLength::kNone;
+  // `stride` apart, `count` dimensions from `first` on.
+  const auto add = [&](Check& check, std::int64_t row, std::int64_t first, std::int64_t stride, std::int64_t count) {
+    double expected = 0.0;
+    double actual = 0.0;
+    double error = 0.0;
+    double allowed = 0.0;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t column = first + i * stride;
+      const double a = values.actual(row, column);
+      const double g = values.expected(row, column);
+      const double allowance = values.allowance(a, g, values.sigma(row, column));
+      if (!values.compared(row, column) || !std::isfinite(a) || !std::isfinite(g)) return check.add(1.0, 1.0, false);
+      actual += a * a;
+      expected += g * g;
+      error += (a - g) * (a - g);
+      allowed += allowance * allowance;
+    }
+    // Rounding moves each dimension on its own: at most the length of all allowances together. Of an error without
+    // direction its share along the expected vector is left in the length.
+    const double off = std::sqrt(actual) - std::sqrt(expected);
+    check.add(off / std::sqrt(allowed), std::sqrt(error / allowed / static_cast<double>(count)),
+              std::fabs(off) <= std::sqrt(allowed));
+  };
+  Check pairs, heads;
+  std::int64_t last_head = -1;
   for (const Element& e : wrong) {
     const bool second = e.column % d >= d / 2;
-    const std::int64_t other = second ? e.column - d / 2 : e.column + d / 2;
-    if (second && values.wrong(e.row, other)) continue;  // this pair was met at its first dimension
-    const double actual = values.actual(e.row, other);
-    const double expected = values.expected(e.row, other);
-    const double sigma = values.sigma(e.row, other);
-    const double length = std::hypot(e.expected, expected);
-    if (!is_finite(e) || !std::isfinite(actual) || !(length > 0.0) || !values.compared(e.row, other)) {
-      check.add(1.0, 1.0, false);
-      continue;
-    }
-    const double off = std::hypot(e.actual, actual) - length;
-    // Rounding moves each dimension on its own: at most the length of both allowances together.
-    const double allowed =
-        std::hypot(values.allowance(e.actual, e.expected, e.sigma), values.allowance(actual, expected, sigma));
-    check.add(off / allowed, std::hypot(e.actual - e.expected, actual - expected) / allowed, std::fabs(off) <= allowed);
+    // A pair whose first dimension is wrong, too, was met there.
+    const bool met = second && values.wrong(e.row, e.column - d / 2);
+    if (!met) add(pairs, e.row, second ? e.column - d / 2 : e.column, d / 2, 2);
+    const std::int64_t head = (e.row * values.num_columns() + e.column) / d;
+    if (head != last_head) add(heads, e.row, e.column / d * d, 1, d);
+    last_head = head;
   }
-  return check.count() >= kLeastSpare && check.holds();
+  if (pairs.count() >= kLeastSpare && pairs.holds()) return KeptLength::kPairs;
+  return heads.count() >= kLeastSpare && heads.holds() ? KeptLength::kHeads : KeptLength::kNone;
 }
 
 }  // namespace qdiff::diagnose

@@ -19,11 +19,16 @@ struct Scale {
   Grouping by = Grouping::kWhole;
   double least = 0.0, most = 0.0;  // of the fitted numbers; equal for kWhole
   double doubt = 0.0;              // how far the fitted numbers may be off
+  // The elements that count as right, in the same groups of wrong rows, are explained as well: they were small, and not
+  // spared.
+  bool throughout = false;
 };
 
 // The coarsest grouping in which one factor, or else one constant, a group explains nearly all wrong elements; nothing
 // where both do (values that hardly differ), or too few elements stand against the fitted numbers.
-std::optional<Scale> find_scale(const Values& values, std::span<const Element> wrong);
+// `wrong` are the wrong elements of `rows`.
+std::optional<Scale> find_scale(const Values& values, std::span<const Element> wrong,
+                                std::span<const std::int64_t> rows);
 
 // The phrases of it: "in each token row", "each column".
 std::string group_name(const Values& values, Grouping by);
@@ -35,7 +40,9 @@ bool is_multiple_by_row(const Values& values, std::span<const Element> elements)
 // probs = expected^p / sum: scores that were p times too large. From rows with at least three slots above 0.
 std::optional<double> find_power(const Values& values, std::span<const std::int64_t> rows);
 
-// Whether dimensions i and i + d/2 keep the length of their pair, though they are wrong: turned by a wrong angle.
-bool keeps_pair_lengths(const Values& values, std::span<const Element> wrong);
+// What keeps its length though it is wrong, and so was turned: dimensions i and i + d/2 (by a wrong angle), or else a
+// whole head only (in other pairs, too).
+enum class KeptLength : std::uint8_t { kNone, kPairs, kHeads };
+KeptLength find_kept_length(const Values& values, std::span<const Element> wrong);
 
 }  // namespace qdiff::diagnose

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <map>
 #include <numeric>
 #include <utility>
@@ -13,6 +14,23 @@ namespace {
 double largest_finite(DType dtype) {
   const DTypeFacts f = facts(dtype);
   return std::ldexp(2.0 - std::ldexp(1.0, 1 - f.significant_bits), f.max_exponent);
+}
+
+// "29952 where wrong": nearly all wrong elements hold one value, though not all expected values are one, too. Memory
+// that nobody wrote often looks like this.
+std::string describe_one_value(std::span<const Element> wrong) {
+  if (static_cast<std::int64_t>(wrong.size()) < kLeastSpare) return "";
+  const double value = wrong[wrong.size() / 2].actual;
+  const double expected = wrong[wrong.size() / 2].expected;
+  const auto share = [&](auto predicate) {
+    return static_cast<double>(std::count_if(wrong.begin(), wrong.end(), predicate)) /
+           static_cast<double>(wrong.size());
+  };
+  if (share([&](const Element& e) { return e.actual == value; }) < kNearlyAll) return "";
+  if (share([&](const Element& e) { return e.expected == expected; }) >= kMost) return "";
+  char text[40];
+  std::snprintf(text, sizeof text, "%.6g where wrong", value);
+  return text;
 }
 
 // Ranks, ties sharing their mean.
@@ -76,7 +94,7 @@ std::string describe_special_values(const Values& values, std::span<const Elemen
   if (nearly_all(infinite)) return "infinite";
   if (nearly_all(at_fp16)) return "saturated at +-65504";
   if (nearly_all(at_stored)) return "saturated at the largest " + std::string(name(values.stored()));
-  if (!nearly_all(zero)) return "";
+  if (!nearly_all(zero)) return describe_one_value(wrong);
   for (std::int64_t row = 0; row < values.num_rows(); ++row) {
     for (std::int64_t c = 0; c < values.num_columns(); ++c) {
       if (values.compared(row, c) && values.actual(row, c) != 0.0) return "zero where wrong";

@@ -9,8 +9,8 @@
 
 namespace qdiff::diagnose {
 
-// "all zero", "zero where wrong", "NaN only", "infinite", "saturated at +-65504": nearly all wrong elements are of that
-// one kind, and nothing can be read from their values. Empty otherwise.
+// "all zero", "zero where wrong", "NaN only", "infinite", "saturated at +-65504", "29952 where wrong": nearly all wrong
+// elements are of that one kind, and nothing can be read from their values. Empty otherwise.
 std::string describe_special_values(const Values& values, std::span<const Element> wrong);
 
 // A type coarser than the stored one that holds every finite value compared, though expected values are not of it.

@@ -63,7 +63,7 @@ std::string describe_dimensions(const Found& found, std::int64_t size) {
   if (all_in([&](std::int64_t i) { return i < size / 2; })) return "the first half of each head";
   if (all_in([](std::int64_t i) { return i % 2 == 0; })) return "even dimensions";
   if (all_in([](std::int64_t i) { return i % 2 == 1; })) return "odd dimensions";
-  if (found.right.size() <= 2 && found.wrong.size() > found.right.size()) {
+  if (found.right.size() <= 4 && found.wrong.size() > found.right.size()) {
     return (found.right.size() == 1 ? "dimension " : "dimensions ") + join(runs_of(found.right)) + " exact";
   }
   return "";

@@ -99,6 +99,7 @@ class Run {
     const int end_layer = extent_.outside_layers ? num_layers : *extent_.layers.rbegin();
     chains_ = run_reference(parties_.reference, lockstep_inputs, last_steps, parties_.candidate.precision().activations,
                             config_, end_layer, options_);
+    compare_free_runs();
     if (options_.mode != Mode::kFree) {
       for (std::size_t i = 0; i < active_.size(); ++i) {
         progress("candidate, lockstep", static_cast<std::int64_t>(i), static_cast<std::int64_t>(active_.size()));
@@ -134,6 +135,16 @@ class Run {
       if (subjects_[s].mode != "free" || difference == untapped_differences_.end()) continue;
       seen_while_recording_.push_back(wrong_tensor(subjects_[s], difference->second.first, difference->second.second));
     }
+  }
+
+  // The reference's own logits serve here alone, and are as large as everything else together.
+  void compare_free_runs() {
+    for (std::size_t i = 0; i < free_.size(); ++i) {
+      const CaseInput& input = cases_[active_[i]];
+      compare::FreeRun figures = free_run_figures(input.id, input.steps, free_[i]->tensors, chains_[i], config_);
+      if (figures.tokens_compared > 0) result_.free_runs.push_back(std::move(figures));
+    }
+    for (ReferenceChain& chain : chains_) chain.logits.clear();
   }
 
   // An untapped run in other poison must give the same logits: recording changes nothing, no unwritten memory is read,
@@ -209,11 +220,6 @@ class Run {
       if (options_.inject->value) *result_.injected += "=" + shortest(*options_.inject->value);
       if (options_.inject->layer) *result_.injected += "@" + std::to_string(*options_.inject->layer);
       result_.planted_executions = parties_.candidate.planted_executions();
-    }
-    for (std::size_t i = 0; i < free_.size(); ++i) {
-      const CaseInput& input = cases_[active_[i]];
-      compare::FreeRun figures = free_run_figures(input.id, input.steps, free_[i]->tensors, chains_[i], config_);
-      if (figures.tokens_compared > 0) result_.free_runs.push_back(std::move(figures));
     }
   }
 

@@ -20,7 +20,8 @@ void check_config(const trace::Manifest& manifest, const ModelConfig& config, st
                      "; give --model the one that the engine ran");
   }
   for (const std::string& difference : differences.others) {
-    notes.push_back(difference + "; the model's counts, and an engine that took the other is found wrong by its tensors");
+    notes.push_back(difference +
+                    "; the model's counts, and an engine that took the other is found wrong by its tensors");
   }
 }
 
@@ -104,10 +105,12 @@ void check_embeddings(const trace::Trace& trace, const WeightSource& model) {
   const EmbeddingTable table(model, trace.manifest().precision.weights);
   std::vector<WantedRows> wanted;
   if (own_token_found(trace, table, wanted)) return;
-  const bool any_compared = std::any_of(wanted.begin(), wanted.end(), [](const auto& list) { return !list.rows.empty(); });
+  const bool any_compared =
+      std::any_of(wanted.begin(), wanted.end(), [](const auto& list) { return !list.rows.empty(); });
   if (!any_compared || any_row_found(table, model.config().hidden, wanted)) return;
   throw InputError(
-      "no row of the trace's model.embed_tokens occurs in the model's embedding table, so the trace was made with other "
+      "no row of the trace's model.embed_tokens occurs in the model's embedding table, so the trace was made with "
+      "other "
       "weights; give --model the checkpoint that the engine ran");
 }
 

@@ -1,4 +1,5 @@
-// What must hold of a trace before anything of it is judged: it is of this model, and its tokens are of this vocabulary.
+// What must hold of a trace before anything of it is judged: it is of this model, and its tokens are of this
+// vocabulary.
 #pragma once
 
 #include <string>

@@ -39,9 +39,8 @@ class TraceRun {
     if (options_.before_judging) options_.before_judging();
     select();
     describe();
-    const JudgingOptions judging{.probing = options_.probing,
-                                 .progress = options_.progress,
-                                 .after_part = [this] { trace_.forget(); }};
+    const JudgingOptions judging{
+        .probing = options_.probing, .progress = options_.progress, .after_part = [this] { trace_.forget(); }};
     Judged judged = judge_subjects(subjects_, parties_.oracle, manifest_.precision, extent_, judging);
     std::erase_if(judged.missing, [this](const TensorId& id) { return only_far(id); });
     if (options_.infer_points) {

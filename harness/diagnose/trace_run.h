@@ -1,6 +1,6 @@
 // The judgement of a trace that any engine wrote: each recorded tensor recomputed from those recorded before it. What
-// lies too far behind the last recorded tensor (logits alone, say) is held against whole forward passes instead, one for
-// each known bug (free_ranking.h).
+// lies too far behind the last recorded tensor (logits alone, say) is held against whole forward passes instead, one
+// for each known bug (free_ranking.h).
 #pragma once
 
 #include <functional>
@@ -31,9 +31,9 @@ struct TraceOptions {
   std::string command = {};                  // repeats the diagnosis: "qdiff diagnose --model M --trace DIR"
   std::optional<std::set<int>> layers = {};  // judged layers; none given: all of them, embedding and head too
   std::optional<std::set<int>> steps = {};   // judged steps; none given: all
-  bool allow_precision = false;         // findings of kind precision leave the verdict as it is
-  bool infer_points = false;            // propose the points that would declare all undeclared roundings
-  bool probing = true;                  // ask of each variant whether these inputs would show it
+  bool allow_precision = false;              // findings of kind precision leave the verdict as it is
+  bool infer_points = false;                 // propose the points that would declare all undeclared roundings
+  bool probing = true;                       // ask of each variant whether these inputs would show it
   ProgressReport progress = {};
   std::function<void()> before_judging = {};  // the trace is found to fit the model
 };

@@ -54,12 +54,12 @@ std::uint64_t parse_number(std::string_view option, std::string_view value, std:
 }
 
 void apply_option(SyntheticSpec& spec, const SyntheticShape& shape, std::string_view option, std::string_view value) {
+  constexpr std::uint64_t kMostLayers = 256;  // each follows from the seed and its own number
   static const std::vector<std::string> kOptions = {"seed", "profile", "dtype", "layers"};
   if (option == "seed") {
     spec.seed = parse_number(option, value, 0, UINT64_MAX);
   } else if (option == "layers") {
-    spec.layers =
-        static_cast<std::int64_t>(parse_number(option, value, 1, static_cast<std::uint64_t>(shape.num_layers)));
+    spec.layers = static_cast<std::int64_t>(parse_number(option, value, 1, kMostLayers));
     if (spec.layers == shape.num_layers) spec.layers = 0;
   } else if (option == "profile") {
     const auto found = std::find(kProfileNames.begin(), kProfileNames.end(), value);
@@ -87,7 +87,8 @@ class SyntheticSource : public NotedSource {
       : config_(config), description_(std::move(description)), weights_(expected_weights(config_)) {
     if (profile == Profile::kQwen) note_plants(seed);
     if (profile == Profile::kLoud) {
-      notes_.push_back("q and k biases lift the scores of kv heads 0, 1, 2 (and so on in turn) to about " + loud_list());
+      notes_.push_back("q and k biases lift the scores of kv heads 0, 1, 2 (and so on in turn) to about " +
+                       loud_list());
     }
     if (profile == Profile::kQuiet) notes_.push_back("the residual stream stays at a level that eps decides");
     for (const TensorId& id : all_tensors(config_, /*optional_too=*/true)) {

@@ -247,6 +247,8 @@ Document to_document(const compare::HypothesisResult& hypothesis) {
   const auto blind = [](const compare::BlindVariant& variant) -> Document {
     return {{"variant", variant.variant}, {"why", variant.why}};
   };
+  Document shown_by = Document::object();
+  for (const auto& [variant, cases] : hypothesis.shown_by) shown_by[variant] = cases;
   return {{"format", "qdiff-hypothesis"},
           {"version", 1},
           {"id", hypothesis.id},
@@ -257,6 +259,7 @@ Document to_document(const compare::HypothesisResult& hypothesis) {
            hypothesis.first_divergence ? finding_document(*hypothesis.first_divergence) : Document(nullptr)},
           {"evidence", list(hypothesis.evidence)},
           {"exercised_variants", list(hypothesis.exercised_variants)},
+          {"shown_by", shown_by},
           {"blind_variants", list(hypothesis.blind_variants, blind)}};
 }
 

@@ -163,15 +163,34 @@ void write_coverage(const RunResult& result, Writer& out) {
     out.field("closest", closest.statistic + " at " + digits(closest.ratio, 3) + " of its bound, in " + closest.tensor +
                              " (case " + closest.case_id + ", step " + std::to_string(closest.step) + ")");
   }
+  // Rounding moves a close choice of token now and then; a user sees text, so a few lines say how much.
+  constexpr std::int64_t kMostLines = 3;
+  std::int64_t lines = 0, more = 0;
   for (const compare::FreeRun& run : result.free_runs) {
     if (run.same_top_token == run.tokens_compared) continue;
+    if (lines == kMostLines) {
+      ++more;
+      continue;
+    }
+    ++lines;
     out.field("text", "case " + run.case_id + ": another next token than the reference's at " +
                           std::to_string(run.tokens_compared - run.same_top_token) + " of " +
                           counted(run.tokens_compared, "position"));
   }
+  if (more > 0) out.field("", "and in " + counted(more, "more case"));
 }
 
 // ---- What only a trace has ----
+
+// Many models are a number here; the report names them.
+std::string models_of(const RunResult& result) {
+  constexpr std::size_t kShort = 80;
+  if (result.model.size() <= kShort) return result.model;
+  std::int64_t models = 1;
+  for (std::size_t at = result.model.find(", "); at != std::string::npos; at = result.model.find(", ", at + 2))
+    ++models;
+  return models == 1 ? result.model : counted(models, "model");
+}
 
 std::string variant_text(const compare::RankedVariant& variant) {
   return (variant.variant.empty() ? std::string("right code") : variant.variant) +
@@ -203,7 +222,7 @@ void write_headline(const RunResult& result, Writer& out) {
   if (!result.device.empty() && result.device != result.engine) engine += " (" + result.device + ")";
   out.line(out.painted(color_of(result.verdict), headline_of(result.verdict)) + "  " +
            out.plain(engine + " engine in " + std::string(name(result.precision.activations)) +
-                     (result.model.empty() ? "" : " on " + result.model)) +
+                     (result.model.empty() ? "" : " on " + models_of(result))) +
            ", " + counted(static_cast<std::int64_t>(result.cases.size()), "case") + ", " + digits(result.seconds, 2) +
            " s");
   if (result.injected) {

@@ -59,7 +59,7 @@ struct Manifest {
   std::map<std::string, std::string> weights_sha256;  // by tensor name, 64 hexadecimal digits
   std::vector<Step> steps;
   std::optional<std::int64_t> cache_capacity;  // cache slots of each row, where the engine had a fixed number
-  std::vector<std::string> files;  // of each step: a name, never a path
+  std::vector<std::string> files;              // of each step: a name, never a path
   // What was read and understood but deserves a word in a report: positions that are not the usual ones, rounding
   // points of another version.
   std::vector<std::string> notes;

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "harness/contract/error.h"
+#include "optimized/cpu/gemm_facts.h"
 #include "optimized/cpu/session.h"
 
 namespace qdiff::optimized::cpu {
@@ -45,6 +46,7 @@ class CpuEngine final : public Engine {
   std::unique_ptr<Session> open(const SessionOptions& options) override {
     return std::make_unique<CpuSession>(parts_, options, fault_);
   }
+  std::vector<GemmFacts> gemms() override { return gemm_facts(parts_.config, parts_.weights); }
   std::vector<std::string> plantable_faults() const override { return plantable_fault_ids(); }
   void plant(const Fault& fault) override { fault_ = resolve_fault(fault, parts_.config); }
   std::int64_t planted_executions() const override { return fault_ ? fault_->executions->load() : 0; }

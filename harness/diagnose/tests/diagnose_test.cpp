@@ -75,7 +75,7 @@ TEST_CASE("a pattern leaves padding aside and takes NaN as wrong", "[pattern]") 
   CHECK(describe_pattern(Op::kOProj, actual.view(), expected, step, config).empty());
   actual.set(12 * 2 + 7, std::numeric_limits<double>::quiet_NaN());
   CHECK(describe_pattern(Op::kOProj, actual.view(), expected, step, config) ==
-        "batch row 0 of 2, token row 2 of 3, column 7 of 12");
+        "NaN only, batch row 0 of 2, token row 2 of 3, column 7 of 12");
 }
 
 TEST_CASE("one hypothesis that fits is confirmed, several are a tie, none is unexplained", "[attribution]") {
@@ -166,6 +166,8 @@ TEST_CASE("joining two models' results keeps the strongest verdict and the union
   const auto& h05 = find(merged.hypotheses, "H05");
   CHECK(h05.verdict == HypothesisVerdict::kConfirmed);
   CHECK(h05.exercised_variants == std::vector<std::string>{"H05.divide_by_kv", "H05.modulo"});
+  CHECK(h05.shown_by ==
+        std::map<std::string, std::set<std::string>>{{"H05.divide_by_kv", {"b"}}, {"H05.modulo", {"a"}}});
   CHECK(h05.blind_variants.empty());
 
   compare::RunResult doubtful;

@@ -141,6 +141,39 @@ TEST_CASE("pairs of dimensions that keep their length were turned by a wrong ang
   }
 }
 
+TEST_CASE("heads that keep their length were turned in other pairs", "[pattern]") {
+  for (const DType dtype : kStored) {
+    for (const Op op : {Op::kQRope, Op::kVCache}) {
+      PatternSample sample = pattern_sample(op, pattern_step(9), dtype);
+      for (std::size_t i = 0; i < sample.values.size(); i += 2) {
+        const double x = sample.expected.value[i];
+        const double y = sample.expected.value[i + 1];
+        const double angle = 0.3 + 0.1 * static_cast<double>(i % 8);
+        sample.values[i] = x * std::cos(angle) - y * std::sin(angle);
+        sample.values[i + 1] = x * std::sin(angle) + y * std::cos(angle);
+      }
+      const Pattern found = sample.pattern();
+      if (op == Op::kQRope) {
+        check(found, "H03", "heads turned, but in other pairs of dimensions, every head");
+      } else {
+        CHECK_FALSE(found.hypothesis.has_value());
+      }
+    }
+  }
+}
+
+TEST_CASE("a constant for each column after the rotation is a bias that was not rotated", "[pattern]") {
+  const auto with_bias = [](Step step) {
+    return pattern_sample(Op::kKRope, std::move(step)).change([](const Index& i, double right) {
+      return right - 3.0 * std::sin(1.0 + static_cast<double>(8 * i[2] + i[3] * i[3]));
+    });
+  };
+  check(with_bias(pattern_step(6)).pattern(), "H06", "off by a constant for each column (");
+  // At one position a rotation changes nothing of that.
+  check(with_bias(pattern_step(1, 6, {0, 0, 0}, Phase::kDecode)).pattern(), "none",
+        "off by a constant for each column");
+}
+
 // ---- Values that belong elsewhere --------------------------------------------------------------------------------
 
 // Each element holds what is expected at source(index); where that lies outside, it holds 0.

@@ -73,6 +73,33 @@ TEST_CASE("garbage in one place is no evidence for what lives there", "[pattern]
   }
 }
 
+TEST_CASE("garbage here and there is no evidence", "[pattern]") {
+  for (const OperationRow& operation : kOperationTable) {
+    for (std::uint64_t seed = 1; seed <= 8; ++seed) {
+      INFO(operation.name << ", seed " << seed);
+      PatternSample sample = pattern_sample(operation.op, pattern_step(9, 0, {0, 3}), DType::kBF16, seed);
+      PatternSample shifted = sample;
+      PatternSample scaled = sample;
+      Numbers numbers(seed + 200);
+      for (std::size_t i = 0; i < sample.values.size(); ++i) {
+        const bool here = numbers.uniform() < 0.05;
+        const double value = numbers.gaussian();
+        if (!here) continue;
+        sample.values[i] += operation.op == Op::kProbs ? std::fabs(value) : value;
+        shifted.values[i] += 0.5;
+        scaled.values[i] *= 1.5;
+      }
+      const Pattern found = sample.pattern();
+      CHECK_FALSE(found.hypothesis.has_value());
+      CHECK_FALSE(found.ratio.has_value());
+      CHECK_FALSE(found.offset.has_value());
+      // What holds of a few elements alone is told, and is evidence of nothing.
+      CHECK_FALSE(shifted.pattern().hypothesis.has_value());
+      CHECK_FALSE(scaled.pattern().hypothesis.has_value());
+    }
+  }
+}
+
 TEST_CASE("heads, batch rows and token rows are told", "[pattern]") {
   const auto text = [](std::int64_t tokens, std::vector<std::int64_t> padding, const auto& where) {
     return spoiled(pattern_sample(Op::kAttnOutput, pattern_step(tokens, 0, std::move(padding))), where).text;
@@ -196,6 +223,12 @@ TEST_CASE("values of one kind are told", "[pattern]") {
   CHECK(text([](const auto&, double right) { return right < 0 ? -kInfinity : kInfinity; }) == "infinite" + everywhere);
   CHECK(text([](const auto&, double right) { return right < 0 ? -65504.0 : 65504.0; }) ==
         "saturated at +-65504" + everywhere);
+  // In bfloat16 numbers of this size swallow what differs: it is no constant that was added.
+  PatternSample poison = pattern_sample(Op::kKCache, pattern_step(1, 8, {0, 0}, Phase::kDecode));
+  poison.change([](const auto& i, double right) { return i[1] == 8 ? 29952.0 : right; });
+  const Pattern found = poison.pattern();
+  CHECK(found.text == "29952 where wrong, every head, every batch row, the last slot, every dimension");
+  CHECK_FALSE(found.offset.has_value());
 }
 
 TEST_CASE("a constant ratio is measured", "[pattern]") {

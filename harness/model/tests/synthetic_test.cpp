@@ -115,8 +115,8 @@ TEST_CASE("synthetic: what is not known is refused with what is") {
   for (const char* seed : {"", "-1", "1.5", "0x10", "18446744073709551616", " 1", "1 "}) {
     CHECK_THAT(error_of(std::string("synthetic:toy-d64,seed=") + seed), ContainsSubstring("must be a whole number"));
   }
-  CHECK_THAT(error_of("synthetic:toy-d64,layers=0"), ContainsSubstring("from 1 to 3"));
-  CHECK_THAT(error_of("synthetic:toy-d64,layers=4"), ContainsSubstring("from 1 to 3"));
+  CHECK_THAT(error_of("synthetic:toy-d64,layers=0"), ContainsSubstring("from 1 to 256"));
+  CHECK_THAT(error_of("synthetic:toy-d64,layers=257"), ContainsSubstring("from 1 to 256"));
   CHECK_THAT(error_of("synthetic:toy-d64,dtype=float64"), ContainsSubstring("bfloat16, float16 or float32"));
   CHECK_THAT(error_of("synthetic:toy-d64,profile=real"), ContainsSubstring("plain, qwen, loud or quiet"));
   CHECK(error_of("synthetic:\x1B[31m").find('\x1B') == std::string::npos);

@@ -51,7 +51,8 @@ def strictness_failures(validator, document, name):
         parent[key + "_unknown"] = 1
 
     def is_worth_trying(path):
-        if "points" in path[:-1] or "inferred_points" in path[:-1]:  # names of rounding points are data, not fields
+        # So are names of variants.
+        if "shown_by" in path[:-1] or "points" in path[:-1] or "inferred_points" in path[:-1]:  # names of rounding points are data, not fields
             return False
         # Hypotheses are alike; the third has a finding, the ninth blind variants.
         return path[0] != "hypotheses" or len(path) < 2 or path[1] in (2, 8)

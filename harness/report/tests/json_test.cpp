@@ -97,6 +97,9 @@ TEST_CASE("a match has nulls where a divergence has its first finding", "[report
   CHECK(report["hypotheses"][8]["verdict"] == "undetectable");
   CHECK_THAT(report["hypotheses"][8]["blind_variants"][0]["why"].get<std::string>(), ContainsSubstring("tiny norm"));
   CHECK(report["hypotheses"][9]["verdict"] == "not_exercised");
+  CHECK(report["hypotheses"][0]["shown_by"] ==
+        json({{"H01.one", {"H05-gqa", "end-to-end"}}, {"H01.two", json::array({"end-to-end"})}}));
+  CHECK(report["hypotheses"][9]["shown_by"] == json::object());
 }
 
 TEST_CASE("a fitted value, a span and a tie are told", "[report]") {
@@ -174,10 +177,26 @@ TEST_CASE("a trace's ranking, points and notes", "[report]") {
 }
 
 TEST_CASE("keys stand in a fixed order", "[report]") {
-  const std::vector<std::string> wanted = {"format",      "version",  "verdict",    "reason",   "first_divergence",
-                                           "explanation", "findings", "hypotheses", "coverage", "closest_to_bound",
-                                           "free_runs",   "ranking",  "inferred_points", "precision_allowed", "notes",
-                                           "cases",       "command",  "model",      "engine",   "injected",
+  const std::vector<std::string> wanted = {"format",
+                                           "version",
+                                           "verdict",
+                                           "reason",
+                                           "first_divergence",
+                                           "explanation",
+                                           "findings",
+                                           "hypotheses",
+                                           "coverage",
+                                           "closest_to_bound",
+                                           "free_runs",
+                                           "ranking",
+                                           "inferred_points",
+                                           "precision_allowed",
+                                           "notes",
+                                           "cases",
+                                           "command",
+                                           "model",
+                                           "engine",
+                                           "injected",
                                            "seconds"};
   for (const auto& [name, result] : tests::all()) {
     INFO(name);
@@ -209,7 +228,7 @@ TEST_CASE("text from files stays text in JSON", "[report]") {
   const bool plain = std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); });
   CHECK(plain);
   const json report = json::parse(text);
-  CHECK(keys_of(text).size() == 17);
+  CHECK(keys_of(text).size() == 21);
   CHECK_THAT(report["model"]["argument"].get<std::string>(),
              StartsWith("<script>alert('1')</script> \"]]>&amp; \x1b[31mred"));
 }

@@ -35,12 +35,14 @@ RunResult base() {
     row.title = hypothesis.title;
     row.verdict = HypothesisVerdict::kRefuted;
     row.exercised_variants = {row.id + ".one", row.id + ".two"};
+    row.shown_by = {{row.id + ".one", {"H05-gqa", "end-to-end"}}, {row.id + ".two", {"end-to-end"}}};
     row.evidence = {"2 variants would have shown on these inputs; the candidate shows none of them"};
     result.hypotheses.push_back(row);
   }
   HypothesisResult& undetectable = result.hypotheses[8];
   undetectable.verdict = HypothesisVerdict::kUndetectable;
   undetectable.exercised_variants.clear();
+  undetectable.shown_by.clear();
   undetectable.evidence.clear();
   undetectable.blind_variants = {
       {"H09.eps",
@@ -49,6 +51,7 @@ RunResult base() {
   HypothesisResult& not_exercised = result.hypotheses[9];
   not_exercised.verdict = HypothesisVerdict::kNotExercised;
   not_exercised.exercised_variants.clear();
+  not_exercised.shown_by.clear();
   not_exercised.evidence.clear();
   result.coverage.tensors_compared = 1404;
   result.coverage.blind = {"H09", "H10"};
@@ -283,6 +286,7 @@ RunResult hostile() {
     hypothesis.variant = text;
     hypothesis.evidence = {text};
     hypothesis.exercised_variants = {text};
+    hypothesis.shown_by = {{text, {text}}};
     hypothesis.blind_variants = {{text, text}};
   }
   result.coverage.tensors_missing = {text};

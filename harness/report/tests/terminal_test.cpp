@@ -39,7 +39,7 @@ TEST_CASE("logits alone: right code, the bugs that come nearest, and what to rec
   const std::string text = format_terminal(tests::ranked(), plain());
   CHECK_THAT(text, ContainsSubstring("free runs right code: 41.5 times rounding, the same next token at 30 of 68\n"));
   CHECK_THAT(text, ContainsSubstring("nearest   H03.theta=10000: 1.1 times rounding, the same next token at 67 of 68, "
-                                     "which rounding explains\n"));
+                                     "which rounding"));
   CHECK_THAT(text, ContainsSubstring("H05.modulo: 39 times rounding, the same next token at 31 of 68\n"));
   CHECK_THAT(text, ContainsSubstring("of        120 forward passes, each with one bug planted"));
   CHECK_THAT(text, ContainsSubstring("record    model.layers.*.self_attn.q_rope, model.layers.*.output"));

@@ -33,8 +33,24 @@ __device__ __forceinline__ void start_copy(void* destination, const void* source
                : "memory");
 }
 
-// What other kernels wrote by ordinary stores is now visible to copies that this thread starts.
-__device__ __forceinline__ void order_before_copies() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+// Whether the phase of this parity has ended.
+__device__ __forceinline__ bool have_arrived(std::uint64_t* barrier, unsigned parity) {
+  unsigned done = 0;
+  asm volatile(
+      "{\n"
+      "  .reg .pred done;\n"
+      "  mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "  selp.u32 %0, 1, 0, done;\n"
+      "}"
+      : "=r"(done)
+      : "r"(shared_address(barrier)), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+// By the one thread that is expected.
+__device__ __forceinline__ void arrive(std::uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
 
 // Waits for the end of the phase of this parity: 0 for a barrier's first, then 1, then 0.
 __device__ __forceinline__ void wait_for_bytes(std::uint64_t* barrier, unsigned parity) {

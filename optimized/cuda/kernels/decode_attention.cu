@@ -32,18 +32,32 @@ __device__ __forceinline__ void combine_splits(const AttentionParams& p, std::in
   constexpr int kLanesOfRow = kHeadDim / 4;
   constexpr int kSplitsAtOnce = 32 / kLanesOfRow;
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  constexpr int kAtOnce = kHeadDim == 128 ? 16 : 10;  // loads of a lane; of a context of 1024 all but one
   const std::int64_t row = head_row * p.num_splits;
-  float maximum = kMinusInfinity;
-  for (int s = lane; s < num_splits; s += 32) maximum = fmaxf(maximum, __ldcg(p.partial_max + row + s));
+  const auto* parts = reinterpret_cast<const float4*>(p.partial_out + row * kHeadDim);
+  const int first = lane / kLanesOfRow;
+  // All that can be asked for at once, before any of it is used.
+  float4 held[kAtOnce];
+#pragma unroll
+  for (int i = 0; i < kAtOnce; ++i) {
+    const int s = first + i * kSplitsAtOnce;
+    held[i] = __ldcg(parts + min(s, num_splits - 1) * kLanesOfRow + lane % kLanesOfRow);
+  }
+  const int own = min(lane, num_splits - 1);
+  const float own_maximum = lane < num_splits ? __ldcg(p.partial_max + row + own) : kMinusInfinity;
+  const float own_sum = __ldcg(p.partial_sum + row + own);
+  float maximum = own_maximum;
+  for (int s = lane + 32; s < num_splits; s += 32) maximum = fmaxf(maximum, __ldcg(p.partial_max + row + s));
   maximum = warp_max(maximum);
   float sum = 0.0F;
   for (int s = lane; s < num_splits; s += 32) {
-    float weight = maximum == kMinusInfinity ? 0.0F : expf(__ldcg(p.partial_max + row + s) - maximum);
+    const float split_maximum = s < 32 ? own_maximum : __ldcg(p.partial_max + row + s);
+    float weight = maximum == kMinusInfinity ? 0.0F : expf(split_maximum - maximum);
     if constexpr (kPlanted) {
       if (p.fault.id == FaultId::kTileMax) weight = 1.0F;
     }
     weights[s] = weight;
-    sum = fmaf(weight, __ldcg(p.partial_sum + row + s), sum);
+    sum = fmaf(weight, s < 32 ? own_sum : __ldcg(p.partial_sum + row + s), sum);
   }
   sum = warp_sum(sum);
   __syncwarp();
@@ -51,16 +65,21 @@ __device__ __forceinline__ void combine_splits(const AttentionParams& p, std::in
   if constexpr (kPlanted) {
     if (p.fault.id == FaultId::kScaleAfter) factor *= p.scale;
   }
-  const auto* parts = reinterpret_cast<const float4*>(p.partial_out + row * kHeadDim);
   float4 total = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
-#pragma unroll 8
-  for (int s = lane / kLanesOfRow; s < num_splits; s += kSplitsAtOnce) {
-    const float4 part = __ldcg(parts + s * kLanesOfRow + lane % kLanesOfRow);
+  const auto add = [&](int s, const float4& part) {
     const float weight = weights[s];
     total.x = fmaf(weight, part.x, total.x);
     total.y = fmaf(weight, part.y, total.y);
     total.z = fmaf(weight, part.z, total.z);
     total.w = fmaf(weight, part.w, total.w);
+  };
+#pragma unroll
+  for (int i = 0; i < kAtOnce; ++i) {
+    if (first + i * kSplitsAtOnce < num_splits) add(first + i * kSplitsAtOnce, held[i]);
+  }
+#pragma unroll 8
+  for (int s = first + kAtOnce * kSplitsAtOnce; s < num_splits; s += kSplitsAtOnce) {
+    add(s, __ldcg(parts + s * kLanesOfRow + lane % kLanesOfRow));
   }
 #pragma unroll
   for (int offset = 16; offset >= kLanesOfRow; offset /= 2) {
@@ -252,17 +271,20 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Attent
     p.partial_out[((first_row + g) * p.num_splits + split) * kHeadDim + column] = out;
   }
 
-  __threadfence();  // this block's partial results, before its ticket
   __syncthreads();
   unsigned* tickets = p.tickets + static_cast<std::int64_t>(b) * p.num_q_heads + group;
-  if (thread == 0) is_last = atomicAdd(tickets, 1U) == static_cast<unsigned>(num_splits - 1);
+  if (thread == 0) {
+    __threadfence();  // this block's partial results, before its ticket
+    is_last = atomicAdd(tickets, 1U) == static_cast<unsigned>(num_splits - 1);
+    __threadfence();  // and the others', behind it
+    if (is_last) *tickets = 0;
+  }
   __syncthreads();
   if (!is_last) return;
-  __threadfence();
-  if (thread == 0) *tickets = 0;
   for (int g = warp; g < group_size; g += kWarps) {
     combine_splits<T, kHeadDim, kPlanted>(p, first_row + g, num_splits, weights + g * p.num_splits);
   }
+  __syncthreads();
 }
 
 template <typename T, int kHeadDim>

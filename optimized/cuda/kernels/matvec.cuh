@@ -1,11 +1,14 @@
 // Matrix times vector for decode: a warp a task, a task one or two rows of the weights.
 //
 // A step of few tokens costs what its weights cost to read. Each warp streams its rows through a ring in shared memory
-// by bulk copies, kRingBytes under way at any time, also across tasks. A block starts as soon as the one before it on
-// its multiprocessor has ended, and fills its rings while other multiprocessors still work at the kernel in front. The
-// input row is normalised (or copied) into shared memory by each block for itself, which saves a launch. Tasks go to
-// blocks in turn, so every multiprocessor reads about as many bytes; where a task is long and the tasks are few, kSplit
-// warps share it, so that no multiprocessor ends with one warp at work.
+// by bulk copies, kRingBytes a block under way, also across tasks. A block starts as soon as its multiprocessor has
+// room for it, and fills its rings while the kernels in front still work; where they hold all of its weights, as small
+// models' do, several kernels wait with everything read. The first round is filled by a warp of its own at a measured
+// pace: all at once would put the few bytes that the kernels in front wait for behind megabytes (attention of the 0.5B
+// then took 10.0 us instead of 7.1 us, H100). The input row is normalised (or copied) into shared memory by each block
+// for itself, which saves a launch. Tasks go to blocks in turn, so every multiprocessor reads about as many bytes;
+// where a task is long and the tasks are few, kSplit warps share it, so that no multiprocessor ends with one warp at
+// work.
 //
 // The order of summation depends on the row's length alone: pieces of kPiecePacks packs go to the kSplit warps in turn,
 // pack n of a piece is added by lane n % 32, in increasing n; the lanes are added pairwise and the warps in order.
@@ -20,19 +23,29 @@
 
 namespace qdiff::optimized::cuda {
 
-inline constexpr int kMatvecThreads = 256;
-inline constexpr int kMatvecWarps = kMatvecThreads / 32;
 inline constexpr int kPiecePacks = 128;  // of one row, in one stage of the ring: 2 KB
 
 template <MatvecKind kKind>
 inline constexpr int kRowsOfTask = kKind == MatvecKind::kResidual ? 1 : 2;
-// Of a warp; with several batch rows shared memory holds more input.
+// Of a block; with several batch rows shared memory holds more input.
 template <int kBatch>
-inline constexpr int kRingBytes = (kBatch == 1 ? 16 : 8) * 1024;
+inline constexpr int kRingBytes = (kBatch == 1 ? 128 : 64) * 1024;
+// Of a warp, under way before the kernel in front has ended.
+inline constexpr int kPacedBytes = 4096;
+// Threads that compute, one more warp fills. With more of them a block with long rows ends sooner (a token of the 7B
+// took 5286 us with 256, 5083 us with 512 where rows are added to the residual stream, H100); with fewer, blocks of
+// three kernels fit on one multiprocessor.
+inline constexpr int kFewThreads = 256;
+inline constexpr int kManyThreads = 512;
 // Of a block, at least: more than half of a multiprocessor's 227 KB, so that no two blocks of this kind stand on one.
 // With room for two, the kernel behind puts both where the one in front ended first: decoding a 7B then took 6.3 ms a
 // token instead of 5.65 ms (H100). Blocks of attention still fit beside.
-inline constexpr std::size_t kLeastSharedBytes = 116 * 1024;
+inline constexpr int kLeastSharedBytes = 116 * 1024;
+// Where the rings hold all weights of a block, there is room for those of several kernels; but many blocks of one
+// kernel on one multiprocessor still cost. A token of the 0.5B took 745 us with 116 KB for q, k and v, 700 us with 70
+// KB and 728 us with none; with them, 633 us with none for o_proj, 616 us with 48 KB, 619 us with 64 KB (H100).
+template <MatvecKind kKind>
+inline constexpr int kLeastSharedBytesHeld = (kKind == MatvecKind::kQkv ? 70 : 48) * 1024;
 template <MatvecKind kKind>
 inline constexpr bool kNormalises = kKind != MatvecKind::kResidual;
 
@@ -141,9 +154,9 @@ struct Cursor {
 
   __device__ __forceinline__ Cursor(int first_task, int part) : task(first_task), piece(part) {}
   // Whether the next piece belongs to another task.
-  template <int kSplit, int kStages>
-  __device__ __forceinline__ bool advance(int num_pieces, int task_stride, int part) {
-    if (++stage == kStages) stage = 0;
+  template <int kSplit>
+  __device__ __forceinline__ bool advance(int num_stages, int num_pieces, int task_stride, int part) {
+    if (++stage == num_stages) stage = 0;
     piece += kSplit;
     if (piece < num_pieces) return false;
     piece = part;
@@ -152,22 +165,26 @@ struct Cursor {
   }
 };
 
-template <typename T, MatvecKind kKind, int kSplit, int kBatch, bool kPlanted>
-__global__ void __launch_bounds__(kMatvecThreads, 2) matvec_kernel(const MatvecParams p) {
+template <typename T, MatvecKind kKind, int kSplit, int kBatch, bool kPlanted, int kThreads>
+__global__ void __launch_bounds__(kThreads + 32, kThreads == 256 ? 3 : 1) matvec_kernel(const MatvecParams p) {
   constexpr int kRows = kRowsOfTask<kKind>;
   constexpr int kSize = kPackSize<T>;
   constexpr int kStageBytes = kRows * kPiecePacks * 16;
-  constexpr int kStages = kRingBytes<kBatch> / kStageBytes;
-  constexpr int kGroups = kMatvecWarps / kSplit;
+  constexpr int kWarps = kThreads / 32;
+  constexpr int kMaxStages = kRingBytes<kBatch> / kWarps / kStageBytes;
+  constexpr int kGroups = kWarps / kSplit;
   extern __shared__ __align__(128) unsigned char shared[];
-  __shared__ std::uint64_t arrived[kMatvecWarps][kStages];
-  __shared__ std::uint64_t x_arrived;
+  __shared__ std::uint64_t arrived[kWarps][kMaxStages];
+  __shared__ std::uint64_t started;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int group = warp / kSplit;
-  const int part = warp % kSplit;
-  unsigned char* ring = shared + warp * kRingBytes<kBatch>;
-  auto* const x_packs = reinterpret_cast<uint4*>(shared + kMatvecWarps * kRingBytes<kBatch>);  // [batch][num_packs]
+  const bool fills = warp == kWarps;  // the warp behind the others: lane w for warp w
+  const int streamer = fills ? lane : warp;
+  const int group = streamer / kSplit;
+  const int part = streamer % kSplit;
+  const int num_stages = p.num_stages;
+  unsigned char* ring = shared + streamer * num_stages * kStageBytes;
+  auto* const x_packs = reinterpret_cast<uint4*>(shared + kWarps * num_stages * kStageBytes);  // [batch][num_packs]
   const int num_packs = p.inner / kSize;
   const int num_pieces = (num_packs + kPiecePacks - 1) / kPiecePacks;
   const int task_stride = static_cast<int>(gridDim.x) * kGroups;
@@ -177,9 +194,9 @@ __global__ void __launch_bounds__(kMatvecThreads, 2) matvec_kernel(const MatvecP
   // A warp with more parts than the row has pieces has nothing to stream, and adds zero.
   const bool streams = part < num_pieces;
   Cursor filled(first_task, part);
-  const auto fill = [&] {  // by lane 0
+  const auto fill = [&] {
     const int packs = min(kPiecePacks, num_packs - filled.piece * kPiecePacks);
-    std::uint64_t* barrier = &arrived[warp][filled.stage];
+    std::uint64_t* barrier = &arrived[streamer][filled.stage];
     expect_bytes(barrier, static_cast<unsigned>(kRows * packs * 16));
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -188,17 +205,28 @@ __global__ void __launch_bounds__(kMatvecThreads, 2) matvec_kernel(const MatvecP
                  static_cast<unsigned>(packs * 16), barrier);
     }
   };
-  if (lane == 0) {
+  if (fills && lane < kWarps) {
 #pragma unroll
-    for (int stage = 0; stage < kStages; ++stage) init_barrier(&arrived[warp][stage]);
-    if (warp == 0) init_barrier(&x_arrived);
+    for (int stage = 0; stage < kMaxStages; ++stage) init_barrier(&arrived[lane][stage]);
+    if (lane == 0) init_barrier(&started);
     publish_barriers();
-    if (streams) {
-      for (int stage = 0; stage < kStages && filled.task < p.num_outputs; ++stage) {
-        fill();
-        filled.template advance<kSplit, kStages>(num_pieces, task_stride, part);
+  }
+  __syncthreads();
+  if (fills) {
+    if (lane >= kWarps || !streams) return;
+    constexpr int kPace = kPacedBytes / kStageBytes;
+    bool hurries = false;  // what is behind an end that has come waits for nothing
+    for (int stage = 0; stage < num_stages && filled.task < p.num_outputs; ++stage) {
+      while (stage >= kPace && !hurries && !have_arrived(&arrived[lane][stage - kPace], 0)) {
+        hurries = have_arrived(&started, 0);
       }
+      fill();
+      filled.template advance<kSplit>(num_stages, num_pieces, task_stride, part);
     }
+    return;
+  }
+  for (int stage = 0; stage < num_stages && filled.task < p.num_outputs; ++stage) {
+    filled.template advance<kSplit>(num_stages, num_pieces, task_stride, part);
   }
 
   // A step's lengths, positions and angles do not change while it runs.
@@ -208,40 +236,39 @@ __global__ void __launch_bounds__(kMatvecThreads, 2) matvec_kernel(const MatvecP
     return read_operands<T, kKind>(p, min(task, p.num_outputs - 1), operand_row);
   };
   if constexpr (kKind == MatvecKind::kQkv) operands = read_ahead(first_task);
-  [[maybe_unused]] HeldWeights<T, kMatvecThreads> norm_weights;
+  [[maybe_unused]] HeldWeights<T, kThreads> norm_weights;
   if constexpr (kNormalises<kKind>) norm_weights.load(static_cast<const T*>(p.norm_weight), p.inner);
   release_successor();
   wait_for_predecessor();
+  if (threadIdx.x == 0) arrive(&started);
 
   if constexpr (kNormalises<kKind>) {
     for (int b = 0; b < p.batch; ++b) {
       const T* x = static_cast<const T*>(p.x) + static_cast<std::int64_t>(b) * p.inner;
       uint4* staged = x_packs + b * num_packs;
       auto* normed = reinterpret_cast<uint4*>(static_cast<T*>(p.normed) + static_cast<std::int64_t>(b) * p.inner);
-      rms_norm_row<T, kMatvecThreads, kPlanted>(x, static_cast<const T*>(p.norm_weight), norm_weights, p.inner, p.eps,
-                                                p.fault, [&](int i, const uint4& pack) {
-                                                  staged[i] = pack;
-                                                  if (blockIdx.x == 0) normed[i] = pack;
-                                                });
+      rms_norm_row<T, kThreads, kPlanted>(x, static_cast<const T*>(p.norm_weight), norm_weights, p.inner, p.eps,
+                                          p.fault, [&](int i, const uint4& pack) {
+                                            staged[i] = pack;
+                                            if (blockIdx.x == 0) normed[i] = pack;
+                                          });
     }
-    __syncthreads();
+    meet<kThreads>();
   } else {
-    if (threadIdx.x == 0) {
-      const auto bytes = static_cast<unsigned>(p.batch * num_packs * 16);
-      order_before_copies();
-      expect_bytes(&x_arrived, bytes);
-      start_copy(x_packs, p.x, bytes, &x_arrived);
-    }
-    __syncthreads();  // the barrier has been set up
-    wait_for_bytes(&x_arrived, 0);
+    operands = read_ahead(first_task);
+    // By ordinary loads: a bulk copy would stand behind the weights that are still under way.
+    const auto* x = static_cast<const uint4*>(p.x);
+#pragma unroll 2
+    for (int i = static_cast<int>(threadIdx.x); i < p.batch * num_packs; i += kThreads) x_packs[i] = x[i];
+    meet<kThreads>();
   }
 
-  if constexpr (kKind == MatvecKind::kResidual) operands = read_ahead(first_task);
   [[maybe_unused]] int turn = 0;
   Cursor read(first_task, part);
   unsigned parity = 0;  // of the ring's current round
   for (int task = first_task; task < p.num_outputs; task += task_stride) {
-    const TaskOperands next_operands = read_ahead(task + task_stride);  // there when this task ends
+    TaskOperands next_operands{};  // there when this task ends
+    if (task + task_stride < p.num_outputs) next_operands = read_ahead(task + task_stride);
     float sums[kBatch][kRows] = {};
     for (bool more = streams; more;) {
       wait_for_bytes(&arrived[warp][read.stage], parity);
@@ -268,9 +295,9 @@ __global__ void __launch_bounds__(kMatvecThreads, 2) matvec_kernel(const MatvecP
       __syncwarp();  // all lanes have read the stage
       if (lane == 0 && filled.task < p.num_outputs) {
         fill();
-        filled.template advance<kSplit, kStages>(num_pieces, task_stride, part);
+        filled.template advance<kSplit>(num_stages, num_pieces, task_stride, part);
       }
-      more = !read.template advance<kSplit, kStages>(num_pieces, task_stride, part);
+      more = !read.template advance<kSplit>(num_stages, num_pieces, task_stride, part);
       if (read.stage == 0) parity ^= 1;
     }
 #pragma unroll
@@ -314,28 +341,64 @@ __global__ void __launch_bounds__(kMatvecThreads, 2) matvec_kernel(const MatvecP
   }
 }
 
+template <typename T, MatvecKind kKind, int kSplit, int kThreads>
+class MatvecLauncher {
+ public:
+  MatvecLauncher(const MatvecParams& params, const Launch& launch) : params_(params), launch_(launch) {
+    static const int multiprocessors = [] {
+      int device = 0;
+      int count = 0;
+      QDIFF_CUDA_CHECK(cudaGetDevice(&device));
+      QDIFF_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+      return count;
+    }();
+    const auto rounded_up = [](int n, int unit) { return (n + unit - 1) / unit; };
+    blocks_ = std::min(multiprocessors, params.num_outputs);
+    const int pieces = rounded_up(rounded_up(params.inner / kPackSize<T>, kPiecePacks), kSplit);
+    stages_ = pieces * rounded_up(params.num_outputs, blocks_ * (kWarps / kSplit));
+  }
+
+  // Whether the rings of one row's kernel hold all weights of a block.
+  bool held() const { return stages_ <= max_stages(kRingBytes<1>); }
+
+  void run() const {
+    constexpr int kMany = kMaxMatvecRows;
+    if (launch_.planted) {
+      run(matvec_kernel<T, kKind, kSplit, kMany, true, kThreads>, kRingBytes<kMany>);
+    } else if (params_.batch == 1) {
+      run(matvec_kernel<T, kKind, kSplit, 1, false, kThreads>, kRingBytes<1>);
+    } else {
+      run(matvec_kernel<T, kKind, kSplit, kMany, false, kThreads>, kRingBytes<kMany>);
+    }
+  }
+
+ private:
+  static constexpr int kWarps = kThreads / 32;
+  static constexpr int kStageBytes = kRowsOfTask<kKind> * kPiecePacks * 16;
+  static int max_stages(int ring_bytes) { return ring_bytes / kWarps / kStageBytes; }
+
+  void run(void (*kernel)(MatvecParams), int ring_bytes) const {
+    MatvecParams p = params_;
+    p.num_stages = std::min(stages_, max_stages(ring_bytes));
+    const int input_bytes = p.batch * p.inner * static_cast<int>(sizeof(T));
+    const int bytes = std::max(kWarps * p.num_stages * kStageBytes + input_bytes,
+                               p.num_stages == stages_ ? kLeastSharedBytesHeld<kKind> : kLeastSharedBytes);
+    launch_kernel(kernel, dim3(blocks_), dim3(kThreads + 32), static_cast<std::size_t>(bytes), launch_, p);
+  }
+
+  const MatvecParams& params_;
+  const Launch& launch_;
+  int blocks_;
+  int stages_;  // that would hold all weights of a warp
+};
+
 template <typename T, MatvecKind kKind, int kSplit>
 void launch_matvec_split(const MatvecParams& params, const Launch& launch) {
-  static const int multiprocessors = [] {
-    int device = 0;
-    int count = 0;
-    QDIFF_CUDA_CHECK(cudaGetDevice(&device));
-    QDIFF_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-    return count;
-  }();
-  const auto run = [&](void (*kernel)(MatvecParams), int ring_bytes) {
-    const std::size_t input_bytes = static_cast<std::size_t>(params.batch) * params.inner * sizeof(T);
-    const std::size_t bytes = std::max(kMatvecWarps * ring_bytes + input_bytes, kLeastSharedBytes);
-    launch_kernel(kernel, dim3(min(multiprocessors, params.num_outputs)), dim3(kMatvecThreads), bytes, launch, params);
-  };
-  constexpr int kMany = kMaxMatvecRows;
-  if (launch.planted) {
-    run(matvec_kernel<T, kKind, kSplit, kMany, true>, kRingBytes<kMany>);
-  } else if (params.batch == 1) {
-    run(matvec_kernel<T, kKind, kSplit, 1, false>, kRingBytes<1>);
-  } else {
-    run(matvec_kernel<T, kKind, kSplit, kMany, false>, kRingBytes<kMany>);
+  const MatvecLauncher<T, kKind, kSplit, kFewThreads> few(params, launch);
+  if constexpr (kKind == MatvecKind::kResidual) {
+    if (!few.held()) return MatvecLauncher<T, kKind, kSplit, kManyThreads>(params, launch).run();
   }
+  few.run();
 }
 
 template <MatvecKind kKind>

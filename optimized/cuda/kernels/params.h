@@ -137,6 +137,7 @@ struct MatvecParams {
   std::int64_t weight_row;
   std::int64_t weight_column;
   int faulty_rows;  // outputs [0, faulty_rows) are read so
+  int num_stages;   // of each warp's ring; the launcher's
   KernelFault fault;
 };
 void launch_matvec(MatvecKind kind, const MatvecParams& params, const Launch& launch);

@@ -5,14 +5,20 @@
 
 namespace qdiff::optimized::cuda {
 
+// Among the first kThreads threads of a block; other warps go their own way.
+template <int kThreads>
+__device__ __forceinline__ void meet() {
+  asm volatile("bar.sync 15, %0;" ::"n"(kThreads) : "memory");
+}
+
 // The sum over the block, in every thread: lanes pairwise, then warps in order.
 template <int kThreads>
 __device__ __forceinline__ float block_sum(float x) {
   __shared__ float sums[kThreads / 32];
   x = warp_sum(x);
-  __syncthreads();  // the sums of the call before have been read
+  meet<kThreads>();  // the sums of the call before have been read
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = x;
-  __syncthreads();
+  meet<kThreads>();
   float total = 0.0F;
 #pragma unroll
   for (int warp = 0; warp < kThreads / 32; ++warp) total += sums[warp];

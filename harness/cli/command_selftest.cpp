@@ -1,0 +1,75 @@
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "harness/calibration/measure.h"
+#include "harness/calibration/scenario.h"
+#include "harness/cases/case.h"
+#include "harness/cli/commands.h"
+#include "harness/cli/output_folder.h"
+#include "harness/cli/progress.h"
+#include "harness/formats/atomic_file.h"
+#include "harness/selftest/selftest.h"
+#include "optimized/cpu/engine.h"
+#include "reference/reference.h"
+
+namespace qdiff::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Each worker has engines of its own, with one thread each: the models are small.
+selftest::Makers makers() {
+  const auto cpu = [](const WeightSource& weights, DType dtype) {
+    return optimized::cpu::make_engine(weights, {.dtype = dtype, .num_threads = 1});
+  };
+  const auto reference = [](const WeightSource& weights, DType dtype) {
+    return reference::make_engine(weights, plain_precision(dtype), {.num_threads = 1});
+  };
+  const auto gold = [](const WeightSource& weights, DType dtype) {
+    const Precision precision{
+        .weights = dtype, .activations = DType::kF64, .accumulate = DType::kF64, .points = {}, .taken_as = {}};
+    return reference::make_engine(weights, precision, {.num_threads = 1});
+  };
+  const auto oracle = [](const WeightSource& weights) { return reference::make_oracle(weights, {.num_threads = 1}); };
+  return {.engines = {{"cpu", cpu}, {"reference", reference}}, .gold = gold, .oracle = oracle};
+}
+
+selftest::HonestRun run_twin(std::uint64_t seed, DType dtype, calibration::Size size) {
+  calibration::Measurement measurement;
+  calibration::measure(calibration::draw_scenario(seed, dtype, size), measurement);
+  selftest::HonestRun run{measurement.judged, ""};
+  if (!measurement.alarms.empty()) {
+    run.alarm = measurement.alarms.front().where + ": " + measurement.alarms.front().judgement.reason;
+  }
+  return run;
+}
+
+}  // namespace
+
+ExitStatus selftest_command(const SelftestArguments& arguments, const std::string& command) {
+  check_output_folder(arguments.out);
+  selftest::Settings settings;
+  settings.quick = arguments.quick;
+  settings.threads = arguments.common.threads.value_or(static_cast<int>(std::thread::hardware_concurrency()));
+  settings.other_honest = "calibration twins";
+  const auto size = arguments.quick ? calibration::Size::kQuick : calibration::Size::kFull;
+  settings.run_other_honest = [size](std::uint64_t seed, DType dtype) { return run_twin(seed, dtype, size); };
+
+  Progress progress(arguments.common.quiet);
+  selftest::Result result = selftest::run_selftest(
+      cases::embedded_suite(), makers(), settings,
+      [&](const std::string& what, std::int64_t done, std::int64_t total) { progress.show(what, done, total); });
+  progress.clear();
+  result.command = command;
+  fs::create_directories(arguments.out);
+  formats::write_file(fs::path(arguments.out) / "selftest.json", selftest::to_json(result));
+  if (!arguments.common.quiet) {
+    const std::string text = selftest::to_table(result);
+    std::fwrite(text.data(), 1, text.size(), stdout);
+  }
+  return result.passed() ? ExitStatus::kMatch : ExitStatus::kDiverged;
+}
+
+}  // namespace qdiff::cli

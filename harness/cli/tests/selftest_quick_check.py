@@ -1,0 +1,68 @@
+"""`qdiff selftest --quick`: it meets its goals, and says in selftest.json what it prints."""
+import json
+import re
+
+from driver import MATCH, SOURCE, CommandLineTest
+
+SCHEMA = SOURCE / "harness/report/schema/selftest.schema.json"
+
+
+class Selftest(CommandLineTest):
+    def test_quick(self):
+        result = self.qdiff("selftest", "--quick", "--out", "scores", timeout=580)
+        table = result.stdout.decode()
+        self.assertEqual((result.returncode, result.stderr), (MATCH, b""), table)
+        print(table)
+        document = json.loads((self.folder / "scores/selftest.json").read_text())
+        self.check_schema(document)
+        self.assertTrue(document["passed"] and document["quick"])
+        self.assertTrue(all(goal["met"] for goal in document["goals"]), document["goals"])
+        for goal in document["goals"]:
+            self.assertRegex(table, rf"met +{re.escape(goal['what'])} +{goal['reached']['hits']}/{goal['reached']['of']} ")
+        for engine in document["engines"]:
+            self.check_engine(document, engine)
+        self.assertEqual(sum(runs["runs"] for runs in document["honest"]), 60)
+
+    def check_engine(self, document, engine):
+        """The counts of one engine, from its trials."""
+        trials = [trial for trial in document["trials"] if trial["planted_in"] == engine["planted_in"]]
+        seen = [trial for trial in trials if trial["detectable"]]
+        score = engine["score"]
+        self.assertEqual(score["planted"], len(trials))
+        self.assertEqual(score["found"], {"hits": sum(trial["verdict"] == "diverged" for trial in seen), "of": len(seen)})
+        inside = [trial for trial in seen if not trial["fault"].startswith("X.")]
+        named = [trial for trial in inside if (trial["first_finding"] or {}).get("variant") ==
+                 re.match(r"[\w.]+", trial["fault"])[0]]
+        self.assertEqual(score["top1_variant"], {"hits": len(named), "of": len(inside)})
+        self.assertEqual(score["abstained"]["of"], len(seen) - len(inside))
+        self.assertEqual(sum(sum(row.values()) for row in engine["confusion"].values()), len(seen))
+        for trial in trials:
+            if trial["detectable"]:
+                self.assertTrue(trial["cases"] and trial["deviations"] != 0, trial)
+            else:
+                self.assertEqual((trial["cases"], trial["verdict"], trial["miss"]), ([], None, None), trial)
+        if engine["planted_in"] == "cpu":  # each fault once
+            ids = [re.match(r"[\w.]+", trial["fault"])[0] for trial in trials]
+            self.assertEqual(len(ids), len(set(ids)))
+            self.assertEqual({fault.split(".")[0] for fault in ids}, {f"H{number:02}" for number in range(1, 11)} | {"X"})
+
+    def check_schema(self, document):
+        try:
+            import jsonschema
+        except ImportError:
+            print("not checked against the schema: Python has no module jsonschema")
+            return
+        schema = json.loads(SCHEMA.read_text())
+        jsonschema.Draft202012Validator.check_schema(schema)
+        validator = jsonschema.Draft202012Validator(schema)
+        for error in validator.iter_errors(document):
+            self.fail(f"{error.json_path}: {error.message[:200]}")
+        for field in schema["required"]:
+            self.assertFalse(validator.is_valid({key: value for key, value in document.items() if key != field}), field)
+
+    def test_bad_usage(self):
+        self.refused("selftest", "--fast", says="unknown option '--fast'")
+        self.refused("selftest", "--threads", "0", says="--threads")
+        self.refused("selftest", "H05-gqa", says="unexpected argument")
+        (self.folder / "file").write_text("mine")
+        self.refused("selftest", "--quick", "--out", "file/below", says="not a folder")

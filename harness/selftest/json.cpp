@@ -1,0 +1,137 @@
+// selftest.json, as harness/report/schema/selftest.schema.json describes it.
+#include "harness/report/json.h"
+
+#include "harness/selftest/selftest.h"
+
+namespace qdiff::selftest {
+namespace {
+
+using report::Document;
+using report::number;
+
+Document or_null(const std::optional<double>& value) { return value ? number(*value) : Document(nullptr); }
+Document or_null(const std::string& text) { return text.empty() ? Document(nullptr) : Document(text); }
+Document or_null(const std::optional<std::string>& text) { return text ? Document(*text) : Document(nullptr); }
+
+template <typename Items, typename Convert>
+Document list(const Items& items, const Convert& convert) {
+  Document result = Document::array();
+  for (const auto& item : items) result.push_back(convert(item));
+  return result;
+}
+
+Document ratio_document(const Ratio& ratio) { return {{"hits", ratio.hits}, {"of", ratio.of}}; }
+
+Document score_document(const Score& score) {
+  return {{"planted", score.planted},
+          {"found", ratio_document(score.detected)},
+          {"exact_tensor", ratio_document(score.located)},
+          {"top1_variant", ratio_document(score.named)},
+          {"top1_hypothesis", ratio_document(score.hypothesis_named)},
+          {"top3_variant", ratio_document(score.among_first_three)},
+          {"value", ratio_document(score.value_right)},
+          {"abstained", ratio_document(score.abstained)}};
+}
+
+Document place_document(const TensorKey& key) { return {{"tensor", tensor_name(key.id)}, {"step", key.step}}; }
+
+Document finding_document(const compare::Finding& finding) {
+  const compare::Explanation& explanation = finding.explanation;
+  return {{"case", finding.case_id},
+          {"tensor", tensor_name(finding.tensor)},
+          {"step", finding.step},
+          {"kind", finding.kind == compare::FindingKind::kLogic ? "logic" : "precision"},
+          {"hypothesis", or_null(explanation.hypothesis)},
+          {"variant", or_null(explanation.variant)},
+          {"value", or_null(explanation.value)},
+          {"alternatives", explanation.alternatives}};
+}
+
+Document trial_document(const Trial& trial) {
+  const auto& first = trial.conclusion.first;
+  return {{"planted_in", trial.planted_in},
+          {"dtype", name(trial.dtype)},
+          {"fault", to_string(trial.fault)},
+          {"site", name(trial.site)},
+          {"cases", trial.cases},
+          {"detectable", trial.detectable()},
+          {"deviations", number(trial.shift.deviations)},
+          {"moves", trial.shift.first ? place_document(*trial.shift.first) : Document(nullptr)},
+          {"verdict", trial.detectable() ? Document(compare::name(trial.conclusion.verdict)) : Document(nullptr)},
+          {"first_finding", first ? finding_document(*first) : Document(nullptr)},
+          {"miss", or_null(reason_of_miss(trial))}};
+}
+
+Document confusion_document(const Confusion& matrix) {
+  Document rows = Document::object();
+  for (std::size_t row = 0; row < kNumSubjects; ++row) {
+    Document columns = Document::object();
+    for (std::size_t column = 0; column < matrix[row].size(); ++column) {
+      if (matrix[row][column] == 0) continue;
+      const std::string what = column + 1 < kNumSubjects    ? std::string(compare::kHypotheses[column].id)
+                               : column + 1 == kNumSubjects ? "X"
+                               : column == kNumSubjects     ? "unexplained"
+                                                            : "not_found";
+      columns[what] = matrix[row][column];
+    }
+    rows[row + 1 < kNumSubjects ? std::string(compare::kHypotheses[row].id) : "X"] = columns;
+  }
+  return rows;
+}
+
+Document engine_document(const Result& result, const std::string& engine) {
+  const std::vector<Trial> trials = result.trials_in(engine);
+  return {{"planted_in", engine},
+          {"score", score_document(score(trials))},
+          {"confusion", confusion_document(confusion(trials))}};
+}
+
+Document honest_document(const HonestRuns& honest) {
+  return {{"what", honest.what},
+          {"dtype", name(honest.dtype)},
+          {"runs", honest.runs},
+          {"tensors", honest.tensors},
+          {"flagged", honest.alarms.size()},
+          {"rate_below", number(upper_bound(static_cast<std::int64_t>(honest.alarms.size()), honest.runs))},
+          {"alarms", honest.alarms}};
+}
+
+Document dose_document(const SmallestDose& dose) {
+  Document rivals = Document::array();
+  for (std::size_t r = 0; r < kNumRivals; ++r) {
+    rivals.push_back({{"rule", name(static_cast<Rival>(r))},
+                      {"found", or_null(dose.rivals[r].found)},
+                      {"alarms_on_right_code", dose.rivals[r].alarms_on_right_code}});
+  }
+  return {{"parameter", dose.parameter},
+          {"unit", dose.unit},
+          {"tensor", dose.tensor},
+          {"dtype", name(dose.dtype)},
+          {"largest_tried", number(dose.largest_tried)},
+          {"found", or_null(dose.found)},
+          {"rivals", rivals}};
+}
+
+Document goal_document(const Goal& goal) {
+  return {{"what", goal.what}, {"wanted", goal.wanted}, {"reached", ratio_document(goal.reached)}, {"met", goal.met()}};
+}
+
+}  // namespace
+
+std::string to_json(const Result& result) {
+  return report::to_text(
+      {{"format", "qdiff-selftest"},
+       {"version", 1},
+       {"passed", result.passed()},
+       {"quick", result.quick},
+       {"detectable_beyond", kDetectable},
+       {"goals", list(result.goals(), goal_document)},
+       {"engines", list(result.engines, [&](const std::string& engine) { return engine_document(result, engine); })},
+       {"honest", list(result.honest, honest_document)},
+       {"smallest_doses", list(result.doses, dose_document)},
+       {"trials", list(result.trials, trial_document)},
+       {"command", result.command},
+       {"seconds", number(result.seconds)}});
+}
+
+}  // namespace qdiff::selftest

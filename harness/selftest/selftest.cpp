@@ -1,0 +1,82 @@
+#include "harness/selftest/selftest.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <iterator>
+
+namespace qdiff::selftest {
+namespace {
+
+constexpr std::array kTypes = {DType::kBF16, DType::kF32, DType::kF16};
+
+// Neither the bounds nor any test has seen them.
+constexpr std::uint64_t kFirstHonestSeed = 5'000'000;
+
+std::vector<PlantingPlan> plans_of(const Settings& settings, const Makers& makers) {
+  std::vector<PlantingPlan> plans;
+  for (std::size_t engine = 0; engine < makers.engines.size(); ++engine) {
+    if (settings.quick) {
+      constexpr std::size_t kOfOtherEngines = 6;
+      plans.push_back({.engine = engine,
+                       .dtype = DType::kBF16,
+                       .thorough = false,
+                       .one_in = engine == 0 ? 1 : kOfOtherEngines,
+                       .mode = diagnose::Mode::kFree});
+      continue;
+    }
+    for (DType dtype : kTypes) plans.push_back({.engine = engine, .dtype = dtype});
+  }
+  return plans;
+}
+
+}  // namespace
+
+std::vector<Trial> Result::trials_in(const std::string& engine) const {
+  std::vector<Trial> chosen;
+  std::copy_if(trials.begin(), trials.end(), std::back_inserter(chosen),
+               [&](const Trial& trial) { return trial.planted_in == engine; });
+  return chosen;
+}
+
+std::vector<Goal> Result::goals() const {
+  std::vector<Goal> goals;
+  for (const std::string& engine : engines) {
+    for (Goal& goal : goals_of(engine + ": ", score(trials_in(engine)))) goals.push_back(std::move(goal));
+  }
+  goals.push_back(false_alarm_goal(honest));
+  return goals;
+}
+
+bool Result::passed() const {
+  const std::vector<Goal> all = goals();
+  return std::all_of(all.begin(), all.end(), [](const Goal& goal) { return goal.met(); });
+}
+
+Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers, const Settings& settings,
+                    const Progress& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  Result result;
+  result.quick = settings.quick;
+  for (const auto& [engine, make] : makers.engines) result.engines.push_back(engine);
+  result.trials = plant_all(plans_of(settings, makers), suite, makers, settings.threads, progress);
+
+  const std::int64_t runs_of_each_type = settings.quick ? 10 : 200;
+  const auto clean_engine = [&](std::uint64_t seed, DType dtype) { return run_random_case(seed, dtype, makers, 0); };
+  for (const auto& [what, run] :
+       {std::pair<std::string, RunHonest>{result.engines.front() + " engine", clean_engine},
+        std::pair<std::string, RunHonest>{settings.other_honest, settings.run_other_honest}}) {
+    for (HonestRuns& runs : run_honest(what, runs_of_each_type, kFirstHonestSeed, run, settings.threads, progress)) {
+      result.honest.push_back(std::move(runs));
+    }
+  }
+  for (DType dtype : kTypes) {
+    if (settings.quick && dtype != DType::kBF16) continue;
+    progress("smallest doses, " + std::string(name(dtype)), 0, 0);
+    for (SmallestDose& dose : smallest_doses(suite, makers, dtype)) result.doses.push_back(std::move(dose));
+  }
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+}  // namespace qdiff::selftest

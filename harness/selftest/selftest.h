@@ -1,0 +1,45 @@
+// The judge and the diagnosis, judged: every known bug planted, honest engines run, and what was made of them counted.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "harness/cases/case.h"
+#include "harness/selftest/bench.h"
+#include "harness/selftest/doses.h"
+#include "harness/selftest/honest.h"
+#include "harness/selftest/planting.h"
+#include "harness/selftest/scoring.h"
+
+namespace qdiff::selftest {
+
+struct Settings {
+  bool quick = false;
+  int threads = 1;
+  // Honest engines of another room, beside the clean engine of the first maker.
+  std::string other_honest;
+  RunHonest run_other_honest;
+};
+
+struct Result {
+  bool quick = false;
+  std::vector<Trial> trials;
+  std::vector<HonestRuns> honest;
+  std::vector<SmallestDose> doses;
+  std::vector<std::string> engines;  // in which faults were planted
+  double seconds = 0.0;
+  std::string command;
+
+  std::vector<Trial> trials_in(const std::string& engine) const;
+  std::vector<Goal> goals() const;
+  bool passed() const;
+};
+
+Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers, const Settings& settings,
+                    const Progress& progress);
+
+std::string to_table(const Result& result);  // for people
+std::string to_json(const Result& result);   // selftest.json
+
+}  // namespace qdiff::selftest

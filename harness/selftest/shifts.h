@@ -1,0 +1,56 @@
+// What a fault would move: the reference in float64 with and without it, on the tensors that a clean engine recorded.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "harness/contract/oracle.h"
+#include "harness/selftest/trial.h"
+
+namespace qdiff::selftest {
+
+// One clean recording, asked about many faults. All that it is given must outlive it.
+class Shifts {
+ public:
+  struct Source {
+    const TensorStore& recorded;
+    const std::vector<Step>& steps;
+    const Precision& precision;
+    std::int64_t capacity = 0;
+    double unwritten = 0.0;  // what memory holds that nobody wrote
+  };
+  Shifts(const Source& source, Oracle& oracle) : source_(source), oracle_(oracle) {}
+
+  // Of the fault in that layer alone (kNoLayer: outside the layers). Stops at the first tensor moved far enough.
+  Shift of(const VariantFacts& facts, const Variant& variant, int layer);
+
+  // The largest distance between what two faults compute in that layer, in the same deviations; over what both say
+  // something of.
+  double between(const VariantFacts& a, const Variant& variant_a, const VariantFacts& b, const Variant& variant_b,
+                 int layer);
+
+  // The tensors, as they are recorded, whose value the fault changes: an engine that hands out no scores shows a wrong
+  // one in what it hands out next.
+  std::vector<Op> changed_ops(const VariantFacts& facts, int layer) const;
+
+ private:
+  // The recorded tensors of that layer that the fault changes, in execution order.
+  std::vector<TensorKey> changed(const std::vector<Op>& ops, int layer) const;
+  const Expectation& gold(const TensorKey& key);
+  // Under the fault, and where nothing is then expected.
+  struct Planted {
+    std::vector<double> value;
+    std::vector<std::uint8_t> unknown;
+  };
+  // None where the fault needs what was not recorded.
+  std::optional<Planted> planted(const TensorKey& key, const VariantFacts& facts, const Variant& variant);
+  double distance(const TensorKey& key, const Planted& a, const Planted& b);
+
+  Source source_;
+  Oracle& oracle_;
+  std::map<TensorKey, Expectation> gold_;
+};
+
+}  // namespace qdiff::selftest

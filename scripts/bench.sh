@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Measures the CUDA engine beside transformers on one GPU: decode and prefill at the shapes of Qwen2.5-0.5B and -7B, with
+# random weights, batch 1, bfloat16. Needs an H100 or H200 (compute capability 9.0) and no network.
+#
+#   scripts/bench.sh [--out FILE] [--build DIR] [--models 0.5b,7b] [--contexts 0,1024,8192] [--prompts 512,4096]
+#                    [--no-peers]
+#
+# The engine runs before and after its peers, so that heat and clocks are alike. FILE (default build/bench.json) holds
+# every measurement: microseconds a step with median and spread, % of the read bandwidth measured in the same run, cost
+# of taps. Peers are measured where Python has torch and transformers. Ends with 125 where there is no GPU.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+out="$root/build/bench.json"
+build="$root/build/gpu-bench"
+models=0.5b,7b
+contexts=0,1024,8192
+prompts=512,4096
+peers=yes
+while [[ $# -gt 0 ]]; do
+  if [[ "$1" == --no-peers ]]; then
+    peers=no
+    shift
+    continue
+  fi
+  if [[ $# -lt 2 ]]; then
+    printf 'bench: %s needs a value\n' "$1" >&2
+    exit 2
+  fi
+  case "$1" in
+    --out) out="$2" ;;
+    --build) build="$2" ;;
+    --models) models="$2" ;;
+    --contexts) contexts="$2" ;;
+    --prompts) prompts="$2" ;;
+    *) printf 'bench: unknown option %s\n' "$1" >&2; exit 2 ;;
+  esac
+  shift 2
+done
+
+if ! gpu="$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null)"; then
+  printf 'bench: no GPU here (nvidia-smi does not answer); nothing was measured\n' >&2
+  exit 125
+fi
+mkdir -p "$build" "$(dirname "$out")"
+if ! { cmake -G Ninja -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DQDIFF_REFERENCE=OFF -DBUILD_TESTING=OFF &&
+  cmake --build "$build" --target cuda_engine_bench --parallel "$(nproc)"; } >"$build/build.log" 2>&1; then
+  tail -n 40 "$build/build.log" >&2
+  printf 'bench: the build failed; the whole log is in %s\n' "$build/build.log" >&2
+  exit 2
+fi
+if [[ $peers == yes ]] && ! python3 -c 'import torch, transformers' 2>/dev/null; then
+  printf 'bench: this Python has no torch and transformers, so no peers are measured\n' >&2
+  peers=no
+fi
+
+lines="$build/bench.jsonl"
+: >"$lines"
+# measure COMMAND...: its JSON lines go to the terminal and into the results, whatever became of it.
+measure() {
+  "$@" 2>>"$build/bench.err" | grep '^{' | tee -a "$lines" ||
+    printf 'bench: failed: %s; see %s\n' "$*" "$build/bench.err" >&2
+}
+engine=("$build/optimized/cuda/cuda_engine_bench")
+for model in ${models//,/ }; do
+  measure "${engine[@]}" "$model" --contexts "$contexts" --prompts "$prompts" --repeats 15
+  if [[ $peers == yes ]]; then
+    measure python3 "$root/scripts/bench_peers.py" "$model" --contexts "$contexts" --prompts "$prompts"
+    measure "${engine[@]}" "$model" --contexts "$contexts" --prompts "$prompts" --repeats 15
+  fi
+done
+
+commit="$(git -C "$root" rev-parse --verify -q HEAD 2>/dev/null || echo unknown)"
+python3 - "$lines" "$out" "$gpu" "$commit" <<'PYTHON'
+import json, pathlib, sys
+lines, out, gpu, commit = sys.argv[1:]
+results = [json.loads(line) for line in pathlib.Path(lines).read_text().splitlines()]
+pathlib.Path(out).write_text(json.dumps(
+    {"format": "qdiff-bench", "version": 1, "commit": commit, "gpu": gpu, "results": results}, indent=1) + "\n")
+if not results:
+    sys.exit("bench: nothing was measured")
+PYTHON
+printf 'bench: %s\n' "$out"
