@@ -1,6 +1,7 @@
 #include "harness/diagnose/fitting.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "harness/diagnose/screening.h"
@@ -59,6 +60,35 @@ std::vector<DeclarablePoint> rounded_cache(Oracle& oracle, const RowJudgement& r
       const auto outcome = judge_as(oracle, row, precision, {variant, declared}).outcome;
       if (!precision.points.contains(point) && outcome == compare::Outcome::kMatch) return declared;
     }
+  }
+  return {};
+}
+
+// Two or three roundings at once, in one type. Where scores are huge each rounding of them turns the softmax over, and
+// one of several brings the reference no nearer than none does.
+std::vector<DeclarablePoint> several_points(Oracle& oracle, const RowJudgement& row, const Precision& precision,
+                                            const Variant* variant, const Expectation& scale, double within) {
+  if (is_long_span(row)) return {};
+  std::vector<RoundingPoint> points = points_of(row);
+  std::erase_if(points, [&](RoundingPoint point) { return precision.points.contains(point); });
+  const unsigned num_sets = 1U << points.size();
+  for (int size : {2, 3}) {
+    std::vector<DeclarablePoint> best;
+    double best_distance = within;
+    for (unsigned set = 0; set < num_sets; ++set) {
+      if (std::popcount(set) != size) continue;
+      for (DType dtype : {DType::kBF16, DType::kF16}) {
+        std::vector<DeclarablePoint> with;
+        for (std::size_t i = 0; i < points.size(); ++i) {
+          if ((set >> i & 1U) != 0) with.push_back({points[i], dtype});
+        }
+        const double reached = distance(oracle, row, precision, {variant, with}, scale);
+        if (!(reached < best_distance)) continue;
+        best_distance = reached;
+        best = std::move(with);
+      }
+    }
+    if (!best.empty() && judge_as(oracle, row, precision, {variant, best}).outcome == compare::Outcome::kMatch) return best;
   }
   return {};
 }
@@ -159,6 +189,7 @@ std::vector<DeclarablePoint> undeclared_points(Oracle& oracle, const RowJudgemen
           best = with.back();
         }
       }
+      if (!best && chosen.empty()) return several_points(oracle, row, precision, variant, scale, start * kMost);
       if (!best) break;
       chosen.push_back(*best);
       now = best_distance;

@@ -32,6 +32,7 @@ struct FreeRankingQuery {
   const std::vector<VariantFacts>& catalogue;
   const ReferenceMaker& make_reference;
   const ProgressReport& progress;
+  bool probing = true;  // plant every bug even where right code explains the targets
 };
 
 // Adds to `judged`: the targets that are wrong, with the variants that reproduce all of them, and which variants these

@@ -25,6 +25,20 @@ std::map<RoundingPoint, DType> wanted_points(const Judged& judged) {
 
 }  // namespace
 
+bool only_roundings(const Judged& judged) {
+  return std::all_of(judged.wrong.begin(), judged.wrong.end(), [](const WrongTensor& tensor) {
+    const bool bug = std::any_of(tensor.fits.begin(), tensor.fits.end(),
+                                 [](const Fit& fit) { return fit.variant.has_value(); });
+    return !tensor.fits.empty() && !bug;
+  });
+}
+
+Precision declaring_found(Precision declared, const Judged& judged) {
+  const std::map<RoundingPoint, DType> wanted = wanted_points(judged);
+  declared.points.insert(wanted.begin(), wanted.end());
+  return declared;
+}
+
 std::map<std::string, std::string> infer_points(const std::vector<Subject>& subjects, Oracle& oracle,
                                                 const Precision& declared, const Extent& extent, const Judged& judged,
                                                 const JudgingOptions& options) {

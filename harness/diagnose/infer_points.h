@@ -9,6 +9,11 @@
 
 namespace qdiff::diagnose {
 
+// Whether undeclared roundings explain everything that is wrong.
+bool only_roundings(const Judged& judged);
+// The declaration with the points that findings of kind precision name.
+Precision declaring_found(Precision declared, const Judged& judged);
+
 // The points, declared ones included, under which no tensor is wrong by an undeclared rounding. What was found under
 // the declaration proposes points; judging again under them shows whether more are needed. Where two findings want one
 // point in different types, the more frequent one is taken.

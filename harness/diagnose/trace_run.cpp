@@ -104,7 +104,7 @@ class TraceRun {
   // Whole forward passes say whether far tensors are right, and which bug comes nearest to them. Where replay has found
   // something wrong already, it reaches them too and they say nothing more.
   void judge_far(Judged& judged) {
-    if (!judged.wrong.empty()) {
+    if (!only_roundings(judged)) {
       for (const TensorKey& key : far_) {
         judged.not_compared.push_back({options_.id, "trace", key.step, tensor_name(key.id),
                                        "it lies more than " + std::to_string(kLongestSpan) +
@@ -113,14 +113,16 @@ class TraceRun {
       }
       return;
     }
+    const Precision precision = declaring_found(manifest_.precision, judged);
     result_.ranking = rank_free_runs({.trace = trace_,
                                       .subject = subjects_.front(),
                                       .targets = far_,
-                                      .precision = manifest_.precision,
+                                      .precision = precision,
                                       .config = parties_.model.config(),
                                       .catalogue = parties_.oracle.catalogue(),
                                       .make_reference = parties_.make_reference,
-                                      .progress = options_.progress},
+                                      .progress = options_.progress,
+                                      .probing = options_.probing},
                                      judged);
     trace_.forget();
   }

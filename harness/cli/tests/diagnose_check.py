@@ -95,7 +95,7 @@ class Diagnose(DiagnoseTest):
         jsonschema.Draft202012Validator(schema).validate(self.report(folder))
 
     def test_logits_alone_are_ranked(self):
-        deep = MODEL.replace("layers=2", "layers=4")
+        deep = "synthetic:toy-d64"  # three layers, more than replay goes back over
         self.record("t", "--inject", "H03.theta", model=deep)
         self.keep("t", ["lm_head"])
         result = self.diagnose(model=deep)
@@ -204,7 +204,7 @@ class Refusals(DiagnoseTest):
 
     def test_another_model(self):
         self.refuse(model="synthetic:toy-15x5", says="the trace is of another model: the trace's hidden_size")
-        self.refuse(model="synthetic:toy-d64,layers=3", says="num_hidden_layers is 2, the model's is 3")
+        self.refuse(model="synthetic:toy-d64", says="num_hidden_layers is 2, the model's is 3")
         self.refuse(model="synthetic:toy-d64,layers=2,seed=7", says="other weights")
 
     def test_shapes(self):

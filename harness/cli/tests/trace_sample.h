@@ -20,9 +20,23 @@ namespace qdiff {
 
 using Keep = std::function<bool(const TensorId&)>;
 
+// Two chunks and two decode steps of a ragged batch, on three layers.
+inline cases::Case small_case(const std::string& model = "synthetic:toy-15x5,profile=qwen", std::uint64_t seed = 5) {
+  cases::Case small;
+  small.id = "small";
+  small.model = model;
+  small.batch = 2;
+  small.left_padding = {0, 3};
+  small.capacity = 24;
+  small.seed = seed;
+  for (std::int64_t tokens : {8, 5, 1, 1}) {
+    small.steps.push_back({.phase = tokens > 1 ? Phase::kPrefill : Phase::kDecode, .num_tokens = tokens, .tokens = {}, .positions = {}});
+  }
+  return small;
+}
+
 struct TraceSetting {
-  std::string case_id = "end-to-end-ragged";
-  std::string model = {};  // empty: the case's own
+  cases::Case test_case = small_case();
   DType dtype = DType::kBF16;
   std::optional<Fault> inject = {};
   bool reference_engine = false;           // else optimized/cpu
@@ -48,8 +62,8 @@ inline Tensor last_row(const Tensor& logits) {
 class TraceSample {
  public:
   explicit TraceSample(TraceSetting setting) : setting_(std::move(setting)) {
-    const cases::Case test_case = cases::load_case(setting_.case_id);
-    model_ = model::open_model(setting_.model.empty() ? test_case.model : setting_.model);
+    const cases::Case& test_case = setting_.test_case;
+    model_ = model::open_model(test_case.model);
     const std::unique_ptr<Engine> engine = make_engine();
     if (setting_.inject) engine->plant(*setting_.inject);
     const std::vector<Step> steps = cases::make_steps(test_case, model_->config());
