@@ -143,7 +143,7 @@ TEST_CASE("usage that is refused, with the nearest name") {
   CHECK_THAT(error_of({"inspect"}), ContainsSubstring("PATH"));
   CHECK_THAT(error_of({"inspect", "a", "b"}), ContainsSubstring("unexpected argument 'b'"));
   CHECK_THAT(error_of({"inspect", "a", "--layers", "1"}), ContainsSubstring("unknown option '--layers'"));
-  for (const char* later : {"selftest", "bisect", "reduce", "fuzz", "merge"}) {
+  for (const char* later : {"bisect", "reduce", "fuzz", "merge"}) {
     CHECK_THAT(error_of({later, "--help"}), ContainsSubstring("not part of this version"));
   }
 }

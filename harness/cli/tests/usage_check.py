@@ -8,7 +8,8 @@ import subprocess
 import driver
 from driver import BAD_INPUT, CANNOT_JUDGE, MATCH, MODEL, CommandLineTest, drop_tensor, write_case
 
-LATER = ["selftest", "bisect", "reduce", "fuzz", "merge"]
+COMMANDS = ["run", "record", "diagnose", "inspect", "compare", "selftest"]
+LATER = ["bisect", "reduce", "fuzz", "merge"]
 
 
 class Help(CommandLineTest):
@@ -16,7 +17,7 @@ class Help(CommandLineTest):
         result = self.qdiff("--help")
         text = result.stdout.decode()
         self.assertEqual((result.returncode, result.stderr), (MATCH, b""))
-        for command in ["run", "record", "diagnose", "inspect", "compare"]:
+        for command in COMMANDS:
             self.assertRegex(text, rf"(?m)^  {command} ")
         for command in LATER:
             self.assertNotIn(command, text)
@@ -24,7 +25,7 @@ class Help(CommandLineTest):
             self.assertIn(f"\n  {status}", text)
 
     def test_each_command_has_examples_and_exit_statuses(self):
-        for command in ["run", "record", "diagnose", "inspect", "compare"]:
+        for command in COMMANDS:
             for flag in ["--help", "-h"]:
                 result = self.qdiff(command, flag)
                 self.assertEqual(result.returncode, MATCH)
