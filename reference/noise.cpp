@@ -162,6 +162,14 @@ at::Tensor score_variance(const AttentionValues& a, const NoiseModel& model) {
   return seen(variance, a.visible);
 }
 
+// Mean square of e^r - 1 for an error r ~ N(0, variance) of the exponent: the variance itself while that is small.
+// Scores of hundreds in 16 bits are off by whole units.
+at::Tensor of_exponential(const at::Tensor& variance) {
+  constexpr double kMost = 40.0;  // far beyond what a weight between 0 and 1 can show
+  const at::Tensor v = variance.clamp_max(kMost);
+  return at::expm1(2.0 * v) - 2.0 * at::expm1(0.5 * v);
+}
+
 // Relative variance of exp(s - max): the score's, the subtraction's u |s - max|, and the exponential to two units.
 at::Tensor weight_variance(const AttentionValues& a, const NoiseModel& model) {
   const double u = model.unit();
@@ -169,7 +177,7 @@ at::Tensor weight_variance(const AttentionValues& a, const NoiseModel& model) {
   const at::Tensor below_maximum = seen(a.scores - at::amax(a.scores, -1, true), a.visible).clamp_min(-1e4);
   at::Tensor variance = score_variance(a, model) + rounding_of(below_maximum, u) * 3.0 + kTwoUlps * u * u;
   if (a.query.defined()) variance = variance + model.at(kAttentionScaledScores, seen(a.scores, a.visible));
-  return variance;
+  return of_exponential(variance);
 }
 
 // The softmax sum's relative error, one for a query row and head, and the division by it.
@@ -202,13 +210,14 @@ Noise probs_noise(const AttentionValues& a, const NoiseModel& model) {
   const at::Tensor row = (p2 * r2).sum(-1, /*keepdim=*/true);
   const at::Tensor own = (r2 * (1.0 - 2.0 * a.probs)).clamp_min(0.0);
   const at::Tensor relative = (r2 * (1.0 - 2.0 * a.probs) + row).clamp_min(0.0);
-  const at::Tensor independent = p2 * at::minimum(own, relative);
+  const at::Tensor independent = (p2 * at::minimum(own, relative)).clamp_max(1.0);
   at::Tensor shared = softmax_sum_variance(a, model) + (relative - own).clamp_min(0.0);
   if (a.query.defined()) {
     const at::Tensor s = seen(a.scores, a.visible);
     shared = shared + (s - (a.probs * s).sum(-1, true)).square() * scale_variance(model);
   }
-  return {independent + rounding_of(a.probs, model.unit()) + model.at_last(kAttentionProbs, a.probs), p2 * shared};
+  return {independent + rounding_of(a.probs, model.unit()) + model.at_last(kAttentionProbs, a.probs),
+          (p2 * shared).clamp_max(1.0)};
 }
 
 // o = sum_j p_j v_j. Errors of the weights arrive as do = sum_j p_j r_j (v_j - o), to first order: what all weights
@@ -228,7 +237,8 @@ Noise attention_output_noise(const AttentionValues& a, const NoiseModel& model) 
   }
   if (!a.scores.defined()) return {independent, zeros_like_result(o)};
 
-  const at::Tensor weights = a.probs.square() * weight_variance(a, model);  // p_j^2 r_j^2
+  // p_j^2 r_j^2; no weight moves by more than 1.
+  const at::Tensor weights = (a.probs.square() * weight_variance(a, model)).clamp_max(1.0);
   const at::Tensor spread =
       at::matmul(weights, v2) - 2.0 * o * at::matmul(weights, a.values) + o.square() * weights.sum(-1, true);
   at::Tensor shared = o.square() * softmax_sum_variance(a, model) + spread.clamp_min(0.0);

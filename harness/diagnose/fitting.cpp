@@ -9,6 +9,10 @@
 namespace qdiff::diagnose {
 namespace {
 
+// A rounding that explains takes away most of the distance that is left; one of several takes a good part of it.
+constexpr double kGoodPart = 0.8;
+constexpr double kMost = 0.5;
+
 double to_digits(double value, int digits) {
   const double unit = std::pow(10.0, digits - 1 - std::floor(std::log10(value)));
   return std::round(value * unit) / unit;
@@ -64,18 +68,20 @@ std::vector<DeclarablePoint> rounded_cache(Oracle& oracle, const RowJudgement& r
   return {};
 }
 
-// Two or three roundings at once, in one type. Where scores are huge each rounding of them turns the softmax over, and
-// one of several brings the reference no nearer than none does.
+// Two or three roundings at once, in one type: where scores are huge each rounding of them turns the softmax over, and
+// one of several brings the reference no nearer than none does. Sums in 16 bits are left out: their bounds are so wide
+// that they would explain anything.
 std::vector<DeclarablePoint> several_points(Oracle& oracle, const RowJudgement& row, const Precision& precision,
                                             const Variant* variant, const Expectation& scale, double within) {
   if (is_long_span(row)) return {};
   std::vector<RoundingPoint> points = points_of(row);
-  std::erase_if(points, [&](RoundingPoint point) { return precision.points.contains(point); });
-  const unsigned num_sets = 1U << points.size();
+  std::erase_if(points, [&](RoundingPoint point) {
+    return precision.points.contains(point) || point == RoundingPoint::kAttentionAccumulate;
+  });
+  std::vector<DeclarablePoint> best;
+  double best_distance = within;
   for (int size : {2, 3}) {
-    std::vector<DeclarablePoint> best;
-    double best_distance = within;
-    for (unsigned set = 0; set < num_sets; ++set) {
+    for (unsigned set = 0; set < 1U << points.size(); ++set) {
       if (std::popcount(set) != size) continue;
       for (DType dtype : {DType::kBF16, DType::kF16}) {
         std::vector<DeclarablePoint> with;
@@ -88,9 +94,11 @@ std::vector<DeclarablePoint> several_points(Oracle& oracle, const RowJudgement& 
         best = std::move(with);
       }
     }
-    if (!best.empty() && judge_as(oracle, row, precision, {variant, best}).outcome == compare::Outcome::kMatch) return best;
+    best_distance *= kGoodPart;  // one more must be worth it
   }
-  return {};
+  const bool explains =
+      !best.empty() && judge_as(oracle, row, precision, {variant, best}).outcome == compare::Outcome::kMatch;
+  return explains ? best : std::vector<DeclarablePoint>{};
 }
 
 }  // namespace
@@ -164,9 +172,6 @@ std::vector<Variant> fitted_values(Oracle& oracle, const RowJudgement& row, cons
 
 std::vector<DeclarablePoint> undeclared_points(Oracle& oracle, const RowJudgement& row, const Precision& precision,
                                                const Variant* variant) {
-  // A rounding that explains takes away most of the distance that is left; one of several takes a good part of it.
-  constexpr double kGoodPart = 0.8;
-  constexpr double kMost = 0.5;
   std::vector<DeclarablePoint> chosen;
   try {
     const Expectation scale = evaluate(oracle, row, precision, {variant, {}});
@@ -189,8 +194,7 @@ std::vector<DeclarablePoint> undeclared_points(Oracle& oracle, const RowJudgemen
           best = with.back();
         }
       }
-      if (!best && chosen.empty()) return several_points(oracle, row, precision, variant, scale, start * kMost);
-      if (!best) break;
+      if (!best) return several_points(oracle, row, precision, variant, scale, start * kMost);
       chosen.push_back(*best);
       now = best_distance;
       if (judge_as(oracle, row, precision, {variant, chosen}).outcome == compare::Outcome::kMatch &&

@@ -18,8 +18,8 @@ using compare::RankedVariant;
 // The largest distance from the reference that rounds as declared, in units of that reference's own distance from gold,
 // that rounding explains. Two engines that round independently are sqrt(2) apart. Measured on the CPU engine, three toy
 // models and 40 seeds each (harness/cli/tests/trace_run_test.cpp with more seeds): at most 1.3 in bfloat16, 0.75 in
-// float16. In float32 it is 2.6, since the order of a sum decides how much it rounds, and the reference's own order is a
-// good one; an engine that adds one product after the other has several times that, and a bug thousands of times.
+// float16. In float32 it is 2.6, since the order of a sum decides how much it rounds, and the reference's own order is
+// a good one; an engine that adds one product after the other has several times that, and a bug thousands of times.
 double explained_up_to(const Precision& precision) { return size_of(precision.activations) == 2 ? 3.0 : 10.0; }
 // A bug that comes so many times less near than the nearest does is no second explanation.
 constexpr double kClearlyFarther = 2.0;
@@ -98,7 +98,7 @@ struct Pass {
   std::map<TensorKey, double> distance = {};  // from the candidate, by target
   double divergence = 0.0;                    // summed over tokens
   std::int64_t same_top_token = 0;
-  bool ran = true;        // false: the variant cannot be planted here
+  bool ran = true;          // false: the variant cannot be planted here
   std::uint64_t nudge = 0;  // other than 0: rounds the residual stream in a way of its own
 };
 
@@ -260,7 +260,8 @@ class FreeRuns {
         each_step(r, [&](int s, TensorSink& sink) {
           Tensor& residual = r.residual[static_cast<std::size_t>(s)];
           residual = Tensor::copy_of(r.session->run_layer(layer, step_at(s), residual.view(), &sink));
-          if (r.pass->nudge != 0) nudge(residual, mix(r.pass->nudge, static_cast<std::uint64_t>(layer * last_step_ + s)));
+          if (r.pass->nudge != 0)
+            nudge(residual, mix(r.pass->nudge, static_cast<std::uint64_t>(layer * last_step_ + s)));
         });
       }
     }

@@ -27,8 +27,8 @@ std::map<RoundingPoint, DType> wanted_points(const Judged& judged) {
 
 bool only_roundings(const Judged& judged) {
   return std::all_of(judged.wrong.begin(), judged.wrong.end(), [](const WrongTensor& tensor) {
-    const bool bug = std::any_of(tensor.fits.begin(), tensor.fits.end(),
-                                 [](const Fit& fit) { return fit.variant.has_value(); });
+    const bool bug =
+        std::any_of(tensor.fits.begin(), tensor.fits.end(), [](const Fit& fit) { return fit.variant.has_value(); });
     return !tensor.fits.empty() && !bug;
   });
 }

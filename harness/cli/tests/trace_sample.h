@@ -30,7 +30,8 @@ inline cases::Case small_case(const std::string& model = "synthetic:toy-15x5,pro
   small.capacity = 24;
   small.seed = seed;
   for (std::int64_t tokens : {8, 5, 1, 1}) {
-    small.steps.push_back({.phase = tokens > 1 ? Phase::kPrefill : Phase::kDecode, .num_tokens = tokens, .tokens = {}, .positions = {}});
+    small.steps.push_back(
+        {.phase = tokens > 1 ? Phase::kPrefill : Phase::kDecode, .num_tokens = tokens, .tokens = {}, .positions = {}});
   }
   return small;
 }
