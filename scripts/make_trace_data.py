@@ -3,7 +3,8 @@
 
     make_trace_data.py [FOLDER]
 
-Needs torch, transformers and safetensors. Each trace's folder is named for the engine, its precision and its bug.
+Needs torch, transformers and safetensors. Each trace's folder is named for the engine, its precision and its bug; those
+of unlisted/ for the bug alone.
 """
 
 import copy
@@ -14,6 +15,7 @@ import sys
 import torch
 
 import make_goldens
+from engines import unlisted
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent
 # H·d = 96 is not D = 64; three query heads to each key/value head; no dimension is a multiple of a tile but D.
@@ -32,8 +34,14 @@ TRACES = {
     "numpy-bfloat16": ["independent_engine.py", *RAGGED, "--scores"],
     "numpy-float16-online": ["independent_engine.py", *SHORT, "--dtype", "float16", "--softmax", "online"],
     "numpy-bfloat16-H05.modulo": ["independent_engine.py", *SHORT, "--inject", "H05.modulo"],
-    "numpy-bfloat16-rope_on_values": ["independent_engine.py", *SHORT, "--unlisted", "rope_on_values"],
+    # Two bugs do this: a window of 8 slots, and decode that leaves slot 0 out.
+    "numpy-bfloat16-tie": ["independent_engine.py", "--prompt-tokens", "8", "--decode", "1", "--inject", "H10.window=8",
+                           "--tensors", "embed_tokens|_rope|_cache|attn_output"],
 }
+# The bugs of unlisted_faults.json, in a folder of their own. The first layer is whole; of the second there is only what
+# it gives, as in a trace that narrows a layer down. query_tail_skipped needs more than eight tokens.
+UNLISTED = ["--prompt-tokens", "9", "--decode", "1", "--tensors",
+            "embed_tokens|layers.0.|layers.1.output|model.norm|lm_head"]
 
 
 def main():
@@ -43,10 +51,13 @@ def main():
     model = copy.deepcopy(make_goldens.random_model()).to(torch.bfloat16)
     model.save_pretrained(folder / "model")
     (folder / "model/generation_config.json").unlink(missing_ok=True)
-    for name, (script, *arguments) in TRACES.items():
+    traces = {folder / "traces" / name: command for name, command in TRACES.items()}
+    traces |= {folder / "unlisted" / bug: ["independent_engine.py", *UNLISTED, "--unlisted", bug]
+               for bug in unlisted.BUGS}
+    for trace, (script, *arguments) in traces.items():
         threads = ["--threads", "1"] if script == "record_transformers.py" else []
-        subprocess.run([sys.executable, SCRIPTS / script, "--model", folder / "model", "--trace",
-                        folder / "traces" / name, "--seed", "5", *arguments, *threads], check=True)
+        subprocess.run([sys.executable, SCRIPTS / script, "--model", folder / "model", "--trace", trace, "--seed", "5",
+                        *arguments, *threads], check=True)
 
 
 if __name__ == "__main__":
