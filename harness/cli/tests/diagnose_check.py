@@ -5,16 +5,10 @@ import shutil
 import struct
 
 import driver
-from driver import CANNOT_JUDGE, DIVERGED, MATCH, MODEL, CommandLineTest, drop_tensor, write_case
+from driver import CANNOT_JUDGE, DIVERGED, MATCH, MODEL, CommandLineTest, drop_tensor, tensor_names, write_case
 
 SCHEMAS = driver.SOURCE / "harness/report/schema"
 RECORDED = driver.SOURCE / "harness/trace/tests/data"  # by transformers and by the NumPy engine
-
-
-def tensor_names(path):
-    raw = path.read_bytes()
-    size, = struct.unpack("<Q", raw[:8])
-    return [name for name in json.loads(raw[8:8 + size]) if name != "__metadata__"]
 
 
 class DiagnoseTest(CommandLineTest):

@@ -31,6 +31,13 @@ def write_case(path, **changes):
     return path
 
 
+def tensor_names(path):
+    """Of a safetensors file."""
+    raw = path.read_bytes()
+    size, = struct.unpack("<Q", raw[:8])
+    return [name for name in json.loads(raw[8:8 + size]) if name != "__metadata__"]
+
+
 def drop_tensor(path, name):
     """Takes one tensor out of a safetensors file, which stays well-formed."""
     raw = path.read_bytes()
