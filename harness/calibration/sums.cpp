@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <vector>
 
@@ -47,6 +48,35 @@ float sum_pairwise(const float* a, const float* b, std::size_t n) {
   return result;
 }
 
+// x without what lies behind the last bit of a float32 whose leading bit is 2^exponent.
+double cut_off(double x, int exponent) {
+  const double unit = std::ldexp(1.0, exponent - 23);
+  return std::trunc(x / unit) * unit;
+}
+
+float sum_in_matrix_unit(const float* a, const float* b, std::size_t n) {
+  constexpr std::size_t kTerms = 16;
+  double result = 0.0;
+  for (std::size_t first = 0; first < n; first += kTerms) {
+    const std::size_t last = std::min(first + kTerms, n);
+    double largest = std::abs(result);
+    for (std::size_t k = first; k < last; ++k) {
+      largest = std::max(largest, std::abs(static_cast<double>(a[k]) * static_cast<double>(b[k])));
+    }
+    if (largest == 0.0 || !std::isfinite(largest)) {
+      for (std::size_t k = first; k < last; ++k) result += static_cast<double>(a[k]) * static_cast<double>(b[k]);
+      continue;
+    }
+    const int exponent = std::ilogb(largest);
+    double sum = cut_off(result, exponent);
+    for (std::size_t k = first; k < last; ++k) {
+      sum += cut_off(static_cast<double>(a[k]) * static_cast<double>(b[k]), exponent);
+    }
+    result = sum == 0.0 ? 0.0 : cut_off(sum, std::ilogb(sum));
+  }
+  return static_cast<float>(result);
+}
+
 template <bool kFused>
 float sum_part(const float* a, const float* b, std::size_t n, const SumStyle& style) {
   float result = 0.0F;
@@ -59,6 +89,8 @@ float sum_part(const float* a, const float* b, std::size_t n, const SumStyle& st
       return result;
     case Order::kLanes:
       return sum_in_lanes<kFused>(a, b, n, static_cast<std::size_t>(style.lanes));
+    case Order::kMatrixUnit:
+      return sum_in_matrix_unit(a, b, n);
     case Order::kPairwise:
       break;
   }
@@ -71,8 +103,10 @@ float sum_one(const float* a, const float* b, std::size_t n, const SumStyle& sty
 
 }  // namespace
 
-SumStyle draw_sum_style(Random& random) {
-  return {.order = random.one_of({Order::kForward, Order::kBackward, Order::kLanes, Order::kPairwise}),
+SumStyle draw_sum_style(Random& random, bool matrix_unit) {
+  return {.order = matrix_unit && random.chance(0.25)
+                       ? Order::kMatrixUnit
+                       : random.one_of({Order::kForward, Order::kBackward, Order::kLanes, Order::kPairwise}),
           .lanes = random.one_of({std::int64_t{4}, std::int64_t{8}, std::int64_t{16}, std::int64_t{32}}),
           .splits = random.chance(0.4) ? random.between(2, 8) : 1,
           .fused = random.chance(0.5),

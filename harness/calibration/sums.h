@@ -8,7 +8,17 @@
 
 namespace qdiff::calibration {
 
-enum class Order : std::uint8_t { kForward, kBackward, kLanes, kPairwise };
+enum class Order : std::uint8_t {
+  kForward,
+  kBackward,
+  kLanes,
+  kPairwise,
+  // As matrix units do: 16 products are aligned to the largest of them and the sum so far, cut off behind float32's
+  // last bit and added exactly; the result is cut off, not rounded. Such errors all go one way. Fasi, Higham, Mikaitis
+  // and Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ Computer Science 7:e330 (2021). For stored types of
+  // 16 bits, whose products are exact.
+  kMatrixUnit,
+};
 
 struct SumStyle {
   Order order = Order::kForward;
@@ -19,7 +29,8 @@ struct SumStyle {
   std::int64_t block = 384;  // of K, where bias_first
 };
 
-SumStyle draw_sum_style(Random& random);
+// `matrix_unit`: whether that order may be drawn, too.
+SumStyle draw_sum_style(Random& random, bool matrix_unit);
 
 // Sum of a[k] * b[k]; both of equal size.
 float dot(std::span<const float> a, std::span<const float> b, const SumStyle& style);

@@ -39,7 +39,7 @@ class Twin {
         c_(scenario.config),
         weights_(weights),
         random_(scenario.seed * 7919 + 3),
-        choices_(draw_choices(random_)),
+        choices_(draw_choices(random_, scenario.precision)),
         caches_(static_cast<std::size_t>(c_.num_layers)) {}
 
   MemoryStore run() {
@@ -368,14 +368,16 @@ void Twin::run_step(const Step& step) {
 
 }  // namespace
 
-Choices draw_choices(Random& random) {
+Choices draw_choices(Random& random, const Precision& precision) {
   Choices c;
+  const bool matrix_units = precision.activations != DType::kF32;
   for (const OperationRow& r : kOperationTable) {
-    if (r.kind == Kind::kReduce) c.sums[r.op] = draw_sum_style(random);
+    const bool is_norm = r.op == Op::kInputLayernorm || r.op == Op::kPostAttentionLayernorm || r.op == Op::kNorm;
+    if (r.kind == Kind::kReduce) c.sums[r.op] = draw_sum_style(random, matrix_units && !is_norm);
   }
-  c.score_sum = draw_sum_style(random);
-  c.weight_sum = draw_sum_style(random);
-  c.value_sum = draw_sum_style(random);
+  c.score_sum = draw_sum_style(random, matrix_units);
+  c.weight_sum = draw_sum_style(random, false);
+  c.value_sum = draw_sum_style(random, matrix_units && precision.points.contains(P::kAttentionProbs));
   c.exponential = random.one_of({Exponential::kLibrary, Exponential::kBaseTwo, Exponential::kOneOff});
   c.rsqrt_one_off = random.chance(0.5);
   c.weight_times_root_first = random.chance(0.3);

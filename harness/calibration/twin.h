@@ -35,7 +35,7 @@ struct Choices {
   std::int64_t key_tile = 64;
   bool stand_in_for_mask = false;  // the type's lowest finite number, not -inf
 };
-Choices draw_choices(Random& random);
+Choices draw_choices(Random& random, const Precision& precision);
 
 // Runs all steps and records every tensor that the scenario materialises. Pad rows hold NaN.
 MemoryStore run_twin(const Scenario& scenario, const ScenarioWeights& weights);

@@ -144,7 +144,8 @@ __global__ void __launch_bounds__(kThreads) flash_attention_kernel(const Attenti
         if (!(slot <= last[i])) {
           value = kMinusInfinity;
           if constexpr (kPlanted) {
-            if (p.fault.id == FaultId::kTailZero && slot >= valid_length) value = 0.0F;
+            // In the query's own last tile, and no later one of the block's.
+            if (p.fault.id == FaultId::kTailZero && slot >= valid_length && base <= last[i]) value = 0.0F;
           }
         }
         score[i][j] = value;
