@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <stdexcept>
 
 #include "reference/ensemble.h"
@@ -42,6 +43,14 @@ class TorchOracle : public Oracle {
     }
   }
 
+  std::vector<Expectation> evaluate_all(std::span<const Query> queries) override {
+    const Rounding gold = queries.empty() ? Rounding::gold({}) : Rounding::gold(queries.front().precision);
+    std::vector<Walk> walks;
+    for (const Query& query : queries) walks.emplace_back(query, gold, weights_);
+    if (walks.size() < 2 || !are_one_projection(walks)) return Oracle::evaluate_all(queries);
+    return expectations_of_one_projection(walks);
+  }
+
   std::vector<double> emulate(const Query& query) override {
     const Rounding rounding = Rounding::emulated(query.precision);
     const Walk walk(query, rounding, weights_);
@@ -65,28 +74,78 @@ class TorchOracle : public Oracle {
     }
     bool exact = false;
     Evaluated target = evaluate_gold(walk, exact);
-    expectation.shape = target.value.sizes().vec();
-    if (query.variant != nullptr) take_out_unknown(target, expectation);
-    expectation.value = to_vector(target.value);
-    // Near zero the spacing of numbers has a floor, and so has the error. A masked probability is 0 without error.
-    const double floor = spacing(query.precision.accumulate, 0.0);
-    const at::Tensor sigma = target.noise.independent.expand_as(target.value).sqrt();
-    expectation.sigma_independent =
-        to_float_vector(at::where(sigma.gt(0.0), sigma.clamp_min(floor), at::zeros({}, sigma.options())));
-    expectation.sigma_shared = to_float_vector(target.noise.shared.expand_as(target.value).sqrt());
+    std::vector<std::uint8_t> unknown;
+    if (query.variant != nullptr) unknown = take_out_unknown(target);
+    expectation = as_expectation(target, query.precision);
+    expectation.unknown = std::move(unknown);
     expectation.exact = exact;
     return expectation;
   }
 
-  static void take_out_unknown(Evaluated& target, Expectation& expectation) {
+  static Expectation as_expectation(const Evaluated& target, const Precision& precision) {
+    Expectation expectation;
+    expectation.shape = target.value.sizes().vec();
+    expectation.value = to_vector(target.value);
+    // Near zero the spacing of numbers has a floor, and so has the error. A masked probability is 0 without error.
+    const double floor = spacing(precision.accumulate, 0.0);
+    const at::Tensor sigma = target.noise.independent.expand_as(target.value).sqrt();
+    expectation.sigma_independent =
+        to_float_vector(at::where(sigma.gt(0.0), sigma.clamp_min(floor), at::zeros({}, sigma.options())));
+    expectation.sigma_shared = to_float_vector(target.noise.shared.expand_as(target.value).sqrt());
+    return expectation;
+  }
+
+  // Marks the elements of which nothing is expected, and leaves zeros there.
+  static std::vector<std::uint8_t> take_out_unknown(Evaluated& target) {
     const at::Tensor unknown = at::isposinf(target.noise.independent).expand_as(target.value);
-    if (!unknown.any().item<bool>()) return;
-    const at::Tensor bytes = unknown.to(at::kByte).contiguous();
-    const std::uint8_t* data = bytes.const_data_ptr<std::uint8_t>();
-    expectation.unknown.assign(data, data + bytes.numel());
+    if (!unknown.any().item<bool>()) return {};
     target.noise.independent = target.noise.independent.expand_as(target.value).masked_fill(unknown, 0.0);
     target.noise.shared = target.noise.shared.expand_as(target.value).masked_fill(unknown, 0.0);
     target.value = target.value.masked_fill(unknown, 0.0);
+    const at::Tensor bytes = unknown.to(at::kByte).contiguous();
+    const std::uint8_t* data = bytes.const_data_ptr<std::uint8_t>();
+    return {data, data + bytes.numel()};
+  }
+
+  bool are_one_projection(const std::vector<Walk>& walks) const {
+    const Query& first = walks.front().query();
+    const PlacedUnit& unit = walks.front().units().front();
+    return is_projection(unit.unit.first) && std::all_of(walks.begin(), walks.end(), [&](const Walk& walk) {
+             const Query& query = walk.query();
+             const PlacedUnit& other = walk.units().front();
+             return walk.units().size() == 1 && other.unit.first == unit.unit.first &&
+                    other.unit.last == unit.unit.last && other.layer == unit.layer && query.variant == nullptr &&
+                    query.with_noise && query.stored == first.stored && &query.precision == &first.precision &&
+                    !walk.rounded_after_use(inputs_of(other, config())[0].key);
+           });
+  }
+
+  // Each row of the input gives a row of the output, whichever query it is of.
+  std::vector<Expectation> expectations_of_one_projection(const std::vector<Walk>& walks) {
+    const PlacedUnit& placed = walks.front().units().front();
+    std::vector<at::Tensor> inputs, rows;
+    for (const Walk& walk : walks) {
+      inputs.push_back(gather_inputs(walk, walk.units().front(), {}, config())[0]);
+      rows.push_back(inputs.back().flatten(0, 1));
+    }
+    const std::array all = {at::cat(rows).unsqueeze(0)};
+    const Evaluated together = evaluate_unit_with_noise(placed.unit, all, walks.front().setting(placed, 1, nullptr),
+                                                        walks.front().query().stored);
+    std::vector<Expectation> expectations;
+    std::int64_t first = 0;
+    for (const at::Tensor& input : inputs) {
+      std::vector<std::int64_t> shape = input.sizes().vec();
+      shape.back() = together.value.size(-1);
+      const std::int64_t count = shape[0] * shape[1];
+      const auto part = [&](const at::Tensor& x) {
+        return x.expand_as(together.value).narrow(1, first, count).reshape(shape);
+      };
+      expectations.push_back(
+          as_expectation({part(together.value), {part(together.noise.independent), part(together.noise.shared)}},
+                         walks.front().query().precision));
+      first += count;
+    }
+    return expectations;
   }
 
   // The target's value alone, with the roundings that `rounding` makes on the way to it.

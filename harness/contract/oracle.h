@@ -101,6 +101,12 @@ class Oracle {
   // Gold with its expected rounding: analytic for one operation (and for the usual fusions: matmul with bias, scores
   // with softmax and P.V, cache writes before them); for longer spans from an ensemble of perturbed evaluations.
   virtual Expectation evaluate(const Query& query) = 0;
+  // The same of several queries, in their order. Those of one projection share a pass over its weights.
+  virtual std::vector<Expectation> evaluate_all(std::span<const Query> queries) {
+    std::vector<Expectation> expectations;
+    for (const Query& query : queries) expectations.push_back(evaluate(query));
+    return expectations;
+  }
   // What an engine that rounds exactly at the declared points would put out, rounded to the stored dtype.
   virtual std::vector<double> emulate(const Query& query) = 0;
 
