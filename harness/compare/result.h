@@ -65,7 +65,8 @@ struct Explanation {
   std::string phase;                          // "prefill", "decode", "both"
   std::string pattern;                        // in words: which rows, heads, positions, dimensions are wrong
   std::vector<WrongAxis> where;               // the same as data
-  std::string evidence;                       // why the pattern speaks for the hypothesis, where no variant does
+  // Why the pattern speaks for the hypothesis, where no variant does; why a variant is in doubt, where one does.
+  std::string evidence;
   std::vector<std::string> alternatives;      // variants that fit equally well
   std::vector<std::string> separated_by;      // for each of them, the input that would tell it from the variant
   std::map<std::string, std::string> points;  // kind precision: entries of compute.points that would declare it

@@ -62,8 +62,9 @@ bool concerns(const VariantFacts& facts, std::span<const TensorKey> span);
 struct Fit {
   std::optional<Variant> variant;
   std::vector<DeclarablePoint> points;
-  bool fitted = false;    // the variant's value was searched for, not listed
-  double distance = 0.0;  // of the reference that really computes so from the candidate (fitting.h)
+  bool fitted = false;     // the variant's value was searched for, not listed
+  double distance = 0.0;   // of the reference that really computes so from the candidate (fitting.h)
+  std::string doubt = {};  // why it explains and does not prove (span_evidence.h); empty: no reason
   bool operator==(const Fit& other) const;
 };
 

@@ -164,12 +164,23 @@ class Concluding {
     if (!only_rounding) {
       Finding finding = finding_at(tensor, FindingKind::kLogic);
       finding.explanation = explanation_of(variants, catalogue_);
+      doubt(tensor, finding.explanation);
       describe(tensor.pattern, finding.explanation);
       found_.push_back({case_index(*tensor.subject), std::move(finding)});
     }
     const auto rounded =
         std::find_if(tensor.fits.begin(), tensor.fits.end(), [](const Fit& fit) { return !fit.points.empty(); });
     if (rounded != tensor.fits.end()) add_precision(tensor, rounded->points);
+  }
+
+  // A variant that is in doubt is not confirmed.
+  static void doubt(const WrongTensor& tensor, Explanation& explanation) {
+    if (!explanation.variant) return;
+    const auto of_variant = [&](const Fit& fit) { return fit.variant && fit.variant->id == *explanation.variant; };
+    const auto doubtful = std::find_if(tensor.fits.begin(), tensor.fits.end(), of_variant);
+    if (doubtful == tensor.fits.end() || doubtful->doubt.empty()) return;
+    explanation.verdict = HypothesisVerdict::kConsistent;
+    explanation.evidence = doubtful->doubt;
   }
 
   void add_precision(const WrongTensor& tensor, const std::vector<DeclarablePoint>& points) {

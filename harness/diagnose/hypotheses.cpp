@@ -59,7 +59,7 @@ void judge_by_findings(const std::vector<Finding>& findings, HypothesisResult& r
       evidence = finding.explanation.evidence;
     }
   }
-  if (!evidence.empty() && !result.variant) result.evidence.push_back(evidence);
+  if (!evidence.empty()) result.evidence.push_back(evidence);
   if (!result.variant) return;
   const auto explained = std::count_if(findings.begin(), findings.end(), [&](const Finding& finding) {
     const auto& alternatives = finding.explanation.alternatives;
@@ -69,7 +69,7 @@ void judge_by_findings(const std::vector<Finding>& findings, HypothesisResult& r
   result.evidence.push_back("the reference with " + *result.variant + " planted reproduces " +
                             std::to_string(explained) + " of " + std::to_string(findings.size()) +
                             " wrong tensors to within rounding");
-  if (result.verdict == HypothesisVerdict::kConsistent) {
+  if (result.verdict == HypothesisVerdict::kConsistent && evidence.empty()) {
     result.evidence.push_back("variants of other hypotheses fit equally well; see the alternatives of the explanation");
   }
 }

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "harness/diagnose/pattern.h"
+#include "harness/diagnose/span_evidence.h"
 
 namespace qdiff::diagnose {
 namespace {
@@ -93,6 +94,7 @@ class Judging {
     }
     progress("judging the head", done, total);
     if (extent_.outside_layers) judge_scope(Scope::kAfterLayers, kNoLayer);
+    weigh_span_evidence(result_.wrong);
     return std::move(result_);
   }
 
@@ -184,8 +186,9 @@ class Judging {
         }
         break;
       case Outcome::kDiverged:
-        result_.wrong.push_back({&subject, row.key, compare::span_start(row.span, *subject.inputs, oracle_.config()),
-                                 judgement, row.pattern, fits, false});
+        result_.wrong.push_back({&subject, row.key, row.span,
+                                 compare::span_start(row.span, *subject.inputs, oracle_.config()), judgement,
+                                 row.pattern, fits, false});
         break;
       case Outcome::kInconclusive:
       case Outcome::kUnjudged:

@@ -66,6 +66,7 @@ void write_divergence(const RunResult& result, const Finding& first, Writer& out
   out.field("pattern", first.explanation.pattern);
   out.field("cause", cause_of(first.explanation));
   out.field("meaning", meaning_of(result, first.explanation));
+  if (first.explanation.variant) out.field("doubt", first.explanation.evidence);
   write_alternatives(first.explanation, out);
   out.whole_field("repeat", first.command, kBold);
 

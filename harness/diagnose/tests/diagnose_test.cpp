@@ -7,6 +7,7 @@
 #include "harness/diagnose/pattern.h"
 #include "harness/diagnose/record.h"
 #include "harness/diagnose/run.h"
+#include "harness/diagnose/span_evidence.h"
 
 namespace qdiff::diagnose {
 namespace {
@@ -104,6 +105,53 @@ const std::vector<VariantFacts> kCatalogue = {
     {"H05.divide_by_kv", "h / K", "", {Op::kAttnOutput}, "G != K"},
     {"H01.no_head_stride", "", "", {Op::kKCache}, "K > 1"},
 };
+
+TensorKey in_layer(Op op, int layer) { return {0, {op, layer}}; }
+
+WrongTensor wrong_tensor(std::vector<TensorKey> span, std::vector<Fit> fits) {
+  WrongTensor tensor;
+  tensor.key = span.back();
+  tensor.span = std::move(span);
+  tensor.fits = std::move(fits);
+  return tensor;
+}
+
+// A layer of which the output alone is recorded.
+std::vector<TensorKey> whole_layer(int layer) {
+  return {in_layer(Op::kQProj, layer), in_layer(Op::kQRope, layer), in_layer(Op::kScores, layer),
+          in_layer(Op::kOutput, layer)};
+}
+
+TEST_CASE("a value searched for over spans alone is in doubt, and none beside an unexplained bug of the span's",
+          "[attribution]") {
+  const Fit searched{Variant{"H02.scale", 0.15}, {}, true};
+  const Fit listed{Variant{"H02.no_scale", {}}, {}};
+
+  std::vector<WrongTensor> alone = {wrong_tensor(whole_layer(1), {searched, listed})};
+  weigh_span_evidence(alone);
+  REQUIRE(alone[0].fits.size() == 2);
+  CHECK_FALSE(alone[0].fits[0].doubt.empty());
+  CHECK(alone[0].fits[1].doubt.empty());
+
+  std::vector<WrongTensor> contradicted = {wrong_tensor({in_layer(Op::kQRope, 0)}, {}), alone[0]};
+  contradicted[1].fits = {searched, listed};
+  weigh_span_evidence(contradicted);
+  REQUIRE(contradicted[1].fits.size() == 1);
+  CHECK(contradicted[1].fits[0].variant->id == "H02.no_scale");
+  CHECK_THAT(contradicted[1].fits[0].doubt, ContainsSubstring("model.layers.0.self_attn.q_rope"));
+
+  std::vector<WrongTensor> elsewhere = {wrong_tensor({in_layer(Op::kOProj, 0)}, {}),
+                                        wrong_tensor(whole_layer(1), {listed})};
+  weigh_span_evidence(elsewhere);
+  CHECK(elsewhere[1].fits[0].doubt.empty());
+
+  std::vector<WrongTensor> supported = {wrong_tensor({in_layer(Op::kScores, 0)}, {searched}),
+                                        wrong_tensor(whole_layer(1), {searched})};
+  weigh_span_evidence(supported);
+  CHECK(supported[0].fits[0].doubt.empty());
+  REQUIRE(supported[1].fits.size() == 1);
+  CHECK(supported[1].fits[0].doubt.empty());
+}
 
 const compare::HypothesisResult& find(const std::vector<compare::HypothesisResult>& results, const std::string& id) {
   for (const auto& result : results) {
