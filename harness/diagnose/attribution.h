@@ -35,6 +35,8 @@ struct RowJudgement {
   const Step& step() const { return subject->input->steps[static_cast<std::size_t>(key.step)]; }
   TensorView actual() const { return subject->candidate->get(key); }
   bool wrong() const { return judgement.outcome == compare::Outcome::kDiverged; }
+  // Values of another shape cannot be held against any supposition: the shape is the finding.
+  bool explainable() const { return wrong() && judgement.decisive_statistic != "shape"; }
 };
 
 // What an evaluation supposes of the candidate beside what it declared.

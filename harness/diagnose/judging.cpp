@@ -4,6 +4,7 @@
 #include <future>
 #include <memory>
 
+#include "harness/compare/layout.h"
 #include "harness/diagnose/pattern.h"
 #include "harness/diagnose/span_evidence.h"
 
@@ -159,7 +160,8 @@ class Judging {
       }
       return seen;
     });
-    if (options_.probing) probe_.ask(row, *expected);
+    const bool has_shape = compare::shape_fits(key.id.op, row.actual().shape, row.step(), config);
+    if (options_.probing && has_shape) probe_.ask(row, *expected);
   }
 
   void settle(std::vector<RowJudgement>& rows) {
