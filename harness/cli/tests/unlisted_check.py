@@ -12,13 +12,7 @@ FAULTS = json.loads((SOURCE / "scripts/engines/unlisted_faults.json").read_text(
 TRUE_OF = {"norms_exchanged": ("H09", "the norm's weight is wrong")}
 
 # What the diagnosis gets wrong today. An entry whose check passes fails the test, so that it is taken out.
-MISSES = {
-    ("heads_reversed", "no false cause"):
-        "says H05 (consistent): the heads read other key and value heads. They do not. Each holds another head's whole "
-        "output, made with that head's query, which no map of key/value heads can do",
-    ("stale_down_proj", "words"):
-        "the pattern says which columns are wrong, and not that decode alone is wrong",
-}
+MISSES = {}
 
 
 class Unlisted(CommandLineTest):

@@ -225,6 +225,67 @@ TEST_CASE("joining two models' results keeps the strongest verdict and the union
   CHECK(merge({wrong, doubtful}).verdict == Verdict::kDiverged);
 }
 
+compare::RunResult diverged_by(const std::vector<VariantFacts>& catalogue, const Detectability& detectability,
+                               const std::vector<Finding>& findings) {
+  compare::RunResult result;
+  result.catalogue = catalogue;
+  result.findings = findings;
+  result.hypotheses = judge_hypotheses(findings, catalogue, detectability);
+  if (!findings.empty()) result.verdict = Verdict::kDiverged;
+  return result;
+}
+
+TEST_CASE("another model's cases break a tie, and the variant left keeps its value and its own model's right one",
+          "[merge]") {
+  const auto catalogue_with = [](double right_eps) {
+    VariantFacts modulo{"H05.modulo", "h % K", "", {Op::kAttnOutput}, "1 < K < H"};
+    VariantFacts eps{"H09.eps", "another epsilon", "", {Op::kNorm}, "a row of tiny norm", {1e-5}};
+    eps.right_value = right_eps;
+    return std::vector<VariantFacts>{modulo, eps};
+  };
+  Finding tie;
+  tie.explanation = explanation_of({{"H05.modulo", {}}, {"H09.eps", 3e-5}}, catalogue_with(2e-6));
+  CHECK(tie.explanation.verdict == HypothesisVerdict::kConsistent);
+  CHECK(tie.explanation.separated_by ==
+        std::vector<std::string>{"told apart by inputs with only one of: 1 < K < H; a row of tiny norm"});
+  tie.explanation.pattern = "every column";
+  Detectability shows_modulo;
+  shows_modulo.tried = {"H05.modulo"};
+  shows_modulo.cases_that_show = {{"H05.modulo", {"a"}}};
+  // The first model's cases would have shown H05.modulo, and did not.
+  const compare::RunResult merged = merge(
+      {diverged_by(catalogue_with(1e-6), shows_modulo, {}), diverged_by(catalogue_with(2e-6), shows_modulo, {tie})});
+  REQUIRE(merged.findings.size() == 1);
+  const compare::Explanation& left = merged.findings[0].explanation;
+  CHECK(left.variant == "H09.eps");
+  CHECK(left.verdict == HypothesisVerdict::kConfirmed);
+  CHECK(left.value == 3e-5);
+  CHECK(left.expected_value == 2e-6);
+  CHECK(left.alternatives.empty());
+  CHECK(left.pattern == "every column");
+  // Alone there is nobody to break it.
+  CHECK(merge({diverged_by(catalogue_with(2e-6), shows_modulo, {tie})}).findings[0].explanation.variant ==
+        "H05.modulo");
+}
+
+TEST_CASE("evidence without a variant takes on the variant that is confirmed of its hypothesis", "[merge]") {
+  Finding sure, hint, doubtful;
+  sure.explanation = explanation_of({{"H05.divide_by_kv", {}}}, {});
+  hint.explanation.hypothesis = "H05";
+  hint.explanation.verdict = HypothesisVerdict::kConsistent;
+  hint.explanation.pattern = "head 3 of 6";
+  hint.explanation.evidence = "why";
+  doubtful = sure;
+  doubtful.explanation.verdict = HypothesisVerdict::kConsistent;
+  const compare::RunResult merged = merge({diverged_by(kCatalogue, {}, {hint}), diverged_by(kCatalogue, {}, {sure})});
+  CHECK(merged.findings[0].explanation.variant == "H05.divide_by_kv");
+  CHECK(merged.findings[0].explanation.verdict == HypothesisVerdict::kConfirmed);
+  CHECK(merged.findings[0].explanation.pattern == "head 3 of 6");
+  const compare::RunResult unsure =
+      merge({diverged_by(kCatalogue, {}, {hint}), diverged_by(kCatalogue, {}, {doubtful})});
+  CHECK_FALSE(unsure.findings[0].explanation.variant.has_value());
+}
+
 TEST_CASE("two runs are compared bit for bit outside the padding", "[record]") {
   const Step step = step_of(2, 2, {1, 0});
   const std::vector<double> values = {1, 2, 3, 4, 5, 6, 7, 8};
