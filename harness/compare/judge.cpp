@@ -280,6 +280,11 @@ Judgement judge_exact(const Sides& sides) {
 
 bool from_ensemble(const Comparison& c) {
   if (!is_usual_fusion(c.operations)) return true;
+  // An embedding whose weights are wider than the activations does not only move.
+  const bool rounds_embedding =
+      facts(c.precision.weights).significant_bits > facts(c.precision.activations).significant_bits;
+  const bool starts_at_embedding = c.operations.size() > 1 && c.operations.front().id.op == Op::kEmbedTokens;
+  if (starts_at_embedding && rounds_embedding) return true;
   const auto reads_unrounded = [&](Op op) {
     const auto& inputs = row(op).inputs;
     return std::any_of(inputs.begin(), inputs.end(),

@@ -79,7 +79,8 @@ struct Comparison {
 };
 
 // Whether these rows are `op` alone or a fusion that engines usually make, for which the oracle has a closed form: a
-// projection with its bias, attention from q and k on, cache writes before either. Anything else is a long span.
+// projection with its bias, attention from q and k on, and data that only moves (cache writes, the embedding) before
+// either. Anything else is a long span.
 bool is_usual_fusion(std::span<const TensorKey> operations);
 
 // Whether the oracle measured the expected rounding on an ensemble instead of deriving it.

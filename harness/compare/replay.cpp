@@ -58,11 +58,15 @@ bool has_nan(const Layout& layout, const TensorView& view) {
 
 bool is_usual_fusion(std::span<const TensorKey> operations) {
   std::vector<Op> ops;
-  for (const TensorKey& key : operations) {
-    if (key.id.op != Op::kKCache && key.id.op != Op::kVCache) ops.push_back(key.id.op);
+  for (std::size_t i = 0; i < operations.size(); ++i) {
+    const Op op = operations[i].id.op;
+    const bool moves = op == Op::kEmbedTokens || op == Op::kKCache || op == Op::kVCache;
+    if (!moves || i + 1 == operations.size()) ops.push_back(op);
   }
   if (ops.size() <= 1) return true;
-  const bool with_bias = ops.size() == 2 && ops[1] <= Op::kVProj && row(ops[1]).inputs[0].op == ops[0];
+  const bool product = ops[0] == Op::kQProjMatmul || ops[0] == Op::kKProjMatmul || ops[0] == Op::kVProjMatmul;
+  const bool bias = ops[1] == Op::kQProj || ops[1] == Op::kKProj || ops[1] == Op::kVProj;
+  const bool with_bias = ops.size() == 2 && product && bias && row(ops[1]).inputs[0].op == ops[0];
   const auto outside_attention = [](Op op) { return op < Op::kScores || op > Op::kAttnOutput; };
   return with_bias || std::none_of(ops.begin(), ops.end(), outside_attention);
 }

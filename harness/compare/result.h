@@ -61,12 +61,14 @@ struct Explanation {
   std::optional<HypothesisVerdict> verdict;  // confirmed or consistent; none: no known bug fits
   std::optional<double> value;               // fitted parameter, where the variant has one
   std::optional<double> expected_value;
-  std::vector<int> layers;                    // in which the variant reproduces the candidate
-  std::string phase;                          // "prefill", "decode", "both"
-  std::string pattern;                        // in words: which rows, heads, positions, dimensions are wrong
-  std::vector<WrongAxis> where;               // the same as data
-  std::string evidence;                       // why the pattern speaks for the hypothesis, where no variant does
-  std::vector<std::string> alternatives;      // variants that fit equally well
+  std::vector<int> layers;       // in which the variant reproduces the candidate; unexplained: in which it is wrong
+  std::string phase;             // "prefill", "decode", "both"
+  std::string pattern;           // in words: which rows, heads, positions, dimensions are wrong
+  std::vector<WrongAxis> where;  // the same as data
+  // Why the pattern speaks for the hypothesis, where no variant does; why a variant is in doubt, where one does.
+  std::string evidence;
+  std::vector<std::string> alternatives;                  // variants that fit equally well
+  std::vector<std::optional<double>> alternative_values;  // for each of them, its fitted parameter
   std::vector<std::string> separated_by;      // for each of them, the input that would tell it from the variant
   std::map<std::string, std::string> points;  // kind precision: entries of compute.points that would declare it
 };
@@ -196,6 +198,7 @@ struct RunResult {
   std::vector<FreeRun> free_runs;
   // Of a trace: what its manifest says that differs from the model or is unusual. Never a verdict.
   std::vector<std::string> notes;
+  bool of_trace = false;           // judged is a recording, not an engine that hands its tensors out
   bool precision_allowed = false;  // findings of kind precision leave the verdict as it is
   // Where asked for: the entries of compute.points under which there would be no finding of kind precision.
   std::optional<std::map<std::string, std::string>> inferred_points;

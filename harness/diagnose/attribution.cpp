@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "harness/compare/layout.h"
 #include "harness/diagnose/fitting.h"
 #include "harness/diagnose/screening.h"
 
@@ -19,15 +20,33 @@ Precision declaring(Precision precision, std::span<const DeclarablePoint> points
 
 namespace {
 
-// The query of a row under a supposition; the precision that it refers to lives here.
+// A variant may ask for any tensor of the case; one that was handed out in a wrong shape is as good as not recorded.
+class WellShaped final : public TensorStore {
+ public:
+  WellShaped(const Subject& subject, const ModelConfig& config) : subject_(subject), config_(config) {}
+  bool has(const TensorKey& key) const override {
+    const Step& step = subject_.input->steps[static_cast<std::size_t>(key.step)];
+    return subject_.inputs->has(key) && compare::shape_fits(key.id.op, get(key).shape, step, config_);
+  }
+  TensorView get(const TensorKey& key) const override { return subject_.inputs->get(key); }
+
+ private:
+  const Subject& subject_;
+  const ModelConfig& config_;
+};
+
+// The query of a row under a supposition; what it refers to lives here.
 struct RowQuery {
   Precision precision;
+  WellShaped recorded;
   Query query;
 
-  RowQuery(const RowJudgement& row, const Precision& declared, const Supposition& supposition)
+  RowQuery(const RowJudgement& row, const Precision& declared, const Supposition& supposition,
+           const ModelConfig& config)
       : precision(declaring(declared, supposition.points)),
+        recorded(*row.subject, config),
         query{.operations = row.span,
-              .recorded = *row.subject->inputs,
+              .recorded = recorded,
               .steps = row.subject->input->steps,
               .precision = precision,
               .stored = row.actual().dtype,
@@ -51,7 +70,7 @@ Judgement judge_against(const RowJudgement& row, const TensorView& actual, const
 
 Expectation evaluate(Oracle& oracle, const RowJudgement& row, const Precision& precision,
                      const Supposition& supposition, bool with_noise) {
-  RowQuery q(row, precision, supposition);
+  RowQuery q(row, precision, supposition, oracle.config());
   q.query.with_noise = with_noise;
   return oracle.evaluate(q.query);
 }
@@ -63,7 +82,7 @@ Judgement judge_as(Oracle& oracle, const RowJudgement& row, const Precision& pre
 }
 
 Tensor emulated(Oracle& oracle, const RowJudgement& row, const Precision& precision, const Supposition& supposition) {
-  const RowQuery q(row, precision, supposition);
+  const RowQuery q(row, precision, supposition, oracle.config());
   const TensorView actual = row.actual();
   return Tensor::rounded(actual.dtype, actual.shape, oracle.emulate(q.query));
 }
@@ -109,7 +128,7 @@ class LayerAttribution {
 
   std::vector<std::vector<Fit>> operator()() {
     for (const RowJudgement& row : rows_) {
-      if (row.wrong()) wrong_ops_.insert(row.key.id.op);
+      if (row.explainable()) wrong_ops_.insert(row.key.id.op);
     }
     if (wrong_ops_.empty()) return fits_;
     try_known();
@@ -127,7 +146,7 @@ class LayerAttribution {
     Rows found;
     for (const bool wrong : {true, false}) {
       for (const RowJudgement& row : rows_) {
-        const bool judged = row.judgement.outcome == Outcome::kMatch || row.wrong();
+        const bool judged = row.judgement.outcome == Outcome::kMatch || row.explainable();
         if (judged && row.wrong() == wrong && wanted(row)) found.push_back(&row);
       }
     }
@@ -136,7 +155,7 @@ class LayerAttribution {
 
   bool explained(Op op) const {
     for (std::size_t i = 0; i < rows_.size(); ++i) {
-      if (rows_[i].wrong() && rows_[i].key.id.op == op && fits_[i].empty()) return false;
+      if (rows_[i].explainable() && rows_[i].key.id.op == op && fits_[i].empty()) return false;
     }
     return true;
   }

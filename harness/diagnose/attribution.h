@@ -35,6 +35,8 @@ struct RowJudgement {
   const Step& step() const { return subject->input->steps[static_cast<std::size_t>(key.step)]; }
   TensorView actual() const { return subject->candidate->get(key); }
   bool wrong() const { return judgement.outcome == compare::Outcome::kDiverged; }
+  // Values of another shape cannot be held against any supposition: the shape is the finding.
+  bool explainable() const { return wrong() && judgement.decisive_statistic != "shape"; }
 };
 
 // What an evaluation supposes of the candidate beside what it declared.
@@ -62,8 +64,9 @@ bool concerns(const VariantFacts& facts, std::span<const TensorKey> span);
 struct Fit {
   std::optional<Variant> variant;
   std::vector<DeclarablePoint> points;
-  bool fitted = false;    // the variant's value was searched for, not listed
-  double distance = 0.0;  // of the reference that really computes so from the candidate (fitting.h)
+  bool fitted = false;     // the variant's value was searched for, not listed
+  double distance = 0.0;   // of the reference that really computes so from the candidate (fitting.h)
+  std::string doubt = {};  // why it explains and does not prove (span_evidence.h); empty: no reason
   bool operator==(const Fit& other) const;
 };
 

@@ -20,6 +20,13 @@ const VariantFacts* facts_of(const std::vector<VariantFacts>& catalogue, const s
   return found == catalogue.end() ? nullptr : &*found;
 }
 
+// Both have shown on these inputs, which therefore have what either needs. One that shows alone tells them apart.
+std::string separating(const VariantFacts* one, const VariantFacts* other) {
+  if (one == nullptr || other == nullptr || one->shows_when.empty() || other->shows_when.empty()) return "";
+  if (one->shows_when == other->shows_when) return "";
+  return "told apart by inputs with only one of: " + one->shows_when + "; " + other->shows_when;
+}
+
 // "H02.attention_probs_bf16" of a rounding.
 const VariantFacts* facts_of(const std::vector<VariantFacts>& catalogue, const DeclarablePoint& point) {
   const auto found = std::find_if(catalogue.begin(), catalogue.end(), [&](const VariantFacts& facts) {
@@ -103,7 +110,7 @@ class Concluding {
       if (first != second) return first < second;
       return a.finding.kind < b.finding.kind;
     });
-    for (Conclusion& conclusion : found_) fill_extent(conclusion.finding.explanation);
+    for (Conclusion& conclusion : found_) fill_extent(conclusion.finding);
     for (const Conclusion& conclusion : found_) result.findings.push_back(conclusion.finding);
 
     result.catalogue = catalogue_;
@@ -164,12 +171,23 @@ class Concluding {
     if (!only_rounding) {
       Finding finding = finding_at(tensor, FindingKind::kLogic);
       finding.explanation = explanation_of(variants, catalogue_);
+      doubt(tensor, finding.explanation);
       describe(tensor.pattern, finding.explanation);
       found_.push_back({case_index(*tensor.subject), std::move(finding)});
     }
     const auto rounded =
         std::find_if(tensor.fits.begin(), tensor.fits.end(), [](const Fit& fit) { return !fit.points.empty(); });
     if (rounded != tensor.fits.end()) add_precision(tensor, rounded->points);
+  }
+
+  // A variant that is in doubt is not confirmed.
+  static void doubt(const WrongTensor& tensor, Explanation& explanation) {
+    if (!explanation.variant) return;
+    const auto of_variant = [&](const Fit& fit) { return fit.variant && fit.variant->id == *explanation.variant; };
+    const auto doubtful = std::find_if(tensor.fits.begin(), tensor.fits.end(), of_variant);
+    if (doubtful == tensor.fits.end() || doubtful->doubt.empty()) return;
+    explanation.verdict = HypothesisVerdict::kConsistent;
+    explanation.evidence = doubtful->doubt;
   }
 
   void add_precision(const WrongTensor& tensor, const std::vector<DeclarablePoint>& points) {
@@ -205,18 +223,34 @@ class Concluding {
     found_.push_back({case_index(*tensor.subject), std::move(finding)});
   }
 
-  // Layers and phases in which the same variant was found.
-  void fill_extent(Explanation& explanation) const {
-    if (!explanation.variant) return;
+  // Layers and phases in which the same variant was found; of what is unexplained, in which the same operation is.
+  void fill_extent(Finding& finding) const {
+    Explanation& explanation = finding.explanation;
     std::set<int> layers;
     std::set<Phase> phases;
     for (const Conclusion& other : found_) {
       if (other.finding.explanation.variant != explanation.variant) continue;
+      if (!explanation.variant && other.finding.tensor.op != finding.tensor.op) continue;
       if (other.finding.tensor.layer != kNoLayer) layers.insert(other.finding.tensor.layer);
       phases.insert(other.finding.phase);
     }
     explanation.layers.assign(layers.begin(), layers.end());
     explanation.phase = phases.size() > 1 ? "both" : std::string(name(*phases.begin()));
+    if (!explanation.variant && explanation.phase != "both" && both_phases_judged(finding)) {
+      explanation.pattern += (explanation.pattern.empty() ? "" : ", ") + explanation.phase + " alone";
+    }
+  }
+
+  // A case of one phase does not say in which phases an operation is wrong.
+  bool both_phases_judged(const Finding& finding) const {
+    std::set<Phase> judged;
+    for (const Subject& subject : subjects_) {
+      for (int step : subject.steps) {
+        const TensorKey key{step, finding.tensor};
+        if (subject.candidate->has(key)) judged.insert(subject.input->steps[static_cast<std::size_t>(step)].phase);
+      }
+    }
+    return judged.size() > 1;
   }
 
   // A row that no judged layer handed out is one name for all of them.
@@ -296,7 +330,8 @@ Explanation explanation_of(const std::vector<Variant>& fits, const std::vector<V
   for (std::size_t i = 1; i < fits.size(); ++i) {
     const VariantFacts* facts = facts_of(catalogue, fits[i].id);
     explanation.alternatives.push_back(fits[i].id);
-    explanation.separated_by.push_back(facts == nullptr ? "" : "it shows when there is " + facts->shows_when);
+    explanation.alternative_values.push_back(fits[i].value);
+    explanation.separated_by.push_back(separating(facts_of(catalogue, fits.front().id), facts));
   }
   return explanation;
 }

@@ -137,8 +137,10 @@ std::vector<Variant> fitted_values(Oracle& oracle, const RowJudgement& row, cons
   auto finite = [](double error) { return std::isfinite(error) ? error : HUGE_VAL; };
   auto rms_at = [&](double log_value) { return finite(statistics_at(log_value).rms); };
   auto excess_at = [&](double log_value) { return finite(statistics_at(log_value).max_excess); };
-  double low = std::log(*facts.right_value);
-  double high = low;
+  // An epsilon may be 0 by the file; there is no logarithm of that, and listed values alone say where to search.
+  const bool has_log = *facts.right_value > 0.0;
+  double low = has_log ? std::log(*facts.right_value) : HUGE_VAL;
+  double high = has_log ? low : -HUGE_VAL;
   for (double value : facts.values) {
     if (!(value > 0.0)) continue;
     low = std::min(low, std::log(value));
@@ -147,7 +149,9 @@ std::vector<Variant> fitted_values(Oracle& oracle, const RowJudgement& row, cons
   constexpr int kGrid = 24;
   constexpr double kRoom = 2.302585092994046;  // a factor of ten beyond the values listed
   const double step = (high - low + 2.0 * kRoom) / kGrid;
-  double best = std::log(*facts.right_value);  // small doses lie near it, where the grid may be too coarse
+  if (!(low <= high)) return {};
+  const double right_log = has_log ? std::log(*facts.right_value) : -HUGE_VAL;  // whose exponential is 0
+  double best = has_log ? right_log : low;  // small doses lie near the right value, where the grid may be too coarse
   double best_error = rms_at(best);
   for (int i = 0; i <= kGrid; ++i) {
     const double candidate = low - kRoom + i * step;
@@ -160,7 +164,7 @@ std::vector<Variant> fitted_values(Oracle& oracle, const RowJudgement& row, cons
   best = golden_section(best - step, best + step, rms_at);
   // A value that brings the reference no nearer is none; short spans are left to the judge.
   constexpr double kNearer = 0.9;
-  if (long_span && !(rms_at(best) <= kNearer * rms_at(std::log(*facts.right_value)))) return {};
+  if (long_span && !(rms_at(best) <= kNearer * rms_at(right_log))) return {};
   constexpr double kNear = 0.02;  // far more than the RMS leaves open
   const double fitted = std::exp(golden_section(best - kNear, best + kNear, excess_at));
   // Rounding of the candidate leaves the fit a little off, and somebody typed the value: short numbers come first.

@@ -261,7 +261,7 @@ class FreeRuns {
           Tensor& residual = r.residual[static_cast<std::size_t>(s)];
           residual = Tensor::copy_of(r.session->run_layer(layer, step_at(s), residual.view(), &sink));
           if (r.pass->nudge != 0)
-            nudge(residual, mix(r.pass->nudge, static_cast<std::uint64_t>(layer * last_step_ + s)));
+            nudge(residual, mix(r.pass->nudge, static_cast<std::uint64_t>(layer * (last_step_ + 1) + s)));
         });
       }
     }

@@ -59,7 +59,8 @@ void judge_by_findings(const std::vector<Finding>& findings, HypothesisResult& r
       evidence = finding.explanation.evidence;
     }
   }
-  if (!evidence.empty() && !result.variant) result.evidence.push_back(evidence);
+  const bool doubtful = result.variant && result.verdict == HypothesisVerdict::kConsistent;
+  if (!evidence.empty() && (!result.variant || doubtful)) result.evidence.push_back(evidence);
   if (!result.variant) return;
   const auto explained = std::count_if(findings.begin(), findings.end(), [&](const Finding& finding) {
     const auto& alternatives = finding.explanation.alternatives;
@@ -69,7 +70,7 @@ void judge_by_findings(const std::vector<Finding>& findings, HypothesisResult& r
   result.evidence.push_back("the reference with " + *result.variant + " planted reproduces " +
                             std::to_string(explained) + " of " + std::to_string(findings.size()) +
                             " wrong tensors to within rounding");
-  if (result.verdict == HypothesisVerdict::kConsistent) {
+  if (result.verdict == HypothesisVerdict::kConsistent && evidence.empty()) {
     result.evidence.push_back("variants of other hypotheses fit equally well; see the alternatives of the explanation");
   }
 }
@@ -118,7 +119,7 @@ std::vector<HypothesisResult> judge_hypotheses(const std::vector<Finding>& findi
       } else if (detectability.tried.contains(facts.id)) {
         result.verdict = HypothesisVerdict::kUndetectable;
         std::string why = "on these inputs it gives what correct code gives, to within rounding";
-        if (!facts.shows_when.empty()) why += "; it shows when " + facts.shows_when;
+        if (!facts.shows_when.empty()) why += "; it shows with: " + facts.shows_when;
         result.blind_variants.push_back({facts.id, why});
       } else if (const auto missing = detectability.not_evaluable.find(facts.id);
                  missing != detectability.not_evaluable.end()) {

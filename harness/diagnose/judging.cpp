@@ -4,7 +4,9 @@
 #include <future>
 #include <memory>
 
+#include "harness/compare/layout.h"
 #include "harness/diagnose/pattern.h"
+#include "harness/diagnose/span_evidence.h"
 
 namespace qdiff::diagnose {
 namespace {
@@ -93,6 +95,7 @@ class Judging {
     }
     progress("judging the head", done, total);
     if (extent_.outside_layers) judge_scope(Scope::kAfterLayers, kNoLayer);
+    weigh_span_evidence(result_.wrong);
     return std::move(result_);
   }
 
@@ -157,7 +160,8 @@ class Judging {
       }
       return seen;
     });
-    if (options_.probing) probe_.ask(row, *expected);
+    const bool has_shape = compare::shape_fits(key.id.op, row.actual().shape, row.step(), config);
+    if (options_.probing && has_shape) probe_.ask(row, *expected);
   }
 
   void settle(std::vector<RowJudgement>& rows) {
@@ -184,8 +188,9 @@ class Judging {
         }
         break;
       case Outcome::kDiverged:
-        result_.wrong.push_back({&subject, row.key, compare::span_start(row.span, *subject.inputs, oracle_.config()),
-                                 judgement, row.pattern, fits, false});
+        result_.wrong.push_back({&subject, row.key, row.span,
+                                 compare::span_start(row.span, *subject.inputs, oracle_.config()), judgement,
+                                 row.pattern, fits, false});
         break;
       case Outcome::kInconclusive:
       case Outcome::kUnjudged:

@@ -25,6 +25,7 @@ struct Extent {
 struct WrongTensor {
   const Subject* subject = nullptr;
   TensorKey key;
+  std::vector<TensorKey> span;  // the operations evaluated; the last is `key`
   TensorId span_start;
   compare::Judgement judgement;
   Pattern pattern;

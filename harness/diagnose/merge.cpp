@@ -37,7 +37,9 @@ void break_ties(Explanation& explanation, const std::vector<VariantFacts>& catal
                 const std::vector<Testimony>& testimonies) {
   if (!explanation.variant || explanation.alternatives.empty()) return;
   std::vector<Variant> fits = {{*explanation.variant, explanation.value}};
-  for (const std::string& id : explanation.alternatives) fits.push_back({id, std::nullopt});
+  for (std::size_t i = 0; i < explanation.alternatives.size(); ++i) {
+    fits.push_back({explanation.alternatives[i], explanation.alternative_values[i]});
+  }
   std::vector<Variant> left;
   for (const Variant& fit : fits) {
     const bool refuted =
@@ -51,6 +53,10 @@ void break_ties(Explanation& explanation, const std::vector<VariantFacts>& catal
   narrowed.pattern = explanation.pattern;
   narrowed.where = explanation.where;
   narrowed.points = explanation.points;
+  if (!explanation.evidence.empty() && narrowed.variant == explanation.variant) {  // still in doubt
+    narrowed.evidence = explanation.evidence;
+    narrowed.verdict = explanation.verdict;
+  }
   explanation = std::move(narrowed);
 }
 
@@ -78,6 +84,9 @@ int rank(Verdict verdict) { return verdict == Verdict::kDiverged ? 2 : verdict =
 compare::RunResult merge(std::vector<compare::RunResult> results) {
   if (results.empty()) return {};
   const std::vector<Testimony> testimonies(results.begin(), results.end());
+  for (compare::RunResult& result : results) {  // each by its own model's catalogue, which has the right values
+    for (Finding& finding : result.findings) break_ties(finding.explanation, result.catalogue, testimonies);
+  }
   compare::RunResult merged = std::move(results.front());
   for (std::size_t r = 1; r < results.size(); ++r) {
     compare::RunResult& next = results[r];
@@ -104,7 +113,6 @@ compare::RunResult merge(std::vector<compare::RunResult> results) {
     if (next.closest && (!merged.closest || next.closest->ratio > merged.closest->ratio)) merged.closest = next.closest;
     merged.seconds += next.seconds;
   }
-  for (Finding& finding : merged.findings) break_ties(finding.explanation, merged.catalogue, testimonies);
   strengthen(merged.findings);
   judge_again(merged.hypotheses, merged.findings, merged.catalogue);
   merged.coverage.blind = blind_hypotheses(merged.hypotheses);

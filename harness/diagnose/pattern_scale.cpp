@@ -121,6 +121,20 @@ class Fit {
     return check.holds();
   }
 
+  // Whether the errors pass one allowance by far. Of values that are off by a last bit, those are wrong that rounding
+  // happened to move the same way, and these agree on a ratio by that choice alone.
+  bool is_clear() const {
+    constexpr double kFar = 2.0;  // root mean square, in allowances
+    double error = 0.0;
+    double count = 0.0;
+    for (const Element& e : elements_) {
+      if (!is_finite(e)) continue;
+      error += std::pow((e.actual - e.expected) / values_.allowance(e.actual, e.expected, e.sigma), 2);
+      count += 1.0;
+    }
+    return error >= kFar * kFar * count;
+  }
+
   Scale scale(std::span<const std::int64_t> rows) const {
     Scale found{kind_, by_, HUGE_VAL, -HUGE_VAL, 0.0, holds_throughout(rows)};
     for (std::size_t group = 0; group < number_.size(); ++group) {
@@ -133,9 +147,12 @@ class Fit {
   }
 
  private:
+  // Elements that are right by themselves, too, must lie nearer to what the number makes of them than to what is right:
+  // a number so near to right that rounding hides it in each of them is still seen in their sum.
   bool holds_throughout(std::span<const std::int64_t> rows) const {
     std::int64_t met = 0;
     std::int64_t explained = 0;
+    double with_number = 0.0, without = 0.0;
     for (const std::int64_t row : rows) {
       for (std::int64_t c = 0; c < values_.num_columns(); ++c) {
         if (!values_.compared(row, c)) continue;
@@ -146,9 +163,13 @@ class Fit {
         ++met;
         const double value = predicted(e, group);
         if (std::fabs(e.actual - value) <= allowance(e, value, group)) ++explained;
+        if (values_.wrong(row, c)) continue;
+        const double unit = values_.allowance(e.actual, e.expected, e.sigma);
+        with_number += std::pow((e.actual - value) / unit, 2);
+        without += std::pow((e.actual - e.expected) / unit, 2);
       }
     }
-    return static_cast<double>(explained) >= kMost * static_cast<double>(met);
+    return static_cast<double>(explained) >= kMost * static_cast<double>(met) && with_number <= without;
   }
   // One allowance, averaged over the group.
   double doubt(std::size_t group) const { return weight_[group] > 0.0 ? 1.0 / std::sqrt(weight_[group]) : 0.0; }
@@ -202,8 +223,12 @@ std::optional<Scale> find_scale(const Values& values, std::span<const Element> w
     const bool is_ratio = ratio.explains(kLeastSpare);
     const bool is_offset = offset.explains(kLeastSpare);
     if (is_ratio && is_offset) return std::nullopt;
-    if (is_ratio) return ratio.scale(rows);
-    if (is_offset) return offset.scale(rows);
+    if (!is_ratio && !is_offset) continue;
+    const Fit& fit = is_ratio ? ratio : offset;
+    const Scale found = fit.scale(rows);
+    // Large values that shrink by a last bit, as under a soft cap, are no constant ratio: of the others none is seen.
+    if (found.throughout || fit.is_clear()) return found;
+    return std::nullopt;
   }
   return std::nullopt;
 }

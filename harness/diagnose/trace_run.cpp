@@ -133,6 +133,7 @@ class TraceRun {
   }
 
   void describe() {
+    result_.of_trace = true;
     result_.command = options_.command;
     result_.model = parties_.model.description();
     result_.config = to_string(parties_.model.config());

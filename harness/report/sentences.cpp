@@ -32,6 +32,20 @@ std::string what_fits(const compare::Explanation& explanation) {
   return explanation.hypothesis ? *explanation.hypothesis + verdict + ", by no catalogued variant" : "";
 }
 
+// ", in layers 0-2, in decode"
+std::string extent_of(const compare::Explanation& explanation) {
+  std::string text;
+  if (!explanation.layers.empty()) {
+    text += (explanation.layers.size() == 1 ? ", in layer " : ", in layers ") + ranges(explanation.layers);
+  }
+  if (explanation.phase == "both") {
+    text += ", in prefill and decode";
+  } else if (!explanation.phase.empty()) {
+    text += ", in " + explanation.phase;
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string counted(std::int64_t count, std::string_view what) {
@@ -43,6 +57,9 @@ std::string digits(double value, int significant) {
   std::snprintf(text, sizeof text, "%.*g", significant, value);
   return text;
 }
+
+// Seven digits leave 1000000 without an exponent.
+std::string plain_number(double value) { return digits(value, 7); }
 
 std::string joined(const std::vector<std::string>& items, std::size_t most) {
   std::string text;
@@ -73,20 +90,12 @@ std::vector<std::string> by_layer(const std::vector<std::string>& names) {
 
 std::string cause_of(const compare::Explanation& explanation) {
   std::string text = what_fits(explanation);
-  if (text.empty()) return "unexplained: no catalogued bug reproduces it";
+  if (text.empty()) return "unexplained: no catalogued bug reproduces it" + extent_of(explanation);
   if (explanation.value) {
-    text += ", with " + digits(*explanation.value, 6);
-    if (explanation.expected_value) text += " where " + digits(*explanation.expected_value, 6) + " is right";
+    text += ", with " + plain_number(*explanation.value);
+    if (explanation.expected_value) text += " where " + plain_number(*explanation.expected_value) + " is right";
   }
-  if (!explanation.layers.empty()) {
-    text += (explanation.layers.size() == 1 ? ", in layer " : ", in layers ") + ranges(explanation.layers);
-  }
-  if (explanation.phase == "both") {
-    text += ", in prefill and decode";
-  } else if (!explanation.phase.empty()) {
-    text += ", in " + explanation.phase;
-  }
-  return text;
+  return text + extent_of(explanation);
 }
 
 std::vector<std::string> alternatives_of(const compare::Explanation& explanation) {
@@ -126,8 +135,8 @@ bool counts(const compare::RunResult& result, const compare::Finding& finding) {
 
 std::string place_of(const compare::Finding& finding) {
   return "step " + std::to_string(finding.step) + " (" + std::string(name(finding.phase)) + ")" +
-         (finding.tensor.layer == kNoLayer ? "" : ", layer " + std::to_string(finding.tensor.layer)) + ", " +
-         finding.mode;
+         (finding.tensor.layer == kNoLayer ? "" : ", layer " + std::to_string(finding.tensor.layer)) +
+         (finding.mode == "trace" ? "" : ", " + finding.mode);
 }
 
 std::string why_not_judged(const compare::HypothesisResult& hypothesis) {

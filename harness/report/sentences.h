@@ -15,16 +15,18 @@ namespace qdiff::report {
 
 std::string counted(std::int64_t count, std::string_view what);  // "1 tensor", "2 tensors"
 std::string digits(double value, int significant);
+// A parameter as one types it: 1000000, 54321, 1e-06.
+std::string plain_number(double value);
 std::string joined(const std::vector<std::string>& items, std::size_t most);  // "a, b and 3 more"
 
 // "self_attn.scores in 24 layers" for the same tensor of many layers, in the order of first appearance.
 std::vector<std::string> by_layer(const std::vector<std::string>& names);
 
-// "H03.theta (consistent), with 10000 where 1e+06 is right, in layers 0-2, in decode"
+// "H03.theta (consistent), with 10000 where 1000000 is right, in layers 0-2, in decode"
 std::string cause_of(const compare::Explanation& explanation);
 
-// Each bug that fits equally well, with the input that would tell it from the named one: "H06.missing_q: it shows when
-// there is a query bias". Those without such an input share the last line.
+// Each bug that fits equally well, with the input that would tell it from the named one: "H06.missing_q: told apart by
+// inputs with only one of: a query bias; a key bias". Those without such an input share the last line.
 std::vector<std::string> alternatives_of(const compare::Explanation& explanation);
 
 // The entries of a manifest's `compute` that would declare these roundings, as JSON: "points": {"rope.table":

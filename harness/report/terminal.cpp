@@ -66,6 +66,9 @@ void write_divergence(const RunResult& result, const Finding& first, Writer& out
   out.field("pattern", first.explanation.pattern);
   out.field("cause", cause_of(first.explanation));
   out.field("meaning", meaning_of(result, first.explanation));
+  if (first.explanation.variant && first.explanation.verdict == HypothesisVerdict::kConsistent) {
+    out.field("doubt", first.explanation.evidence);
+  }
   write_alternatives(first.explanation, out);
   out.whole_field("repeat", first.command, kBold);
 
@@ -91,8 +94,9 @@ std::string note_of(const compare::HypothesisResult& hypothesis) {
     case HypothesisVerdict::kConfirmed:
     case HypothesisVerdict::kConsistent: {
       const std::string variant = hypothesis.variant.value_or("");
-      if (hypothesis.first_divergence && hypothesis.first_divergence->explanation.value) {
-        return variant + " = " + digits(*hypothesis.first_divergence->explanation.value, 6);
+      const auto& first = hypothesis.first_divergence;  // may name another variant of the hypothesis
+      if (first && first->explanation.value && first->explanation.variant == hypothesis.variant) {
+        return variant + " = " + plain_number(*first->explanation.value);
       }
       return variant.empty() && !hypothesis.evidence.empty() ? hypothesis.evidence.front() : variant;
     }
@@ -128,14 +132,29 @@ void write_hypotheses(const RunResult& result, Writer& out) {
 
 // ---- What was and was not compared ----
 
-// "3 because ..." for each reason, the most frequent first.
+// "3 because ..." for each reason, the most frequent first. Reasons that differ in their numbers alone are one, and the
+// first of them stands for all.
 std::vector<std::string> by_reason(const std::vector<compare::NotCompared>& items) {
-  std::map<std::string, std::int64_t> counts;
-  for (const compare::NotCompared& item : items) ++counts[item.reason];
-  std::vector<std::pair<std::string, std::int64_t>> reasons(counts.begin(), counts.end());
-  std::stable_sort(reasons.begin(), reasons.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  struct Group {
+    std::string first;
+    std::int64_t count = 0;
+    bool same = true;
+  };
+  std::map<std::string, Group> groups;
+  for (const compare::NotCompared& item : items) {
+    std::string key = item.reason;
+    std::erase_if(key, [](char c) { return c >= '0' && c <= '9'; });
+    Group& group = groups[key];
+    if (group.count++ == 0) group.first = item.reason;
+    group.same = group.same && item.reason == group.first;
+  }
+  std::vector<Group> sorted;
+  for (const auto& [key, group] : groups) sorted.push_back(group);
+  std::stable_sort(sorted.begin(), sorted.end(), [](const Group& a, const Group& b) { return a.count > b.count; });
   std::vector<std::string> texts;
-  for (const auto& [reason, count] : reasons) texts.push_back(std::to_string(count) + " because " + reason);
+  for (const Group& group : sorted) {
+    texts.push_back(std::to_string(group.count) + (group.same ? " because " : " for reasons such as: ") + group.first);
+  }
   return texts;
 }
 
@@ -144,7 +163,8 @@ void write_coverage(const RunResult& result, Writer& out) {
   const compare::Coverage& coverage = result.coverage;
   std::string compared = counted(coverage.tensors_compared, "tensor");
   if (!coverage.tensors_missing.empty()) {
-    compared += "; never handed out: " + joined(by_layer(coverage.tensors_missing), 4);
+    compared +=
+        (result.of_trace ? "; not recorded: " : "; never handed out: ") + joined(by_layer(coverage.tensors_missing), 4);
   }
   out.field("compared", compared);
   if (result.cases.size() > 1) {
@@ -194,7 +214,7 @@ std::string models_of(const RunResult& result) {
 
 std::string variant_text(const compare::RankedVariant& variant) {
   return (variant.variant.empty() ? std::string("right code") : variant.variant) +
-         (variant.value ? '=' + digits(*variant.value, 6) : std::string());
+         (variant.value ? '=' + plain_number(*variant.value) : std::string());
 }
 
 void write_ranking(const compare::FreeRanking& ranking, Writer& out) {
@@ -213,7 +233,8 @@ void write_ranking(const compare::FreeRanking& ranking, Writer& out) {
     out.field(i == 0 ? "nearest" : "", line_of(ranking.nearest[i]));
   }
   out.field("of", std::to_string(ranking.variants_tried) + " forward passes, each with one bug planted; up to " +
-                      digits(ranking.explained_up_to, 3) + " times is explained by rounding");
+                      digits(ranking.explained_up_to, 3) +
+                      " times is explained by rounding; each figure is of the worst step and tensor");
   out.field("record", joined(ranking.record_next, 12) + ", to see which operation is wrong");
 }
 

@@ -12,16 +12,7 @@ FAULTS = json.loads((SOURCE / "scripts/engines/unlisted_faults.json").read_text(
 TRUE_OF = {"norms_exchanged": ("H09", "the norm's weight is wrong")}
 
 # What the diagnosis gets wrong today. An entry whose check passes fails the test, so that it is taken out.
-MISSES = {
-    ("heads_reversed", "no false cause"):
-        "says H05 (consistent): the heads read other key and value heads. They do not. Each holds another head's whole "
-        "output, made with that head's query, which no map of key/value heads can do",
-    ("query_key_norm", "no false cause"):
-        "says H02.scale = 0.15 (confirmed) of the output of layer 1, of which no inner tensor is recorded, though the "
-        "same bug in layer 0 is no scale",
-    ("stale_down_proj", "words"):
-        "the pattern says which columns are wrong, and not that decode alone is wrong",
-}
+MISSES = {}
 
 
 class Unlisted(CommandLineTest):
@@ -51,6 +42,17 @@ class Unlisted(CommandLineTest):
                 print(f"{fault['name']}: {first['tensor']} in {first['phase']}, {why['pattern']}; "
                       f"{why['hypothesis'] or 'unexplained'}"
                       + "".join(f"; MISS, {problem}" for problem in problems.values() if problem))
+
+    def test_a_span_alone_confirms_no_searched_value(self):
+        """Layer 1 has recorded no inner tensor, and a scale of the scores looks like the normalised queries and keys."""
+        result = self.qdiff("diagnose", "--model", RECORDED / "model", "--trace",
+                            RECORDED / "unlisted" / "query_key_norm", "--layers", "1")
+        self.assertEqual(result.returncode, DIVERGED)
+        report = json.loads((self.folder / "qdiff-report/report.json").read_text())
+        why = report["explanation"]
+        self.assertEqual((why["variant"], why["verdict"]), ("H02.scale", "consistent"))
+        self.assertIn("searched for over a span", why["evidence"])
+        self.assertNotIn("confirmed", [row["verdict"] for row in report["hypotheses"]])
 
     def check_place(self, fault, report):
         """The first finding is the bug's own operation, in layer 0 and in the first step of its phase; and that

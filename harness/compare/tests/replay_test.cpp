@@ -77,6 +77,32 @@ TEST_CASE("a GEMM that keeps its bias inside makes a span of two rows", "[replay
   CHECK(tensor_name(span_start(span, run.store, run.config)) == "model.layers.0.input_layernorm");
 }
 
+TEST_CASE("one step of rounding after data that only moves is a usual fusion, two steps are a long span", "[replay]") {
+  struct Span {
+    std::vector<Op> ops;
+    bool usual;
+  };
+  using enum Op;
+  for (const Span& span :
+       {Span{{kQRope}, true}, Span{{kQProjMatmul, kQProj}, true}, Span{{kKProjMatmul, kKProj}, true},
+        Span{{kVProjMatmul, kVProj}, true}, Span{{kQProjMatmul, kKProj}, false},
+        Span{{kInputLayernorm, kQProjMatmul}, false}, Span{{kOutput, kInputLayernorm}, false},
+        Span{{kInputLayernorm, kQProjMatmul, kQProj}, false}, Span{{kQProj, kQRope}, false},
+        Span{{kEmbedTokens, kInputLayernorm}, true}, Span{{kEmbedTokens, kResidMid}, true},
+        Span{{kEmbedTokens, kInputLayernorm, kQProjMatmul}, false}, Span{{kScores, kProbs, kAttnOutput}, true},
+        Span{{kKCache, kVCache, kScores, kProbs, kAttnOutput}, true}, Span{{kProbs, kAttnOutput, kOProj}, false},
+        Span{{kKCache, kKCache}, true}, Span{{kKRope, kKCache}, false}, Span{{kOProj, kResidMid}, false}}) {
+    std::vector<TensorKey> keys;
+    std::string names;
+    for (Op op : span.ops) {
+      keys.push_back({0, {op, row(op).scope == Scope::kLayer ? 0 : kNoLayer}});
+      names += std::string(row(op).name) + ' ';
+    }
+    INFO(names);
+    CHECK(is_usual_fusion(keys) == span.usual);
+  }
+}
+
 TEST_CASE("without recorded caches attention reaches back to the first step", "[replay]") {
   Run run = recorded_run();
   const auto span = replay_span(key(2, "model.layers.0.self_attn.attn_output"), run.store, run.config);

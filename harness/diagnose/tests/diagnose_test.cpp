@@ -7,6 +7,7 @@
 #include "harness/diagnose/pattern.h"
 #include "harness/diagnose/record.h"
 #include "harness/diagnose/run.h"
+#include "harness/diagnose/span_evidence.h"
 
 namespace qdiff::diagnose {
 namespace {
@@ -105,6 +106,53 @@ const std::vector<VariantFacts> kCatalogue = {
     {"H01.no_head_stride", "", "", {Op::kKCache}, "K > 1"},
 };
 
+TensorKey in_layer(Op op, int layer) { return {0, {op, layer}}; }
+
+WrongTensor wrong_tensor(std::vector<TensorKey> span, std::vector<Fit> fits) {
+  WrongTensor tensor;
+  tensor.key = span.back();
+  tensor.span = std::move(span);
+  tensor.fits = std::move(fits);
+  return tensor;
+}
+
+// A layer of which the output alone is recorded.
+std::vector<TensorKey> whole_layer(int layer) {
+  return {in_layer(Op::kQProj, layer), in_layer(Op::kQRope, layer), in_layer(Op::kScores, layer),
+          in_layer(Op::kOutput, layer)};
+}
+
+TEST_CASE("a value searched for over spans alone is in doubt, and none beside an unexplained bug of the span's",
+          "[attribution]") {
+  const Fit searched{Variant{"H02.scale", 0.15}, {}, true};
+  const Fit listed{Variant{"H02.no_scale", {}}, {}};
+
+  std::vector<WrongTensor> alone = {wrong_tensor(whole_layer(1), {searched, listed})};
+  weigh_span_evidence(alone);
+  REQUIRE(alone[0].fits.size() == 2);
+  CHECK_FALSE(alone[0].fits[0].doubt.empty());
+  CHECK(alone[0].fits[1].doubt.empty());
+
+  std::vector<WrongTensor> contradicted = {wrong_tensor({in_layer(Op::kQRope, 0)}, {}), alone[0]};
+  contradicted[1].fits = {searched, listed};
+  weigh_span_evidence(contradicted);
+  REQUIRE(contradicted[1].fits.size() == 1);
+  CHECK(contradicted[1].fits[0].variant->id == "H02.no_scale");
+  CHECK_THAT(contradicted[1].fits[0].doubt, ContainsSubstring("model.layers.0.self_attn.q_rope"));
+
+  std::vector<WrongTensor> elsewhere = {wrong_tensor({in_layer(Op::kOProj, 0)}, {}),
+                                        wrong_tensor(whole_layer(1), {listed})};
+  weigh_span_evidence(elsewhere);
+  CHECK(elsewhere[1].fits[0].doubt.empty());
+
+  std::vector<WrongTensor> supported = {wrong_tensor({in_layer(Op::kScores, 0)}, {searched}),
+                                        wrong_tensor(whole_layer(1), {searched})};
+  weigh_span_evidence(supported);
+  CHECK(supported[0].fits[0].doubt.empty());
+  REQUIRE(supported[1].fits.size() == 1);
+  CHECK(supported[1].fits[0].doubt.empty());
+}
+
 const compare::HypothesisResult& find(const std::vector<compare::HypothesisResult>& results, const std::string& id) {
   for (const auto& result : results) {
     if (result.id == id) return result;
@@ -175,6 +223,67 @@ TEST_CASE("joining two models' results keeps the strongest verdict and the union
   doubtful.hypotheses = judge_hypotheses({}, kCatalogue, {});
   CHECK(merge({clean, doubtful}).verdict == Verdict::kInconclusive);
   CHECK(merge({wrong, doubtful}).verdict == Verdict::kDiverged);
+}
+
+compare::RunResult diverged_by(const std::vector<VariantFacts>& catalogue, const Detectability& detectability,
+                               const std::vector<Finding>& findings) {
+  compare::RunResult result;
+  result.catalogue = catalogue;
+  result.findings = findings;
+  result.hypotheses = judge_hypotheses(findings, catalogue, detectability);
+  if (!findings.empty()) result.verdict = Verdict::kDiverged;
+  return result;
+}
+
+TEST_CASE("another model's cases break a tie, and the variant left keeps its value and its own model's right one",
+          "[merge]") {
+  const auto catalogue_with = [](double right_eps) {
+    VariantFacts modulo{"H05.modulo", "h % K", "", {Op::kAttnOutput}, "1 < K < H"};
+    VariantFacts eps{"H09.eps", "another epsilon", "", {Op::kNorm}, "a row of tiny norm", {1e-5}};
+    eps.right_value = right_eps;
+    return std::vector<VariantFacts>{modulo, eps};
+  };
+  Finding tie;
+  tie.explanation = explanation_of({{"H05.modulo", {}}, {"H09.eps", 3e-5}}, catalogue_with(2e-6));
+  CHECK(tie.explanation.verdict == HypothesisVerdict::kConsistent);
+  CHECK(tie.explanation.separated_by ==
+        std::vector<std::string>{"told apart by inputs with only one of: 1 < K < H; a row of tiny norm"});
+  tie.explanation.pattern = "every column";
+  Detectability shows_modulo;
+  shows_modulo.tried = {"H05.modulo"};
+  shows_modulo.cases_that_show = {{"H05.modulo", {"a"}}};
+  // The first model's cases would have shown H05.modulo, and did not.
+  const compare::RunResult merged = merge(
+      {diverged_by(catalogue_with(1e-6), shows_modulo, {}), diverged_by(catalogue_with(2e-6), shows_modulo, {tie})});
+  REQUIRE(merged.findings.size() == 1);
+  const compare::Explanation& left = merged.findings[0].explanation;
+  CHECK(left.variant == "H09.eps");
+  CHECK(left.verdict == HypothesisVerdict::kConfirmed);
+  CHECK(left.value == 3e-5);
+  CHECK(left.expected_value == 2e-6);
+  CHECK(left.alternatives.empty());
+  CHECK(left.pattern == "every column");
+  // Alone there is nobody to break it.
+  CHECK(merge({diverged_by(catalogue_with(2e-6), shows_modulo, {tie})}).findings[0].explanation.variant ==
+        "H05.modulo");
+}
+
+TEST_CASE("evidence without a variant takes on the variant that is confirmed of its hypothesis", "[merge]") {
+  Finding sure, hint, doubtful;
+  sure.explanation = explanation_of({{"H05.divide_by_kv", {}}}, {});
+  hint.explanation.hypothesis = "H05";
+  hint.explanation.verdict = HypothesisVerdict::kConsistent;
+  hint.explanation.pattern = "head 3 of 6";
+  hint.explanation.evidence = "why";
+  doubtful = sure;
+  doubtful.explanation.verdict = HypothesisVerdict::kConsistent;
+  const compare::RunResult merged = merge({diverged_by(kCatalogue, {}, {hint}), diverged_by(kCatalogue, {}, {sure})});
+  CHECK(merged.findings[0].explanation.variant == "H05.divide_by_kv");
+  CHECK(merged.findings[0].explanation.verdict == HypothesisVerdict::kConfirmed);
+  CHECK(merged.findings[0].explanation.pattern == "head 3 of 6");
+  const compare::RunResult unsure =
+      merge({diverged_by(kCatalogue, {}, {hint}), diverged_by(kCatalogue, {}, {doubtful})});
+  CHECK_FALSE(unsure.findings[0].explanation.variant.has_value());
 }
 
 TEST_CASE("two runs are compared bit for bit outside the padding", "[record]") {

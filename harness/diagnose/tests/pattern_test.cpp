@@ -367,6 +367,17 @@ TEST_CASE("errors of large values alone are told", "[pattern]") {
   CHECK_THAT(wrong_beyond(0.0).text, StartsWith("every token row"));
 }
 
+TEST_CASE("a soft cap, of which only large values show a last bit, is no constant ratio", "[pattern]") {
+  for (double cap : {20.0, 30.0, 40.0}) {
+    const Pattern found = pattern_sample(Op::kLmHead, pattern_step(9), DType::kBF16)
+                              .change([&](const auto&, double right) { return cap * std::tanh(right / cap); })
+                              .pattern();
+    INFO(cap << ": " << found.text);
+    CHECK_FALSE(found.ratio.has_value());
+    CHECK_FALSE(found.grouped_ratio.has_value());
+  }
+}
+
 TEST_CASE("a pattern stays short and leaves out what is wrong throughout first", "[pattern]") {
   PatternSample sample = pattern_sample(Op::kKCache, pattern_step(64, 0, {0, 0, 0, 0}), DType::kF32);
   sample.change([](const auto& i, double right) {

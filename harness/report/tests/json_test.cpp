@@ -108,7 +108,8 @@ TEST_CASE("a fitted value, a span and a tie are told", "[report]") {
   CHECK(report["explanation"]["value"] == 10000.0);
   CHECK(report["explanation"]["expected_value"] == 1e6);
   CHECK(report["explanation"]["alternatives"] == json({"H06.missing_q", "X.layer_repeated"}));
-  CHECK(report["explanation"]["separated_by"] == json({"it shows when there is a query bias above rounding", ""}));
+  CHECK(report["explanation"]["separated_by"] ==
+        json({"told apart by inputs with only one of: a key bias; a query bias", ""}));
   CHECK(report["explanation"]["points"] == json::object());
   CHECK(report["first_divergence"]["phase"] == "decode");
   CHECK(report["first_divergence"]["span"] ==

@@ -46,7 +46,7 @@ RunResult base() {
   undetectable.evidence.clear();
   undetectable.blind_variants = {
       {"H09.eps",
-       "on these inputs it gives what correct code gives, to within rounding; it shows when a row has a tiny "
+       "on these inputs it gives what correct code gives, to within rounding; it shows with: a row of tiny "
        "norm"}};
   HypothesisResult& not_exercised = result.hypotheses[9];
   not_exercised.verdict = HypothesisVerdict::kNotExercised;
@@ -136,7 +136,7 @@ RunResult ties() {
   finding.explanation.layers = {1};
   finding.explanation.phase = "decode";
   finding.explanation.alternatives = {"H06.missing_q", "X.layer_repeated"};
-  finding.explanation.separated_by = {"it shows when there is a query bias above rounding", ""};
+  finding.explanation.separated_by = {"told apart by inputs with only one of: a key bias; a query bias", ""};
   result.findings = {finding};
   confirm(result, 2, HypothesisVerdict::kConsistent);
   confirm(result, 5, HypothesisVerdict::kConsistent);

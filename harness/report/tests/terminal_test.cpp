@@ -81,9 +81,11 @@ TEST_CASE("a divergence: where, what, why and the command, before anything else"
 
 TEST_CASE("a fitted value, its right one, a span and a tie", "[report]") {
   const std::string text = format_terminal(tests::ties(), plain());
-  CHECK_THAT(text, ContainsSubstring("H03.theta (consistent), with 10000 where 1e+06 is right, in layer 1, in decode"));
-  CHECK_THAT(text, ContainsSubstring("or else   H06.missing_q: it shows when there is a query bias above rounding\n"
-                                     "            X.layer_repeated\n"));
+  CHECK_THAT(text,
+             ContainsSubstring("H03.theta (consistent), with 10000 where 1000000 is right, in layer 1, in decode"));
+  CHECK_THAT(text, ContainsSubstring(
+                       "or else   H06.missing_q: told apart by inputs with only one of: a key bias; a query bias\n"
+                       "            X.layer_repeated\n"));
   CHECK_THAT(text, ContainsSubstring("span      model.layers.1.input_layernorm to model.layers.1.self_attn.q_rope"));
 }
 
@@ -94,6 +96,45 @@ TEST_CASE("what was not judged is named with its reason", "[report]") {
   CHECK_THAT(text, ContainsSubstring("never handed out: self_attn.scores in 2 layers, self_attn.probs in 2 layers"));
   CHECK_THAT(text,
              ContainsSubstring("2 because its recorded input model.norm holds NaN; the cause is upstream, 1 bec"));
+}
+
+TEST_CASE("reasons that differ in numbers alone are counted together", "[report]") {
+  compare::RunResult result = tests::inconclusive();
+  result.coverage.not_compared = {{"a", "free", 0, "lm_head", "rms is 1.25 of its bound"},
+                                  {"a", "free", 1, "lm_head", "rms is 1.5 of its bound"},
+                                  {"a", "free", 2, "lm_head", "every row is padding"}};
+  CHECK_THAT(format_terminal(result, plain(300)),
+             ContainsSubstring("unjudged  2 for reasons such as: rms is 1.25 of its "
+                               "bound, 1 because every row is padding\n"));
+}
+
+TEST_CASE("a trace has no mode, and what it lacks is not recorded", "[report]") {
+  compare::RunResult result = tests::ranked();
+  result.of_trace = true;
+  result.coverage.tensors_missing = {"model.norm"};
+  result.ranking->tensors = {"model.norm", "lm_head"};
+  const std::string text = format_terminal(result, plain(300));
+  CHECK_THAT(text, ContainsSubstring("case trace, step 0 (prefill)\n"));
+  CHECK_THAT(text, ContainsSubstring("not recorded: model.norm\n"));
+  CHECK_THAT(text, ContainsSubstring("is explained by rounding; each figure is of the worst step and tensor\n"));
+}
+
+TEST_CASE("parameters are plain numbers, and stand beside their own variant alone", "[report]") {
+  compare::RunResult result = tests::ties();
+  compare::Explanation& explanation = result.findings[0].explanation;
+  explanation.value = 54321.0;
+  explanation.evidence = "a span of several operations";
+  auto& row = result.hypotheses[2];
+  row.verdict = compare::HypothesisVerdict::kConsistent;
+  row.variant = explanation.variant;
+  row.first_divergence = result.findings[0];
+  std::string text = format_terminal(result, plain(120));
+  CHECK_THAT(text, ContainsSubstring("with 54321 where 1000000 is right"));
+  CHECK_THAT(text, ContainsSubstring("doubt     a span of several operations\n"));
+  CHECK_THAT(text, ContainsSubstring("H03.theta = 54321\n"));
+  row.variant = "H03.none";
+  text = format_terminal(result, plain(120));
+  CHECK_THAT(text, ContainsSubstring("H03.none\n"));
 }
 
 TEST_CASE("an unexplained divergence says so, and counts the precision findings", "[report]") {
@@ -119,9 +160,9 @@ TEST_CASE("of many alternatives the first ones are shown", "[report]") {
   compare::RunResult result = tests::ties();
   compare::Explanation& explanation = result.findings[0].explanation;
   explanation.alternatives.assign(9, "H01.other");
-  explanation.separated_by.assign(9, "it shows when there is a second step");
+  explanation.separated_by.assign(9, "told apart by inputs with only one of: one step; two");
   const std::string text = format_terminal(result, plain());
-  CHECK(count_of(text, "H01.other: it shows when there is a second step") == 6);
+  CHECK(count_of(text, "H01.other: told apart by inputs with only one of: one step; two") == 6);
   CHECK_THAT(text, ContainsSubstring("            and 3 more\n"));
 }
 

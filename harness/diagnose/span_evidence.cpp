@@ -1,0 +1,47 @@
+#include "harness/diagnose/span_evidence.h"
+
+#include <algorithm>
+
+namespace qdiff::diagnose {
+namespace {
+
+bool is_long(const WrongTensor& tensor) { return !compare::is_usual_fusion(tensor.span); }
+
+// Another wrong tensor, which nothing explains, of an operation that this one's span holds.
+const WrongTensor* unexplained_within(const WrongTensor& tensor, const std::vector<WrongTensor>& wrong) {
+  const auto found = std::find_if(wrong.begin(), wrong.end(), [&](const WrongTensor& other) {
+    if (&other == &tensor || other.overwritten || !other.fits.empty()) return false;
+    return std::any_of(tensor.span.begin(), tensor.span.end(),
+                       [&](const TensorKey& key) { return key.id.op == other.key.id.op; });
+  });
+  return found == wrong.end() ? nullptr : &*found;
+}
+
+bool fits_one_operation(const Fit& fit, const std::vector<WrongTensor>& wrong) {
+  return std::any_of(wrong.begin(), wrong.end(), [&](const WrongTensor& other) {
+    return !is_long(other) && std::find(other.fits.begin(), other.fits.end(), fit) != other.fits.end();
+  });
+}
+
+}  // namespace
+
+void weigh_span_evidence(std::vector<WrongTensor>& wrong) {
+  const std::vector<WrongTensor> found = wrong;  // what one tensor loses is still what another is held against
+  for (std::size_t i = 0; i < wrong.size(); ++i) {
+    if (!is_long(wrong[i])) continue;
+    const WrongTensor* unexplained = unexplained_within(found[i], found);
+    auto searched = [&](const Fit& fit) { return fit.fitted && !fits_one_operation(fit, found); };
+    if (unexplained != nullptr) std::erase_if(wrong[i].fits, searched);
+    for (Fit& fit : wrong[i].fits) {
+      if (!fit.variant) continue;
+      if (unexplained != nullptr) {
+        fit.doubt = "the span holds an operation that is wrong elsewhere, in " + tensor_name(unexplained->key.id) +
+                    ", where nothing explains it";
+      } else if (searched(fit)) {
+        fit.doubt = "the value was searched for over a span of several operations, where another bug may look like it";
+      }
+    }
+  }
+}
+
+}  // namespace qdiff::diagnose

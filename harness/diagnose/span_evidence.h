@@ -1,0 +1,21 @@
+// What a fit on a span of several operations is worth. Its expected rounding is measured on an ensemble and its inner
+// tensors are not seen, so that a free parameter may imitate a bug that the catalogue lacks: queries and keys
+// normalised before the rotation look like a scale of the scores.
+//
+// - A bug that nothing explains at an operation inside the span, in another layer or step, is likely inside it as well.
+//   A fit with a searched value is then none; one that takes no value, or a listed one, is in doubt.
+// - A value that was searched for on such spans alone is in doubt. One that fits a single operation elsewhere is not.
+//
+// What is in doubt is consistent, never confirmed.
+#pragma once
+
+#include <vector>
+
+#include "harness/diagnose/judging.h"
+
+namespace qdiff::diagnose {
+
+// Drops fits of `wrong`, and marks others with their doubt, by these rules.
+void weigh_span_evidence(std::vector<WrongTensor>& wrong);
+
+}  // namespace qdiff::diagnose
