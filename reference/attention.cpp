@@ -21,6 +21,13 @@ struct Block {
   std::int64_t first, count;
 };
 
+// Where a weight other than 0 meets a value that is no number: [B, T, H*d]. Memory behind a weight of exactly 0 may
+// hold anything, and engines skip it.
+at::Tensor spoilt_outputs(const at::Tensor& probs, const at::Tensor& values, const std::vector<std::int64_t>& kv_head) {
+  const at::Tensor spoilt = repeat_kv(at::isfinite(values).logical_not(), kv_head).to(probs.scalar_type());
+  return at::matmul(probs.ne(0.0).to(probs.scalar_type()), spoilt).gt(0.0).transpose(1, 2).flatten(2);
+}
+
 struct AttentionPart {
   AttentionValues values;  // what the noise needs
   at::Tensor result;       // of the unit's last row, for these query rows
@@ -45,7 +52,8 @@ AttentionPart attend(const Unit& unit, std::span<const at::Tensor> inputs, const
     see(keys.size(1));
     a.scale = rule.scale;
     a.query = query.transpose(1, 2);
-    a.keys = repeat_kv(keys, rule.kv_head);
+    // A hidden score is a constant, whatever the key is.
+    a.keys = repeat_kv(hides ? keys : hide_unseen(keys, visible), rule.kv_head);
     a.scores = attention_scores(query, keys, rule.kv_head, rule.scale, visible, setting.rounding);
     if (!hides) a.scores = a.scores.masked_fill(visible.logical_not().unsqueeze(1), rule.hidden_score);
     part.result = a.scores.narrow(-1, 0, setting.step.valid_length());
@@ -69,10 +77,16 @@ AttentionPart attend(const Unit& unit, std::span<const at::Tensor> inputs, const
   }
   if (unit.last == kAttnOutput) {
     const Parameters of_output = setting.parameters(kAttnOutput);
-    const at::Tensor values = attended(inputs.back(), kAttnOutput, of_output, setting).narrow(1, 0, a.probs.size(-1));
+    at::Tensor values = attended(inputs.back(), kAttnOutput, of_output, setting).narrow(1, 0, a.probs.size(-1));
     const at::Tensor seen = hides ? visible : at::ones_like(visible);
     const std::vector<std::int64_t>& kv_head = of_output.attention.kv_head;
+    at::Tensor spoilt;
+    if (!hides) {  // pads are summed too, with the weight of their score
+      spoilt = spoilt_outputs(a.probs, values, kv_head);
+      values = values.masked_fill(at::isfinite(values).logical_not(), 0.0);
+    }
     part.result = attention_output(a.probs, values, kv_head, seen, setting.rounding);
+    if (spoilt.defined()) part.result = part.result.masked_fill(spoilt, std::nan(""));
     a.values = repeat_kv(hide_unseen(values, seen), kv_head);
     a.output = part.result.view({part.result.size(0), count, -1, setting.config().head_dim}).transpose(1, 2);
   }

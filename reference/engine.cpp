@@ -58,6 +58,7 @@ class TorchSession : public Session {
       : machine_(machine),
         options_(std::move(options)),
         variant_(machine.planted),
+        variant_rounding_(machine.planted_rounding),
         variant_layer_(machine.planted_layer),
         caches_(static_cast<std::size_t>(config().num_layers)),
         history_(options_.capacity) {}
@@ -198,7 +199,7 @@ class TorchSession : public Session {
                       const at::Tensor& residual, TensorSink* sink) {
     const bool planted = variant_ && (!variant_layer_ || *variant_layer_ == layer);
     const Variant* variant = planted ? &*variant_ : nullptr;
-    const Rounding& rounding = planted && machine_.planted_rounding ? *machine_.planted_rounding : machine_.rounding;
+    const Rounding& rounding = planted && variant_rounding_ ? *variant_rounding_ : machine_.rounding;
     const Setting setting = {machine_.weights, machine_.precision, rounding, step, layer, 1, variant, &history_};
     TensorView view;
     history_.begin_part();
@@ -247,7 +248,8 @@ class TorchSession : public Session {
 
   Machine& machine_;
   SessionOptions options_;
-  std::optional<Variant> variant_;
+  std::optional<Variant> variant_;  // what was planted when the session was opened
+  std::optional<Rounding> variant_rounding_;
   std::optional<int> variant_layer_;
   std::vector<LayerCache> caches_;      // by layer; grown by each step, so that no slot is ever unwritten
   History history_;                     // empty where nothing is planted
@@ -277,14 +279,15 @@ class TorchEngine : public Engine {
 
   void plant(const Fault& fault) override {
     const Variant variant = {fault.id, fault.value};
+    std::optional<Rounding> rounding;
     try {
       const Step any_step;
       const VariantFacts& facts = find_fault(variant).facts;
-      machine_.planted_rounding.reset();
+      check_fault_value(fault);
       if (facts.declares) {
         Precision rounds = machine_.precision;
         rounds.points[facts.declares->point] = facts.declares->dtype;
-        machine_.planted_rounding = Rounding::emulated(rounds);
+        rounding = Rounding::emulated(rounds);
       }
       for (Op op : facts.ops) {
         parameters_at({.op = op, .layer = kNoLayer, .step = any_step, .config = machine_.weights.config()}, &variant);
@@ -296,6 +299,7 @@ class TorchEngine : public Engine {
       throw InputError("fault " + fault.id + ": the model has no layer " + std::to_string(*fault.layer));
     }
     machine_.planted = variant;
+    machine_.planted_rounding = std::move(rounding);
     machine_.planted_layer = fault.layer;
   }
 

@@ -2,6 +2,7 @@
 // weights and under which fault, and which model of noise.h says how far honest rounding would move it.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -50,8 +51,8 @@ struct Setting {
   }
   bool first_decode() const {
     if (variant == nullptr || step.phase != Phase::kDecode) return false;  // right code does not ask
-    if (step.index == 0) return true;
-    return around->steps().at(static_cast<std::size_t>(step.index) - 1).phase == Phase::kPrefill;
+    const auto before = std::span(around->steps()).first(static_cast<std::size_t>(step.index));
+    return std::none_of(before.begin(), before.end(), [](const Step& s) { return s.phase == Phase::kDecode; });
   }
   WeightForm form() const { return {precision.weights, rounding.compute(), false}; }
   at::Tensor tensor(Op op) const { return around->tensor({step.index, {op, layer}}); }  // of this step and layer

@@ -53,8 +53,8 @@ class TorchOracle : public Oracle {
 
   std::vector<double> emulate(const Query& query) override {
     const Rounding rounding = Rounding::emulated(query.precision);
-    const Walk walk(query, rounding, weights_);
     try {
+      const Walk walk(query, rounding, weights_);
       return to_vector(round_to(query.stored, last_value(walk, rounding)));
     } catch (const MissingTensor& missing) {
       throw NotEvaluable("it needs " + std::string(missing.what()));

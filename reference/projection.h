@@ -7,7 +7,7 @@ namespace qdiff::reference {
 
 // x weight^T of a row, before any declared rounding.
 at::Tensor project_row(Op op, const at::Tensor& x, const Setting& setting);
-// The same with the noise of its sums. `bias_follows`: as in matmul_noise.
+// The same with the noise of its sums.
 Evaluated project_row_with_noise(Op op, const at::Tensor& x, const Setting& setting, const NoiseModel& model);
 // ||a o b||^2 of each dot product of x weight^T.
 at::Tensor product_squares(const at::Tensor& x, Op op, const Setting& setting);

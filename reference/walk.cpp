@@ -67,7 +67,21 @@ Walk::Walk(const Query& query, const Rounding& rounding, WeightStore& weights)
       throw std::invalid_argument(place_of(key) + ": the case has " + std::to_string(query.steps.size()) + " steps");
     }
   }
-  if (query.variant != nullptr) find_fault(*query.variant);
+  if (query.variant == nullptr) return;
+  find_fault(*query.variant);
+  // A fault that attends to a slot behind the cache's: scores and probabilities as they are recorded lack it, so its
+  // attention is one piece from the queries on.
+  for (PlacedUnit& placed : units_) {
+    if (placed.unit.last != kProbs && placed.unit.last != kAttnOutput) continue;
+    const Place place = {.op = kScores, .layer = placed.layer, .step = step(placed), .config = weights.config()};
+    if (!parameters_at(place, query.variant).attention.slots) continue;
+    placed.unit.first = kScores;
+    for (const UnitInput& input : inputs_of(placed, weights.config())) {
+      const bool computed = std::any_of(query.operations.begin(), query.operations.end(),
+                                        [&](const TensorKey& operation) { return operation == input.key; });
+      if (!computed && !query.recorded.has(input.key)) throw MissingTensor(input.key);
+    }
+  }
 }
 
 Setting Walk::setting(const PlacedUnit& placed, std::int64_t copies, const Surroundings* around) const {

@@ -7,7 +7,8 @@
 #
 # The engine runs before and after its peers, so that heat and clocks are alike. FILE (default build/bench.json) holds
 # every measurement: microseconds a step with median and spread, % of the read bandwidth measured in the same run, cost
-# of taps. Peers are measured where Python has torch and transformers. Ends with 125 where there is no GPU.
+# of taps. Peers are measured where Python has torch and transformers. Ends with 1 where a
+# measurement failed, 125 where there is no GPU.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -54,12 +55,15 @@ if [[ $peers == yes ]] && ! python3 -c 'import torch, transformers' 2>/dev/null;
   peers=no
 fi
 
+failed=0
 lines="$build/bench.jsonl"
 : >"$lines"
 # measure COMMAND...: its JSON lines go to the terminal and into the results, whatever became of it.
 measure() {
-  "$@" 2>>"$build/bench.err" | grep '^{' | tee -a "$lines" ||
+  "$@" 2>>"$build/bench.err" | grep '^{' | tee -a "$lines" || {
+    failed=1
     printf 'bench: failed: %s; see %s\n' "$*" "$build/bench.err" >&2
+  }
 }
 engine=("$build/optimized/cuda/cuda_engine_bench")
 for model in ${models//,/ }; do
@@ -81,3 +85,4 @@ if not results:
     sys.exit("bench: nothing was measured")
 PYTHON
 printf 'bench: %s\n' "$out"
+exit "$failed"

@@ -35,8 +35,16 @@ def read_map(path):
     unknown = set(names) - {"engine", "compute", "layers", "modules", "functions"}
     if unknown:
         raise UsageError(f"{path}: unknown key {sorted(unknown)[0]!r}")
+    if not isinstance(names.get("layers", ""), str):
+        raise UsageError(f'{path}: "layers" must be the path of a layer, as "model.layers.{{i}}"')
+    if not isinstance(names.get("engine", {}), dict):
+        raise UsageError(f'{path}: "engine" must be an object')
     for group in ("modules", "functions"):
+        if not isinstance(names.get(group, {}), dict):
+            raise UsageError(f'{path}: "{group}" must be an object, from a name to {{"input": …, "output": …}}')
         for target, places in names.get(group, {}).items():
+            if not isinstance(places, dict):
+                raise UsageError(f'{path}: {target}: {places!r} must be an object, as {{"output": {places!r}}}')
             for place, takes in places.items():
                 if place not in ("input", "output"):
                     raise UsageError(f'{path}: {target}: {place!r} is neither "input" nor "output"')
@@ -45,7 +53,13 @@ def read_map(path):
                             "tensor" not in take or set(take) - TAKE_KEYS):
                         raise UsageError(f"{path}: {target}: {take!r} must be a tensor's name, or an object with "
                                          f"\"tensor\" and perhaps {', '.join(sorted(TAKE_KEYS - {'tensor'}))}")
-                    trace_writer.shape_of((take if isinstance(take, str) else take["tensor"]).replace("{i}", "0"))
+                    tensor = take if isinstance(take, str) else take["tensor"]
+                    if not isinstance(tensor, str):
+                        raise UsageError(f"{path}: {target}: {tensor!r} is no tensor's name")
+                    trace_writer.shape_of(tensor.replace("{i}", "0"))
+                    if "{i}" in tensor and "layers" not in names and (group == "functions" or "{i}" not in target):
+                        raise UsageError(f'{path}: {target}: {tensor!r} needs to know which layer runs; name the layers '
+                                         'with "layers", as "model.layers.{i}"')
     return names
 
 
@@ -143,6 +157,8 @@ class Recorder:
         for take in as_list(takes):
             take = {"tensor": take} if isinstance(take, str) else take
             layer = self._layer if layer is None else layer
+            if layer is None and "{i}" in take["tensor"]:
+                raise UsageError(f'{take["tensor"]}: it ran before any of the layers that "layers" names')
             name = take["tensor"].replace("{i}", str(layer))
             if not self._selected(name):
                 continue

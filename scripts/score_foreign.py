@@ -250,10 +250,15 @@ def upper_bound(alarms, runs):
     return (p + z2 / (2 * runs) + (z2 * (p * (1 - p) / runs + z2 / (4 * runs * runs))) ** 0.5) / (1 + z2 / runs)
 
 
-def goals_of(total, honest):
-    goals = [{"what": f"numpy: {what}", "wanted": wanted, "reached": total[field]} for what, field, wanted in GOALS]
-    goals.append({"what": "numpy: outsiders unexplained or named as themselves", "wanted": 1.0,
-                  "reached": total["abstained"]})
+def goals_of(total, honest, asked=tuple(faults.FAULTS)):
+    """`asked`: ids of the faults that were to be planted. What none of them can reach is no goal; what they should have
+    reached and did not is one, also where nothing was detectable."""
+    outside = {fault.split(".")[0] not in HYPOTHESES for fault in asked}
+    goals = [{"what": f"numpy: {what}", "wanted": wanted, "reached": total[field]} for what, field, wanted in GOALS
+             if field != "top1_variant" or False in outside]
+    if True in outside:
+        goals.append({"what": "numpy: outsiders unexplained or named as themselves", "wanted": 1.0,
+                      "reached": total["abstained"]})
     quiet = {"hits": sum(runs["runs"] - runs["flagged"] for runs in honest), "of": sum(runs["runs"] for runs in honest)}
     goals.append({"what": "honest runs without an alarm", "wanted": 1.0, "reached": quiet})
     for goal in goals:
@@ -399,6 +404,9 @@ def main():
     start = time.monotonic()
     if arguments.out.exists() and any(arguments.out.iterdir()):
         parser.error(f"{arguments.out} is not empty")
+    asked = [fault for fault in faults.FAULTS if fault.startswith(arguments.only)]
+    if not asked:
+        parser.error(f"--only '{arguments.only}': no fault of the engine starts so; it has {', '.join(faults.FAULTS)}")
     bench = Bench(arguments.build.resolve(), arguments.out)
     (arguments.out / "traces").mkdir(parents=True, exist_ok=True)
     progress = Progress(arguments.quiet)
@@ -427,9 +435,7 @@ def main():
                        "tensors": sum(run["tensors"] for run in of_type), "flagged": len(alarms),
                        "rate_below": upper_bound(len(alarms), len(of_type)), "alarms": alarms})
 
-    goals = goals_of(score(trials), honest)
-    if arguments.only:  # of a part, what was not asked is no miss
-        goals = [goal for goal in goals if goal["reached"]["of"]]
+    goals = goals_of(score(trials), honest, asked)
     passed = all(goal["met"] for goal in goals)
     result = {"format": "qdiff-selftest", "version": 1, "passed": passed, "quick": arguments.quick,
               "detectable_beyond": DETECTABLE, "goals": goals,

@@ -32,10 +32,7 @@ std::string folder_name(const std::string& path) {
 std::optional<std::set<int>> selected(const char* option, const std::optional<NumberRanges>& wanted, std::int64_t end,
                                       const char* what) {
   if (!wanted) return std::nullopt;
-  if (wanted->largest() >= end) {
-    throw InputError(std::string(option) + " '" + wanted->text + "': there is no " + what + ' ' +
-                     std::to_string(wanted->largest()) + "; there are " + what + "s 0 to " + std::to_string(end - 1));
-  }
+  check_below(option, *wanted, end, what);
   return wanted->below(end);
 }
 
@@ -110,10 +107,12 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
   compare::RunResult result = diagnose::judge_trace({*trace, *model, *oracle, make_reference}, options);
   progress.clear();
   result.command = command;
-  report::write_reports(result, arguments.out);
   print(result, arguments);
-  if (result.inferred_points) std::fputs(report::points_json(*result.inferred_points).c_str(), stdout);
   if (in_github_actions()) tell_github_actions(result, arguments.common.quiet);
+  // Whoever reads the points takes what stands last.
+  if (result.inferred_points) std::fputs(report::points_json(*result.inferred_points).c_str(), stdout);
+  std::fflush(stdout);
+  report::write_reports(result, arguments.out);  // last: a disk that is full by now must not lose the verdict
   return status_of(result.verdict);
 }
 

@@ -1,5 +1,9 @@
+#include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <optional>
+#include <set>
+#include <span>
 
 #include "harness/cases/case.h"
 #include "harness/cli/commands.h"
@@ -8,16 +12,41 @@
 #include "harness/cli/memory.h"
 #include "harness/cli/progress.h"
 #include "harness/cli/text.h"
+#include "harness/diagnose/record.h"
 #include "harness/model/model.h"
 #include "harness/trace/recording.h"
 #include "harness/trace/trace_writer.h"
+#include "reference/reference.h"
 
 namespace qdiff::cli {
 namespace {
 
+// What is written of the case. The steps before the last one written run all the same, and so do the layers before.
+struct Extent {
+  std::set<int> layers;
+  bool outside_layers = true;  // the embedding and the head too
+  std::set<int> steps;
+
+  bool has(const TensorKey& key) const {
+    return steps.contains(key.step) && (key.id.layer == kNoLayer ? outside_layers : layers.contains(key.id.layer));
+  }
+  int end_layer() const { return *layers.rbegin() + 1; }
+  int last_step() const { return *steps.rbegin(); }
+};
+
+Extent extent_of(const RecordArguments& arguments, std::int64_t num_layers, std::int64_t num_steps) {
+  if (arguments.layers) check_below("--layers", *arguments.layers, num_layers, "layer");
+  if (arguments.steps) check_below("--steps", *arguments.steps, num_steps, "step");
+  if (arguments.inject && arguments.layers) check_fault_is_among(*arguments.inject, *arguments.layers);
+  const NumberRanges all{.text = "", .ranges = {{0, std::max(num_layers, num_steps)}}};
+  return {.layers = arguments.layers.value_or(all).below(num_layers),
+          .outside_layers = !arguments.layers,
+          .steps = arguments.steps.value_or(all).below(num_steps)};
+}
+
 // One step, part by part, each part fed with what the engine itself put out before. With `verify`, returns the tensors
 // that were written again after they had been handed out.
-std::vector<std::string> record_step(Session& session, const Step& step, int num_layers, bool verify,
+std::vector<std::string> record_step(Session& session, const Step& step, const Extent& extent, bool verify,
                                      trace::Recording& recording) {
   trace::RecordingSink sink(recording, step.index);
   std::vector<std::string> changed;
@@ -28,13 +57,40 @@ std::vector<std::string> record_step(Session& session, const Step& step, int num
   // Copies: the view that one part returns ends with the call of the next.
   Tensor residual = Tensor::copy_of(session.run_embedding(step, &sink));
   end_part();
-  for (int layer = 0; layer < num_layers; ++layer) {
+  for (int layer = 0; layer < extent.end_layer(); ++layer) {
     residual = Tensor::copy_of(session.run_layer(layer, step, residual.view(), &sink));
     end_part();
   }
-  session.run_head(step, residual.view(), &sink);
-  end_part();
+  if (extent.outside_layers) {
+    session.run_head(step, residual.view(), &sink);
+    end_part();
+  }
+  for (const TensorKey& key : recording.keys()) {
+    if (!extent.has(key)) recording.erase(key);
+  }
   return changed;
+}
+
+// Every layer fed with what the reference in float64 puts out.
+diagnose::Recorded record_all_in_lockstep(Engine& engine, const WeightSource& model, const diagnose::CaseInput& input,
+                                          const Extent& extent, const RecordArguments& arguments, Progress& progress) {
+  const auto reference = reference::make_engine(model, gold_precision(engine.precision().weights),
+                                                {.num_threads = arguments.common.threads.value_or(0)});
+  diagnose::RunOptions options;
+  options.progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
+    progress.show(what, done, total);
+  };
+  const auto chains =
+      diagnose::run_reference(*reference, {&input}, {extent.last_step()}, engine.precision().activations,
+                              model.config(), extent.end_layer(), options);
+  return diagnose::record_lockstep(engine, input, chains.front(), extent.layers, extent.outside_layers,
+                                   extent.last_step(), Poison::kNaN);
+}
+
+void warn_of_later_write(Progress& progress, const std::string& tensor, int step) {
+  progress.clear();
+  std::fprintf(stderr, "qdiff: warning: the engine wrote %s of step %d again after it had handed it out\n",
+               tensor.c_str(), step);
 }
 
 std::string device_text(const Device& device) {
@@ -50,9 +106,13 @@ ExitStatus record_command(const RecordArguments& arguments) {
   const ModelConfig& config = model->config();
   const std::vector<Step> steps = cases::make_steps(test_case, config);
   const DType dtype = arguments.dtype.value_or(config.dtype);
+  const Extent extent = extent_of(arguments, config.num_layers, static_cast<std::int64_t>(steps.size()));
+  const bool lockstep = arguments.mode == diagnose::Mode::kLockstep;
   const std::uint64_t limit = memory_limit(arguments.common.max_memory);
-  const MemoryPlan plan = plan_record(config, dtype, {.steps = steps, .capacity = test_case.capacity, .recordings = 1},
-                                      arguments.engine == EngineKind::kReference, limit);
+  const PlannedCase planned{.steps = steps, .capacity = test_case.capacity, .recordings = 1};
+  const MemoryPlan plan = lockstep
+                              ? plan_run(config, dtype, {planned}, limit)
+                              : plan_record(config, dtype, planned, arguments.engine == EngineKind::kReference, limit);
   check_memory(plan, limit, arguments.common.max_memory.has_value());
   const auto engine = make_engine(arguments.engine, *model,
                                   {.dtype = dtype,
@@ -65,25 +125,46 @@ ExitStatus record_command(const RecordArguments& arguments) {
 
   trace::TraceWriter writer(arguments.trace);
   Progress progress(arguments.common.quiet);
-  const auto session = engine->open({.batch = steps.front().batch(),
-                                     .capacity = test_case.capacity,
-                                     .left_padding = steps.front().left_padding,
-                                     .poison = Poison::kNaN});
+  std::optional<diagnose::Recorded> all;
+  std::unique_ptr<Session> session;
+  if (lockstep) {
+    const diagnose::CaseInput input{.id = test_case.id,
+                                    .title = test_case.title,
+                                    .hypothesis = test_case.hypothesis,
+                                    .argument = test_case.argument,
+                                    .seed = test_case.seed,
+                                    .capacity = test_case.capacity,
+                                    .steps = steps};
+    all = record_all_in_lockstep(*engine, *model, input, extent, arguments, progress);
+    for (const auto& [step, tensor] : all->later_writes) warn_of_later_write(progress, tensor, step);
+    for (const TensorKey& key : all->tensors.keys()) {
+      if (!extent.has(key)) all->tensors.erase(key);
+    }
+  } else {
+    session = engine->open({.batch = steps.front().batch(),
+                            .capacity = test_case.capacity,
+                            .left_padding = steps.front().left_padding,
+                            .poison = Poison::kNaN});
+  }
   // The reference's operations are pure functions: nothing is written twice, and each result is freed once it is used.
   const bool verify = arguments.engine != EngineKind::kReference;
   std::size_t num_tensors = 0, bytes = 0;
-  for (const Step& step : steps) {
-    progress.show("recording " + test_case.id, step.index, static_cast<std::int64_t>(steps.size()));
-    trace::Recording recording;
-    const auto changed = record_step(*session, step, static_cast<int>(config.num_layers), verify, recording);
-    for (const std::string& name : changed) {
-      progress.clear();
-      std::fprintf(stderr, "qdiff: warning: the engine wrote %s of step %d again after it had handed it out\n",
-                   name.c_str(), step.index);
+  for (const Step& step : std::span(steps).first(static_cast<std::size_t>(extent.last_step()) + 1)) {
+    if (lockstep) {
+      writer.write_step(step, all->tensors);
+      continue;
     }
+    progress.show("recording " + test_case.id, step.index, extent.last_step() + 1);
+    trace::Recording recording;
+    const auto changed = record_step(*session, step, extent, verify, recording);
+    for (const std::string& name : changed) warn_of_later_write(progress, name, step.index);
     writer.write_step(step, recording);
     num_tensors += recording.size();
     bytes += recording.bytes();
+  }
+  if (lockstep) {
+    num_tensors = all->tensors.size();
+    bytes = all->tensors.bytes();
   }
   progress.clear();
   if (arguments.inject && engine->planted_executions() == 0) {
@@ -101,7 +182,7 @@ ExitStatus record_command(const RecordArguments& arguments) {
     std::printf("wrote %s: %s on %s, engine %s in %s%s, %zu steps, %zu tensors, %s\n",
                 one_line(arguments.trace).c_str(), one_line(test_case.id).c_str(), one_line(arguments.model).c_str(),
                 engine->name().c_str(), std::string(name(dtype)).c_str(),
-                arguments.inject ? (", planted " + to_string(*arguments.inject)).c_str() : "", steps.size(),
+                arguments.inject ? (", planted " + to_string(*arguments.inject)).c_str() : "", extent.steps.size(),
                 num_tensors, bytes_text(bytes).c_str());
   }
   return ExitStatus::kMatch;

@@ -28,6 +28,7 @@ struct Group {
   std::unique_ptr<WeightSource> model;
   DType dtype = DType::kBF16;
   std::optional<std::set<int>> layers;
+  std::optional<Fault> inject;
   std::vector<diagnose::CaseInput> cases;
 };
 
@@ -80,25 +81,39 @@ void select_layers(std::vector<Group>& groups, const NumberRanges& wanted) {
     group.layers = wanted.below(num_layers);
     most_layers = std::max(most_layers, num_layers);
   }
-  if (wanted.largest() >= most_layers) {
-    throw InputError("--layers '" + wanted.text + "': there is no layer " + std::to_string(wanted.largest()) +
-                     "; the model's layers are 0 to " + std::to_string(most_layers - 1));
-  }
+  check_below("--layers", wanted, most_layers, "layer");
   std::erase_if(groups, [](const Group& group) { return group.layers->empty(); });
 }
 
-// A fault in a layer that is not judged shows nowhere: the run would end without an answer, hours later perhaps.
-void check_fault_is_judged(const Fault& fault, const NumberRanges& layers) {
-  // The one fault that spoils other layers than its own: it writes into layer 0's cache (docs/faults.md).
-  if (!fault.layer || fault.id == "H01.no_layer_stride" || layers.below(*fault.layer + 1).contains(*fault.layer))
-    return;
-  throw InputError("--inject '" + to_string(fault) + "': layer " + std::to_string(*fault.layer) +
-                   " is not among the judged ones, --layers '" + layers.text +
-                   "', so the fault could not be seen; judge that layer, or plant it in one of these");
+// A fault of one layer is planted in the models that have it; the cases of the others run without it, by name.
+void place_fault(std::vector<Group>& groups, const Fault& fault) {
+  std::int64_t most_layers = 0;
+  std::string clean;
+  for (Group& group : groups) {
+    const std::int64_t num_layers = group.model->config().num_layers;
+    most_layers = std::max(most_layers, num_layers);
+    if (!fault.layer || *fault.layer < num_layers) {
+      group.inject = fault;
+    } else {
+      for (const diagnose::CaseInput& input : group.cases) clean += ' ' + input.id;
+    }
+  }
+  if (fault.layer && *fault.layer >= most_layers) {
+    throw InputError("--inject '" + to_string(fault) + "': there is no layer " + std::to_string(*fault.layer) +
+                     "; there are layers 0 to " + std::to_string(most_layers - 1));
+  }
+  if (clean.empty()) return;
+  std::fprintf(stderr, "qdiff: no layer %d, so these run without the fault:%s\n", *fault.layer,
+               one_line(clean).c_str());
 }
 
-// Cases without a wanted step are left out, by name.
+// Cases without a wanted step are left out, by name; a step that none has is a mistake.
 std::set<int> select_steps(std::vector<Group>& groups, const NumberRanges& wanted) {
+  std::size_t most_steps = 0;
+  for (const Group& group : groups) {
+    for (const diagnose::CaseInput& input : group.cases) most_steps = std::max(most_steps, input.steps.size());
+  }
+  check_below("--steps", wanted, static_cast<std::int64_t>(most_steps), "step");
   std::set<int> steps;
   std::string left_out;
   for (Group& group : groups) {
@@ -110,9 +125,6 @@ std::set<int> select_steps(std::vector<Group>& groups, const NumberRanges& wante
     });
   }
   std::erase_if(groups, [](const Group& group) { return group.cases.empty(); });
-  if (groups.empty()) {
-    throw CannotJudgeError("--steps '" + wanted.text + "' leaves nothing to compare: no case has such a step");
-  }
   if (!left_out.empty()) std::fprintf(stderr, "qdiff: --steps leaves out:%s\n", one_line(left_out).c_str());
   return steps;
 }
@@ -142,23 +154,20 @@ compare::RunResult run_group(const Group& group, const RunArguments& arguments, 
                                      {.dtype = group.dtype,
                                       .threads = arguments.common.threads,
                                       .max_resident_bytes = plan.max_resident_bytes,
-                                      .inject = arguments.inject});
+                                      .inject = group.inject});
   if (arguments.print_gemms) print_gemms(*candidate, group.model->config(), group.spec, progress);
   const reference::Options reference_options{.num_threads = arguments.common.threads.value_or(0)};
-  // Gold: everything in float64, but the weights are those that the candidate was given.
-  const Precision gold{.weights = candidate->precision().weights,
-                       .activations = DType::kF64,
-                       .accumulate = DType::kF64,
-                       .points = {},
-                       .taken_as = {}};
+  const Precision gold = gold_precision(candidate->precision().weights);
   const auto reference_engine = reference::make_engine(*group.model, gold, reference_options);
   const auto oracle = reference::make_oracle(*group.model, reference_options);
   diagnose::RunOptions options;
   options.mode = arguments.mode;
   options.layers = group.layers;
   options.steps = steps;
-  options.inject = arguments.inject;
-  options.repeat_arguments = repeat_arguments(arguments);
+  options.inject = group.inject;
+  RunArguments repeated = arguments;
+  repeated.inject = group.inject;
+  options.repeat_arguments = repeat_arguments(repeated);
   options.progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
     progress.show(group.spec + ": " + what, done, total);
   };
@@ -171,8 +180,11 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
   check_available(arguments.backend);
   std::vector<Group> groups = group_by_model(load_cases(arguments), arguments);
   if (arguments.layers) select_layers(groups, *arguments.layers);
-  if (arguments.layers && arguments.inject) check_fault_is_judged(*arguments.inject, *arguments.layers);
   const auto steps = arguments.steps ? std::optional(select_steps(groups, *arguments.steps)) : std::nullopt;
+  if (arguments.inject) {
+    if (arguments.layers) check_fault_is_among(*arguments.inject, *arguments.layers);
+    place_fault(groups, *arguments.inject);
+  }
   check_output_folder(arguments.out);
   std::vector<MemoryPlan> plans;
   for (const Group& group : groups) plans.push_back(plan_group(group, arguments));
@@ -185,12 +197,12 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
   progress.clear();
   compare::RunResult result = diagnose::merge(std::move(results));
   result.command = command;
+  if (arguments.inject) result.injected = to_string(*arguments.inject);
   if (arguments.inject && result.planted_executions == 0 && result.verdict == compare::Verdict::kMatch) {
     result.verdict = compare::Verdict::kInconclusive;
     result.reason = "the planted fault " + to_string(*arguments.inject) +
                     " never ran in a place where it differs from the right code; choose a case that runs it";
   }
-  report::write_reports(result, arguments.out);
   if (!arguments.common.quiet) {
     std::string text = report::format_terminal(
         result, {.color = use_color(arguments.common.color), .width = output_columns(), .reports = arguments.out});
@@ -198,6 +210,8 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
     std::fwrite(text.data(), 1, text.size(), stdout);
   }
   if (in_github_actions()) tell_github_actions(result, arguments.common.quiet);
+  std::fflush(stdout);
+  report::write_reports(result, arguments.out);  // last: a disk that is full by now must not lose the verdict
   return status_of(result.verdict);
 }
 

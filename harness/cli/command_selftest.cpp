@@ -1,6 +1,5 @@
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <thread>
 
 #include "harness/calibration/measure.h"
@@ -28,9 +27,7 @@ selftest::Makers makers() {
     return reference::make_engine(weights, plain_precision(dtype), {.num_threads = 1});
   };
   const auto gold = [](const WeightSource& weights, DType dtype) {
-    const Precision precision{
-        .weights = dtype, .activations = DType::kF64, .accumulate = DType::kF64, .points = {}, .taken_as = {}};
-    return reference::make_engine(weights, precision, {.num_threads = 1});
+    return reference::make_engine(weights, gold_precision(dtype), {.num_threads = 1});
   };
   const auto oracle = [](const WeightSource& weights) { return reference::make_oracle(weights, {.num_threads = 1}); };
   return {.engines = {{"cpu", cpu}, {"reference", reference}}, .gold = gold, .oracle = oracle};
@@ -50,6 +47,8 @@ selftest::HonestRun run_twin(std::uint64_t seed, DType dtype, calibration::Size 
 
 ExitStatus selftest_command(const SelftestArguments& arguments, const std::string& command) {
   check_output_folder(arguments.out);
+  const fs::path file = fs::path(arguments.out) / "selftest.json";
+  check_own_file(file, "\"qdiff-selftest\"");
   selftest::Settings settings;
   settings.quick = arguments.quick;
   settings.threads = arguments.common.threads.value_or(static_cast<int>(std::thread::hardware_concurrency()));
@@ -63,12 +62,14 @@ ExitStatus selftest_command(const SelftestArguments& arguments, const std::strin
       [&](const std::string& what, std::int64_t done, std::int64_t total) { progress.show(what, done, total); });
   progress.clear();
   result.command = command;
-  fs::create_directories(arguments.out);
-  formats::write_file(fs::path(arguments.out) / "selftest.json", selftest::to_json(result));
+  // The table first: a disk that is full by now must not lose it.
   if (!arguments.common.quiet) {
     const std::string text = selftest::to_table(result);
     std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
   }
+  make_output_folder(arguments.out);
+  formats::write_file(file, selftest::to_json(result));
   return result.passed() ? ExitStatus::kMatch : ExitStatus::kDiverged;
 }
 

@@ -48,6 +48,7 @@ std::unique_ptr<Engine> make_engine(EngineKind kind, const WeightSource& weights
   std::unique_ptr<Engine> engine = make(kind, weights, settings);
   if (settings.inject) {
     check_plantable(*settings.inject, engine->plantable_faults(), engine->name());
+    check_fault_value(*settings.inject);
     engine->plant(*settings.inject);
   }
   return engine;

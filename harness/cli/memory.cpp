@@ -45,7 +45,8 @@ double weights_of(Scope scope, const ModelConfig& config) {
 }
 
 struct StepSizes {
-  double layer = 0.0;    // elements of one layer's tensors
+  double layer = 0.0;    // elements of one layer's tensors, without scores and probabilities
+  double squares = 0.0;  // elements of these two of one layer
   double outside = 0.0;  // elements of the tensors outside the layers
   double largest = 0.0;  // elements of the largest tensor
   double residual = 0.0;
@@ -60,7 +61,10 @@ StepSizes sizes_of(const Step& step, const ModelConfig& config) {
     const double elements =
         elements_of(output_shape(operation.op, config, step.batch(), step.num_tokens(), step.valid_length()));
     sizes.largest = std::max(sizes.largest, elements);
-    if (is_square) continue;
+    if (is_square) {
+      sizes.squares += elements;
+      continue;
+    }
     (operation.scope == Scope::kLayer ? sizes.layer : sizes.outside) += elements;
   }
   sizes.residual = elements_of(output_shape(Op::kOutput, config, step.batch(), step.num_tokens(), 0));
@@ -180,16 +184,19 @@ MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned)
 
 MemoryPlan plan_record(const ModelConfig& config, DType dtype, const PlannedCase& planned, bool reference,
                        std::uint64_t limit) {
+  const auto num_layers = static_cast<double>(config.num_layers), stored = static_cast<double>(size_of(dtype));
   double recorded = 0.0, largest = 0.0;
   for (const Step& step : planned.steps) {
     const StepSizes sizes = sizes_of(step, config);
-    recorded = std::max(recorded, sizes.layer * static_cast<double>(config.num_layers) + sizes.outside);
+    // The reference hands scores and probabilities out too, as it accumulates them.
+    const double squares = reference ? sizes.squares * num_layers * sizeof(float) : 0.0;
+    recorded = std::max(recorded, (sizes.layer * num_layers + sizes.outside) * stored + squares);
     largest = std::max(largest, sizes.largest);
   }
-  const double element = reference ? sizeof(double) : static_cast<double>(size_of(dtype));
+  const double element = reference ? sizeof(double) : stored;
   MemoryPlan plan;
   plan.parts = {{"the program", kProgram},
-                {"the tensors of a step", recorded * static_cast<double>(size_of(dtype))},
+                {"the tensors of a step", recorded},
                 {"computing the largest tensor", largest * 3.0 * element},
                 {"the caches", cache_of(planned, config) * element}};
   if (reference) {

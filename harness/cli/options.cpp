@@ -3,7 +3,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <limits>
 #include <memory>
 
@@ -145,6 +144,10 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
   add_text(*record, "--trace", texts.trace, "DIR", "The trace to write; replaces an older trace, nothing else")
       ->required();
   add_engine_options(*record, texts);
+  add_text(*record, "--layers", texts.layers, "LIST", "Write only these layers, as 0-3 or 0,2");
+  add_text(*record, "--steps", texts.steps, "LIST", "Write the tensors of these steps alone, as 0,4");
+  add_text(*record, "--mode", texts.mode, "MODE",
+           "free: the engine feeds itself; lockstep: each layer gets the reference's input (default: free)");
   add_common(*record, texts);
   record->footer(
       std::string("Example:\n"
@@ -158,7 +161,6 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
   inspect->add_option("PATH", texts.path, "Model directory or synthetic: model, trace directory, or case file")
       ->type_name("")
       ->required();
-  add_common(*inspect, texts);
   inspect->footer(
       "Examples:\n"
       "  qdiff inspect ~/models/Qwen2.5-0.5B\n"
@@ -269,6 +271,10 @@ std::optional<Fault> fault_of(const Texts& texts) {
   return parse_fault("--inject", *texts.inject);
 }
 
+diagnose::Mode mode_of(const std::string& text) {
+  return static_cast<diagnose::Mode>(parse_choice("--mode", text, {"lockstep", "free", "both"}));
+}
+
 CommonArguments common_of(const Texts& texts) {
   constexpr std::int64_t kMostThreads = 1024;
   CommonArguments common;
@@ -295,9 +301,7 @@ RunArguments run_of(const Texts& texts) {
   arguments.dtype = dtype_of(texts);
   if (texts.layers) arguments.layers = parse_ranges("--layers", *texts.layers);
   if (texts.steps) arguments.steps = parse_ranges("--steps", *texts.steps);
-  if (texts.mode) {
-    arguments.mode = static_cast<diagnose::Mode>(parse_choice("--mode", *texts.mode, {"lockstep", "free", "both"}));
-  }
+  if (texts.mode) arguments.mode = mode_of(*texts.mode);
   arguments.inject = fault_of(texts);
   arguments.print_gemms = texts.print_gemms;
   return arguments;
@@ -311,6 +315,12 @@ RecordArguments record_of(const Texts& texts) {
   arguments.engine = static_cast<EngineKind>(parse_choice("--engine", *texts.engine, {"reference", "cpu", "cuda"}));
   arguments.trace = *texts.trace;
   arguments.dtype = dtype_of(texts);
+  if (texts.layers) arguments.layers = parse_ranges("--layers", *texts.layers);
+  if (texts.steps) arguments.steps = parse_ranges("--steps", *texts.steps);
+  if (texts.mode) arguments.mode = mode_of(*texts.mode);
+  if (arguments.mode == diagnose::Mode::kBoth) {
+    throw InputError("--mode 'both': a trace holds one run; record lockstep and free into two folders");
+  }
   arguments.inject = fault_of(texts);
   arguments.print_gemms = texts.print_gemms;
   return arguments;
@@ -368,20 +378,7 @@ void check_texts(const Texts& texts) {
   for (const auto& [option, text] : values) check_not_an_option(option, *text);
 }
 
-std::string number_text(double value) {
-  char buffer[40];
-  const auto [end, error] = std::to_chars(buffer, buffer + sizeof buffer, value);  // shortest that reads back the same
-  return error == std::errc{} ? std::string(buffer, end) : std::string();
-}
-
 }  // namespace
-
-std::string to_string(const Fault& fault) {
-  std::string text = fault.id;
-  if (fault.value) text += '=' + number_text(*fault.value);
-  if (fault.layer) text += '@' + std::to_string(*fault.layer);
-  return text;
-}
 
 std::string repeat_arguments(const RunArguments& arguments) {
   std::string text;
@@ -430,7 +427,7 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
     line.arguments = diagnose_of(texts);
   } else {
     check_path("PATH", texts.path);
-    line.arguments = InspectArguments{.common = common_of(texts), .path = texts.path};
+    line.arguments = InspectArguments{.path = texts.path};
   }
   return line;
 }

@@ -45,12 +45,14 @@ struct RecordArguments {
   EngineKind engine = EngineKind::kCpu;
   std::string trace;
   std::optional<DType> dtype;
+  std::optional<NumberRanges> layers;
+  std::optional<NumberRanges> steps;
+  diagnose::Mode mode = diagnose::Mode::kFree;  // never kBoth: a trace holds one run
   std::optional<Fault> inject;
   bool print_gemms = false;
 };
 
 struct InspectArguments {
-  CommonArguments common;
   std::string path;
 };
 
@@ -94,7 +96,5 @@ CommandLine parse_command_line(int argc, const char* const* argv);
 
 // Arguments that give a finding's command the same candidate as this run: " --model M --dtype float32 --inject …".
 std::string repeat_arguments(const RunArguments& arguments);
-
-std::string to_string(const Fault& fault);  // "H03.theta=10000@0"
 
 }  // namespace qdiff::cli

@@ -23,10 +23,7 @@ struct Tally {
 void run_one(std::uint64_t seed, DType dtype, Tally& tally) {
   const auto [weights, profile, input] = selftest::draw_random_case(seed);
   const auto candidate = optimized::cpu::make_engine(*weights, {.dtype = dtype});
-  Precision gold = plain_precision(DType::kF64);
-  gold.weights = dtype;
-  gold.accumulate = DType::kF64;
-  const auto reference = reference::make_engine(*weights, gold, {});
+  const auto reference = reference::make_engine(*weights, gold_precision(dtype), {});
   const auto oracle = reference::make_oracle(*weights, {});
   diagnose::RunOptions options;
   options.probing = false;

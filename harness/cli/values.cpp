@@ -157,6 +157,21 @@ Fault parse_fault(const std::string& option, const std::string& text) {
   return fault;
 }
 
+void check_fault_is_among(const Fault& fault, const NumberRanges& layers) {
+  // The one fault that spoils other layers than its own: it writes into layer 0's cache (docs/faults.md).
+  if (!fault.layer || fault.id == "H01.no_layer_stride" || layers.below(*fault.layer + 1).contains(*fault.layer))
+    return;
+  throw InputError("--inject '" + to_string(fault) + "': layer " + std::to_string(*fault.layer) +
+                   " is not among those of --layers '" + layers.text +
+                   "', so the fault could not be seen; take that layer in, or plant it in one of these");
+}
+
+void check_below(const std::string& option, const NumberRanges& wanted, std::int64_t end, const std::string& what) {
+  if (wanted.largest() < end) return;
+  throw InputError(option + " '" + wanted.text + "': there is no " + what + ' ' + std::to_string(wanted.largest()) +
+                   "; there are " + what + "s 0 to " + std::to_string(end - 1));
+}
+
 void check_plantable(const Fault& fault, const std::vector<std::string>& plantable, const std::string& engine) {
   if (std::find(plantable.begin(), plantable.end(), fault.id) != plantable.end()) return;
   const std::string list = plantable.empty() ? "it has none" : "it has " + join(plantable);

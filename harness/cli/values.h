@@ -47,6 +47,14 @@ Fault parse_fault(const std::string& option, const std::string& text);
 // Throws InputError naming the nearest id unless `plantable` lists the fault's.
 void check_plantable(const Fault& fault, const std::vector<std::string>& plantable, const std::string& engine);
 
+// A fault in a layer that is left out shows nowhere: the run would end without an answer, hours later perhaps. Throws
+// InputError.
+void check_fault_is_among(const Fault& fault, const NumberRanges& layers);
+
+// Throws InputError where `wanted` names a number that is not below `end`: "there is no step 7; there are steps 0 to
+// 1".
+void check_below(const std::string& option, const NumberRanges& wanted, std::int64_t end, const std::string& what);
+
 // The index of `text` in `choices`; the error lists them.
 std::size_t parse_choice(const std::string& option, const std::string& text, const std::vector<std::string>& choices);
 

@@ -5,6 +5,7 @@
 // float32 first would round twice.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstddef>

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "harness/contract/fault.h"
 #include "harness/contract/operation_table.h"
 #include "harness/contract/precision.h"
 #include "harness/contract/step.h"
@@ -25,13 +26,6 @@ class TensorSink {
 
 // What buffers hold before they are first written: cache slots, scratch, outputs.
 enum class Poison : std::uint8_t { kNaN, kLargeFinite };
-
-// A bug to plant, by catalogue id; the engine computes with it in its own code path.
-struct Fault {
-  std::string id;               // "H05.modulo"
-  std::optional<double> value;  // empty: the first that the catalogue lists
-  std::optional<int> layer;     // empty: every layer
-};
 
 // One matrix product as the engine calls it: out[M, n] = x[M, k] . weight (+ bias), M the tokens of a step. Leading
 // dimensions are the distance from one row to the next, in elements; equal to the row's length where rows are packed.
@@ -89,7 +83,8 @@ class Engine {
 
   // Ids of the faults that this engine can plant.
   virtual std::vector<std::string> plantable_faults() const { return {}; }
-  // Throws qdiff::InputError for an id that plantable_faults() does not list. Holds for sessions opened afterwards.
+  // Throws qdiff::InputError for an id that plantable_faults() does not list, a value that check_fault_value() refuses
+  // or a layer that the model lacks, and then changes nothing. Holds for sessions opened afterwards.
   virtual void plant(const Fault& fault) = 0;
   // How often planted code ran in a place where it differs from the right code (a wrong head index, say).
   virtual std::int64_t planted_executions() const { return 0; }

@@ -30,4 +30,9 @@ inline Precision plain_precision(DType dtype) {
   return {.weights = dtype, .activations = dtype, .accumulate = DType::kF32, .points = {}, .taken_as = {}};
 }
 
+// Gold: everything in float64, but the weights are those that the candidate was given.
+inline Precision gold_precision(DType weights) {
+  return {.weights = weights, .activations = DType::kF64, .accumulate = DType::kF64, .points = {}, .taken_as = {}};
+}
+
 }  // namespace qdiff

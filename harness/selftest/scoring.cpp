@@ -1,7 +1,6 @@
 #include "harness/selftest/scoring.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstdio>
 
@@ -29,12 +28,6 @@ const compare::Explanation* explanation_of(const Trial& trial) {
   return is_detected(trial) && trial.conclusion.first ? &trial.conclusion.first->explanation : nullptr;
 }
 
-std::string number(double value) {
-  char text[40];
-  const auto [end, error] = std::to_chars(text, text + sizeof text, value);
-  return error == std::errc{} ? std::string(text, end) : std::string();
-}
-
 std::string short_number(double value) {
   char text[40];
   std::snprintf(text, sizeof text, "%.3g", value);
@@ -51,13 +44,6 @@ std::string named_in(const compare::Explanation& explanation) {
 }
 
 }  // namespace
-
-std::string to_string(const Fault& fault) {
-  std::string text = fault.id;
-  if (fault.value) text += '=' + number(*fault.value);
-  if (fault.layer) text += '@' + std::to_string(*fault.layer);
-  return text;
-}
 
 bool is_outsider(const Trial& trial) { return subject_of(hypothesis_of(trial.fault.id)) == kOutsiders; }
 

@@ -28,9 +28,6 @@ bool is_outsider(const Trial& trial);
 // Why a detectable trial is not all that it should be; empty where it is.
 std::string reason_of_miss(const Trial& trial);
 
-// "H03.theta=10000@1"
-std::string to_string(const Fault& fault);
-
 // ---- Many ----
 
 struct Ratio {

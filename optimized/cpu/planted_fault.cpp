@@ -1,8 +1,6 @@
 #include "optimized/cpu/planted_fault.h"
 
 #include <array>
-#include <cmath>
-#include <cstdio>
 #include <limits>
 
 #include "harness/contract/error.h"
@@ -10,41 +8,23 @@
 namespace qdiff::optimized::cpu {
 namespace {
 
-enum class Takes : std::uint8_t {
-  kNothing,
-  kPositive,
-  kNotNegative,
-  kNegative,
-  kFinite,
-  kCount,
-  kShift,
-  kOneOrMinusOne,
-  kZeroOrMinusOne,
-  kZeroOrOne,
-  kOneOrTwo,
-};
-
 struct FaultFacts {
   std::string_view id;
   FaultId fault;
-  Takes takes = Takes::kNothing;
   double default_value = 0.0;
 };
 
-// Largest tile, window, count or shift: beyond any model's dimensions, and far from overflow in any product of them.
-constexpr double kLargestCount = 1 << 20;
-
 // Defaults are the first that docs/faults.md lists.
 constexpr auto kFaults = std::to_array<FaultFacts>({
-    {"H01.no_batch_stride", FaultId::kNoBatchStride, Takes::kZeroOrOne, 0.0},
+    {"H01.no_batch_stride", FaultId::kNoBatchStride, 0.0},
     {"H01.no_head_stride", FaultId::kNoHeadStride},
     {"H01.no_layer_stride", FaultId::kNoLayerStride},
     {"H01.head_stride_is_tokens", FaultId::kHeadStrideIsTokens},
     {"H01.pos_major", FaultId::kPosMajor},
     {"H01.batch_stride_of_one_token", FaultId::kBatchStrideOfOneToken},
     {"H01.v_into_k", FaultId::kVIntoK},
-    {"H01.pad_slot", FaultId::kPadSlot, Takes::kZeroOrMinusOne, 0.0},
-    {"H02.scale", FaultId::kScale, Takes::kPositive, 1.01},
+    {"H01.pad_slot", FaultId::kPadSlot, 0.0},
+    {"H02.scale", FaultId::kScale, 1.01},
     {"H02.no_scale", FaultId::kNoScale},
     {"H02.scale_hidden", FaultId::kScaleHidden},
     {"H02.scale_twice", FaultId::kScaleTwice},
@@ -52,11 +32,11 @@ constexpr auto kFaults = std::to_array<FaultFacts>({
     {"H02.no_max", FaultId::kNoMax},
     {"H02.sum_fp16", FaultId::kSumFp16},
     {"H02.qk_fp16", FaultId::kQkFp16},
-    {"H02.tile_max", FaultId::kTileMax, Takes::kCount, 64.0},
-    {"H02.tail_zero", FaultId::kTailZero, Takes::kCount, 64.0},
-    {"H03.theta", FaultId::kTheta, Takes::kPositive, 1e4},
+    {"H02.tile_max", FaultId::kTileMax, 64.0},
+    {"H02.tail_zero", FaultId::kTailZero, 64.0},
+    {"H03.theta", FaultId::kTheta, 1e4},
     {"H03.interleaved", FaultId::kInterleaved},
-    {"H03.half_slice", FaultId::kHalfSlice, Takes::kCount, 2.0},
+    {"H03.half_slice", FaultId::kHalfSlice, 2.0},
     {"H03.slice_hidden", FaultId::kSliceHidden},
     {"H03.q_only", FaultId::kQOnly},
     {"H03.k_only", FaultId::kKOnly},
@@ -70,13 +50,13 @@ constexpr auto kFaults = std::to_array<FaultFacts>({
     {"H03.table_bf16", FaultId::kTableBf16},
     {"H03.batch_pos", FaultId::kBatchPos},
     {"H04.wo_rows", FaultId::kWoRows},
-    {"H04.wo_cols", FaultId::kWoCols, Takes::kCount, 64.0},
-    {"H04.residual_lost", FaultId::kResidualLost, Takes::kOneOrTwo, 2.0},
+    {"H04.wo_cols", FaultId::kWoCols, 64.0},
+    {"H04.residual_lost", FaultId::kResidualLost, 2.0},
     {"H04.norm_into_residual", FaultId::kNormIntoResidual},
-    {"H04.down_in_act", FaultId::kDownInAct, Takes::kCount, 64.0},
+    {"H04.down_in_act", FaultId::kDownInAct, 64.0},
     {"H05.modulo", FaultId::kModulo},
     {"H05.divide_by_kv", FaultId::kDivideByKv},
-    {"H05.group_off_by_one", FaultId::kGroupOffByOne, Takes::kOneOrMinusOne, 1.0},
+    {"H05.group_off_by_one", FaultId::kGroupOffByOne, 1.0},
     {"H05.head_zero", FaultId::kHeadZero},
     {"H05.prefill_only", FaultId::kPrefillOnly},
     {"H05.decode_only", FaultId::kDecodeOnly},
@@ -100,11 +80,11 @@ constexpr auto kFaults = std::to_array<FaultFacts>({
     {"H07.transposed_gate", FaultId::kTransposedGate},
     {"H07.transposed_up", FaultId::kTransposedUp},
     {"H07.transposed_down", FaultId::kTransposedDown},
-    {"H07.lda", FaultId::kLda, Takes::kShift, 1.0},
+    {"H07.lda", FaultId::kLda, 1.0},
     {"H07.column_major_out", FaultId::kColumnMajorOut},
     {"H07.packed_order", FaultId::kPackedOrder},
-    {"H07.first_tile_only", FaultId::kFirstTileOnly, Takes::kCount, 64.0},
-    {"H07.acc_bf16", FaultId::kAccBf16, Takes::kCount, 32.0},
+    {"H07.first_tile_only", FaultId::kFirstTileOnly, 64.0},
+    {"H07.acc_bf16", FaultId::kAccBf16, 32.0},
     {"H07.out_fp16", FaultId::kOutFp16},
     {"H08.write_plus_one", FaultId::kWritePlusOne},
     {"H08.write_minus_one", FaultId::kWriteMinusOne},
@@ -112,17 +92,17 @@ constexpr auto kFaults = std::to_array<FaultFacts>({
     {"H08.first_token", FaultId::kFirstToken},
     {"H08.read_minus_first", FaultId::kReadMinusFirst},
     // Without a value, the slot that nothing wrote holds the session's poison.
-    {"H08.read_plus_one", FaultId::kReadPlusOne, Takes::kFinite, std::numeric_limits<double>::quiet_NaN()},
+    {"H08.read_plus_one", FaultId::kReadPlusOne, std::numeric_limits<double>::quiet_NaN()},
     {"H08.length_counts_current", FaultId::kLengthCountsCurrent},
-    {"H09.eps", FaultId::kEps, Takes::kNotNegative, 1e-5},
+    {"H09.eps", FaultId::kEps, 1e-5},
     {"H09.layernorm", FaultId::kLayerNorm},
     {"H09.layernorm_full", FaultId::kLayerNormFull},
     {"H09.one_plus_weight", FaultId::kOnePlusWeight},
     {"H09.no_weight", FaultId::kNoWeight},
     {"H09.no_sqrt", FaultId::kNoSqrt},
     {"H09.fp16_sum", FaultId::kFp16Sum},
-    {"H09.weight_from_other_layer", FaultId::kWeightFromOtherLayer, Takes::kShift, 1.0},
-    {"H09.final_norm_eps", FaultId::kFinalNormEps, Takes::kNotNegative, 1e-5},
+    {"H09.weight_from_other_layer", FaultId::kWeightFromOtherLayer, 1.0},
+    {"H09.final_norm_eps", FaultId::kFinalNormEps, 1e-5},
     {"H10.none", FaultId::kNoMask},
     {"H10.strict", FaultId::kStrict},
     {"H10.one_ahead", FaultId::kOneAhead},
@@ -130,8 +110,8 @@ constexpr auto kFaults = std::to_array<FaultFacts>({
     {"H10.chunk_only", FaultId::kChunkOnly},
     {"H10.pad_visible", FaultId::kPadVisible},
     {"H10.pad_query_axis", FaultId::kPadQueryAxis},
-    {"H10.finite_fp16", FaultId::kFiniteFp16, Takes::kNegative, -65504.0},
-    {"H10.window", FaultId::kWindow, Takes::kCount, 4096.0},
+    {"H10.finite_fp16", FaultId::kFiniteFp16, -65504.0},
+    {"H10.window", FaultId::kWindow, 4096.0},
     {"X.gate_up_swapped", FaultId::kGateUpSwapped},
     {"X.no_silu", FaultId::kNoSilu},
     {"X.wrong_token_embedding", FaultId::kWrongTokenEmbedding},
@@ -139,68 +119,6 @@ constexpr auto kFaults = std::to_array<FaultFacts>({
     {"X.untied_lm_head", FaultId::kUntiedLmHead},
     {"X.layer_repeated", FaultId::kLayerRepeated},
 });
-
-bool acceptable(Takes takes, double value) {
-  switch (takes) {
-    case Takes::kNothing:
-      return false;
-    case Takes::kPositive:
-      return std::isfinite(value) && value > 0.0;
-    case Takes::kNotNegative:
-      return std::isfinite(value) && value >= 0.0;
-    case Takes::kNegative:
-      return std::isfinite(value) && value < 0.0;
-    case Takes::kFinite:
-      return std::isfinite(value);
-    case Takes::kCount:
-      return value >= 1.0 && value <= kLargestCount && value == std::floor(value);
-    case Takes::kShift:
-      return value != 0.0 && std::fabs(value) <= kLargestCount && value == std::floor(value);
-    case Takes::kOneOrMinusOne:
-      return value == 1.0 || value == -1.0;
-    case Takes::kZeroOrMinusOne:
-      return value == 0.0 || value == -1.0;
-    case Takes::kZeroOrOne:
-      return value == 0.0 || value == 1.0;
-    case Takes::kOneOrTwo:
-      return value == 1.0 || value == 2.0;
-  }
-  return false;
-}
-
-const char* rule(Takes takes) {
-  switch (takes) {
-    case Takes::kNothing:
-      break;
-    case Takes::kPositive:
-      return "must be finite and positive";
-    case Takes::kNotNegative:
-      return "must be finite and not negative";
-    case Takes::kNegative:
-      return "must be finite and negative";
-    case Takes::kFinite:
-      return "must be finite";
-    case Takes::kCount:
-      return "must be a whole number from 1 to 1048576";
-    case Takes::kShift:
-      return "must be a whole number other than 0, from -1048576 to 1048576";
-    case Takes::kOneOrMinusOne:
-      return "must be 1 or -1";
-    case Takes::kZeroOrMinusOne:
-      return "must be 0 or -1";
-    case Takes::kZeroOrOne:
-      return "must be 0 or 1";
-    case Takes::kOneOrTwo:
-      return "must be 1 or 2";
-  }
-  return "is not taken";
-}
-
-std::string text(double value) {
-  std::array<char, 32> digits{};
-  std::snprintf(digits.data(), digits.size(), "%g", value);
-  return digits.data();
-}
 
 }  // namespace
 
@@ -222,18 +140,8 @@ PlantedFault resolve_fault(const Fault& fault, const ModelConfig& config) {
   }
   PlantedFault planted;
   planted.id = found->fault;
-  if (found->takes == Takes::kNothing) {
-    if (fault.value) {
-      throw InputError("fault " + fault.id + " takes no value; plant it without \"=" + text(*fault.value) + "\"");
-    }
-  } else if (fault.value) {
-    planted.value = *fault.value;
-    if (!acceptable(found->takes, planted.value)) {
-      throw InputError("fault " + fault.id + ": the value " + text(planted.value) + ' ' + rule(found->takes));
-    }
-  } else {
-    planted.value = found->default_value;
-  }
+  check_fault_value(fault);
+  planted.value = fault.value.value_or(found->default_value);
   if (fault.layer && (*fault.layer < 0 || *fault.layer >= config.num_layers)) {
     throw InputError("fault " + fault.id + ": there is no layer " + std::to_string(*fault.layer) +
                      "; the model's layers are 0 to " + std::to_string(config.num_layers - 1));

@@ -25,7 +25,7 @@ struct Place {
   int layer = kNoLayer;
   const Step& step;
   const ModelConfig& config;
-  bool first_decode = false;  // a decode step that follows a prefill step
+  bool first_decode = false;  // the first decode step of the session
 
   bool decode() const { return step.phase == Phase::kDecode; }
 };

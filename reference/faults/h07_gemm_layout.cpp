@@ -21,11 +21,16 @@ void lda(Parameters& parameters, const Place& place, double value) {
   const std::int64_t excess = std::llround(value);
   const Shape shape = weight_shape(place.op, 0, place.config);
   const std::int64_t out = shape[0], in = shape[1], stride = in + excess;
-  const std::int64_t complete = stride > 0 ? (out * in - in) / stride + 1 : out;  // rows that lie inside
+  if (stride < 1) {
+    throw std::invalid_argument("fault H07.lda: rows of " + std::to_string(in) + " columns and " +
+                                std::to_string(excess) + " do not follow each other; take a value above " +
+                                std::to_string(-in));
+  }
+  const std::int64_t complete = std::min(out, (out * in - in) / stride + 1);  // rows that lie inside
   parameters.projection.weight = [=, name = own_weight(place)](WeightStore& store, const WeightForm& form) {
     const at::Tensor weight = store.get(name, form);
-    const at::Tensor behind = at::zeros({std::max<std::int64_t>(0, out * excess)}, weight.options());
-    return at::cat({weight.flatten(), behind}).as_strided({out, in}, {stride, 1});
+    const at::Tensor behind = at::zeros({out - complete, in}, weight.options());
+    return at::cat({weight.contiguous().as_strided({complete, in}, {stride, 1}), behind});
   };
   if (complete < out) parameters.projection.unknown_from = complete;
 }

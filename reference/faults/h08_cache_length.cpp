@@ -60,7 +60,6 @@ void read_plus_one(Parameters& parameters, const Place& place, double value) {
   });
 }
 
-// The first decode step is the one that follows a prefill step.
 void first_token(Parameters& parameters, const Place& place, double value) {
   if (!place.decode() || !place.first_decode) return;
   read_minus_one(parameters, place, value);
@@ -116,7 +115,7 @@ std::vector<FaultEntry> cache_length_faults() {
         "the length counts the current token before it is there: written, rotated and "
         "attended one slot late",
         "onnxruntime-genai#2354",
-        {kQRope, kKRope, kKCache, kVCache, kScores, kAttnOutput},
+        {kQRope, kKRope, kKCache, kVCache, kScores, kProbs, kAttnOutput},
         "decode"},
        {},
        length_counts_current},

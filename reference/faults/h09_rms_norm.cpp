@@ -1,4 +1,6 @@
 // H09: the norms. Right is x / sqrt(mean(x^2) + eps) * w, in fp32 or better (Zhang & Sennrich 2019; Qwen2RMSNorm).
+#include <cmath>
+
 #include "reference/evaluation.h"
 
 namespace qdiff::reference {
@@ -56,8 +58,9 @@ void fp16_sum(Parameters& parameters, const Place&, double) {
 }
 
 void weight_from_other_layer(Parameters& parameters, const Place& place, double value) {
-  const auto layers = static_cast<int>(place.config.num_layers);
-  parameters.weight_layer = (place.layer + (value < 0.0 ? layers - 1 : 1)) % layers;
+  const std::int64_t layers = place.config.num_layers;
+  const std::int64_t shifted = (place.layer + std::llround(value)) % layers;
+  parameters.weight_layer = static_cast<int>((shifted + layers) % layers);
 }
 
 double right_eps(const ModelConfig& config) { return config.rms_norm_eps; }

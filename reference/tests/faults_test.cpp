@@ -2,6 +2,7 @@
 #include <set>
 
 #include "cmake/catch2.h"
+#include "harness/contract/fault.h"
 #include "reference/reference.h"
 #include "reference/tests/model_in_memory.h"
 
@@ -157,6 +158,56 @@ TEST_CASE("H02.scale multiplies the scores, H06.bf16 rounds the bias", "[faults]
   }
 }
 
+TEST_CASE("H09.weight_from_other_layer takes the weight of layer l + value", "[faults]") {
+  ModelConfig config = small_config();
+  config.num_layers = 5;
+  const ModelInMemory model(config, DType::kF32, 1);
+  const auto oracle = make_oracle(model, {.num_threads = 1});
+  const auto steps = random_steps(config, {2}, {0}, 1);
+  const Tensor stream = filled({1, 2, config.hidden}, 7);
+  const auto norm = [&](int layer, std::optional<double> value) {
+    Recording recorded;
+    recorded.put({0, layer == 0 ? TensorId{Op::kEmbedTokens, kNoLayer} : TensorId{Op::kOutput, layer - 1}}, stream);
+    const std::vector<TensorKey> target = {{0, {Op::kInputLayernorm, layer}}};
+    const Variant variant{"H09.weight_from_other_layer", value};
+    return oracle
+        ->evaluate({.operations = target,
+                    .recorded = recorded,
+                    .steps = steps,
+                    .precision = kFloat64,
+                    .stored = DType::kF64,
+                    .variant = value ? &variant : nullptr})
+        .value;
+  };
+  CHECK(norm(0, {}) != norm(1, {}));
+  CHECK(norm(0, 1.0) == norm(1, {}));
+  CHECK(norm(4, 1.0) == norm(0, {}));
+  CHECK(norm(0, -1.0) == norm(4, {}));
+  CHECK(norm(1, 2.0) == norm(3, {}));
+  CHECK(norm(1, -8.0) == norm(3, {}));
+}
+
+TEST_CASE("H08.first_token is about the first decode step of the session alone", "[faults]") {
+  const ModelInMemory model(small_config(), DType::kF32, 1);
+  const auto oracle = make_oracle(model, {.num_threads = 1});
+  const ModelConfig& config = model.config();
+  const auto steps = random_steps(config, {3, 1, 2, 1}, {0}, 1);  // prefill, decode, prefill, decode
+  const Variant first{"H08.first_token", std::nullopt};
+  for (int step : {1, 3}) {
+    const Step& at = steps[static_cast<std::size_t>(step)];
+    Recording recorded;
+    for (Op op : {Op::kQRope, Op::kKCache}) {
+      recorded.put({step, {op, 0}}, filled(output_shape(op, config, 1, 1, at.valid_length()), 7));
+    }
+    const std::vector<TensorKey> target = {{step, {Op::kScores, 0}}};
+    Query query = {
+        .operations = target, .recorded = recorded, .steps = steps, .precision = kFloat64, .stored = DType::kF64};
+    const std::vector<double> right = oracle->evaluate(query).value;
+    query.variant = &first;
+    CHECK((oracle->evaluate(query).value == right) == (step == 3));
+  }
+}
+
 TEST_CASE("the catalogue is complete in itself", "[faults]") {
   const ModelInMemory model(small_config(), DType::kF32, 1);
   const auto oracle = make_oracle(model, {.num_threads = 1});
@@ -168,6 +219,8 @@ TEST_CASE("the catalogue is complete in itself", "[faults]") {
     CHECK_FALSE(facts.source.empty());
     CHECK_FALSE(facts.shows_when.empty());
     CHECK_FALSE(facts.ops.empty());
+    CHECK(takes_value(facts.id) == !facts.values.empty());
+    for (double value : facts.values) CHECK_NOTHROW(check_fault_value({facts.id, value, std::nullopt}));
   }
   for (const char* id : {"H05.modulo", "H05.divide_by_kv", "H05.group_off_by_one", "H05.head_zero", "H05.prefill_only",
                          "H05.decode_only"}) {

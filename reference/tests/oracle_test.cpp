@@ -170,13 +170,21 @@ TEST_CASE("pads may hold anything", "[oracle]") {
       }
       poisoned.put(key, copy);
     }
+    // Pads behind a finite score are summed, but with a weight of 0.
+    const Variant finite{"H10.finite_fp16", std::nullopt};
+    std::vector<std::pair<const Variant*, std::vector<TensorKey>>> asked;
     for (const auto& operations : queries) {
+      asked.emplace_back(nullptr, operations);
+      if (operations.front().id.op == Op::kScores) asked.emplace_back(&finite, operations);
+    }
+    for (const auto& [variant, operations] : asked) {
       const auto evaluate = [&](const Recording& recorded) {
         return oracle->evaluate({.operations = operations,
                                  .recorded = recorded,
                                  .steps = steps,
                                  .precision = precision,
-                                 .stored = DType::kBF16});
+                                 .stored = DType::kBF16,
+                                 .variant = variant});
       };
       const Expectation expected = evaluate(clean), actual = evaluate(poisoned);
       const TensorKey& target = operations.back();

@@ -178,7 +178,7 @@ class Engine:
         return self.keys[layer][:, :, :length], self.values[layer][:, :, :length]
 
     def attended(self, q, k, v, layer, step):
-        """Keys and values as attention sees them, and how many slots that are."""
+        """Keys and values as attention sees them, [B,K,slots,d]."""
         return self.read_cache(layer, step.valid)
 
     def visible(self, step, length, layer):

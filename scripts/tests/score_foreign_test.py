@@ -4,7 +4,9 @@
 Ends with 77, skipped, where this Python has no NumPy.
 """
 import copy
+import subprocess
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 
@@ -104,6 +106,23 @@ class Scoring(unittest.TestCase):
         for trials, runs in (([], honest), ([trial(), trial(verdict="match")], honest),
                              ([trial()], [{"runs": 10, "flagged": 1}])):
             self.assertFalse(all(goal["met"] for goal in scoring.goals_of(scoring.score(trials), runs)))
+
+    def test_goals_of_a_part(self):
+        honest = [{"runs": 10, "flagged": 0}]
+        inside, outside = trial(), trial(OUTSIDER, variant=None, hypothesis=None)
+        unseen = trial({**ENTRY, "moves": None}, verdict="match")
+        for trials, asked, met in (([inside], ["H02.scale"], True), ([outside], ["X.no_silu"], True),
+                                   ([inside], ["H02.scale", "X.no_silu"], False), ([outside], ["H02.scale"], False),
+                                   ([unseen], ["H02.scale"], False)):  # asked, and nothing could be shown
+            goals = scoring.goals_of(scoring.score(trials), honest, asked)
+            self.assertEqual(all(goal["met"] for goal in goals), met, (asked, goals))
+
+    def test_a_part_that_holds_nothing_is_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run([sys.executable, scoring.__file__, "--build", folder, "--out", folder, "--only", "H99"],
+                                  capture_output=True, text=True, check=False)
+        self.assertEqual((done.returncode, done.stdout), (2, ""))
+        self.assertIn("no fault of the engine starts so", done.stderr)
 
     def test_a_fault_as_the_engine_takes_it(self):
         for value, layer, text in ((1e-5, 2, "H09.eps=1e-05@2"), (64.0, None, "H09.eps=64"), (None, 0, "H09.eps@0")):

@@ -1,11 +1,12 @@
 """`qdiff diagnose`: traces from the command line to reports, and what is refused with which words."""
 import json
+import os
 import pathlib
 import shutil
 import struct
 
 import driver
-from driver import CANNOT_JUDGE, DIVERGED, MATCH, MODEL, CommandLineTest, drop_tensor, tensor_names, write_case
+from driver import BAD_INPUT, CANNOT_JUDGE, DIVERGED, MATCH, MODEL, CommandLineTest, drop_tensor, tensor_names, write_case
 
 SCHEMAS = driver.SOURCE / "harness/report/schema"
 RECORDED = driver.SOURCE / "harness/trace/tests/data"  # by transformers and by the NumPy engine
@@ -16,8 +17,9 @@ class DiagnoseTest(CommandLineTest):
         result = self.qdiff("record", "--model", model, "--case", self.case, "--engine", engine, "--trace", trace, *more)
         self.assertEqual(result.returncode, MATCH, result.stderr)
 
-    def diagnose(self, trace="t", *more, model=MODEL):
-        return self.qdiff("diagnose", "--model", model, "--trace", trace, *more)
+    def diagnose(self, trace="t", *more, model=MODEL, environment=None):
+        options = {"env": {**os.environ, **environment}} if environment else {}
+        return self.qdiff("diagnose", "--model", model, "--trace", trace, *more, **options)
 
     def report(self, folder="qdiff-report"):
         return json.loads((self.folder / folder / "report.json").read_text())
@@ -124,6 +126,15 @@ class Diagnose(DiagnoseTest):
             self.assertEqual(self.report()["explanation"]["variant"], variant)
             self.assertEqual(self.report()["cases"][0]["id"], name)
 
+    def test_the_verdict_is_printed_though_the_reports_cannot_be_written(self):
+        self.record()
+        (self.folder / "out").mkdir()
+        (self.folder / "out/report.json").write_text("mine")
+        result = self.diagnose("t", "--out", "out")
+        self.assertEqual(result.returncode, BAD_INPUT)
+        self.assertTrue(result.stdout.startswith(b"MATCH"), result.stdout)
+        self.assertIn(b"not written by qdiff", result.stderr)
+
     def test_undeclared_roundings_are_inferred_or_allowed(self):
         shutil.copytree(RECORDED / "traces/transformers-eager-bfloat16", self.folder / "t")
         for path in [self.folder / "t", *(self.folder / "t").iterdir()]:
@@ -133,6 +144,10 @@ class Diagnose(DiagnoseTest):
         result = self.diagnose("t", "--infer-points", "--quiet", model=model)
         self.assertEqual(result.returncode, DIVERGED)
         proposed = json.loads(result.stdout)
+        told = self.diagnose("t", "--infer-points", model=model, environment={"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": ""})
+        told = told.stdout.decode()
+        self.assertIn("\n::error ", told)
+        self.assertEqual(json.loads(told[told.rindex("\n{\n"):]), proposed)  # the last thing on standard output
         self.assertEqual(proposed["points"], self.report()["inferred_points"])
         self.assertEqual({finding["kind"] for finding in self.report()["findings"]}, {"precision"})
         self.assertEqual(self.diagnose("t", "--allow-precision", model=model).returncode, MATCH)

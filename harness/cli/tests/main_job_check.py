@@ -5,7 +5,7 @@ import pathlib
 import re
 
 import driver
-from driver import CANNOT_JUDGE, DIVERGED, MATCH, CommandLineTest, write_case
+from driver import BAD_INPUT, CANNOT_JUDGE, DIVERGED, MATCH, CommandLineTest, write_case
 
 SCHEMAS = driver.SOURCE / "harness/report/schema"
 
@@ -93,6 +93,39 @@ class MainJob(CommandLineTest):
         self.assertEqual(result.returncode, MATCH, result.stderr)
         self.assertEqual(result.stderr, b"qdiff: --steps leaves out: other\n")
         self.assertEqual([c["id"] for c in self.report()["cases"]], ["tiny"])
+
+    def test_a_fault_of_a_layer_that_some_models_lack(self):
+        """Models without the layer run without the fault, which is said; a layer that none has is refused at once."""
+        write_case(self.folder / "other.json", id="other", model="synthetic:toy-d128,layers=1", seed=2,
+                   steps=[{"phase": "prefill", "tokens": 3}])
+        for cases in [(self.case, "other.json"), ("other.json", self.case)]:
+            result = self.qdiff("run", *cases, "--inject", "H05.modulo@1", "--mode", "lockstep")
+            self.assertEqual(result.returncode, DIVERGED, result.stderr)
+            self.assertEqual(result.stderr, b"qdiff: no layer 1, so these run without the fault: other\n")
+            report = self.report()
+            self.assertEqual(report["injected"]["fault"], "H05.modulo@1")
+            self.assertEqual({finding["case"] for finding in report["findings"]}, {"tiny"})
+            self.assertEqual(len(report["cases"]), 2)
+        self.refused("run", self.case, "other.json", "--inject", "H05.modulo@2", says="layers 0 to 1")
+
+    def test_the_verdict_is_printed_though_the_reports_cannot_be_written(self):
+        (self.folder / "out").mkdir()
+        (self.folder / "out/report.json").write_text("mine")
+        result = self.qdiff("run", self.case, "--out", "out", "--mode", "lockstep")
+        self.assertEqual(result.returncode, BAD_INPUT)
+        self.assertTrue(result.stdout.startswith(b"MATCH"), result.stdout)
+        self.assertIn(b"not written by qdiff", result.stderr)
+        self.assertEqual((self.folder / "out/report.json").read_text(), "mine")
+
+    def test_padding_does_not_show_a_finite_score(self):
+        """Pad slots hold whatever memory held, and weigh 0 behind a score of -65504."""
+        padded = write_case(self.folder / "padded.json", batch=2, left_padding=[2, 0])
+        for mode in ["free", "lockstep"]:
+            result = self.qdiff("run", padded, "--mode", mode)
+            self.assertEqual(result.returncode, MATCH, result.stderr)
+            masking = json.loads((self.folder / "qdiff-report/hypotheses/H10.json").read_text())
+            self.assertNotIn("H10.finite_fp16", masking["shown_by"])
+            self.assertIn("H10.pad_visible", masking["shown_by"])
 
     def test_reports_are_valid(self):
         try:

@@ -89,6 +89,24 @@ TEST_CASE("run with every option") {
   CHECK(repeat_arguments(arguments) == " --model 'my model' --backend cuda --dtype float16 --inject H03.theta=10000@7");
 }
 
+TEST_CASE("record takes layers, steps and one mode") {
+  const auto record = [](std::vector<std::string> more) {
+    std::vector<std::string> words = {"record", "--model", "m", "--case", "c", "--engine", "cpu", "--trace", "t"};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  };
+  const auto plain = std::get<RecordArguments>(parse(record({})).arguments);
+  CHECK_FALSE(plain.layers.has_value());
+  CHECK_FALSE(plain.steps.has_value());
+  CHECK(plain.mode == diagnose::Mode::kFree);
+  const auto some =
+      std::get<RecordArguments>(parse(record({"--layers", "0,2", "--steps", "1", "--mode", "lockstep"})).arguments);
+  CHECK(some.layers->below(9) == std::set<int>{0, 2});
+  CHECK(some.steps->below(9) == std::set<int>{1});
+  CHECK(some.mode == diagnose::Mode::kLockstep);
+  CHECK_THAT(error_of(record({"--mode", "both"})), ContainsSubstring("a trace holds one run"));
+}
+
 TEST_CASE("the command is kept as a shell reads it") {
   CHECK(parse({"run", "it's", "--model", "a b"}).command == "qdiff run 'it'\\''s' --model 'a b'");
   CHECK(shell_quote("") == "''");
@@ -142,7 +160,9 @@ TEST_CASE("usage that is refused, with the nearest name") {
   CHECK_THAT(error_of({"record", "--modle", "m"}), ContainsSubstring("did you mean \"--model\"?"));
   CHECK_THAT(error_of({"inspect"}), ContainsSubstring("PATH"));
   CHECK_THAT(error_of({"inspect", "a", "b"}), ContainsSubstring("unexpected argument 'b'"));
-  CHECK_THAT(error_of({"inspect", "a", "--layers", "1"}), ContainsSubstring("unknown option '--layers'"));
+  for (const char* option : {"--layers", "--quiet", "--color", "--threads", "--max-memory"}) {
+    CHECK_THAT(error_of({"inspect", "a", option}), ContainsSubstring("unknown option '" + std::string(option) + "'"));
+  }
   for (const char* later : {"bisect", "reduce", "fuzz", "merge"}) {
     CHECK_THAT(error_of({later, "--help"}), ContainsSubstring("not part of this version"));
   }
@@ -252,6 +272,15 @@ TEST_CASE("J09: a case beyond any memory is refused, and its sum does not wrap")
   CHECK_THROWS_AS(check_memory(plan, std::uint64_t{1} << 62, true), InputError);
   CHECK(plan_record(large_model(), DType::kF32, planned(64, 512), false, std::uint64_t{1} << 40).total() >
         plan_record(large_model(), DType::kF32, planned(1, 512), false, std::uint64_t{1} << 40).total());
+}
+
+TEST_CASE("recording the reference counts the scores and probabilities that it hands out in float32") {
+  constexpr std::int64_t kTokens = 4096;
+  const MemoryPlan plan = plan_record(large_model(), DType::kBF16, planned(1, kTokens), true, std::uint64_t{1} << 60);
+  const double squares = 2.0 * 28 * 28 * kTokens * kTokens * sizeof(float);  // layers, heads
+  CHECK(plan.parts[1].what == "the tensors of a step");
+  CHECK(plan.parts[1].bytes > squares);
+  CHECK(plan.parts[1].bytes < 1.5 * squares);
 }
 
 }  // namespace

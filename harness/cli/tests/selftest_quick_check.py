@@ -8,6 +8,13 @@ SCHEMA = SOURCE / "harness/report/schema/selftest.schema.json"
 
 
 class Selftest(CommandLineTest):
+    def test_a_file_of_others_is_kept_and_refused_before_the_start(self):
+        (self.folder / "scores").mkdir()
+        (self.folder / "scores/selftest.json").write_text("mine")
+        self.refused("selftest", "--quick", "--out", "scores", says="not written by qdiff")
+        (self.folder / "file").write_text("mine")
+        self.refused("selftest", "--quick", "--out", "file", says="--out")
+
     def test_quick(self):
         result = self.qdiff("selftest", "--quick", "--out", "scores", timeout=580)
         table = result.stdout.decode()

@@ -6,7 +6,7 @@ import resource
 import subprocess
 
 import driver
-from driver import BAD_INPUT, CANNOT_JUDGE, MATCH, MODEL, CommandLineTest, drop_tensor, write_case
+from driver import BAD_INPUT, CANNOT_JUDGE, DIVERGED, MATCH, MODEL, CommandLineTest, drop_tensor, tensor_names, write_case
 
 COMMANDS = ["run", "record", "diagnose", "inspect", "compare", "selftest"]
 LATER = ["bisect", "reduce", "fuzz", "merge"]
@@ -90,11 +90,22 @@ class BadUsage(CommandLineTest):
         result = self.qdiff("run", self.case, "--inject", "H01.no_layer_stride@1", "--layers", "0")
         self.assertNotEqual(result.returncode, BAD_INPUT, result.stderr)
 
+    def test_a_step_that_no_case_has(self):
+        self.refused("run", self.case, "--steps", "2", says="there is no step 2; there are steps 0 to 1")
+        self.refused("run", self.case, "--steps", "0,99", says="there is no step 99")
+        self.refused("record", "--model", MODEL, "--case", self.case, "--engine", "cpu", "--trace", "t", "--steps", "2",
+                     says="there is no step 2")
+
+    def test_values_that_a_fault_cannot_have(self):
+        for engine in ["cpu", "reference"]:
+            for fault in ["H02.tile_max=0", "H07.acc_bf16=-5", "H04.wo_cols=-1", "H03.half_slice=0", "H05.modulo=1"]:
+                self.refused("record", "--model", MODEL, "--case", self.case, "--engine", engine, "--trace", "t",
+                             "--inject", fault, says="fault " + fault.split("=")[0])
+
     def test_what_cannot_be_judged_here(self):
         self.refused("run", self.case, "--backend", "cuda", status=CANNOT_JUDGE, says="CUDA")
         self.refused("record", "--model", MODEL, "--case", self.case, "--engine", "cuda", "--trace", "t",
                      status=CANNOT_JUDGE, says="CUDA")
-        self.refused("run", self.case, "--steps", "2", status=CANNOT_JUDGE, says="nothing to compare")
 
     def test_memory_is_refused_before_it_is_taken(self):
         self.refused("run", self.case, "--max-memory", "1M", says=["--max-memory allows 1.0 MiB"])
@@ -181,7 +192,9 @@ class BadInput(CommandLineTest):
         (self.folder / "file").write_text("mine")
         self.refused("run", self.case, "--out", "file", says="--out")
         self.refused("run", self.case, "--out", "file/inside", says="--out")
-        self.refused("run", self.case, "--out", "/proc/qdiff-report")
+        result = self.qdiff("run", self.case, "--out", "/proc/qdiff-report")  # shows only when it is written
+        self.assertEqual(result.returncode, BAD_INPUT)
+        self.assertRegex(result.stderr.decode(), r"\Aqdiff: /proc/qdiff-report: [^\n]+\n\Z")
         record = ["record", "--model", MODEL, "--case", self.case, "--engine", "cpu", "--trace"]
         self.refused(*record, "file", says="file")
         (self.folder / "mine").mkdir()
@@ -268,6 +281,51 @@ class Record(CommandLineTest):
             result = self.qdiff("inspect", "t")
             self.assertEqual(result.returncode, MATCH)
             self.assertIn(b"prefill", result.stdout)
+
+    def tensors(self, trace):
+        """By step: the names of its tensors."""
+        return [tensor_names(path) for path in sorted((self.folder / trace).glob("*.safetensors"))]
+
+    def test_layers_and_steps(self):
+        """What is written is part of the whole recording, and can be judged."""
+        self.record("whole")
+        whole = self.tensors("whole")
+        for mode in ["free", "lockstep"]:
+            self.assertEqual(self.record("layer", "--layers", "1", "--mode", mode).returncode, MATCH)
+            self.assertEqual(self.tensors("layer"),
+                             [[name for name in names if name.startswith("model.layers.1.")] for names in whole])
+            self.assertEqual(self.record("step", "--steps", "1", "--mode", mode).returncode, MATCH)
+            self.assertEqual(self.tensors("step"), [[], whole[1]])
+            self.assertEqual(self.record("first", "--steps", "0", "--layers", "0", "--mode", mode).returncode, MATCH)
+            self.assertEqual(self.tensors("first"),
+                             [[name for name in whole[0] if name.startswith("model.layers.0.")]])
+        self.record("step", "--steps", "1")
+        for trace in ["layer", "step", "first"]:
+            self.assertEqual(self.qdiff("inspect", trace).returncode, MATCH)
+        result = self.qdiff("diagnose", "--model", MODEL, "--trace", "step")
+        self.assertEqual(result.returncode, MATCH, result.stderr)
+        result = self.qdiff("compare", "step", "whole")
+        self.assertEqual(result.returncode, MATCH, result.stdout)
+        for option, value in [("--layers", "2"), ("--layers", "0,7"), ("--steps", "0-2")]:
+            self.refused("record", "--model", MODEL, "--case", self.case, "--engine", "cpu", "--trace", "t", option,
+                         value, says=f"{option} '{value}': there is no")
+        self.refused("record", "--model", MODEL, "--case", self.case, "--engine", "cpu", "--trace", "t", "--layers", "0",
+                     "--inject", "H05.modulo@1", says="layer 1 is not among")
+
+    def test_lockstep(self):
+        """Each layer's input is the reference's, so what the layer before did wrong does not reach it."""
+        self.record("clean", "--mode", "lockstep")
+        self.record("planted", "--mode", "lockstep", "--inject", "H05.modulo@0")
+        result = self.qdiff("compare", "planted", "clean", "--out", "out")
+        self.assertEqual(result.returncode, DIVERGED, result.stderr)
+        names = [tensor["tensor"] for tensor in json.loads((self.folder / "out/compare.json").read_text())["tensors"]
+                 if not tensor["bits_equal"]]
+        self.assertTrue(names)
+        self.assertTrue(all(name.startswith("model.layers.0.") for name in names), names)
+        self.record("free", "--inject", "H05.modulo@0")
+        self.record("clean")
+        result = self.qdiff("compare", "free", "clean", "--out", "out")
+        self.assertIn(b"model.layers.1.", result.stdout)
 
     def test_the_same_recording_twice_is_the_same_bytes(self):
         files = []

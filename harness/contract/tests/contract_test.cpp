@@ -4,6 +4,8 @@
 
 #include "cmake/catch2.h"
 #include "harness/contract/config.h"
+#include "harness/contract/error.h"
+#include "harness/contract/fault.h"
 #include "harness/contract/operation_table.h"
 #include "harness/contract/precision.h"
 #include "harness/contract/step.h"
@@ -177,6 +179,29 @@ TEST_CASE("steps must form one sequence batch", "[step]") {
   steps = make();
   for (Step& step : steps) step.left_padding = {4, 0};
   CHECK_THROWS_WITH(validate_steps(steps, 10, 100), ContainsSubstring("left_padding 4"));
+}
+
+TEST_CASE("a fault as text, and the values that it may have", "[fault]") {
+  CHECK(to_string(Fault{"H05.modulo", {}, {}}) == "H05.modulo");
+  CHECK(to_string(Fault{"H09.eps", 1e-5, 0}) == "H09.eps=1e-05@0");
+  CHECK(to_string(Fault{"H03.theta", 0.1, {}}) == "H03.theta=0.1");
+  const auto check = [](const char* id, double value) { check_fault_value({id, value, {}}); };
+  CHECK_NOTHROW(check_fault_value({"H05.modulo", {}, {}}));
+  CHECK_NOTHROW(check("H07.lda", -1.0));
+  CHECK_NOTHROW(check("H09.eps", 0.0));
+  CHECK_THROWS_WITH(check("H05.modulo", 1.0), ContainsSubstring("takes no value"));
+  CHECK_THROWS_WITH(check("H02.tile_max", 0.0), ContainsSubstring("H02.tile_max: the value 0 must be a whole number"));
+  CHECK_THROWS_AS(check("H02.tail_zero", std::nan("")), InputError);
+  CHECK_THROWS_AS(check("H03.theta", HUGE_VAL), InputError);
+  CHECK_THROWS_AS(check("H07.lda", 0.5), InputError);
+  CHECK_THROWS_AS(check("H01.pad_slot", 1.0), InputError);
+}
+
+TEST_CASE("gold computes in float64 with the candidate's weights", "[precision]") {
+  const Precision gold = gold_precision(DType::kBF16);
+  CHECK(gold.weights == DType::kBF16);
+  CHECK(gold.activations == DType::kF64);
+  CHECK(gold.accumulate == DType::kF64);
 }
 
 TEST_CASE("shapes that overflow are refused", "[tensor]") {
