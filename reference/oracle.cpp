@@ -115,7 +115,7 @@ class TorchOracle : public Oracle {
              const PlacedUnit& other = walk.units().front();
              return walk.units().size() == 1 && other.unit.first == unit.unit.first &&
                     other.unit.last == unit.unit.last && other.layer == unit.layer && query.variant == nullptr &&
-                    query.with_noise && query.stored == first.stored && &query.precision == &first.precision &&
+                    query.with_noise && query.stored == first.stored && query.precision == first.precision &&
                     !walk.rounded_after_use(inputs_of(other, config())[0].key);
            });
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <map>
 
 #include "harness/compare/layout.h"
@@ -73,6 +74,16 @@ Expectation evaluate(Oracle& oracle, const RowJudgement& row, const Precision& p
   RowQuery q(row, precision, supposition, oracle.config());
   q.query.with_noise = with_noise;
   return oracle.evaluate(q.query);
+}
+
+std::vector<Expectation> evaluate_all(Oracle& oracle, std::span<const RowJudgement> rows, const Precision& precision) {
+  std::deque<RowQuery> kept;  // queries refer to what lives there
+  std::vector<Query> queries;
+  for (const RowJudgement& row : rows) {
+    kept.emplace_back(row, precision, Supposition{}, oracle.config());
+    queries.push_back(kept.back().query);
+  }
+  return oracle.evaluate_all(queries);
 }
 
 Judgement judge_as(Oracle& oracle, const RowJudgement& row, const Precision& precision,

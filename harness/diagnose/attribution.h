@@ -48,6 +48,8 @@ struct Supposition {
 // Throws NotEvaluable where the variant needs what is not recorded.
 Expectation evaluate(Oracle& oracle, const RowJudgement& row, const Precision& precision,
                      const Supposition& supposition, bool with_noise = true);
+// Of right code, for several tensors of one operation.
+std::vector<Expectation> evaluate_all(Oracle& oracle, std::span<const RowJudgement> rows, const Precision& precision);
 compare::Judgement judge_as(Oracle& oracle, const RowJudgement& row, const Precision& precision,
                             const Supposition& supposition);
 // What an engine that really rounds at the declared and the supposed points would put out.

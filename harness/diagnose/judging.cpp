@@ -1,8 +1,10 @@
 #include "harness/diagnose/judging.h"
 
 #include <algorithm>
+#include <deque>
 #include <future>
 #include <memory>
+#include <thread>
 
 #include "harness/compare/layout.h"
 #include "harness/diagnose/pattern.h"
@@ -115,60 +117,87 @@ class Judging {
     if (options_.progress) options_.progress(what, done, total);
   }
 
+  // Some tensors at a time: one pass over a projection's weights serves them all, as many as fit the memory that a few
+  // vocabularies of logits take.
   void judge_row(const TensorId& id, std::vector<RowJudgement>& rows) {
+    constexpr std::int64_t kElementsAtOnce = std::int64_t{1} << 24;
     bool missing = false;
+    std::vector<RowJudgement> together;
+    std::int64_t elements = 0;
     for (const Subject& subject : subjects_) {
       for (int step : subject.steps) {
         const TensorKey key{step, id};
-        if (subject.candidate->has(key)) {
-          judge_one(subject, key, rows);
-        } else {
+        if (!subject.candidate->has(key)) {
           missing = true;
+          continue;
         }
+        RowJudgement row{&subject, key, compare::replay_span(key, *subject.inputs, oracle_.config()), {}, {}};
+        row.judgement.reason =
+            compare::what_is_unusable(row.span, *subject.inputs, subject.input->steps, oracle_.config());
+        if (!row.judgement.reason.empty()) {
+          rows.push_back(std::move(row));  // unjudged, as it stands
+          continue;
+        }
+        const std::int64_t size = num_elements(row.actual().shape);
+        if (elements > 0 && elements + size > kElementsAtOnce) {
+          judge_together(together, rows);
+          together.clear();
+          elements = 0;
+        }
+        together.push_back(std::move(row));
+        elements += size;
       }
     }
-    settle(rows);
+    judge_together(together, rows);
+    settle(rows, 0);
     if (missing) result_.missing.push_back(id);
   }
 
-  // The judge is at work on one row while the oracle evaluates the next.
-  void judge_one(const Subject& subject, const TensorKey& key, std::vector<RowJudgement>& rows) {
-    const ModelConfig& config = oracle_.config();
-    const RowJudgement row{&subject, key, compare::replay_span(key, *subject.inputs, config), {}, {}};
-    const std::string unusable = compare::what_is_unusable(row.span, *subject.inputs, subject.input->steps, config);
-    if (!unusable.empty()) {
+  // The judge is at work on some tensors while the oracle evaluates the next.
+  void judge_together(const std::vector<RowJudgement>& together, std::vector<RowJudgement>& rows) {
+    std::vector<Expectation> expectations = evaluate_all(oracle_, together, precision_);
+    for (std::size_t i = 0; i < together.size(); ++i) {
+      const RowJudgement& row = together[i];
+      const auto expected = std::make_shared<const Expectation>(std::move(expectations[i]));
+      settle(rows, std::max(1U, std::thread::hardware_concurrency()) - 1);
       rows.push_back(row);
-      rows.back().judgement.reason = unusable;  // unjudged, as it stands
-      return;
+      in_flight_.push_back({rows.size() - 1, std::async(std::launch::async,
+                                                        [this, row, expected]() { return look_at(row, *expected); })});
+      const bool has_shape = compare::shape_fits(row.key.id.op, row.actual().shape, row.step(), oracle_.config());
+      if (options_.probing && has_shape) probe_.ask(row, *expected);
     }
-    const auto expected = std::make_shared<const Expectation>(evaluate(oracle_, row, precision_, {}));
-    settle(rows);
-    rows.push_back(row);
-    in_flight_row_ = rows.size() - 1;
-    in_flight_ = std::async(std::launch::async, [this, row, expected, &config]() {
-      const TensorView actual = row.actual();
-      Seen seen;
-      seen.judgement = compare::judge({.op = row.key.id.op,
-                                       .actual = actual,
-                                       .expected = *expected,
-                                       .step = row.step(),
-                                       .precision = precision_,
-                                       .config = config,
-                                       .operations = row.span});
-      if (seen.judgement.outcome == Outcome::kDiverged) {
-        seen.pattern = find_pattern(row.key.id.op, actual, *expected, row.step(), config);
-      }
-      return seen;
-    });
-    const bool has_shape = compare::shape_fits(key.id.op, row.actual().shape, row.step(), config);
-    if (options_.probing && has_shape) probe_.ask(row, *expected);
   }
 
-  void settle(std::vector<RowJudgement>& rows) {
-    if (!in_flight_.valid()) return;
-    Seen seen = in_flight_.get();
-    rows[in_flight_row_].judgement = std::move(seen.judgement);
-    rows[in_flight_row_].pattern = std::move(seen.pattern);
+  struct Seen {
+    compare::Judgement judgement;
+    Pattern pattern;
+  };
+
+  Seen look_at(const RowJudgement& row, const Expectation& expected) const {
+    const TensorView actual = row.actual();
+    Seen seen;
+    seen.judgement = compare::judge({.op = row.key.id.op,
+                                     .actual = actual,
+                                     .expected = expected,
+                                     .step = row.step(),
+                                     .precision = precision_,
+                                     .config = oracle_.config(),
+                                     .operations = row.span});
+    if (seen.judgement.outcome == Outcome::kDiverged) {
+      seen.pattern = find_pattern(row.key.id.op, actual, expected, row.step(), oracle_.config());
+    }
+    return seen;
+  }
+
+  // Waits until no more than `at_work` judgements are under way.
+  void settle(std::vector<RowJudgement>& rows, std::size_t at_work) {
+    while (in_flight_.size() > at_work) {
+      Seen seen = in_flight_.front().seen.get();
+      RowJudgement& row = rows[in_flight_.front().row];
+      row.judgement = std::move(seen.judgement);
+      row.pattern = std::move(seen.pattern);
+      in_flight_.pop_front();
+    }
   }
 
   void tally(const RowJudgement& row, const std::vector<Fit>& fits) {
@@ -207,12 +236,11 @@ class Judging {
   const JudgingOptions& options_;
   Judged result_;
 
-  struct Seen {
-    compare::Judgement judgement;
-    Pattern pattern;
+  struct InFlight {
+    std::size_t row;
+    std::future<Seen> seen;
   };
-  std::future<Seen> in_flight_;
-  std::size_t in_flight_row_ = 0;
+  std::deque<InFlight> in_flight_;
   Probe probe_;
   Known known_;
 };
