@@ -2,6 +2,7 @@
 // Field names and meanings are those of docs/trace-format.md, section 5.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <map>
@@ -87,6 +88,14 @@ struct Finding {
   std::string command;  // repeats this finding
   Explanation explanation;
 };
+
+// Whether it names the hypothesis, first or among its alternatives.
+inline bool speaks_for(const Explanation& explanation, const std::string& hypothesis) {
+  if (!explanation.verdict) return false;
+  if (explanation.hypothesis == hypothesis) return true;
+  return std::any_of(explanation.alternatives.begin(), explanation.alternatives.end(),
+                     [&](const std::string& variant) { return variant.starts_with(hypothesis + '.'); });
+}
 
 struct BlindVariant {
   std::string variant;

@@ -11,14 +11,6 @@ using compare::Finding;
 using compare::HypothesisResult;
 using compare::HypothesisVerdict;
 
-bool names_hypothesis(const Finding& finding, const std::string& id) {
-  const compare::Explanation& explanation = finding.explanation;
-  if (!explanation.verdict) return false;
-  if (explanation.hypothesis == id) return true;
-  return std::any_of(explanation.alternatives.begin(), explanation.alternatives.end(),
-                     [&](const std::string& variant) { return hypothesis_of(variant) == id; });
-}
-
 // Whether some wrong tensor that nothing explains is one that this hypothesis' variants change.
 bool touches_unexplained(const std::vector<Finding>& findings, const std::vector<VariantFacts>& catalogue,
                          const std::string& id) {
@@ -49,7 +41,7 @@ bool shown(const Detectability& detectability, const std::string& variant) {
 void judge_by_findings(const std::vector<Finding>& findings, HypothesisResult& result) {
   std::string evidence;
   for (const Finding& finding : findings) {
-    if (!names_hypothesis(finding, result.id)) continue;
+    if (!speaks_for(finding.explanation, result.id)) continue;
     if (!result.first_divergence) result.first_divergence = finding;
     const std::string variant = variant_named(finding, result.id);
     const bool stronger = *finding.explanation.verdict < result.verdict;

@@ -18,8 +18,8 @@ const Screening::Yardstick& Screening::yardstick(const RowJudgement& row) {
 
 bool Screening::may_reproduce(const RowJudgement& row, const Supposition& supposition) {
   if (!row.wrong() || !is_long_span(row)) return true;
-  // Honest engines are about 1 from the reference that rounds (tests/screening_test.cpp); a bug may make rounding a few
-  // times larger than it is in right code, and one that is the candidate's takes most of the distance away.
+  // The unit is what rounding does to right code, so honest engines are about 1 from the reference that rounds; a bug
+  // may make rounding a few times larger than that, and one that is the candidate's takes most of the distance away.
   constexpr double kNear = 0.5;
   constexpr double kHonest = 4.0;
   const Yardstick& known = yardstick(row);

@@ -107,14 +107,6 @@ TestCase case_test(const RunResult& result, const compare::CaseSummary& summary)
   return test;
 }
 
-bool speaks_for(const Finding& finding, const std::string& hypothesis) {
-  const compare::Explanation& explanation = finding.explanation;
-  if (!explanation.verdict) return false;
-  if (explanation.hypothesis == hypothesis) return true;
-  return std::any_of(explanation.alternatives.begin(), explanation.alternatives.end(),
-                     [&](const std::string& variant) { return variant.starts_with(hypothesis + '.'); });
-}
-
 // Whether this case's inputs would show a variant of the hypothesis.
 bool would_show(const compare::CaseSummary& summary, const HypothesisResult& hypothesis) {
   return std::any_of(hypothesis.shown_by.begin(), hypothesis.shown_by.end(),
@@ -126,7 +118,7 @@ TestCase hypothesis_test(const RunResult& result, const HypothesisResult& hypoth
                          const compare::CaseSummary& summary) {
   TestCase test{hypothesis.id, summary.id};
   const auto findings = findings_that(result, [&](const Finding& finding) {
-    return finding.case_id == summary.id && speaks_for(finding, hypothesis.id) && counts(result, finding);
+    return finding.case_id == summary.id && speaks_for(finding.explanation, hypothesis.id) && counts(result, finding);
   });
   if (!findings.empty()) {
     test.element = "failure";
