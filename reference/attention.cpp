@@ -72,6 +72,12 @@ AttentionPart attend(const Unit& unit, std::span<const at::Tensor> inputs, const
                                                            : Softmaxed{softmax(a.scores, setting.rounding), {}};
     a.probs = softmaxed.probs;
     part.unknown = softmaxed.unknown;
+    // Where a narrow type has taken every score that is seen to -inf, engines compute exp(-inf + inf).
+    if (unit.first == kScores && hides && setting.precision.points.contains(RoundingPoint::kAttentionScores)) {
+      const at::Tensor overflowed =
+          at::isneginf(at::amax(a.scores, -1, /*keepdim=*/true)).logical_and(a.visible.any(-1, /*keepdim=*/true));
+      a.probs = a.probs.masked_fill(overflowed, std::nan(""));
+    }
     if (of_probs.attention.scale_after != 1.0) a.probs = a.probs * of_probs.attention.scale_after;
     part.result = a.probs.narrow(-1, 0, setting.step.valid_length());
   }

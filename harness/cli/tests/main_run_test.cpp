@@ -189,6 +189,7 @@ TEST_CASE("bugs are named where scores are far from zero, and where the cache en
     const char* fault;
   };
   for (const Planted& planted : {Planted{"H02-loud-scores", "H02.tail_zero"},
+                                 {"H02-loud-scores", "H02.qk_fp16"},
                                  {"H08-tile-edge", "H08.read_plus_one"},
                                  {"H08-tile-edge", "H08.length_counts_current"}}) {
     INFO(planted.case_id << " with " << planted.fault);
