@@ -37,9 +37,9 @@ struct Texts {
 };
 
 CLI::Option* add_text(CLI::App& app, const std::string& flag, std::optional<std::string>& text,
-                      const std::string& placeholder, const std::string& description) {
+                      const std::string& value_name, const std::string& description) {
   auto store = [&text](const std::string& value) { text = value; };
-  return app.add_option_function<std::string>(flag, store, description)->type_name(placeholder);
+  return app.add_option_function<std::string>(flag, store, description)->type_name(value_name);
 }
 
 void add_output_options(CLI::App& app, Texts& texts) {

@@ -151,12 +151,7 @@ class FreeRuns {
   }
 
   void run() {
-    Precision gold = {.weights = query_.precision.weights,
-                      .activations = DType::kF64,
-                      .accumulate = DType::kF64,
-                      .points = {},
-                      .taken_as = {}};
-    const auto gold_engine = query_.make_reference(gold);
+    const auto gold_engine = query_.make_reference(gold_precision(query_.precision.weights));
     std::vector<Pass> passes(1);
     walk(*gold_engine, passes, "the reference in float64", [](Pass&, Target& target, const TensorView& whole) {
       target.gold = target.same_rows(whole);

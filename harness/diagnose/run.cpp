@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -216,22 +214,9 @@ class Run {
     result_.device = parties_.candidate.device().kind == DeviceKind::kCpu ? "cpu" : "cuda";
     result_.precision = precision();
     if (options_.inject) {
-      result_.injected = options_.inject->id;
-      if (options_.inject->value) *result_.injected += "=" + shortest(*options_.inject->value);
-      if (options_.inject->layer) *result_.injected += "@" + std::to_string(*options_.inject->layer);
+      result_.injected = to_string(*options_.inject);
       result_.planted_executions = parties_.candidate.planted_executions();
     }
-  }
-
-  static std::string shortest(double value) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.17g", value);
-    for (int digits = 1; digits < 17; ++digits) {
-      char shorter[32];
-      std::snprintf(shorter, sizeof shorter, "%.*g", digits, value);
-      if (std::strtod(shorter, nullptr) == value) return shorter;
-    }
-    return text;
   }
 
   const Precision& precision() const { return parties_.candidate.precision(); }

@@ -139,6 +139,40 @@ TEST_CASE("a span over missing tensors gives the same gold as its rows one by on
   check(layer);
 }
 
+TEST_CASE("queries of one projection asked together are answered as they are one by one", "[oracle]") {
+  const ModelInMemory model(small_config(), DType::kBF16, 1);
+  const auto oracle = make_oracle(model, {.num_threads = 1});
+  const auto steps = random_steps(model.config(), {4, 3, 1}, {0, 2}, 7);
+  const Recording recording = walk_by_rows(*oracle, steps);
+  const Precision precision = plain_precision(DType::kBF16);
+  for (const TensorId& id : {TensorId{Op::kQProjMatmul, 0}, TensorId{Op::kOProj, 0}, TensorId{Op::kDownProj, 1},
+                             TensorId{Op::kLmHead}, TensorId{Op::kResidMid, 0}}) {
+    std::vector<std::vector<TensorKey>> operations;
+    for (const Step& step : steps) operations.push_back({{step.index, id}});
+    std::vector<Query> queries;
+    for (const std::vector<TensorKey>& operation : operations) {
+      queries.push_back({.operations = operation,
+                         .recorded = recording,
+                         .steps = steps,
+                         .precision = precision,
+                         .stored = DType::kBF16});
+    }
+    const std::vector<Expectation> together = oracle->evaluate_all(queries);
+    REQUIRE(together.size() == queries.size());
+    for (std::size_t i = 0; i < queries.size(); ++i) {
+      INFO(tensor_name(id) << " step " << i);
+      const Expectation alone = oracle->evaluate(queries[i]);
+      CHECK(together[i].shape == alone.shape);
+      CHECK(relative_difference(together[i].value, alone.value) <= 1e-12);
+      const auto widened = [](const std::vector<float>& x) { return std::vector<double>(x.begin(), x.end()); };
+      CHECK(relative_difference(widened(together[i].sigma_independent), widened(alone.sigma_independent)) <= 1e-5);
+      CHECK(together[i].sigma_shared == alone.sigma_shared);
+      CHECK(together[i].exact == alone.exact);
+    }
+  }
+  CHECK(oracle->evaluate_all({}).empty());
+}
+
 TEST_CASE("pads may hold anything", "[oracle]") {
   const ModelInMemory model(small_config(), DType::kF32, 6);
   const auto oracle = make_oracle(model, {.num_threads = 1});

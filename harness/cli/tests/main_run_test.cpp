@@ -28,10 +28,7 @@ struct Setting {
 RunResult run(const cases::Case& test_case, Setting setting) {
   const auto weights = model::open_model(setting.model.empty() ? test_case.model : setting.model);
   const auto candidate = optimized::cpu::make_engine(*weights, {.dtype = setting.dtype, .num_threads = 2});
-  Precision gold = plain_precision(DType::kF64);
-  gold.weights = setting.dtype;
-  gold.accumulate = DType::kF64;
-  const auto reference = reference::make_engine(*weights, gold, {});
+  const auto reference = reference::make_engine(*weights, gold_precision(setting.dtype), {});
   const auto oracle = reference::make_oracle(*weights, {});
   if (setting.inject) {
     candidate->plant(*setting.inject);

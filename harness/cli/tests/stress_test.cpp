@@ -25,10 +25,7 @@ RunResult run(const Case& test_case) {
   const auto weights = model::open_model(test_case.model);
   const DType dtype = weights->config().dtype;
   const auto candidate = optimized::cpu::make_engine(*weights, {.dtype = dtype, .num_threads = 2});
-  Precision gold = plain_precision(DType::kF64);
-  gold.weights = dtype;
-  gold.accumulate = DType::kF64;
-  const auto reference = reference::make_engine(*weights, gold, {});
+  const auto reference = reference::make_engine(*weights, gold_precision(dtype), {});
   const auto oracle = reference::make_oracle(*weights, {});
   const diagnose::CaseInput input{.id = test_case.id,
                                   .title = test_case.title,

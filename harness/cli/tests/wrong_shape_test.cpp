@@ -74,10 +74,7 @@ class FlatteningEngine final : public Engine {
 TEST_CASE("a tensor of a wrong shape is a finding that says so, and nothing else is blamed", "[main]") {
   const cases::Case test_case = cases::load_case("H05-gqa");
   const auto weights = model::open_model(test_case.model);
-  Precision gold = plain_precision(DType::kF64);
-  gold.weights = DType::kBF16;
-  gold.accumulate = DType::kF64;
-  const auto reference = reference::make_engine(*weights, gold, {});
+  const auto reference = reference::make_engine(*weights, gold_precision(DType::kBF16), {});
   const auto oracle = reference::make_oracle(*weights, {});
   const diagnose::CaseInput input{.id = test_case.id,
                                   .title = test_case.title,
