@@ -13,6 +13,20 @@ inline constexpr std::uint64_t kMaxFileBytes = std::uint64_t{1} << 40;
 inline constexpr std::uint64_t kMaxSafetensorsHeaderBytes = std::uint64_t{16} << 20;
 inline constexpr std::size_t kMaxTensorRank = 64;  // PyTorch's own limit
 
+// GGUF. llama.cpp allows strings of 1 GiB and sets no limit to counts.
+inline constexpr std::uint64_t kMaxGgufKeys = 65'536;
+inline constexpr std::uint64_t kMaxGgufTensors = 65'536;
+inline constexpr std::uint64_t kMaxGgufStringBytes = std::uint64_t{1} << 20;
+inline constexpr std::uint64_t kMaxGgufKeyBytes = 65'535;
+inline constexpr std::uint64_t kMaxGgufTensorNameBytes = 63;  // GGML_MAX_NAME counts a final NUL
+inline constexpr std::uint64_t kMaxGgufArrayElements = std::uint64_t{16} << 20;
+inline constexpr std::uint64_t kMaxGgufDimensions = 4;  // GGML_MAX_DIMS
+inline constexpr std::uint64_t kMinGgufAlignment = 8;
+inline constexpr std::uint64_t kMaxGgufAlignment = 4096;
+// All before the data: it bounds what keys and strings can take. A vocabulary of 256,000 with merges has some 15 MB.
+inline constexpr std::uint64_t kMaxGgufHeaderBytes = std::uint64_t{128} << 20;
+inline constexpr std::uint64_t kMaxGgufSplits = 1000;  // files of one model, each held open
+
 struct JsonLimits {
   std::size_t bytes;         // of the whole text
   std::size_t depth;         // of nested objects and arrays
