@@ -69,8 +69,9 @@ int main(int argc, char** argv) {
   CLI::App app{"What scripts/score_foreign.py needs to score the diagnosis on traces of another engine"};
   app.require_subcommand(1);
   std::string spec, directory, model, trace;
-  CLI::App* to_directory = app.add_subcommand("export", "Write a synthetic model as a Hugging Face directory");
-  to_directory->add_option("SPEC", spec, "synthetic:NAME[,seed=N][,profile=P][,dtype=T]")->required();
+  CLI::App* to_directory = app.add_subcommand("export", "Write any model as a Hugging Face directory");
+  to_directory->add_option("SPEC", spec, "synthetic:NAME[,seed=N][,profile=P][,dtype=T], a .gguf file or a directory")
+      ->required();
   to_directory->add_option("DIR", directory, "The directory, new or empty")->required();
   CLI::App* shifts = app.add_subcommand("shifts", "Print what each fault would move in the trace of a clean run");
   shifts->add_option("--model", model, "Hugging Face directory")->required();

@@ -27,7 +27,9 @@ void check_number(const char* field, double value, bool zero_allowed) {
 }  // namespace
 
 void ModelConfig::validate() const {
-  if (architecture != "qwen2") refuse("architecture", '"' + architecture + '"', "only \"qwen2\" is supported");
+  if (architecture != "qwen2" && architecture != "llama") {
+    refuse("architecture", '"' + architecture + '"', "only \"qwen2\" and \"llama\" are supported");
+  }
   check_positive("hidden size", hidden);
   check_positive("number of layers", num_layers);
   check_positive("number of attention heads", num_q_heads);

@@ -1,4 +1,5 @@
-// Hyper-parameters of a Qwen2.5 (architecture "qwen2") decoder, as its own files state them.
+// Hyper-parameters of a Qwen2.5 (architecture "qwen2") decoder, as its own files state them. The architecture "llama"
+// is the same forward pass without biases on q, k and v.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,7 @@ struct ModelConfig {
   double rms_norm_eps = 0.0;
   double rope_theta = 0.0;
   bool tie_word_embeddings = false;
+  bool qkv_bias = true;  // false: the model has none, and zeros stand for them
   std::int64_t max_position_embeddings = 0;
   DType dtype = DType::kBF16;  // of the checkpoint's weights
 

@@ -16,6 +16,12 @@ struct WeightInfo {
   std::string name;  // as in a Hugging Face checkpoint: "model.layers.0.self_attn.q_proj.weight"
   DType dtype = DType::kBF16;
   Shape shape;
+  // Where the file holds the values in another form than `dtype`, its name: "Q4_K", one of ggml's blocks. kAbsent: the
+  // model has no such weight, and zeros stand for it.
+  std::string stored_as = {};
+
+  static constexpr const char* kAbsent = "absent";
+  bool absent() const { return stored_as == kAbsent; }
 };
 
 class WeightSource {

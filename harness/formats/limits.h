@@ -38,6 +38,8 @@ struct JsonLimits {
 inline constexpr JsonLimits kDocumentLimits = {std::size_t{8} << 20, 32, 100'000, std::size_t{64} << 10};
 // model.safetensors.index.json: one line for each tensor.
 inline constexpr JsonLimits kShardIndexLimits = {std::size_t{16} << 20, 8, 200'000, std::size_t{64} << 10};
+// tokenizer.json: a vocabulary of 256,000 with as many merges, each an array of two strings.
+inline constexpr JsonLimits kTokenizerLimits = {std::size_t{64} << 20, 32, 4'000'000, std::size_t{64} << 10};
 // A safetensors header: the bytes bound the number of nodes.
 inline constexpr JsonLimits kSafetensorsHeaderLimits = {kMaxSafetensorsHeaderBytes, 3, kMaxSafetensorsHeaderBytes,
                                                         std::size_t{64} << 10};

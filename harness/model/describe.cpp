@@ -38,7 +38,7 @@ void line(std::string& out, const std::string& label, const std::string& value) 
 struct Kind {
   std::string name;  // "model.layers.*.mlp.up_proj.weight"
   Shape shape;
-  DType dtype = DType::kBF16;
+  std::string type;  // as stored: "bfloat16", "Q4_K"
   std::size_t count = 0;
 };
 
@@ -48,15 +48,20 @@ std::string without_layer(const std::string& name) {
   return std::string(kLayers) + '*' + name.substr(name.find('.', kLayers.size()));
 }
 
+std::string stored_type(const WeightInfo& info) {
+  return info.stored_as.empty() ? std::string(name(info.dtype)) : info.stored_as;
+}
+
 std::vector<Kind> kinds_of(const std::vector<WeightInfo>& weights) {
   std::vector<Kind> kinds;
   for (const WeightInfo& info : weights) {
+    if (info.absent()) continue;
     const std::string name = without_layer(info.name);
     const auto same = std::find_if(kinds.begin(), kinds.end(), [&](const Kind& kind) {
-      return kind.name == name && kind.dtype == info.dtype && kind.shape == info.shape;
+      return kind.name == name && kind.type == stored_type(info) && kind.shape == info.shape;
     });
     if (same == kinds.end()) {
-      kinds.push_back({name, info.shape, info.dtype, 1});
+      kinds.push_back({name, info.shape, stored_type(info), 1});
     } else {
       ++same->count;
     }
@@ -64,7 +69,47 @@ std::vector<Kind> kinds_of(const std::vector<WeightInfo>& weights) {
   return kinds;
 }
 
-void warn_of_unusual_values(std::string& out, const ModelConfig& c) {
+// How many weights and elements each type holds, where there are quantised ones.
+void list_types(std::string& out, const std::vector<WeightInfo>& weights) {
+  struct Type {
+    std::size_t weights = 0;
+    std::uint64_t elements = 0;
+  };
+  std::map<std::string, Type> types;
+  bool any_quantized = false;
+  for (const WeightInfo& info : weights) {
+    if (info.absent()) continue;
+    Type& type = types[stored_type(info)];
+    ++type.weights;
+    type.elements += static_cast<std::uint64_t>(num_elements(info.shape));
+    any_quantized = any_quantized || !info.stored_as.empty();
+  }
+  if (!any_quantized) return;
+  out += "types, quantised ones read as float32:\n";
+  for (const auto& [name, type] : types) {
+    line(out, "  " + name, grouped(type.elements) + " elements in " + std::to_string(type.weights) + " weights");
+  }
+}
+
+void list_keys(std::string& out, const std::vector<FileKey>& keys) {
+  constexpr std::size_t kNameWidth = 44, kValueWidth = 24;
+  const auto padded = [](std::string text, std::size_t width) {
+    if (text.size() < width) text.resize(width, ' ');
+    return text + ' ';
+  };
+  if (keys.empty()) return;
+  const bool any_usual = std::any_of(keys.begin(), keys.end(), [](const FileKey& key) { return !key.usual.empty(); });
+  out += any_usual ? "keys of the file, and what Qwen2.5 usually has:\n" : "keys of the file:\n";
+  for (const FileKey& key : keys) {
+    out += "  " +
+           (key.usual.empty() ? padded(key.name, kNameWidth) + key.value
+                              : padded(key.name, kNameWidth) + padded(key.value, kValueWidth) + key.usual) +
+           '\n';
+  }
+}
+
+void warn_of_unusual_values(std::string& out, const ModelConfig& c, const std::vector<FileKey>& keys) {
+  if (c.architecture != "qwen2") return;
   const auto warn = [&](const std::string& text) { out += "warning: " + text + '\n'; };
   if (c.rms_norm_eps != 1e-6) {
     warn("rms_norm_eps is " + general(c.rms_norm_eps) + "; most Qwen2.5 checkpoints have 1e-06");
@@ -77,6 +122,9 @@ void warn_of_unusual_values(std::string& out, const ModelConfig& c) {
   }
   if (c.q_width() != c.hidden) {
     warn("heads times head dimension is " + std::to_string(c.q_width()) + ", not the hidden size; in Qwen2.5 it is");
+  }
+  for (const FileKey& key : keys) {
+    if (key.differs) warn(key.name + " is " + key.value + "; Qwen2.5 usually has " + key.usual);
   }
 }
 
@@ -129,23 +177,29 @@ std::string describe(const WeightSource& source, const DescribeOptions& options)
   line(out, "embeddings", c.tie_word_embeddings ? "tied: lm_head is the embedding" : "untied");
   line(out, "dtype", std::string(name(c.dtype)));
 
-  std::uint64_t parameters = 0, bytes = 0;
+  if (!c.qkv_bias) line(out, "biases on q, k and v", "none");
+
+  std::uint64_t parameters = 0, bytes = 0, stored = 0;
   for (const WeightInfo& info : source.weights()) {
+    if (info.absent()) continue;
+    ++stored;
     const auto size = static_cast<std::uint64_t>(num_elements(info.shape));
     parameters += size;
-    bytes += size * size_of(info.dtype);
+    bytes += noted != nullptr ? noted->stored_bytes(info) : size * size_of(info.dtype);
   }
-  line(out, "parameters", grouped(parameters) + " in " + std::to_string(source.weights().size()) + " weights");
+  line(out, "parameters", grouped(parameters) + " in " + std::to_string(stored) + " weights");
   line(out, "bytes", grouped(bytes));
   out += "weights:\n";
   for (const Kind& kind : kinds_of(source.weights())) {
-    line(out, "  " + std::to_string(kind.count) + " x " + to_string(kind.shape) + ' ' + std::string(name(kind.dtype)),
-         "  " + kind.name);
+    line(out, "  " + std::to_string(kind.count) + " x " + to_string(kind.shape) + ' ' + kind.type, "  " + kind.name);
   }
+  list_types(out, source.weights());
+  const std::vector<FileKey> keys = noted != nullptr ? noted->keys() : std::vector<FileKey>();
+  list_keys(out, keys);
   if (noted != nullptr) {
     for (const std::string& note : noted->notes()) out += "note: " + note + '\n';
   }
-  warn_of_unusual_values(out, c);
+  warn_of_unusual_values(out, c, keys);
   if (options.scan_values) scan(out, source);
   return out;
 }

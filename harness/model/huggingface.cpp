@@ -88,6 +88,10 @@ class HuggingFaceSource : public NotedSource {
   void read(const WeightInfo& info, std::int64_t first, std::int64_t count,
             std::span<std::byte> destination) const override {
     check_read_range(info, first, count, destination);
+    if (info.absent()) {
+      std::fill(destination.begin(), destination.end(), std::byte{0});
+      return;
+    }
     const auto found = places_.find(info.name);
     if (found == places_.end()) throw InputError(description_ + ": the model has no weight \"" + info.name + "\"");
     const Place& place = found->second;
@@ -146,6 +150,15 @@ class HuggingFaceSource : public NotedSource {
     }
     std::set<std::string> needed;
     for (WeightInfo& info : expected_weights(config_)) {
+      if (!config_.qkv_bias && info.name.ends_with("_proj.bias")) {
+        if (places_.contains(info.name)) {
+          throw InputError(printable(description_, 400) + ": tensor \"" + info.name +
+                           "\" is stored, but config.json says that there are no biases");
+        }
+        info.stored_as = WeightInfo::kAbsent;
+        weights_.push_back(std::move(info));
+        continue;
+      }
       needed.insert(info.name);
       const auto found = places_.find(info.name);
       if (found == places_.end()) refuse_missing(info.name);
@@ -239,7 +252,6 @@ std::unique_ptr<NotedSource> open_huggingface(const fs::path& directory) {
       "shards";
   if (!formats::path_exists(directory)) throw InputError(name + ": there is no such file or directory");
   if (!fs::is_directory(directory)) {
-    if (directory.extension() == ".gguf") throw InputError(name + ": GGUF files are not read by this version");
     throw InputError(name + ": is not a directory; " + kWanted);
   }
   if (!formats::path_exists(directory / kConfigFile)) throw InputError(name + ": has no config.json; " + kWanted);

@@ -13,22 +13,33 @@ using formats::Json;
 
 constexpr std::int64_t kLargestDimension = (std::int64_t{1} << 31) - 1;
 
+// What transformers takes for an absent key.
+struct Defaults {
+  std::string_view architecture, causal_model;
+  std::int64_t vocab, intermediate, max_positions;
+};
+constexpr Defaults kQwen2 = {"qwen2", "Qwen2ForCausalLM", 151936, 22016, 32768};
+constexpr Defaults kLlama = {"llama", "LlamaForCausalLM", 32000, 11008, 2048};
+
 class ConfigReader {
  public:
   ConfigReader(const Json& json, const std::string& where) : json_(json), where_(where) {}
 
   HuggingFaceConfig read() {
     if (!json_.is_object()) refuse("is " + formats::show(json_) + ", but must be an object");
-    check_architecture();
+    const Defaults& defaults = read_architecture();
     ModelConfig& c = result_.config;
-    c.vocab = dimension("vocab_size", 151936);
+    c.architecture = defaults.architecture;
+    c.qkv_bias = c.architecture == "qwen2";
+    c.vocab = dimension("vocab_size", defaults.vocab);
     c.hidden = dimension("hidden_size", 4096);
-    c.intermediate = dimension("intermediate_size", 22016);
+    c.intermediate = dimension("intermediate_size", defaults.intermediate);
     c.num_layers = dimension("num_hidden_layers", 32);
     c.num_q_heads = dimension("num_attention_heads", 32);
-    c.num_kv_heads = is_null("num_key_value_heads") ? c.num_q_heads : dimension("num_key_value_heads", 32);
+    const bool as_many = is_null("num_key_value_heads") || (c.architecture == "llama" && absent("num_key_value_heads"));
+    c.num_kv_heads = as_many ? c.num_q_heads : dimension("num_key_value_heads", 32);
     c.head_dim = absent("head_dim") ? c.hidden / c.num_q_heads : dimension("head_dim", 0);
-    c.max_position_embeddings = dimension("max_position_embeddings", 32768);
+    c.max_position_embeddings = dimension("max_position_embeddings", defaults.max_positions);
     c.rms_norm_eps = number("rms_norm_eps", 1e-6, 1.0);
     c.tie_word_embeddings = boolean("tie_word_embeddings", false);
     read_rope();
@@ -70,23 +81,24 @@ class ConfigReader {
     return otherwise;
   }
 
-  void check_architecture() const {
+  const Defaults& read_architecture() const {
     if (!json_.contains("model_type")) {
-      refuse("\"model_type\" is missing; is this the config.json of a model? It must be \"qwen2\"");
+      refuse("\"model_type\" is missing; is this the config.json of a model? It must be \"qwen2\" or \"llama\"");
     }
     const std::string type = formats::require_string(json_, "model_type", where_);
-    if (type != "qwen2") {
+    if (type != kQwen2.architecture && type != kLlama.architecture) {
       refuse("\"model_type\" is \"" + formats::printable(type) +
-             "\", but only \"qwen2\" (dense Qwen2 and Qwen2.5) is supported");
+             "\", but only \"qwen2\" (dense Qwen2 and Qwen2.5) and \"llama\" are supported");
     }
+    const Defaults& defaults = type == kQwen2.architecture ? kQwen2 : kLlama;
     if (!absent("architectures")) {
       bool causal = false;
       for (const Json& entry : formats::require_array(json_, "architectures", where_)) {
-        causal = causal || entry == "Qwen2ForCausalLM";
+        causal = causal || entry == defaults.causal_model;
       }
       if (!causal) {
-        refuse("\"architectures\" is " + formats::printable(json_["architectures"].dump()) +
-               ", but must name \"Qwen2ForCausalLM\": other heads are not supported");
+        refuse("\"architectures\" is " + formats::printable(json_["architectures"].dump()) + ", but must name \"" +
+               std::string(defaults.causal_model) + "\": other heads are not supported");
       }
     }
     if (!absent("quantization_config")) {
@@ -98,6 +110,12 @@ class ConfigReader {
         refuse("\"hidden_act\" is \"" + formats::printable(activation) + "\", but only \"silu\" is supported");
       }
     }
+    for (const char* key : {"attention_bias", "mlp_bias"}) {  // llama's, whose attention_bias is one of o_proj too
+      if (formats::optional_bool(json_, key, where_).value_or(false)) {
+        refuse(std::string("\"") + key + "\" is true, which is not supported");
+      }
+    }
+    return defaults;
   }
 
   // One object that describes the rotary embedding. Keys that change nothing for the default type may stand there.
@@ -209,26 +227,30 @@ HuggingFaceConfig parse_huggingface_config(const Json& json, const std::string& 
 Json to_huggingface_config(const ModelConfig& config) {
   Json layer_types = Json::array();
   for (std::int64_t i = 0; i < config.num_layers; ++i) layer_types.push_back("full_attention");
-  return {{"architectures", {"Qwen2ForCausalLM"}},
-          {"attention_dropout", 0.0},
-          {"dtype", std::string(name(config.dtype))},
-          {"head_dim", config.head_dim},
-          {"hidden_act", "silu"},
-          {"hidden_size", config.hidden},
-          {"initializer_range", 0.02},
-          {"intermediate_size", config.intermediate},
-          {"layer_types", layer_types},
-          {"max_position_embeddings", config.max_position_embeddings},
-          {"model_type", "qwen2"},
-          {"num_attention_heads", config.num_q_heads},
-          {"num_hidden_layers", config.num_layers},
-          {"num_key_value_heads", config.num_kv_heads},
-          {"rms_norm_eps", config.rms_norm_eps},
-          {"rope_parameters", {{"rope_theta", config.rope_theta}, {"rope_type", "default"}}},
-          {"tie_word_embeddings", config.tie_word_embeddings},
-          {"use_cache", true},
-          {"use_sliding_window", false},
-          {"vocab_size", config.vocab}};
+  const Defaults& defaults = config.architecture == kQwen2.architecture ? kQwen2 : kLlama;
+  Json json = {{"architectures", {std::string(defaults.causal_model)}},
+               {"attention_dropout", 0.0},
+               {"dtype", std::string(name(config.dtype))},
+               {"head_dim", config.head_dim},
+               {"hidden_act", "silu"},
+               {"hidden_size", config.hidden},
+               {"initializer_range", 0.02},
+               {"intermediate_size", config.intermediate},
+               {"max_position_embeddings", config.max_position_embeddings},
+               {"model_type", config.architecture},
+               {"num_attention_heads", config.num_q_heads},
+               {"num_hidden_layers", config.num_layers},
+               {"num_key_value_heads", config.num_kv_heads},
+               {"rms_norm_eps", config.rms_norm_eps},
+               {"rope_parameters", {{"rope_theta", config.rope_theta}, {"rope_type", "default"}}},
+               {"tie_word_embeddings", config.tie_word_embeddings},
+               {"use_cache", true},
+               {"vocab_size", config.vocab}};
+  if (config.architecture == kQwen2.architecture) {
+    json["layer_types"] = layer_types;
+    json["use_sliding_window"] = false;
+  }
+  return json;
 }
 
 }  // namespace qdiff::model

@@ -1,4 +1,4 @@
-// config.json of a Qwen2 checkpoint, in the dialects of transformers 4 and 5.
+// config.json of a Qwen2 or Llama checkpoint, in the dialects of transformers 4 and 5.
 //
 //                 transformers 4           transformers 5
 //   rope theta    rope_theta               rope_parameters.rope_theta
@@ -11,8 +11,10 @@
 //   num_key_value_heads 32 (null: as many as attention heads), head_dim hidden_size / num_attention_heads,
 //   hidden_act silu, max_position_embeddings 32768, rms_norm_eps 1e-6, rope theta 10000,
 //   tie_word_embeddings false, use_sliding_window false, sliding_window 4096, max_window_layers 28.
-// model_type has none. Whatever would change the forward pass and is not implemented is refused, never ignored: rope
-// scaling, a sliding window that some layer uses, another activation, quantisation.
+// For Llama those of LlamaConfig: vocab_size 32000, intermediate_size 11008, max_position_embeddings 2048,
+// attention_bias and mlp_bias false, and else the same. model_type has none. Whatever would change the forward pass and
+// is not implemented is refused, never ignored: rope scaling, a sliding window that some layer uses, another
+// activation, quantisation.
 #pragma once
 
 #include <optional>

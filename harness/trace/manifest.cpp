@@ -133,11 +133,12 @@ DeclaredConfig config_of(const Json& raw, const std::string& where) {
 
 void read_model(const Json& model, const std::string& where, Manifest& manifest) {
   const std::string architecture = formats::require_string(model, "architecture", where);
-  if (architecture != "qwen2") {
+  if (architecture != "qwen2" && architecture != "llama") {
     refuse(where, "\"architecture\" is \"" + formats::printable(architecture) +
-                      "\", but must be \"qwen2\", the only one that qdiff judges");
+                      "\", but must be \"qwen2\" or \"llama\", the ones that qdiff judges");
   }
   manifest.config = config_of(formats::require_object(model, "config", where), where + ".config");
+  manifest.config.architecture = architecture;
   if (!model.contains("weights_sha256")) return;
   const Json& digests = formats::require_object(model, "weights_sha256", where);
   for (const auto& [tensor, digest] : digests.items()) {
@@ -332,7 +333,7 @@ void put(Json& object, const char* key, const std::optional<T>& value) {
 
 Json config_json(const DeclaredConfig& config) {
   Json object = Json::object();
-  object["model_type"] = "qwen2";
+  object["model_type"] = config.architecture;
   put(object, "hidden_size", config.hidden);
   put(object, "num_hidden_layers", config.num_layers);
   put(object, "num_attention_heads", config.num_q_heads);
@@ -357,7 +358,8 @@ std::string step_file_name(std::size_t index) {
 }
 
 DeclaredConfig declare(const ModelConfig& config) {
-  return {.hidden = config.hidden,
+  return {.architecture = config.architecture,
+          .hidden = config.hidden,
           .num_layers = config.num_layers,
           .num_q_heads = config.num_q_heads,
           .num_kv_heads = config.num_kv_heads,
@@ -373,6 +375,10 @@ DeclaredConfig declare(const ModelConfig& config) {
 
 ConfigDifferences differences(const DeclaredConfig& declared, const ModelConfig& truth) {
   ConfigDifferences found;
+  if (declared.architecture != truth.architecture) {
+    found.shapes.push_back("architecture is " + declared.architecture + " in the manifest, " + truth.architecture +
+                           " in the model");
+  }
   compare("hidden_size", declared.hidden, truth.hidden, found.shapes);
   compare("num_hidden_layers", declared.num_layers, truth.num_layers, found.shapes);
   compare("num_attention_heads", declared.num_q_heads, truth.num_q_heads, found.shapes);
@@ -418,7 +424,7 @@ Manifest read_manifest(const std::filesystem::path& directory) {
 std::string to_json(const Manifest& manifest) {
   const Json engine = {
       {"name", manifest.engine.name}, {"version", manifest.engine.version}, {"device", manifest.engine.device}};
-  Json model = {{"architecture", "qwen2"}, {"config", config_json(manifest.config)}};
+  Json model = {{"architecture", manifest.config.architecture}, {"config", config_json(manifest.config)}};
   if (!manifest.weights_sha256.empty()) model["weights_sha256"] = manifest.weights_sha256;
   std::string text = "{\n\"format\": \"qdiff-trace\",\n\"version\": 1,\n\"engine\": " + engine.dump() +
                      ",\n\"compute\": " + compute_json(manifest).dump() + ",\n\"model\": " + model.dump();

@@ -23,6 +23,10 @@ std::vector<VariantFacts> catalogue_facts(const ModelConfig& config) {
   for (const FaultEntry& entry : fault_catalogue()) {
     facts.push_back(entry.facts);
     facts.back().values = entry.values;
+    // What no input of this model can show.
+    if (!config.qkv_bias && entry.facts.id.starts_with("H06.")) {
+      facts.back().shows_when = "biases of q, k and v, which this model does not have";
+    }
     if (entry.right_value != nullptr) facts.back().right_value = entry.right_value(config);
   }
   return facts;

@@ -138,7 +138,7 @@ TEST_CASE("a config that makes no sense is refused by field", "[config]") {
   CHECK_THROWS_WITH(broken([](auto& c) { c.rope_theta = 0; }).validate(), ContainsSubstring("rope_theta"));
   CHECK_THROWS_WITH(broken([](auto& c) { c.rms_norm_eps = std::nan(""); }).validate(),
                     ContainsSubstring("rms_norm_eps"));
-  CHECK_THROWS_WITH(broken([](auto& c) { c.architecture = "llama"; }).validate(), ContainsSubstring("llama"));
+  CHECK_THROWS_WITH(broken([](auto& c) { c.architecture = "gemma"; }).validate(), ContainsSubstring("gemma"));
   CHECK_THROWS(broken([](auto& c) { c.num_kv_heads = 0; }).validate());
   CHECK_THROWS(broken([](auto& c) { c.vocab = std::int64_t{1} << 40; }).validate());
 }

@@ -100,6 +100,17 @@ TEST_CASE("config: an absent key has upstream's default and a note; model_type h
   CHECK_THAT(error_of(Json::array()), ContainsSubstring("must be an object"));
 }
 
+TEST_CASE("config: llama has defaults of its own and no biases, and is written as it is read") {
+  const ModelConfig c = parse(Json{{"model_type", "llama"}}).config;
+  CHECK(c.architecture == "llama");
+  CHECK_FALSE(c.qkv_bias);
+  CHECK(c.vocab == 32000);
+  CHECK(c.intermediate == 11008);
+  CHECK(c.max_position_embeddings == 2048);
+  CHECK(parse(Json{{"model_type", "llama"}, {"num_attention_heads", 8}}).config.num_kv_heads == 8);
+  CHECK(parse(to_huggingface_config(c)).config == c);
+}
+
 TEST_CASE("config: head_dim and key/value heads follow the number of heads where they are null") {
   Json json = five();
   json["head_dim"] = nullptr;
@@ -111,7 +122,10 @@ TEST_CASE("config: head_dim and key/value heads follow the number of heads where
 }
 
 TEST_CASE("config: other architectures, heads and activations are refused") {
-  CHECK_THAT(error_with("model_type", "llama"), ContainsSubstring("only \"qwen2\""));
+  CHECK_THAT(error_with("model_type", "mistral"), ContainsSubstring("only \"qwen2\""));
+  CHECK_THAT(error_with("model_type", "llama"), ContainsSubstring("LlamaForCausalLM"));  // five() names Qwen2's
+  CHECK_THAT(error_with("attention_bias", true), ContainsSubstring("\"attention_bias\" is true"));
+  CHECK_THAT(error_with("mlp_bias", true), ContainsSubstring("\"mlp_bias\" is true"));
   CHECK_THAT(error_with("model_type", "qwen2_moe"), ContainsSubstring("only \"qwen2\""));
   CHECK_THAT(error_with("model_type", 2), ContainsSubstring("must be a string"));
   CHECK_THAT(error_with("architectures", {"Qwen2ForSequenceClassification"}), ContainsSubstring("Qwen2ForCausalLM"));

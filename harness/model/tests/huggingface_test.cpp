@@ -171,13 +171,39 @@ TEST_CASE("an exported synthetic model reads back with equal bits, in one file a
   }
 }
 
+TEST_CASE("a llama checkpoint has zeros for biases, which its files do not hold and exporting does not write") {
+  Checkpoint checkpoint;
+  checkpoint.config.architecture = "llama";
+  checkpoint.config.qkv_bias = false;
+  std::map<std::string, Tensor> biases;
+  for (const auto& [name, tensor] : checkpoint.tensors) {
+    if (name.ends_with("_proj.bias")) biases[name] = tensor;
+  }
+  const TemporaryDirectory directory;
+  checkpoint.write(directory.path());
+  CHECK_THAT(error_of(directory.path()), ContainsSubstring("config.json says that there are no biases"));
+  for (const auto& [name, tensor] : biases) checkpoint.tensors.erase(name);
+  checkpoint.write(directory.path());
+  const auto source = open_model(directory.path().string());
+  CHECK(source->config() == checkpoint.config);
+  REQUIRE(biases.size() == 3);
+  for (const auto& [name, tensor] : biases) {
+    CHECK(source->find(name).absent());
+    CHECK(to_doubles(source->read_all(name).view()) ==
+          std::vector<double>(static_cast<std::size_t>(tensor.size()), 0.0));
+  }
+  CHECK_THAT(describe(*source), ContainsSubstring("biases on q, k and v"));
+  export_huggingface(*source, directory / "out");
+  CHECK(open_model((directory / "out").string())->weights().size() == source->weights().size());
+}
+
 TEST_CASE("a path that is no model says what was looked for") {
   const TemporaryDirectory directory;
   CHECK_THAT(error_of(directory / "none"), ContainsSubstring("no such file or directory"));
   CHECK_THAT(error_of(directory.path()), ContainsSubstring("has no config.json; a Hugging Face model directory has"));
   CHECK_THAT(error_of(""), ContainsSubstring("synthetic:NAME"));
   CHECK_THAT(error_of(directory.write("model.safetensors", "")), ContainsSubstring("is not a directory"));
-  CHECK_THAT(error_of(directory.write("m.gguf", "GGUF")), ContainsSubstring("GGUF"));
+  CHECK_THAT(error_of(directory.write("m.gguf", "GGUF")), ContainsSubstring("cut short"));
   fs::remove(directory / "model.safetensors");
   Checkpoint().write_config(directory.path());
   CHECK_THAT(error_of(directory.path()), ContainsSubstring("neither model.safetensors nor"));

@@ -142,6 +142,22 @@ TEST_CASE("differences from the checkpoint, shapes apart from the rest") {
   REQUIRE(found.others.size() == 1);
   CHECK_THAT(found.others[0], ContainsSubstring("rope_theta is 1000000, the model's is 10000"));
   CHECK(differences(DeclaredConfig{}, truth).shapes.empty());
+  other = truth;
+  other.architecture = "llama";
+  REQUIRE(differences(declare(truth), other).shapes.size() == 1);
+  CHECK_THAT(differences(declare(truth), other).shapes[0], ContainsSubstring("architecture is qwen2"));
+}
+
+TEST_CASE("a trace of a llama model says so, and is written as it is read") {
+  Json document = valid();
+  document["model"]["architecture"] = "llama";
+  const Manifest manifest = parse(document);
+  CHECK(manifest.config.architecture == "llama");
+  const Json written = Json::parse(to_json(manifest));
+  CHECK(written["model"]["architecture"] == "llama");
+  CHECK(written["model"]["config"]["model_type"] == "llama");
+  document["model"]["architecture"] = "gemma";
+  CHECK_THAT(error_of(document.dump()), ContainsSubstring("must be \"qwen2\" or \"llama\""));
 }
 
 TEST_CASE("J01 J02 J03 J06 J07 J10 J11: text that is no strict JSON is refused") {

@@ -1,0 +1,76 @@
+#include "harness/model/gguf_keys.h"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace qdiff::model {
+namespace {
+
+// config.json of Qwen/Qwen2.5-*B on the Hugging Face Hub.
+struct PublishedSize {
+  std::string_view name;
+  std::int64_t hidden, layers, query_heads, kv_heads, intermediate;
+};
+constexpr std::array<PublishedSize, 7> kPublishedSizes = {{{"0.5B", 896, 24, 14, 2, 4864},
+                                                           {"1.5B", 1536, 28, 12, 2, 8960},
+                                                           {"3B", 2048, 36, 16, 2, 11008},
+                                                           {"7B", 3584, 28, 28, 4, 18944},
+                                                           {"14B", 5120, 48, 40, 8, 13824},
+                                                           {"32B", 5120, 64, 40, 8, 27648},
+                                                           {"72B", 8192, 80, 64, 8, 29568}}};
+
+// What a key has in a published model: several values where they differ in it.
+struct Usual {
+  std::string_view key;
+  std::vector<std::string> values;
+  bool in_config = false;  // describe() warns of the value in the config, wherever it comes from
+};
+
+std::vector<Usual> usual_of(const ModelConfig& config) {
+  std::vector<Usual> usual = {
+      {"general.architecture", {"\"qwen2\""}},
+      {"qwen2.attention.layer_norm_rms_epsilon", {"1e-06"}, true},
+      {"qwen2.rope.freq_base", {"1000000"}, true},
+      {"qwen2.context_length", {"32768", "131072"}},
+      {"qwen2.attention.key_length", {"128", "64"}, true},
+      {"qwen2.attention.value_length", {"128", "64"}},
+      {"tokenizer.ggml.model", {"\"gpt2\""}},
+      {"tokenizer.ggml.pre", {"\"qwen2\""}},
+      {"tokenizer.ggml.tokens", {"151936 strings", "152064 strings"}},
+      {"tokenizer.ggml.bos_token_id", {"151643"}},
+      {"tokenizer.ggml.eos_token_id", {"151645", "151643"}},
+      {"tokenizer.ggml.padding_token_id", {"151643"}},
+      {"tokenizer.ggml.add_bos_token", {"false"}},
+  };
+  for (const PublishedSize& size : kPublishedSizes) {
+    if (size.hidden != config.hidden || size.layers != config.num_layers) continue;
+    usual.push_back({"qwen2.attention.head_count", {std::to_string(size.query_heads)}});
+    usual.push_back({"qwen2.attention.head_count_kv", {std::to_string(size.kv_heads)}});
+    usual.push_back({"qwen2.feed_forward_length", {std::to_string(size.intermediate)}});
+  }
+  return usual;
+}
+
+}  // namespace
+
+std::vector<FileKey> compare_keys(const formats::GgufHeader& header, const ModelConfig& config) {
+  const std::vector<Usual> usual = config.architecture == "qwen2" ? usual_of(config) : std::vector<Usual>();
+  std::vector<FileKey> keys;
+  for (const formats::GgufKey& key : header.keys) {
+    FileKey shown{.name = key.name, .value = describe_value(key), .usual = {}};
+    for (const Usual& published : usual) {
+      if (published.key != key.name) continue;
+      for (const std::string& value : published.values) shown.usual += (shown.usual.empty() ? "" : " or ") + value;
+      const bool same =
+          std::find(published.values.begin(), published.values.end(), shown.value) != published.values.end();
+      shown.differs = !same && !published.in_config;
+    }
+    keys.push_back(std::move(shown));
+  }
+  return keys;
+}
+
+}  // namespace qdiff::model
