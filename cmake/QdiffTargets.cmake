@@ -51,6 +51,10 @@ if(QDIFF_SANITIZE)
   target_link_options(qdiff_base INTERFACE -fsanitize=address,undefined)
 endif()
 
+if(QDIFF_FUZZ)
+  target_compile_options(qdiff_base INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+
 # qdiff_library(NAME SOURCES file... LINKS target...): a static library with the shared settings.
 function(qdiff_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})

@@ -31,6 +31,7 @@ ROOMS = {
     "harness/calibration": COMPARING + ["harness/model", "reference"],  # a program: measures the judge's bounds
     "reference": ["harness/contract"],
     "optimized": ["harness/contract"],
+    "fuzz": COMPARING + ["harness/model", "harness/trace", "harness/cases"],
     "cmake": [],
 }
 

@@ -3,7 +3,7 @@
 # tools and header libraries by apt (Debian 12, Ubuntu 24.04; as root or with sudo), LibTorch from PyPI into a cache
 # folder.
 #
-#   scripts/setup.sh [--checks]      --checks: also clang-format and shellcheck, for the checks of .ci/run
+#   scripts/setup.sh [--checks]      --checks: also clang-format, shellcheck and clang, for .ci/run
 #   source scripts/setup.sh          for a script: defines `setup`, which does this and exports QDIFF_TORCH_DIR, QDIFF_PYTHON
 #
 # Environment
@@ -64,7 +64,15 @@ SOURCE
     # Another version of clang-format breaks lines elsewhere, so the check knows one only.
     command -v clang-format-14 >/dev/null || echo clang-format-14
     command -v shellcheck >/dev/null || echo shellcheck
+    can_fuzz || printf '%s\n' clang libclang-rt-dev
   fi
+}
+
+# Whether there is a clang that has libFuzzer, which some distributions package apart.
+can_fuzz() {
+  clang++ -fsanitize=fuzzer -x c++ - -o /dev/null 2>/dev/null <<'SOURCE'
+extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }
+SOURCE
 }
 
 # python_with MODULE...: the first Python that has all of them, or nothing. Nothing is imported.

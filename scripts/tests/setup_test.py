@@ -19,7 +19,7 @@ PINS = SCRIPTS / "libtorch.txt"
 VERSION = next(line.split("==")[1].split()[0] for line in PINS.read_text().splitlines() if line.startswith("torch=="))
 
 SKIPPED = 77
-OPTIONAL = ["ccache", "clang-format-14", "shellcheck"]
+OPTIONAL = ["ccache", "clang-format-14", "shellcheck", "clang++"]
 TOOLS = ["g++", "cmake", "ninja", "python3", *OPTIONAL, "bash", "cat", "cut", "dirname", "env", "find", "flock", "grep",
          "head", "mkdir", "mktemp", "rm", "sed", "sha256sum", "sort", "tail", "uname"]
 
@@ -94,6 +94,15 @@ class Packages(PlantedMachine):
         old = self.plant_script("old-g++", 'exec g++ -U__GNUC__ -D__GNUC__=11 "$@"')
         _, output, calls = self.setup_sh(CXX=str(old))
         self.assertIn("g++", calls[-1].split(), output)
+
+    def test_the_checks_need_a_clang_that_has_its_fuzzer(self):
+        self.plant_tools()
+        self.plant_script("clang++", "exit 1")
+        _, output, calls = self.setup_sh("--checks")
+        self.assertEqual(calls[1:], ["install -y -qq --no-install-recommends clang libclang-rt-dev"], output)
+        self.plant_script("clang++", "exit 0")
+        _, output, calls = self.setup_sh("--checks")
+        self.assertEqual(len(calls), 2, output)
 
     def test_no_apt_get(self):
         self.plant_tools("ninja", "ccache")
