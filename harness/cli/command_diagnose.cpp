@@ -11,8 +11,10 @@
 #include "harness/cli/progress.h"
 #include "harness/cli/terminal.h"
 #include "harness/cli/text.h"
+#include "harness/cli/words.h"
 #include "harness/diagnose/trace_run.h"
 #include "harness/model/model.h"
+#include "harness/model/tokenizer.h"
 #include "harness/report/report.h"
 #include "harness/trace/trace_reader.h"
 #include "reference/reference.h"
@@ -69,6 +71,19 @@ void check_memory_for(const trace::Trace& trace, const ModelConfig& config, cons
   check_memory(plan_diagnose(config, planned), limit, common.max_memory.has_value());
 }
 
+// Whether the reference's own logits fit beside the rest: those of all steps are kept in float32, and those of one step
+// are in float64 twice while they are made.
+bool reference_fits(const trace::Trace& trace, const ModelConfig& config, const CommonArguments& common) {
+  double all = 0.0, largest = 0.0;
+  for (const Step& step : trace.manifest().steps) {
+    const double logits =
+        static_cast<double>(step.batch()) * static_cast<double>(step.num_tokens()) * static_cast<double>(config.vocab);
+    all += logits;
+    largest = std::max(largest, logits);
+  }
+  return 4.0 * all + 20.0 * largest <= 0.25 * static_cast<double>(memory_limit(common.max_memory));
+}
+
 void print(const compare::RunResult& result, const DiagnoseArguments& arguments) {
   if (arguments.common.quiet) return;
   std::string text = report::format_terminal(
@@ -103,9 +118,13 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
   const auto make_reference = [&](const Precision& precision) {
     return reference::make_engine(*model, precision, reference_options);
   };
+  options.beside_reference = reference_fits(*trace, config, arguments.common);
   options.before_judging = [&] { check_memory_for(*trace, config, arguments.common); };
   compare::RunResult result = diagnose::judge_trace({*trace, *model, *oracle, make_reference}, options);
   progress.clear();
+  if (const auto tokenizer = model::open_tokenizer(arguments.model)) {
+    for (compare::FreeRun& run : result.free_runs) put_words(*tokenizer, run);
+  }
   result.command = command;
   print(result, arguments);
   if (in_github_actions()) tell_github_actions(result, arguments.common.quiet);

@@ -12,10 +12,13 @@
 #include "harness/cli/memory.h"
 #include "harness/cli/output_folder.h"
 #include "harness/cli/progress.h"
+#include "harness/cli/prompt.h"
 #include "harness/cli/terminal.h"
 #include "harness/cli/text.h"
+#include "harness/cli/words.h"
 #include "harness/diagnose/run.h"
 #include "harness/model/model.h"
+#include "harness/model/tokenizer.h"
 #include "harness/report/report.h"
 #include "reference/reference.h"
 
@@ -26,6 +29,7 @@ namespace {
 struct Group {
   std::string spec;
   std::unique_ptr<WeightSource> model;
+  std::unique_ptr<model::Tokenizer> tokenizer;  // null where the model has none that is known
   DType dtype = DType::kBF16;
   std::optional<std::set<int>> layers;
   std::optional<Fault> inject;
@@ -66,10 +70,28 @@ std::vector<Group> group_by_model(const std::vector<cases::Case>& loaded, const 
       group = groups.emplace(groups.end());
       group->spec = spec;
       group->model = arguments.model ? model::open_model(spec) : open_model_of(test_case);
+      group->tokenizer = model::open_tokenizer(spec);
       group->dtype = arguments.dtype.value_or(group->model->config().dtype);
     }
     group->cases.push_back(input_of(test_case, group->model->config()));
   }
+  return groups;
+}
+
+// One model and one case, whose later steps hold no tokens yet.
+std::vector<Group> group_of_prompt(const RunArguments& arguments) {
+  std::vector<Group> groups(1);
+  Group& group = groups.front();
+  group.spec = *arguments.model;
+  group.model = model::open_model(group.spec);
+  group.tokenizer = model::open_tokenizer(group.spec);
+  group.dtype = arguments.dtype.value_or(group.model->config().dtype);
+  if (group.tokenizer == nullptr) {
+    throw InputError("--prompt: " + group.spec +
+                     " has no vocabulary of byte-level BPE (tokenizer.json, or tokenizer.ggml.* in a GGUF file); give "
+                     "token numbers in a case");
+  }
+  group.cases.push_back(input_of_prompt(*arguments.prompt, arguments.tokens, *group.tokenizer, group.model->config()));
   return groups;
 }
 
@@ -148,7 +170,7 @@ void print_gemms(Engine& engine, const ModelConfig& config, const std::string& m
   std::fflush(stdout);
 }
 
-compare::RunResult run_group(const Group& group, const RunArguments& arguments, const MemoryPlan& plan,
+compare::RunResult run_group(Group& group, const RunArguments& arguments, const MemoryPlan& plan,
                              const std::optional<std::set<int>>& steps, Progress& progress) {
   const auto candidate = make_engine(arguments.backend, *group.model,
                                      {.dtype = group.dtype,
@@ -171,14 +193,22 @@ compare::RunResult run_group(const Group& group, const RunArguments& arguments, 
   options.progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
     progress.show(group.spec + ": " + what, done, total);
   };
-  return diagnose::run_cases(group.cases, {*candidate, *reference_engine, *oracle, *group.model}, options);
+  if (arguments.prompt) write_greedily(*reference_engine, *group.tokenizer, group.cases.front(), options.progress);
+  compare::RunResult result =
+      diagnose::run_cases(group.cases, {*candidate, *reference_engine, *oracle, *group.model}, options);
+  for (compare::FreeRun& run : result.free_runs) {
+    run.greedy = arguments.prompt.has_value();
+    if (group.tokenizer != nullptr) put_words(*group.tokenizer, run);
+  }
+  return result;
 }
 
 }  // namespace
 
 ExitStatus run_command(const RunArguments& arguments, const std::string& command) {
   check_available(arguments.backend);
-  std::vector<Group> groups = group_by_model(load_cases(arguments), arguments);
+  std::vector<Group> groups =
+      arguments.prompt ? group_of_prompt(arguments) : group_by_model(load_cases(arguments), arguments);
   if (arguments.layers) select_layers(groups, *arguments.layers);
   const auto steps = arguments.steps ? std::optional(select_steps(groups, *arguments.steps)) : std::nullopt;
   if (arguments.inject) {

@@ -31,7 +31,7 @@ constexpr const char* kCommandsToCome[] = {"bisect", "reduce", "fuzz", "merge"};
 struct Texts {
   std::vector<std::string> cases;
   std::optional<std::string> model, backend, engine, test_case, trace, out, dtype, layers, steps, mode, inject,
-      max_memory, threads, color, within;
+      max_memory, threads, color, within, prompt, tokens;
   std::string path, actual, expected;
   bool quiet = false, quick = false, print_gemms = false, infer_points = false, allow_precision = false;
 };
@@ -65,7 +65,7 @@ void add_engine_options(CLI::App& app, Texts& texts) {
 CLI::App* add_diagnose(CLI::App& app, Texts& texts) {
   CLI::App* diagnose = app.add_subcommand("diagnose", "Judge a trace of any engine against the reference");
   add_text(*diagnose, "--model", texts.model, "MODEL",
-           "Hugging Face directory that the engine ran, or synthetic:NAME[,seed=N][,profile=P]")
+           "Hugging Face directory or .gguf file that the engine ran, or synthetic:NAME[,seed=N][,profile=P]")
       ->required();
   add_text(*diagnose, "--trace", texts.trace, "DIR", "The trace's folder, which holds its manifest.json")->required();
   add_text(*diagnose, "--out", texts.out, "DIR", "Where the reports go (default: qdiff-report)");
@@ -121,7 +121,10 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
   run->add_option("CASE", texts.cases, "Case files, or names of built-in cases (default: all built-in cases)")
       ->type_name("");
   add_text(*run, "--model", texts.model, "MODEL",
-           "Hugging Face directory, or synthetic:NAME[,seed=N][,profile=P] (default: each case's own)");
+           "Hugging Face directory, .gguf file, or synthetic:NAME[,seed=N][,profile=P] (default: each case's own)");
+  add_text(*run, "--prompt", texts.prompt, "TEXT",
+           "Instead of cases: this text in the model's own tokens, and what the reference writes behind it");
+  add_text(*run, "--tokens", texts.tokens, "N", "With --prompt: how many tokens it writes at most (default: 12)");
   add_text(*run, "--backend", texts.backend, "NAME", "cpu or cuda: the engine to judge (default: cpu)");
   add_text(*run, "--out", texts.out, "DIR", "Where the reports go (default: qdiff-report)");
   add_engine_options(*run, texts);
@@ -133,11 +136,13 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
   run->footer(std::string("Examples:\n"
                           "  qdiff run --model ~/models/Qwen2.5-0.5B --out report\n"
                           "  qdiff run cases/H05-gqa.json --layers 0 --steps 0 --dtype float32\n"
-                          "  qdiff run H05-gqa --inject H05.modulo\n\n") +
+                          "  qdiff run H05-gqa --inject H05.modulo\n"
+                          "  qdiff run --model model.gguf --prompt 'The capital of France is'\n\n") +
               kExitStatuses);
 
   CLI::App* record = app->add_subcommand("record", "Run an engine on a case and write its tensors as a trace");
-  add_text(*record, "--model", texts.model, "MODEL", "Hugging Face directory, or synthetic:NAME[,seed=N][,profile=P]")
+  add_text(*record, "--model", texts.model, "MODEL",
+           "Hugging Face directory, .gguf file, or synthetic:NAME[,seed=N][,profile=P]")
       ->required();
   add_text(*record, "--case", texts.test_case, "CASE", "Case file, or the name of a built-in case")->required();
   add_text(*record, "--engine", texts.engine, "NAME", "reference, cpu or cuda")->required();
@@ -158,7 +163,8 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
                   "  125  no such device, or the planted fault never ran\n"));
 
   CLI::App* inspect = app->add_subcommand("inspect", "Say what a model, a trace or a case file holds");
-  inspect->add_option("PATH", texts.path, "Model directory or synthetic: model, trace directory, or case file")
+  inspect
+      ->add_option("PATH", texts.path, "Model directory, .gguf file or synthetic: model, trace directory, or case file")
       ->type_name("")
       ->required();
   inspect->footer(
@@ -287,12 +293,27 @@ CommonArguments common_of(const Texts& texts) {
   return common;
 }
 
+void read_prompt(const Texts& texts, RunArguments& arguments) {
+  constexpr std::int64_t kMostTokens = 4096;
+  if (!texts.prompt) {
+    if (texts.tokens) throw InputError("--tokens says how many are written behind --prompt; give that too");
+    return;
+  }
+  if (texts.prompt->empty()) throw InputError("--prompt is empty; give it a text");
+  if (!texts.cases.empty())
+    throw InputError("--prompt stands instead of cases; leave '" + texts.cases.front() + "' out");
+  if (!texts.model) throw InputError("--prompt needs --model: a text has tokens in a model's own vocabulary");
+  arguments.prompt = texts.prompt;
+  if (texts.tokens) arguments.tokens = parse_whole("--tokens", *texts.tokens, 1, kMostTokens);
+}
+
 RunArguments run_of(const Texts& texts) {
   RunArguments arguments;
   arguments.common = common_of(texts);
   arguments.cases = texts.cases;
   for (const std::string& test_case : texts.cases) check_path("CASE", test_case);
   arguments.model = texts.model;
+  read_prompt(texts, arguments);
   if (texts.backend) {
     constexpr std::array kKinds = {EngineKind::kCpu, EngineKind::kCuda};
     arguments.backend = kKinds[parse_choice("--backend", *texts.backend, {"cpu", "cuda"})];
@@ -374,7 +395,8 @@ void check_texts(const Texts& texts) {
       {"--case", &texts.test_case},  {"--trace", &texts.trace},     {"--out", &texts.out},
       {"--dtype", &texts.dtype},     {"--layers", &texts.layers},   {"--steps", &texts.steps},
       {"--mode", &texts.mode},       {"--inject", &texts.inject},   {"--max-memory", &texts.max_memory},
-      {"--threads", &texts.threads}, {"--color", &texts.color},     {"--within", &texts.within}};
+      {"--threads", &texts.threads}, {"--color", &texts.color},     {"--within", &texts.within},
+      {"--prompt", &texts.prompt},   {"--tokens", &texts.tokens}};
   for (const auto& [option, text] : values) check_not_an_option(option, *text);
 }
 

@@ -26,8 +26,10 @@ struct CommonArguments {
 
 struct RunArguments {
   CommonArguments common;
-  std::vector<std::string> cases;    // none: the embedded suite
-  std::optional<std::string> model;  // none: each case's own
+  std::vector<std::string> cases;     // none: the embedded suite, or the prompt
+  std::optional<std::string> prompt;  // the one case: this text, and what the reference writes behind it
+  std::int64_t tokens = 12;           // at most so many
+  std::optional<std::string> model;   // none: each case's own
   EngineKind backend = EngineKind::kCpu;
   std::string out = "qdiff-report";
   std::optional<DType> dtype;  // none: as the checkpoint

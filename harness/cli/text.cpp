@@ -19,6 +19,24 @@ std::string shell_quote(std::string_view argument) {
   constexpr std::string_view kPlain =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:=,@%+";  // none is special to a POSIX shell
   if (!argument.empty() && argument.find_first_not_of(kPlain) == std::string_view::npos) return std::string(argument);
+  // A line break in a prompt, say, must survive a terminal: $'…' of POSIX 2024, which bash and zsh have long known.
+  const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; };
+  if (std::any_of(argument.begin(), argument.end(), is_control)) {
+    std::string escaped = "$'";
+    for (char c : argument) {
+      char octal[8];
+      std::snprintf(octal, sizeof octal, "\\%03o", static_cast<unsigned>(static_cast<unsigned char>(c)));
+      if (c == '\n') {
+        escaped += "\\n";
+      } else if (is_control(c)) {
+        escaped += octal;
+      } else {
+        if (c == '\'' || c == '\\') escaped += '\\';
+        escaped += c;
+      }
+    }
+    return escaped + "'";
+  }
   std::string quoted = "'";
   for (char c : argument) {
     if (c == '\'') {

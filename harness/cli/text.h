@@ -10,7 +10,7 @@ namespace qdiff::cli {
 // One line that a terminal shows and does not obey: line breaks become spaces, other control characters are escaped.
 std::string one_line(std::string_view text);
 
-// `argument` as a POSIX shell reads it back, quoted only where it must be.
+// `argument` as a POSIX shell reads it back, on one line, quoted only where it must be.
 std::string shell_quote(std::string_view argument);
 
 // "1.5 GiB", "640 KiB", "12 B".

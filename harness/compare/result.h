@@ -147,6 +147,17 @@ struct FreeRun {
   std::int64_t same_top_token = 0;
   double logits_relative_rms_error = 0.0;           // at the last step
   std::vector<double> residual_relative_rms_error;  // by layer output, worst over steps: how an error grows
+  // What would be written next: each one's own choice behind the last token of each step, up to the first that differs,
+  // it included. Of the row in which that comes first, else of row 0. -1: none, for there is NaN among its logits.
+  std::int64_t row = 0;
+  int step = 0;  // of the last of these
+  std::vector<std::int64_t> expected_tokens = {}, actual_tokens = {};
+  // Where the last ones differ: by how much the reference's logit of its own choice exceeds that of the candidate's.
+  std::optional<double> margin = {};
+  std::optional<std::string> expected_text = {}, actual_text = {};  // in words, where there is a vocabulary
+  // The words of the last two alone.
+  std::optional<std::string> expected_word = {}, actual_word = {};
+  bool greedy = false;  // the steps feed the reference's own choices: this is the text that it writes
 };
 
 // A bug planted in the whole forward pass, and how near what comes out is to the candidate's.

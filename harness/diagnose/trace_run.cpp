@@ -6,7 +6,9 @@
 #include "harness/contract/error.h"
 #include "harness/diagnose/conclusions.h"
 #include "harness/diagnose/free_ranking.h"
+#include "harness/diagnose/free_run.h"
 #include "harness/diagnose/infer_points.h"
+#include "harness/diagnose/record.h"
 #include "harness/diagnose/trace_checks.h"
 
 namespace qdiff::diagnose {
@@ -47,6 +49,7 @@ class TraceRun {
       result_.inferred_points = infer_points(subjects_, parties_.oracle, manifest_.precision, extent_, judged, judging);
     }
     if (!far_.empty()) judge_far(judged);
+    if (options_.beside_reference) lay_beside_reference();
     conclude(
         judged, subjects_, inputs_, extent_, parties_.oracle.catalogue(),
         [this](const Subject&, const TensorKey& key) { return repeat_command(key); }, result_);
@@ -124,6 +127,27 @@ class TraceRun {
                                       .progress = options_.progress,
                                       .probing = options_.probing},
                                      judged);
+    trace_.forget();
+  }
+
+  // Logits that were recorded, beside those of the reference feeding itself: what a user reads, never a verdict.
+  void lay_beside_reference() {
+    const std::set<int>& steps = subjects_.front().steps;
+    const bool recorded = std::any_of(steps.begin(), steps.end(), [&](int step) {
+      return trace_.has({step, {Op::kLmHead}});
+    });
+    if (!recorded || !extent_.outside_layers) return;
+    CaseInput input = inputs_.front();
+    input.capacity = std::max(input.capacity, input.steps.back().valid_length());
+    const auto reference = parties_.make_reference(gold_precision(manifest_.precision.weights));
+    RunOptions options;
+    options.progress = options_.progress;
+    const ModelConfig& config = parties_.model.config();
+    const std::vector<ReferenceChain> chains =
+        run_reference(*reference, {&input}, {*steps.rbegin()}, manifest_.precision.activations, config,
+                      static_cast<int>(config.num_layers), options);
+    compare::FreeRun figures = free_run_figures(input.id, input.steps, trace_, chains.front(), config);
+    if (!figures.expected_tokens.empty()) result_.free_runs.push_back(std::move(figures));
     trace_.forget();
   }
 

@@ -33,6 +33,7 @@ struct TraceOptions {
   std::optional<std::set<int>> steps = {};   // judged steps; none given: all
   bool allow_precision = false;              // findings of kind precision leave the verdict as it is
   bool infer_points = false;                 // propose the points that would declare all undeclared roundings
+  bool beside_reference = false;             // walk the whole forward pass too, to lay its next tokens beside
   bool probing = true;                       // ask of each variant whether these inputs would show it
   ProgressReport progress = {};
   std::function<void()> before_judging = {};  // the trace is found to fit the model

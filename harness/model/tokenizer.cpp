@@ -76,6 +76,10 @@ Tokenizer::Tokenizer(Vocabulary vocabulary, const std::string& source)
   vocabulary_.merges = {};
 }
 
+bool Tokenizer::is_added(std::int64_t token) const {
+  return token >= 0 && token < size() && vocabulary_.tokens[static_cast<std::size_t>(token)].added;
+}
+
 std::string Tokenizer::text_of(std::int64_t token) const {
   if (token < 0 || token >= size() || !vocabulary_.tokens[static_cast<std::size_t>(token)].known) {
     return '<' + std::to_string(token) + '>';

@@ -135,7 +135,15 @@ Document free_run_document(const compare::FreeRun& run) {
           {"same_top_token", run.same_top_token},
           {"logits_relative_rms_error", number(run.logits_relative_rms_error)},
           {"residual_relative_rms_error",
-           list(run.residual_relative_rms_error, [](double error) { return number(error); })}};
+           list(run.residual_relative_rms_error, [](double error) { return number(error); })},
+          {"greedy", run.greedy},
+          {"row", run.row},
+          {"step", run.step},
+          {"expected_tokens", list(run.expected_tokens)},
+          {"actual_tokens", list(run.actual_tokens)},
+          {"margin", or_null(run.margin)},
+          {"expected_text", or_null(run.expected_text)},
+          {"actual_text", or_null(run.actual_text)}};
 }
 
 Document case_document(const compare::CaseSummary& summary) {

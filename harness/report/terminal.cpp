@@ -158,6 +158,44 @@ std::vector<std::string> by_reason(const std::vector<compare::NotCompared>& item
   return texts;
 }
 
+// What both would write, in words, and where they part.
+void write_choices(const compare::FreeRun& run, Writer& out) {
+  if (!run.expected_text || !run.actual_text || run.expected_tokens.empty()) return;
+  out.field("expected", '"' + *run.expected_text + '"');
+  out.field("actual", '"' + *run.actual_text + '"');
+  const std::int64_t expected = run.expected_tokens.back(), actual = run.actual_tokens.back();
+  if (expected == actual) return;
+  const auto token = [](std::int64_t number, const std::optional<std::string>& word) {
+    return number < 0 ? std::string("no token, for there is NaN,")
+                      : '"' + word.value_or("") + "\" (token " + std::to_string(number) + ')';
+  };
+  out.field("", "they part in step " + std::to_string(run.step) + ", row " + std::to_string(run.row) + ": " +
+                    token(actual, run.actual_word) + " where " + token(expected, run.expected_word) + " is expected" +
+                    (run.margin ? ", which the reference's logits prefer by " + digits(*run.margin, 3) : ""));
+}
+
+// Rounding moves a close choice of token now and then; a user sees text, so a few lines say how much.
+void write_texts(const std::vector<compare::FreeRun>& runs, Writer& out) {
+  constexpr std::int64_t kMostCases = 3;
+  std::int64_t shown = 0, more = 0;
+  for (const compare::FreeRun& run : runs) {
+    const bool same = run.same_top_token == run.tokens_compared;
+    if (same && !run.greedy) continue;
+    if (shown == kMostCases) {
+      ++more;
+      continue;
+    }
+    ++shown;
+    out.field("text", "case " + run.case_id + ": " +
+                          (same ? "the reference's next token at all of "
+                                : "another next token than the reference's at " +
+                                      std::to_string(run.tokens_compared - run.same_top_token) + " of ") +
+                          counted(run.tokens_compared, "position"));
+    write_choices(run, out);
+  }
+  if (more > 0) out.field("", "and in " + counted(more, "more case"));
+}
+
 void write_coverage(const RunResult& result, Writer& out) {
   out.blank();
   const compare::Coverage& coverage = result.coverage;
@@ -183,21 +221,7 @@ void write_coverage(const RunResult& result, Writer& out) {
     out.field("closest", closest.statistic + " at " + digits(closest.ratio, 3) + " of its bound, in " + closest.tensor +
                              " (case " + closest.case_id + ", step " + std::to_string(closest.step) + ")");
   }
-  // Rounding moves a close choice of token now and then; a user sees text, so a few lines say how much.
-  constexpr std::int64_t kMostLines = 3;
-  std::int64_t lines = 0, more = 0;
-  for (const compare::FreeRun& run : result.free_runs) {
-    if (run.same_top_token == run.tokens_compared) continue;
-    if (lines == kMostLines) {
-      ++more;
-      continue;
-    }
-    ++lines;
-    out.field("text", "case " + run.case_id + ": another next token than the reference's at " +
-                          std::to_string(run.tokens_compared - run.same_top_token) + " of " +
-                          counted(run.tokens_compared, "position"));
-  }
-  if (more > 0) out.field("", "and in " + counted(more, "more case"));
+  write_texts(result.free_runs, out);
 }
 
 // ---- What only a trace has ----

@@ -113,6 +113,21 @@ TEST_CASE("the command is kept as a shell reads it") {
   CHECK(shell_quote("synthetic:toy-d64,seed=1") == "synthetic:toy-d64,seed=1");
   CHECK(shell_quote("~/x") == "'~/x'");
   CHECK(shell_quote("$(date)") == "'$(date)'");
+  CHECK(shell_quote("it's\na\ttab \\ \x7F") == "$'it\\'s\\na\\011tab \\\\ \\177'");
+}
+
+TEST_CASE("a prompt stands instead of cases, and needs a model") {
+  const auto run = std::get<RunArguments>(parse({"run", "--model", "m.gguf", "--prompt", "a text"}).arguments);
+  CHECK(run.prompt == "a text");
+  CHECK(run.tokens == 12);
+  CHECK(std::get<RunArguments>(parse({"run", "--model", "m", "--prompt", "a", "--tokens", "3"}).arguments).tokens == 3);
+  CHECK_THAT(error_of({"run", "--prompt", "a"}), ContainsSubstring("--prompt needs --model"));
+  CHECK_THAT(error_of({"run", "--model", "m", "--prompt", ""}), ContainsSubstring("--prompt is empty"));
+  CHECK_THAT(error_of({"run", "H05-gqa", "--model", "m", "--prompt", "a"}), ContainsSubstring("instead of cases"));
+  CHECK_THAT(error_of({"run", "--model", "m", "--tokens", "3"}), ContainsSubstring("--prompt"));
+  for (const char* wrong : {"0", "-1", "4097", "x", "1.5"}) {
+    CHECK_THAT(error_of({"run", "--model", "m", "--prompt", "a", "--tokens", wrong}), ContainsSubstring("--tokens"));
+  }
 }
 
 TEST_CASE("values that are refused, in words that name the option") {

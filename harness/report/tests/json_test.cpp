@@ -84,6 +84,13 @@ TEST_CASE("report.json holds the fields that other programs rely on", "[report]"
         json({{"attention.probs", "bfloat16"}, {"self_attn.o_proj", "float32"}}));
   CHECK(report["injected"] == json({{"fault", "H05.modulo"}, {"executions", 1234}}));
   CHECK(report["free_runs"][0]["same_top_token"] == 3);
+  CHECK(report["free_runs"][0]["expected_tokens"] == json({12, 9, 7}));
+  CHECK(report["free_runs"][0]["actual_tokens"] == json({12, 9, 8}));
+  CHECK(report["free_runs"][0]["margin"] == 0.625);
+  CHECK(report["free_runs"][0]["row"] == 1);
+  CHECK(report["free_runs"][0]["step"] == 2);
+  CHECK(report["free_runs"][0]["greedy"] == false);
+  CHECK(report["free_runs"][0]["actual_text"] == "The sea was");
 }
 
 TEST_CASE("a match has nulls where a divergence has its first finding", "[report]") {

@@ -121,6 +121,15 @@ RunResult diverged() {
   }
   confirm(result, 4, HypothesisVerdict::kConfirmed);
   result.free_runs[0].same_top_token = 3;
+  result.free_runs[0].row = 1;
+  result.free_runs[0].step = 2;
+  result.free_runs[0].expected_tokens = {12, 9, 7};
+  result.free_runs[0].actual_tokens = {12, 9, 8};
+  result.free_runs[0].margin = 0.625;
+  result.free_runs[0].expected_text = "The sea is";
+  result.free_runs[0].actual_text = "The sea was";
+  result.free_runs[0].expected_word = " is";
+  result.free_runs[0].actual_word = " was";
   return result;
 }
 

@@ -53,9 +53,24 @@ TEST_CASE("allowed roundings: a match that still names them, and what would decl
   CHECK_THAT(text, ContainsSubstring("note      the trace's rope_theta is 10000, the model's is 1000000"));
 }
 
+TEST_CASE("a text that the reference wrote is shown where both write it, and NaN is no word", "[report]") {
+  compare::RunResult result = tests::match();
+  compare::FreeRun& run = result.free_runs[0];
+  run.expected_tokens = run.actual_tokens = {5};
+  run.expected_text = run.actual_text = "Paris";
+  CHECK(format_terminal(result, plain()).find("expected  ") == std::string::npos);
+  run.greedy = true;
+  CHECK_THAT(format_terminal(result, plain()),
+             ContainsSubstring("the reference's next token at all of 25 positions\n  expected  \"Paris\"\n  actual    "
+                               "\"Paris\"\n"));
+  run.actual_tokens = {-1};
+  run.same_top_token = 24;
+  CHECK_THAT(format_terminal(result, plain()), ContainsSubstring("no token, for there is NaN, where"));
+}
+
 TEST_CASE("a divergence: where, what, why and the command, before anything else", "[report]") {
   const std::string text = format_terminal(tests::diverged(), plain());
-  CHECK(lines_of(text).size() <= 30);
+  CHECK(lines_of(text).size() <= 34);  // a screen, with the text that a user reads
   const std::vector<std::string> in_order = {
       "DIVERGED",
       "planted   H05.modulo, which ran 1234 times",
@@ -69,7 +84,10 @@ TEST_CASE("a divergence: where, what, why and the command, before anything else"
       "H01  KV cache",
       "H05  GQA head mapping                  confirmed      H05.modulo",
       "1404 tensors",
-      "another next token than the reference's at 22 of 25 positions"};
+      "another next token than the reference's at 22 of 25 positions",
+      "expected  \"The sea is\"\n",
+      "actual    \"The sea was\"\n",
+      "they part in step 2, row 1: \" was\" (token 8) where \" is\" (token 7)"};
   std::size_t at = 0;
   for (const std::string& part : in_order) {
     INFO(part);
