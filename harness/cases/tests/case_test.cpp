@@ -53,7 +53,7 @@ std::string replaced(const std::string& text, const std::string& what, const std
   return result;
 }
 
-TEST_CASE("the loader accepts and refuses what its table of documents says", "[cases]") {
+TEST_CASE("J04 J05 J08: the loader accepts and refuses what its table of documents says", "[cases]") {
   const json table = read_json("harness/cases/tests/documents.json");
   REQUIRE(table["documents"].size() > 80);
   for (const json& row : table["documents"]) {
@@ -159,7 +159,7 @@ TEST_CASE("a case is found by id, by its path in the tree and by file", "[cases]
   CHECK(by_file == by_id);
 }
 
-TEST_CASE("a case that is nowhere, a folder, or too large is refused", "[cases]") {
+TEST_CASE("J12 a case that is nowhere, a folder, or too large is refused", "[cases]") {
   CHECK_THROWS_WITH(load_case("H05-gpa"), ContainsSubstring("H05-gpa") && ContainsSubstring("H05-gqa"));
   CHECK_THROWS_AS(load_case("H05-gpa"), InputError);
   CHECK_THROWS_AS(load_case(QDIFF_SOURCE_DIR), InputError);

@@ -127,7 +127,7 @@ TEST_CASE("explicit tokens and positions are taken as they stand", "[cases]") {
   CHECK(steps[0].positions[2] == std::vector<std::int64_t>{0, 0, 0, 0, 0, 40, 41, 42});
 }
 
-TEST_CASE("what does not fit the model is refused, naming case, step, row and token", "[cases]") {
+TEST_CASE("J08 what does not fit the model is refused, naming case, step, row and token", "[cases]") {
   Case test_case = small_case();
   test_case.steps[1].tokens = {{1, 2, 3}, {4, 5, 6}, {7, 8, 1000}};
   CHECK_THROWS_AS(make_steps(test_case, config_with(1000)), InputError);

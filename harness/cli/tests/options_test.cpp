@@ -183,7 +183,7 @@ TEST_CASE("usage that is refused, with the nearest name") {
   }
 }
 
-TEST_CASE("compare takes two traces, a tolerance and a place for its report") {
+TEST_CASE("J13 compare takes two traces, a tolerance and a place for its report") {
   const auto compare = [](std::vector<std::string> words) {
     words.insert(words.begin(), "compare");
     return std::get<CompareArguments>(parse(std::move(words)).arguments);

@@ -181,6 +181,18 @@ TEST_CASE("messages hold no control characters of the text") {
   CHECK(show(Json(std::string(1000, 'a'))).size() < 100);
 }
 
+TEST_CASE("J14 binary relatives of JSON are not read") {
+  const Json document = {{"a", {1, 2.5, "text", nullptr}}};
+  const auto refused = [](const std::vector<std::uint8_t>& bytes) {
+    const std::string text(bytes.begin(), bytes.end());
+    return !input_error_of([&] { parse_json(text, "x"); }).empty();
+  };
+  CHECK(refused(Json::to_cbor(document)));
+  CHECK(refused(Json::to_msgpack(document)));
+  CHECK(refused(Json::to_ubjson(document)));
+  CHECK(refused(Json::to_bson(document)));
+}
+
 TEST_CASE("J12 files: directories, FIFOs and devices are no files; links are followed") {
   const TemporaryDirectory directory;
   directory.write("good.json", "{\"a\": 1}");

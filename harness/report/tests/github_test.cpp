@@ -89,7 +89,7 @@ TEST_CASE("GitHub's page: a table of the hypotheses", "[report]") {
   CHECK_THAT(github_summary(tests::rounding()), ContainsSubstring("Declare: <code>&#34;points&#34;&#58; "));
 }
 
-TEST_CASE("GitHub's page: text from files is neither HTML nor Markdown", "[report]") {
+TEST_CASE("R01 R02 GitHub's page: text from files is neither HTML nor Markdown", "[report]") {
   for (const auto& [name, result] : tests::all()) {
     INFO(name);
     std::string page = github_summary(result);

@@ -151,7 +151,7 @@ TEST_CASE("each alternative has its entry in separated_by, even where the diagno
   CHECK(parsed(result)["explanation"]["separated_by"] == json({"", ""}));
 }
 
-TEST_CASE("NaN and infinities are strings wherever they stand", "[report]") {
+TEST_CASE("R05 NaN and infinities are strings wherever they stand", "[report]") {
   const json report = parsed(tests::not_numbers());
   CHECK(report["first_divergence"]["actual"] == "NaN");
   CHECK(report["first_divergence"]["expected"] == "-Infinity");
@@ -230,7 +230,7 @@ TEST_CASE("equal results give equal bytes, apart from the time", "[report]") {
   }
 }
 
-TEST_CASE("text from files stays text in JSON", "[report]") {
+TEST_CASE("R01 text from files stays text in JSON", "[report]") {
   const compare::RunResult result = tests::hostile();
   const std::string text = report_json(result);
   const bool plain = std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); });

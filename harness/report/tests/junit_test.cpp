@@ -18,7 +18,7 @@ std::string test_of(const std::string& xml, const std::string& group, const std:
   return xml.substr(at, xml.find("<testcase", at + 1) - at);
 }
 
-TEST_CASE("text from files stays text in XML", "[report]") {
+TEST_CASE("R01 R02 text from files stays text in XML", "[report]") {
   const std::string text = junit_xml(tests::hostile());
   CHECK(text.find("<script") == std::string::npos);
   const bool printable =

@@ -191,7 +191,7 @@ TEST_CASE("an empty run is shown as inconclusive", "[report]") {
   CHECK_THAT(text, ContainsSubstring("0 tensors"));
 }
 
-TEST_CASE("no escape sequence without colour, and only our own with it", "[report]") {
+TEST_CASE("R03 no escape sequence without colour, and only our own with it", "[report]") {
   for (const auto& [name, result] : tests::all()) {
     INFO(name);
     const std::string without = format_terminal(result, plain());

@@ -73,7 +73,7 @@ TEST_CASE("a second run replaces the first one's reports and leaves other files 
   CHECK(files_under(folder.path()).size() == 14);
 }
 
-TEST_CASE("files of others are kept, and then nothing is written", "[report]") {
+TEST_CASE("R04 files of others are kept, and then nothing is written", "[report]") {
   for (const std::string name : {"report.json", "junit.xml", "hypotheses/H07.json"}) {
     INFO(name);
     const TemporaryFolder folder;
@@ -86,7 +86,7 @@ TEST_CASE("files of others are kept, and then nothing is written", "[report]") {
   }
 }
 
-TEST_CASE("links are not followed where reports are written", "[report]") {
+TEST_CASE("R04 links are not followed where reports are written", "[report]") {
   const TemporaryFolder folder;
   const TemporaryFolder elsewhere;
   std::ofstream(elsewhere / "precious.json") << "precious";

@@ -230,7 +230,7 @@ TEST_CASE("J04: unknown keys are ignored, missing ones and wrong types are refus
   }
 }
 
-TEST_CASE("what a manifest must not say") {
+TEST_CASE("J05 J08: what a manifest must not say") {
   struct Bad {
     const char* pointer;
     Json value;
