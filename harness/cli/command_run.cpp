@@ -193,12 +193,21 @@ compare::RunResult run_group(Group& group, const RunArguments& arguments, const 
   options.progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
     progress.show(group.spec + ": " + what, done, total);
   };
-  if (arguments.prompt) write_greedily(*reference_engine, *group.tokenizer, group.cases.front(), options.progress);
+  std::vector<std::int64_t> expected, actual;
+  if (arguments.prompt) {
+    // The candidate first, as in every run, in memory that holds no right answers.
+    actual = write_greedily(*candidate, *group.tokenizer, group.cases.front(), options.progress);
+    expected = write_greedily(*reference_engine, *group.tokenizer, group.cases.front(), options.progress);
+    feed(expected, group.cases.front());
+  }
   compare::RunResult result =
       diagnose::run_cases(group.cases, {*candidate, *reference_engine, *oracle, *group.model}, options);
   for (compare::FreeRun& run : result.free_runs) {
-    run.greedy = arguments.prompt.has_value();
     if (group.tokenizer != nullptr) put_words(*group.tokenizer, run);
+    if (!arguments.prompt) continue;
+    run.greedy = true;
+    run.expected_written = words(*group.tokenizer, expected);
+    run.actual_written = words(*group.tokenizer, actual);
   }
   return result;
 }

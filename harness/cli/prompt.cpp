@@ -9,19 +9,20 @@
 namespace qdiff::cli {
 namespace {
 
-// Behind the last token.
-std::int32_t largest_logit(const TensorView& logits) {
+// Behind the last token; -1 where there is NaN.
+std::int64_t largest_logit(const TensorView& logits) {
   const std::int64_t vocab = logits.shape.back();
   const std::int64_t last = num_elements(logits.shape) / vocab - 1;
   std::int64_t best = 0;
   double best_value = -HUGE_VAL;
   for (std::int64_t v = 0; v < vocab; ++v) {
     const double value = load_element(logits.data, logits.dtype, static_cast<std::size_t>(last * vocab + v));
+    if (std::isnan(value)) return -1;
     if (!(value > best_value)) continue;
     best = v;
     best_value = value;
   }
-  return static_cast<std::int32_t>(best);
+  return best;
 }
 
 }  // namespace
@@ -54,17 +55,26 @@ diagnose::CaseInput input_of_prompt(const std::string& prompt, std::int64_t most
   return input;
 }
 
-void write_greedily(Engine& reference, const model::Tokenizer& tokenizer, diagnose::CaseInput& input,
-                    const diagnose::ProgressReport& progress) {
-  const auto session = reference.open({.batch = 1, .capacity = input.capacity, .left_padding = {0}});
-  for (std::size_t i = 0; i + 1 < input.steps.size(); ++i) {
-    if (progress) progress("the text", static_cast<std::int64_t>(i), static_cast<std::int64_t>(input.steps.size()));
-    const std::int32_t chosen = largest_logit(session->run_step(input.steps[i], nullptr));
-    if (tokenizer.is_added(chosen)) {
-      input.steps.resize(i + 1);
-      return;
+std::vector<std::int64_t> write_greedily(Engine& engine, const model::Tokenizer& tokenizer,
+                                         const diagnose::CaseInput& input, const diagnose::ProgressReport& progress) {
+  std::vector<std::int64_t> written;
+  const auto session = engine.open({.batch = 1, .capacity = input.capacity, .left_padding = {0}});
+  for (Step step : input.steps) {
+    if (progress) {
+      progress(engine.name() + " writes", static_cast<std::int64_t>(written.size()),
+               static_cast<std::int64_t>(input.steps.size()));
     }
-    input.steps[i + 1].tokens = {{chosen}};
+    if (!written.empty()) step.tokens = {{static_cast<std::int32_t>(written.back())}};
+    written.push_back(largest_logit(session->run_step(step, nullptr)));
+    if (written.back() < 0 || tokenizer.is_added(written.back())) break;
+  }
+  return written;
+}
+
+void feed(const std::vector<std::int64_t>& tokens, diagnose::CaseInput& input) {
+  input.steps.resize(tokens.size());
+  for (std::size_t i = 1; i < input.steps.size(); ++i) {
+    input.steps[i].tokens = {{static_cast<std::int32_t>(tokens[i - 1])}};
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "harness/contract/engine.h"
 #include "harness/diagnose/judging.h"
@@ -17,8 +18,12 @@ namespace qdiff::cli {
 diagnose::CaseInput input_of_prompt(const std::string& prompt, std::int64_t most_tokens,
                                     const model::Tokenizer& tokenizer, const ModelConfig& config);
 
-// Fills in what the reference chooses; steps behind an added token, as <|im_end|>, are left out.
-void write_greedily(Engine& reference, const model::Tokenizer& tokenizer, diagnose::CaseInput& input,
-                    const diagnose::ProgressReport& progress);
+// What an engine writes behind the prompt of `input`: as many tokens as it has steps, or up to an added one, as
+// <|im_end|>. -1 ends it too: there is NaN among the logits.
+std::vector<std::int64_t> write_greedily(Engine& engine, const model::Tokenizer& tokenizer,
+                                         const diagnose::CaseInput& input, const diagnose::ProgressReport& progress);
+
+// Feeds these tokens, but for the last one, in the decode steps. Those that are left over are taken out.
+void feed(const std::vector<std::int64_t>& tokens, diagnose::CaseInput& input);
 
 }  // namespace qdiff::cli

@@ -1,8 +1,5 @@
 #include "harness/cli/words.h"
 
-#include <string>
-#include <vector>
-
 #include "harness/formats/suggest.h"
 
 namespace qdiff::cli {
@@ -16,13 +13,13 @@ std::string on_one_line(const std::string& text) {
   return formats::printable(line, kLongestText);
 }
 
+}  // namespace
+
 std::string words(const model::Tokenizer& tokenizer, const std::vector<std::int64_t>& tokens) {
   std::string text;
   for (const std::int64_t token : tokens) text += tokenizer.text_of(token);
   return on_one_line(text);
 }
-
-}  // namespace
 
 void put_words(const model::Tokenizer& tokenizer, compare::FreeRun& run) {
   if (run.expected_tokens.empty()) return;

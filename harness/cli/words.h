@@ -1,12 +1,19 @@
 // A free run's tokens in the words of the model's vocabulary.
 #pragma once
 
+#include <cstdint>
+#include <string>
+#include <vector>
+
 #include "harness/compare/result.h"
 #include "harness/model/tokenizer.h"
 
 namespace qdiff::cli {
 
-// Fills the texts of `run`, for people: on one line, with control characters and broken UTF-8 escaped.
+// For people: on one line, with control characters and broken UTF-8 escaped.
+std::string words(const model::Tokenizer& tokenizer, const std::vector<std::int64_t>& tokens);
+
+// Fills the texts of `run`.
 void put_words(const model::Tokenizer& tokenizer, compare::FreeRun& run);
 
 }  // namespace qdiff::cli

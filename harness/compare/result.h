@@ -157,7 +157,10 @@ struct FreeRun {
   std::optional<std::string> expected_text = {}, actual_text = {};  // in words, where there is a vocabulary
   // The words of the last two alone.
   std::optional<std::string> expected_word = {}, actual_word = {};
-  bool greedy = false;  // the steps feed the reference's own choices: this is the text that it writes
+  // The steps feed the reference's own choices. What each writes by itself behind the prompt, the candidate going on
+  // with its own choices, whatever they are.
+  bool greedy = false;
+  std::optional<std::string> expected_written = {}, actual_written = {};
 };
 
 // A bug planted in the whole forward pass, and how near what comes out is to the candidate's.

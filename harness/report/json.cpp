@@ -143,7 +143,9 @@ Document free_run_document(const compare::FreeRun& run) {
           {"actual_tokens", list(run.actual_tokens)},
           {"margin", or_null(run.margin)},
           {"expected_text", or_null(run.expected_text)},
-          {"actual_text", or_null(run.actual_text)}};
+          {"actual_text", or_null(run.actual_text)},
+          {"expected_written", or_null(run.expected_written)},
+          {"actual_written", or_null(run.actual_written)}};
 }
 
 Document case_document(const compare::CaseSummary& summary) {

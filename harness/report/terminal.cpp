@@ -161,8 +161,8 @@ std::vector<std::string> by_reason(const std::vector<compare::NotCompared>& item
 // What both would write, in words, and where they part.
 void write_choices(const compare::FreeRun& run, Writer& out) {
   if (!run.expected_text || !run.actual_text || run.expected_tokens.empty()) return;
-  out.field("expected", '"' + *run.expected_text + '"');
-  out.field("actual", '"' + *run.actual_text + '"');
+  out.field("expected", '"' + run.expected_written.value_or(*run.expected_text) + '"');
+  out.field("actual", '"' + run.actual_written.value_or(*run.actual_text) + '"');
   const std::int64_t expected = run.expected_tokens.back(), actual = run.actual_tokens.back();
   if (expected == actual) return;
   const auto token = [](std::int64_t number, const std::optional<std::string>& word) {

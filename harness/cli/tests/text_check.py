@@ -51,6 +51,7 @@ class Text(CommandLineTest):
         self.assertEqual(run["expected_tokens"], run["actual_tokens"])
         self.assertEqual(len(run["expected_tokens"]), 5)
         self.assertEqual(run["expected_text"], run["actual_text"])
+        self.assertEqual((run["expected_written"], run["actual_written"]), (run["expected_text"],) * 2)
         self.assertIn("the reference's next token at all of 15 positions", result.stdout.decode())
         self.assertIn(f'expected  "{run["expected_text"]}"', result.stdout.decode())
 
@@ -63,6 +64,10 @@ class Text(CommandLineTest):
         self.assertEqual(run["expected_tokens"][:-1], run["actual_tokens"][:-1])
         self.assertNotEqual(run["expected_tokens"][-1], run["actual_tokens"][-1])
         self.assertGreaterEqual(run["margin"], 0.0)
+        # Up to where they part both write what was fed; the engine then goes on by itself.
+        self.assertTrue(run["actual_written"].startswith(run["actual_text"]), run)
+        self.assertTrue(run["expected_written"].startswith(run["expected_text"]), run)
+        self.assertEqual(len(run["actual_written"]), 12)
         self.assertIn("they part in step", " ".join(result.stdout.decode().split()))
         command = report["first_divergence"]["command"]
         self.assertTrue(command.startswith("qdiff run --prompt "), command)

@@ -281,6 +281,7 @@ RunResult hostile() {
   for (compare::CaseSummary& summary : result.cases) summary.id = summary.title = text;
   for (compare::FreeRun& run : result.free_runs) {  // a vocabulary is a file as well
     run.expected_text = run.actual_text = run.expected_word = run.actual_word = text;
+    run.expected_written = run.actual_written = text;
   }
   for (Finding& finding : result.findings) {
     finding.case_id = text;

@@ -63,6 +63,8 @@ TEST_CASE("a text that the reference wrote is shown where both write it, and NaN
   CHECK_THAT(format_terminal(result, plain()),
              ContainsSubstring("the reference's next token at all of 25 positions\n  expected  \"Paris\"\n  actual    "
                                "\"Paris\"\n"));
+  run.actual_written = "Paris was";
+  CHECK_THAT(format_terminal(result, plain()), ContainsSubstring("actual    \"Paris was\"\n"));
   run.actual_tokens = {-1};
   run.same_top_token = 24;
   CHECK_THAT(format_terminal(result, plain()), ContainsSubstring("no token, for there is NaN, where"));
