@@ -19,7 +19,7 @@ std::uint64_t stream(const TensorKey& key, Purpose purpose) {
 }
 
 at::Tensor normal(std::vector<std::int64_t> shape, std::uint64_t key) {
-  return map_elements(at::zeros(shape, at::dtype(at::kDouble)),
+  return map_elements(at::zeros(shape, of_type(at::kDouble)),
                       [key](std::int64_t i, double) { return random_normal(key, static_cast<std::uint64_t>(i)); });
 }
 

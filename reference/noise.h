@@ -25,6 +25,11 @@ class NoiseModel {
   NoiseModel(const Precision& precision, std::optional<DType> stored) : precision_(precision), stored_(stored) {}
 
   double unit() const { return unit_roundoff(precision_.accumulate); }
+  // Whether the sums may be a matrix unit's, which multiplies what 16 bits hold and keeps float32.
+  bool matrix_units() const {
+    return size_of(precision_.activations) == 2 && size_of(precision_.weights) == 2 &&
+           precision_.accumulate == DType::kF32;
+  }
   double attention_unit() const { return unit_roundoff(precision_.at(RoundingPoint::kAttentionAccumulate)); }
   int max_exponent() const { return facts(precision_.accumulate).max_exponent; }
   // Angles and tables are never kept in less than fp32 unless rope.table says so.
@@ -47,6 +52,9 @@ Noise no_noise(const at::Tensor& value);
 at::Tensor rounding_of(const at::Tensor& result, double unit);
 // Of a sum of `length` products a_k b_k with this result and ||a o b||^2 = `squares`; `length` broadcasts.
 at::Tensor dot_variance(const at::Tensor& result, const at::Tensor& squares, const at::Tensor& length, double unit);
+
+// What a matrix unit adds to both parts of a sum's noise by cutting off instead of rounding.
+Noise cut_off_noise(const at::Tensor& result, const at::Tensor& squares, const at::Tensor& length, double unit);
 
 Noise addition_noise(const at::Tensor& sum, const NoiseModel& model);
 Noise rms_norm_noise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, const NormRule& rule,

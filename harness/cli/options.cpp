@@ -30,8 +30,8 @@ constexpr const char* kCommandsToCome[] = {"bisect", "reduce", "fuzz", "merge"};
 // empty argument ("--model ''") differs from none.
 struct Texts {
   std::vector<std::string> cases;
-  std::optional<std::string> model, backend, engine, test_case, trace, out, dtype, layers, steps, mode, inject,
-      max_memory, threads, color, within;
+  std::optional<std::string> model, backend, reference, engine, test_case, trace, out, dtype, layers, steps, mode,
+      inject, max_memory, threads, color, within;
   std::string path, actual, expected;
   bool quiet = false, quick = false, print_gemms = false, infer_points = false, allow_precision = false;
 };
@@ -88,6 +88,8 @@ CLI::App* add_diagnose(CLI::App& app, Texts& texts) {
 CLI::App* add_selftest(CLI::App& app, Texts& texts) {
   CLI::App* selftest = app.add_subcommand("selftest", "Plant every known bug and score what the diagnosis makes of it");
   selftest->add_flag("--quick", texts.quick, "A part of it, in a minute or two: each fault once, in bfloat16");
+  add_text(*selftest, "--backend", texts.backend, "NAME",
+           "cpu: bugs in the CPU engine and in the reference; cuda: in the CUDA engine alone (default: cpu)");
   add_text(*selftest, "--out", texts.out, "DIR", "Where selftest.json goes (default: qdiff-report)");
   add_text(*selftest, "--threads", texts.threads, "N", "Faults to plant side by side (default: all cores)");
   selftest->add_flag("--quiet", texts.quiet, "No progress line, and no table on standard output");
@@ -123,6 +125,9 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
   add_text(*run, "--model", texts.model, "MODEL",
            "Hugging Face directory, or synthetic:NAME[,seed=N][,profile=P] (default: each case's own)");
   add_text(*run, "--backend", texts.backend, "NAME", "cpu or cuda: the engine to judge (default: cpu)");
+  add_text(
+      *run, "--reference", texts.reference, "WHERE",
+      "host or gpu: where the reference computes; auto: a large model on a GPU, where there is one (default: auto)");
   add_text(*run, "--out", texts.out, "DIR", "Where the reports go (default: qdiff-report)");
   add_engine_options(*run, texts);
   add_text(*run, "--layers", texts.layers, "LIST", "Judge only these layers, as 0-3 or 0,2");
@@ -287,15 +292,21 @@ CommonArguments common_of(const Texts& texts) {
   return common;
 }
 
+EngineKind backend_of(const Texts& texts) {
+  constexpr std::array kKinds = {EngineKind::kCpu, EngineKind::kCuda};
+  return texts.backend ? kKinds[parse_choice("--backend", *texts.backend, {"cpu", "cuda"})] : EngineKind::kCpu;
+}
+
 RunArguments run_of(const Texts& texts) {
   RunArguments arguments;
   arguments.common = common_of(texts);
   arguments.cases = texts.cases;
   for (const std::string& test_case : texts.cases) check_path("CASE", test_case);
   arguments.model = texts.model;
-  if (texts.backend) {
-    constexpr std::array kKinds = {EngineKind::kCpu, EngineKind::kCuda};
-    arguments.backend = kKinds[parse_choice("--backend", *texts.backend, {"cpu", "cuda"})];
+  arguments.backend = backend_of(texts);
+  if (texts.reference) {
+    arguments.reference =
+        static_cast<reference::Where>(parse_choice("--reference", *texts.reference, {"host", "gpu", "auto"}));
   }
   if (texts.out) arguments.out = *texts.out;
   arguments.dtype = dtype_of(texts);
@@ -341,6 +352,7 @@ CompareArguments compare_of(const Texts& texts) {
 SelftestArguments selftest_of(const Texts& texts) {
   SelftestArguments arguments;
   arguments.common = common_of(texts);
+  arguments.backend = backend_of(texts);
   arguments.quick = texts.quick;
   if (texts.out) arguments.out = *texts.out;
   return arguments;
@@ -369,12 +381,22 @@ void check_texts(const Texts& texts) {
   const std::pair<const char*, const std::optional<std::string>*> paths[] = {
       {"--model", &texts.model}, {"--case", &texts.test_case}, {"--trace", &texts.trace}, {"--out", &texts.out}};
   for (const auto& [option, text] : paths) check_path(option, *text);
-  const std::pair<const char*, const std::optional<std::string>*> values[] = {
-      {"--model", &texts.model},     {"--backend", &texts.backend}, {"--engine", &texts.engine},
-      {"--case", &texts.test_case},  {"--trace", &texts.trace},     {"--out", &texts.out},
-      {"--dtype", &texts.dtype},     {"--layers", &texts.layers},   {"--steps", &texts.steps},
-      {"--mode", &texts.mode},       {"--inject", &texts.inject},   {"--max-memory", &texts.max_memory},
-      {"--threads", &texts.threads}, {"--color", &texts.color},     {"--within", &texts.within}};
+  const std::pair<const char*, const std::optional<std::string>*> values[] = {{"--model", &texts.model},
+                                                                              {"--backend", &texts.backend},
+                                                                              {"--reference", &texts.reference},
+                                                                              {"--engine", &texts.engine},
+                                                                              {"--case", &texts.test_case},
+                                                                              {"--trace", &texts.trace},
+                                                                              {"--out", &texts.out},
+                                                                              {"--dtype", &texts.dtype},
+                                                                              {"--layers", &texts.layers},
+                                                                              {"--steps", &texts.steps},
+                                                                              {"--mode", &texts.mode},
+                                                                              {"--inject", &texts.inject},
+                                                                              {"--max-memory", &texts.max_memory},
+                                                                              {"--threads", &texts.threads},
+                                                                              {"--color", &texts.color},
+                                                                              {"--within", &texts.within}};
   for (const auto& [option, text] : values) check_not_an_option(option, *text);
 }
 

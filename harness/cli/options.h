@@ -11,6 +11,7 @@
 #include "harness/cli/values.h"
 #include "harness/contract/engine.h"
 #include "harness/diagnose/run.h"
+#include "reference/reference.h"
 
 namespace qdiff::cli {
 
@@ -29,6 +30,7 @@ struct RunArguments {
   std::vector<std::string> cases;    // none: the embedded suite
   std::optional<std::string> model;  // none: each case's own
   EngineKind backend = EngineKind::kCpu;
+  reference::Where reference = reference::Where::kBySize;
   std::string out = "qdiff-report";
   std::optional<DType> dtype;  // none: as the checkpoint
   std::optional<NumberRanges> layers;
@@ -65,6 +67,7 @@ struct CompareArguments {
 
 struct SelftestArguments {
   CommonArguments common;
+  EngineKind backend = EngineKind::kCpu;
   bool quick = false;
   std::string out = "qdiff-report";
 };

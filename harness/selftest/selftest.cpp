@@ -15,6 +15,13 @@ constexpr std::uint64_t kFirstHonestSeed = 5'000'000;
 
 std::vector<PlantingPlan> plans_of(const Settings& settings, const Makers& makers) {
   std::vector<PlantingPlan> plans;
+  if (settings.engine_alone) {
+    for (DType dtype : kTypes) {
+      if (settings.quick && dtype != DType::kBF16) continue;
+      plans.push_back({.dtype = dtype, .thorough = false});
+    }
+    return plans;
+  }
   for (std::size_t engine = 0; engine < makers.engines.size(); ++engine) {
     if (settings.quick) {
       constexpr std::size_t kOfOtherEngines = 6;
@@ -61,17 +68,17 @@ Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers,
   for (const auto& [engine, make] : makers.engines) result.engines.push_back(engine);
   result.trials = plant_all(plans_of(settings, makers), suite, makers, settings.threads, progress);
 
-  const std::int64_t runs_of_each_type = settings.quick ? 10 : 200;
+  const std::int64_t runs_of_each_type = settings.quick ? 10 : settings.engine_alone ? 100 : 200;
   const auto clean_engine = [&](std::uint64_t seed, DType dtype) { return run_random_case(seed, dtype, makers, 0); };
-  for (const auto& [what, run] :
-       {std::pair<std::string, RunHonest>{result.engines.front() + " engine", clean_engine},
-        std::pair<std::string, RunHonest>{settings.other_honest, settings.run_other_honest}}) {
+  std::vector<std::pair<std::string, RunHonest>> honest = {{result.engines.front() + " engine", clean_engine}};
+  if (!settings.engine_alone) honest.emplace_back(settings.other_honest, settings.run_other_honest);
+  for (const auto& [what, run] : honest) {
     for (HonestRuns& runs : run_honest(what, runs_of_each_type, kFirstHonestSeed, run, settings.threads, progress)) {
       result.honest.push_back(std::move(runs));
     }
   }
   for (DType dtype : kTypes) {
-    if (settings.quick && dtype != DType::kBF16) continue;
+    if (settings.engine_alone || (settings.quick && dtype != DType::kBF16)) continue;
     progress("smallest doses, " + std::string(name(dtype)), 0, 0);
     for (SmallestDose& dose : smallest_doses(suite, makers, dtype)) result.doses.push_back(std::move(dose));
   }

@@ -17,7 +17,10 @@ namespace qdiff::selftest {
 struct Settings {
   bool quick = false;
   int threads = 1;
-  // Honest engines of another room, beside the clean engine of the first maker.
+  // One engine on its own: each of its faults once in each type, and its honest runs. What else a selftest does is the
+  // same whichever engine it is.
+  bool engine_alone = false;
+  // Honest engines of another room, beside the clean engine of the first maker; of an engine alone there are none.
   std::string other_honest;
   RunHonest run_other_honest;
 };
