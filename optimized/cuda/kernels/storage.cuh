@@ -94,6 +94,15 @@ __device__ __forceinline__ void count_execution(const KernelFault& fault, unsign
   if (fault.executions != nullptr) atomicAdd(fault.executions, times);
 }
 
+// A pause of up to `longest` cycles, a power of two; its length differs from call to call and from warp to warp.
+__device__ __forceinline__ void pause_at_random(long long longest) {
+  const long long start = clock64();
+  const auto warp = static_cast<unsigned>(blockIdx.x + 131 * blockIdx.y + 17 * (threadIdx.x / 32));
+  const long long length = (static_cast<unsigned>(start >> 3) * 2654435761U ^ warp * 40503U) >> 7 & (longest - 1);
+  while (clock64() - start < length) {
+  }
+}
+
 // Calls f<T>() with T the storage type of `dtype`.
 template <typename F>
 void with_storage(DType dtype, F&& f) {
