@@ -118,7 +118,8 @@ TEST_CASE("each row, right and under each variant, is the same on the GPU and on
                           .stored = recorded.get(place.key).dtype,
                           .variant = variant,
                           .capacity = steps.back().valid_length() + 3};
-        Answer answer{.stored = query.stored};
+        Answer answer;
+        answer.stored = query.stored;
         try {
           answer.gold = oracle->evaluate(query);
           if (variant == nullptr) answer.emulated = oracle->emulate(query);
