@@ -31,7 +31,7 @@ constexpr const char* kCommandsToCome[] = {"bisect", "reduce", "fuzz", "merge"};
 struct Texts {
   std::vector<std::string> cases;
   std::optional<std::string> model, backend, engine, test_case, trace, out, dtype, layers, steps, mode, inject,
-      max_memory, threads, color, within;
+      max_memory, threads, color, within, only;
   std::string path, actual, expected;
   bool quiet = false, quick = false, print_gemms = false, infer_points = false, allow_precision = false;
 };
@@ -88,6 +88,7 @@ CLI::App* add_diagnose(CLI::App& app, Texts& texts) {
 CLI::App* add_selftest(CLI::App& app, Texts& texts) {
   CLI::App* selftest = app.add_subcommand("selftest", "Plant every known bug and score what the diagnosis makes of it");
   selftest->add_flag("--quick", texts.quick, "A part of it, in a minute or two: each fault once, in bfloat16");
+  add_text(*selftest, "--only", texts.only, "TEXT", "Faults whose id begins so, as H03; no honest runs and no doses");
   add_text(*selftest, "--out", texts.out, "DIR", "Where selftest.json goes (default: qdiff-report)");
   add_text(*selftest, "--threads", texts.threads, "N", "Faults to plant side by side (default: all cores)");
   selftest->add_flag("--quiet", texts.quiet, "No progress line, and no table on standard output");
@@ -342,6 +343,7 @@ SelftestArguments selftest_of(const Texts& texts) {
   SelftestArguments arguments;
   arguments.common = common_of(texts);
   arguments.quick = texts.quick;
+  arguments.only = texts.only.value_or("");
   if (texts.out) arguments.out = *texts.out;
   return arguments;
 }

@@ -66,6 +66,7 @@ struct CompareArguments {
 struct SelftestArguments {
   CommonArguments common;
   bool quick = false;
+  std::string only;  // what the fault ids begin with; empty: all
   std::string out = "qdiff-report";
 };
 
