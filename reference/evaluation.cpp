@@ -217,9 +217,14 @@ Evaluated evaluate_unit_with_noise(const Unit& unit, std::span<const at::Tensor>
       return {value, rms_norm_noise(inputs[0], weight_of(op, parameters, setting), value, parameters.norm, model)};
     }
     case kQRope:
-    case kKRope:
-      return {value, rope_noise(split_heads(inputs[0], setting.config()),
-                                positions_to_angles(setting.parameters(op).rope, setting), value, model)};
+    case kKRope: {
+      const RopeRule rule = setting.parameters(op).rope;
+      const at::Tensor heads = split_heads(inputs[0], setting.config());
+      const at::Tensor angles = positions_to_angles(rule, setting);
+      if (!rule.rope) return {value, rope_noise(heads, angles, value, model)};
+      const auto turned = [&](const at::Tensor& other_angles) { return rule.rope(heads, other_angles, op, setting); };
+      return {value, rope_noise(turned, angles, value, model)};
+    }
     case kAct: {
       const Tensors gate_up = taken(op, inputs, setting);
       return {value, silu_times_noise(gate_up[0], gate_up[1], value, model)};

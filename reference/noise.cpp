@@ -107,33 +107,57 @@ Noise rms_norm_noise(const at::Tensor& x, const at::Tensor& weight, const at::Te
   return {2.0 * rounding_of(y, u) + declared, shared};
 }
 
-// y = x cos + rotate_half(x) sin. Independent: the table to one unit in the last place (or rounded to rope.table's
-// type), the two products (or rope.products), their sum. Shared over heads: the angle is a product of the position with
-// a power that fp32 holds to about one u, so it is off by 1.5 u |angle|, and dy/d(angle) = rotate_half(x) cos - x sin.
-// The first angle of a head is the position itself, exact.
-Noise rope_noise(const at::Tensor& x, const at::Tensor& angles, const at::Tensor& y, const NoiseModel& model) {
+namespace {
+
+// The angle is a product of the position with a power that fp32 holds to about one u, so it is off by 1.5 u |angle|.
+// The first angle of a head is the position itself, exact. [B, T, d]
+at::Tensor angle_errors(const at::Tensor& angles, const NoiseModel& model) {
   constexpr double kAngleError = 1.5;  // in u |angle|
+  at::Tensor errors = angles.abs() * (kAngleError * std::min(model.unit(), unit_roundoff(DType::kF32)));
+  errors.select(-1, 0).zero_();
+  errors.select(-1, angles.size(-1) / 2).zero_();
+  return errors;
+}
+
+// Declared: half a spacing to either side. Not declared: a library's cosine, a whole one.
+double table_factor(const NoiseModel& model) { return model.declares(kRopeTable) ? 1.0 : 4.0; }
+
+}  // namespace
+
+// y = x cos + rotate_half(x) sin. Independent: the table to one unit in the last place (or rounded to rope.table's
+// type), the two products (or rope.products), their sum. Shared over heads: the angle's error, and
+// dy/d(angle) = rotate_half(x) cos - x sin.
+Noise rope_noise(const at::Tensor& x, const at::Tensor& angles, const at::Tensor& y, const NoiseModel& model) {
   const std::int64_t half = x.size(-1) / 2;
   const at::Tensor partner = at::cat({-x.narrow(-1, half, half), x.narrow(-1, 0, half)}, -1);
   const at::Tensor cosine = at::cos(angles).unsqueeze(2), sine = at::sin(angles).unsqueeze(2);
-  // Declared: half a spacing to either side. Not declared: a library's cosine, a whole one.
-  const double table_factor = model.declares(kRopeTable) ? 1.0 : 4.0;
   const at::Tensor table = (rounding_variance(model.table_type(), cosine) * x.square() +
                             rounding_variance(model.table_type(), sine) * partner.square()) *
-                           table_factor;
+                           table_factor(model);
   const at::Tensor first = x * cosine, second = partner * sine;
   const at::Tensor products = model.declares(kRopeProducts)
                                   ? model.at(kRopeProducts, first) + model.at(kRopeProducts, second)
                                   : rounding_of(first, model.unit()) + rounding_of(second, model.unit());
-  const double angle_unit = std::min(model.unit(), unit_roundoff(DType::kF32));
-  at::Tensor angle_error = angles.abs() * (kAngleError * angle_unit);
-  angle_error = angle_error.clone();
-  angle_error.select(-1, 0).zero_();
-  angle_error.select(-1, half).zero_();
   const at::Tensor slope = partner * cosine - x * sine;
-  const at::Tensor error2 = angle_error.unsqueeze(2).square();
+  const at::Tensor error2 = angle_errors(angles, model).unsqueeze(2).square();
   // Where the slope is small the curvature counts: d2y = -y, and a Gaussian's E e^4 = 3 (E e^2)^2.
   const at::Tensor shared = error2 * slope.square() + error2.square() * y.square() * 0.75;
+  return {table + products + rounding_of(y, model.unit()), shared};
+}
+
+// The same by differences, for which element meets which is not known here: no product is larger than the pair is long.
+Noise rope_noise(const std::function<at::Tensor(const at::Tensor&)>& turned, const at::Tensor& angles,
+                 const at::Tensor& y, const NoiseModel& model) {
+  constexpr double kTurn = 1e-4;  // small beside a radian, large beside the rounding of float64
+  const at::Tensor slope = (turned(angles + kTurn) - turned(angles - kTurn)) / (2.0 * kTurn);
+  const at::Tensor length = at::sqrt(y.square() + slope.square());
+  const at::Tensor table =
+      rounding_variance(model.table_type(), at::ones_like(length)) * length.square() * table_factor(model);
+  const at::Tensor products =
+      model.declares(kRopeProducts) ? model.at(kRopeProducts, length) * 2.0 : rounding_of(length, model.unit()) * 2.0;
+  const at::Tensor errors = angle_errors(angles, model);
+  const at::Tensor above = turned(angles + errors), below = turned(angles - errors);
+  const at::Tensor shared = ((above - below) / 2.0).square() + ((above + below) / 2.0 - y).square() * 3.0;
   return {table + products + rounding_of(y, model.unit()), shared};
 }
 

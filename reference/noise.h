@@ -4,6 +4,7 @@
 // Shapes as in operations.h. All variances are fp64 tensors of the operation's output shape (or broadcast to it).
 #pragma once
 
+#include <functional>
 #include <optional>
 
 #include "harness/contract/precision.h"
@@ -60,6 +61,9 @@ Noise addition_noise(const at::Tensor& sum, const NoiseModel& model);
 Noise rms_norm_noise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, const NormRule& rule,
                      const NoiseModel& model);
 Noise rope_noise(const at::Tensor& x, const at::Tensor& angles, const at::Tensor& y, const NoiseModel& model);
+// Of a wrong rotation, which may pair other elements or turn them another way: `turned` gives y for any angles.
+Noise rope_noise(const std::function<at::Tensor(const at::Tensor&)>& turned, const at::Tensor& angles,
+                 const at::Tensor& y, const NoiseModel& model);
 Noise silu_times_noise(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& y, const NoiseModel& model);
 
 // A stretch of attention, from recorded q and k (`query` is defined), from recorded scores, or from recorded probs

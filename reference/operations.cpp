@@ -62,7 +62,9 @@ at::Tensor softmax(const at::Tensor& scores, const Rounding& rounding) {
   const at::Tensor nothing_visible = at::isneginf(maximum);
   const at::Tensor weights = at::exp(scores - maximum.masked_fill(nothing_visible, 0.0));
   const at::Tensor sum = rounding.accumulated(weights.sum(-1, /*keepdim=*/true));
-  return rounding.at(kAttentionProbs, weights / sum.masked_fill(nothing_visible, 1.0));
+  const at::Tensor divisor = sum.masked_fill(nothing_visible, 1.0);
+  if (rounding.divides_last()) return rounding.at(kAttentionProbs, weights) / divisor;
+  return rounding.at(kAttentionProbs, weights / divisor);
 }
 
 at::Tensor attention_output(const at::Tensor& probs, const at::Tensor& values, const std::vector<std::int64_t>& kv_head,

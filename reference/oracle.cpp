@@ -52,7 +52,7 @@ class TorchOracle : public Oracle {
   }
 
   std::vector<double> emulate(const Query& query) override {
-    const Rounding rounding = Rounding::emulated(query.precision);
+    const Rounding rounding = Rounding::emulated(query.precision, query.divides_last);
     try {
       const Walk walk(query, rounding, weights_);
       return to_vector(round_to(query.stored, last_value(walk, rounding)));

@@ -60,6 +60,7 @@ ExitStatus selftest_command(const SelftestArguments& arguments, const std::strin
   selftest::Settings settings;
   settings.quick = arguments.quick;
   settings.engine_alone = arguments.backend == EngineKind::kCuda;
+  settings.only = arguments.only;
   settings.threads = arguments.common.threads.value_or(static_cast<int>(std::thread::hardware_concurrency()));
   settings.other_honest = "calibration twins";
   const auto size = arguments.quick ? calibration::Size::kQuick : calibration::Size::kFull;

@@ -31,7 +31,7 @@ constexpr const char* kCommandsToCome[] = {"bisect", "reduce", "fuzz", "merge"};
 struct Texts {
   std::vector<std::string> cases;
   std::optional<std::string> model, backend, reference, engine, test_case, trace, out, dtype, layers, steps, mode,
-      inject, max_memory, threads, color, within;
+      inject, max_memory, threads, color, within, only;
   std::string path, actual, expected;
   bool quiet = false, quick = false, print_gemms = false, infer_points = false, allow_precision = false;
 };
@@ -90,6 +90,7 @@ CLI::App* add_selftest(CLI::App& app, Texts& texts) {
   selftest->add_flag("--quick", texts.quick, "A part of it, in a minute or two: each fault once, in bfloat16");
   add_text(*selftest, "--backend", texts.backend, "NAME",
            "cpu: bugs in the CPU engine and in the reference; cuda: in the CUDA engine alone (default: cpu)");
+  add_text(*selftest, "--only", texts.only, "TEXT", "Faults whose id begins so, as H03; no honest runs and no doses");
   add_text(*selftest, "--out", texts.out, "DIR", "Where selftest.json goes (default: qdiff-report)");
   add_text(*selftest, "--threads", texts.threads, "N", "Faults to plant side by side (default: all cores)");
   selftest->add_flag("--quiet", texts.quiet, "No progress line, and no table on standard output");
@@ -354,6 +355,7 @@ SelftestArguments selftest_of(const Texts& texts) {
   arguments.common = common_of(texts);
   arguments.backend = backend_of(texts);
   arguments.quick = texts.quick;
+  arguments.only = texts.only.value_or("");
   if (texts.out) arguments.out = *texts.out;
   return arguments;
 }

@@ -69,6 +69,7 @@ struct SelftestArguments {
   CommonArguments common;
   EngineKind backend = EngineKind::kCpu;
   bool quick = false;
+  std::string only;  // what the fault ids begin with; empty: all
   std::string out = "qdiff-report";
 };
 

@@ -53,7 +53,8 @@ std::vector<Expectation> evaluate_all(Oracle& oracle, std::span<const RowJudgeme
 compare::Judgement judge_as(Oracle& oracle, const RowJudgement& row, const Precision& precision,
                             const Supposition& supposition);
 // What an engine that really rounds at the declared and the supposed points would put out.
-Tensor emulated(Oracle& oracle, const RowJudgement& row, const Precision& precision, const Supposition& supposition);
+Tensor emulated(Oracle& oracle, const RowJudgement& row, const Precision& precision, const Supposition& supposition,
+                bool divides_last = false);
 Precision declaring(Precision precision, std::span<const DeclarablePoint> points);
 
 // A variant once for each value that the catalogue lists; once where it takes none.

@@ -5,6 +5,8 @@
 #include <chrono>
 #include <iterator>
 
+#include "harness/contract/error.h"
+
 namespace qdiff::selftest {
 namespace {
 
@@ -34,6 +36,7 @@ std::vector<PlantingPlan> plans_of(const Settings& settings, const Makers& maker
     }
     for (DType dtype : kTypes) plans.push_back({.engine = engine, .dtype = dtype});
   }
+  for (PlantingPlan& plan : plans) plan.only = settings.only;
   return plans;
 }
 
@@ -52,6 +55,7 @@ std::vector<Goal> Result::goals() const {
     for (Goal& goal : goals_of(engine + ": ", score(trials_in(engine)))) goals.push_back(std::move(goal));
   }
   goals.push_back(false_alarm_goal(honest));
+  if (of_some_faults) std::erase_if(goals, [](const Goal& goal) { return goal.reached.of == 0; });
   return goals;
 }
 
@@ -65,8 +69,17 @@ Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers,
   const auto start = std::chrono::steady_clock::now();
   Result result;
   result.quick = settings.quick;
+  result.of_some_faults = !settings.only.empty();
   for (const auto& [engine, make] : makers.engines) result.engines.push_back(engine);
   result.trials = plant_all(plans_of(settings, makers), suite, makers, settings.threads, progress);
+  const auto seconds = [start] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  if (result.of_some_faults) {
+    if (result.trials.empty()) throw InputError("--only " + settings.only + ": no fault has an id that begins so");
+    result.seconds = seconds();
+    return result;
+  }
 
   const std::int64_t runs_of_each_type = settings.quick ? 10 : settings.engine_alone ? 100 : 200;
   const auto clean_engine = [&](std::uint64_t seed, DType dtype) { return run_random_case(seed, dtype, makers, 0); };
@@ -82,7 +95,7 @@ Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers,
     progress("smallest doses, " + std::string(name(dtype)), 0, 0);
     for (SmallestDose& dose : smallest_doses(suite, makers, dtype)) result.doses.push_back(std::move(dose));
   }
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = seconds();
   return result;
 }
 

@@ -16,6 +16,7 @@ namespace qdiff::selftest {
 
 struct Settings {
   bool quick = false;
+  std::string only;  // what the ids of the faults begin with; empty: all of them, and honest runs and doses
   int threads = 1;
   // One engine on its own: each of its faults once in each type, and its honest runs. What else a selftest does is the
   // same whichever engine it is.
@@ -27,6 +28,7 @@ struct Settings {
 
 struct Result {
   bool quick = false;
+  bool of_some_faults = false;  // Settings::only: what was not asked for is no goal
   std::vector<Trial> trials;
   std::vector<HonestRuns> honest;
   std::vector<SmallestDose> doses;
@@ -39,6 +41,7 @@ struct Result {
   bool passed() const;
 };
 
+// Throws qdiff::InputError where no fault's id begins as the settings say.
 Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers, const Settings& settings,
                     const Progress& progress);
 

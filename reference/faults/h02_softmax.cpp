@@ -40,7 +40,10 @@ void no_max(Parameters& parameters, const Place&, double) {
     constexpr double kRoomForValues = 8.0;
     const at::Tensor maximum = at::amax(scores, -1, /*keepdim=*/true);
     const at::Tensor nearly = maximum.gt(overflow - kRoomForValues).logical_and(maximum.le(overflow));
-    const at::Tensor unknown = maximum.lt(subnormal).logical_or(nearly);
+    // A subnormal weight holds fewer bits the smaller it is, or is flushed to 0.
+    const at::Tensor imprecise = scores.gt(underflow - std::log(2.0)).logical_and(scores.lt(subnormal));
+    const at::Tensor coarse = imprecise.any(-1, /*keepdim=*/true).logical_and(maximum.le(overflow));
+    const at::Tensor unknown = maximum.lt(subnormal).logical_or(nearly).logical_or(coarse);
     return Softmaxed{weights / weights.sum(-1, /*keepdim=*/true), unknown};
   };
 }
