@@ -131,7 +131,7 @@ class TorchOracle : public Oracle {
     for (const Walk& walk : walks) {
       const at::Tensor input = gather_inputs(walk, walk.units().front(), {}, config())[0];
       rows.push_back(input.flatten(0, 1));
-      expectations.push_back({.shape = {input.size(0), input.size(1), width}});
+      expectations.emplace_back().shape = {input.size(0), input.size(1), width};
     }
     const at::Tensor all = at::cat(rows);
     const std::int64_t at_once = std::max<std::int64_t>(1, kOutputsAtOnce / width);
