@@ -66,18 +66,20 @@ Precision without_cache_type(Precision precision) {
   return precision;
 }
 
-// A narrower cache [copies * B, S, K, d] rounds this step's keys or values, which carry noise already, to one side or
-// to the other. What older slots hold was rounded before; a fault may have put anything anywhere.
-std::int64_t first_random_slot(const at::Tensor& cache, const Setting& setting) {
-  return setting.variant != nullptr ? 0 : cache.size(1) - setting.step.num_tokens();
+// The slots of a cache [copies * B, S, K, d] whose rounding is random: those of this step. What older slots hold was
+// rounded before; a fault may have put anything anywhere.
+at::Tensor random_slots(const at::Tensor& cache, const Setting& setting) {
+  const std::int64_t count = setting.variant != nullptr ? cache.size(1) : setting.step.num_tokens();
+  return cache.narrow(1, cache.size(1) - count, count);
 }
 
+// A narrower cache rounds keys or values, which carry noise already, to one side or to the other.
 at::Tensor stored_at_random(const at::Tensor& cache, const at::Tensor& gold, const Setting& setting,
                             std::uint64_t key) {
   const DType dtype = setting.precision.points.at(kKvCache);
-  const std::int64_t past = first_random_slot(cache, setting), count = cache.size(1) - past;
-  const at::Tensor now = Draws(gold.narrow(1, past, count)).rounded(dtype, cache.narrow(1, past, count), key);
-  return at::cat({cache.narrow(1, 0, past), now}, 1);
+  const at::Tensor now = random_slots(cache, setting);
+  const at::Tensor stored = Draws(random_slots(gold, setting)).rounded(dtype, now, key);
+  return at::cat({cache.narrow(1, 0, cache.size(1) - now.size(1)), stored}, 1);
 }
 
 at::Tensor stacked(const at::Tensor& x) {
@@ -188,9 +190,7 @@ at::Tensor cache_rounding(const at::Tensor& cache, DType stored, const Setting& 
   const DType dtype = setting.precision.points.at(kKvCache);
   at::Tensor variance = at::zeros_like(cache);
   if (facts(stored).significant_bits <= facts(dtype).significant_bits) return variance;  // the judge adds that one
-  const std::int64_t past = first_random_slot(cache, setting);
-  variance.narrow(1, past, cache.size(1) - past)
-      .copy_(rounding_variance(dtype, cache.narrow(1, past, cache.size(1) - past)));
+  random_slots(variance, setting).copy_(rounding_variance(dtype, random_slots(cache, setting)));
   return variance;
 }
 

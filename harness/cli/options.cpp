@@ -398,7 +398,8 @@ void check_texts(const Texts& texts) {
                                                                               {"--max-memory", &texts.max_memory},
                                                                               {"--threads", &texts.threads},
                                                                               {"--color", &texts.color},
-                                                                              {"--within", &texts.within}};
+                                                                              {"--within", &texts.within},
+                                                                              {"--only", &texts.only}};
   for (const auto& [option, text] : values) check_not_an_option(option, *text);
 }
 

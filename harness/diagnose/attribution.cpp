@@ -56,6 +56,8 @@ struct RowQuery {
               .unwritten = row.subject->unwritten} {}
 };
 
+}  // namespace
+
 Judgement judge_against(const RowJudgement& row, const TensorView& actual, const Expectation& expected,
                         const Precision& precision, const ModelConfig& config) {
   return compare::judge({.op = row.key.id.op,
@@ -66,8 +68,6 @@ Judgement judge_against(const RowJudgement& row, const TensorView& actual, const
                          .config = config,
                          .operations = row.span});
 }
-
-}  // namespace
 
 Expectation evaluate(Oracle& oracle, const RowJudgement& row, const Precision& precision,
                      const Supposition& supposition, bool with_noise) {

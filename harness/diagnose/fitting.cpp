@@ -117,18 +117,11 @@ std::vector<DeclarablePoint> several_points(Oracle& oracle, const RowJudgement& 
 double distance(Oracle& oracle, const RowJudgement& row, const Precision& precision, const Supposition& supposition,
                 const Expectation& scale) {
   const Precision supposed = declaring(precision, supposition.points);
-  const TensorView actual = row.actual();
-  auto distance_to = [&](const Tensor& planted) {
+  const auto distance_to = [&](const Tensor& planted) {
     Expectation expected = scale;
     expected.exact = false;
     expected.value = to_doubles(planted.view());
-    const compare::Judgement judgement = compare::judge({.op = row.key.id.op,
-                                                         .actual = actual,
-                                                         .expected = expected,
-                                                         .step = row.step(),
-                                                         .precision = supposed,
-                                                         .config = oracle.config(),
-                                                         .operations = row.span});
+    const compare::Judgement judgement = judge_against(row, row.actual(), expected, supposed, oracle.config());
     const bool gate = judgement.decisive_statistic == "non_finite" || judgement.decisive_statistic == "mask";
     return gate || !std::isfinite(judgement.statistics.rms) ? HUGE_VAL : judgement.statistics.rms;
   };

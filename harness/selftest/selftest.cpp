@@ -20,7 +20,7 @@ std::vector<PlantingPlan> plans_of(const Settings& settings, const Makers& maker
   if (settings.engine_alone) {
     for (DType dtype : kTypes) {
       if (settings.quick && dtype != DType::kBF16) continue;
-      plans.push_back({.dtype = dtype, .thorough = false});
+      plans.push_back({.dtype = dtype, .thorough = false, .only = settings.only});
     }
     return plans;
   }
@@ -31,12 +31,12 @@ std::vector<PlantingPlan> plans_of(const Settings& settings, const Makers& maker
                        .dtype = DType::kBF16,
                        .thorough = false,
                        .one_in = engine == 0 ? 1 : kOfOtherEngines,
+                       .only = settings.only,
                        .mode = diagnose::Mode::kFree});
       continue;
     }
-    for (DType dtype : kTypes) plans.push_back({.engine = engine, .dtype = dtype});
+    for (DType dtype : kTypes) plans.push_back({.engine = engine, .dtype = dtype, .only = settings.only});
   }
-  for (PlantingPlan& plan : plans) plan.only = settings.only;
   return plans;
 }
 
@@ -61,7 +61,7 @@ std::vector<Goal> Result::goals() const {
 
 bool Result::passed() const {
   const std::vector<Goal> all = goals();
-  return std::all_of(all.begin(), all.end(), [](const Goal& goal) { return goal.met(); });
+  return !all.empty() && std::all_of(all.begin(), all.end(), [](const Goal& goal) { return goal.met(); });
 }
 
 Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers, const Settings& settings,
