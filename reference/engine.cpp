@@ -94,7 +94,10 @@ class TorchSession : public Session {
   TensorView run_head(const Step& step, const TensorView& input, TensorSink* sink) override {
     check(step);
     std::map<Op, at::Tensor> here;
-    return run_rows(Scope::kAfterLayers, kNoLayer, step, here, residual_stream(step, input), sink);
+    const TensorView logits = run_rows(Scope::kAfterLayers, kNoLayer, step, here, residual_stream(step, input), sink);
+    here.clear();
+    release_unused_memory();  // logits are the largest tensor; another engine may want that room
+    return logits;
   }
 
   TensorView run_step(const Step& step, TensorSink* sink) override {
@@ -214,7 +217,7 @@ class TorchSession : public Session {
       const at::Tensor rounded = round_to(kept, value);
       here[op] = machine_.precision.taken_as.contains(op) ? machine_.rounding.taken(op, value) : rounded;
       if (variant_) history_.tensors[{step.index, {op, layer}}] = here[op];
-      handed_out_.push_back(rounded.to(scalar_type(kept)).contiguous());
+      handed_out_.push_back(rounded.to(scalar_type(kept)).contiguous().cpu());
       view = {handed_out_.back().const_data_ptr(), kept, handed_out_.back().sizes().vec(), {}, nullptr};
       if (sink != nullptr) sink->take({op, layer}, view);
     }
@@ -259,6 +262,7 @@ class TorchSession : public Session {
 class TorchEngine : public Engine {
  public:
   TorchEngine(const WeightSource& weights, const Precision& precision) : machine_(weights, precision) {}
+  ~TorchEngine() override { release_unused_memory(); }
 
   std::string name() const override { return "reference"; }
   Device device() const override { return {}; }
@@ -313,6 +317,7 @@ class TorchEngine : public Engine {
 
 std::unique_ptr<Engine> make_engine(const WeightSource& weights, const Precision& precision, const Options& options) {
   use_threads(options.num_threads, weights.config());
+  use_device(options.where, weights.config());
   return std::make_unique<TorchEngine>(weights, precision);
 }
 

@@ -1,13 +1,16 @@
 #include "reference/ensemble.h"
 
+#include <bit>
+
 #include "reference/random.h"
 
 namespace qdiff::reference {
 namespace {
 
 using enum Op;
+using enum RoundingPoint;
 
-enum class Purpose : std::uint64_t { kIndependent, kShared, kStored, kInput };
+enum class Purpose : std::uint64_t { kIndependent, kShared, kStored, kInput, kDirection };
 
 std::uint64_t stream(const TensorKey& key, Purpose purpose) {
   std::uint64_t hash = 0x716469666652ULL;
@@ -18,16 +21,65 @@ std::uint64_t stream(const TensorKey& key, Purpose purpose) {
   return hash;
 }
 
-at::Tensor normal(std::vector<std::int64_t> shape, std::uint64_t key) {
-  return map_elements(at::zeros(shape, at::dtype(at::kDouble)),
-                      [key](std::int64_t i, double) { return random_normal(key, static_cast<std::uint64_t>(i)); });
+// Random numbers for members [members * B, T, ...]. Equal rows of gold [B, T, ...] get the same ones, for an engine
+// that computes the same twice makes the same errors twice: over a prompt of one token they do not average out.
+class Draws {
+ public:
+  explicit Draws(const at::Tensor& gold) {
+    // In float32, for the same sum may end in other bits of float64 at the edge of a block.
+    const at::Tensor rows = gold.to(at::kCPU, at::kFloat).contiguous().flatten(0, 1).flatten(1);
+    const float* data = rows.const_data_ptr<float>();
+    for (std::int64_t row = 0; row < rows.size(0); ++row) {
+      std::uint64_t hash = 0;
+      for (std::int64_t i = 0; i < rows.size(1); ++i) hash = mix_bits(hash ^ std::bit_cast<std::uint32_t>(*data++));
+      rows_.push_back(hash);
+    }
+  }
+
+  at::Tensor normal(const std::vector<std::int64_t>& shape, std::uint64_t key) const {
+    return drawn(shape, key, [](std::uint64_t of_row, std::uint64_t i) { return random_normal(of_row, i); });
+  }
+
+  // x moved by up to half a spacing of `dtype` to either side.
+  at::Tensor rounded(DType dtype, const at::Tensor& x, std::uint64_t key) const {
+    const auto uniform = [](std::uint64_t of_row, std::uint64_t i) { return random_uniform(of_row, i); };
+    return x + drawn(x.sizes().vec(), key, uniform) * spacing_at(dtype, x);
+  }
+
+ private:
+  template <typename Random>
+  at::Tensor drawn(const std::vector<std::int64_t>& shape, std::uint64_t key, Random random) const {
+    const at::Tensor zeros = at::zeros(shape, of_type(at::kDouble));
+    const std::uint64_t num_rows = rows_.size();
+    const auto row_size = static_cast<std::uint64_t>(zeros.numel()) / (kMembers * num_rows);
+    return map_elements(zeros, [&](std::int64_t i, double) {
+      const std::uint64_t row = static_cast<std::uint64_t>(i) / row_size, member = row / num_rows;
+      return random(key ^ mix_bits(rows_[row % num_rows] ^ member), static_cast<std::uint64_t>(i) % row_size);
+    });
+  }
+
+  std::vector<std::uint64_t> rows_;  // a hash of each
+};
+
+Precision without_cache_type(Precision precision) {
+  precision.points.erase(kKvCache);
+  return precision;
 }
 
-// x moved by up to half a spacing of `dtype` to either side.
-at::Tensor rounded_at_random(DType dtype, const at::Tensor& x, std::uint64_t key) {
-  const at::Tensor uniform =
-      map_elements(x, [key](std::int64_t i, double) { return random_uniform(key, static_cast<std::uint64_t>(i)); });
-  return x + uniform * spacing_at(dtype, x);
+// The slots of a cache [copies * B, S, K, d] whose rounding is random: those of this step. What older slots hold was
+// rounded before; a fault may have put anything anywhere.
+at::Tensor random_slots(const at::Tensor& cache, const Setting& setting) {
+  const std::int64_t count = setting.variant != nullptr ? cache.size(1) : setting.step.num_tokens();
+  return cache.narrow(1, cache.size(1) - count, count);
+}
+
+// A narrower cache rounds keys or values, which carry noise already, to one side or to the other.
+at::Tensor stored_at_random(const at::Tensor& cache, const at::Tensor& gold, const Setting& setting,
+                            std::uint64_t key) {
+  const DType dtype = setting.precision.points.at(kKvCache);
+  const at::Tensor now = random_slots(cache, setting);
+  const at::Tensor stored = Draws(random_slots(gold, setting)).rounded(dtype, now, key);
+  return at::cat({cache.narrow(1, 0, cache.size(1) - now.size(1)), stored}, 1);
 }
 
 at::Tensor stacked(const at::Tensor& x) {
@@ -50,16 +102,20 @@ std::vector<std::int64_t> shared_shape(Op op, const at::Tensor& members, const M
   return shape;
 }
 
-at::Tensor with_noise(const at::Tensor& members, const Evaluated& gold, const TensorKey& key,
+at::Tensor with_noise(const at::Tensor& members, const Evaluated& gold, const Draws& draws, const TensorKey& key,
                       const ModelConfig& config) {
   const at::Tensor independent = stacked(gold.noise.independent.expand_as(gold.value).sqrt());
-  at::Tensor noisy = members + independent * normal(members.sizes().vec(), stream(key, Purpose::kIndependent));
+  at::Tensor noisy = members + independent * draws.normal(members.sizes().vec(), stream(key, Purpose::kIndependent));
   const at::Tensor shared = gold.noise.shared.expand_as(gold.value);
   if (!shared.any().item<bool>()) return noisy;
-  at::Tensor draw = normal(shared_shape(key.id.op, members, config), stream(key, Purpose::kShared));
+  at::Tensor draw = draws.normal(shared_shape(key.id.op, members, config), stream(key, Purpose::kShared));
   if (key.id.op == kAttnOutput) draw = draw.repeat_interleave(config.head_dim, -1);
   // A common factor moves each element in the direction of its own sign.
-  return noisy + stacked(shared.sqrt() * gold.value.sign()) * draw;
+  noisy = noisy + stacked(shared.sqrt() * gold.value.sign()) * draw;
+  if (key.id.op != kAttnOutput) return noisy;
+  // A weight's error moves a head along v_j - o, in signs that are not known here. With those of o alone a sum over the
+  // head may vanish in all members where an engine's does not.
+  return noisy + stacked(shared.sqrt()) * draws.normal(members.sizes().vec(), stream(key, Purpose::kDirection));
 }
 
 // Deviations of the members from gold, block by block of the last dimension.
@@ -123,6 +179,21 @@ Noise lm_head_deviations(const at::Tensor& gold, const at::Tensor& members_in, c
   return deviations.noise();
 }
 
+// A cache that takes keys or values which the walk has computed: input 1 is what this step adds.
+bool stores_what_is_computed(const PlacedUnit& placed, const Values& computed, const ModelConfig& config) {
+  const Op op = placed.unit.last;
+  return (op == kKCache || op == kVCache) && computed.contains(inputs_of(placed, config).at(1).key);
+}
+
+// Its rounding to a declared type that is narrower than the one which it is handed out in: [B, S, K, d].
+at::Tensor cache_rounding(const at::Tensor& cache, DType stored, const Setting& setting) {
+  const DType dtype = setting.precision.points.at(kKvCache);
+  at::Tensor variance = at::zeros_like(cache);
+  if (facts(stored).significant_bits <= facts(dtype).significant_bits) return variance;  // the judge adds that one
+  random_slots(variance, setting).copy_(rounding_variance(dtype, random_slots(cache, setting)));
+  return variance;
+}
+
 // What a fault asks for, once for each member.
 class MemberSurroundings final : public Surroundings {
  public:
@@ -149,6 +220,8 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
   Values gold, members;
   const WalkSurroundings around_gold(walk, gold);
   const MemberSurroundings around_members(around_gold, members);
+  const Rounding as_declared = Rounding::gold(precision);
+  const Rounding unrounded_cache = Rounding::gold(without_cache_type(precision));
 
   auto member_inputs = [&](const PlacedUnit& placed) {
     std::vector<at::Tensor> inputs;
@@ -162,8 +235,8 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
       } else {
         const at::Tensor recorded = stacked(walk.recorded(input.key));
         const std::optional<DType> rounded = walk.rounded_after_use(input.key);
-        inputs.push_back(rounded ? rounded_at_random(*rounded, recorded, stream(input.key, Purpose::kInput))
-                                 : recorded);
+        const std::uint64_t random = stream(input.key, Purpose::kInput);
+        inputs.push_back(rounded ? Draws(walk.recorded(input.key)).rounded(*rounded, recorded, random) : recorded);
       }
     }
     walk.keep_wanted_rows(placed, inputs);
@@ -173,8 +246,10 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
   for (const PlacedUnit& placed : walk.units()) {
     const TensorKey key = placed.output();
     const bool is_last = &placed == &walk.units().back();
-    const Setting setting = walk.setting(placed, 1, &around_gold);
-    const Setting member_setting = walk.setting(placed, kMembers, &around_members);
+    const bool stores_noise = stores_what_is_computed(placed, gold, config) && precision.points.contains(kKvCache);
+    const Rounding& rounding = stores_noise ? unrounded_cache : as_declared;
+    const Setting setting = walk.setting(placed, 1, &around_gold, rounding);
+    const Setting member_setting = walk.setting(placed, kMembers, &around_members, rounding);
     const std::vector<at::Tensor> gold_in = gather_inputs(walk, placed, gold, config);
     const std::optional<DType> stored = is_last ? std::optional(walk.query().stored) : std::nullopt;
     Evaluated here = evaluate_unit_with_noise(placed.unit, gold_in, setting, stored);
@@ -194,17 +269,20 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
         passed_on = deviations.noise();
       }
       here.noise.independent = here.noise.independent + passed_on.independent;
+      if (stores_noise) here.noise.independent = here.noise.independent + cache_rounding(here.value, *stored, setting);
       here.noise.shared = here.noise.shared + passed_on.shared;
       return here;
     }
 
     at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), member_setting);
-    if (row(key.id.op).kind != Kind::kMove) moved = with_noise(moved, here, key, config);
+    const Draws draws(here.value);
+    if (row(key.id.op).kind != Kind::kMove) moved = with_noise(moved, here, draws, key, config);
+    if (stores_noise) moved = stored_at_random(moved, here.value, member_setting, stream(key, Purpose::kStored));
     const auto taken = precision.taken_as.find(key.id.op);
     if (taken != precision.taken_as.end()) {
-      moved = rounded_at_random(taken->second, moved, stream(key, Purpose::kStored));
+      moved = draws.rounded(taken->second, moved, stream(key, Purpose::kStored));
     } else if (!row(key.id.op).optional) {
-      moved = rounded_at_random(precision.activations, moved, stream(key, Purpose::kStored));
+      moved = draws.rounded(precision.activations, moved, stream(key, Purpose::kStored));
     }
     gold.emplace(key, here.value);
     members.emplace(key, moved);

@@ -53,8 +53,9 @@ at::Tensor positions_to_angles(const RopeRule& rule, const Setting& setting) {
   for (const auto& row : rule.positions ? *rule.positions : setting.step.positions) {
     flat.insert(flat.end(), row.begin(), row.end());
   }
-  const at::Tensor positions =
-      at::tensor(flat).view({setting.step.batch(), setting.step.num_tokens()}).repeat({setting.copies, 1});
+  const at::Tensor positions = at::tensor(flat, of_type(at::kLong))
+                                   .view({setting.step.batch(), setting.step.num_tokens()})
+                                   .repeat({setting.copies, 1});
   return rope_angles(positions, setting.config().head_dim, rule.theta, setting.rounding.compute());
 }
 
@@ -93,9 +94,9 @@ at::Tensor visible_slots(const Step& step, const AttentionRule& rule, std::int64
       last_seen.push_back(range.last);
     }
   }
-  const at::Tensor slots = at::arange(num_slots);
+  const at::Tensor slots = at::arange(num_slots, of_type(at::kLong));
   const auto column = [&](const std::vector<std::int64_t>& bounds) {
-    return at::tensor(bounds).view({step.batch(), count, 1});
+    return at::tensor(bounds, of_type(at::kLong)).view({step.batch(), count, 1});
   };
   return slots.ge(column(first_seen)).logical_and(slots.le(column(last_seen))).repeat({copies, 1, 1});
 }
@@ -191,8 +192,7 @@ Evaluated cache_with_noise(Op op, std::span<const at::Tensor> inputs, const Sett
   const CacheView view = cache_view(op, inputs, setting);
   Evaluated result{view.slots, no_noise(view.slots)};
   if (view.unknown.defined()) {
-    result.noise.independent =
-        at::zeros(view.slots.sizes(), at::dtype(at::kDouble)).masked_fill(view.unknown, HUGE_VAL);
+    result.noise.independent = at::zeros(view.slots.sizes(), of_type(at::kDouble)).masked_fill(view.unknown, HUGE_VAL);
   }
   return result;
 }
@@ -217,9 +217,14 @@ Evaluated evaluate_unit_with_noise(const Unit& unit, std::span<const at::Tensor>
       return {value, rms_norm_noise(inputs[0], weight_of(op, parameters, setting), value, parameters.norm, model)};
     }
     case kQRope:
-    case kKRope:
-      return {value, rope_noise(split_heads(inputs[0], setting.config()),
-                                positions_to_angles(setting.parameters(op).rope, setting), value, model)};
+    case kKRope: {
+      const RopeRule rule = setting.parameters(op).rope;
+      const at::Tensor heads = split_heads(inputs[0], setting.config());
+      const at::Tensor angles = positions_to_angles(rule, setting);
+      if (!rule.rope) return {value, rope_noise(heads, angles, value, model)};
+      const auto turned = [&](const at::Tensor& other_angles) { return rule.rope(heads, other_angles, op, setting); };
+      return {value, rope_noise(turned, angles, value, model)};
+    }
     case kAct: {
       const Tensors gate_up = taken(op, inputs, setting);
       return {value, silu_times_noise(gate_up[0], gate_up[1], value, model)};

@@ -4,6 +4,7 @@
 // Shapes as in operations.h. All variances are fp64 tensors of the operation's output shape (or broadcast to it).
 #pragma once
 
+#include <functional>
 #include <optional>
 
 #include "harness/contract/precision.h"
@@ -25,6 +26,11 @@ class NoiseModel {
   NoiseModel(const Precision& precision, std::optional<DType> stored) : precision_(precision), stored_(stored) {}
 
   double unit() const { return unit_roundoff(precision_.accumulate); }
+  // Whether the sums may be a matrix unit's, which multiplies what 16 bits hold and keeps float32.
+  bool matrix_units() const {
+    return size_of(precision_.activations) == 2 && size_of(precision_.weights) == 2 &&
+           precision_.accumulate == DType::kF32;
+  }
   double attention_unit() const { return unit_roundoff(precision_.at(RoundingPoint::kAttentionAccumulate)); }
   int max_exponent() const { return facts(precision_.accumulate).max_exponent; }
   // Angles and tables are never kept in less than fp32 unless rope.table says so.
@@ -48,10 +54,16 @@ at::Tensor rounding_of(const at::Tensor& result, double unit);
 // Of a sum of `length` products a_k b_k with this result and ||a o b||^2 = `squares`; `length` broadcasts.
 at::Tensor dot_variance(const at::Tensor& result, const at::Tensor& squares, const at::Tensor& length, double unit);
 
+// What a matrix unit adds to both parts of a sum's noise by cutting off instead of rounding.
+Noise cut_off_noise(const at::Tensor& result, const at::Tensor& squares, const at::Tensor& length, double unit);
+
 Noise addition_noise(const at::Tensor& sum, const NoiseModel& model);
 Noise rms_norm_noise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, const NormRule& rule,
                      const NoiseModel& model);
 Noise rope_noise(const at::Tensor& x, const at::Tensor& angles, const at::Tensor& y, const NoiseModel& model);
+// Of a wrong rotation, which may pair other elements or turn them another way: `turned` gives y for any angles.
+Noise rope_noise(const std::function<at::Tensor(const at::Tensor&)>& turned, const at::Tensor& angles,
+                 const at::Tensor& y, const NoiseModel& model);
 Noise silu_times_noise(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& y, const NoiseModel& model);
 
 // A stretch of attention, from recorded q and k (`query` is defined), from recorded scores, or from recorded probs

@@ -17,7 +17,7 @@ at::Tensor matmul(const at::Tensor& x, const at::Tensor& weight) { return at::ma
 at::Tensor add_bias(const at::Tensor& x, const at::Tensor& bias) { return x + bias; }
 
 at::Tensor rope_angles(const at::Tensor& positions, std::int64_t head_dim, double theta, at::ScalarType compute) {
-  const at::Tensor exponents = at::arange(0, head_dim, 2, at::dtype(compute)) / head_dim;
+  const at::Tensor exponents = at::arange(0, head_dim, 2, of_type(compute)) / head_dim;
   const at::Tensor inverse_frequency = 1.0 / at::pow(theta, exponents);               // [d/2]
   const at::Tensor angles = positions.to(compute).unsqueeze(-1) * inverse_frequency;  // [B, T, d/2]
   return at::cat({angles, angles}, -1);
@@ -40,7 +40,7 @@ at::Tensor append_to_cache(const at::Tensor& past, const at::Tensor& now, const 
 }
 
 at::Tensor repeat_kv(const at::Tensor& x, const std::vector<std::int64_t>& kv_head) {
-  return x.index_select(2, at::tensor(kv_head)).transpose(1, 2);
+  return x.index_select(2, at::tensor(kv_head, of_type(at::kLong))).transpose(1, 2);
 }
 
 at::Tensor hide_unseen(const at::Tensor& values, const at::Tensor& visible) {
@@ -62,7 +62,9 @@ at::Tensor softmax(const at::Tensor& scores, const Rounding& rounding) {
   const at::Tensor nothing_visible = at::isneginf(maximum);
   const at::Tensor weights = at::exp(scores - maximum.masked_fill(nothing_visible, 0.0));
   const at::Tensor sum = rounding.accumulated(weights.sum(-1, /*keepdim=*/true));
-  return rounding.at(kAttentionProbs, weights / sum.masked_fill(nothing_visible, 1.0));
+  const at::Tensor divisor = sum.masked_fill(nothing_visible, 1.0);
+  if (rounding.divides_last()) return rounding.at(kAttentionProbs, weights) / divisor;
+  return rounding.at(kAttentionProbs, weights / divisor);
 }
 
 at::Tensor attention_output(const at::Tensor& probs, const at::Tensor& values, const std::vector<std::int64_t>& kv_head,

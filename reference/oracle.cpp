@@ -47,12 +47,12 @@ class TorchOracle : public Oracle {
     const Rounding gold = queries.empty() ? Rounding::gold({}) : Rounding::gold(queries.front().precision);
     std::vector<Walk> walks;
     for (const Query& query : queries) walks.emplace_back(query, gold, weights_);
-    if (walks.size() < 2 || !are_one_projection(walks)) return Oracle::evaluate_all(queries);
+    if (walks.empty() || !are_one_projection(walks)) return Oracle::evaluate_all(queries);
     return expectations_of_one_projection(walks);
   }
 
   std::vector<double> emulate(const Query& query) override {
-    const Rounding rounding = Rounding::emulated(query.precision);
+    const Rounding rounding = Rounding::emulated(query.precision, query.divides_last);
     try {
       const Walk walk(query, rounding, weights_);
       return to_vector(round_to(query.stored, last_value(walk, rounding)));
@@ -102,7 +102,7 @@ class TorchOracle : public Oracle {
     target.noise.independent = target.noise.independent.expand_as(target.value).masked_fill(unknown, 0.0);
     target.noise.shared = target.noise.shared.expand_as(target.value).masked_fill(unknown, 0.0);
     target.value = target.value.masked_fill(unknown, 0.0);
-    const at::Tensor bytes = unknown.to(at::kByte).contiguous();
+    const at::Tensor bytes = unknown.to(at::kCPU, at::kByte).contiguous();
     const std::uint8_t* data = bytes.const_data_ptr<std::uint8_t>();
     return {data, data + bytes.numel()};
   }
@@ -120,32 +120,56 @@ class TorchOracle : public Oracle {
            });
   }
 
-  // Each row of the input gives a row of the output, whichever query it is of.
+  // Each row of the input gives a row of the output, whichever query it is of. Logits are taken some rows at a time, so
+  // that they and their noise never stand whole in the memory of a GPU.
   std::vector<Expectation> expectations_of_one_projection(const std::vector<Walk>& walks) {
+    constexpr std::int64_t kOutputsAtOnce = std::int64_t{1} << 27;  // 1 GiB in fp64
     const PlacedUnit& placed = walks.front().units().front();
-    std::vector<at::Tensor> inputs, rows;
-    for (const Walk& walk : walks) {
-      inputs.push_back(gather_inputs(walk, walk.units().front(), {}, config())[0]);
-      rows.push_back(inputs.back().flatten(0, 1));
-    }
-    const std::array all = {at::cat(rows).unsqueeze(0)};
-    const Evaluated together = evaluate_unit_with_noise(placed.unit, all, walks.front().setting(placed, 1, nullptr),
-                                                        walks.front().query().stored);
+    const std::int64_t width = weights_.shape(projection_weight(placed.unit.first, placed.layer, config()))[0];
+    std::vector<at::Tensor> rows;
     std::vector<Expectation> expectations;
-    std::int64_t first = 0;
-    for (const at::Tensor& input : inputs) {
-      std::vector<std::int64_t> shape = input.sizes().vec();
-      shape.back() = together.value.size(-1);
-      const std::int64_t count = shape[0] * shape[1];
-      const auto part = [&](const at::Tensor& x) {
-        return x.expand_as(together.value).narrow(1, first, count).reshape(shape);
-      };
-      expectations.push_back(
-          as_expectation({part(together.value), {part(together.noise.independent), part(together.noise.shared)}},
-                         walks.front().query().precision));
-      first += count;
+    for (const Walk& walk : walks) {
+      const at::Tensor input = gather_inputs(walk, walk.units().front(), {}, config())[0];
+      rows.push_back(input.flatten(0, 1));
+      expectations.emplace_back().shape = {input.size(0), input.size(1), width};
+    }
+    const at::Tensor all = at::cat(rows);
+    const std::int64_t at_once = std::max<std::int64_t>(1, kOutputsAtOnce / width);
+    for (std::int64_t first = 0; first < all.size(0); first += at_once) {
+      const std::int64_t count = std::min(at_once, all.size(0) - first);
+      const std::array inputs = {all.narrow(0, first, count).unsqueeze(0)};
+      const Evaluated together = evaluate_unit_with_noise(
+          placed.unit, inputs, walks.front().setting(placed, 1, nullptr), walks.front().query().stored);
+      std::int64_t begin = 0;  // of the query's rows
+      for (std::size_t q = 0; q < rows.size(); ++q) {
+        const std::int64_t end = begin + rows[q].size(0);
+        const std::int64_t from = std::max(begin, first), until = std::min(end, first + count);
+        begin = end;
+        if (from >= until) continue;
+        const auto part = [&](const at::Tensor& x) {
+          return x.expand_as(together.value).narrow(1, from - first, until - from);
+        };
+        append(as_expectation({part(together.value), {part(together.noise.independent), part(together.noise.shared)}},
+                              walks.front().query().precision),
+               expectations[q]);
+      }
     }
     return expectations;
+  }
+
+  // Rows behind those that `whole` has; the first ones are moved there.
+  static void append(Expectation part, Expectation& whole) {
+    const auto add = [&](auto& from, auto& to) {
+      if (to.empty()) {
+        to = std::move(from);
+        to.reserve(static_cast<std::size_t>(num_elements(whole.shape)));
+      } else {
+        to.insert(to.end(), from.begin(), from.end());
+      }
+    };
+    add(part.value, whole.value);
+    add(part.sigma_independent, whole.sigma_independent);
+    add(part.sigma_shared, whole.sigma_shared);
   }
 
   // The target's value alone, with the roundings that `rounding` makes on the way to it.
@@ -208,6 +232,7 @@ class TorchOracle : public Oracle {
 
 std::unique_ptr<Oracle> make_oracle(const WeightSource& weights, const Options& options) {
   use_threads(options.num_threads, weights.config());
+  use_device(options.where, weights.config());
   return std::make_unique<TorchOracle>(weights);
 }
 

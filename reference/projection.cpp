@@ -50,7 +50,7 @@ Piece piece_of(const at::Tensor& x, const at::Tensor& x_variance, const at::Tens
   Piece piece;
   piece.value = reference::matmul(x, weight);
   const at::Tensor squared = weight.square();
-  const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), at::dtype(at::kDouble));
+  const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), of_type(at::kDouble));
   piece.variance =
       dot_variance(piece.value.to(at::kDouble), reference::matmul(x.square(), squared).to(at::kDouble), n, unit) +
       reference::matmul(x_variance.to(x.scalar_type()), squared).to(at::kDouble);
@@ -61,7 +61,7 @@ Piece piece_of(const at::Tensor& x, const at::Tensor& x_variance, const at::Tens
 Piece project_in_place_by_columns(const at::Tensor& x, const at::Tensor& weight, std::int64_t columns, DType stored,
                                   double unit) {
   at::Tensor memory = x.clone();
-  at::Tensor variance = at::zeros(x.sizes(), at::dtype(at::kDouble));
+  at::Tensor variance = at::zeros(x.sizes(), of_type(at::kDouble));
   Tensors values, variances;
   for (std::int64_t first = 0; first < weight.size(0); first += columns) {
     const std::int64_t count = std::min(columns, weight.size(0) - first);
@@ -85,7 +85,7 @@ Piece project_in_place_by_rows(const at::Tensor& x, const at::Tensor& weight, st
   Tensors values, variances;
   for (std::int64_t copy = 0; copy < copies; ++copy) {
     at::Tensor memory = at::zeros({tokens * std::max(in, out)}, x.options());
-    at::Tensor variance = at::zeros({tokens * std::max(in, out)}, at::dtype(at::kDouble));
+    at::Tensor variance = at::zeros({tokens * std::max(in, out)}, of_type(at::kDouble));
     memory.narrow(0, 0, tokens * in).copy_(x.reshape({copies, -1}).select(0, copy));
     for (std::int64_t token = 0; token < tokens; ++token) {
       const Piece piece =
@@ -177,14 +177,20 @@ Evaluated project_row_with_noise(Op op, const at::Tensor& x, const Setting& sett
     return {piece->value, {piece->variance, at::zeros_like(piece->variance)}};
   }
   const at::Tensor y = project_row(op, x, setting);
-  const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), at::dtype(at::kDouble));
-  at::Tensor variance = dot_variance(y, product_squares(x, op, setting), n, model.unit());
+  const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), of_type(at::kDouble));
+  const at::Tensor squares = product_squares(x, op, setting);
+  Noise noise = {dot_variance(y, squares, n, model.unit()), at::zeros({}, of_type(at::kDouble)).expand_as(y)};
+  if (model.matrix_units()) {
+    const Noise cut_off = cut_off_noise(y, squares, n, model.unit());
+    noise = {noise.independent + cut_off.independent, cut_off.shared};
+  }
+  at::Tensor& variance = noise.independent;
   if (rule.result_type) variance = variance + rounding_variance(*rule.result_type, y);
   if (rule.unknown_from) {
     const std::int64_t first = std::min(*rule.unknown_from, y.size(-1));
     variance.narrow(-1, first, y.size(-1) - first).fill_(HUGE_VAL);
   }
-  return {y, {variance, at::zeros({}, at::dtype(at::kDouble)).expand_as(y)}};
+  return {y, noise};
 }
 
 }  // namespace qdiff::reference

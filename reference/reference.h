@@ -2,7 +2,9 @@
 // of the program sees of it; LibTorch stays behind.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <string>
 
 #include "harness/contract/engine.h"
 #include "harness/contract/oracle.h"
@@ -11,9 +13,22 @@
 
 namespace qdiff::reference {
 
-struct Options {
-  int num_threads = 0;  // of LibTorch; 0: by the size of the model. The setting holds for the whole process.
+// Where the reference computes.
+enum class Where : std::uint8_t {
+  kHost,
+  kGpu,
+  kBySize,  // on a GPU where there is one that LibTorch can use, and the model is large enough to gain by it
 };
+
+// Both settings hold for the whole process.
+struct Options {
+  int num_threads = 0;  // of LibTorch; 0: by the size of the model
+  Where where = Where::kHost;
+};
+
+// Whether LibTorch can use a GPU here: the first call loads its CUDA library, where there is a device and the library.
+// If not and `why_not` is given, it says what is missing.
+bool gpu_available(std::string* why_not = nullptr);
 
 // Evaluates rows of the operation table in float64, with the rounding that a correct engine of the declared precision
 // is expected to make. `weights` must outlive the oracle. Not thread-safe: one caller at a time.

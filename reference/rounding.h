@@ -15,13 +15,16 @@ class Rounding {
   // what a later step reads is what was stored.
   static Rounding gold(const Precision& precision) { return {precision, false}; }
   // Computes in fp32 (fp64 where `accumulate` is) and rounds at every declared point.
-  static Rounding emulated(const Precision& precision) { return {precision, true}; }
+  static Rounding emulated(const Precision& precision, bool divides_last = false) {
+    return {precision, true, divides_last};
+  }
 
   at::ScalarType compute() const {
     return emulated_ && precision_.accumulate != DType::kF64 ? at::kFloat : at::kDouble;
   }
 
   bool emulates() const { return emulated_; }
+  bool divides_last() const { return divides_last_; }  // Query::divides_last
 
   at::Tensor at(RoundingPoint point, const at::Tensor& x) const {
     const auto declared = precision_.points.find(point);
@@ -44,10 +47,12 @@ class Rounding {
   }
 
  private:
-  Rounding(const Precision& precision, bool emulated) : precision_(precision), emulated_(emulated) {}
+  Rounding(const Precision& precision, bool emulated, bool divides_last = false)
+      : precision_(precision), emulated_(emulated), divides_last_(divides_last) {}
 
   Precision precision_;
   bool emulated_;
+  bool divides_last_;
 };
 
 }  // namespace qdiff::reference

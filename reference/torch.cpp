@@ -4,10 +4,14 @@
 
 namespace qdiff::reference {
 
+bool is_large(const ModelConfig& config) {
+  constexpr std::int64_t kLarge = std::int64_t{1} << 21;  // elements of the MLP's matrices
+  return config.hidden * config.intermediate >= kLarge;
+}
+
 void use_threads(int num_threads, const ModelConfig& config) {
-  constexpr std::int64_t kWorthThreads = std::int64_t{1} << 21;  // elements of the MLP's matrices
   static const int all = at::get_num_threads();
-  if (num_threads == 0) num_threads = config.hidden * config.intermediate < kWorthThreads ? 1 : all;
+  if (num_threads == 0) num_threads = is_large(config) ? all : 1;
   at::set_num_threads(num_threads);
 }
 
@@ -31,14 +35,44 @@ at::Tensor widen(const TensorView& view, at::ScalarType compute) {
   // reused by its owner, and its alignment must not decide how LibTorch's sums are blocked.
   const at::Tensor borrowed =
       at::from_blob(const_cast<void*>(view.data), view.shape, at::dtype(scalar_type(view.dtype)));
-  return borrowed.to(compute, /*non_blocking=*/false, /*copy=*/true);
+  return borrowed.to(device(), borrowed.scalar_type(), /*non_blocking=*/false, /*copy=*/true).to(compute);
 }
+
+namespace {
+
+// What spacing() and round_to() of dtype.h say, in operations of whole tensors.
+at::Tensor spacing_on_device(DType dtype, const at::Tensor& x) {
+  const DTypeFacts f = facts(dtype);
+  constexpr std::int64_t kExponentBits = 0x7FF0000000000000;
+  const at::Tensor binade = x.contiguous().view(at::kLong).bitwise_and(kExponentBits).view(at::kDouble);
+  const at::Tensor spacing = (binade * std::ldexp(1.0, 1 - f.significant_bits))
+                                 .clamp_min(std::ldexp(1.0, f.min_exponent + 1 - f.significant_bits));
+  return spacing.masked_fill(at::isfinite(x).logical_not(), 0.0);
+}
+
+at::Tensor rounded_on_device(DType dtype, const at::Tensor& x) {
+  const at::Tensor spacing = spacing_on_device(dtype, x);
+  const at::Tensor rounded = at::round(x / spacing) * spacing;  // ties to even; both by a power of two, exact
+  const at::Tensor overflows = rounded.abs().ge(std::ldexp(1.0, facts(dtype).max_exponent + 1));
+  return at::where(at::isfinite(x), at::where(overflows, x * HUGE_VAL, rounded), x);
+}
+
+// A tensor's elements, row by row, written once.
+template <typename T>
+std::vector<T> copied_out(const at::Tensor& x, at::ScalarType type) {
+  std::vector<T> elements(static_cast<std::size_t>(x.numel()));
+  at::from_blob(elements.data(), x.sizes(), at::dtype(type)).copy_(x);
+  return elements;
+}
+
+}  // namespace
 
 at::Tensor round_to(DType dtype, const at::Tensor& x) {
   const at::ScalarType wide = x.scalar_type();
   if (dtype == DType::kF64 || scalar_type(dtype) == wide) return x;
   // LibTorch takes fp64 to the 16-bit types by way of fp32, which would round twice.
   if (wide == at::kDouble && dtype != DType::kF32) {
+    if (!x.device().is_cpu()) return rounded_on_device(dtype, x);
     return map_elements(x, [dtype](std::int64_t, double value) { return qdiff::round_to(dtype, value); });
   }
   return x.to(scalar_type(dtype)).to(wide);
@@ -50,22 +84,14 @@ at::Tensor with_overflow(DType dtype, const at::Tensor& x) {
 }
 
 at::Tensor spacing_at(DType dtype, const at::Tensor& x) {
+  if (!x.device().is_cpu()) return spacing_on_device(dtype, x.to(at::kDouble));
   return map_elements(
       x, [dtype](std::int64_t, double value) { return std::isfinite(value) ? qdiff::spacing(dtype, value) : 0.0; });
 }
 
 at::Tensor rounding_variance(DType dtype, const at::Tensor& x) { return spacing_at(dtype, x).square() / 12.0; }
 
-std::vector<double> to_vector(const at::Tensor& x) {
-  const at::Tensor flat = x.to(at::kDouble).contiguous();
-  const double* data = flat.const_data_ptr<double>();
-  return {data, data + flat.numel()};
-}
-
-std::vector<float> to_float_vector(const at::Tensor& x) {
-  const at::Tensor flat = x.to(at::kFloat).contiguous();
-  const float* data = flat.const_data_ptr<float>();
-  return {data, data + flat.numel()};
-}
+std::vector<double> to_vector(const at::Tensor& x) { return copied_out<double>(x, at::kDouble); }
+std::vector<float> to_float_vector(const at::Tensor& x) { return copied_out<float>(x, at::kFloat); }
 
 }  // namespace qdiff::reference

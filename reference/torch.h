@@ -9,8 +9,13 @@
 #include "harness/contract/config.h"
 #include "harness/contract/dtype.h"
 #include "harness/contract/tensor.h"
+#include "reference/reference.h"
 
 namespace qdiff::reference {
+
+// Whether a layer's matrices are so large that several threads, or a GPU, gain more than waking and waiting for them
+// costs.
+bool is_large(const ModelConfig& config);
 
 // Sets LibTorch's threads for the whole process; 0 lets the model decide: one thread where a layer's matrices are so
 // small that waking and waiting for the others costs more than they compute (measured: on the small test shapes, four
@@ -18,6 +23,15 @@ namespace qdiff::reference {
 void use_threads(int num_threads, const ModelConfig& config);
 
 at::ScalarType scalar_type(DType dtype);
+
+// Where all tensors of the reference live, for the whole process: host memory, or the first GPU.
+at::Device device();
+// Throws qdiff::CannotJudgeError for a GPU that LibTorch cannot use here.
+void use_device(Where where, const ModelConfig& config);
+// Gives back what LibTorch keeps of the GPU's memory for later tensors.
+void release_unused_memory();
+// Of a new tensor there.
+inline at::TensorOptions of_type(at::ScalarType type) { return at::dtype(type).device(device()); }
 
 // A host view's elements, widened exactly to `compute` (fp64, or fp32 from a type that is no wider).
 // A copy.
@@ -35,17 +49,17 @@ at::Tensor rounding_variance(DType dtype, const at::Tensor& x);
 std::vector<double> to_vector(const at::Tensor& x);       // row-major
 std::vector<float> to_float_vector(const at::Tensor& x);  // row-major
 
-// f(index, value) of each element of a contiguous fp64 tensor, in parallel.
+// f(index, value) of each element of a contiguous fp64 tensor, in parallel, on the host.
 template <typename F>
 at::Tensor map_elements(const at::Tensor& x, F f) {
-  const at::Tensor in = x.to(at::kDouble).contiguous();
+  const at::Tensor in = x.to(at::kCPU, at::kDouble).contiguous();
   at::Tensor out = at::empty_like(in);
   const double* from = in.const_data_ptr<double>();
   double* to = out.mutable_data_ptr<double>();
   at::parallel_for(0, in.numel(), 1 << 14, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) to[i] = f(i, from[i]);
   });
-  return out;
+  return out.to(x.device());
 }
 
 }  // namespace qdiff::reference

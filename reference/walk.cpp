@@ -84,8 +84,9 @@ Walk::Walk(const Query& query, const Rounding& rounding, WeightStore& weights)
   }
 }
 
-Setting Walk::setting(const PlacedUnit& placed, std::int64_t copies, const Surroundings* around) const {
-  return {weights_, query_.precision, rounding_, step(placed), placed.layer, copies, query_.variant, around};
+Setting Walk::setting(const PlacedUnit& placed, std::int64_t copies, const Surroundings* around,
+                      const Rounding& rounding) const {
+  return {weights_, query_.precision, rounding, step(placed), placed.layer, copies, query_.variant, around};
 }
 
 at::Tensor WalkSurroundings::tensor(const TensorKey& key) const {

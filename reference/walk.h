@@ -34,7 +34,11 @@ class Walk {
   const std::vector<PlacedUnit>& units() const { return units_; }
   const Query& query() const { return query_; }
   const Step& step(const PlacedUnit& placed) const { return query_.steps[static_cast<std::size_t>(placed.step)]; }
-  Setting setting(const PlacedUnit& placed, std::int64_t copies, const Surroundings* around) const;
+  Setting setting(const PlacedUnit& placed, std::int64_t copies, const Surroundings* around) const {
+    return setting(placed, copies, around, rounding_);
+  }
+  Setting setting(const PlacedUnit& placed, std::int64_t copies, const Surroundings* around,
+                  const Rounding& rounding) const;
 
   // In the type computed in, rounded where the declaration says that the next operation took it in a narrower type.
   // Throws InputError where it is not recorded or has a shape that its step does not give it.

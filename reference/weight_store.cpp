@@ -12,6 +12,8 @@ constexpr std::int64_t kLargestKept = std::int64_t{1} << 27;               // 1 
 constexpr std::size_t kSmallestBudget = std::size_t{256} << 20;            // bytes, of converted weights
 constexpr std::size_t kLargestBudget = std::size_t{4} << 30;               // bytes, of converted weights
 constexpr std::size_t kLargestStored = std::size_t{1} << 30;               // bytes, of weights as stored
+constexpr std::size_t kOnDevice = std::size_t{12} << 30;                   // bytes, of either kind in a GPU's memory
+constexpr std::int64_t kReadAtOnce = std::int64_t{1} << 18;                // elements, of a thread
 constexpr std::size_t kBytesOfBothForms = sizeof(double) + sizeof(float);  // fp64, and fp32 squared
 
 bool is_vocabulary_matrix(const WeightInfo& info, const ModelConfig& config) {
@@ -48,6 +50,7 @@ WeightStore::WeightStore(const WeightSource& source) : source_(source) {
   // A tenth to spare.
   converted_.budget = std::clamp(layer * kBytesOfBothForms / 10 * 11, kSmallestBudget, kLargestBudget);
   stored_.budget = std::min((layer + vocabulary) * size_of(config().dtype) / 10 * 11, kLargestStored);
+  if (!device().is_cpu()) stored_.budget = converted_.budget = kOnDevice;
 }
 
 const at::Tensor* WeightStore::Kept::find(const std::string& name, const WeightForm& form) {
@@ -69,10 +72,14 @@ void WeightStore::Kept::add(Entry entry) {
 
 at::Tensor WeightStore::read(const WeightInfo& info, std::int64_t first, std::int64_t count) const {
   const at::Tensor stored = at::empty({count}, at::dtype(scalar_type(info.dtype)));
-  source_.read(
-      info, first, count,
-      {static_cast<std::byte*>(stored.mutable_data_ptr()), static_cast<std::size_t>(count) * size_of(info.dtype)});
-  return stored;
+  auto* to = static_cast<std::byte*>(stored.mutable_data_ptr());
+  // In parallel, because a synthetic model computes what it "reads".
+  at::parallel_for(0, count, kReadAtOnce, [&](std::int64_t begin, std::int64_t end) {
+    const std::size_t size = size_of(info.dtype);
+    source_.read(info, first + begin, end - begin,
+                 {to + static_cast<std::size_t>(begin) * size, static_cast<std::size_t>(end - begin) * size});
+  });
+  return stored.to(device());
 }
 
 at::Tensor WeightStore::kept_or_read(const WeightInfo& info, std::int64_t first, std::int64_t count) {
@@ -96,12 +103,14 @@ at::Tensor WeightStore::gather_rows(const std::string& name, const std::vector<s
                                     const WeightForm& form) const {
   const WeightInfo& info = source_.find(name);
   const std::int64_t columns = info.shape.back();
-  const at::Tensor rows = at::empty({static_cast<std::int64_t>(indices.size()), columns}, at::dtype(form.compute));
+  const Shape shape = {static_cast<std::int64_t>(indices.size()), columns};
+  const at::Tensor stored = at::empty(shape, at::dtype(scalar_type(info.dtype)));
+  const std::size_t row_bytes = static_cast<std::size_t>(columns) * size_of(info.dtype);
+  auto* to = static_cast<std::byte*>(stored.mutable_data_ptr());
   for (std::size_t i = 0; i < indices.size(); ++i) {
-    const at::Tensor stored = read(info, indices[i] * columns, columns);
-    rows.select(0, static_cast<std::int64_t>(i)).copy_(convert(stored, info.dtype, {columns}, form));
+    source_.read(info, indices[i] * columns, columns, {to + i * row_bytes, row_bytes});
   }
-  return rows;
+  return convert(stored.to(device()), info.dtype, shape, form);
 }
 
 void WeightStore::for_each_block(const std::string& name, const WeightForm& form,

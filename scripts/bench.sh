@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Measures the CUDA engine beside transformers on one GPU: decode and prefill at the shapes of Qwen2.5-0.5B and -7B, with
+# Measures the CUDA engine beside its peers on one GPU: decode and prefill at the shapes of Qwen2.5-0.5B and -7B, with
 # random weights, batch 1, bfloat16. Needs an H100 or H200 (compute capability 9.0) and no network.
 #
 #   scripts/bench.sh [--out FILE] [--build DIR] [--models 0.5b,7b] [--contexts 0,1024,8192] [--prompts 512,4096]
-#                    [--no-peers]
+#                    [--rounds 3] [--no-peers]
 #
-# The engine runs before and after its peers, so that heat and clocks are alike. FILE (default build/bench.json) holds
+# Engine and peers take turns, round after round, so that heat and clocks are alike. FILE (default build/bench.json) holds
 # every measurement: microseconds a step with median and spread, % of the read bandwidth measured in the same run, cost
-# of taps. Peers are measured where Python has torch and transformers. Ends with 1 where a
+# of taps; and of each quantity the median over the rounds, with the part of the peer's time that the engine takes.
+# Peers: transformers where Python has it and PyTorch; llama.cpp where llama-bench is on the PATH or LLAMA_BENCH names
+# it, on LLAMA_MODELS/0.5b.gguf and 7b.gguf, or files of random weights that are made here. Ends with 1 where a
 # measurement failed, 125 where there is no GPU.
 set -euo pipefail
 
@@ -17,6 +19,7 @@ build="$root/build/gpu-bench"
 models=0.5b,7b
 contexts=0,1024,8192
 prompts=512,4096
+rounds=3
 peers=yes
 while [[ $# -gt 0 ]]; do
   if [[ "$1" == --no-peers ]]; then
@@ -34,6 +37,7 @@ while [[ $# -gt 0 ]]; do
     --models) models="$2" ;;
     --contexts) contexts="$2" ;;
     --prompts) prompts="$2" ;;
+    --rounds) rounds="$2" ;;
     *) printf 'bench: unknown option %s\n' "$1" >&2; exit 2 ;;
   esac
   shift 2
@@ -50,9 +54,18 @@ if ! { cmake -G Ninja -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DQDIFF_
   printf 'bench: the build failed; the whole log is in %s\n' "$build/build.log" >&2
   exit 2
 fi
-if [[ $peers == yes ]] && ! python3 -c 'import torch, transformers' 2>/dev/null; then
-  printf 'bench: this Python has no torch and transformers, so no peers are measured\n' >&2
-  peers=no
+options=()
+llama=
+if [[ $peers == yes ]]; then
+  if python3 -c 'import torch, transformers' 2>/dev/null; then
+    options+=(--transformers)
+  else
+    printf 'bench: this Python has no torch and transformers, so these are not measured\n' >&2
+  fi
+  llama="${LLAMA_BENCH:-$(command -v llama-bench || true)}"
+  if [[ -z $llama ]]; then
+    printf 'bench: no llama-bench on the PATH or in LLAMA_BENCH, so llama.cpp is not measured\n' >&2
+  fi
 fi
 
 failed=0
@@ -65,13 +78,15 @@ measure() {
     printf 'bench: failed: %s; see %s\n' "$*" "$build/bench.err" >&2
   }
 }
-engine=("$build/optimized/cuda/cuda_engine_bench")
 for model in ${models//,/ }; do
-  measure "${engine[@]}" "$model" --contexts "$contexts" --prompts "$prompts" --repeats 15
-  if [[ $peers == yes ]]; then
-    measure python3 "$root/scripts/bench_peers.py" "$model" --contexts "$contexts" --prompts "$prompts"
-    measure "${engine[@]}" "$model" --contexts "$contexts" --prompts "$prompts" --repeats 15
+  of_model=("${options[@]}")
+  if [[ -n $llama ]]; then
+    file="${LLAMA_MODELS:-$build}/$model.gguf"
+    [[ -f $file ]] || python3 "$root/scripts/random_gguf.py" "$model" "$file"
+    of_model+=(--llama-bench "$llama" --llama-model "$file")
   fi
+  measure python3 "$root/scripts/bench_rounds.py" "$build/optimized/cuda/cuda_engine_bench" "$model" \
+    --contexts "$contexts" --prompts "$prompts" --rounds "$rounds" "${of_model[@]}"
 done
 
 commit="$(git -C "$root" rev-parse --verify -q HEAD 2>/dev/null || echo unknown)"

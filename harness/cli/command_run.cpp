@@ -178,7 +178,8 @@ compare::RunResult run_group(Group& group, const RunArguments& arguments, const 
                                       .max_resident_bytes = plan.max_resident_bytes,
                                       .inject = group.inject});
   if (arguments.print_gemms) print_gemms(*candidate, group.model->config(), group.spec, progress);
-  const reference::Options reference_options{.num_threads = arguments.common.threads.value_or(0)};
+  const reference::Options reference_options{.num_threads = arguments.common.threads.value_or(0),
+                                             .where = arguments.reference};
   const Precision gold = gold_precision(candidate->precision().weights);
   const auto reference_engine = reference::make_engine(*group.model, gold, reference_options);
   const auto oracle = reference::make_oracle(*group.model, reference_options);

@@ -6,6 +6,7 @@
 #include "harness/calibration/scenario.h"
 #include "harness/cases/case.h"
 #include "harness/cli/commands.h"
+#include "harness/cli/engines.h"
 #include "harness/cli/output_folder.h"
 #include "harness/cli/progress.h"
 #include "harness/formats/atomic_file.h"
@@ -19,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // Each worker has engines of its own, with one thread each: the models are small.
-selftest::Makers makers() {
+selftest::Makers makers(EngineKind backend) {
   const auto cpu = [](const WeightSource& weights, DType dtype) {
     return optimized::cpu::make_engine(weights, {.dtype = dtype, .num_threads = 1});
   };
@@ -30,7 +31,13 @@ selftest::Makers makers() {
     return reference::make_engine(weights, gold_precision(dtype), {.num_threads = 1});
   };
   const auto oracle = [](const WeightSource& weights) { return reference::make_oracle(weights, {.num_threads = 1}); };
-  return {.engines = {{"cpu", cpu}, {"reference", reference}}, .gold = gold, .oracle = oracle};
+  selftest::Makers made{.engines = {{"cpu", cpu}, {"reference", reference}}, .gold = gold, .oracle = oracle};
+  if (backend != EngineKind::kCuda) return made;
+  const auto cuda = [](const WeightSource& weights, DType dtype) {
+    return make_engine(EngineKind::kCuda, weights, {.dtype = dtype});
+  };
+  made.engines = {{"cuda", cuda}};
+  return made;
 }
 
 selftest::HonestRun run_twin(std::uint64_t seed, DType dtype, calibration::Size size) {
@@ -46,11 +53,14 @@ selftest::HonestRun run_twin(std::uint64_t seed, DType dtype, calibration::Size 
 }  // namespace
 
 ExitStatus selftest_command(const SelftestArguments& arguments, const std::string& command) {
+  check_available(arguments.backend);
   check_output_folder(arguments.out);
   const fs::path file = fs::path(arguments.out) / "selftest.json";
   check_own_file(file, "\"qdiff-selftest\"");
   selftest::Settings settings;
   settings.quick = arguments.quick;
+  settings.engine_alone = arguments.backend == EngineKind::kCuda;
+  settings.only = arguments.only;
   settings.threads = arguments.common.threads.value_or(static_cast<int>(std::thread::hardware_concurrency()));
   settings.other_honest = "calibration twins";
   const auto size = arguments.quick ? calibration::Size::kQuick : calibration::Size::kFull;
@@ -58,7 +68,7 @@ ExitStatus selftest_command(const SelftestArguments& arguments, const std::strin
 
   Progress progress(arguments.common.quiet);
   selftest::Result result = selftest::run_selftest(
-      cases::embedded_suite(), makers(), settings,
+      cases::embedded_suite(), makers(arguments.backend), settings,
       [&](const std::string& what, std::int64_t done, std::int64_t total) { progress.show(what, done, total); });
   progress.clear();
   result.command = command;

@@ -16,9 +16,9 @@ void check_available(EngineKind kind);
 
 struct EngineSettings {
   DType dtype = DType::kBF16;
-  std::optional<int> threads;
+  std::optional<int> threads = {};
   std::int64_t max_resident_bytes = 0;  // 0: all weights stay in memory
-  std::optional<Fault> inject;
+  std::optional<Fault> inject = {};
 };
 
 // `weights` must outlive the engine. Throws InputError where the fault is none of the engine's.

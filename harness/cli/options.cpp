@@ -30,8 +30,8 @@ constexpr const char* kCommandsToCome[] = {"bisect", "reduce", "fuzz", "merge"};
 // empty argument ("--model ''") differs from none.
 struct Texts {
   std::vector<std::string> cases;
-  std::optional<std::string> model, backend, engine, test_case, trace, out, dtype, layers, steps, mode, inject,
-      max_memory, threads, color, within, prompt, tokens;
+  std::optional<std::string> model, backend, reference, engine, test_case, trace, out, dtype, layers, steps, mode,
+      inject, max_memory, threads, color, within, only, prompt, tokens;
   std::string path, actual, expected;
   bool quiet = false, quick = false, print_gemms = false, infer_points = false, allow_precision = false;
 };
@@ -88,6 +88,9 @@ CLI::App* add_diagnose(CLI::App& app, Texts& texts) {
 CLI::App* add_selftest(CLI::App& app, Texts& texts) {
   CLI::App* selftest = app.add_subcommand("selftest", "Plant every known bug and score what the diagnosis makes of it");
   selftest->add_flag("--quick", texts.quick, "A part of it, in a minute or two: each fault once, in bfloat16");
+  add_text(*selftest, "--backend", texts.backend, "NAME",
+           "cpu: bugs in the CPU engine and in the reference; cuda: in the CUDA engine alone (default: cpu)");
+  add_text(*selftest, "--only", texts.only, "TEXT", "Faults whose id begins so, as H03; no honest runs and no doses");
   add_text(*selftest, "--out", texts.out, "DIR", "Where selftest.json goes (default: qdiff-report)");
   add_text(*selftest, "--threads", texts.threads, "N", "Faults to plant side by side (default: all cores)");
   selftest->add_flag("--quiet", texts.quiet, "No progress line, and no table on standard output");
@@ -126,6 +129,9 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
            "Instead of cases: this text in the model's own tokens, and what the reference writes behind it");
   add_text(*run, "--tokens", texts.tokens, "N", "With --prompt: how many tokens it writes at most (default: 12)");
   add_text(*run, "--backend", texts.backend, "NAME", "cpu or cuda: the engine to judge (default: cpu)");
+  add_text(
+      *run, "--reference", texts.reference, "WHERE",
+      "host or gpu: where the reference computes; auto: a large model on a GPU, where there is one (default: auto)");
   add_text(*run, "--out", texts.out, "DIR", "Where the reports go (default: qdiff-report)");
   add_engine_options(*run, texts);
   add_text(*run, "--layers", texts.layers, "LIST", "Judge only these layers, as 0-3 or 0,2");
@@ -307,6 +313,11 @@ void read_prompt(const Texts& texts, RunArguments& arguments) {
   if (texts.tokens) arguments.tokens = parse_whole("--tokens", *texts.tokens, 1, kMostTokens);
 }
 
+EngineKind backend_of(const Texts& texts) {
+  constexpr std::array kKinds = {EngineKind::kCpu, EngineKind::kCuda};
+  return texts.backend ? kKinds[parse_choice("--backend", *texts.backend, {"cpu", "cuda"})] : EngineKind::kCpu;
+}
+
 RunArguments run_of(const Texts& texts) {
   RunArguments arguments;
   arguments.common = common_of(texts);
@@ -314,9 +325,10 @@ RunArguments run_of(const Texts& texts) {
   for (const std::string& test_case : texts.cases) check_path("CASE", test_case);
   arguments.model = texts.model;
   read_prompt(texts, arguments);
-  if (texts.backend) {
-    constexpr std::array kKinds = {EngineKind::kCpu, EngineKind::kCuda};
-    arguments.backend = kKinds[parse_choice("--backend", *texts.backend, {"cpu", "cuda"})];
+  arguments.backend = backend_of(texts);
+  if (texts.reference) {
+    arguments.reference =
+        static_cast<reference::Where>(parse_choice("--reference", *texts.reference, {"host", "gpu", "auto"}));
   }
   if (texts.out) arguments.out = *texts.out;
   arguments.dtype = dtype_of(texts);
@@ -362,7 +374,9 @@ CompareArguments compare_of(const Texts& texts) {
 SelftestArguments selftest_of(const Texts& texts) {
   SelftestArguments arguments;
   arguments.common = common_of(texts);
+  arguments.backend = backend_of(texts);
   arguments.quick = texts.quick;
+  arguments.only = texts.only.value_or("");
   if (texts.out) arguments.out = *texts.out;
   return arguments;
 }
@@ -390,13 +404,25 @@ void check_texts(const Texts& texts) {
   const std::pair<const char*, const std::optional<std::string>*> paths[] = {
       {"--model", &texts.model}, {"--case", &texts.test_case}, {"--trace", &texts.trace}, {"--out", &texts.out}};
   for (const auto& [option, text] : paths) check_path(option, *text);
-  const std::pair<const char*, const std::optional<std::string>*> values[] = {
-      {"--model", &texts.model},     {"--backend", &texts.backend}, {"--engine", &texts.engine},
-      {"--case", &texts.test_case},  {"--trace", &texts.trace},     {"--out", &texts.out},
-      {"--dtype", &texts.dtype},     {"--layers", &texts.layers},   {"--steps", &texts.steps},
-      {"--mode", &texts.mode},       {"--inject", &texts.inject},   {"--max-memory", &texts.max_memory},
-      {"--threads", &texts.threads}, {"--color", &texts.color},     {"--within", &texts.within},
-      {"--prompt", &texts.prompt},   {"--tokens", &texts.tokens}};
+  const std::pair<const char*, const std::optional<std::string>*> values[] = {{"--model", &texts.model},
+                                                                              {"--backend", &texts.backend},
+                                                                              {"--reference", &texts.reference},
+                                                                              {"--engine", &texts.engine},
+                                                                              {"--case", &texts.test_case},
+                                                                              {"--trace", &texts.trace},
+                                                                              {"--out", &texts.out},
+                                                                              {"--dtype", &texts.dtype},
+                                                                              {"--layers", &texts.layers},
+                                                                              {"--steps", &texts.steps},
+                                                                              {"--mode", &texts.mode},
+                                                                              {"--inject", &texts.inject},
+                                                                              {"--max-memory", &texts.max_memory},
+                                                                              {"--threads", &texts.threads},
+                                                                              {"--color", &texts.color},
+                                                                              {"--within", &texts.within},
+                                                                              {"--only", &texts.only},
+                                                                              {"--prompt", &texts.prompt},
+                                                                              {"--tokens", &texts.tokens}};
   for (const auto& [option, text] : values) check_not_an_option(option, *text);
 }
 

@@ -11,6 +11,7 @@
 #include "harness/cli/values.h"
 #include "harness/contract/engine.h"
 #include "harness/diagnose/run.h"
+#include "reference/reference.h"
 
 namespace qdiff::cli {
 
@@ -31,6 +32,7 @@ struct RunArguments {
   std::int64_t tokens = 12;           // at most so many
   std::optional<std::string> model;   // none: each case's own
   EngineKind backend = EngineKind::kCpu;
+  reference::Where reference = reference::Where::kBySize;
   std::string out = "qdiff-report";
   std::optional<DType> dtype;  // none: as the checkpoint
   std::optional<NumberRanges> layers;
@@ -67,7 +69,9 @@ struct CompareArguments {
 
 struct SelftestArguments {
   CommonArguments common;
+  EngineKind backend = EngineKind::kCpu;
   bool quick = false;
+  std::string only;  // what the fault ids begin with; empty: all
   std::string out = "qdiff-report";
 };
 

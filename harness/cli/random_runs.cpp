@@ -4,12 +4,14 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <string>
 
+#include "harness/cli/engines.h"
+#include "harness/contract/error.h"
 #include "harness/diagnose/run.h"
 #include "harness/selftest/random_case.h"
-#include "optimized/cpu/engine.h"
 #include "reference/reference.h"
 
 namespace qdiff {
@@ -20,9 +22,9 @@ struct Tally {
   compare::ClosestToBound closest;
 };
 
-void run_one(std::uint64_t seed, DType dtype, Tally& tally) {
+void run_one(cli::EngineKind backend, std::uint64_t seed, DType dtype, Tally& tally) {
   const auto [weights, profile, input] = selftest::draw_random_case(seed);
-  const auto candidate = optimized::cpu::make_engine(*weights, {.dtype = dtype});
+  const auto candidate = cli::make_engine(backend, *weights, {.dtype = dtype});
   const auto reference = reference::make_engine(*weights, gold_precision(dtype), {});
   const auto oracle = reference::make_oracle(*weights, {});
   diagnose::RunOptions options;
@@ -43,11 +45,11 @@ void run_one(std::uint64_t seed, DType dtype, Tally& tally) {
               to_string(weights->config()).c_str(), why.c_str());
 }
 
-int run_all(std::int64_t count, std::uint64_t seed) {
+int run_all(cli::EngineKind backend, std::int64_t count, std::uint64_t seed) {
   std::int64_t flagged = 0;
   for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     Tally tally;
-    for (std::int64_t i = 0; i < count; ++i) run_one(seed + static_cast<std::uint64_t>(i), dtype, tally);
+    for (std::int64_t i = 0; i < count; ++i) run_one(backend, seed + static_cast<std::uint64_t>(i), dtype, tally);
     flagged += tally.flagged;
     std::printf("%-8s  %lld runs, %lld flagged, %lld tensors; nearest to a bound: %s at %.3g of it, in %s\n",
                 std::string(name(dtype)).c_str(), static_cast<long long>(tally.runs),
@@ -67,6 +69,16 @@ int main(int argc, char** argv) {
   std::uint64_t seed = 1;
   app.add_option("--count", count, "runs of each dtype")->check(CLI::Range(1, 1000000));
   app.add_option("--seed", seed, "of the first run; the others follow");
+  auto backend = qdiff::cli::EngineKind::kCpu;
+  const std::map<std::string, qdiff::cli::EngineKind> backends = {{"cpu", qdiff::cli::EngineKind::kCpu},
+                                                                  {"cuda", qdiff::cli::EngineKind::kCuda}};
+  app.add_option("--backend", backend, "cpu or cuda")->transform(CLI::CheckedTransformer(backends));
   CLI11_PARSE(app, argc, argv);
-  return qdiff::run_all(count, seed);
+  try {
+    qdiff::cli::check_available(backend);
+    return qdiff::run_all(backend, count, seed);
+  } catch (const qdiff::CannotJudgeError& error) {
+    std::fprintf(stderr, "qdiff_random_runs: %s\n", error.what());
+    return static_cast<int>(qdiff::ExitStatus::kCannotJudge);
+  }
 }

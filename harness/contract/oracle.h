@@ -68,6 +68,9 @@ struct Query {
   std::int64_t capacity = 0;  // cache slots of a row; 0: not known, taken to be those of the whole case
   double unwritten = 0.0;     // what memory holds that nobody wrote, where that is known; most engines clear it
   bool with_noise = true;     // false: the value alone is wanted, and both deviations stay empty
+  // emulate() alone: a declared attention.probs rounds exp(score - maximum) and the sum divides last, as in flash
+  // attention (Dao 2022, algorithm 1); false: it rounds the quotient, as where softmax is an operation of its own.
+  bool divides_last = false;
 };
 
 // Row-major in the target's shape. `value` is gold: fp64 throughout, weights rounded once to Precision::weights and

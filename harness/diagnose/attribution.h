@@ -52,8 +52,12 @@ Expectation evaluate(Oracle& oracle, const RowJudgement& row, const Precision& p
 std::vector<Expectation> evaluate_all(Oracle& oracle, std::span<const RowJudgement> rows, const Precision& precision);
 compare::Judgement judge_as(Oracle& oracle, const RowJudgement& row, const Precision& precision,
                             const Supposition& supposition);
+// Judges `actual`, in the place of the row's own tensor, against an expectation of the row.
+compare::Judgement judge_against(const RowJudgement& row, const TensorView& actual, const Expectation& expected,
+                                 const Precision& precision, const ModelConfig& config);
 // What an engine that really rounds at the declared and the supposed points would put out.
-Tensor emulated(Oracle& oracle, const RowJudgement& row, const Precision& precision, const Supposition& supposition);
+Tensor emulated(Oracle& oracle, const RowJudgement& row, const Precision& precision, const Supposition& supposition,
+                bool divides_last = false);
 Precision declaring(Precision precision, std::span<const DeclarablePoint> points);
 
 // A variant once for each value that the catalogue lists; once where it takes none.

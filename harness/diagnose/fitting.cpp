@@ -52,7 +52,18 @@ std::vector<RoundingPoint> points_of(const RowJudgement& row) {
       if (std::find(points.begin(), points.end(), point) == points.end()) points.push_back(point);
     }
   }
+  // Sums in 16 bits come last, for they round the scores as attention.scores does, and P·V besides.
+  std::stable_partition(points.begin(), points.end(),
+                        [](RoundingPoint point) { return point != RoundingPoint::kAttentionAccumulate; });
   return points;
+}
+
+// Whether a softmax inside the span rounds, where no tensor shows if it divides before that or after P·V.
+bool may_divide_last(const RowJudgement& row, const Precision& precision) {
+  const bool inside =
+      row.key.id.op != Op::kProbs &&
+      std::any_of(row.span.begin(), row.span.end(), [](const TensorKey& key) { return key.id.op == Op::kProbs; });
+  return inside && precision.points.contains(RoundingPoint::kAttentionProbs);
 }
 
 // Where data only moves, a cache of a narrower type is the one rounding that there is.
@@ -106,20 +117,17 @@ std::vector<DeclarablePoint> several_points(Oracle& oracle, const RowJudgement& 
 double distance(Oracle& oracle, const RowJudgement& row, const Precision& precision, const Supposition& supposition,
                 const Expectation& scale) {
   const Precision supposed = declaring(precision, supposition.points);
-  const TensorView actual = row.actual();
-  const Tensor planted = emulated(oracle, row, precision, supposition);
-  Expectation expected = scale;
-  expected.exact = false;
-  expected.value = to_doubles(planted.view());
-  const compare::Judgement judgement = compare::judge({.op = row.key.id.op,
-                                                       .actual = actual,
-                                                       .expected = expected,
-                                                       .step = row.step(),
-                                                       .precision = supposed,
-                                                       .config = oracle.config(),
-                                                       .operations = row.span});
-  const bool gate = judgement.decisive_statistic == "non_finite" || judgement.decisive_statistic == "mask";
-  return gate || !std::isfinite(judgement.statistics.rms) ? HUGE_VAL : judgement.statistics.rms;
+  const auto distance_to = [&](const Tensor& planted) {
+    Expectation expected = scale;
+    expected.exact = false;
+    expected.value = to_doubles(planted.view());
+    const compare::Judgement judgement = judge_against(row, row.actual(), expected, supposed, oracle.config());
+    const bool gate = judgement.decisive_statistic == "non_finite" || judgement.decisive_statistic == "mask";
+    return gate || !std::isfinite(judgement.statistics.rms) ? HUGE_VAL : judgement.statistics.rms;
+  };
+  const double nearest = distance_to(emulated(oracle, row, precision, supposition));
+  if (!may_divide_last(row, supposed)) return nearest;
+  return std::min(nearest, distance_to(emulated(oracle, row, precision, supposition, /*divides_last=*/true)));
 }
 
 // Searched over logarithms: the best of a grid around the listed and the right values by RMS error, refined between its

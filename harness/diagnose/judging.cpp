@@ -51,13 +51,7 @@ class Probe {
         const Supposition planting = facts.declares ? Supposition{nullptr, {*facts.declares}} : Supposition{&variant};
         const Tensor planted = emulated(oracle_, row, precision_, planting);
         detectability_.tried.insert(facts.id);
-        const compare::Judgement judgement = compare::judge({.op = row.key.id.op,
-                                                             .actual = planted.view(),
-                                                             .expected = expected,
-                                                             .step = row.step(),
-                                                             .precision = precision_,
-                                                             .config = oracle_.config(),
-                                                             .operations = row.span});
+        const compare::Judgement judgement = judge_against(row, planted.view(), expected, precision_, oracle_.config());
         if (judgement.outcome != Outcome::kDiverged) continue;
         shown.insert(row.subject->input->id);
         return;
@@ -176,13 +170,7 @@ class Judging {
   Seen look_at(const RowJudgement& row, const Expectation& expected) const {
     const TensorView actual = row.actual();
     Seen seen;
-    seen.judgement = compare::judge({.op = row.key.id.op,
-                                     .actual = actual,
-                                     .expected = expected,
-                                     .step = row.step(),
-                                     .precision = precision_,
-                                     .config = oracle_.config(),
-                                     .operations = row.span});
+    seen.judgement = judge_against(row, actual, expected, precision_, oracle_.config());
     if (seen.judgement.outcome == Outcome::kDiverged) {
       seen.pattern = find_pattern(row.key.id.op, actual, expected, row.step(), oracle_.config());
     }

@@ -31,14 +31,7 @@ compare::Statistics statistics_beside(Oracle& oracle, const RowJudgement& row, c
                                       const Supposition& supposition, const Expectation& right) {
   Expectation expected = right;
   expected.value = evaluate(oracle, row, precision, supposition, false).value;
-  return compare::judge({.op = row.key.id.op,
-                         .actual = row.actual(),
-                         .expected = expected,
-                         .step = row.step(),
-                         .precision = precision,
-                         .config = oracle.config(),
-                         .operations = row.span})
-      .statistics;
+  return judge_against(row, row.actual(), expected, precision, oracle.config()).statistics;
 }
 
 }  // namespace qdiff::diagnose

@@ -55,12 +55,16 @@ std::uint64_t parse_number(std::string_view option, std::string_view value, std:
 
 void apply_option(SyntheticSpec& spec, const SyntheticShape& shape, std::string_view option, std::string_view value) {
   constexpr std::uint64_t kMostLayers = 256;  // each follows from the seed and its own number
-  static const std::vector<std::string> kOptions = {"seed", "profile", "dtype", "layers"};
+  constexpr std::uint64_t kMostTokens = std::uint64_t{1} << 20;
+  static const std::vector<std::string> kOptions = {"seed", "profile", "dtype", "layers", "vocab"};
   if (option == "seed") {
     spec.seed = parse_number(option, value, 0, UINT64_MAX);
   } else if (option == "layers") {
     spec.layers = static_cast<std::int64_t>(parse_number(option, value, 1, kMostLayers));
     if (spec.layers == shape.num_layers) spec.layers = 0;
+  } else if (option == "vocab") {
+    spec.vocab = static_cast<std::int64_t>(parse_number(option, value, 1, kMostTokens));
+    if (spec.vocab == shape.vocab) spec.vocab = 0;
   } else if (option == "profile") {
     const auto found = std::find(kProfileNames.begin(), kProfileNames.end(), value);
     if (found == kProfileNames.end()) {
@@ -193,6 +197,7 @@ std::string to_string(const SyntheticSpec& spec) {
                      ",profile=" + std::string(name(spec.profile));
   if (spec.dtype != DType::kBF16) text += ",dtype=" + std::string(name(spec.dtype));
   if (spec.layers != 0) text += ",layers=" + std::to_string(spec.layers);
+  if (spec.vocab != 0) text += ",vocab=" + std::to_string(spec.vocab);
   return text;
 }
 
@@ -205,7 +210,7 @@ ModelConfig synthetic_config(const SyntheticSpec& spec) {
   config.num_kv_heads = shape.num_kv_heads;
   config.head_dim = shape.head_dim;
   config.intermediate = shape.intermediate;
-  config.vocab = shape.vocab;
+  config.vocab = spec.vocab == 0 ? shape.vocab : spec.vocab;
   config.rms_norm_eps = 1e-6;
   config.rope_theta = 1e6;
   config.tie_word_embeddings = shape.tied;

@@ -1,9 +1,10 @@
 // Synthetic models: weights made from a seed, in the real shapes of Qwen2.5 or in small ones for tests.
 //
-//   synthetic:NAME[,seed=N][,profile=plain|qwen|loud|quiet][,dtype=bfloat16|float16|float32][,layers=N]
+//   synthetic:NAME[,seed=N][,profile=plain|qwen|loud|quiet][,dtype=bfloat16|float16|float32][,layers=N][,vocab=N]
 //
 // NAME is a row of kSyntheticShapes. The same text gives the same bits on every machine (generator.h); `layers` keeps
-// the first N layers of the shape. Defaults: seed 0, profile plain, dtype bfloat16, all layers.
+// the first N layers of the shape, `vocab` takes another number of tokens. Defaults: seed 0, profile plain, dtype
+// bfloat16, all layers, the shape's vocabulary.
 #pragma once
 
 #include <array>
@@ -60,6 +61,7 @@ struct SyntheticSpec {
   Profile profile = Profile::kPlain;
   DType dtype = DType::kBF16;
   std::int64_t layers = 0;  // 0: all of the shape
+  std::int64_t vocab = 0;   // 0: the shape's
 };
 
 // Parses what follows "synthetic:". Throws qdiff::InputError, for a name that is not known with the list of those that

@@ -217,7 +217,8 @@ std::vector<Task> tasks_of(const std::vector<PlantingPlan>& plans, const std::ve
   std::vector<Task> tasks;
   for (const PlantingPlan& plan : plans) {
     const Bench bench(spec_in(suite.front().model, plan.dtype), makers, plan.engine, plan.dtype);
-    const std::vector<std::string> faults = bench.plantable_faults();
+    std::vector<std::string> faults = bench.plantable_faults();
+    std::erase_if(faults, [&](const std::string& id) { return !id.starts_with(plan.only); });
     for (std::size_t i = 0; i < faults.size(); i += plan.one_in) tasks.push_back({&plan, faults[i], i / plan.one_in});
   }
   return tasks;

@@ -19,6 +19,7 @@ struct PlantingPlan {
   DType dtype = DType::kBF16;
   bool thorough = true;    // every dose at every site; else each fault once, where some case shows it
   std::size_t one_in = 1;  // faults
+  std::string only = {};   // what their ids begin with
   diagnose::Mode mode = diagnose::Mode::kBoth;
 };
 

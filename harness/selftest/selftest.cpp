@@ -5,6 +5,8 @@
 #include <chrono>
 #include <iterator>
 
+#include "harness/contract/error.h"
+
 namespace qdiff::selftest {
 namespace {
 
@@ -15,6 +17,13 @@ constexpr std::uint64_t kFirstHonestSeed = 5'000'000;
 
 std::vector<PlantingPlan> plans_of(const Settings& settings, const Makers& makers) {
   std::vector<PlantingPlan> plans;
+  if (settings.engine_alone) {
+    for (DType dtype : kTypes) {
+      if (settings.quick && dtype != DType::kBF16) continue;
+      plans.push_back({.dtype = dtype, .thorough = false, .only = settings.only});
+    }
+    return plans;
+  }
   for (std::size_t engine = 0; engine < makers.engines.size(); ++engine) {
     if (settings.quick) {
       constexpr std::size_t kOfOtherEngines = 6;
@@ -22,10 +31,11 @@ std::vector<PlantingPlan> plans_of(const Settings& settings, const Makers& maker
                        .dtype = DType::kBF16,
                        .thorough = false,
                        .one_in = engine == 0 ? 1 : kOfOtherEngines,
+                       .only = settings.only,
                        .mode = diagnose::Mode::kFree});
       continue;
     }
-    for (DType dtype : kTypes) plans.push_back({.engine = engine, .dtype = dtype});
+    for (DType dtype : kTypes) plans.push_back({.engine = engine, .dtype = dtype, .only = settings.only});
   }
   return plans;
 }
@@ -45,12 +55,13 @@ std::vector<Goal> Result::goals() const {
     for (Goal& goal : goals_of(engine + ": ", score(trials_in(engine)))) goals.push_back(std::move(goal));
   }
   goals.push_back(false_alarm_goal(honest));
+  if (of_some_faults) std::erase_if(goals, [](const Goal& goal) { return goal.reached.of == 0; });
   return goals;
 }
 
 bool Result::passed() const {
   const std::vector<Goal> all = goals();
-  return std::all_of(all.begin(), all.end(), [](const Goal& goal) { return goal.met(); });
+  return !all.empty() && std::all_of(all.begin(), all.end(), [](const Goal& goal) { return goal.met(); });
 }
 
 Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers, const Settings& settings,
@@ -58,24 +69,33 @@ Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers,
   const auto start = std::chrono::steady_clock::now();
   Result result;
   result.quick = settings.quick;
+  result.of_some_faults = !settings.only.empty();
   for (const auto& [engine, make] : makers.engines) result.engines.push_back(engine);
   result.trials = plant_all(plans_of(settings, makers), suite, makers, settings.threads, progress);
+  const auto seconds = [start] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  if (result.of_some_faults) {
+    if (result.trials.empty()) throw InputError("--only " + settings.only + ": no fault has an id that begins so");
+    result.seconds = seconds();
+    return result;
+  }
 
-  const std::int64_t runs_of_each_type = settings.quick ? 10 : 200;
+  const std::int64_t runs_of_each_type = settings.quick ? 10 : settings.engine_alone ? 100 : 200;
   const auto clean_engine = [&](std::uint64_t seed, DType dtype) { return run_random_case(seed, dtype, makers, 0); };
-  for (const auto& [what, run] :
-       {std::pair<std::string, RunHonest>{result.engines.front() + " engine", clean_engine},
-        std::pair<std::string, RunHonest>{settings.other_honest, settings.run_other_honest}}) {
+  std::vector<std::pair<std::string, RunHonest>> honest = {{result.engines.front() + " engine", clean_engine}};
+  if (!settings.engine_alone) honest.emplace_back(settings.other_honest, settings.run_other_honest);
+  for (const auto& [what, run] : honest) {
     for (HonestRuns& runs : run_honest(what, runs_of_each_type, kFirstHonestSeed, run, settings.threads, progress)) {
       result.honest.push_back(std::move(runs));
     }
   }
   for (DType dtype : kTypes) {
-    if (settings.quick && dtype != DType::kBF16) continue;
+    if (settings.engine_alone || (settings.quick && dtype != DType::kBF16)) continue;
     progress("smallest doses, " + std::string(name(dtype)), 0, 0);
     for (SmallestDose& dose : smallest_doses(suite, makers, dtype)) result.doses.push_back(std::move(dose));
   }
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = seconds();
   return result;
 }
 

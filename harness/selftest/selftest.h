@@ -16,14 +16,19 @@ namespace qdiff::selftest {
 
 struct Settings {
   bool quick = false;
+  std::string only;  // what the ids of the faults begin with; empty: all of them, and honest runs and doses
   int threads = 1;
-  // Honest engines of another room, beside the clean engine of the first maker.
+  // One engine on its own: each of its faults once in each type, and its honest runs. What else a selftest does is the
+  // same whichever engine it is.
+  bool engine_alone = false;
+  // Honest engines of another room, beside the clean engine of the first maker; of an engine alone there are none.
   std::string other_honest;
   RunHonest run_other_honest;
 };
 
 struct Result {
   bool quick = false;
+  bool of_some_faults = false;  // Settings::only: what was not asked for is no goal
   std::vector<Trial> trials;
   std::vector<HonestRuns> honest;
   std::vector<SmallestDose> doses;
@@ -36,6 +41,7 @@ struct Result {
   bool passed() const;
 };
 
+// Throws qdiff::InputError where no fault's id begins as the settings say.
 Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers, const Settings& settings,
                     const Progress& progress);
 

@@ -63,6 +63,7 @@ enum class FaultId : std::uint8_t {
   kPrefillMissing,
   kDecodeMissing,
   kRowAxis,
+  kBiasFirstRowOnly,
   kKvSwapped,
   kLengthHidden,
   kBiasFp16,

@@ -67,6 +67,7 @@ constexpr auto kFaults = std::to_array<FaultFacts>({
     {"H06.prefill_missing", FaultId::kPrefillMissing},
     {"H06.decode_missing", FaultId::kDecodeMissing},
     {"H06.row_axis", FaultId::kRowAxis},
+    {"H06.first_row_only", FaultId::kBiasFirstRowOnly},
     {"H06.kv_swapped", FaultId::kKvSwapped},
     {"H06.length_hidden", FaultId::kLengthHidden},
     {"H06.fp16", FaultId::kBiasFp16},

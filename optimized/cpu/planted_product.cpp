@@ -166,6 +166,9 @@ void plant_biases(const LayerContext& s, const Planting<true>& planting, Planted
   if (planting.is(FaultId::kMissingV)) drop(biases.v);
   if (planting.is(FaultId::kKvSwapped)) std::swap(biases.k.values, biases.v.values);
   if (planting.is(FaultId::kRowAxis)) biases.q.by_token = biases.k.by_token = biases.v.by_token = true;
+  for (PlantedBias* bias : {&biases.q, &biases.k, &biases.v}) {
+    bias->first_row_only = planting.is(FaultId::kBiasFirstRowOnly);
+  }
   if (planting.is(FaultId::kLengthHidden)) {
     std::vector<float> fused;
     for (const std::vector<float>* part : all) fused.insert(fused.end(), part->begin(), part->end());
@@ -187,7 +190,7 @@ std::int64_t num_other(const LayerContext& s, const PlantedBias& bias, const std
   for (std::int64_t token = 0; token < s.num_tokens(); ++token) {
     if (s.is_pad(token)) continue;
     for (std::size_t i = 0; i < right.size(); ++i) {
-      count += bias.of(static_cast<std::int64_t>(i), token % s.step.num_tokens()) != right[i] ? 1 : 0;
+      count += bias.of(static_cast<std::int64_t>(i), token, s.step.num_tokens()) != right[i] ? 1 : 0;
     }
   }
   return count;
@@ -235,7 +238,7 @@ PlantedBiases planted_biases(const LayerContext& s) {
 void planted_store_columns(const LayerContext& s, float* c, const PlantedBias& bias, const StorePlace& place) {
   const Planting<true> planting(s.fault, s.layer);
   const bool by_column = planting.is(FaultId::kColumnMajorOut);
-  if (!by_column && !bias.by_token) {
+  if (!by_column && !bias.by_token && !bias.first_row_only) {
     const float* values = bias.values.empty() ? nullptr : bias.values.data() + place.first;
     store_columns(s, c, values, place.tensor, place.width, place.first, place.rows, place.tokens);
     return;
@@ -245,8 +248,8 @@ void planted_store_columns(const LayerContext& s, float* c, const PlantedBias& b
       // The element of [B*T, width] that this one is stored as.
       const std::int64_t column = place.first + r;
       const std::int64_t element = by_column ? column * s.num_tokens() + token : token * place.width + column;
-      const std::int64_t t = element / place.width % s.step.num_tokens();
-      const float value = c[(token - place.tokens.begin) * 2 * kRowUnit + r] + bias.of(element % place.width, t);
+      const float value = c[(token - place.tokens.begin) * 2 * kRowUnit + r] +
+                          bias.of(element % place.width, element / place.width, s.step.num_tokens());
       s.kernels.narrow(s.storage, &value, at(place.tensor, s.storage, element), 1);
     }
   }

@@ -34,11 +34,13 @@ void planted_reload_tiles(const LayerContext& context, std::int64_t k);
 // The bias that a projection gets; without values, none.
 struct PlantedBias {
   std::vector<float> values;
-  bool by_token = false;  // values[t] for all features of token t
+  bool by_token = false;        // values[t] for all features of token t
+  bool first_row_only = false;  // of all B*T
 
-  float of(std::int64_t column, std::int64_t t) const {
-    if (values.empty()) return 0.0F;
-    return values[static_cast<std::size_t>(by_token ? t : column) % values.size()];
+  // Of a row of B*T, which hold `num_tokens` of each sequence.
+  float of(std::int64_t column, std::int64_t row, std::int64_t num_tokens) const {
+    if (values.empty() || (first_row_only && row > 0)) return 0.0F;
+    return values[static_cast<std::size_t>(by_token ? row % num_tokens : column) % values.size()];
   }
 };
 struct PlantedBiases {

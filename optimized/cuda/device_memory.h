@@ -5,6 +5,8 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <mutex>
+#include <shared_mutex>
 #include <utility>
 
 #include "optimized/cuda/check.h"
@@ -48,13 +50,26 @@ inline Event make_event(unsigned flags = cudaEventDefault) {
   return Event(event);
 }
 
+// Memory is neither taken nor given back while any session captures a graph: CUDA would call the capture off.
+inline std::shared_mutex capture_mutex;
+
+inline cudaError_t free_device_memory(void* data) {
+  const std::shared_lock lock(capture_mutex);
+  return cudaFree(data);
+}
+inline cudaError_t free_pinned_memory(void* data) {
+  const std::shared_lock lock(capture_mutex);
+  return cudaFreeHost(data);
+}
+
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
   explicit DeviceBuffer(std::size_t bytes) : bytes_(bytes) {
+    const std::shared_lock lock(capture_mutex);
     void* data = nullptr;
     QDIFF_CUDA_CHECK(cudaMalloc(&data, bytes == 0 ? 1 : bytes));
-    data_ = Owned<void*, cudaFree>(data);
+    data_ = Owned<void*, free_device_memory>(data);
   }
   void* data() const { return data_.get(); }
   std::byte* bytes_at(std::size_t offset) const { return static_cast<std::byte*>(data_.get()) + offset; }
@@ -65,7 +80,7 @@ class DeviceBuffer {
   std::size_t size() const { return bytes_; }
 
  private:
-  Owned<void*, cudaFree> data_;
+  Owned<void*, free_device_memory> data_;
   std::size_t bytes_ = 0;
 };
 
@@ -73,9 +88,10 @@ class PinnedBuffer {
  public:
   PinnedBuffer() = default;
   explicit PinnedBuffer(std::size_t bytes) : bytes_(bytes) {
+    const std::shared_lock lock(capture_mutex);
     void* data = nullptr;
     QDIFF_CUDA_CHECK(cudaMallocHost(&data, bytes == 0 ? 1 : bytes));
-    data_ = Owned<void*, cudaFreeHost>(data);
+    data_ = Owned<void*, free_pinned_memory>(data);
   }
   void* data() const { return data_.get(); }
   std::byte* bytes_at(std::size_t offset) const { return static_cast<std::byte*>(data_.get()) + offset; }
@@ -86,7 +102,7 @@ class PinnedBuffer {
   std::size_t size() const { return bytes_; }
 
  private:
-  Owned<void*, cudaFreeHost> data_;
+  Owned<void*, free_pinned_memory> data_;
   std::size_t bytes_ = 0;
 };
 

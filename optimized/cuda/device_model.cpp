@@ -15,15 +15,14 @@ namespace {
 
 constexpr std::size_t kAlignment = 256;
 constexpr std::int64_t kChunkElements = std::int64_t{1} << 26;
-// Behind the last weight, for the planted fault that reads rows at a too large stride.
-constexpr std::size_t kSlackBytes = 4U << 20;
 
 std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 // Reads weights in chunks, with all processors (a synthetic model computes what it "reads"), and rounds them.
 class Loader {
  public:
-  Loader(const WeightSource& source, DType dtype) : source_(source), dtype_(dtype) {}
+  Loader(const WeightSource& source, DType dtype, cudaStream_t stream)
+      : source_(source), dtype_(dtype), stream_(stream) {}
 
   void load(const std::string& name, const Shape& shape, void* destination) {
     const WeightInfo& info = source_.find(name);
@@ -38,8 +37,9 @@ class Loader {
       if (staging_.size() < bytes) staging_ = PinnedBuffer(std::max<std::size_t>(bytes, 1U << 20));
       read_chunk(info, first, count, static_cast<std::byte*>(staging_.data()));
       QDIFF_CUDA_CHECK(
-          cudaMemcpy(static_cast<std::byte*>(destination) + static_cast<std::size_t>(first) * size_of(dtype_),
-                     staging_.data(), bytes, cudaMemcpyHostToDevice));
+          cudaMemcpyAsync(static_cast<std::byte*>(destination) + static_cast<std::size_t>(first) * size_of(dtype_),
+                          staging_.data(), bytes, cudaMemcpyHostToDevice, stream_));
+      QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream_));
     }
   }
 
@@ -86,6 +86,7 @@ class Loader {
 
   const WeightSource& source_;
   DType dtype_;
+  cudaStream_t stream_;
   PinnedBuffer staging_;
 };
 
@@ -134,9 +135,11 @@ DeviceModel load_device_model(const WeightSource& source, DType dtype) {
   }
   model.memory = DeviceBuffer(bytes);
   lay_out(model, model.memory.as<std::byte>());
-  QDIFF_CUDA_CHECK(cudaMemset(model.memory.data(), 0, bytes));
+  // A stream of its own: waiting for the whole device would break into what another session is capturing.
+  const Stream stream = make_stream();
+  QDIFF_CUDA_CHECK(cudaMemsetAsync(model.memory.data(), 0, bytes, stream.get()));
 
-  Loader loader(source, dtype);
+  Loader loader(source, dtype, stream.get());
   const auto load = [&](Op op, std::size_t index, int layer, void* base, std::int64_t first) {
     loader.load(weight_name({op, layer}, index, c), weight_shape(op, index, c),
                 static_cast<std::byte*>(base) + static_cast<std::size_t>(first) * size_of(dtype));
@@ -170,8 +173,8 @@ DeviceModel load_device_model(const WeightSource& source, DType dtype) {
   model.rope_table = DeviceBuffer(static_cast<std::size_t>(entries) * sizeof(float2));
   launch_rope_table({model.rope_table.as<float2>(), static_cast<int>(c.max_position_embeddings),
                      static_cast<int>(c.head_dim), static_cast<int>(c.head_dim), c.rope_theta, false},
-                    nullptr);
-  QDIFF_CUDA_CHECK(cudaDeviceSynchronize());
+                    stream.get());
+  QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
   return model;
 }
 

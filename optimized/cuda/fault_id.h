@@ -42,6 +42,7 @@ enum class FaultId : int {
   kResidualLost,
   kNormIntoResidual,
   kAttentionOverwritten,
+  kActOverwritten,
   // H05
   kModulo,
   kDivideByKv,
@@ -60,9 +61,15 @@ enum class FaultId : int {
   kBiasFp16,
   kBiasBf16,
   kBiasAfterRope,
+  kBiasFirstRowOnly,
   // H07
   kTransposedQ,
+  kTransposedK,
+  kTransposedV,
   kTransposedO,
+  kTransposedGate,
+  kTransposedUp,
+  kTransposedDown,
   kLda,
   kPackedOrder,
   // H08
@@ -93,6 +100,10 @@ enum class FaultId : int {
   kNoSilu,
   kWrongTokenEmbedding,
   kNoFinalNorm,
+  // Races: none of the catalogue's, for what comes out differs from run to run.
+  kDelays,          // the right code, with the pauses that bring the two races out
+  kMissingBarrier,  // decode attention: no barrier between the softmax's weights and their product with the values
+  kMissingWait,     // o_proj of decode reads its input without waiting for the kernel in front
 };
 
 // What a planted kernel is told.

@@ -9,7 +9,7 @@ namespace qdiff::optimized::cuda {
 const std::vector<FaultRow>& fault_rows() {
   using enum FaultId;
   static const std::vector<FaultRow> kRows = {
-      {kNoBatchStride, "H01.no_batch_stride", {}},
+      {kNoBatchStride, "H01.no_batch_stride", 0.0},
       {kNoHeadStride, "H01.no_head_stride", {}},
       {kNoLayerStride, "H01.no_layer_stride", {}},
       {kPosMajor, "H01.pos_major", {}},
@@ -21,8 +21,8 @@ const std::vector<FaultRow>& fault_rows() {
       {kScaleTwice, "H02.scale_twice", {}},
       {kScaleAfter, "H02.scale_after", {}},
       {kNoMax, "H02.no_max", {}},
-      {kTileMax, "H02.tile_max", {}},
-      {kTailZero, "H02.tail_zero", {}},
+      {kTileMax, "H02.tile_max", 64.0},
+      {kTailZero, "H02.tail_zero", 64.0},
       {kQkFp16, "H02.qk_fp16", {}},
       {kTheta, "H03.theta", 1e4},
       {kInterleaved, "H03.interleaved", {}},
@@ -38,9 +38,10 @@ const std::vector<FaultRow>& fault_rows() {
       {kChunkLocalPos, "H03.chunk_local_pos", {}},
       {kBatchPos, "H03.batch_pos", {}},
       {kAfterCache, "H03.after_cache", {}},
-      {kResidualLost, "H04.residual_lost", {}},
+      {kResidualLost, "H04.residual_lost", 2.0},
       {kNormIntoResidual, "H04.norm_into_residual", {}},
-      {kAttentionOverwritten, "H04.wo_cols", {}},
+      {kAttentionOverwritten, "H04.wo_cols", 64.0},
+      {kActOverwritten, "H04.down_in_act", 64.0},
       {kModulo, "H05.modulo", {}},
       {kDivideByKv, "H05.divide_by_kv", {}},
       {kGroupOffByOne, "H05.group_off_by_one", 1.0},
@@ -57,15 +58,21 @@ const std::vector<FaultRow>& fault_rows() {
       {kBiasFp16, "H06.fp16", {}},
       {kBiasBf16, "H06.bf16", {}},
       {kBiasAfterRope, "H06.after_rope", {}},
+      {kBiasFirstRowOnly, "H06.first_row_only", {}},
       {kTransposedQ, "H07.transposed_q", {}},
+      {kTransposedK, "H07.transposed_k", {}},
+      {kTransposedV, "H07.transposed_v", {}},
       {kTransposedO, "H07.transposed_o", {}},
-      {kLda, "H07.lda", {}},
+      {kTransposedGate, "H07.transposed_gate", {}},
+      {kTransposedUp, "H07.transposed_up", {}},
+      {kTransposedDown, "H07.transposed_down", {}},
+      {kLda, "H07.lda", 1.0},
       {kPackedOrder, "H07.packed_order", {}},
       {kWritePlusOne, "H08.write_plus_one", {}},
       {kWriteMinusOne, "H08.write_minus_one", {}},
       {kReadMinusOne, "H08.read_minus_one", {}},
       {kReadMinusFirst, "H08.read_minus_first", {}},
-      {kReadPlusOne, "H08.read_plus_one", {}},
+      {kReadPlusOne, "H08.read_plus_one", 0.0},
       {kFirstToken, "H08.first_token", {}},
       {kEps, "H09.eps", 1e-5},
       {kLayerNorm, "H09.layernorm", {}},
@@ -73,7 +80,7 @@ const std::vector<FaultRow>& fault_rows() {
       {kOnePlusWeight, "H09.one_plus_weight", {}},
       {kNoWeight, "H09.no_weight", {}},
       {kNoSqrt, "H09.no_sqrt", {}},
-      {kWeightFromOtherLayer, "H09.weight_from_other_layer", {}},
+      {kWeightFromOtherLayer, "H09.weight_from_other_layer", 1.0},
       {kFinalNormEps, "H09.final_norm_eps", 1e-5},
       {kNoMask, "H10.none", {}},
       {kStrict, "H10.strict", {}},
@@ -89,16 +96,30 @@ const std::vector<FaultRow>& fault_rows() {
   return kRows;
 }
 
-const FaultRow& find_fault(const Fault& fault) {
-  const auto& rows = fault_rows();
+const std::vector<FaultRow>& race_rows() {
+  using enum FaultId;
+  static const std::vector<FaultRow> kRows = {{kDelays, "race.delays", {}},
+                                              {kMissingBarrier, "race.missing_barrier", {}},
+                                              {kMissingWait, "race.missing_wait", {}}};
+  return kRows;
+}
+
+const FaultRow& find_fault(const Fault& fault, const std::vector<FaultRow>& rows) {
   const auto found = std::find_if(rows.begin(), rows.end(), [&](const FaultRow& row) { return row.name == fault.id; });
   if (found == rows.end()) {
     std::string known;
     for (const FaultRow& row : rows) known += (known.empty() ? "" : ", ") + std::string(row.name);
     throw InputError("the cuda engine cannot plant \"" + fault.id + "\"; it can plant " + known);
   }
-  if (fault.value && !found->default_value) {
-    throw InputError("fault " + fault.id + " takes no value; leave out what follows '='");
+  check_fault_value(fault);
+  const auto only = [&](double value, const std::string& why) {
+    if (fault.value && *fault.value != value) throw InputError("fault " + fault.id + ": " + why);
+  };
+  if (found->id == FaultId::kTileMax || found->id == FaultId::kTailZero) {
+    only(*found->default_value, "the cuda engine's tiles have 64 keys; plant it without another value");
+  }
+  if (found->id == FaultId::kReadPlusOne) {
+    only(0.0, "behind the last slot lies what the cuda engine's memory holds; plant it without a value");
   }
   return *found;
 }

@@ -21,7 +21,10 @@ struct FaultRow {
 };
 
 const std::vector<FaultRow>& fault_rows();
-// Throws qdiff::InputError for an id that is not in fault_rows(), or for a value where the fault takes none.
-const FaultRow& find_fault(const Fault& fault);
+// Bugs whose results differ from run to run: no reference can compute with them, so the engine does not offer them, and
+// what finds them is the comparison of repeated runs (tests/races_test.cpp).
+const std::vector<FaultRow>& race_rows();
+// Throws qdiff::InputError for an id that is not in `rows`, or a value that the fault cannot have.
+const FaultRow& find_fault(const Fault& fault, const std::vector<FaultRow>& rows);
 
 }  // namespace qdiff::optimized::cuda

@@ -33,7 +33,9 @@ void LayerPass::layer(int index, const StepShape& shape, const void* x, const La
   qkv(stage);
   attention(stage);
   o_proj(stage);
-  mlp(stage);
+  gate_up(stage);
+  down_proj(stage);
+  record_down_proj(stage);
 }
 
 // ---- Arguments, right and planted ---------------------------------------------------------------------------------
@@ -48,9 +50,10 @@ float LayerPass::eps_of(const PlantedFault* fault, bool final_norm) const {
 const void* LayerPass::norm_weight_of(const Stage& stage, bool post) const {
   const LayerWeights* weights = &stage.weights;
   if (is(stage.fault, FaultId::kWeightFromOtherLayer)) {
-    const auto next = static_cast<std::size_t>(stage.layer + 1) % parts_.model.layers.size();
-    weights = &parts_.model.layers[next];
-    if (parts_.model.layers.size() > 1) stage.fault->count();
+    const std::int64_t num_layers = parts_.model.config.num_layers;
+    const std::int64_t other = (stage.layer + static_cast<std::int64_t>(stage.fault->value())) % num_layers;
+    weights = &parts_.model.layers[static_cast<std::size_t>(other < 0 ? other + num_layers : other)];
+    if (weights != &stage.weights) stage.fault->count();
   }
   return post ? weights->post_norm : weights->input_norm;
 }
@@ -103,19 +106,29 @@ RopeAppendParams LayerPass::rope_params(const Stage& stage) const {
   return p;
 }
 
-void LayerPass::plant_weights(const Stage& stage, bool o_proj, MatvecParams& p) const {
+// Of the parts of a matrix, those that a fault reads at wrong addresses.
+WrongWeights LayerPass::wrong_weights(const Stage& stage, const Parts& parts) const {
+  WrongWeights wrong{};
+  if (stage.fault == nullptr) return wrong;
+  int end = 0;
+  for (std::size_t i = 0; i < std::size(wrong.ends); ++i) {
+    if (i < parts.size()) {
+      end += static_cast<int>(parts[i].rows);
+      const bool transposed = is(stage.fault, parts[i].transposed);
+      wrong.transposed = wrong.transposed || transposed;
+      if (transposed || is(stage.fault, FaultId::kLda)) wrong.parts |= 1U << i;
+    }
+    wrong.ends[i] = end;
+  }
+  if (is(stage.fault, FaultId::kLda)) wrong.excess = static_cast<std::int64_t>(stage.fault->value());
+  return wrong;
+}
+
+LayerPass::Parts LayerPass::qkv_parts() const {
   const ModelConfig& c = parts_.model.config;
-  p.right_weights = true;
-  if (stage.fault == nullptr) return;
-  const bool square = c.q_width() == c.hidden;
-  const bool transposed = square && ((!o_proj && is(stage.fault, FaultId::kTransposedQ)) ||
-                                     (o_proj && is(stage.fault, FaultId::kTransposedO)));
-  const bool lda = o_proj && is(stage.fault, FaultId::kLda);
-  if (!transposed && !lda) return;
-  p.right_weights = false;
-  p.weight_row = transposed ? 1 : p.inner + 8;
-  p.weight_column = transposed ? p.inner : 1;
-  p.faulty_rows = static_cast<int>(o_proj ? c.hidden : c.q_width());
+  return {{FaultId::kTransposedQ, c.q_width()},
+          {FaultId::kTransposedK, c.kv_width()},
+          {FaultId::kTransposedV, c.kv_width()}};
 }
 
 void LayerPass::rms_norm(const StepShape& shape, const void* x, const void* weight, void* y, float eps,
@@ -152,9 +165,11 @@ void LayerPass::qkv(const Stage& stage) {
     p.rotate = !planted_append;
     p.rope = rope_params(stage);
     p.fault = kernel_fault(stage.fault);
-    plant_weights(stage, false, p);
-    const bool planted = stage.fault != nullptr && (plants_norm(stage.fault->id()) || !p.right_weights);
-    launch_matvec(MatvecKind::kQkv, p, launch(planted, true));
+    p.wrong = wrong_weights(stage, qkv_parts());
+    const bool first_row_only = is(stage.fault, FaultId::kBiasFirstRowOnly);
+    if (first_row_only && shape.batch > 1) stage.fault->count();
+    const bool planted_norm = stage.fault != nullptr && plants_norm(stage.fault->id());
+    launch_matvec(MatvecKind::kQkv, p, launch(planted_norm || p.wrong.parts != 0 || first_row_only, true));
     if (planted_append) rotate_and_append(stage, stage.fault->id() != FaultId::kAfterCache);
   } else {
     rms_norm(shape, stage.x, norm_weight, stage.out.input_norm, eps, stage.fault);
@@ -168,33 +183,59 @@ void LayerPass::qkv(const Stage& stage) {
                         .m = shape.rows(),
                         .n = width,
                         .k = c.hidden};
-    const bool transposed = is(stage.fault, FaultId::kTransposedQ) && c.q_width() == c.hidden;
-    if (transposed || packed_wrongly) {
-      planted_qkv_gemm(stage, call);
-    } else {
-      parts_.gemm.run(call, stream_);
-    }
+    multiply_qkv(stage, call);
     rotate_and_append(stage, planted_append && stage.fault->id() != FaultId::kAfterCache);
   }
   record_qkv(stage);
 }
 
-// q alone through its transpose, or the rows of the packed weight taken for k, v and q in that order.
-void LayerPass::planted_qkv_gemm(const Stage& stage, const GemmCall& call) {
+// The product with a packed matrix; under a fault of its addresses part by part.
+void LayerPass::multiply(const Stage& stage, const GemmCall& call, const Parts& parts) {
+  const WrongWeights wrong = wrong_weights(stage, parts);
+  if (wrong.parts == 0) return parts_.gemm.run(call, stream_);
+  const DType dtype = parts_.model.dtype;
+  std::int64_t first = 0;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    GemmCall one = call;
+    one.weights = elements_at(call.weights, first * call.k, dtype);
+    if (call.bias != nullptr) one.bias = elements_at(call.bias, first, dtype);
+    one.out = elements_at(call.out, first, dtype);
+    one.n = parts[i].rows;
+    if ((wrong.parts >> i & 1U) != 0) {
+      one.transposed = wrong.transposed;
+      one.weight_stride = wrong.transposed ? one.n : call.k + wrong.excess;
+    }
+    parts_.gemm.run(one, stream_);
+    first += one.n;
+  }
+  stage.fault->count();
+}
+
+void LayerPass::multiply_qkv(const Stage& stage, const GemmCall& call) {
+  if (is(stage.fault, FaultId::kPackedOrder)) return multiply_in_other_order(stage, call);
+  if (!is(stage.fault, FaultId::kBiasFirstRowOnly)) return multiply(stage, call, qkv_parts());
+  GemmCall one = call;
+  one.bias = nullptr;
+  parts_.gemm.run(one, stream_);
+  one.bias = call.bias;
+  one.m = 1;
+  parts_.gemm.run(one, stream_);
+  if (call.m > 1) stage.fault->count();
+}
+
+// The rows of the packed weight taken for k, v and q in that order.
+void LayerPass::multiply_in_other_order(const Stage& stage, const GemmCall& call) {
   const ModelConfig& c = parts_.model.config;
   const DType dtype = parts_.model.dtype;
-  const bool packed_wrongly = is(stage.fault, FaultId::kPackedOrder);
   const std::int64_t widths[3] = {c.q_width(), c.kv_width(), c.kv_width()};
   const std::int64_t right[3] = {0, c.q_width(), c.q_width() + c.kv_width()};
   const std::int64_t wrong[3] = {2 * c.kv_width(), 0, c.kv_width()};
   for (int part = 0; part < 3; ++part) {
     GemmCall one = call;
-    const std::int64_t row = packed_wrongly ? wrong[part] : right[part];
-    one.weights = elements_at(call.weights, row * c.hidden, dtype);
+    one.weights = elements_at(call.weights, wrong[part] * c.hidden, dtype);
     one.bias = elements_at(call.bias, right[part], dtype);
     one.out = elements_at(call.out, right[part], dtype);
     one.n = widths[part];
-    one.transposed = !packed_wrongly && part == 0;
     parts_.gemm.run(one, stream_);
   }
   stage.fault->count();
@@ -239,7 +280,7 @@ void LayerPass::attention(const Stage& stage) {
   p.fault = kernel_fault(stage.fault);
   const bool planted = stage.fault != nullptr && plants_attention(stage.fault->id());
   if (stage.shape.matvec) {
-    launch_decode_attention(p, launch(planted, true));
+    launch_decode_attention(p, launch(planted || (stage.fault != nullptr && plants_race(stage.fault->id())), true));
   } else {
     launch_flash_attention(p, launch(planted, false));
   }
@@ -265,72 +306,67 @@ void LayerPass::o_proj(const Stage& stage) {
     p.residual = residual;
     p.sum = stage.out.resid_mid;
     p.fault = kernel_fault(stage.fault);
-    plant_weights(stage, true, p);
-    launch_matvec(MatvecKind::kResidual, p, launch(!p.right_weights || is(stage.fault, FaultId::kResidualLost), true));
+    p.wrong = wrong_weights(stage, {{FaultId::kTransposedO, c.hidden}});
+    const bool planted = p.wrong.parts != 0 || is(stage.fault, FaultId::kResidualLost);
+    launch_matvec(MatvecKind::kResidual, p, launch(planted || is(stage.fault, FaultId::kMissingWait), true));
   } else {
-    GemmCall call{.x = stage.out.attention,
-                  .x_stride = c.q_width(),
-                  .weights = stage.weights.o_proj,
-                  .weight_stride = c.q_width(),
-                  .out = stage.out.o_proj,
-                  .out_stride = c.hidden,
-                  .m = shape.rows(),
-                  .n = c.hidden,
-                  .k = c.q_width()};
-    if (is(stage.fault, FaultId::kTransposedO) && c.q_width() == c.hidden) {
-      call.transposed = true;
-      stage.fault->count();
-    }
-    if (is(stage.fault, FaultId::kLda)) {
-      call.weight_stride += 8;
-      stage.fault->count();
-    }
+    const GemmCall call{.x = stage.out.attention,
+                        .x_stride = c.q_width(),
+                        .weights = stage.weights.o_proj,
+                        .weight_stride = c.q_width(),
+                        .out = stage.out.o_proj,
+                        .out_stride = c.hidden,
+                        .m = shape.rows(),
+                        .n = c.hidden,
+                        .k = c.q_width()};
     if (overwrites) {
-      overwrite_attention(stage);
+      multiply_over_input(stage, call, stage.out.attention);
     } else {
-      parts_.gemm.run(call, stream_);
+      multiply(stage, call, {{FaultId::kTransposedO, c.hidden}});
     }
-    launch_add({residual, stage.out.o_proj, stage.out.resid_mid, shape.rows() * c.hidden}, launch(false, false));
+    add_residual(stage, residual, stage.out.o_proj, stage.out.resid_mid);
   }
   record_o_proj(stage);
 }
 
-// o_proj tile by tile along its columns, each tile also written over the input that the tiles behind it read.
-void LayerPass::overwrite_attention(const Stage& stage) {
-  constexpr std::int64_t kTile = 64;
-  const ModelConfig& c = parts_.model.config;
+// A product tile by tile along its columns, each tile also written over the input that the tiles behind it read.
+void LayerPass::multiply_over_input(const Stage& stage, const GemmCall& call, void* input) {
   const DType dtype = parts_.model.dtype;
-  for (std::int64_t first = 0; first < c.hidden; first += kTile) {
-    const std::int64_t count = std::min(kTile, c.hidden - first);
-    const GemmCall call{.x = stage.out.attention,
-                        .x_stride = c.q_width(),
-                        .weights = elements_at(stage.weights.o_proj, first * c.q_width(), dtype),
-                        .weight_stride = c.q_width(),
-                        .out = elements_at(stage.out.o_proj, first, dtype),
-                        .out_stride = c.hidden,
-                        .m = stage.shape.rows(),
-                        .n = count,
-                        .k = c.q_width()};
-    parts_.gemm.run(call, stream_);
-    const std::int64_t inside = std::min(count, c.q_width() - first);
+  const auto tile = static_cast<std::int64_t>(stage.fault->value());
+  for (std::int64_t first = 0; first < call.n; first += tile) {
+    GemmCall one = call;
+    one.weights = elements_at(call.weights, first * call.k, dtype);
+    one.out = elements_at(call.out, first, dtype);
+    one.n = std::min(tile, call.n - first);
+    parts_.gemm.run(one, stream_);
+    const std::int64_t inside = std::min(one.n, call.k - first);
     if (inside <= 0) continue;
     QDIFF_CUDA_CHECK(cudaMemcpy2DAsync(
-        elements_at(stage.out.attention, first, dtype), static_cast<std::size_t>(c.q_width()) * size_of(dtype),
-        call.out, static_cast<std::size_t>(c.hidden) * size_of(dtype),
-        static_cast<std::size_t>(inside) * size_of(dtype), static_cast<std::size_t>(stage.shape.rows()),
-        cudaMemcpyDeviceToDevice, stream_));
+        elements_at(input, first, dtype), static_cast<std::size_t>(call.x_stride) * size_of(dtype), one.out,
+        static_cast<std::size_t>(call.out_stride) * size_of(dtype), static_cast<std::size_t>(inside) * size_of(dtype),
+        static_cast<std::size_t>(call.m), cudaMemcpyDeviceToDevice, stream_));
   }
-  stage.fault->count();
+  if (call.n > tile) stage.fault->count();
 }
 
-void LayerPass::mlp(const Stage& stage) {
+void LayerPass::add_residual(const Stage& stage, const void* residual, const void* product, void* sum) {
+  const std::int64_t count = stage.shape.rows() * parts_.model.config.hidden;
+  if (is(stage.fault, FaultId::kResidualLost) && stage.fault->value() == 1.0) {
+    QDIFF_CUDA_CHECK(cudaMemcpyAsync(sum, product, static_cast<std::size_t>(count) * size_of(parts_.model.dtype),
+                                     cudaMemcpyDeviceToDevice, stream_));
+    return;
+  }
+  launch_add({residual, product, sum, count}, launch(false, false));
+}
+
+void LayerPass::gate_up(const Stage& stage) {
   const ModelConfig& c = parts_.model.config;
   const StepShape& shape = stage.shape;
   const PlantedFault* fault = stage.fault;
   const bool planted_act = fault != nullptr && plants_mlp(fault->id());
   const void* norm_weight = norm_weight_of(stage, true);
   const float eps = eps_of(fault, false);
-  const void* residual = residual_of(stage, stage.out.resid_mid, stage.out.post_norm, stage.out.down_proj);
+  const Parts gate_up_parts = {{FaultId::kTransposedGate, c.intermediate}, {FaultId::kTransposedUp, c.intermediate}};
   if (shape.matvec) {
     MatvecParams p{};
     p.weights = stage.weights.gate_up;
@@ -344,10 +380,38 @@ void LayerPass::mlp(const Stage& stage) {
     p.out = stage.out.gate_up;
     p.out_stride = 2 * c.intermediate;
     p.act = stage.out.act;
-    p.right_weights = true;
     p.fault = kernel_fault(fault);
-    launch_matvec(MatvecKind::kGateUp, p, launch(planted_act || (fault != nullptr && plants_norm(fault->id())), true));
+    p.wrong = wrong_weights(stage, gate_up_parts);
+    const bool planted_norm = fault != nullptr && plants_norm(fault->id());
+    launch_matvec(MatvecKind::kGateUp, p, launch(planted_act || planted_norm || p.wrong.parts != 0, true));
     if (planted_act) fault->count();
+  } else {
+    rms_norm(shape, stage.out.resid_mid, norm_weight, stage.out.post_norm, eps, fault);
+    multiply(stage,
+             {.x = stage.out.post_norm,
+              .x_stride = c.hidden,
+              .weights = stage.weights.gate_up,
+              .weight_stride = c.hidden,
+              .out = stage.out.gate_up,
+              .out_stride = 2 * c.intermediate,
+              .m = shape.rows(),
+              .n = 2 * c.intermediate,
+              .k = c.hidden},
+             gate_up_parts);
+    launch_silu_mul(
+        {stage.out.gate_up, stage.out.act, shape.rows(), static_cast<int>(c.intermediate), kernel_fault(fault)},
+        launch(planted_act, false));
+  }
+  record_gate_up(stage);
+}
+
+void LayerPass::down_proj(const Stage& stage) {
+  const ModelConfig& c = parts_.model.config;
+  const StepShape& shape = stage.shape;
+  const PlantedFault* fault = stage.fault;
+  const void* residual = residual_of(stage, stage.out.resid_mid, stage.out.post_norm, stage.out.down_proj);
+  const bool overwrites = is(fault, FaultId::kActOverwritten);
+  if (shape.matvec && !overwrites) {
     MatvecParams down{};
     down.weights = stage.weights.down_proj;
     down.x = stage.out.act;
@@ -358,37 +422,27 @@ void LayerPass::mlp(const Stage& stage) {
     down.out_stride = c.hidden;
     down.residual = residual;
     down.sum = stage.out.output;
-    down.right_weights = true;
     down.fault = kernel_fault(fault);
-    launch_matvec(MatvecKind::kResidual, down, launch(is(fault, FaultId::kResidualLost), true));
-  } else {
-    rms_norm(shape, stage.out.resid_mid, norm_weight, stage.out.post_norm, eps, fault);
-    parts_.gemm.run({.x = stage.out.post_norm,
-                     .x_stride = c.hidden,
-                     .weights = stage.weights.gate_up,
-                     .weight_stride = c.hidden,
-                     .out = stage.out.gate_up,
-                     .out_stride = 2 * c.intermediate,
-                     .m = shape.rows(),
-                     .n = 2 * c.intermediate,
-                     .k = c.hidden},
-                    stream_);
-    launch_silu_mul(
-        {stage.out.gate_up, stage.out.act, shape.rows(), static_cast<int>(c.intermediate), kernel_fault(fault)},
-        launch(planted_act, false));
-    parts_.gemm.run({.x = stage.out.act,
-                     .x_stride = c.intermediate,
-                     .weights = stage.weights.down_proj,
-                     .weight_stride = c.intermediate,
-                     .out = stage.out.down_proj,
-                     .out_stride = c.hidden,
-                     .m = shape.rows(),
-                     .n = c.hidden,
-                     .k = c.intermediate},
-                    stream_);
-    launch_add({residual, stage.out.down_proj, stage.out.output, shape.rows() * c.hidden}, launch(false, false));
+    down.wrong = wrong_weights(stage, {{FaultId::kTransposedDown, c.hidden}});
+    const bool planted = down.wrong.parts != 0 || is(fault, FaultId::kResidualLost);
+    launch_matvec(MatvecKind::kResidual, down, launch(planted, true));
+    return;
   }
-  record_mlp(stage);
+  const GemmCall call{.x = stage.out.act,
+                      .x_stride = c.intermediate,
+                      .weights = stage.weights.down_proj,
+                      .weight_stride = c.intermediate,
+                      .out = stage.out.down_proj,
+                      .out_stride = c.hidden,
+                      .m = shape.rows(),
+                      .n = c.hidden,
+                      .k = c.intermediate};
+  if (overwrites) {
+    multiply_over_input(stage, call, stage.out.act);
+  } else {
+    multiply(stage, call, {{FaultId::kTransposedDown, c.hidden}});
+  }
+  add_residual(stage, residual, stage.out.down_proj, stage.out.output);
 }
 
 void LayerPass::head(const StepShape& shape, const void* x, const Arena& arena, Recorder* recorder) {
@@ -409,7 +463,6 @@ void LayerPass::head(const StepShape& shape, const void* x, const Arena& arena, 
     p.eps = eps;
     p.out = arena.logits();
     p.out_stride = arena.logits_stride();
-    p.right_weights = true;
     p.fault = kernel_fault(fault);
     launch_matvec(MatvecKind::kHead, p, launch(planted, true));
   } else {

@@ -81,9 +81,20 @@ class LayerPass {
   void rotate_and_append(const Stage& stage, bool planted);
   void attention(const Stage& stage);
   void o_proj(const Stage& stage);
-  void mlp(const Stage& stage);
-  void planted_qkv_gemm(const Stage& stage, const GemmCall& call);
-  void overwrite_attention(const Stage& stage);
+  void gate_up(const Stage& stage);
+  void down_proj(const Stage& stage);
+  // A matrix that is packed of several weights, and the fault that reads each of them transposed.
+  struct Part {
+    FaultId transposed;
+    std::int64_t rows;
+  };
+  using Parts = std::vector<Part>;
+  Parts qkv_parts() const;
+  void multiply(const Stage& stage, const GemmCall& call, const Parts& parts);
+  void multiply_qkv(const Stage& stage, const GemmCall& call);
+  void multiply_in_other_order(const Stage& stage, const GemmCall& call);
+  void multiply_over_input(const Stage& stage, const GemmCall& call, void* input);
+  void add_residual(const Stage& stage, const void* residual, const void* product, void* sum);
 
   RopeAppendParams rope_params(const Stage& stage) const;
   const void* bias_of(const Stage& stage) const;
@@ -92,12 +103,13 @@ class LayerPass {
   const void* residual_of(const Stage& stage, const void* right, const void* norm, const void* product) const;
   void rms_norm(const StepShape& shape, const void* x, const void* weight, void* y, float eps,
                 const PlantedFault* fault);
-  void plant_weights(const Stage& stage, bool o_proj, MatvecParams& params) const;
+  WrongWeights wrong_weights(const Stage& stage, const Parts& parts) const;
   void record_embedding(const StepShape& shape, const void* out, Recorder& recorder) const;
   void record_qkv(const Stage& stage) const;
   void record_attention(const Stage& stage);
   void record_o_proj(const Stage& stage) const;
-  void record_mlp(const Stage& stage) const;
+  void record_gate_up(const Stage& stage) const;
+  void record_down_proj(const Stage& stage) const;
   void record_head(const StepShape& shape, const Arena& arena, Recorder& recorder) const;
   void record(const Stage& stage, Op op, const void* data, std::int64_t columns, std::int64_t stride) const;
   void record_cache(const Stage& stage, Op op);

@@ -19,7 +19,8 @@ void LayerPass::record_step(const StepShape& shape, const Arena& arena, bool cac
     record_qkv(stage);
     record_attention(stage);
     record_o_proj(stage);
-    record_mlp(stage);
+    record_gate_up(stage);
+    record_down_proj(stage);
     x = out.output;
   }
   record_head(shape, arena, recorder);
@@ -58,13 +59,17 @@ void LayerPass::record_o_proj(const Stage& stage) const {
   record(stage, Op::kResidMid, stage.out.resid_mid, hidden, hidden);
 }
 
-void LayerPass::record_mlp(const Stage& stage) const {
+void LayerPass::record_gate_up(const Stage& stage) const {
   const ModelConfig& c = parts_.model.config;
   const void* up = elements_at(stage.out.gate_up, c.intermediate, parts_.model.dtype);
   record(stage, Op::kPostAttentionLayernorm, stage.out.post_norm, c.hidden, c.hidden);
   record(stage, Op::kGateProj, stage.out.gate_up, c.intermediate, 2 * c.intermediate);
   record(stage, Op::kUpProj, up, c.intermediate, 2 * c.intermediate);
   record(stage, Op::kAct, stage.out.act, c.intermediate, c.intermediate);
+}
+
+void LayerPass::record_down_proj(const Stage& stage) const {
+  const ModelConfig& c = parts_.model.config;
   record(stage, Op::kDownProj, stage.out.down_proj, c.hidden, c.hidden);
   record(stage, Op::kOutput, stage.out.output, c.hidden, c.hidden);
 }

@@ -14,7 +14,7 @@ namespace qdiff::optimized::cuda {
 class PlantedFault {
  public:
   // Throws qdiff::InputError for a fault that this engine or this model cannot have.
-  PlantedFault(const DeviceModel& model, const Fault& fault);
+  PlantedFault(const DeviceModel& model, const Fault& fault, const std::vector<FaultRow>& rows = fault_rows());
 
   FaultId id() const { return id_; }
   double value() const { return value_; }
@@ -31,7 +31,7 @@ class PlantedFault {
   std::int64_t executions() const;
 
  private:
-  void make_bias(const DeviceModel& model);
+  void make_bias(const DeviceModel& model, cudaStream_t stream);
 
   FaultId id_;
   double value_ = 0.0;
@@ -46,9 +46,10 @@ class PlantedFault {
 
 // Which kernels have to be the planted ones.
 bool plants_append(FaultId id);
-bool plants_attention(FaultId id);
+bool plants_attention(FaultId id);  // of prefill and decode
 bool plants_norm(FaultId id);
 bool plants_mlp(FaultId id);
 bool plants_cache_view(FaultId id);
+bool plants_race(FaultId id);
 
 }  // namespace qdiff::optimized::cuda

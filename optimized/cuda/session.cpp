@@ -268,6 +268,7 @@ const void* CudaSession::enqueue_step(const StepShape& shape, const Arena& arena
 }
 
 Graph CudaSession::capture(const StepShape& shape, const Arena& arena, bool greedy) {
+  const std::unique_lock lock(capture_mutex);
   cudaStream_t stream = stream_.get();
   QDIFF_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
   cudaGraph_t graph = nullptr;
@@ -313,7 +314,7 @@ TensorView CudaSession::run_step(const Step& step, TensorSink* sink) {
     arena = &whole_arenas_[0];
     // A planted fault may depend on the step, or write to a buffer twice, so that each tensor has to be copied behind
     // its own kernel: then without a graph. The kernels and their arguments are the same.
-    if (fault_ == nullptr) {
+    if (fault_ == nullptr || plants_race(fault_->id())) {
       if (!decode_graph_) decode_graph_ = capture(shape, *arena, false);
       QDIFF_CUDA_CHECK(cudaGraphLaunch(decode_graph_.get(), stream_.get()));
       if (recorder_.active()) pass_.record_step(shape, *arena, true, recorder_);
@@ -432,8 +433,9 @@ std::vector<float> CudaSession::time_prefill(const Step& step, int count) {
 
 std::vector<std::int32_t> CudaSession::last_tokens() const {
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(options_.batch));
-  QDIFF_CUDA_CHECK(
-      cudaMemcpy(tokens.data(), memory_.step.tokens, tokens.size() * sizeof(std::int32_t), cudaMemcpyDeviceToHost));
+  QDIFF_CUDA_CHECK(cudaMemcpyAsync(tokens.data(), memory_.step.tokens, tokens.size() * sizeof(std::int32_t),
+                                   cudaMemcpyDeviceToHost, stream_.get()));
+  QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream_.get()));
   return tokens;
 }
 

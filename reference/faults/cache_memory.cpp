@@ -47,7 +47,7 @@ CacheView view_of_memory(Op op, const Setting& setting, const CacheRules& rules)
       }
     }
   }
-  const at::Tensor index = at::tensor(found);
+  const at::Tensor index = at::tensor(found, of_type(at::kLong));
   const at::Tensor nobody = index.lt(0);
   const at::Tensor all = at::cat(written, 1).index_select(1, index.clamp_min(0));  // [copies, B*S*K, d]
   const std::vector<std::int64_t> shape = {setting.copies * batch, length, kv_heads, d};

@@ -40,7 +40,10 @@ void no_max(Parameters& parameters, const Place&, double) {
     constexpr double kRoomForValues = 8.0;
     const at::Tensor maximum = at::amax(scores, -1, /*keepdim=*/true);
     const at::Tensor nearly = maximum.gt(overflow - kRoomForValues).logical_and(maximum.le(overflow));
-    const at::Tensor unknown = maximum.lt(subnormal).logical_or(nearly);
+    // A subnormal weight holds fewer bits the smaller it is, or is flushed to 0.
+    const at::Tensor imprecise = scores.gt(underflow - std::log(2.0)).logical_and(scores.lt(subnormal));
+    const at::Tensor coarse = imprecise.any(-1, /*keepdim=*/true).logical_and(maximum.le(overflow));
+    const at::Tensor unknown = maximum.lt(subnormal).logical_or(nearly).logical_or(coarse);
     return Softmaxed{weights / weights.sum(-1, /*keepdim=*/true), unknown};
   };
 }
@@ -64,8 +67,11 @@ void sum_fp16(Parameters& parameters, const Place&, double) {
 
 // Tile of each slot, counted from the row's first real one: [copies * B, 1, 1, S].
 at::Tensor tile_of_slots(const SoftmaxPlace& place, std::int64_t slots, std::int64_t tile) {
-  const at::Tensor first = at::tensor(place.step.left_padding).view({-1, 1, 1, 1});
-  return (at::arange(slots) - first).clamp_min(0).div(tile, "floor").repeat({place.copies, 1, 1, 1});
+  const at::Tensor first = at::tensor(place.step.left_padding, of_type(at::kLong)).view({-1, 1, 1, 1});
+  return (at::arange(slots, of_type(at::kLong)) - first)
+      .clamp_min(0)
+      .div(tile, "floor")
+      .repeat({place.copies, 1, 1, 1});
 }
 
 void tile_max(Parameters& parameters, const Place&, double value) {
@@ -99,7 +105,7 @@ void tail_zero(Parameters& parameters, const Place&, double value) {
         behind.push_back(static_cast<double>(std::max<std::int64_t>(0, end - length)));
       }
     }
-    const at::Tensor extra = at::tensor(behind, at::dtype(at::kDouble))
+    const at::Tensor extra = at::tensor(behind, of_type(at::kDouble))
                                  .view({-1, 1, queries, 1})
                                  .repeat({place.copies, 1, 1, 1})
                                  .to(scores.scalar_type());

@@ -23,7 +23,7 @@ void interleaved(Parameters& parameters, const Place&, double) {
 void half_slice(Parameters& parameters, const Place& place, double value) {
   const auto turning = static_cast<std::int64_t>(static_cast<double>(place.config.head_dim / 2) / value);
   parameters.rope.rope = [turning](const at::Tensor& x, const at::Tensor& angles, Op, const Setting& setting) {
-    const at::Tensor still = at::arange(x.size(-1)).remainder(x.size(-1) / 2).ge(turning);
+    const at::Tensor still = at::arange(x.size(-1), of_type(at::kLong)).remainder(x.size(-1) / 2).ge(turning);
     return rope(x, angles.masked_fill(still, 0.0), setting.rounding);
   };
 }

@@ -22,8 +22,17 @@ void decode_missing(Parameters& parameters, const Place& place, double value) {
 
 void row_axis(Parameters& parameters, const Place&, double) {
   parameters.bias = [](const at::Tensor& bias, Op, const Setting& setting) {
-    const at::Tensor token = at::arange(setting.step.num_tokens()).remainder(bias.size(0));
+    const at::Tensor token = at::arange(setting.step.num_tokens(), of_type(at::kLong)).remainder(bias.size(0));
     return bias.index_select(0, token).unsqueeze(-1);  // [T, 1]
+  };
+}
+
+void first_row_only(Parameters& parameters, const Place&, double) {
+  parameters.bias = [](const at::Tensor& bias, Op, const Setting& setting) {
+    const std::int64_t batch = setting.step.batch(), tokens = setting.step.num_tokens();
+    const at::Tensor rows = at::zeros({setting.copies, batch * tokens, bias.size(0)}, bias.options());
+    rows.select(1, 0).copy_(bias);
+    return rows.view({setting.copies * batch, tokens, bias.size(0)});
   };
 }
 
@@ -38,7 +47,7 @@ void length_hidden(Parameters& parameters, const Place&, double) {
     const ModelConfig& config = setting.config();
     const at::Tensor fused = at::cat({bias_of(kQProj, setting), bias_of(kKProj, setting), bias_of(kVProj, setting)});
     const std::int64_t first = op == kQProj ? 0 : config.q_width() + (op == kVProj ? config.kv_width() : 0);
-    return fused.index_select(0, at::arange(first, first + bias.size(0)).remainder(config.hidden));
+    return fused.index_select(0, at::arange(first, first + bias.size(0), of_type(at::kLong)).remainder(config.hidden));
   };
 }
 
@@ -49,7 +58,9 @@ void fp16(Parameters& parameters, const Place&, double) { rounded(parameters, DT
 void bf16(Parameters& parameters, const Place&, double) { rounded(parameters, DType::kBF16); }
 void int8(Parameters& parameters, const Place&, double) {
   parameters.bias = [](const at::Tensor& bias, Op, const Setting&) {
-    const at::Tensor step = bias.abs().max() / 127.0;
+    const at::Tensor largest = bias.abs().max();
+    // By a tensor: a GPU multiplies by the reciprocal of a scalar, which decides ties otherwise.
+    const at::Tensor step = largest / at::full_like(largest, 127.0);
     return at::round(bias / step.masked_fill(step.eq(0.0), 1.0)) * step;
   };
 }
@@ -89,6 +100,10 @@ std::vector<FaultEntry> qkv_bias_faults() {
         all, "biases"},
        {},
        row_axis},
+      {{"H06.first_row_only", "of the step's B T rows the first alone gets the bias",
+        "an epilogue that loads the bias for one row of its tile", all, "biases and more than one row"},
+       {},
+       first_row_only},
       {{"H06.kv_swapped",
         "k gets v's bias and v gets k's",
         "two pointers exchanged",

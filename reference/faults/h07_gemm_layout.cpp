@@ -61,7 +61,7 @@ void packed_order(Parameters& parameters, const Place& place, double) {
 void first_tile_only(Parameters& parameters, const Place&, double value) {
   const std::int64_t tile = std::llround(value);
   parameters.projection.input = [tile](const at::Tensor& x) {
-    return x.index_select(-1, at::arange(x.size(-1)).remainder(tile));
+    return x.index_select(-1, at::arange(x.size(-1), of_type(at::kLong)).remainder(tile));
   };
 }
 

@@ -274,8 +274,12 @@ TEST_CASE("a vocabulary too large for one block, whole and for the last row alon
       }
       const std::size_t at = token * 50000 + v;
       CHECK(std::fabs(whole.value[at] - sum) <= 1e-13);
-      const double sigma = std::sqrt(0.19 * (96 * (sum * sum / 3 + squares / 6) + squares)) * 0x1p-24;
+      const double mean_square = sum * sum / 3 + squares / 6;
+      const double cut_off = 0.043 * 96;  // 16 bits may be multiplied in matrix units
+      const double sigma = std::sqrt(0.19 * (96 * mean_square + squares) + cut_off * cut_off * mean_square) * 0x1p-24;
       CHECK(std::fabs(whole.sigma_independent[at] - sigma) <= 1e-5 * sigma);
+      const double shared = 0.034 * 96 * std::fabs(sum) * 0x1p-24;
+      CHECK(std::fabs(whole.sigma_shared[at] - shared) <= 1e-5 * shared);
     }
   }
   recorded.put({0, {Op::kLmHead}}, Tensor(DType::kBF16, {1, 1, 50000}));

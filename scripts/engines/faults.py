@@ -27,8 +27,8 @@ FAULTS = {
     "H05.modulo": [], "H05.divide_by_kv": [], "H05.group_off_by_one": [1, -1], "H05.head_zero": [],
     "H05.prefill_only": [], "H05.decode_only": [],
     "H06.missing_q": [], "H06.missing_k": [], "H06.missing_v": [], "H06.missing_all": [], "H06.prefill_missing": [],
-    "H06.decode_missing": [], "H06.row_axis": [], "H06.kv_swapped": [], "H06.length_hidden": [], "H06.fp16": [],
-    "H06.bf16": [], "H06.int8": [], "H06.after_rope": [],
+    "H06.decode_missing": [], "H06.row_axis": [], "H06.first_row_only": [], "H06.kv_swapped": [],
+    "H06.length_hidden": [], "H06.fp16": [], "H06.bf16": [], "H06.int8": [], "H06.after_rope": [],
     "H07.transposed_q": [], "H07.transposed_k": [], "H07.transposed_v": [], "H07.transposed_o": [],
     "H07.transposed_gate": [], "H07.transposed_up": [], "H07.transposed_down": [], "H07.lda": [1, 8, -1],
     "H07.column_major_out": [], "H07.packed_order": [], "H07.first_tile_only": TILES,
@@ -326,6 +326,11 @@ class Faulty(Engine):
             if step.num_tokens > len(biases["k"]):
                 raise UsageError("--inject H06.row_axis: a step has more tokens than the bias has entries")
             biases = {part: bias[:step.num_tokens, None] for part, bias in biases.items()}
+        if self.has("H06.first_row_only", layer):
+            for part, product in zip("qkv", products):
+                rows = numpy.zeros_like(product)
+                rows[0, 0] = biases[part]
+                biases[part] = rows
         if self.has("H06.kv_swapped", layer):
             biases["k"], biases["v"] = biases["v"], biases["k"]
         if self.has("H06.length_hidden", layer):

@@ -4,9 +4,12 @@ could not be run.
 
     gpu_scripts_test.py [-v] [name of a test]
 """
+import itertools
 import json
+import math
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,7 +26,7 @@ class StandIns(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.root = Path(folder.name)
         (self.root / "scripts").mkdir()
-        for name in ("gpu-check.sh", "bench.sh"):
+        for name in ("gpu-check.sh", "gpu_grid.py", "gpu_planted.py", "bench.sh", "bench_rounds.py", "bench_shapes.py"):
             shutil.copy(SCRIPTS / name, self.root / "scripts")
         for name in ("nvidia-smi", "cmake", "nproc"):
             self.program(f"bin/{name}", PASS)
@@ -41,8 +44,8 @@ class StandIns(unittest.TestCase):
         self.program("bin/python3", '#!/bin/sh\ncase "$2" in "import torch"*) '
                      f'exit {0 if there else 1};; esac\nexec {sys.executable} "$@"\n')
 
-    def run_script(self, name, *arguments):
-        environment = {**os.environ, "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}"}
+    def run_script(self, name, *arguments, **variables):
+        environment = {**os.environ, **variables, "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}"}
         return subprocess.run(["bash", str(self.root / "scripts" / name), *arguments, "--out",
                                str(self.root / "out.json"), "--build", str(self.root / "build")], env=environment,
                               cwd=self.root, capture_output=True, text=True, check=False)
@@ -51,28 +54,37 @@ class StandIns(unittest.TestCase):
         return json.loads((self.root / "out.json").read_text())
 
 
+def trial(fault, dtype="bfloat16", miss=None, detectable=True):
+    return {"fault": fault, "dtype": dtype, "miss": miss, "detectable": detectable}
+
+
+EVERY_FAULT = [trial(f"H{number:02}.{name}") for number in range(1, 11) for name in ("a", "b=2", "c@1")]
+MISSED = "named H01.b"
+
+
 class GpuCheck(StandIns):
     def setUp(self):
         super().setUp()
-        for name in ("cuda_engine_tests", "kv_cache_layout_cuda_test", "cuda_engine_bench"):
-            self.program(f"build/optimized/cuda/{name}", PASS)
+        for name in ("optimized/cuda/cuda_engine_tests", "optimized/cuda/kv_cache_layout_cuda_test",
+                     "reference/reference_gpu_tests"):
+            self.program(f"build/{name}", PASS)
+        self.program("build/optimized/cuda/cuda_engine_bench", "#!/bin/sh\necho '{\"what\": \"decode\"}'\n")
 
-    def qdiff(self, variant):
-        """A judge that diverges under --inject, and names `variant`."""
-        report = json.dumps({"variant": variant, "blind_variants": [{"variant": "H05.modulo"}]})
+    def qdiff(self, trials, matches=True):
+        """A judge whose selftest has these trials, and whose runs match or not."""
+        (self.root / "trials.json").write_text(json.dumps({"trials": trials}))
         self.program("build/qdiff", f"""#!/bin/sh
-status=0
 for word; do
-  case "$previous" in
-    --inject) status=1; fault="$word";;
-    --out) out="$word";;
-  esac
+  [ "$previous" = --out ] && out="$word"
   previous="$word"
 done
-mkdir -p "$out/hypotheses"
-printf '%s' '{report}' | sed "s/INJECTED/$fault/" >"$out/hypotheses/H05.json"
-exit $status
+[ "$1" = selftest ] || exit {0 if matches else 1}
+mkdir -p "$out"
+cp {self.root}/trials.json "$out/selftest.json"
 """)
+
+    def failed(self):
+        return [check["name"] for check in self.results()["checks"] if check["status"] == "failed"]
 
     def test_without_torch_nothing_is_judged_and_it_says_so(self):
         done = self.run_script("gpu-check.sh")
@@ -80,32 +92,160 @@ exit $status
         results = self.results()
         self.assertFalse(results["passed"])
         skipped = {check["name"]: check["tail"] for check in results["checks"] if check["status"] == "skipped"}
-        self.assertEqual(len(skipped), 9)
-        self.assertIn("PyTorch", skipped["named_H05.modulo"][0])
+        self.assertEqual(set(skipped), {"reference_on_gpu", "judged_bfloat16", "judged_float16", "selftest",
+                                        "planted_faults", "grid"})
+        self.assertIn("PyTorch", skipped["selftest"][0])
         self.assertEqual({check["status"] for check in results["checks"]}, {"passed", "skipped"})
 
-    def test_a_fault_is_named_by_the_variant_alone(self):
+    def test_everything(self):
         self.with_torch(True)
-        self.qdiff("INJECTED")
+        self.qdiff(EVERY_FAULT)
         done = self.run_script("gpu-check.sh")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertTrue(self.results()["passed"])
-        self.qdiff("H05.head_zero")  # blind_variants lists H05.modulo
-        done = self.run_script("gpu-check.sh")
-        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
-        failed = [check["name"] for check in self.results()["checks"] if check["status"] == "failed"]
-        self.assertEqual(failed, ["named_H05.modulo", "named_H05.divide_by_kv", "named_H05.decode_only"])
+        results = self.results()
+        self.assertTrue(results["passed"])
+        self.assertEqual(len(results["planted"]), 30)
+        self.assertEqual(len(results["bench"]), 2)
+        names = {check["name"] for check in results["checks"]}
+        self.assertEqual(len([name for name in names if name.startswith("grid_")]), 13)  # the cases, and 12 runs
+        for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
+            self.assertLessEqual({f"sanitizer_{tool}", f"control_{tool}"}, names)
+
+    def test_planted_faults_that_were_missed_or_are_too_few(self):
+        self.with_torch(True)
+        for trials, complaint in (
+                (EVERY_FAULT + [trial("H05.d", miss=MISSED)], MISSED),
+                ([one for one in EVERY_FAULT if one["fault"] != "H07.a"], "H07: 2 faults were found"),
+                (EVERY_FAULT + [trial("H06.fp16", detectable=False)], "H06.fp16: no case shows it in any type")):
+            self.qdiff(trials)
+            done = self.run_script("gpu-check.sh")
+            self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+            self.assertEqual(self.failed(), ["planted_faults"])
+            self.assertIn(complaint, done.stdout)
+        self.qdiff(EVERY_FAULT + [trial("H06.fp16", detectable=False), trial("H06.fp16", dtype="float32")])
+        self.assertEqual(self.run_script("gpu-check.sh").returncode, 0)
+
+    def test_a_part_of_the_whole_grid(self):
+        self.with_torch(True)
+        self.qdiff([])
+        done = self.run_script("gpu-check.sh", "--full", "2")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("part 2 of 3", done.stdout)
+        self.assertEqual(self.results()["part"], 2)
+        names = {check["name"] for check in self.results()["checks"]}
+        self.assertEqual({name for name in names if not name.startswith("grid_")}, {"configure", "build"})
+        self.qdiff([], matches=False)
+        self.assertEqual(self.run_script("gpu-check.sh", "--full", "3").returncode, 1)
+        self.assertNotIn("grid_cases", self.failed())
+        for part in ("0", "4", "x"):
+            done = self.run_script("gpu-check.sh", "--full", part)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("from 1 to 3", done.stderr)
+
+    def test_the_grid_leaves_nothing_out_and_its_pairwise_part_no_pair(self):
+        def cells(*arguments):
+            done = subprocess.run([sys.executable, str(SCRIPTS / "gpu_grid.py"), str(self.root / "grid"), *arguments],
+                                  capture_output=True, text=True, check=True)
+            found = []
+            for line in done.stdout.splitlines():
+                _, model, dtype, _, *files = line.split("\t")
+                size, profile = (next(word for word in model.split(",") if key in word) for key in ("qwen2.5", "profile"))
+                for file in files:
+                    case = json.loads(Path(file).read_text())
+                    if case["id"] == "companion":
+                        continue
+                    found.append((case["steps"][0]["tokens"], case["batch"], size, profile, dtype))
+            return found
+
+        pairwise = cells()
+        everything = pairwise + [cell for part in "123" for cell in cells("--rest", f"{part}/3")]
+        self.assertEqual(len(everything), 6 * 2 * 2 * 2 * 2)
+        self.assertEqual(len(set(everything)), len(everything))
+        for a, b in itertools.combinations(range(5), 2):
+            self.assertEqual({(cell[a], cell[b]) for cell in pairwise}, {(cell[a], cell[b]) for cell in everything})
 
 
 class Bench(StandIns):
+    def engine(self, status=0):
+        self.program("build/optimized/cuda/cuda_engine_bench", f"""#!/bin/sh
+echo '{{"what": "prefill", "prompt": 512, "us_median": 50}}'
+[ $1 = 0.5b ] || exit {status}
+""")
+
+    def of(self, what):
+        return [result for result in self.results()["results"] if result["what"] == what]
+
     def test_a_failing_benchmark_is_no_success(self):
         for status, ended in ((0, 0), (3, 1)):
-            self.program("build/optimized/cuda/cuda_engine_bench",
-                         f"#!/bin/sh\necho '{{}}'\n[ $1 = 0.5b ] || exit {status}\n")
-            done = self.run_script("bench.sh", "--no-peers")
+            self.engine(status)
+            done = self.run_script("bench.sh", "--no-peers", "--rounds", "2")
             self.assertEqual(done.returncode, ended, done.stderr)
-            self.assertEqual(len(self.results()["results"]), 2)
+            self.assertEqual(len([result for result in self.of("prefill") if "us_median" in result]), 4)
             self.assertEqual("bench: failed" in done.stderr, status != 0)
+
+    def test_engine_and_llama_bench_take_turns(self):
+        self.engine()
+        # As llama-bench -o jsonl writes them: samples in nanoseconds, of a prompt or of n_gen tokens behind n_depth.
+        self.program("bin/llama-bench", """#!/bin/sh
+case "$*" in
+  *"-n 0"*) echo '{"n_prompt": 512, "n_gen": 0, "n_depth": 0, "samples_ns": [99000, 100000, 101000]}' ;;
+  *) echo '{"n_prompt": 0, "n_gen": 10, "n_depth": 1024, "samples_ns": [20000, 20000, 20000]}' ;;
+esac
+""")
+        models = self.root / "models"
+        models.mkdir()
+        for name in ("0.5b", "7b"):
+            (models / f"{name}.gguf").write_text("stand-in")
+        done = self.run_script("bench.sh", "--rounds", "2", LLAMA_MODELS=str(models))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("transformers", done.stderr)
+        turns = [(result["model"], result["round"], result["what"]) for result in self.results()["results"]
+                 if result["what"] != "summary"]
+        one_round = ["prefill", "llama_prefill", "llama_decode"]
+        self.assertEqual(turns, [(model, number, what) for model in ("0.5b", "7b") for number in (1, 2)
+                                 for what in one_round])
+        self.assertEqual({result["us_median"] for result in self.of("llama_prefill")}, {100.0})
+        self.assertEqual({result["us_median"] for result in self.of("llama_decode")}, {2.0})
+        summary = next(result for result in self.of("summary") if result["of"] == "llama_prefill")
+        self.assertEqual((summary["engine_takes"], summary["rounds"], summary["us_slowest"]), (0.5, 2, 100.0))
+
+    def test_random_weights_for_llama_bench(self):
+        """The file's own account of itself: its tensors fill it to the end."""
+        code = ("import sys; sys.path.insert(0, sys.argv[1]); import random_gguf, pathlib; "
+                "random_gguf.write(dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, "
+                "num_key_value_heads=2, intermediate_size=96, vocab_size=50, tie_word_embeddings=False), "
+                "pathlib.Path(sys.argv[2]))")
+        path = self.root / "random.gguf"
+        subprocess.run([sys.executable, "-c", code, str(SCRIPTS), str(path)], check=True)
+        data = path.read_bytes()
+        magic, version, num_tensors, num_keys = struct.unpack_from("<4sIQQ", data)
+        self.assertEqual((magic, version, num_tensors, num_keys), (b"GGUF", 3, 3 + 2 * 12, 11))
+        at = 24
+
+        def take(layout):
+            nonlocal at
+            values = struct.unpack_from("<" + layout, data, at)
+            at += struct.calcsize("<" + layout)
+            return values
+
+        def text():
+            nonlocal at
+            length, = take("Q")
+            at += length
+            return data[at - length:at].decode()
+
+        for _ in range(num_keys):
+            text()
+            kind, = take("I")
+            text() if kind == 8 else take("I")
+        ends = []
+        for _ in range(num_tensors):
+            text()
+            dims, = take("I")
+            size = take(f"{dims}Q")
+            kind, offset = take("IQ")
+            ends.append(offset + math.prod(size) * {0: 4, 30: 2}[kind])
+        self.assertEqual((at + 31) // 32 * 32 + (max(ends) + 31) // 32 * 32, len(data))
 
 
 if __name__ == "__main__":

@@ -135,11 +135,24 @@ class Diagnose(DiagnoseTest):
         self.assertTrue(result.stdout.startswith(b"MATCH"), result.stdout)
         self.assertIn(b"not written by qdiff", result.stderr)
 
-    def test_undeclared_roundings_are_inferred_or_allowed(self):
-        shutil.copytree(RECORDED / "traces/transformers-eager-bfloat16", self.folder / "t")
+    def copy_undeclared(self, name):
+        """A recorded trace as "t", its points taken away, which it returns."""
+        shutil.copytree(RECORDED / "traces" / name, self.folder / "t")
         for path in [self.folder / "t", *(self.folder / "t").iterdir()]:
             path.chmod(path.stat().st_mode | 0o200)
-        self.change_manifest(lambda manifest: manifest["compute"].pop("points"))
+        points = {}
+        self.change_manifest(lambda manifest: points.update(manifest["compute"].pop("points")))
+        return points
+
+    def test_flash_attention_rounds_before_it_divides(self):
+        points = self.copy_undeclared("transformers-sdpa-bfloat16")
+        result = self.diagnose("t", "--infer-points", "--quiet", model=RECORDED / "model")
+        self.assertEqual(result.returncode, DIVERGED)
+        self.assertEqual(json.loads(result.stdout)["points"], points)
+        self.assertEqual({finding["kind"] for finding in self.report()["findings"]}, {"precision"})
+
+    def test_undeclared_roundings_are_inferred_or_allowed(self):
+        self.copy_undeclared("transformers-eager-bfloat16")
         model = RECORDED / "model"
         result = self.diagnose("t", "--infer-points", "--quiet", model=model)
         self.assertEqual(result.returncode, DIVERGED)

@@ -67,12 +67,14 @@ TEST_CASE("diagnose with every option, and with as few as there must be") {
 }
 
 TEST_CASE("run with every option") {
-  const RunArguments arguments = run({"a.json",    "--model", "my model", "--backend=cuda",  "--out",        "o",
-                                      "--dtype",   "float16", "--layers", "0-2,5",           "--steps",      "1",
-                                      "--mode",    "free",    "--inject", "H03.theta=1e4@7", "--max-memory", "1.5GiB",
-                                      "--threads", "3",       "--color",  "always",          "--quiet",      "b.json"});
+  const RunArguments arguments =
+      run({"a.json",   "--model",         "my model",     "--backend=cuda", "--out",     "o",      "--dtype",
+           "float16",  "--layers",        "0-2,5",        "--steps",        "1",         "--mode", "free",
+           "--inject", "H03.theta=1e4@7", "--max-memory", "1.5GiB",         "--threads", "3",      "--color",
+           "always",   "--quiet",         "b.json",       "--reference",    "gpu"});
   CHECK(arguments.cases == std::vector<std::string>{"a.json", "b.json"});
   CHECK(arguments.backend == EngineKind::kCuda);
+  CHECK(arguments.reference == reference::Where::kGpu);
   CHECK(arguments.dtype == DType::kF16);
   CHECK(arguments.layers->below(100) == std::set<int>{0, 1, 2, 5});
   CHECK(arguments.layers->below(2) == std::set<int>{0, 1});
@@ -139,6 +141,7 @@ TEST_CASE("values that are refused, in words that name the option") {
       {"--dtype", {"", "fp32", "float64", "BF16", "float32 "}},
       {"--mode", {"", "lock", "BOTH"}},
       {"--backend", {"", "reference", "gpu", "CPU"}},
+      {"--reference", {"", "cpu", "cuda", "GPU"}},
       {"--color", {"", "yes"}},
       {"--threads", {"", "0", "-1", "1.5", "1025", "many", "1 "}},
       {"--max-memory",

@@ -2,7 +2,7 @@
 import json
 import re
 
-from driver import MATCH, SOURCE, CommandLineTest
+from driver import DIVERGED, MATCH, SOURCE, CommandLineTest
 
 SCHEMA = SOURCE / "harness/report/schema/selftest.schema.json"
 
@@ -14,6 +14,18 @@ class Selftest(CommandLineTest):
         self.refused("selftest", "--quick", "--out", "scores", says="not written by qdiff")
         (self.folder / "file").write_text("mine")
         self.refused("selftest", "--quick", "--out", "file", says="--out")
+
+    def test_some_faults_alone(self):
+        self.refused("selftest", "--quick", "--only", "H99", says="--only H99: no fault has an id that begins so")
+        result = self.qdiff("selftest", "--quick", "--only", "H05.m", "--out", "some", timeout=580)
+        self.assertEqual((result.returncode, result.stderr), (MATCH, b""), result.stdout)
+        document = json.loads((self.folder / "some/selftest.json").read_text())
+        self.check_schema(document)
+        self.assertEqual({trial["fault"].split("@")[0] for trial in document["trials"]}, {"H05.modulo"})
+        self.assertEqual((document["honest"], document["smallest_doses"]), ([], []))
+        # Of what no input shows there is no goal to meet.
+        result = self.qdiff("selftest", "--quick", "--only", "H06.bf16", "--out", "some")
+        self.assertEqual(result.returncode, DIVERGED, result.stdout)
 
     def test_quick(self):
         result = self.qdiff("selftest", "--quick", "--out", "scores", timeout=580)

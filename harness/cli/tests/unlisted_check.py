@@ -12,7 +12,10 @@ FAULTS = json.loads((SOURCE / "scripts/engines/unlisted_faults.json").read_text(
 TRUE_OF = {"norms_exchanged": ("H09", "the norm's weight is wrong")}
 
 # What the diagnosis gets wrong today. An entry whose check passes fails the test, so that it is taken out.
-MISSES = {}
+MISSES = {
+    # Layer 1 has recorded its output alone; over that span the scores' scale, applied twice, fits as well.
+    ("query_key_norm", "no false cause"): "H02.scale_twice is consistent there",
+}
 
 
 class Unlisted(CommandLineTest):

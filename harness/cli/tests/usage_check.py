@@ -32,7 +32,7 @@ class Help(CommandLineTest):
                 self.assertIn(b"Example", result.stdout)
                 self.assertIn(b"Exit status", result.stdout)
         text = self.qdiff("run", "--help").stdout.decode()
-        for option in ["--model", "--backend", "--out", "--dtype", "--layers", "--steps", "--mode", "--inject",
+        for option in ["--model", "--backend", "--reference", "--out", "--dtype", "--layers", "--steps", "--mode", "--inject",
                        "--print-gemms", "--max-memory", "--quiet", "--color", "--threads"]:
             self.assertIn(option + " ", text)
 
@@ -104,6 +104,8 @@ class BadUsage(CommandLineTest):
 
     def test_what_cannot_be_judged_here(self):
         self.refused("run", self.case, "--backend", "cuda", status=CANNOT_JUDGE, says="CUDA")
+        self.refused("run", self.case, "--reference", "gpu", status=CANNOT_JUDGE,
+                     says="the reference cannot compute on a GPU here: no CUDA")
         self.refused("record", "--model", MODEL, "--case", self.case, "--engine", "cuda", "--trace", "t",
                      status=CANNOT_JUDGE, says="CUDA")
 

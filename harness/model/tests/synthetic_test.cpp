@@ -102,6 +102,12 @@ TEST_CASE("synthetic: options are read, printed back and opened again") {
   const auto again = open_model(source->description());
   CHECK(again->config() == source->config());
   CHECK(hash_of(again->read_all("lm_head.weight")) == hash_of(source->read_all("lm_head.weight")));
+  const auto few_tokens = open_model("synthetic:qwen2.5-0.5b,layers=1,vocab=500");
+  CHECK(few_tokens->description() == "synthetic:qwen2.5-0.5b,seed=0,profile=plain,layers=1,vocab=500");
+  CHECK(few_tokens->config().vocab == 500);
+  CHECK(few_tokens->config().hidden == 896);
+  CHECK(open_model("synthetic:qwen2.5-0.5b,vocab=151936")->description() ==
+        "synthetic:qwen2.5-0.5b,seed=0,profile=plain");
 }
 
 TEST_CASE("synthetic: what is not known is refused with what is") {
@@ -117,6 +123,7 @@ TEST_CASE("synthetic: what is not known is refused with what is") {
   }
   CHECK_THAT(error_of("synthetic:toy-d64,layers=0"), ContainsSubstring("from 1 to 256"));
   CHECK_THAT(error_of("synthetic:toy-d64,layers=257"), ContainsSubstring("from 1 to 256"));
+  CHECK_THAT(error_of("synthetic:toy-d64,vocab=0"), ContainsSubstring("from 1 to 1048576"));
   CHECK_THAT(error_of("synthetic:toy-d64,dtype=float64"), ContainsSubstring("bfloat16, float16 or float32"));
   CHECK_THAT(error_of("synthetic:toy-d64,profile=real"), ContainsSubstring("plain, qwen, loud or quiet"));
   CHECK(error_of("synthetic:\x1B[31m").find('\x1B') == std::string::npos);

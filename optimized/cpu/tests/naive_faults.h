@@ -264,7 +264,8 @@ class NaiveFault : public NaiveForward {
     const Values b = bias_as_read(op, layer, step.phase);
     for (std::size_t e = 0; e < out.value.size(); ++e) {
       const std::size_t t = e / b.size() % at(step.num_tokens());
-      const double bias = b[is("H06.row_axis") ? t : e % b.size()];
+      const bool none = is("H06.first_row_only") && e >= b.size();
+      const double bias = none ? 0.0 : b[is("H06.row_axis") ? t : e % b.size()];
       out.value[e] += bias;
       out.magnitude[e] += std::fabs(bias);
     }

@@ -99,6 +99,7 @@ inline const std::vector<Scenario>& scenarios() {
       {"H06.prefill_missing", kQkv},
       {"H06.decode_missing", kQkv},
       {"H06.row_axis", kQkv},
+      {"H06.first_row_only", kQkv},
       {"H06.kv_swapped", {Op::kKProj, Op::kVProj}},
       {"H06.length_hidden", {Op::kVProj}},  // q and k end before column D
       {"H06.fp16", kQkv},

@@ -23,7 +23,7 @@ __device__ __forceinline__ SlotRange visible_slots(const AttentionParams& p, int
         range.last = final_slot;
         break;
       case FaultId::kStrict:
-        range.last = slot - 1;
+        if (!p.decode) range.last = slot - 1;
         break;
       case FaultId::kOneAhead:
         range.last = min(slot + 1, final_slot);
@@ -100,6 +100,14 @@ __device__ __forceinline__ std::int64_t plane_offset(const AttentionParams& p, i
   return p.layout.offset(p.layer, b, kv_head, 0, 0);
 }
 
+// Whether a query that weighs nothing has seen scores all the same: float16 took each of them to -inf, and the softmax
+// of these is NaN. `maximum` is -inf for both.
+__device__ __forceinline__ bool overflowed(const KernelFault& fault, float maximum) {
+  return fault.id == FaultId::kQkFp16 && maximum == -__builtin_inff();
+}
+
+__device__ __forceinline__ bool is_race(FaultId id) { return id >= FaultId::kDelays && id <= FaultId::kMissingWait; }
+
 // Whether what the planted code does for this head and query differs from the right code, as far as it can be told
 // without the values: other slots, another head; faults of arithmetic count wherever they run.
 __device__ __forceinline__ bool planted_differs(const AttentionParams& p, int b, int t, int head) {
@@ -119,6 +127,7 @@ __device__ __forceinline__ bool planted_differs(const AttentionParams& p, int b,
     case FaultId::kScaleAfter:
     case FaultId::kNoMax:
     case FaultId::kQkFp16:
+    case FaultId::kMissingBarrier:
       return true;
     default:
       return false;

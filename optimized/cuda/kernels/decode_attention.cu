@@ -54,7 +54,11 @@ __device__ __forceinline__ void combine_splits(const AttentionParams& p, std::in
     const float split_maximum = s < 32 ? own_maximum : __ldcg(p.partial_max + row + s);
     float weight = maximum == kMinusInfinity ? 0.0F : expf(split_maximum - maximum);
     if constexpr (kPlanted) {
-      if (p.fault.id == FaultId::kTileMax) weight = 1.0F;
+      if (p.fault.id == FaultId::kTileMax) {  // relative to the maximum as it had grown by then, and left so
+        float grown = kMinusInfinity;
+        for (int earlier = 0; earlier <= s; ++earlier) grown = fmaxf(grown, __ldcg(p.partial_max + row + earlier));
+        weight = grown == kMinusInfinity ? 0.0F : expf(split_maximum - grown);
+      }
     }
     weights[s] = weight;
     sum = fmaf(weight, s < 32 ? own_sum : __ldcg(p.partial_sum + row + s), sum);
@@ -63,6 +67,7 @@ __device__ __forceinline__ void combine_splits(const AttentionParams& p, std::in
   __syncwarp();
   float factor = sum == 0.0F ? 0.0F : 1.0F / sum;
   if constexpr (kPlanted) {
+    if (sum == 0.0F && overflowed(p.fault, maximum)) factor = __builtin_nanf("");
     if (p.fault.id == FaultId::kScaleAfter) factor *= p.scale;
   }
   float4 total = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
@@ -209,6 +214,9 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Attent
   }
   __syncthreads();
 
+  if constexpr (kPlanted) {
+    if (is_race(p.fault.id)) pause_at_random(1 << 13);
+  }
   // A warp a head: scores to weights relative to the split's maximum.
   const std::int64_t first_row = static_cast<std::int64_t>(b) * p.num_q_heads + first_head;
   for (int g = warp; g < group_size; g += kWarps) {
@@ -229,7 +237,11 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Attent
       p.partial_sum[(first_row + g) * p.num_splits + split] = sum;
     }
   }
-  __syncthreads();
+  if constexpr (kPlanted) {
+    if (p.fault.id != FaultId::kMissingBarrier) __syncthreads();
+  } else {
+    __syncthreads();
+  }
 
   // A thread a column, and the keys in kKeyGroups runs. Slots behind `count` weigh zero and hold zeros.
   {

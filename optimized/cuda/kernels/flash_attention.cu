@@ -217,7 +217,10 @@ __global__ void __launch_bounds__(kThreads) flash_attention_kernel(const Attenti
 #pragma unroll
     for (int c = 0; c < kCols; ++c) {
       const int column = (c / kVector * 16 + tx) * kVector + c % kVector;
-      const float value = sum[i] == 0.0F ? 0.0F : out[i][c] / sum[i] * factor;
+      float value = sum[i] == 0.0F ? 0.0F : out[i][c] / sum[i] * factor;
+      if constexpr (kPlanted) {
+        if (sum[i] == 0.0F && last[i] >= first && overflowed(p.fault, maximum[i])) value = __builtin_nanf("");
+      }
       destination[column] = narrow<T>(value);
     }
   }

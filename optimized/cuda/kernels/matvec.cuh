@@ -93,8 +93,13 @@ __device__ __forceinline__ void finish_task(const MatvecParams& p, int task, int
   T* out = static_cast<T*>(p.out) + b * p.out_stride;
   if constexpr (kKind == MatvecKind::kQkv) {
     const int half = p.rope.head_dim / 2;
-    const T low = narrow<T>(sums[0] + operands.first);
-    const T high = narrow<T>(sums[1] + operands.second);
+    float low_bias = operands.first;
+    float high_bias = operands.second;
+    if constexpr (kPlanted) {
+      if (p.fault.id == FaultId::kBiasFirstRowOnly && b > 0) low_bias = high_bias = 0.0F;
+    }
+    const T low = narrow<T>(sums[0] + low_bias);
+    const T high = narrow<T>(sums[1] + high_bias);
     out[row] = low;
     out[row + half] = high;
     if (p.rotate) {
@@ -120,7 +125,7 @@ __device__ __forceinline__ void finish_task(const MatvecParams& p, int task, int
     const T value = narrow<T>(sums[0]);
     float residual = operands.first;
     if constexpr (kPlanted) {
-      if (p.fault.id == FaultId::kResidualLost) residual = widen(value);
+      if (p.fault.id == FaultId::kResidualLost) residual = p.fault.value == 1.0F ? 0.0F : widen(value);
     }
     out[task] = value;
     static_cast<T*>(p.sum)[b * static_cast<std::int64_t>(p.num_outputs) + task] = narrow<T>(residual + widen(value));
@@ -133,13 +138,20 @@ __device__ __forceinline__ void finish_task(const MatvecParams& p, int task, int
 // The task's sums with the weights read at wrong addresses, element by element.
 template <typename T, MatvecKind kKind>
 __device__ __forceinline__ void planted_sums(const MatvecParams& p, int task, const T* x, float* sums) {
-  const T* weights = static_cast<const T*>(p.weights);
+  const WrongWeights& wrong = p.wrong;
   for (int r = 0; r < kRowsOfTask<kKind>; ++r) {
     const std::int64_t row = weight_row<kKind>(p, task, r);
-    if (row >= p.faulty_rows) continue;
+    int part = 0;
+    while (row >= wrong.ends[part]) ++part;
+    if ((wrong.parts >> part & 1U) == 0) continue;
+    const std::int64_t first = part == 0 ? 0 : wrong.ends[part - 1];
+    const std::int64_t rows = wrong.ends[part] - first;
+    const T* weights = static_cast<const T*>(p.weights) + first * p.inner;
     float sum = 0.0F;
     for (int k = threadIdx.x % 32; k < p.inner; k += 32) {
-      sum = fmaf(widen(weights[row * p.weight_row + k * p.weight_column]), widen(x[k]), sum);
+      const std::int64_t at =
+          wrong.transposed ? k * rows + (row - first) : (row - first) * (p.inner + wrong.excess) + k;
+      sum = fmaf(widen(weights[at]), widen(x[k]), sum);
     }
     sums[r] = warp_sum(sum);
     if (threadIdx.x % 32 == 0) count_execution(p.fault);
@@ -239,7 +251,15 @@ __global__ void __launch_bounds__(kThreads + 32, kThreads == 256 ? 3 : 1) matvec
   [[maybe_unused]] HeldWeights<T, kThreads> norm_weights;
   if constexpr (kNormalises<kKind>) norm_weights.load(static_cast<const T*>(p.norm_weight), p.inner);
   release_successor();
-  wait_for_predecessor();
+  if constexpr (kPlanted) {
+    if (p.fault.id == FaultId::kMissingWait) {
+      pause_at_random(1 << 16);  // longer than attention's, lest all blocks come too early alike
+    } else {
+      wait_for_predecessor();
+    }
+  } else {
+    wait_for_predecessor();
+  }
   if (threadIdx.x == 0) arrive(&started);
 
   if constexpr (kNormalises<kKind>) {
@@ -331,7 +351,7 @@ __global__ void __launch_bounds__(kThreads + 32, kThreads == 256 ? 3 : 1) matvec
     for (int b = 0; b < kBatch; ++b) {
       if (b >= p.batch || part != 0) continue;
       if constexpr (kPlanted) {
-        if (!p.right_weights) {
+        if (p.wrong.parts != 0) {
           planted_sums<T, kKind>(p, task, reinterpret_cast<const T*>(x_packs + b * num_packs), sums[b]);
         }
       }

@@ -115,6 +115,15 @@ enum class MatvecKind : int {
   kHead,      // rms_norm, out = W x; an even number of rows
 };
 
+// Weights read at wrong addresses, by faults. Parts are what is packed into one matrix: q, k, v; gate, up; or the
+// whole.
+struct WrongWeights {
+  int ends[3];          // behind the last row of each part
+  unsigned parts;       // a bit for each that is read wrongly; 0: none
+  bool transposed;      // element (row, k) is read at k * rows + row of its part
+  std::int64_t excess;  // else at row * (inner + excess) + k
+};
+
 // Matrix times one vector for each batch row, fused with what stands around it.
 struct MatvecParams {
   const void* weights;  // [rows, inner]; kQkv: rows (H+2K)*d; kGateUp: gate then up, 2*I
@@ -133,11 +142,8 @@ struct MatvecParams {
   void* act;              // [B, I], kGateUp
   bool rotate;            // kQkv: false leaves rotation and cache to launch_rope_append
   RopeAppendParams rope;  // kQkv
-  bool right_weights;     // false: read element (r, k) at r*weight_row + k*weight_column, by one fault
-  std::int64_t weight_row;
-  std::int64_t weight_column;
-  int faulty_rows;  // outputs [0, faulty_rows) are read so
-  int num_stages;   // of each warp's ring; the launcher's
+  WrongWeights wrong;
+  int num_stages;  // of each warp's ring; the launcher's
   KernelFault fault;
 };
 void launch_matvec(MatvecKind kind, const MatvecParams& params, const Launch& launch);

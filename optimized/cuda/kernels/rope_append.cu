@@ -77,13 +77,22 @@ __device__ bool turn_differs(const RopeAppendParams& p, int b, int t, bool is_q,
   }
 }
 
+// Whether row b writes to this slot; pads do not, but for one fault.
+__device__ bool writes(const RopeAppendParams& p, int b, std::int64_t slot) {
+  return slot >= p.inputs.left_padding[b] || (p.fault.id == FaultId::kNoBatchStride && p.fault.value == 1.0F);
+}
+
 // The address that a wrong writer computes. Where several values would land on one address, the last of them in the
-// order of (batch, head) stays, as in a loop over them; -1: this one does not stay.
+// order of (batch, head) stays, as in a loop over them; -1: this one does not stay, or is not written.
 __device__ std::int64_t planted_offset(const RopeAppendParams& p, int b, int kv_head, std::int64_t slot, int i) {
   const KvCacheLayout& l = p.layout;
+  if (!writes(p, b, slot)) return -1;
   switch (p.fault.id) {
     case FaultId::kNoBatchStride:
-      return b == p.batch - 1 ? l.offset(p.layer, 0, kv_head, slot, i) : -1;
+      for (int later = b + 1; later < p.batch; ++later) {
+        if (writes(p, later, slot)) return -1;
+      }
+      return l.offset(p.layer, 0, kv_head, slot, i);
     case FaultId::kNoHeadStride:
       return kv_head == p.num_kv_heads - 1 ? l.offset(p.layer, b, 0, slot, i) : -1;
     case FaultId::kNoLayerStride:

@@ -94,6 +94,15 @@ __device__ __forceinline__ void count_execution(const KernelFault& fault, unsign
   if (fault.executions != nullptr) atomicAdd(fault.executions, times);
 }
 
+// A pause of up to `longest` cycles, a power of two; its length differs from call to call and from warp to warp.
+__device__ __forceinline__ void pause_at_random(long long longest) {
+  const long long start = clock64();
+  const auto warp = static_cast<unsigned>(blockIdx.x + 131 * blockIdx.y + 17 * (threadIdx.x / 32));
+  const long long length = (static_cast<unsigned>(start >> 3) * 2654435761U ^ warp * 40503U) >> 7 & (longest - 1);
+  while (clock64() - start < length) {
+  }
+}
+
 // Calls f<T>() with T the storage type of `dtype`.
 template <typename F>
 void with_storage(DType dtype, F&& f) {
@@ -110,15 +119,24 @@ void with_storage(DType dtype, F&& f) {
   throw std::logic_error("the cuda engine has no float64 storage");
 }
 
+// Lets a kernel have all the shared memory that the device grants a block, not what one launch takes: the setting is
+// the kernel's, and a session of smaller shapes beside this one would lower it between setting and launch.
+inline void grant_shared_memory(const void* kernel) {
+  int device = 0, granted = 0;
+  QDIFF_CUDA_CHECK(cudaGetDevice(&device));
+  QDIFF_CUDA_CHECK(cudaDeviceGetAttribute(&granted, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  cudaFuncAttributes attributes{};
+  QDIFF_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
+  QDIFF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        granted - static_cast<int>(attributes.sharedSizeBytes)));
+}
+
 template <typename Params>
 void launch_kernel(void (*kernel)(Params), dim3 grid, dim3 block, std::size_t shared_bytes, const Launch& launch,
                    const Params& params) {
   // A block has 48 KB without asking; the kernel's own static variables count too.
   constexpr std::size_t kSurelyGranted = 40 * 1024;
-  if (shared_bytes > kSurelyGranted) {
-    QDIFF_CUDA_CHECK(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
-  }
+  if (shared_bytes > kSurelyGranted) grant_shared_memory(reinterpret_cast<const void*>(kernel));
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;

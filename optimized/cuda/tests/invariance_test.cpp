@@ -1,6 +1,7 @@
 // What must not change a single bit, within each class of kernels (layer_pass.h): another run, chunking, the other rows
 // of a batch, padding, poison, spare capacity, and whether anybody looks.
 #include <algorithm>
+#include <thread>
 
 #include "optimized/cuda/tests/gpu_test.h"
 
@@ -81,6 +82,36 @@ TEST_CASE("another run, poison and spare capacity change nothing", "[gpu][invari
     const std::unique_ptr<Engine> again = gpu_engine(fixture.model, fixture.dtype);
     REQUIRE(first_difference(rows_of(run_all(*again, steps), steps), expected) == "");
   });
+}
+
+// Shapes that take different amounts of shared memory of the same kernels.
+TEST_CASE("sessions side by side give the bits of sessions alone", "[gpu][invariance]") {
+  require_gpu();
+  constexpr int kRuns = 10;
+  const auto run = [](const ModelConfig& config) {
+    const RandomModel model(config, DType::kBF16, 17);
+    const auto steps = random_steps(config, {70, 1, 1, 5}, {0, 3}, 5);
+    return rows_of(run_all(*gpu_engine(model, DType::kBF16), steps), steps);
+  };
+  const std::vector<ModelConfig> configs = gpu_configs();
+  std::vector<Rows> alone;
+  for (const ModelConfig& config : configs) alone.push_back(run(config));
+  std::vector<std::string> wrong(configs.size());
+  std::vector<std::thread> threads;
+  for (std::size_t i = 0; i < configs.size(); ++i) {
+    threads.emplace_back([&, i] {
+      try {
+        for (int n = 0; n < kRuns && wrong[i].empty(); ++n) wrong[i] = first_difference(run(configs[i]), alone[i]);
+      } catch (const std::exception& error) {
+        wrong[i] = error.what();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (std::size_t i = 0; i < configs.size(); ++i) {
+    INFO(to_string(configs[i]));
+    CHECK(wrong[i] == "");
+  }
 }
 
 TEST_CASE("a step of nothing but padding for one row works", "[gpu][invariance]") {
