@@ -2,6 +2,7 @@
 
 #include <bit>
 
+#include "reference/projection.h"
 #include "reference/random.h"
 
 namespace qdiff::reference {
@@ -10,7 +11,7 @@ namespace {
 using enum Op;
 using enum RoundingPoint;
 
-enum class Purpose : std::uint64_t { kIndependent, kShared, kStored, kInput, kDirection };
+enum class Purpose : std::uint64_t { kIndependent, kShared, kStored, kInput, kDirection, kQuantized };
 
 std::uint64_t stream(const TensorKey& key, Purpose purpose) {
   std::uint64_t hash = 0x716469666652ULL;
@@ -40,10 +41,13 @@ class Draws {
     return drawn(shape, key, [](std::uint64_t of_row, std::uint64_t i) { return random_normal(of_row, i); });
   }
 
-  // x moved by up to half a spacing of `dtype` to either side.
-  at::Tensor rounded(DType dtype, const at::Tensor& x, std::uint64_t key) const {
+  // x moved by up to half a step to either side.
+  at::Tensor moved(const at::Tensor& x, const at::Tensor& step, std::uint64_t key) const {
     const auto uniform = [](std::uint64_t of_row, std::uint64_t i) { return random_uniform(of_row, i); };
-    return x + drawn(x.sizes().vec(), key, uniform) * spacing_at(dtype, x);
+    return x + drawn(x.sizes().vec(), key, uniform) * step;
+  }
+  at::Tensor rounded(DType dtype, const at::Tensor& x, std::uint64_t key) const {
+    return moved(x, spacing_at(dtype, x), key);
   }
 
  private:
@@ -240,6 +244,14 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
       }
     }
     walk.keep_wanted_rows(placed, inputs);
+    if (precision.quantized == QuantizedInputs::kNone || !is_projection(placed.unit.first)) return inputs;
+    // Numbers that carry noise may be rounded to either side; those that are recorded, to one.
+    const InputForm form = input_form(placed.unit.first, walk.setting(placed, 1, &around_gold));
+    const bool computed = gold.contains(inputs_of(placed, config)[0].key);
+    inputs[0] = computed ? Draws(gather_inputs(walk, placed, gold, config)[0])
+                               .moved(inputs[0], quantization_step(inputs[0], form),
+                                      stream(placed.output(), Purpose::kQuantized))
+                         : quantize(inputs[0], form).value;
     return inputs;
   };
 
@@ -249,7 +261,8 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
     const bool stores_noise = stores_what_is_computed(placed, gold, config) && precision.points.contains(kKvCache);
     const Rounding& rounding = stores_noise ? unrounded_cache : as_declared;
     const Setting setting = walk.setting(placed, 1, &around_gold, rounding);
-    const Setting member_setting = walk.setting(placed, kMembers, &around_members, rounding);
+    Setting member_setting = walk.setting(placed, kMembers, &around_members, rounding);
+    member_setting.quantizes = false;
     const std::vector<at::Tensor> gold_in = gather_inputs(walk, placed, gold, config);
     const std::optional<DType> stored = is_last ? std::optional(walk.query().stored) : std::nullopt;
     Evaluated here = evaluate_unit_with_noise(placed.unit, gold_in, setting, stored);
@@ -257,7 +270,8 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
     if (is_last) {
       Noise passed_on;
       if (placed.unit.last == kLmHead) {
-        passed_on = lm_head_deviations(here.value, member_inputs(placed)[0], gold_in[0], setting, weights);
+        const at::Tensor taken = quantize(gold_in[0], input_form(kLmHead, setting)).value;
+        passed_on = lm_head_deviations(here.value, member_inputs(placed)[0], taken, setting, weights);
       } else {
         const at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), member_setting);
         std::vector<std::int64_t> shape = here.value.sizes().vec();

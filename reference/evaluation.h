@@ -43,6 +43,7 @@ struct Setting {
   std::int64_t copies = 1;
   const Variant* variant = nullptr;
   const Surroundings* around = nullptr;  // needed where there is a variant
+  bool quantizes = true;                 // false: inputs of GEMMs have been quantized, where the engine does that
 
   const ModelConfig& config() const { return weights.config(); }
   Parameters parameters(Op op) const {

@@ -23,6 +23,12 @@ at::Tensor product(Op op, const at::Tensor& x, const Parameters& parameters, con
   return rule.output ? rule.output(y) : y;
 }
 
+InputForm input_form_of(Op op, const Parameters& parameters, const Setting& setting) {
+  if (!setting.quantizes || setting.precision.quantized == QuantizedInputs::kNone) return InputForm::kAsStored;
+  return input_form(setting.precision.quantized,
+                    setting.weights.info(weight_of(op, parameters.projection, parameters, setting)));
+}
+
 // The squares of a row's elements fit fp32 once each row is scaled to a largest element of 1.
 struct ScaledSquares {
   at::Tensor squares;  // fp32
@@ -130,6 +136,32 @@ std::optional<Piece> project_in_pieces(Op op, const at::Tensor& x, const Paramet
   return project_with_bf16_sums(x, weight, rule.bf16_sum_block, unit);
 }
 
+at::Tensor project_whole(Op op, const at::Tensor& input, const Parameters& parameters, const Setting& setting) {
+  const at::Tensor y = setting.rounding.accumulated(product(op, input, parameters, setting, setting.form()));
+  const auto& type = parameters.projection.result_type;
+  if (!type) return y;
+  return setting.rounding.emulates() ? round_to(*type, y) : with_overflow(*type, y);
+}
+
+// What quantizing the input leaves undecided, and what the sums of its blocks lose.
+at::Tensor quantization_variance(Op op, const at::Tensor& x, const QuantizedInput& input, InputForm form,
+                                 const Parameters& parameters, const Setting& setting) {
+  at::Tensor variance = at::zeros({}, of_type(at::kDouble));
+  if (input.variance.defined()) {
+    const WeightForm squared = {setting.precision.weights, at::kFloat, true};
+    variance = variance + product(op, input.variance.to(at::kFloat), parameters, setting, squared).to(at::kDouble);
+  }
+  const at::Tensor of_sums = block_sum_variance(x, form);
+  if (!of_sums.defined()) return variance;
+  const std::string weight = weight_of(op, parameters.projection, parameters, setting);
+  const WeightForm plain = {setting.precision.weights, at::kFloat, false};
+  Tensors columns;
+  setting.weights.for_each_block(weight, plain, [&](std::int64_t, const at::Tensor& rows) {
+    columns.push_back(reference::matmul(of_sums.to(at::kFloat), squared_block_minima(rows)));
+  });
+  return variance + at::cat(columns, -1).to(at::kDouble);
+}
+
 }  // namespace
 
 bool is_projection(Op op) {
@@ -152,13 +184,13 @@ at::Tensor project(const at::Tensor& x, const std::string& weight, const WeightF
   return out;
 }
 
+InputForm input_form(Op op, const Setting& setting) { return input_form_of(op, setting.parameters(op), setting); }
+
 at::Tensor project_row(Op op, const at::Tensor& x, const Setting& setting) {
   const Parameters parameters = setting.parameters(op);
-  if (const auto piece = project_in_pieces(op, x, parameters, setting)) return piece->value;
-  const at::Tensor y = setting.rounding.accumulated(product(op, x, parameters, setting, setting.form()));
-  const auto& type = parameters.projection.result_type;
-  if (!type) return y;
-  return setting.rounding.emulates() ? round_to(*type, y) : with_overflow(*type, y);
+  const at::Tensor input = quantize(x, input_form_of(op, parameters, setting)).value;
+  if (const auto piece = project_in_pieces(op, input, parameters, setting)) return piece->value;
+  return project_whole(op, input, parameters, setting);
 }
 
 at::Tensor product_squares(const at::Tensor& x, Op op, const Setting& setting) {
@@ -173,10 +205,12 @@ at::Tensor product_squares(const at::Tensor& x, Op op, const Setting& setting) {
 Evaluated project_row_with_noise(Op op, const at::Tensor& x, const Setting& setting, const NoiseModel& model) {
   const Parameters parameters = setting.parameters(op);
   const ProjectionRule& rule = parameters.projection;
-  if (const auto piece = project_in_pieces(op, x, parameters, setting)) {
+  const InputForm form = input_form_of(op, parameters, setting);
+  const QuantizedInput input = quantize(x, form);
+  if (const auto piece = project_in_pieces(op, input.value, parameters, setting)) {
     return {piece->value, {piece->variance, at::zeros_like(piece->variance)}};
   }
-  const at::Tensor y = project_row(op, x, setting);
+  const at::Tensor y = project_whole(op, input.value, parameters, setting);
   const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), of_type(at::kDouble));
   const at::Tensor squares = product_squares(x, op, setting);
   Noise noise = {dot_variance(y, squares, n, model.unit()), at::zeros({}, of_type(at::kDouble)).expand_as(y)};
@@ -185,6 +219,9 @@ Evaluated project_row_with_noise(Op op, const at::Tensor& x, const Setting& sett
     noise = {noise.independent + cut_off.independent, cut_off.shared};
   }
   at::Tensor& variance = noise.independent;
+  if (form != InputForm::kAsStored) {
+    variance = variance + quantization_variance(op, x, input, form, parameters, setting);
+  }
   if (rule.result_type) variance = variance + rounding_variance(*rule.result_type, y);
   if (rule.unknown_from) {
     const std::int64_t first = std::min(*rule.unknown_from, y.size(-1));

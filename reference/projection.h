@@ -2,8 +2,12 @@
 #pragma once
 
 #include "reference/evaluation.h"
+#include "reference/quantized_input.h"
 
 namespace qdiff::reference {
+
+// In which form a row's GEMM takes its input.
+InputForm input_form(Op op, const Setting& setting);
 
 // x weight^T of a row, before any declared rounding.
 at::Tensor project_row(Op op, const at::Tensor& x, const Setting& setting);

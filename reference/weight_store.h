@@ -26,7 +26,8 @@ class WeightStore {
   explicit WeightStore(const WeightSource& source);
 
   const ModelConfig& config() const { return source_.config(); }
-  const Shape& shape(const std::string& name) const { return source_.find(name).shape; }
+  const WeightInfo& info(const std::string& name) const { return source_.find(name); }
+  const Shape& shape(const std::string& name) const { return info(name).shape; }
   at::Tensor get(const std::string& name, const WeightForm& form);
   // Rows of a [rows, columns] weight, [indices.size(), columns].
   at::Tensor gather_rows(const std::string& name, const std::vector<std::int64_t>& indices,

@@ -14,9 +14,9 @@ class UsageError(Exception):
     """Bad usage or bad input; the command ends with status 2."""
 
 
-def add_arguments(parser):
-    """The options that every recorder has."""
-    parser.add_argument("--model", required=True, type=pathlib.Path, metavar="DIR", help="a Hugging Face directory")
+def add_arguments(parser, model="a Hugging Face directory", texts=False):
+    """The options that every recorder has; `texts`: the model comes with a tokenizer."""
+    parser.add_argument("--model", required=True, type=pathlib.Path, metavar="MODEL", help=model)
     parser.add_argument("--trace", required=True, type=pathlib.Path, metavar="DIR", help="the trace to write")
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--tokens", type=pathlib.Path, metavar="FILE",
@@ -24,6 +24,8 @@ def add_arguments(parser):
                              "shorter rows are padded on the left")
     prompt.add_argument("--prompt-tokens", type=numbers, metavar="N[,N…]",
                         help="random prompts of these lengths, one for each row of the batch")
+    if texts:
+        prompt.add_argument("--prompt", metavar="TEXT", help="a text, in the tokens of the model's own vocabulary")
     parser.add_argument("--seed", type=int, default=0, help="of --prompt-tokens (default: 0)")
     parser.add_argument("--chunks", type=numbers, metavar="N[,N…]",
                         help="prefill in steps of these lengths, which add up to the longest row (default: one step)")
@@ -81,9 +83,11 @@ def _rows(path, vocab):
 class Plan:
     """The steps of one recording. Rows are padded on the left with token 0; slots count pads, positions do not."""
 
-    def __init__(self, arguments, config):
+    def __init__(self, arguments, config, rows=None):
         vocab = config["vocab_size"]
-        if arguments.tokens:
+        if rows:
+            pass
+        elif arguments.tokens:
             rows = _rows(arguments.tokens, vocab)
         else:
             generator = random.Random(arguments.seed)

@@ -158,10 +158,11 @@ class TraceWriter:
         if not self._steps:
             raise TraceError("a trace needs at least one step")
         config = json.dumps(self._about["config"])
+        architecture = json.dumps(self._about["config"].get("model_type") or "qwen2")
         lines = ",\n    ".join(json.dumps(step) for step in self._steps)
         text = (f'{{\n  "format": "qdiff-trace", "version": 1,\n  "engine": {json.dumps(self._about["engine"])},\n'
                 f'  "compute": {json.dumps(self._about["compute"])},\n'
-                f'  "model": {{"architecture": "qwen2", "config": {config}}},\n  "steps": [\n    {lines}\n  ]\n}}\n')
+                f'  "model": {{"architecture": {architecture}, "config": {config}}},\n  "steps": [\n    {lines}\n  ]\n}}\n')
         with open(os.path.join(self._temporary, "manifest.json"), "w", encoding="utf-8") as manifest:
             manifest.write(text)
         refuse_other_folder(self._directory)

@@ -67,7 +67,9 @@ std::string precision_text(const trace::Manifest& manifest) {
   for (const auto& [op, dtype] : precision.taken_as) {
     text += ", " + std::string(row(op).name) + " taken as " + std::string(name(dtype));
   }
-  if (manifest.quantized_activations) text += ", activations quantized as " + *manifest.quantized_activations;
+  if (precision.quantized != QuantizedInputs::kNone) {
+    text += ", inputs of GEMMs quantized as " + std::string(name(precision.quantized));
+  }
   return text;
 }
 

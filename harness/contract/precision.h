@@ -1,12 +1,29 @@
 // What an engine declares about its own precision, so that honest rounding is expected and nothing else is.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <map>
+#include <string>
+#include <string_view>
 
 #include "harness/contract/dtype.h"
 #include "harness/contract/operation_table.h"
 
 namespace qdiff {
+
+// In which blocks of 8-bit numbers GEMMs take their inputs, as ggml's kernels do (`activations.quantized`).
+enum class QuantizedInputs : std::uint8_t {
+  kNone,
+  kQ8_0,  // 32 elements with one scale
+  kQ8_K,  // 256 elements with one scale
+  kGgml,  // by each weight's type as it is stored: vec_dot_type in ggml/src/ggml-cpu/ggml-cpu.c
+};
+inline constexpr std::array<std::string_view, 4> kQuantizedInputsNames = {"none", "q8_0", "q8_k", "ggml"};
+inline constexpr std::string_view kQuantizedInputsPoint = "activations.quantized";
+constexpr std::string_view name(QuantizedInputs quantized) {
+  return kQuantizedInputsNames[static_cast<std::size_t>(quantized)];
+}
 
 // The manifest's `compute` block. Every intermediate is in `accumulate` precision unless `points` names it.
 struct Precision {
@@ -17,6 +34,7 @@ struct Precision {
   // Fused engines: the precision in which the *next* operation took a tensor of the table, where it is not the stored
   // one. The tensor handed out is then a rounded copy of the one that was used.
   std::map<Op, DType> taken_as;
+  QuantizedInputs quantized = QuantizedInputs::kNone;
 
   DType at(RoundingPoint point) const {
     const auto found = points.find(point);
@@ -25,14 +43,31 @@ struct Precision {
   bool operator==(const Precision&) const = default;
 };
 
+// The entries of `compute.points`, by name: "attention.probs": "bfloat16".
+inline std::map<std::string, std::string> declared_points(const Precision& precision) {
+  std::map<std::string, std::string> points;
+  for (const auto& [point, dtype] : precision.points) points[std::string(name(point))] = name(dtype);
+  for (const auto& [op, dtype] : precision.taken_as) points[std::string(row(op).name)] = name(dtype);
+  if (precision.quantized != QuantizedInputs::kNone) {
+    points[std::string(kQuantizedInputsPoint)] = name(precision.quantized);
+  }
+  return points;
+}
+
 // What an ordinary engine of this storage type does: weights and activations in `dtype`, accumulation in float32.
 inline Precision plain_precision(DType dtype) {
-  return {.weights = dtype, .activations = dtype, .accumulate = DType::kF32, .points = {}, .taken_as = {}};
+  return {
+      .weights = dtype, .activations = dtype, .accumulate = DType::kF32, .points = {}, .taken_as = {}, .quantized = {}};
 }
 
 // Gold: everything in float64, but the weights are those that the candidate was given.
 inline Precision gold_precision(DType weights) {
-  return {.weights = weights, .activations = DType::kF64, .accumulate = DType::kF64, .points = {}, .taken_as = {}};
+  return {.weights = weights,
+          .activations = DType::kF64,
+          .accumulate = DType::kF64,
+          .points = {},
+          .taken_as = {},
+          .quantized = {}};
 }
 
 }  // namespace qdiff

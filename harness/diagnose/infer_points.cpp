@@ -53,10 +53,7 @@ std::map<std::string, std::string> infer_points(const std::vector<Subject>& subj
     if (precision.points.size() == before) break;
     wanted = wanted_points(judge_subjects(subjects, oracle, precision, extent, again));
   }
-  std::map<std::string, std::string> points;
-  for (const auto& [point, dtype] : precision.points) points[std::string(name(point))] = name(dtype);
-  for (const auto& [op, dtype] : precision.taken_as) points[std::string(row(op).name)] = name(dtype);
-  return points;
+  return declared_points(precision);
 }
 
 }  // namespace qdiff::diagnose

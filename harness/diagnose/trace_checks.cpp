@@ -127,10 +127,6 @@ std::vector<std::string> check_trace(const trace::Trace& trace, const WeightSour
     throw InputError(std::string(trace::kManifestName) + ": " + error.what());
   }
   trace::check_shapes(trace, trace::declare(config));
-  if (manifest.quantized_activations) {
-    throw CannotJudgeError("the trace declares activations.quantized " + *manifest.quantized_activations +
-                           ", and this version knows no expected rounding for quantized activations");
-  }
   check_embeddings(trace, model);
   for (const trace::Trace::Unknown& unknown : trace.unknown()) {
     notes.push_back("step " + std::to_string(unknown.step) + " holds " + formats::printable(unknown.name) +

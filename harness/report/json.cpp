@@ -160,8 +160,7 @@ Document case_document(const compare::CaseSummary& summary) {
 // As the `compute` block of a trace's manifest.
 Document precision_document(const Precision& precision) {
   Document points = Document::object();
-  for (const auto& [point, dtype] : precision.points) points[std::string(name(point))] = name(dtype);
-  for (const auto& [op, dtype] : precision.taken_as) points[std::string(row(op).name)] = name(dtype);
+  for (const auto& [point, dtype] : declared_points(precision)) points[point] = dtype;
   return {{"weights", name(precision.weights)},
           {"activations", name(precision.activations)},
           {"accumulate", name(precision.accumulate)},

@@ -21,7 +21,6 @@ using formats::Json;
 constexpr std::int64_t kMaxInt = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kMaxSlots = std::int64_t{1} << 24;  // of one row, over all steps
 constexpr std::size_t kMaxRows = 65536;                    // of a batch
-constexpr std::string_view kQuantizedPoint = "activations.quantized";
 
 // ---- Reading: engine, compute, model -------------------------------------------------------------------------------
 
@@ -58,9 +57,16 @@ std::optional<Op> parse_operation(std::string_view text) {
 
 std::vector<std::string> known_points() {
   std::vector<std::string> names(kRoundingPointNames.begin(), kRoundingPointNames.end());
-  names.emplace_back(kQuantizedPoint);
+  names.emplace_back(kQuantizedInputsPoint);
   for (const OperationRow& r : kOperationTable) names.emplace_back(r.name);
   return names;
+}
+
+QuantizedInputs quantized_inputs_of(const Json& value, const std::string& key, const std::string& where) {
+  for (QuantizedInputs quantized : {QuantizedInputs::kQ8_0, QuantizedInputs::kQ8_K, QuantizedInputs::kGgml}) {
+    if (value == name(quantized)) return quantized;
+  }
+  refuse(where, '"' + key + "\" is " + formats::show(value) + ", but must be \"q8_0\", \"q8_k\" or \"ggml\"");
 }
 
 void read_points(const Json& points, const std::string& where, Manifest& manifest) {
@@ -69,11 +75,8 @@ void read_points(const Json& points, const std::string& where, Manifest& manifes
       manifest.precision.points[*point] = dtype_of(value, key, where);
     } else if (const auto op = parse_operation(key)) {
       manifest.precision.taken_as[*op] = dtype_of(value, key, where);
-    } else if (key == kQuantizedPoint) {
-      if (value != "q8_0" && value != "q8_k" && value != "ggml") {
-        refuse(where, '"' + key + "\" is " + formats::show(value) + ", but must be \"q8_0\", \"q8_k\" or \"ggml\"");
-      }
-      manifest.quantized_activations = value.get<std::string>();
+    } else if (key == kQuantizedInputsPoint) {
+      manifest.precision.quantized = quantized_inputs_of(value, key, where);
     } else {
       manifest.notes.push_back("compute.points names \"" + formats::printable(key) +
                                "\", which is no rounding point that this version knows" +
@@ -318,10 +321,7 @@ Json compute_json(const Manifest& manifest) {
   Json compute = {{"weights", name(manifest.precision.weights)},
                   {"activations", name(manifest.precision.activations)},
                   {"accumulate", name(manifest.precision.accumulate)}};
-  Json points = Json::object();
-  for (const auto& [point, dtype] : manifest.precision.points) points[std::string(name(point))] = name(dtype);
-  for (const auto& [op, dtype] : manifest.precision.taken_as) points[std::string(row(op).name)] = name(dtype);
-  if (manifest.quantized_activations) points[std::string(kQuantizedPoint)] = *manifest.quantized_activations;
+  const std::map<std::string, std::string> points = declared_points(manifest.precision);
   if (!points.empty()) compute["points"] = points;
   return compute;
 }

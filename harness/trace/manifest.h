@@ -54,8 +54,6 @@ ConfigDifferences differences(const DeclaredConfig& declared, const ModelConfig&
 struct Manifest {
   EngineInfo engine;
   Precision precision;
-  // "q8_0", "q8_k" or "ggml": GEMM inputs are quantized by blocks; none where the engine does no such thing.
-  std::optional<std::string> quantized_activations;
   DeclaredConfig config;
   std::map<std::string, std::string> weights_sha256;  // by tensor name, 64 hexadecimal digits
   std::vector<Step> steps;

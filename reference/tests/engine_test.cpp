@@ -7,7 +7,7 @@ namespace qdiff::reference {
 namespace {
 
 Precision float64_everywhere() {
-  return {.weights = DType::kF64, .activations = DType::kF64, .accumulate = DType::kF64, .points = {}, .taken_as = {}};
+  return {.weights = DType::kF64, .activations = DType::kF64, .accumulate = DType::kF64, .points = {}, .taken_as = {}, .quantized = {}};
 }
 
 class Recorder : public TensorSink {

@@ -79,7 +79,7 @@ TEST_CASE("every named tensor agrees with transformers", "[golden]") {
   const GoldenModel model;
   for (DType dtype : {DType::kF64, DType::kF32}) {
     const Precision precision = {
-        .weights = DType::kF32, .activations = dtype, .accumulate = dtype, .points = {}, .taken_as = {}};
+        .weights = DType::kF32, .activations = dtype, .accumulate = dtype, .points = {}, .taken_as = {}, .quantized = {}};
     for (const std::string name : {"whole", "chunked", "padded"}) {
       const std::vector<Step> steps = steps_of(described.at("cases").at(name));
       const auto engine = make_engine(model, precision, {.num_threads = 1});

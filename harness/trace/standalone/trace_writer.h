@@ -33,6 +33,7 @@ struct TraceAbout {
   std::string activations = "bfloat16";
   std::string accumulate = "float32";
   std::map<std::string, std::string> points;
+  std::string architecture = "qwen2";
   std::string config_json;  // the text of the model's config.json, unchanged
 };
 
@@ -132,7 +133,7 @@ class TraceWriter {
       manifest << comma << quoted(point) << ": " << quoted(dtype);
       comma = ", ";
     }
-    manifest << "}},\n  \"model\": {\"architecture\": \"qwen2\", \"config\": " << about_.config_json
+    manifest << "}},\n  \"model\": {\"architecture\": " << quoted(about_.architecture) << ", \"config\": " << about_.config_json
              << "},\n  \"steps\": [";
     comma = "\n    ";
     for (const std::string& step : steps_) {
