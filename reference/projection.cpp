@@ -136,30 +136,24 @@ std::optional<Piece> project_in_pieces(Op op, const at::Tensor& x, const Paramet
   return project_with_bf16_sums(x, weight, rule.bf16_sum_block, unit);
 }
 
-at::Tensor project_whole(Op op, const at::Tensor& input, const Parameters& parameters, const Setting& setting) {
-  const at::Tensor y = setting.rounding.accumulated(product(op, input, parameters, setting, setting.form()));
+// What float16 sums of the input's blocks add to each product (QuantizedInput::sum_errors).
+at::Tensor block_sum_product(Op op, const QuantizedInput& input, const Parameters& parameters, const Setting& setting) {
+  Tensors columns;
+  setting.weights.for_each_block(weight_of(op, parameters.projection, parameters, setting), setting.form(),
+                                 [&](std::int64_t, const at::Tensor& rows) {
+                                   columns.push_back(reference::matmul(input.sum_errors, block_minima(rows)));
+                                 });
+  const at::Tensor y = at::cat(columns, -1);
+  return parameters.projection.output ? parameters.projection.output(y) : y;
+}
+
+at::Tensor project_whole(Op op, const QuantizedInput& input, const Parameters& parameters, const Setting& setting) {
+  at::Tensor y = product(op, input.value, parameters, setting, setting.form());
+  if (input.sum_errors.defined()) y = y + block_sum_product(op, input, parameters, setting);
+  y = setting.rounding.accumulated(y);
   const auto& type = parameters.projection.result_type;
   if (!type) return y;
   return setting.rounding.emulates() ? round_to(*type, y) : with_overflow(*type, y);
-}
-
-// What quantizing the input leaves undecided, and what the sums of its blocks lose.
-at::Tensor quantization_variance(Op op, const at::Tensor& x, const QuantizedInput& input, InputForm form,
-                                 const Parameters& parameters, const Setting& setting) {
-  at::Tensor variance = at::zeros({}, of_type(at::kDouble));
-  if (input.variance.defined()) {
-    const WeightForm squared = {setting.precision.weights, at::kFloat, true};
-    variance = variance + product(op, input.variance.to(at::kFloat), parameters, setting, squared).to(at::kDouble);
-  }
-  const at::Tensor of_sums = block_sum_variance(x, form);
-  if (!of_sums.defined()) return variance;
-  const std::string weight = weight_of(op, parameters.projection, parameters, setting);
-  const WeightForm plain = {setting.precision.weights, at::kFloat, false};
-  Tensors columns;
-  setting.weights.for_each_block(weight, plain, [&](std::int64_t, const at::Tensor& rows) {
-    columns.push_back(reference::matmul(of_sums.to(at::kFloat), squared_block_minima(rows)));
-  });
-  return variance + at::cat(columns, -1).to(at::kDouble);
 }
 
 }  // namespace
@@ -188,8 +182,8 @@ InputForm input_form(Op op, const Setting& setting) { return input_form_of(op, s
 
 at::Tensor project_row(Op op, const at::Tensor& x, const Setting& setting) {
   const Parameters parameters = setting.parameters(op);
-  const at::Tensor input = quantize(x, input_form_of(op, parameters, setting)).value;
-  if (const auto piece = project_in_pieces(op, input, parameters, setting)) return piece->value;
+  const QuantizedInput input = quantize(x, input_form_of(op, parameters, setting));
+  if (const auto piece = project_in_pieces(op, input.value, parameters, setting)) return piece->value;
   return project_whole(op, input, parameters, setting);
 }
 
@@ -205,12 +199,11 @@ at::Tensor product_squares(const at::Tensor& x, Op op, const Setting& setting) {
 Evaluated project_row_with_noise(Op op, const at::Tensor& x, const Setting& setting, const NoiseModel& model) {
   const Parameters parameters = setting.parameters(op);
   const ProjectionRule& rule = parameters.projection;
-  const InputForm form = input_form_of(op, parameters, setting);
-  const QuantizedInput input = quantize(x, form);
+  const QuantizedInput input = quantize(x, input_form_of(op, parameters, setting));
   if (const auto piece = project_in_pieces(op, input.value, parameters, setting)) {
     return {piece->value, {piece->variance, at::zeros_like(piece->variance)}};
   }
-  const at::Tensor y = project_whole(op, input.value, parameters, setting);
+  const at::Tensor y = project_whole(op, input, parameters, setting);
   const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), of_type(at::kDouble));
   const at::Tensor squares = product_squares(x, op, setting);
   Noise noise = {dot_variance(y, squares, n, model.unit()), at::zeros({}, of_type(at::kDouble)).expand_as(y)};
@@ -219,8 +212,9 @@ Evaluated project_row_with_noise(Op op, const at::Tensor& x, const Setting& sett
     noise = {noise.independent + cut_off.independent, cut_off.shared};
   }
   at::Tensor& variance = noise.independent;
-  if (form != InputForm::kAsStored) {
-    variance = variance + quantization_variance(op, x, input, form, parameters, setting);
+  if (input.variance.defined()) {
+    const WeightForm squared = {setting.precision.weights, at::kFloat, true};
+    variance = variance + product(op, input.variance.to(at::kFloat), parameters, setting, squared).to(at::kDouble);
   }
   if (rule.result_type) variance = variance + rounding_variance(*rule.result_type, y);
   if (rule.unknown_from) {

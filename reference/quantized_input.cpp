@@ -42,6 +42,7 @@ struct Blocks {
   at::Tensor x;           // [..., n/block, block]
   at::Tensor reciprocal;  // [..., n/block, 1]
   at::Tensor scale;       // the same
+  at::Tensor unrounded;   // the scale in float32
 
   Blocks(const at::Tensor& values, InputForm form) {
     const std::int64_t block = block_of(form);
@@ -52,9 +53,10 @@ struct Blocks {
     // ggml's Q8_K divides by the largest with its sign. Rounding is the same to both sides, so the products are too.
     reciprocal = (at::full_like(divisor, kLargest) / divisor).masked_fill(zero, 0.0);
     if (form == InputForm::kQ8_K) {
-      scale = at::reciprocal(reciprocal.masked_fill(zero, 1.0)).masked_fill(zero, 0.0);
+      unrounded = scale = at::reciprocal(reciprocal.masked_fill(zero, 1.0)).masked_fill(zero, 0.0);
     } else {
-      scale = (largest / kLargest).to(at::kHalf).to(at::kFloat);
+      unrounded = largest / kLargest;
+      scale = unrounded.to(at::kHalf).to(at::kFloat);
     }
   }
 
@@ -77,18 +79,26 @@ InputForm input_form(QuantizedInputs quantized, const WeightInfo& weight) {
 }
 
 QuantizedInput quantize(const at::Tensor& x, InputForm form) {
-  if (form == InputForm::kAsStored) return {x, {}};
-  if (!by_blocks(form)) return {round_to(form == InputForm::kF16 ? DType::kF16 : DType::kBF16, x), {}};
+  if (form == InputForm::kAsStored) return {x, {}, {}};
+  if (!by_blocks(form)) return {round_to(form == InputForm::kF16 ? DType::kF16 : DType::kBF16, x), {}, {}};
   const Blocks blocks(x, form);
   const at::Tensor scaled = blocks.scaled();
-  const at::Tensor value = (at::round(scaled) * blocks.scale).flatten(-2).to(x.scalar_type());
+  const at::Tensor steps = at::round(scaled);
+  QuantizedInput input;
+  input.value = (steps * blocks.scale).flatten(-2).to(x.scalar_type());
+  if (form == InputForm::kQ8_1) {
+    const at::Tensor sum = steps.sum(-1);
+    const at::Tensor kept = (sum * blocks.unrounded.squeeze(-1)).to(at::kHalf).to(at::kDouble);
+    input.sum_errors = (kept - sum.to(at::kDouble) * blocks.scale.squeeze(-1)).to(x.scalar_type());
+  }
   // Two divisions and a product in float32 are off by less than two units in the last place of `scaled`.
-  const at::Tensor steps = scaled.to(at::kDouble).abs();
-  const at::Tensor from_middle = (steps - steps.floor() - 0.5).abs();
-  const at::Tensor undecided = from_middle.le(steps * (4.0 * unit_roundoff(DType::kF32)));
-  if (!undecided.any().item<bool>()) return {value, {}};
-  const at::Tensor variance = (blocks.scale.to(at::kDouble).square() * undecided).flatten(-2);
-  return {value, variance};
+  const at::Tensor size = scaled.to(at::kDouble).abs();
+  const at::Tensor from_middle = (size - size.floor() - 0.5).abs();
+  const at::Tensor undecided = from_middle.le(size * (4.0 * unit_roundoff(DType::kF32)));
+  if (undecided.any().item<bool>()) {
+    input.variance = (blocks.scale.to(at::kDouble).square() * undecided).flatten(-2);
+  }
+  return input;
 }
 
 at::Tensor quantization_step(const at::Tensor& x, InputForm form) {
@@ -98,15 +108,8 @@ at::Tensor quantization_step(const at::Tensor& x, InputForm form) {
   return blocks.scale.to(at::kDouble).expand_as(blocks.x).flatten(-2);
 }
 
-at::Tensor block_sum_variance(const at::Tensor& x, InputForm form) {
-  if (form != InputForm::kQ8_1) return {};
-  const Blocks blocks(x, form);
-  const at::Tensor sums = at::round(blocks.scaled()).sum(-1, /*keepdim=*/true) * blocks.scale;
-  return rounding_variance(DType::kF16, sums.squeeze(-1).to(at::kDouble));
-}
-
-at::Tensor squared_block_minima(const at::Tensor& weight) {
-  return at::amin(weight.unflatten(-1, {weight.size(-1) / kSmallBlock, kSmallBlock}), -1).square();
+at::Tensor block_minima(const at::Tensor& weight) {
+  return at::amin(weight.unflatten(-1, {weight.size(-1) / kSmallBlock, kSmallBlock}), -1);
 }
 
 }  // namespace qdiff::reference

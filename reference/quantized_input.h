@@ -25,16 +25,16 @@ InputForm input_form(QuantizedInputs quantized, const WeightInfo& weight);
 struct QuantizedInput {
   at::Tensor value;     // [..., n], the numbers that are multiplied, in the type of x
   at::Tensor variance;  // fp64, [..., n]: of those that may as well be a step away; undefined: there are none
+  // What the kernels of Q4_1 and Q5_1 add for a block is its smallest weight times the sum of the input's block, which
+  // is kept in float16 (block_q8_1::s). That sum less the sum of `value`: [..., n/32]; undefined in other forms.
+  at::Tensor sum_errors;
 };
 QuantizedInput quantize(const at::Tensor& x, InputForm form);  // x [..., n]
 
 // Distance between the numbers that x may be rounded to, fp64: [..., n].
 at::Tensor quantization_step(const at::Tensor& x, InputForm form);
 
-// What the kernels of Q4_1 and Q5_1 add for a block is its smallest weight times the sum of the input's block, and that
-// sum is kept in float16. Variance of its rounding: [..., n/32]. Undefined in other forms.
-at::Tensor block_sum_variance(const at::Tensor& x, InputForm form);
-// The smallest weights, squared: [rows, n/32] of weight [rows, n].
-at::Tensor squared_block_minima(const at::Tensor& weight);
+// The smallest weight of each block: [rows, n/32] of weight [rows, n].
+at::Tensor block_minima(const at::Tensor& weight);
 
 }  // namespace qdiff::reference
