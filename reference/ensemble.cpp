@@ -246,12 +246,12 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
     walk.keep_wanted_rows(placed, inputs);
     if (precision.quantized == QuantizedInputs::kNone || !is_projection(placed.unit.first)) return inputs;
     // Numbers that carry noise may be rounded to either side; those that are recorded, to one.
-    const InputForm form = input_form(placed.unit.first, walk.setting(placed, 1, &around_gold));
+    const InputRule rule = input_rule(placed.unit.first, walk.setting(placed, 1, &around_gold));
     const bool computed = gold.contains(inputs_of(placed, config)[0].key);
     inputs[0] = computed ? Draws(gather_inputs(walk, placed, gold, config)[0])
-                               .moved(inputs[0], quantization_step(inputs[0], form),
+                               .moved(inputs[0], quantization_step(inputs[0], rule.form),
                                       stream(placed.output(), Purpose::kQuantized))
-                         : quantize(inputs[0], form).value;
+                         : quantize(inputs[0], rule).value;
     return inputs;
   };
 
@@ -270,7 +270,7 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
     if (is_last) {
       Noise passed_on;
       if (placed.unit.last == kLmHead) {
-        const at::Tensor taken = quantize(gold_in[0], input_form(kLmHead, setting)).value;
+        const at::Tensor taken = quantize(gold_in[0], input_rule(kLmHead, setting)).value;
         passed_on = lm_head_deviations(here.value, member_inputs(placed)[0], taken, setting, weights);
       } else {
         const at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), member_setting);

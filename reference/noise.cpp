@@ -110,13 +110,14 @@ Noise rms_norm_noise(const at::Tensor& x, const at::Tensor& weight, const at::Te
 namespace {
 
 // The angle is a product of the position with a power that fp32 holds to about one u, so it is off by 1.5 u |angle|.
-// The first angle of a head is the position itself, exact. [B, T, d]
+// ggml (ggml_rope_cache_init() in ggml/src/ggml-cpu/ops.cpp) comes to pair i by i products with the same rounded ratio:
+// i times its error, and i roundings more. The first angle of a head is the position itself, exact. [B, T, d]
 at::Tensor angle_errors(const at::Tensor& angles, const NoiseModel& model) {
   constexpr double kAngleError = 1.5;  // in u |angle|
-  at::Tensor errors = angles.abs() * (kAngleError * std::min(model.unit(), unit_roundoff(DType::kF32)));
-  errors.select(-1, 0).zero_();
-  errors.select(-1, angles.size(-1) / 2).zero_();
-  return errors;
+  const double unit = std::min(model.unit(), unit_roundoff(DType::kF32));
+  const at::Tensor pair = at::arange(angles.size(-1) / 2, of_type(at::kDouble)).repeat({2});
+  const at::Tensor units = at::sqrt(kAngleError * kAngleError + kOneRounding * (pair.square() + pair));
+  return angles.abs() * units.masked_fill(pair.eq(0.0), 0.0) * unit;
 }
 
 // Declared: half a spacing to either side. Not declared: a library's cosine, a whole one.

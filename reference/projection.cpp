@@ -23,9 +23,9 @@ at::Tensor product(Op op, const at::Tensor& x, const Parameters& parameters, con
   return rule.output ? rule.output(y) : y;
 }
 
-InputForm input_form_of(Op op, const Parameters& parameters, const Setting& setting) {
-  if (!setting.quantizes || setting.precision.quantized == QuantizedInputs::kNone) return InputForm::kAsStored;
-  return input_form(setting.precision.quantized,
+InputRule input_rule_of(Op op, const Parameters& parameters, const Setting& setting) {
+  if (!setting.quantizes || setting.precision.quantized == QuantizedInputs::kNone) return {};
+  return input_rule(setting.precision.quantized,
                     setting.weights.info(weight_of(op, parameters.projection, parameters, setting)));
 }
 
@@ -136,20 +136,37 @@ std::optional<Piece> project_in_pieces(Op op, const at::Tensor& x, const Paramet
   return project_with_bf16_sums(x, weight, rule.bf16_sum_block, unit);
 }
 
-// What float16 sums of the input's blocks add to each product (QuantizedInput::sum_errors).
-at::Tensor block_sum_product(Op op, const QuantizedInput& input, const Parameters& parameters, const Setting& setting) {
+// Sums of the input's blocks, or powers of them, times those of the smallest weights.
+at::Tensor block_sum_product(Op op, const at::Tensor& sums, double power, std::int64_t block,
+                             const Parameters& parameters, const Setting& setting) {
   Tensors columns;
   setting.weights.for_each_block(weight_of(op, parameters.projection, parameters, setting), setting.form(),
                                  [&](std::int64_t, const at::Tensor& rows) {
-                                   columns.push_back(reference::matmul(input.sum_errors, block_minima(rows)));
+                                   const at::Tensor minima = block_minima(rows, block);
+                                   columns.push_back(reference::matmul(sums.pow(power), minima.pow(power)));
                                  });
   const at::Tensor y = at::cat(columns, -1);
   return parameters.projection.output ? parameters.projection.output(y) : y;
 }
 
-at::Tensor project_whole(Op op, const QuantizedInput& input, const Parameters& parameters, const Setting& setting) {
+// A kernel that sums the products with the smallest weights apart may come to large sums that cancel in the result.
+at::Tensor block_sum_variance(Op op, const QuantizedInput& input, const InputRule& input_rule,
+                              const Parameters& parameters, const Setting& setting, double unit) {
+  const auto product = [&](double power) {
+    return block_sum_product(op, input.block_sums, power, input_rule.minimum_block, parameters, setting);
+  };
+  const at::Tensor n = at::scalar_tensor(static_cast<double>(input.block_sums.size(-1)), of_type(at::kDouble));
+  // As much again for what it is added to.
+  const at::Tensor sum = product(1.0);
+  return 2.0 * dot_variance(sum, product(2.0), n, unit) + rounding_of(sum, unit);
+}
+
+at::Tensor project_whole(Op op, const QuantizedInput& input, const InputRule& input_rule, const Parameters& parameters,
+                         const Setting& setting) {
   at::Tensor y = product(op, input.value, parameters, setting, setting.form());
-  if (input.sum_errors.defined()) y = y + block_sum_product(op, input, parameters, setting);
+  if (input.block_sum_errors.defined()) {
+    y = y + block_sum_product(op, input.block_sum_errors, 1.0, input_rule.minimum_block, parameters, setting);
+  }
   y = setting.rounding.accumulated(y);
   const auto& type = parameters.projection.result_type;
   if (!type) return y;
@@ -178,13 +195,14 @@ at::Tensor project(const at::Tensor& x, const std::string& weight, const WeightF
   return out;
 }
 
-InputForm input_form(Op op, const Setting& setting) { return input_form_of(op, setting.parameters(op), setting); }
+InputRule input_rule(Op op, const Setting& setting) { return input_rule_of(op, setting.parameters(op), setting); }
 
 at::Tensor project_row(Op op, const at::Tensor& x, const Setting& setting) {
   const Parameters parameters = setting.parameters(op);
-  const QuantizedInput input = quantize(x, input_form_of(op, parameters, setting));
+  const InputRule input_rule = input_rule_of(op, parameters, setting);
+  const QuantizedInput input = quantize(x, input_rule);
   if (const auto piece = project_in_pieces(op, input.value, parameters, setting)) return piece->value;
-  return project_whole(op, input, parameters, setting);
+  return project_whole(op, input, input_rule, parameters, setting);
 }
 
 at::Tensor product_squares(const at::Tensor& x, Op op, const Setting& setting) {
@@ -199,11 +217,12 @@ at::Tensor product_squares(const at::Tensor& x, Op op, const Setting& setting) {
 Evaluated project_row_with_noise(Op op, const at::Tensor& x, const Setting& setting, const NoiseModel& model) {
   const Parameters parameters = setting.parameters(op);
   const ProjectionRule& rule = parameters.projection;
-  const QuantizedInput input = quantize(x, input_form_of(op, parameters, setting));
+  const InputRule input_rule = input_rule_of(op, parameters, setting);
+  const QuantizedInput input = quantize(x, input_rule);
   if (const auto piece = project_in_pieces(op, input.value, parameters, setting)) {
     return {piece->value, {piece->variance, at::zeros_like(piece->variance)}};
   }
-  const at::Tensor y = project_whole(op, input, parameters, setting);
+  const at::Tensor y = project_whole(op, input, input_rule, parameters, setting);
   const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), of_type(at::kDouble));
   const at::Tensor squares = product_squares(x, op, setting);
   Noise noise = {dot_variance(y, squares, n, model.unit()), at::zeros({}, of_type(at::kDouble)).expand_as(y)};
@@ -215,6 +234,9 @@ Evaluated project_row_with_noise(Op op, const at::Tensor& x, const Setting& sett
   if (input.variance.defined()) {
     const WeightForm squared = {setting.precision.weights, at::kFloat, true};
     variance = variance + product(op, input.variance.to(at::kFloat), parameters, setting, squared).to(at::kDouble);
+  }
+  if (input.block_sums.defined()) {
+    variance = variance + block_sum_variance(op, input, input_rule, parameters, setting, model.unit());
   }
   if (rule.result_type) variance = variance + rounding_variance(*rule.result_type, y);
   if (rule.unknown_from) {

@@ -6,8 +6,8 @@
 
 namespace qdiff::reference {
 
-// In which form a row's GEMM takes its input.
-InputForm input_form(Op op, const Setting& setting);
+// How a row's GEMM takes its input.
+InputRule input_rule(Op op, const Setting& setting);
 
 // x weight^T of a row, before any declared rounding.
 at::Tensor project_row(Op op, const at::Tensor& x, const Setting& setting);

@@ -1,7 +1,7 @@
 #include "reference/quantized_input.h"
 
-#include <algorithm>
-#include <array>
+#include <string>
+#include <string_view>
 
 #include "harness/contract/error.h"
 
@@ -15,24 +15,28 @@ constexpr double kLargest = 127.0;
 bool by_blocks(InputForm form) {
   return form == InputForm::kQ8_0 || form == InputForm::kQ8_1 || form == InputForm::kQ8_K;
 }
+DType half_of(InputForm form) { return form == InputForm::kF16 ? DType::kF16 : DType::kBF16; }
 std::int64_t block_of(InputForm form) { return form == InputForm::kQ8_K ? kLargeBlock : kSmallBlock; }
 
 // vec_dot_type of type_traits_cpu in ggml/src/ggml-cpu/ggml-cpu.c.
-InputForm form_of_ggml(const WeightInfo& weight) {
+InputRule rule_of_ggml(const WeightInfo& weight) {
   if (weight.stored_as.empty()) {
-    if (weight.dtype == DType::kF16) return InputForm::kF16;
-    if (weight.dtype == DType::kBF16) return InputForm::kBF16;
-    return InputForm::kAsStored;
+    if (weight.dtype == DType::kF16) return {InputForm::kF16};
+    if (weight.dtype == DType::kBF16) return {InputForm::kBF16};
+    return {};
   }
-  constexpr std::array kSmall = {"Q4_0", "Q5_0", "Q8_0", "IQ4_NL"};
-  constexpr std::array kWithSum = {"Q4_1", "Q5_1"};
-  constexpr std::array kLarge = {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"};
-  const auto is_one_of = [&](const auto& names) {
-    return std::find(names.begin(), names.end(), weight.stored_as) != names.end();
+  struct Row {
+    std::string_view stored_as;
+    InputRule rule;
   };
-  if (is_one_of(kSmall)) return InputForm::kQ8_0;
-  if (is_one_of(kWithSum)) return InputForm::kQ8_1;
-  if (is_one_of(kLarge)) return InputForm::kQ8_K;
+  constexpr Row kRows[] = {
+      {"Q4_0", {InputForm::kQ8_0}},     {"Q5_0", {InputForm::kQ8_0}},     {"Q8_0", {InputForm::kQ8_0}},
+      {"IQ4_NL", {InputForm::kQ8_0}},   {"Q4_1", {InputForm::kQ8_1, 32}}, {"Q5_1", {InputForm::kQ8_1, 32}},
+      {"Q2_K", {InputForm::kQ8_K, 16}}, {"Q3_K", {InputForm::kQ8_K}},     {"Q4_K", {InputForm::kQ8_K, 32}},
+      {"Q5_K", {InputForm::kQ8_K, 32}}, {"Q6_K", {InputForm::kQ8_K}},     {"IQ4_XS", {InputForm::kQ8_K}}};
+  for (const Row& row : kRows) {
+    if (row.stored_as == weight.stored_as) return row.rule;
+  }
   throw InputError(weight.name + " is stored as " + weight.stored_as + ", and the trace declares " +
                    std::string(kQuantizedInputsPoint) + " ggml; no input form is known for that type");
 }
@@ -65,31 +69,37 @@ struct Blocks {
 
 }  // namespace
 
-InputForm input_form(QuantizedInputs quantized, const WeightInfo& weight) {
-  InputForm form = InputForm::kAsStored;
-  if (quantized == QuantizedInputs::kQ8_0) form = InputForm::kQ8_0;
-  if (quantized == QuantizedInputs::kQ8_K) form = InputForm::kQ8_K;
-  if (quantized == QuantizedInputs::kGgml) form = form_of_ggml(weight);
-  if (by_blocks(form) && weight.shape.back() % block_of(form) != 0) {
+InputRule input_rule(QuantizedInputs quantized, const WeightInfo& weight) {
+  InputRule rule;
+  if (quantized == QuantizedInputs::kQ8_0) rule.form = InputForm::kQ8_0;
+  if (quantized == QuantizedInputs::kQ8_K) rule.form = InputForm::kQ8_K;
+  if (quantized == QuantizedInputs::kGgml) rule = rule_of_ggml(weight);
+  if (by_blocks(rule.form) && weight.shape.back() % block_of(rule.form) != 0) {
     throw InputError(weight.name + " has rows of " + std::to_string(weight.shape.back()) +
                      " elements, and the trace's " + std::string(kQuantizedInputsPoint) + " " +
-                     std::string(name(quantized)) + " needs a multiple of " + std::to_string(block_of(form)));
+                     std::string(name(quantized)) + " needs a multiple of " + std::to_string(block_of(rule.form)));
   }
-  return form;
+  return rule;
 }
 
-QuantizedInput quantize(const at::Tensor& x, InputForm form) {
-  if (form == InputForm::kAsStored) return {x, {}, {}};
-  if (!by_blocks(form)) return {round_to(form == InputForm::kF16 ? DType::kF16 : DType::kBF16, x), {}, {}};
-  const Blocks blocks(x, form);
+QuantizedInput quantize(const at::Tensor& x, const InputRule& rule) {
+  QuantizedInput input;
+  if (!by_blocks(rule.form)) {
+    input.value = rule.form == InputForm::kAsStored ? x : round_to(half_of(rule.form), x);
+    return input;
+  }
+  const Blocks blocks(x, rule.form);
   const at::Tensor scaled = blocks.scaled();
   const at::Tensor steps = at::round(scaled);
-  QuantizedInput input;
   input.value = (steps * blocks.scale).flatten(-2).to(x.scalar_type());
-  if (form == InputForm::kQ8_1) {
-    const at::Tensor sum = steps.sum(-1);
-    const at::Tensor kept = (sum * blocks.unrounded.squeeze(-1)).to(at::kHalf).to(at::kDouble);
-    input.sum_errors = (kept - sum.to(at::kDouble) * blocks.scale.squeeze(-1)).to(x.scalar_type());
+  if (rule.minimum_block > 0) {
+    const at::Tensor by_block = input.value.unflatten(-1, {x.size(-1) / rule.minimum_block, rule.minimum_block});
+    input.block_sums = by_block.sum(-1);
+    if (rule.form == InputForm::kQ8_1) {
+      const at::Tensor kept = (steps.sum(-1) * blocks.unrounded.squeeze(-1)).to(at::kHalf).to(x.scalar_type());
+      input.block_sum_errors = kept - input.block_sums;
+      input.block_sums = kept;
+    }
   }
   // Two divisions and a product in float32 are off by less than two units in the last place of `scaled`.
   const at::Tensor size = scaled.to(at::kDouble).abs();
@@ -103,13 +113,13 @@ QuantizedInput quantize(const at::Tensor& x, InputForm form) {
 
 at::Tensor quantization_step(const at::Tensor& x, InputForm form) {
   if (form == InputForm::kAsStored) return at::zeros(x.sizes(), of_type(at::kDouble));
-  if (!by_blocks(form)) return spacing_at(form == InputForm::kF16 ? DType::kF16 : DType::kBF16, x);
+  if (!by_blocks(form)) return spacing_at(half_of(form), x);
   const Blocks blocks(x, form);
   return blocks.scale.to(at::kDouble).expand_as(blocks.x).flatten(-2);
 }
 
-at::Tensor block_minima(const at::Tensor& weight) {
-  return at::amin(weight.unflatten(-1, {weight.size(-1) / kSmallBlock, kSmallBlock}), -1);
+at::Tensor block_minima(const at::Tensor& weight, std::int64_t block) {
+  return at::amin(weight.unflatten(-1, {weight.size(-1) / block, block}), -1);
 }
 
 }  // namespace qdiff::reference

@@ -6,8 +6,7 @@
 // quantize_row_q8_0() of ggml/src/ggml-cpu/arch/x86/quants.c, which takes another reciprocal (ggml 0.25).
 #pragma once
 
-#include <optional>
-#include <string>
+#include <cstdint>
 
 #include "harness/contract/precision.h"
 #include "harness/contract/weights.h"
@@ -18,23 +17,31 @@ namespace qdiff::reference {
 // In which form a GEMM takes its input.
 enum class InputForm : std::uint8_t { kAsStored, kF16, kBF16, kQ8_0, kQ8_1, kQ8_K };
 
+struct InputRule {
+  InputForm form = InputForm::kAsStored;
+  // Where the weight's type has a smallest weight for so many elements and steps above it (Q4_1, Q4_K and others), its
+  // kernels add the smallest weight times the sum of the input's block, apart from the rest. 0: other types.
+  std::int64_t minimum_block = 0;
+};
+
 // Of the GEMM with this weight. Throws qdiff::InputError where no kernel of ggml takes such a weight, or where its rows
 // are not whole blocks.
-InputForm input_form(QuantizedInputs quantized, const WeightInfo& weight);
+InputRule input_rule(QuantizedInputs quantized, const WeightInfo& weight);
 
 struct QuantizedInput {
   at::Tensor value;     // [..., n], the numbers that are multiplied, in the type of x
   at::Tensor variance;  // fp64, [..., n]: of those that may as well be a step away; undefined: there are none
-  // What the kernels of Q4_1 and Q5_1 add for a block is its smallest weight times the sum of the input's block, which
-  // is kept in float16 (block_q8_1::s). That sum less the sum of `value`: [..., n/32]; undefined in other forms.
-  at::Tensor sum_errors;
+  // Of each minimum_block elements, in the type of x: [..., n/block]; undefined where there is no such block. Q8_1
+  // keeps the sums in float16 (block_q8_1::s), so that they are not those of `value`; others are.
+  at::Tensor block_sums;
+  at::Tensor block_sum_errors;  // block_sums less the sums of `value`; undefined: zeros
 };
-QuantizedInput quantize(const at::Tensor& x, InputForm form);  // x [..., n]
+QuantizedInput quantize(const at::Tensor& x, const InputRule& rule);  // x [..., n]
 
 // Distance between the numbers that x may be rounded to, fp64: [..., n].
 at::Tensor quantization_step(const at::Tensor& x, InputForm form);
 
-// The smallest weight of each block: [rows, n/32] of weight [rows, n].
-at::Tensor block_minima(const at::Tensor& weight);
+// The smallest of each `block` weights: [rows, n/block] of weight [rows, n].
+at::Tensor block_minima(const at::Tensor& weight, std::int64_t block);
 
 }  // namespace qdiff::reference
