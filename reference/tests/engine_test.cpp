@@ -7,7 +7,12 @@ namespace qdiff::reference {
 namespace {
 
 Precision float64_everywhere() {
-  return {.weights = DType::kF64, .activations = DType::kF64, .accumulate = DType::kF64, .points = {}, .taken_as = {}, .quantized = {}};
+  return {.weights = DType::kF64,
+          .activations = DType::kF64,
+          .accumulate = DType::kF64,
+          .points = {},
+          .taken_as = {},
+          .quantized = {}};
 }
 
 class Recorder : public TensorSink {

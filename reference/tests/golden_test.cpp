@@ -78,8 +78,12 @@ TEST_CASE("every named tensor agrees with transformers", "[golden]") {
   const std::map<std::string, Tensor> goldens = read_safetensors(golden_folder() + "goldens.safetensors");
   const GoldenModel model;
   for (DType dtype : {DType::kF64, DType::kF32}) {
-    const Precision precision = {
-        .weights = DType::kF32, .activations = dtype, .accumulate = dtype, .points = {}, .taken_as = {}, .quantized = {}};
+    const Precision precision = {.weights = DType::kF32,
+                                 .activations = dtype,
+                                 .accumulate = dtype,
+                                 .points = {},
+                                 .taken_as = {},
+                                 .quantized = {}};
     for (const std::string name : {"whole", "chunked", "padded"}) {
       const std::vector<Step> steps = steps_of(described.at("cases").at(name));
       const auto engine = make_engine(model, precision, {.num_threads = 1});

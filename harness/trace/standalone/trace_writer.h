@@ -133,8 +133,8 @@ class TraceWriter {
       manifest << comma << quoted(point) << ": " << quoted(dtype);
       comma = ", ";
     }
-    manifest << "}},\n  \"model\": {\"architecture\": " << quoted(about_.architecture) << ", \"config\": " << about_.config_json
-             << "},\n  \"steps\": [";
+    manifest << "}},\n  \"model\": {\"architecture\": " << quoted(about_.architecture)
+             << ", \"config\": " << about_.config_json << "},\n  \"steps\": [";
     comma = "\n    ";
     for (const std::string& step : steps_) {
       manifest << comma << step;
