@@ -74,7 +74,8 @@ class Engine {
   virtual const Precision& precision() const = 0;
   virtual std::unique_ptr<Session> open(const SessionOptions& options) = 0;
 
-  // What memory that starts as `poison` reads as, in the engine's activations; NaN for Poison::kNaN.
+  // What a cache that starts as `poison` reads as, in the engine's activations: NaN for Poison::kNaN, unless a planted
+  // fault fills it with something else.
   virtual double poison_value(Poison poison) const = 0;
 
   // Its matrix products, of a layer in execution order, without any planted fault; empty where the engine does not

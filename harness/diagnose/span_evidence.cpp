@@ -7,14 +7,17 @@ namespace {
 
 bool is_long(const WrongTensor& tensor) { return !compare::is_usual_fusion(tensor.span); }
 
-// Another wrong tensor, which nothing explains, of an operation that this one's span holds.
+// Another wrong tensor, which nothing explains, of an operation that this one's span holds; one whose operation was
+// seen alone rather than another span.
 const WrongTensor* unexplained_within(const WrongTensor& tensor, const std::vector<WrongTensor>& wrong) {
-  const auto found = std::find_if(wrong.begin(), wrong.end(), [&](const WrongTensor& other) {
-    if (&other == &tensor || other.overwritten || !other.fits.empty()) return false;
-    return std::any_of(tensor.span.begin(), tensor.span.end(),
-                       [&](const TensorKey& key) { return key.id.op == other.key.id.op; });
-  });
-  return found == wrong.end() ? nullptr : &*found;
+  const WrongTensor* found = nullptr;
+  for (const WrongTensor& other : wrong) {
+    if (&other == &tensor || other.overwritten || !other.fits.empty()) continue;
+    const bool within = std::any_of(tensor.span.begin(), tensor.span.end(),
+                                    [&](const TensorKey& key) { return key.id.op == other.key.id.op; });
+    if (within && (found == nullptr || (is_long(*found) && !is_long(other)))) found = &other;
+  }
+  return found;
 }
 
 bool fits_one_operation(const Fit& fit, const std::vector<WrongTensor>& wrong) {
@@ -31,7 +34,11 @@ void weigh_span_evidence(std::vector<WrongTensor>& wrong) {
     if (!is_long(wrong[i])) continue;
     const WrongTensor* unexplained = unexplained_within(found[i], found);
     auto searched = [&](const Fit& fit) { return fit.fitted && !fits_one_operation(fit, found); };
-    if (unexplained != nullptr) std::erase_if(wrong[i].fits, searched);
+    if (unexplained != nullptr) {
+      std::erase_if(wrong[i].fits, [&](const Fit& fit) {
+        return fit.variant && (is_long(*unexplained) ? searched(fit) : !fits_one_operation(fit, found));
+      });
+    }
     for (Fit& fit : wrong[i].fits) {
       if (!fit.variant) continue;
       if (unexplained != nullptr) {

@@ -3,7 +3,8 @@
 // normalised before the rotation look like a scale of the scores.
 //
 // - A bug that nothing explains at an operation inside the span, in another layer or step, is likely inside it as well.
-//   A fit with a searched value is then none; one that takes no value, or a listed one, is in doubt.
+//   Where that operation was seen alone, a fit is none unless it fits a single operation somewhere; where it was part
+//   of a span too, a fit with a searched value is none. What is left is in doubt.
 // - A value that was searched for on such spans alone is in doubt. One that fits a single operation elsewhere is not.
 //
 // What is in doubt is consistent, never confirmed.

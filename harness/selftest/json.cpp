@@ -59,6 +59,7 @@ Document trial_document(const Trial& trial) {
           {"moves", trial.shift.first ? place_document(*trial.shift.first) : Document(nullptr)},
           {"verdict", trial.detectable() ? Document(compare::name(trial.conclusion.verdict)) : Document(nullptr)},
           {"first_finding", first ? finding_document(*first) : Document(nullptr)},
+          {"tied", trial.tied},
           {"miss", or_null(reason_of_miss(trial))}};
 }
 

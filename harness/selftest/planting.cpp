@@ -142,13 +142,33 @@ class Planting {
       std::vector<compare::RunResult> results;
       results.push_back(bench.run(first, trial.fault, plan_.mode, /*probing=*/false));
       conclude(trial, results.front());
+      trial.tied = is_tie(trial, facts);
       if (reason_of_miss(trial).empty()) return;
       run_second(trial, facts, std::move(results));
     } catch (const InputError& error) {
       trial.failure = error.what();
       return;
     }
+    trial.tied = is_tie(trial, facts);
     if (!reason_of_miss(trial).empty()) trial.note = separation(trial, facts, bench, first);
+  }
+
+  // The variant named has the planted one beside it, and no case that was run could have told the two apart.
+  bool is_tie(const Trial& trial, const VariantFacts& facts) {
+    if (!trial.conclusion.first || !trial.conclusion.first->explanation.variant) return false;
+    const compare::Explanation& explanation = trial.conclusion.first->explanation;
+    const auto& others = explanation.alternatives;
+    if (std::find(others.begin(), others.end(), facts.id) == others.end()) return false;
+    return std::all_of(trial.cases.begin(), trial.cases.end(), [&](const std::string& id) {
+      Bench& bench = benches_.at(case_of(id), plan_);
+      const VariantFacts* named = bench.facts_of(*explanation.variant);
+      if (named == nullptr) return false;
+      const std::vector<int> layers = layers_of(trial.site, bench.config());
+      return std::all_of(layers.begin(), layers.end(), [&](int layer) {
+        return bench.shifts(case_of(id))
+            .same(facts, {facts.id, trial.fault.value}, *named, {named->id, explanation.value}, layer);
+      });
+    });
   }
 
   // A run of the whole suite would show it more often, and one case settles what another leaves open.

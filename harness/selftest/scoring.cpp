@@ -59,12 +59,12 @@ bool is_located(const Trial& trial) {
 
 bool is_named(const Trial& trial) {
   const compare::Explanation* explanation = explanation_of(trial);
-  return explanation != nullptr && explanation->variant == trial.fault.id;
+  return explanation != nullptr && (explanation->variant == trial.fault.id || trial.tied);
 }
 
 bool has_right_hypothesis(const Trial& trial) {
   const compare::Explanation* explanation = explanation_of(trial);
-  return explanation != nullptr && explanation->hypothesis == hypothesis_of(trial.fault.id);
+  return explanation != nullptr && (explanation->hypothesis == hypothesis_of(trial.fault.id) || trial.tied);
 }
 
 bool is_among_first_three(const Trial& trial) {
@@ -123,7 +123,8 @@ Score score(const std::vector<Trial>& trials) {
     result.named.count(is_named(trial));
     result.hypothesis_named.count(has_right_hypothesis(trial));
     result.among_first_three.count(is_among_first_three(trial));
-    if (is_named(trial) && trial.right_value && trial.fault.value) result.value_right.count(has_right_value(trial));
+    if (is_named(trial) && !trial.tied && trial.right_value && trial.fault.value)
+      result.value_right.count(has_right_value(trial));
   }
   return result;
 }

@@ -16,8 +16,8 @@ bool is_detected(const Trial& trial);
 // The first finding stands in the planted layer, at a tensor that the fault changes, and no later than the first
 // tensor that it moves far.
 bool is_located(const Trial& trial);
-bool is_named(const Trial& trial);              // the variant itself
-bool has_right_hypothesis(const Trial& trial);  // whichever variant of it
+bool is_named(const Trial& trial);              // the variant itself, or one that it ties with
+bool has_right_hypothesis(const Trial& trial);  // whichever variant of it, or a tie
 bool is_among_first_three(const Trial& trial);  // the variant, or one of the first two alternatives
 // Of an outsider: named as itself, or left without a name.
 bool is_abstained(const Trial& trial);

@@ -27,6 +27,12 @@ std::vector<TensorKey> Shifts::changed(const std::vector<Op>& ops, int layer) co
   return keys;
 }
 
+std::vector<TensorKey> Shifts::changed(const VariantFacts& a, const VariantFacts& b, int layer) const {
+  std::vector<Op> ops = a.ops;
+  ops.insert(ops.end(), b.ops.begin(), b.ops.end());
+  return changed(ops, layer);
+}
+
 std::vector<Op> Shifts::changed_ops(const VariantFacts& facts, int layer) const {
   std::set<Op> ops;
   for (const TensorKey& key : changed(facts.ops, layer)) ops.insert(key.id.op);
@@ -118,15 +124,26 @@ Shift Shifts::of(const VariantFacts& facts, const Variant& variant, int layer) {
 
 double Shifts::between(const VariantFacts& a, const Variant& variant_a, const VariantFacts& b, const Variant& variant_b,
                        int layer) {
-  std::vector<Op> ops = a.ops;
-  ops.insert(ops.end(), b.ops.begin(), b.ops.end());
   double largest = 0.0;
-  for (const TensorKey& key : changed(ops, layer)) {
+  for (const TensorKey& key : changed(a, b, layer)) {
     const std::optional<Planted> under_a = planted(key, a, variant_a);
     const std::optional<Planted> under_b = planted(key, b, variant_b);
     if (under_a && under_b) largest = std::max(largest, distance(key, *under_a, *under_b));
   }
   return largest;
+}
+
+bool Shifts::same(const VariantFacts& a, const Variant& variant_a, const VariantFacts& b, const Variant& variant_b,
+                  int layer) {
+  bool any = false;
+  for (const TensorKey& key : changed(a, b, layer)) {
+    const std::optional<Planted> under_a = planted(key, a, variant_a);
+    const std::optional<Planted> under_b = planted(key, b, variant_b);
+    if (!under_a || !under_b || under_a->unknown != under_b->unknown) return false;
+    if (distance(key, *under_a, *under_b) != 0.0) return false;
+    any = true;
+  }
+  return any;
 }
 
 }  // namespace qdiff::selftest

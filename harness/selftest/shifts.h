@@ -31,13 +31,18 @@ class Shifts {
   double between(const VariantFacts& a, const Variant& variant_a, const VariantFacts& b, const Variant& variant_b,
                  int layer);
 
+  // Whether the two compute the same in every tensor of that layer that either changes, to the last bit of float64.
+  bool same(const VariantFacts& a, const Variant& variant_a, const VariantFacts& b, const Variant& variant_b,
+            int layer);
+
   // The tensors, as they are recorded, whose value the fault changes: an engine that hands out no scores shows a wrong
   // one in what it hands out next.
   std::vector<Op> changed_ops(const VariantFacts& facts, int layer) const;
 
  private:
-  // The recorded tensors of that layer that the fault changes, in execution order.
+  // The recorded tensors of that layer that the fault, or either of two, changes, in execution order.
   std::vector<TensorKey> changed(const std::vector<Op>& ops, int layer) const;
+  std::vector<TensorKey> changed(const VariantFacts& a, const VariantFacts& b, int layer) const;
   const Expectation& gold(const TensorKey& key);
   // Under the fault, and where nothing is then expected.
   struct Planted {

@@ -160,14 +160,26 @@ void append_misses(const Result& result, std::string& text) {
   if (!any) text += "  none\n";
 }
 
+void append_ties(const Result& result, std::string& text) {
+  std::map<std::string, int> ties;
+  for (const Trial& trial : result.trials) {
+    if (!trial.tied) continue;
+    ++ties[trial.planted_in + ": " + trial.fault.id + " and " + *trial.conclusion.first->explanation.variant];
+  }
+  if (ties.empty()) return;
+  text += "\nTies: the planted variant is named beside one that computes the same on these inputs; counted as named\n";
+  for (const auto& [what, count] : ties) text += formatted("  %4d  %s\n", count, what.c_str());
+}
+
 }  // namespace
 
 std::string to_table(const Result& result) {
   std::string text = std::string("qdiff selftest") + (result.quick ? " --quick" : "") + "\n";
   for (const std::string& engine : result.engines) append_engine(result, engine, text);
-  append_honest(result, text);
-  append_doses(result, text);
+  if (!result.honest.empty()) append_honest(result, text);
+  if (!result.doses.empty()) append_doses(result, text);
   append_undetectable(result, text);
+  append_ties(result, text);
   append_misses(result, text);
   append_goals(result, text);
   text += formatted("\n%s in %.0f s\n", result.passed() ? "All goals met" : "GOALS NOT MET", result.seconds);

@@ -50,6 +50,7 @@ struct Trial {
   Conclusion conclusion;
   std::string failure;  // the engine could not run with it
   std::string note;     // of a miss: what tells the fault from what was named
+  bool tied = false;    // it is among the alternatives, and on these inputs computes what the variant named does
 
   bool detectable() const { return shift.first.has_value(); }
 };

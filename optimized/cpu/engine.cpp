@@ -41,6 +41,7 @@ class CpuEngine final : public Engine {
   double poison_value(Poison poison) const override {
     std::array<std::byte, 4> element{};
     fill_poison(storage_, poison, element.data(), 1);
+    if (fault_ && fault_->fills_the_cache()) fill(storage_, static_cast<float>(fault_->value), element.data(), 1);
     return load_element(element.data(), parts_.dtype, 0);
   }
   std::unique_ptr<Session> open(const SessionOptions& options) override {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
@@ -26,6 +27,9 @@ struct PlantedFault {
   std::optional<int> layer;
   // Shared by all sessions that the fault was planted for.
   std::shared_ptr<std::atomic<std::int64_t>> executions = std::make_shared<std::atomic<std::int64_t>>(0);
+
+  // A slot that is read unwritten holds the value asked for, else the session's poison.
+  bool fills_the_cache() const { return id == FaultId::kReadPlusOne && std::isfinite(value); }
 };
 
 std::vector<std::string> plantable_fault_ids();

@@ -57,7 +57,7 @@ CpuSession::CpuSession(EngineParts& parts, const SessionOptions& options, const 
   fill_poison(parts.storage, options_.poison, cache_.values.data(), elements);
   if (!fault_) return;
   planted_rope_.emplace(planted_frequencies(*fault_, config));
-  if (fault_->id == FaultId::kReadPlusOne && std::isfinite(fault_->value)) {
+  if (fault_->fills_the_cache()) {
     for (AlignedBuffer* buffer : {&cache_.keys, &cache_.values}) {
       fill(parts.storage, static_cast<float>(fault_->value), buffer->data(), elements);
     }

@@ -11,12 +11,6 @@ FAULTS = json.loads((SOURCE / "scripts/engines/unlisted_faults.json").read_text(
 # No variant of the catalogue is this bug, but the hypothesis and these words of the evidence are true of it.
 TRUE_OF = {"norms_exchanged": ("H09", "the norm's weight is wrong")}
 
-# What the diagnosis gets wrong today. An entry whose check passes fails the test, so that it is taken out.
-MISSES = {
-    # Layer 1 has recorded its output alone; over that span the scores' scale, applied twice, fits as well.
-    ("query_key_norm", "no false cause"): "H02.scale_twice is consistent there",
-}
-
 
 class Unlisted(CommandLineTest):
     def test_each_is_recorded(self):
@@ -33,18 +27,11 @@ class Unlisted(CommandLineTest):
                 report = json.loads((self.folder / "qdiff-report/report.json").read_text())
                 self.assertEqual(report["verdict"], "diverged")
                 self.check_place(fault, report)
-                problems = {"words": self.missing_words(fault, report),
-                            "no false cause": self.false_causes(fault, report)}
-                for check, problem in problems.items():
-                    known = MISSES.get((fault["name"], check))
-                    if known is None:
-                        self.assertEqual(problem, "", result.stdout.decode())
-                    else:
-                        self.assertNotEqual(problem, "", "passes now; take it out of MISSES")
+                self.assertEqual(self.missing_words(fault, report), "", result.stdout.decode())
+                self.assertEqual(self.false_causes(fault, report), "", result.stdout.decode())
                 first, why = report["first_divergence"], report["explanation"]
                 print(f"{fault['name']}: {first['tensor']} in {first['phase']}, {why['pattern']}; "
-                      f"{why['hypothesis'] or 'unexplained'}"
-                      + "".join(f"; MISS, {problem}" for problem in problems.values() if problem))
+                      f"{why['hypothesis'] or 'unexplained'}")
 
     def test_a_span_alone_confirms_no_searched_value(self):
         """Layer 1 has recorded no inner tensor, and a scale of the scores looks like the normalised queries and keys."""

@@ -133,12 +133,24 @@ TEST_CASE("a value searched for over spans alone is in doubt, and none beside an
   CHECK_FALSE(alone[0].fits[0].doubt.empty());
   CHECK(alone[0].fits[1].doubt.empty());
 
-  std::vector<WrongTensor> contradicted = {wrong_tensor({in_layer(Op::kQRope, 0)}, {}), alone[0]};
-  contradicted[1].fits = {searched, listed};
+  std::vector<WrongTensor> contradicted = {wrong_tensor({in_layer(Op::kQRope, 0)}, {}),
+                                           wrong_tensor(whole_layer(1), {searched, listed})};
   weigh_span_evidence(contradicted);
-  REQUIRE(contradicted[1].fits.size() == 1);
-  CHECK(contradicted[1].fits[0].variant->id == "H02.no_scale");
-  CHECK_THAT(contradicted[1].fits[0].doubt, ContainsSubstring("model.layers.0.self_attn.q_rope"));
+  CHECK(contradicted[1].fits.empty());
+
+  std::vector<WrongTensor> both = {wrong_tensor({in_layer(Op::kQRope, 0)}, {}),
+                                   wrong_tensor({in_layer(Op::kScores, 0)}, {listed}),
+                                   wrong_tensor(whole_layer(1), {searched, listed})};
+  weigh_span_evidence(both);
+  REQUIRE(both[2].fits.size() == 1);
+  CHECK(both[2].fits[0].variant->id == "H02.no_scale");
+  CHECK_THAT(both[2].fits[0].doubt, ContainsSubstring("model.layers.0.self_attn.q_rope"));
+
+  std::vector<WrongTensor> spans = {wrong_tensor(whole_layer(0), {}), wrong_tensor(whole_layer(1), {searched, listed})};
+  weigh_span_evidence(spans);
+  REQUIRE(spans[1].fits.size() == 1);
+  CHECK(spans[1].fits[0].variant->id == "H02.no_scale");
+  CHECK_THAT(spans[1].fits[0].doubt, ContainsSubstring("model.layers.0.output"));
 
   std::vector<WrongTensor> elsewhere = {wrong_tensor({in_layer(Op::kOProj, 0)}, {}),
                                         wrong_tensor(whole_layer(1), {listed})};

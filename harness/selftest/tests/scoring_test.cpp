@@ -106,6 +106,23 @@ TEST_CASE("the first three are the variant named and two alternatives", "[selfte
   CHECK(reason_of_miss(trial) == "named H10.none=1.1 or H05.modulo or H01.pos_major or H02.scale; the two are one");
 }
 
+TEST_CASE("a tie is named, and its value is none", "[selftest][scoring]") {
+  Trial trial = found_trial();
+  compare::Explanation& explanation = finding_of(trial).explanation;
+  explanation.variant = "H01.pos_major";
+  explanation.hypothesis = "H01";
+  explanation.alternatives = {"H02.scale"};
+  CHECK_FALSE(is_named(trial));
+  trial.tied = true;
+  CHECK(is_named(trial));
+  CHECK(has_right_hypothesis(trial));
+  CHECK(reason_of_miss(trial).empty());
+  CHECK(score({trial}).named.hits == 1);
+  CHECK(score({trial}).value_right.of == 0);
+  trial.conclusion.verdict = Verdict::kMatch;
+  CHECK_FALSE(is_named(trial));
+}
+
 TEST_CASE("a value is right within two per cent of the dose", "[selftest][scoring]") {
   Trial trial = found_trial();
   for (const auto& [value, right] : {std::pair{1.102, true}, {1.098, true}, {1.103, false}, {1.0, false}}) {

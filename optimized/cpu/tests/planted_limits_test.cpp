@@ -239,7 +239,10 @@ TEST_CASE("H08.read_plus_one reads what the slot holds: poison, unless a value i
   CHECK(num_nans(Poison::kNaN, 1, 1) == 0);  // prefill
   CHECK(num_nans(Poison::kNaN, 1, 2) == 3 * model.config().q_width());
   CHECK(num_nans(Poison::kNaN, 0, 3) == 0);  // the cache ends here
+  CHECK(std::isnan(engine->poison_value(Poison::kNaN)));
   engine->plant(fault("H08.read_plus_one", 0.5));
+  CHECK(engine->poison_value(Poison::kNaN) == 0.5);
+  CHECK(engine->poison_value(Poison::kLargeFinite) == 0.5);
   const KeepingSink with_nan = testing::run_all(*engine, steps, Poison::kNaN, 1);
   const KeepingSink with_large = testing::run_all(*engine, steps, Poison::kLargeFinite, 1);
   CHECK(equal(with_nan.at(3, Op::kLmHead), with_large.at(3, Op::kLmHead)));
