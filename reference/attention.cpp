@@ -61,7 +61,8 @@ AttentionPart attend(const Unit& unit, std::span<const at::Tensor> inputs, const
     a.scores = inputs[0].narrow(2, first, count);
     see(a.scores.size(-1));
   } else {
-    a.probs = inputs[0].narrow(2, first, count);
+    // Handed out as softmax gave them, they may be rounded on their way into P·V; twice is as once.
+    a.probs = setting.rounding.at(RoundingPoint::kAttentionProbs, inputs[0].narrow(2, first, count));
     see(a.probs.size(-1));
   }
   if (unit.first <= kProbs && unit.last >= kProbs) {

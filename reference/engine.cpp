@@ -290,7 +290,7 @@ class TorchEngine : public Engine {
       check_fault_value(fault);
       if (facts.declares) {
         Precision rounds = machine_.precision;
-        rounds.points[facts.declares->point] = facts.declares->dtype;
+        facts.declares->declare(rounds);
         rounding = Rounding::emulated(rounds);
       }
       for (Op op : facts.ops) {

@@ -35,12 +35,6 @@ struct Variant {
 // Whether a variant changes all of its rows at once, or may sit at each of them alone (a GEMM, one of the norms).
 enum class Reach : std::uint8_t { kTogether, kEach };
 
-// A rounding that an engine may declare (`compute.points`), as the explanation of a finding of kind precision.
-struct DeclarablePoint {
-  RoundingPoint point;
-  DType dtype;
-};
-
 struct VariantFacts {
   std::string id;
   std::string what;                 // one line: what such an engine computes

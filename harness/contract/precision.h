@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -43,14 +44,34 @@ struct Precision {
   bool operator==(const Precision&) const = default;
 };
 
+// An entry of `compute.points`, as the explanation of a finding of kind precision.
+struct DeclarablePoint {
+  std::optional<RoundingPoint> point;  // none: `activations.quantized`
+  DType dtype = DType::kF32;           // at a point
+  QuantizedInputs quantized = QuantizedInputs::kNone;
+
+  bool operator==(const DeclarablePoint&) const = default;
+  std::string key() const { return std::string(point ? name(*point) : kQuantizedInputsPoint); }
+  std::string value() const { return std::string(point ? name(dtype) : name(quantized)); }
+  bool is_declared(const Precision& precision) const {
+    return point ? precision.points.contains(*point) : precision.quantized != QuantizedInputs::kNone;
+  }
+  void declare(Precision& precision) const {
+    if (point) {
+      precision.points[*point] = dtype;
+    } else {
+      precision.quantized = quantized;
+    }
+  }
+};
+
 // The entries of `compute.points`, by name: "attention.probs": "bfloat16".
 inline std::map<std::string, std::string> declared_points(const Precision& precision) {
   std::map<std::string, std::string> points;
-  for (const auto& [point, dtype] : precision.points) points[std::string(name(point))] = name(dtype);
+  const auto add = [&](const DeclarablePoint& point) { points[point.key()] = point.value(); };
+  for (const auto& [point, dtype] : precision.points) add({point, dtype});
   for (const auto& [op, dtype] : precision.taken_as) points[std::string(row(op).name)] = name(dtype);
-  if (precision.quantized != QuantizedInputs::kNone) {
-    points[std::string(kQuantizedInputsPoint)] = name(precision.quantized);
-  }
+  if (precision.quantized != QuantizedInputs::kNone) add({std::nullopt, DType::kF32, precision.quantized});
   return points;
 }
 

@@ -15,7 +15,7 @@ using compare::Judgement;
 using compare::Outcome;
 
 Precision declaring(Precision precision, std::span<const DeclarablePoint> points) {
-  for (const DeclarablePoint& declared : points) precision.points[declared.point] = declared.dtype;
+  for (const DeclarablePoint& declared : points) declared.declare(precision);
   return precision;
 }
 
@@ -113,13 +113,7 @@ bool concerns(const VariantFacts& facts, std::span<const TensorKey> span) {
   });
 }
 
-bool Fit::operator==(const Fit& other) const {
-  auto same_points = [](const DeclarablePoint& a, const DeclarablePoint& b) {
-    return a.point == b.point && a.dtype == b.dtype;
-  };
-  return variant == other.variant &&
-         std::equal(points.begin(), points.end(), other.points.begin(), other.points.end(), same_points);
-}
+bool Fit::operator==(const Fit& other) const { return variant == other.variant && points == other.points; }
 
 std::string hypothesis_of(const std::string& variant_id) {
   return variant_id.starts_with('H') ? variant_id.substr(0, variant_id.find('.')) : std::string();

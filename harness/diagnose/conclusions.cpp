@@ -29,9 +29,8 @@ std::string separating(const VariantFacts* one, const VariantFacts* other) {
 
 // "H02.attention_probs_bf16" of a rounding.
 const VariantFacts* facts_of(const std::vector<VariantFacts>& catalogue, const DeclarablePoint& point) {
-  const auto found = std::find_if(catalogue.begin(), catalogue.end(), [&](const VariantFacts& facts) {
-    return facts.declares && facts.declares->point == point.point && facts.declares->dtype == point.dtype;
-  });
+  const auto found = std::find_if(catalogue.begin(), catalogue.end(),
+                                  [&](const VariantFacts& facts) { return facts.declares == point; });
   return found == catalogue.end() ? nullptr : &*found;
 }
 
@@ -199,7 +198,7 @@ class Concluding {
     }
     explanation.verdict = HypothesisVerdict::kConfirmed;
     describe(tensor.pattern, explanation);
-    for (const DeclarablePoint& point : points) explanation.points[std::string(name(point.point))] = name(point.dtype);
+    for (const DeclarablePoint& point : points) explanation.points[point.key()] = point.value();
     found_.push_back({case_index(*tensor.subject), std::move(finding)});
   }
 

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 
+#include "harness/contract/error.h"
 #include "harness/diagnose/screening.h"
 
 namespace qdiff::diagnose {
@@ -52,6 +53,10 @@ std::vector<RoundingPoint> points_of(const RowJudgement& row) {
       if (std::find(points.begin(), points.end(), point) == points.end()) points.push_back(point);
     }
   }
+  // Probabilities that were handed out as softmax gave them may be rounded on their way into P·V.
+  const bool takes_probs = row.key.id.op == Op::kAttnOutput;
+  const auto probs = std::find(points.begin(), points.end(), RoundingPoint::kAttentionProbs);
+  if (takes_probs && probs == points.end()) points.push_back(RoundingPoint::kAttentionProbs);
   // Sums in 16 bits come last, for they round the scores as attention.scores does, and P·V besides.
   std::stable_partition(points.begin(), points.end(),
                         [](RoundingPoint point) { return point != RoundingPoint::kAttentionAccumulate; });
@@ -66,15 +71,43 @@ bool may_divide_last(const RowJudgement& row, const Precision& precision) {
   return inside && precision.points.contains(RoundingPoint::kAttentionProbs);
 }
 
+bool multiplies_by_matrix(Op op, const ModelConfig& config) {
+  return op != Op::kEmbedTokens && !qdiff::row(op).weights.empty() && weight_shape(op, 0, config).size() == 2;
+}
+
+// What the engine may have done in this span and not declared.
+std::vector<DeclarablePoint> undeclared_in(const RowJudgement& row, const Precision& precision,
+                                           const ModelConfig& config) {
+  std::vector<DeclarablePoint> candidates;
+  for (RoundingPoint point : points_of(row)) {
+    for (DType dtype : {DType::kBF16, DType::kF16}) candidates.push_back({point, dtype});
+  }
+  if (std::any_of(row.span.begin(), row.span.end(),
+                  [&](const TensorKey& key) { return multiplies_by_matrix(key.id.op, config); })) {
+    for (QuantizedInputs quantized : {QuantizedInputs::kGgml, QuantizedInputs::kQ8_0, QuantizedInputs::kQ8_K}) {
+      candidates.push_back({std::nullopt, DType::kF32, quantized});
+    }
+  }
+  std::erase_if(candidates, [&](const DeclarablePoint& candidate) { return candidate.is_declared(precision); });
+  return candidates;
+}
+
+// Infinite where rows of this width are no whole blocks.
+double distance_if_possible(Oracle& oracle, const RowJudgement& row, const Precision& precision,
+                            const Supposition& supposition, const Expectation& scale) {
+  try {
+    return distance(oracle, row, precision, supposition, scale);
+  } catch (const InputError&) {
+    return HUGE_VAL;
+  }
+}
+
 // Where data only moves, a cache of a narrower type is the one rounding that there is.
 std::vector<DeclarablePoint> rounded_cache(Oracle& oracle, const RowJudgement& row, const Precision& precision,
                                            const Variant* variant) {
-  for (RoundingPoint point : points_of(row)) {
-    for (DType dtype : {DType::kBF16, DType::kF16}) {
-      const std::vector<DeclarablePoint> declared = {{point, dtype}};
-      const auto outcome = judge_as(oracle, row, precision, {variant, declared}).outcome;
-      if (!precision.points.contains(point) && outcome == compare::Outcome::kMatch) return declared;
-    }
+  for (const DeclarablePoint& candidate : undeclared_in(row, precision, oracle.config())) {
+    const std::vector<DeclarablePoint> declared = {candidate};
+    if (judge_as(oracle, row, precision, {variant, declared}).outcome == compare::Outcome::kMatch) return declared;
   }
   return {};
 }
@@ -189,22 +222,21 @@ std::vector<DeclarablePoint> undeclared_points(Oracle& oracle, const RowJudgemen
     const Expectation scale = evaluate(oracle, row, precision, {variant, {}});
     if (scale.exact) return rounded_cache(oracle, row, precision, variant);
     const double start = distance(oracle, row, precision, {variant, {}}, scale);
+    const std::vector<DeclarablePoint> candidates = undeclared_in(row, precision, oracle.config());
     double now = start;
     while (true) {
       std::optional<DeclarablePoint> best;
       double best_distance = now * kGoodPart;
-      for (RoundingPoint point : points_of(row)) {
-        const bool taken = precision.points.contains(point) ||
-                           std::any_of(chosen.begin(), chosen.end(), [&](const auto& c) { return c.point == point; });
+      for (const DeclarablePoint& candidate : candidates) {
+        const bool taken = std::any_of(chosen.begin(), chosen.end(),
+                                       [&](const DeclarablePoint& c) { return c.point == candidate.point; });
         if (taken) continue;
-        for (DType dtype : {DType::kBF16, DType::kF16}) {
-          std::vector<DeclarablePoint> with = chosen;
-          with.push_back({point, dtype});
-          const double reached = distance(oracle, row, precision, {variant, with}, scale);
-          if (!(reached < best_distance)) continue;
-          best_distance = reached;
-          best = with.back();
-        }
+        std::vector<DeclarablePoint> with = chosen;
+        with.push_back(candidate);
+        const double reached = distance_if_possible(oracle, row, precision, {variant, with}, scale);
+        if (!(reached < best_distance)) continue;
+        best_distance = reached;
+        best = candidate;
       }
       if (!best) return several_points(oracle, row, precision, variant, scale, start * kMost);
       chosen.push_back(*best);

@@ -5,22 +5,38 @@
 namespace qdiff::diagnose {
 namespace {
 
-// The points that findings of kind precision name, each in the type that most of them want.
-std::map<RoundingPoint, DType> wanted_points(const Judged& judged) {
-  std::map<RoundingPoint, std::map<DType, int>> votes;
+// The points that findings of kind precision name, each with the value that most of them want.
+std::vector<DeclarablePoint> wanted_points(const Judged& judged) {
+  std::map<std::string, std::vector<std::pair<DeclarablePoint, int>>> votes;  // by point
   for (const WrongTensor& tensor : judged.wrong) {
     const auto rounded =
         std::find_if(tensor.fits.begin(), tensor.fits.end(), [](const Fit& fit) { return !fit.points.empty(); });
     if (rounded == tensor.fits.end()) continue;
-    for (const DeclarablePoint& declared : rounded->points) ++votes[declared.point][declared.dtype];
+    for (const DeclarablePoint& declared : rounded->points) {
+      auto& values = votes[declared.key()];
+      auto same = std::find_if(values.begin(), values.end(), [&](const auto& vote) { return vote.first == declared; });
+      if (same == values.end()) same = values.insert(values.end(), {declared, 0});
+      ++same->second;
+    }
   }
-  std::map<RoundingPoint, DType> wanted;
-  for (const auto& [point, types] : votes) {
-    wanted[point] = std::max_element(types.begin(), types.end(), [](const auto& a, const auto& b) {
-                      return a.second < b.second;
-                    })->first;
+  std::vector<DeclarablePoint> wanted;
+  for (const auto& [point, values] : votes) {
+    wanted.push_back(std::max_element(values.begin(), values.end(), [](const auto& a, const auto& b) {
+                       return a.second < b.second;
+                     })->first);
   }
   return wanted;
+}
+
+// Whether one was added.
+bool add_points(const std::vector<DeclarablePoint>& wanted, Precision& precision) {
+  bool added = false;
+  for (const DeclarablePoint& point : wanted) {
+    if (point.is_declared(precision)) continue;
+    point.declare(precision);
+    added = true;
+  }
+  return added;
 }
 
 }  // namespace
@@ -34,8 +50,7 @@ bool only_roundings(const Judged& judged) {
 }
 
 Precision declaring_found(Precision declared, const Judged& judged) {
-  const std::map<RoundingPoint, DType> wanted = wanted_points(judged);
-  declared.points.insert(wanted.begin(), wanted.end());
+  add_points(wanted_points(judged), declared);
   return declared;
 }
 
@@ -43,14 +58,11 @@ std::map<std::string, std::string> infer_points(const std::vector<Subject>& subj
                                                 const Precision& declared, const Extent& extent, const Judged& judged,
                                                 const JudgingOptions& options) {
   Precision precision = declared;
-  std::map<RoundingPoint, DType> wanted = wanted_points(judged);
+  std::vector<DeclarablePoint> wanted = wanted_points(judged);
   JudgingOptions again = options;
   again.probing = false;
   // Each round adds a point or is the last, so there are no more rounds than points.
-  while (!wanted.empty()) {
-    const std::size_t before = precision.points.size();
-    precision.points.insert(wanted.begin(), wanted.end());
-    if (precision.points.size() == before) break;
+  while (add_points(wanted, precision)) {
     wanted = wanted_points(judge_subjects(subjects, oracle, precision, extent, again));
   }
   return declared_points(precision);

@@ -67,7 +67,7 @@ std::optional<Shifts::Planted> Shifts::planted(const TensorKey& key, const Varia
               .unwritten = source_.unwritten};
   try {
     if (facts.declares) {  // float64 rounds nowhere: a rounding is made by the emulated reference
-      precision.points[facts.declares->point] = facts.declares->dtype;
+      facts.declares->declare(precision);
       return Planted{oracle_.emulate(query), {}};
     }
     query.variant = &variant;

@@ -27,16 +27,6 @@ class LlamaCpp(CommandLineTest):
         self.assertEqual((explanation["variant"], explanation["verdict"]), (variant, "confirmed"))
         self.assertAlmostEqual(explanation["value"] / value, 1, delta=1e-2)
 
-    def undeclared(self, name, *points):
-        """A copy of a trace whose manifest leaves points out."""
-        shutil.copytree(DATA / name, self.folder / name)
-        path = self.folder / name / "manifest.json"
-        manifest = json.loads(path.read_text())
-        for point in points:
-            del manifest["compute"]["points"][point]
-        path.write_text(json.dumps(manifest))
-        return self.folder / name
-
     def test_a_right_llama_cpp_matches_whatever_the_type_of_the_weights(self):
         names = sorted(path.stem for path in DATA.glob("*.gguf"))
         self.assertGreaterEqual(len(names), 5)
@@ -58,6 +48,20 @@ class LlamaCpp(CommandLineTest):
         result = self.diagnose(f"{QUANTISED}-heads", model=QUANTISED)
         self.assertEqual((result.returncode, result.stdout), (BAD_INPUT, b""))
         self.assertIn(b"the trace's num_attention_heads is 16, the model's is 8", result.stderr)
+
+    def test_roundings_that_the_manifest_leaves_out_are_given_back(self):
+        trace = self.folder / QUANTISED
+        shutil.copytree(DATA / QUANTISED, trace)
+        manifest = json.loads((trace / "manifest.json").read_text())
+        declared = manifest["compute"].pop("points")
+        (trace / "manifest.json").write_text(json.dumps(manifest))
+        result = self.diagnose(QUANTISED, "--infer-points", trace=trace)
+        self.assertEqual(result.returncode, DIVERGED, result.stdout)
+        report = self.report()
+        # The cache is recorded in the type in which it is held, so that its rounding shows by itself.
+        self.assertEqual(report["inferred_points"], {k: v for k, v in declared.items() if k != "kv_cache"})
+        self.assertEqual({finding["kind"] for finding in report["findings"]}, {"precision"})
+        self.assertEqual(report["explanation"]["points"], {"activations.quantized": "ggml"})
 
     def test_the_file_of_another_type_has_other_weights(self):
         self.assertEqual(self.diagnose("qwen2-q4_1", model=QUANTISED).returncode, BAD_INPUT)

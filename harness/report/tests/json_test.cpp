@@ -249,7 +249,7 @@ TEST_CASE("the embedded schemas are the files", "[report]") {
 TEST_CASE("both schemas describe a hypothesis, a finding and its parts alike", "[report]") {
   const json report = json::parse(report_schema());
   const json hypothesis = json::parse(hypothesis_schema());
-  for (const char* part : {"number", "hypothesis_id", "statistics", "explanation", "finding"}) {
+  for (const char* part : {"number", "hypothesis_id", "statistics", "explanation", "finding", "points"}) {
     INFO(part);
     CHECK(report["$defs"].at(part) == hypothesis["$defs"].at(part));
   }
