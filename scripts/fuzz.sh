@@ -70,7 +70,8 @@ for target in "${targets[@]}"; do
   [[ -z "$corpus" ]] || folders[0]="$corpus/$target"
   mkdir -p "${folders[0]}"
   # A slow or greedy input is a finding as well: 1 s for some tens of KB, 512 MB with the sanitizers' own.
-  if UBSAN_OPTIONS=print_stacktrace=1 "build/fuzz/fuzz/fuzz_$target" -runs="$runs" -seed=1 -max_len=65536 -timeout=5 \
+  # Who allocated what is told when a finding is run again: here it would take most of the time.
+  if ASAN_OPTIONS=malloc_context_size=0:quarantine_size_mb=16 UBSAN_OPTIONS=print_stacktrace=1 "build/fuzz/fuzz/fuzz_$target" -runs="$runs" -seed=1 -max_len=65536 -timeout=5 \
     -rss_limit_mb=512 -malloc_limit_mb=256 -print_final_stats=1 -artifact_prefix="build/fuzz/findings/$target-" \
     "${folders[@]}" >"$work/log" 2>&1; then
     printf 'fuzz %-12s %s\n' "$target" "$(sed -n 's/^#[0-9]*.*DONE *//p' "$work/log" | tail -n 1), $runs runs"
