@@ -22,6 +22,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 namespace qdiff::reference {
 namespace {
@@ -151,7 +152,11 @@ Noise rope_noise(const std::function<at::Tensor(const at::Tensor&)>& turned, con
                  const at::Tensor& y, const NoiseModel& model) {
   constexpr double kTurn = 1e-4;  // small beside a radian, large beside the rounding of float64
   const at::Tensor slope = (turned(angles + kTurn) - turned(angles - kTurn)) / (2.0 * kTurn);
-  const at::Tensor length = at::sqrt(y.square() + slope.square());
+  // What no angle moves, a bias behind the rotation, is the mean over a full turn. The sum with it may be far smaller
+  // than what was rounded before.
+  at::Tensor fixed = y / 4.0;
+  for (int quarter = 1; quarter < 4; ++quarter) fixed = fixed + turned(angles + quarter * std::numbers::pi / 2.0) / 4.0;
+  const at::Tensor length = at::sqrt((y - fixed).square() + slope.square());
   const at::Tensor table =
       rounding_variance(model.table_type(), at::ones_like(length)) * length.square() * table_factor(model);
   const at::Tensor products =

@@ -30,7 +30,7 @@ def joined(values):
 def engine(program, model, contexts, prompts):
     """One start of the engine's benchmark; it prints its own objects."""
     done = subprocess.run([program, model, "--contexts", joined(contexts), "--prompts", joined(prompts),
-                           "--repeats", "5", "--tokens", str(TOKENS)], capture_output=True, text=True, check=False)
+                           "--repeats", "20", "--tokens", str(TOKENS)], capture_output=True, text=True, check=False)
     yield from (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
     if done.returncode != 0:
         yield {"what": "prefill", "error": f"status {done.returncode}: {done.stderr.strip()[-300:]}"}

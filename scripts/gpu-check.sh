@@ -2,7 +2,7 @@
 # Builds and runs everything that needs a GPU, on a machine that has one (H100: compute capability 9.0), without network.
 #
 #   scripts/gpu-check.sh [--out FILE] [--build DIR]            everything, of the grid of clean runs a pairwise part
-#   scripts/gpu-check.sh --full N [--out FILE] [--build DIR]   part N of 3 of what that leaves out of the grid
+#   scripts/gpu-check.sh --full N [--out FILE] [--build DIR]   part N of 4 of what that leaves out of the grid
 #
 # Each takes under nine minutes from a clean tree. Ends with 0 if all passed, 1 if something failed, 125 where there is no
 # GPU, or where nothing failed but a check was skipped: without PyTorch nothing is judged. FILE (default
@@ -13,7 +13,7 @@ set -uo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 out="$root/build/gpu-check.json"
 build="$root/build/gpu"
-parts=3
+parts=4
 part=
 while [[ $# -gt 0 ]]; do
   if [[ $# -lt 2 ]]; then
@@ -99,18 +99,35 @@ targets=(cuda_engine_tests cuda_engine_bench cuda_sanitizer_controls kv_cache_la
 
 side_by_side=4
 
-# Clean runs of two layers of the true shapes: the engine matches.
+# Clean runs of two layers of the true shapes: the engine matches. Side by side, for a run keeps a few of the processor's
+# cores at work, and the GPU now and then; the next one is the longest that the memory left on the GPU has room for.
 run_grid() {
-  local name model dtype mode cases
+  local i name gib model dtype mode cases process
+  local -a waiting
+  local -A held=()  # GiB by process
+  local free=$(($(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1) / 1024 - 4))
   check grid_cases 20 python3 "$root/scripts/gpu_grid.py" "$logs/grid" "$@"
-  while IFS=$'\t' read -r name model dtype mode cases; do
-    # Side by side: a run keeps a few of the processor's cores at work, and the GPU now and then.
-    while [[ $(jobs -pr | wc -l) -ge $side_by_side ]]; do wait -n; done
-    # shellcheck disable=SC2086  # several cases
-    check "grid_$name" 400 "$build/qdiff" run $cases --model "$model" --dtype "$dtype" --mode "$mode" \
-      --backend cuda --out "$logs/grid_$name" </dev/null &
-  done <"$logs/grid_cases.log"
-  wait
+  mapfile -t waiting <"$logs/grid_cases.log"
+  while [[ ${#waiting[@]} -gt 0 || ${#held[@]} -gt 0 ]]; do
+    for i in "${!waiting[@]}"; do
+      IFS=$'\t' read -r name gib model dtype mode cases <<<"${waiting[i]}"
+      # Where nothing runs, what has no room even so is tried and fails.
+      [[ ${#held[@]} -eq 0 || (${#held[@]} -lt $side_by_side && $gib -le $free) ]] || continue
+      # shellcheck disable=SC2086  # several cases
+      check "grid_$name" 400 "$build/qdiff" run $cases --model "$model" --dtype "$dtype" --mode "$mode" \
+        --backend cuda --out "$logs/grid_$name" </dev/null &
+      held[$!]=$gib
+      free=$((free - gib))
+      unset "waiting[i]"
+      continue 2
+    done
+    sleep 0.2
+    for process in "${!held[@]}"; do
+      if kill -0 "$process" 2>/dev/null; then continue; fi
+      free=$((free + held[$process]))
+      unset "held[$process]"
+    done
+  done
 }
 
 # Small shapes: a tool slows a kernel by a factor of ten to a hundred. A tool that finds nothing must be one that would.
@@ -147,8 +164,8 @@ run_everything() {
     skip "$without_torch" reference_on_gpu judged_bfloat16 judged_float16 selftest planted_faults grid
   fi
   run_sanitizers
-  check bench_0.5b 60 "$build/optimized/cuda/cuda_engine_bench" 0.5b --contexts 0,1024 --tokens 64 --repeats 5
-  check bench_7b 120 "$build/optimized/cuda/cuda_engine_bench" 7b --contexts 0,1024 --tokens 64 --repeats 5
+  check bench_0.5b 60 "$build/optimized/cuda/cuda_engine_bench" 0.5b --contexts 0,1024 --tokens 64 --repeats 20
+  check bench_7b 120 "$build/optimized/cuda/cuda_engine_bench" 7b --contexts 0,1024 --tokens 64 --repeats 20
 }
 
 [[ -z $part ]] || printf 'gpu-check: part %d of %d of the grid of clean runs\n' "$part" "$parts"

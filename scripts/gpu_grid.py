@@ -5,18 +5,21 @@ one row or three ragged ones, both 16-bit types, two profiles.
     gpu_grid.py FOLDER               the pairwise part: every two values of any two columns meet in some case
     gpu_grid.py FOLDER --rest N/OF   all that the pairwise part leaves out, in parts of about equal cost
 
-Writes the cases into FOLDER and prints a line for each run of qdiff, the longest first: its name, the model, the type,
-the mode and the cases, with tabs between.
+Writes the cases into FOLDER and prints a line for each run of qdiff, the longest first: its name, the GiB of the GPU's
+memory that it takes, the model, the type, the mode and the cases, with tabs between.
 """
 import argparse
 import itertools
 import json
+import math
 import pathlib
 
 PROMPTS = (1, 2, 17, 129, 1000, 4096)
 BATCHES = (1, 3)
 # Two layers: the second one's input is a layer's output, and the cache has a layer stride.
 MODELS = ("qwen2.5-0.5b,layers=2", "qwen2.5-7b,layers=2")
+HEADS = (14, 28)
+WEIGHTS, WEIGHTS_OF_SHORT = (3, 8), (6, 16)  # GiB, by model, with all else that does not grow with the prompt
 # Of long prompts the logits would be most of the work, ten times all else; shorter ones have the shapes' own
 # vocabulary.
 LONG, FEW_TOKENS = 1000, ",vocab=8192"
@@ -73,6 +76,14 @@ def cost(cell):
     return seconds / 2 if mode_of(cell) == "lockstep" else seconds
 
 
+def memory(cell):
+    """GiB on the GPU, rather too many: weights in float64, with the whole vocabulary where prompts are short, and a few
+    float64 copies of one layer's scores (47 GiB were seen of the largest cell, 14 of short prompts on 7B)."""
+    prompt, batch, (model, _, _) = cell
+    scores = 8 * batch * HEADS[model] * prompt**2 / 2**30
+    return math.ceil(4 * scores + (WEIGHTS if prompt >= LONG else WEIGHTS_OF_SHORT)[model])
+
+
 def part_of(cells, number, count):
     """The `number`-th of `count` parts: the dearest cell goes to the cheapest part so far."""
     parts = [[] for _ in range(count)]
@@ -109,7 +120,7 @@ def main():
         size = MODELS[model].split(",")[0].removeprefix("qwen2.5-")
         name = "_".join([size, PROFILES[profile], TYPES[dtype]] + [f"{prompt}x{of_run[0][1]}"] * is_long)
         spec = f"synthetic:{MODELS[model]},profile={PROFILES[profile]}{FEW_TOKENS if is_long else ''}"
-        print(name, spec, TYPES[dtype], mode_of(of_run[0]), *files, sep="\t")
+        print(name, max(map(memory, of_run)), spec, TYPES[dtype], mode_of(of_run[0]), *files, sep="\t")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,13 @@ ExitStatus report_out_of_memory() {
       ExitStatus::kBadInput);
 }
 
+ExitStatus report_out_of_gpu_memory() {
+  return report_error(
+      "the GPU is out of memory; take fewer or shorter cases, let nothing else use it, or compute the reference on the "
+      "host (--reference host)",
+      ExitStatus::kBadInput);
+}
+
 ExitStatus report_internal_error(std::string_view what) {
   return report_error("internal error: " + std::string(what) + "; this is a defect of qdiff, please report it",
                       ExitStatus::kBadInput);
@@ -68,8 +75,11 @@ ExitStatus guarded(int argc, const char* const* argv) {
     return report_out_of_memory();
   } catch (const std::exception& error) {
     const std::string_view message = error.what();
-    // LibTorch's allocator throws an error of its own, with a stack trace behind the first line.
-    if (message.find("can't allocate memory") != std::string_view::npos) return report_out_of_memory();
+    // LibTorch's allocators throw errors of their own, with a stack trace behind the first line; the CUDA engine's
+    // error names CUDA's.
+    const auto says = [message](std::string_view words) { return message.find(words) != std::string_view::npos; };
+    if (says("can't allocate memory")) return report_out_of_memory();
+    if (says("CUDA out of memory") || says("cudaErrorMemoryAllocation")) return report_out_of_gpu_memory();
     return report_internal_error(message.substr(0, message.find('\n')));
   } catch (...) {
     return report_internal_error("an exception of no known type");

@@ -53,24 +53,34 @@ inline Event make_event(unsigned flags = cudaEventDefault) {
 // Memory is neither taken nor given back while any session captures a graph: CUDA would call the capture off.
 inline std::shared_mutex capture_mutex;
 
+inline void* take_device_memory(std::size_t bytes) {
+  const std::shared_lock lock(capture_mutex);
+  void* data = nullptr;
+  QDIFF_CUDA_CHECK(cudaMalloc(&data, bytes));
+  return data;
+}
 inline cudaError_t free_device_memory(void* data) {
   const std::shared_lock lock(capture_mutex);
   return cudaFree(data);
+}
+
+inline void* take_pinned_memory(std::size_t bytes) {
+  const std::shared_lock lock(capture_mutex);
+  void* data = nullptr;
+  QDIFF_CUDA_CHECK(cudaMallocHost(&data, bytes));
+  return data;
 }
 inline cudaError_t free_pinned_memory(void* data) {
   const std::shared_lock lock(capture_mutex);
   return cudaFreeHost(data);
 }
 
-class DeviceBuffer {
+// Uninitialised; one of no bytes has an address too, unless it was made by default.
+template <auto kTake, auto kFree>
+class Buffer {
  public:
-  DeviceBuffer() = default;
-  explicit DeviceBuffer(std::size_t bytes) : bytes_(bytes) {
-    const std::shared_lock lock(capture_mutex);
-    void* data = nullptr;
-    QDIFF_CUDA_CHECK(cudaMalloc(&data, bytes == 0 ? 1 : bytes));
-    data_ = Owned<void*, free_device_memory>(data);
-  }
+  Buffer() = default;
+  explicit Buffer(std::size_t bytes) : data_(kTake(bytes == 0 ? 1 : bytes)), bytes_(bytes) {}
   void* data() const { return data_.get(); }
   std::byte* bytes_at(std::size_t offset) const { return static_cast<std::byte*>(data_.get()) + offset; }
   template <typename T>
@@ -80,30 +90,11 @@ class DeviceBuffer {
   std::size_t size() const { return bytes_; }
 
  private:
-  Owned<void*, free_device_memory> data_;
+  Owned<void*, kFree> data_;
   std::size_t bytes_ = 0;
 };
 
-class PinnedBuffer {
- public:
-  PinnedBuffer() = default;
-  explicit PinnedBuffer(std::size_t bytes) : bytes_(bytes) {
-    const std::shared_lock lock(capture_mutex);
-    void* data = nullptr;
-    QDIFF_CUDA_CHECK(cudaMallocHost(&data, bytes == 0 ? 1 : bytes));
-    data_ = Owned<void*, free_pinned_memory>(data);
-  }
-  void* data() const { return data_.get(); }
-  std::byte* bytes_at(std::size_t offset) const { return static_cast<std::byte*>(data_.get()) + offset; }
-  template <typename T>
-  T* as() const {
-    return static_cast<T*>(data_.get());
-  }
-  std::size_t size() const { return bytes_; }
-
- private:
-  Owned<void*, free_pinned_memory> data_;
-  std::size_t bytes_ = 0;
-};
+using DeviceBuffer = Buffer<take_device_memory, free_device_memory>;
+using PinnedBuffer = Buffer<take_pinned_memory, free_pinned_memory>;
 
 }  // namespace qdiff::optimized::cuda

@@ -28,8 +28,9 @@ class StandIns(unittest.TestCase):
         (self.root / "scripts").mkdir()
         for name in ("gpu-check.sh", "gpu_grid.py", "gpu_planted.py", "bench.sh", "bench_rounds.py", "bench_shapes.py"):
             shutil.copy(SCRIPTS / name, self.root / "scripts")
-        for name in ("nvidia-smi", "cmake", "nproc"):
+        for name in ("cmake", "nproc"):
             self.program(f"bin/{name}", PASS)
+        self.gpu_memory(81559)
         # compute-sanitizer finds an error in the controls alone.
         self.program("bin/compute-sanitizer", '#!/bin/sh\ncase "$*" in *controls*) exit 9;; esac\nexit 0\n')
         self.with_torch(False)
@@ -39,6 +40,9 @@ class StandIns(unittest.TestCase):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
+
+    def gpu_memory(self, mebibytes):
+        self.program("bin/nvidia-smi", f"#!/bin/sh\necho {mebibytes}\n")
 
     def with_torch(self, there):
         self.program("bin/python3", '#!/bin/sh\ncase "$2" in "import torch"*) '
@@ -130,17 +134,29 @@ cp {self.root}/trials.json "$out/selftest.json"
         self.qdiff([])
         done = self.run_script("gpu-check.sh", "--full", "2")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertIn("part 2 of 3", done.stdout)
+        self.assertIn("part 2 of 4", done.stdout)
         self.assertEqual(self.results()["part"], 2)
         names = {check["name"] for check in self.results()["checks"]}
         self.assertEqual({name for name in names if not name.startswith("grid_")}, {"configure", "build"})
         self.qdiff([], matches=False)
         self.assertEqual(self.run_script("gpu-check.sh", "--full", "3").returncode, 1)
         self.assertNotIn("grid_cases", self.failed())
-        for part in ("0", "4", "x"):
+        for part in ("0", "5", "x"):
             done = self.run_script("gpu-check.sh", "--full", part)
             self.assertEqual(done.returncode, 2)
-            self.assertIn("from 1 to 3", done.stderr)
+            self.assertIn("from 1 to 4", done.stderr)
+
+    def test_runs_of_the_grid_share_the_memory_of_the_gpu(self):
+        self.with_torch(True)
+        self.qdiff([])
+        judge = (self.root / "build/qdiff").read_text()
+        alone = f'#!/bin/sh\nmkdir {self.root}/busy || exit 1\nsleep 0.05\nrmdir {self.root}/busy\n'
+        self.program("build/qdiff", judge.replace("#!/bin/sh\n", alone, 1))
+        self.gpu_memory(8192)  # room for the smallest run alone
+        done = self.run_script("gpu-check.sh", "--full", "1")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.gpu_memory(81559)
+        self.assertEqual(self.run_script("gpu-check.sh", "--full", "1").returncode, 1)
 
     def test_the_grid_leaves_nothing_out_and_its_pairwise_part_no_pair(self):
         def cells(*arguments):
@@ -148,7 +164,7 @@ cp {self.root}/trials.json "$out/selftest.json"
                                   capture_output=True, text=True, check=True)
             found = []
             for line in done.stdout.splitlines():
-                _, model, dtype, _, *files = line.split("\t")
+                _, _, model, dtype, _, *files = line.split("\t")
                 size, profile = (next(word for word in model.split(",") if key in word) for key in ("qwen2.5", "profile"))
                 for file in files:
                     case = json.loads(Path(file).read_text())
@@ -158,7 +174,7 @@ cp {self.root}/trials.json "$out/selftest.json"
             return found
 
         pairwise = cells()
-        everything = pairwise + [cell for part in "123" for cell in cells("--rest", f"{part}/3")]
+        everything = pairwise + [cell for part in "1234" for cell in cells("--rest", f"{part}/4")]
         self.assertEqual(len(everything), 6 * 2 * 2 * 2 * 2)
         self.assertEqual(len(set(everything)), len(everything))
         for a, b in itertools.combinations(range(5), 2):

@@ -3,53 +3,24 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <tuple>
 
 #include "cmake/catch2.h"
 #include "optimized/cpu/arena.h"
 #include "optimized/cpu/engine.h"
 #include "optimized/cpu/kernels/kernels.h"
-#include "optimized/cpu/tests/random_model.h"
+#include "optimized/cpu/tests/rows.h"
 
 namespace qdiff::optimized::cpu {
 namespace {
 
+using testing::first_difference;
 using testing::KeepingSink;
 using testing::RandomModel;
-
-// The bytes of one token of one tensor, by sequence and by place in it, pads left out and not counted.
-using Rows = std::map<std::tuple<TensorId, std::int64_t, std::int64_t>, std::vector<std::byte>>;
-
-Rows rows_of(const KeepingSink& sink, const std::vector<Step>& steps, std::int64_t first_sequence = 0) {
-  Rows rows;
-  for (const auto& [key, tensor] : sink.tensors) {
-    const Step& step = steps[static_cast<std::size_t>(key.step)];
-    const bool cache = key.id.op == Op::kKCache || key.id.op == Op::kVCache;
-    if (cache && key.step + 1 != static_cast<int>(steps.size())) continue;  // the last one holds all
-    const std::int64_t length = tensor.shape()[1];
-    const auto bytes = tensor.bytes().size() / static_cast<std::size_t>(tensor.shape()[0] * length);
-    for (std::int64_t b = 0; b < tensor.shape()[0]; ++b) {
-      for (std::int64_t t = 0; t < length; ++t) {
-        const std::int64_t place = t + (cache ? 0 : step.past_length) - step.left_padding[static_cast<std::size_t>(b)];
-        if (place < 0) continue;
-        const std::byte* data = tensor.bytes().data() + static_cast<std::size_t>(b * length + t) * bytes;
-        rows[{key.id, first_sequence + b, place}] = {data, data + bytes};
-      }
-    }
-  }
-  return rows;
-}
-
-// The name of the first row of `part` that `whole` lacks or holds with other bits; empty where there is none.
-std::string first_difference(const Rows& part, const Rows& whole) {
-  for (const auto& [key, bytes] : part) {
-    const auto found = whole.find(key);
-    if (found != whole.end() && found->second == bytes) continue;
-    return tensor_name(std::get<0>(key)) + ", sequence " + std::to_string(std::get<1>(key)) + ", token " +
-           std::to_string(std::get<2>(key)) + (found == whole.end() ? " is missing" : " differs");
-  }
-  return part.empty() ? "nothing to compare" : "";
-}
+using testing::row_alone;
+using testing::Rows;
+using testing::rows_of;
+using testing::run_layer_by_layer;
+using testing::without_pads;
 
 struct Fixture {
   ModelConfig config;
@@ -113,22 +84,10 @@ TEST_CASE("a sequence alone and unpadded has the bits it has in a padded batch",
     const Rows expected = fixture.run(together);
     for (std::size_t b = 0; b < pads.size(); ++b) {
       const auto engine = fixture.engine();
-      // Alone with its pads, and alone without them.
-      std::vector<Step> padded = together;
-      for (Step& step : padded) {
-        step.tokens = {step.tokens[b]};
-        step.positions = {step.positions[b]};
-        step.left_padding = {pads[b]};
-      }
+      const std::vector<Step> padded = row_alone(together, b);
+      const std::vector<Step> unpadded = without_pads(padded);
       const auto sequence = static_cast<std::int64_t>(b);
       CHECK(first_difference(rows_of(testing::run_all(*engine, padded), padded, sequence), expected) == "");
-      std::vector<Step> unpadded = padded;
-      for (Step& step : unpadded) {
-        step.left_padding = {0};
-        step.past_length = std::max<std::int64_t>(0, step.past_length - pads[b]);
-      }
-      unpadded[0].tokens[0].erase(unpadded[0].tokens[0].begin(), unpadded[0].tokens[0].begin() + pads[b]);
-      unpadded[0].positions[0].erase(unpadded[0].positions[0].begin(), unpadded[0].positions[0].begin() + pads[b]);
       CHECK(first_difference(rows_of(testing::run_all(*engine, unpadded), unpadded, sequence), expected) == "");
     }
   });
@@ -167,24 +126,7 @@ TEST_CASE("the parts of a step in a row, layer by layer over all steps, equal ru
     const auto engine = fixture.engine();
     const KeepingSink expected = testing::run_all(*engine, steps);
 
-    const auto session = engine->open(testing::session_options(steps));
-    KeepingSink sink;
-    std::vector<Tensor> residual;
-    for (const Step& step : steps) {
-      sink.step = step.index;
-      residual.push_back(Tensor::copy_of(session->run_embedding(step, &sink)));
-    }
-    for (int layer = 0; layer < fixture.config.num_layers; ++layer) {
-      for (const Step& step : steps) {
-        sink.step = step.index;
-        Tensor& stream = residual[static_cast<std::size_t>(step.index)];
-        stream = Tensor::copy_of(session->run_layer(layer, step, stream.view(), &sink));
-      }
-    }
-    for (const Step& step : steps) {
-      sink.step = step.index;
-      session->run_head(step, residual[static_cast<std::size_t>(step.index)].view(), &sink);
-    }
+    const KeepingSink sink = run_layer_by_layer(*engine, fixture.config, steps);
     CHECK(first_difference(rows_of(sink, steps), rows_of(expected, steps)) == "");
     CHECK(sink.tensors.size() == expected.tensors.size());
   });

@@ -1,6 +1,6 @@
 // Microseconds a decoded token at given contexts, with and without taps, and a prefill of given prompts, at batch 1.
 //
-//   cuda_engine_bench 0.5b|7b [--contexts 0,1024,8192] [--tokens 128] [--prompts 512,4096] [--repeats 10]
+//   cuda_engine_bench 0.5b|7b [--contexts 0,1024,8192] [--tokens 128] [--prompts 512,4096] [--repeats 20]
 //                             [--taps yes|no] [--dtype bfloat16]
 //
 // The weights are random, in the shapes of Qwen2.5-0.5B and -7B. Prints one JSON object a line: what the memory
@@ -77,7 +77,7 @@ class RandomWeights final : public WeightSource {
 struct Arguments {
   std::string model;
   int tokens = 128;
-  int repeats = 10;
+  int repeats = 20;
   std::vector<std::int64_t> contexts = {0, 1024, 8192};
   std::vector<std::int64_t> prompts = {512, 4096};
   bool taps = true;
@@ -116,7 +116,7 @@ Arguments parse(int argc, char** argv) {
     }
   }
   if (a.tokens < 10) throw InputError("--tokens takes 10 or more");
-  if (a.repeats < 3) throw InputError("--repeats takes 3 or more");
+  if (a.repeats < 10) throw InputError("--repeats takes 10 or more");  // of fewer the ends are no tenth
   for (const std::int64_t prompt : a.prompts) {
     if (prompt < 2) throw InputError("--prompts takes lengths of 2 or more");
   }

@@ -146,4 +146,19 @@ __device__ __forceinline__ float scaled_score(const AttentionParams& p, float pr
 
 inline constexpr float kMinusInfinity = -__builtin_inff();
 
+// Calls f<kHeadDim>().
+template <typename F>
+void with_head_dim(int head_dim, F&& f) {
+  switch (head_dim) {
+    case 32:
+      return f.template operator()<32>();
+    case 64:
+      return f.template operator()<64>();
+    case 128:
+      return f.template operator()<128>();
+    default:
+      throw std::logic_error("the cuda engine has no attention for this head dim");
+  }
+}
+
 }  // namespace qdiff::optimized::cuda

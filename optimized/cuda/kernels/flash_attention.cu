@@ -241,16 +241,7 @@ void launch_head_dim(const AttentionParams& params, const Launch& launch) {
 void launch_flash_attention(const AttentionParams& params, const Launch& launch) {
   if (!launch.planted && launch.dtype != DType::kF32) return launch_tensor_attention(params, launch);
   with_storage(launch.dtype, [&]<typename T>() {
-    switch (params.head_dim) {
-      case 32:
-        return launch_head_dim<T, 32>(params, launch);
-      case 64:
-        return launch_head_dim<T, 64>(params, launch);
-      case 128:
-        return launch_head_dim<T, 128>(params, launch);
-      default:
-        throw std::logic_error("flash attention has no kernel for this head dim");
-    }
+    with_head_dim(params.head_dim, [&]<int kHeadDim>() { launch_head_dim<T, kHeadDim>(params, launch); });
   });
 }
 

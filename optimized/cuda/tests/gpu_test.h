@@ -6,25 +6,30 @@
 #include <cstdlib>
 #include <map>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "cmake/catch2.h"
 #include "optimized/cpu/tests/naive_forward.h"
-#include "optimized/cpu/tests/random_model.h"
+#include "optimized/cpu/tests/rows.h"
 #include "optimized/cuda/engine.h"
 
 namespace qdiff::optimized::cuda::testing {
 
+using cpu::testing::first_difference;
 using cpu::testing::KeepingSink;
 using cpu::testing::Naive;
 using cpu::testing::NaiveForward;
 using cpu::testing::random_steps;
 using cpu::testing::RandomModel;
+using cpu::testing::row_alone;
+using cpu::testing::Rows;
+using cpu::testing::rows_of;
 using cpu::testing::run_all;
+using cpu::testing::run_layer_by_layer;
 using cpu::testing::session_options;
 using cpu::testing::small_config;
 using cpu::testing::Values;
+using cpu::testing::without_pads;
 
 inline void require_gpu() {
   constexpr int kSkipped = 77;
@@ -83,40 +88,6 @@ inline Judged judge(const NaiveForward& naive, DType dtype, const std::vector<St
     if (std::isnan(ratio)) break;
   }
   return judged;
-}
-
-// The bytes of one token of one tensor, by sequence and by place in it, pads left out and not counted.
-using Rows = std::map<std::tuple<TensorId, std::int64_t, std::int64_t>, std::vector<std::byte>>;
-
-inline Rows rows_of(const KeepingSink& sink, const std::vector<Step>& steps, std::int64_t first_sequence = 0) {
-  Rows rows;
-  for (const auto& [key, tensor] : sink.tensors) {
-    const Step& step = steps[static_cast<std::size_t>(key.step)];
-    const bool cache = key.id.op == Op::kKCache || key.id.op == Op::kVCache;
-    if (cache && key.step + 1 != static_cast<int>(steps.size())) continue;  // the last one holds all
-    const std::int64_t length = tensor.shape()[1];
-    const auto bytes = tensor.bytes().size() / static_cast<std::size_t>(tensor.shape()[0] * length);
-    for (std::int64_t b = 0; b < tensor.shape()[0]; ++b) {
-      for (std::int64_t t = 0; t < length; ++t) {
-        const std::int64_t place = t + (cache ? 0 : step.past_length) - step.left_padding[static_cast<std::size_t>(b)];
-        if (place < 0) continue;
-        const std::byte* data = tensor.bytes().data() + static_cast<std::size_t>(b * length + t) * bytes;
-        rows[{key.id, first_sequence + b, place}] = {data, data + bytes};
-      }
-    }
-  }
-  return rows;
-}
-
-// The name of the first row of `part` that `whole` lacks or holds with other bits; empty where there is none.
-inline std::string first_difference(const Rows& part, const Rows& whole) {
-  for (const auto& [key, bytes] : part) {
-    const auto found = whole.find(key);
-    if (found != whole.end() && found->second == bytes) continue;
-    return tensor_name(std::get<0>(key)) + ", sequence " + std::to_string(std::get<1>(key)) + ", token " +
-           std::to_string(std::get<2>(key)) + (found == whole.end() ? " is missing" : " differs");
-  }
-  return part.empty() ? "nothing to compare" : "";
 }
 
 }  // namespace qdiff::optimized::cuda::testing

@@ -52,21 +52,10 @@ TEST_CASE("a sequence alone and unpadded has the bits it has in a padded batch",
     const auto together = random_steps(fixture.config, {70, 1, 2, 1}, pads, 3);
     const Rows expected = fixture.run(together);
     for (std::size_t b = 0; b < pads.size(); ++b) {
-      std::vector<Step> padded = together;
-      for (Step& step : padded) {
-        step.tokens = {step.tokens[b]};
-        step.positions = {step.positions[b]};
-        step.left_padding = {pads[b]};
-      }
+      const std::vector<Step> padded = row_alone(together, b);
+      const std::vector<Step> unpadded = without_pads(padded);
       const auto sequence = static_cast<std::int64_t>(b);
       REQUIRE(first_difference(rows_of(run_all(*fixture.engine, padded), padded, sequence), expected) == "");
-      std::vector<Step> unpadded = padded;
-      for (Step& step : unpadded) {
-        step.left_padding = {0};
-        step.past_length = std::max<std::int64_t>(0, step.past_length - pads[b]);
-      }
-      unpadded[0].tokens[0].erase(unpadded[0].tokens[0].begin(), unpadded[0].tokens[0].begin() + pads[b]);
-      unpadded[0].positions[0].erase(unpadded[0].positions[0].begin(), unpadded[0].positions[0].begin() + pads[b]);
       REQUIRE(first_difference(rows_of(run_all(*fixture.engine, unpadded), unpadded, sequence), expected) == "");
     }
   });
@@ -133,24 +122,7 @@ TEST_CASE("the parts of a step in a row, layer by layer over all steps, equal ru
   for_each_fixture([](const Fixture& fixture) {
     const auto steps = random_steps(fixture.config, {12, 1, 3}, {0, 2}, 5);
     const KeepingSink expected = run_all(*fixture.engine, steps);
-    const auto session = fixture.engine->open(session_options(steps));
-    KeepingSink sink;
-    std::vector<Tensor> residual;
-    for (const Step& step : steps) {
-      sink.step = step.index;
-      residual.push_back(Tensor::copy_of(session->run_embedding(step, &sink)));
-    }
-    for (int layer = 0; layer < fixture.config.num_layers; ++layer) {
-      for (const Step& step : steps) {
-        sink.step = step.index;
-        Tensor& stream = residual[static_cast<std::size_t>(step.index)];
-        stream = Tensor::copy_of(session->run_layer(layer, step, stream.view(), &sink));
-      }
-    }
-    for (const Step& step : steps) {
-      sink.step = step.index;
-      session->run_head(step, residual[static_cast<std::size_t>(step.index)].view(), &sink);
-    }
+    const KeepingSink sink = run_layer_by_layer(*fixture.engine, fixture.config, steps);
     REQUIRE(first_difference(rows_of(sink, steps), rows_of(expected, steps)) == "");
     REQUIRE(sink.tensors.size() == expected.tensors.size());
   });
