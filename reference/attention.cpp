@@ -115,6 +115,11 @@ Noise attention_noise(const Unit& unit, const AttentionPart& part, const Setting
   }
   noise = {noise.independent.expand_as(part.result), noise.shared.expand_as(part.result)};
   if (setting.variant == nullptr || unit.last == kScores) return noise;
+  if (unit.last == kProbs) {
+    // Where weights overflow, the others are divided by infinity: 0, and nothing to round.
+    const at::Tensor exact = at::isnan(part.result).any(-1, true).logical_and(part.result.eq(0.0));
+    noise = {noise.independent.masked_fill(exact, 0.0), noise.shared.masked_fill(exact, 0.0)};
+  }
   // Where a wrong mask leaves a real query nothing to see, engines put out what they like.
   const at::Tensor should_see = visible_slots(setting.step, {}, setting.copies, block.first, block.count, slots);
   at::Tensor unknown = a.visible.any(-1, true).logical_not().logical_and(should_see.any(-1, true).unsqueeze(1));

@@ -40,9 +40,15 @@ Gates::Gates(const Comparison& comparison, const Layout& layout, std::function<s
       near_overflow_(first_overflowing(comparison.actual.dtype) / 4.0),
       overflow_(first_overflowing(comparison.actual.dtype)),
       exp_underflow_(exp_underflow(comparison.precision.accumulate)) {
-  if (layout.is_scores()) {
+  if (comparison.op == Op::kScores) {
     row_maximum_.assign(static_cast<std::size_t>(layout.num_rows()), std::numeric_limits<double>::quiet_NaN());
   }
+}
+
+bool Gates::is_fully_masked(std::int64_t row) const {
+  const double masked = comparison_.op == Op::kProbs ? 0.0 : -kInfinity;
+  const double* gold = comparison_.expected.value.data() + gold_row_(row) * layout_.num_columns();
+  return std::all_of(gold, gold + layout_.num_columns(), [masked](double value) { return value == masked; });
 }
 
 double Gates::row_maximum(std::int64_t row) {
@@ -51,8 +57,7 @@ double Gates::row_maximum(std::int64_t row) {
   known = -kInfinity;
   const double* gold = comparison_.expected.value.data() + gold_row_(row) * layout_.num_columns();
   for (std::int64_t c = 0; c < layout_.num_columns(); ++c) {
-    const bool real = comparison_.op == Op::kProbs ? gold[c] > 0.0 : std::isfinite(gold[c]);
-    if (real && gold[c] > known) known = gold[c];
+    if (std::isfinite(gold[c]) && gold[c] > known) known = gold[c];
   }
   return known;
 }
@@ -119,7 +124,7 @@ bool Gates::accepts(double actual, double gold, double sigma, std::int64_t row, 
   return true;
 }
 
-void Gates::pass(std::span<double> actual, std::span<double> gold, const float* sigma_independent,
+bool Gates::pass(std::span<double> actual, std::span<double> gold, const float* sigma_independent,
                  const float* sigma_shared, double* weight, std::int64_t row, std::int64_t first_element) {
   const std::size_t size = actual.size();
   const auto element_of = [&](std::size_t i) { return first_element + static_cast<std::int64_t>(i); };
@@ -132,15 +137,15 @@ void Gates::pass(std::span<double> actual, std::span<double> gold, const float* 
     nonzero |= actual[i] != 0.0;
     weight[i] = 1.0;
   }
-  if (!ordinary && layout_.is_scores() && row_maximum(row) == -kInfinity) {  // fully masked
+  if (!ordinary && layout_.is_scores() && is_fully_masked(row)) {
     std::fill_n(weight, size, 0.0);
     std::fill(actual.begin(), actual.end(), 0.0);
     std::fill(gold.begin(), gold.end(), 0.0);
-    return;
+    return false;
   }
   any_nonzero_ = any_nonzero_ || nonzero;
   elements_seen_ += static_cast<std::int64_t>(size);
-  if (ordinary) return;
+  if (ordinary) return true;
   for (std::size_t i = 0; i < size; ++i) {
     const double sigma = deviation(sigma_independent[i], sigma_shared[i]);
     const bool plain = std::fabs(gold[i]) < near_overflow_ && std::isfinite(actual[i]) && std::isfinite(sigma) &&
@@ -150,6 +155,7 @@ void Gates::pass(std::span<double> actual, std::span<double> gold, const float* 
     actual[i] = 0.0;
     gold[i] = 0.0;
   }
+  return true;
 }
 
 std::optional<GateFailure> Gates::all_zero() const {

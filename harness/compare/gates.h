@@ -26,7 +26,7 @@ struct GateFailure {
 // Rules beyond "NaN where gold has NaN, the same infinity where gold has one":
 // - Masked scores (gold -inf): any stand-in x is right if exp(x - row maximum of the real scores) is 0 in the declared
 //   accumulate precision, so -inf, finfo.min and -1e30 are, and -1e4 in a row of scores below -9900 is not.
-// - A row of scores or probabilities without one real key is fully masked: never looked at.
+// - A row of scores that are all -inf, or of probabilities that are all 0, is fully masked: never looked at.
 // - Gold near the end of the stored type's range: where honest rounding (16 sigma) may land on either side of
 //   overflow, infinity of the right sign and a finite value are both right.
 // - Gold exactly 0 with no rounding expected (a masked probability): 0 of either sign is right and says nothing, so
@@ -36,8 +36,9 @@ class Gates {
   // `gold_row` gives the expectation's row beside a candidate's row.
   Gates(const Comparison& comparison, const Layout& layout, std::function<std::int64_t(std::int64_t)> gold_row);
 
-  // Fills weight with 1 where statistics may look and 0 elsewhere, where it also sets gold and actual to 0.
-  void pass(std::span<double> actual, std::span<double> gold, const float* sigma_independent, const float* sigma_shared,
+  // Fills weight with 1 where statistics may look and 0 elsewhere, where it also sets gold and actual to 0. False where
+  // the row is fully masked: none of it was looked at.
+  bool pass(std::span<double> actual, std::span<double> gold, const float* sigma_independent, const float* sigma_shared,
             double* weight, std::int64_t row, std::int64_t first_element);
 
   std::int64_t elements_seen() const { return elements_seen_; }
@@ -50,7 +51,9 @@ class Gates {
  private:
   bool accepts(double actual, double gold, double sigma, std::int64_t row, std::int64_t element);
   bool accepts_masked_score(double actual, std::int64_t row) const;
-  // Largest real (finite) gold of a row of scores; for probabilities the largest one. -inf: the row has no real key.
+  // Not where gold is NaN, as where a softmax overflows.
+  bool is_fully_masked(std::int64_t row) const;
+  // Largest real (finite) gold of a row of scores.
   double row_maximum(std::int64_t row);
   void fail(const char* gate, std::int64_t element, const char* reason);
 
@@ -60,7 +63,7 @@ class Gates {
   double near_overflow_;             // gold below this is far from overflow
   double overflow_;                  // rounds to infinity from here on
   double exp_underflow_;             // exp(x) is 0 in accumulate precision below this
-  std::vector<double> row_maximum_;  // NaN: not yet known. Of scores and probabilities only
+  std::vector<double> row_maximum_;  // NaN: not yet known. Of scores only
   std::int64_t elements_seen_ = 0;
   bool any_nonzero_ = false;
   std::optional<GateFailure> failure_;

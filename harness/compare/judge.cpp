@@ -159,18 +159,20 @@ Walk walk(const Sides& sides, Gates& gates) {
       std::copy_n(c.expected.value.data() + gold_first, size, gold.data());
       if (mutated(Mutant::kSidesSwapped))
         std::swap_ranges(actual.begin(), actual.begin() + static_cast<std::ptrdiff_t>(size), gold.begin());
+      std::int64_t unknown = 0;
       if (!c.expected.unknown.empty()) {
         // Zero where zero is expected without rounding says nothing; the gates leave it out.
         for (std::size_t i = 0; i < size; ++i) {
           if (c.expected.unknown[gold_first + i] == 0) continue;
           actual[i] = 0.0;
-          ++result.unknown;
+          ++unknown;
         }
       }
       const float* sigma_independent = c.expected.sigma_independent.data() + gold_first;
       const float* sigma_shared = c.expected.sigma_shared.data() + gold_first;
-      gates.pass({actual.data(), size}, {gold.data(), size}, sigma_independent, sigma_shared, weight.data(), r,
-                 static_cast<std::int64_t>(actual_first));
+      const bool seen = gates.pass({actual.data(), size}, {gold.data(), size}, sigma_independent, sigma_shared,
+                                   weight.data(), r, static_cast<std::int64_t>(actual_first));
+      if (seen) result.unknown += unknown;
       accumulate({gold.data(), actual.data(), sigma_independent, sigma_shared, weight.data(), size,
                   static_cast<std::int64_t>(actual_first)},
                  spacing, static_cast<std::size_t>(first), result.rows[static_cast<std::size_t>(r)], result.columns,

@@ -47,6 +47,8 @@ struct VariantFacts {
   Reach reach = Reach::kTogether;
   // Set where the variant is nothing but a rounding at that point: it is evaluated by declaring it.
   std::optional<DeclarablePoint> declares = {};
+  // In float64 it computes what right code does. Where a rounding that can be declared does the same, it is that.
+  bool only_rounds = false;
   // Whether each run asks if its inputs would show this variant. Not for the roundings that the table of points gives.
   bool probed = true;
 };

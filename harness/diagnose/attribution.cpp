@@ -141,7 +141,7 @@ class LayerAttribution {
     try_known();
     if (!all_explained()) try_variants({});
     for (Op op : wrong_ops_) {
-      if (!explained(op) || !closely_explained(op)) try_roundings(op);
+      if (!explained(op) || explained_by_rounding(op) || !closely_explained(op)) try_roundings(op);
     }
     for (std::size_t i = 0; i < rows_.size(); ++i) keep_nearest(rows_[i], fits_[i]);
     return fits_;
@@ -168,6 +168,15 @@ class LayerAttribution {
   }
   bool all_explained() const {
     return std::all_of(wrong_ops_.begin(), wrong_ops_.end(), [this](Op op) { return explained(op); });
+  }
+
+  bool explained_by_rounding(Op op) const {
+    for (std::size_t i = 0; i < rows_.size(); ++i) {
+      if (rows_[i].key.id.op != op) continue;
+      const auto only_rounds = [this](const Fit& fit) { return fit.variant && facts_of(fit.variant->id).only_rounds; };
+      if (std::any_of(fits_[i].begin(), fits_[i].end(), only_rounds)) return true;
+    }
+    return false;
   }
 
   // A bug whose own rounding is coarse, such as sums in 16 bits, fits what a single rounding that nobody declared does;
@@ -253,11 +262,12 @@ class LayerAttribution {
   }
 
   void try_variant(const VariantFacts& facts, const Rows& group, const std::vector<DeclarablePoint>& points) {
+    std::vector<Variant> listed;
     for (const Variant& variant : doses(facts)) {
-      if (!reproduces({&variant, points}, group)) continue;
-      add({variant, points, false}, group);
-      return;
+      if (reproduces({&variant, points}, group)) listed.push_back(variant);
+      if (!listed.empty() && !facts.right_value) break;
     }
+    if (!listed.empty()) return add({nearest_of(listed, largest(group), points), points, false}, group);
     if (!facts.right_value) return;
     try {
       for (const Variant& variant : fitted_values(oracle_, largest(group), precision_, points, facts)) {
@@ -267,6 +277,18 @@ class LayerAttribution {
       }
     } catch (const NotEvaluable&) {
     }
+  }
+
+  // Of a continuous parameter several listed values may reproduce a row: an epsilon of 1e-12, and none at all.
+  Variant nearest_of(const std::vector<Variant>& listed, const RowJudgement& row,
+                     const std::vector<DeclarablePoint>& points) {
+    if (listed.size() == 1) return listed.front();
+    const Expectation scale = evaluate(oracle_, row, precision_, {});
+    std::vector<double> distances;
+    for (const Variant& variant : listed) {
+      distances.push_back(distance(oracle_, row, precision_, {&variant, points}, scale));
+    }
+    return listed[static_cast<std::size_t>(std::min_element(distances.begin(), distances.end()) - distances.begin())];
   }
 
   // There is most to fit where most was compared.

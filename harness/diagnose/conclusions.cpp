@@ -35,14 +35,19 @@ const VariantFacts* facts_of(const std::vector<VariantFacts>& catalogue, const D
 }
 
 // The simplest theory first: a variant that explains less than another does is no explanation of its own, and among
-// equals those that change fewer rows, and that needed no fitted value, come first.
+// equals those that change fewer rows, and that needed no fitted value, come first. Of a variant that only rounds and a
+// rounding that can be declared, the first stands where it explains more.
 class Preference {
  public:
   Preference(const std::vector<WrongTensor>& wrong, const std::vector<VariantFacts>& catalogue)
       : catalogue_(catalogue) {
     for (std::size_t i = 0; i < wrong.size(); ++i) {
       for (const Fit& fit : wrong[i].fits) {
-        if (fit.variant) explained_[fit.variant->id].insert(i);
+        if (fit.variant) {
+          explained_[fit.variant->id].insert(i);
+        } else {
+          rounded_.insert(i);
+        }
       }
     }
   }
@@ -50,7 +55,7 @@ class Preference {
   std::vector<Variant> order(const WrongTensor& tensor) const {
     std::vector<const Fit*> left;
     for (const Fit& fit : tensor.fits) {
-      if (fit.variant && !dominated(*fit.variant, tensor)) left.push_back(&fit);
+      if (fit.variant && !dominated(*fit.variant, tensor) && !declarable(fit)) left.push_back(&fit);
     }
     std::stable_sort(left.begin(), left.end(), [&](const Fit* a, const Fit* b) { return rank(*a) < rank(*b); });
     std::vector<Variant> variants;
@@ -61,7 +66,28 @@ class Preference {
     return variants;
   }
 
+  // Roundings that nobody declared, alone or beside a bug; null where there are none, or a variant says more.
+  const Fit* rounding(const WrongTensor& tensor) const {
+    const auto found = std::find_if(tensor.fits.begin(), tensor.fits.end(), [&](const Fit& fit) {
+      if (fit.points.empty()) return false;
+      return fit.variant || std::none_of(tensor.fits.begin(), tensor.fits.end(),
+                                         [&](const Fit& other) { return only_rounds(other) && !declarable(other); });
+    });
+    return found == tensor.fits.end() ? nullptr : &*found;
+  }
+
  private:
+  bool only_rounds(const Fit& fit) const {
+    const VariantFacts* facts = fit.variant ? facts_of(catalogue_, fit.variant->id) : nullptr;
+    return facts != nullptr && facts->only_rounds;
+  }
+  // All that the variant explains, roundings that can be declared do too.
+  bool declarable(const Fit& fit) const {
+    if (!only_rounds(fit)) return false;
+    const std::set<std::size_t>& own = explained_.at(fit.variant->id);
+    return std::includes(rounded_.begin(), rounded_.end(), own.begin(), own.end());
+  }
+
   bool dominated(const Variant& variant, const WrongTensor& tensor) const {
     const std::set<std::size_t>& own = explained_.at(variant.id);
     return std::any_of(tensor.fits.begin(), tensor.fits.end(), [&](const Fit& other) {
@@ -82,6 +108,7 @@ class Preference {
 
   const std::vector<VariantFacts>& catalogue_;
   std::map<std::string, std::set<std::size_t>> explained_;  // variant id -> wrong tensors
+  std::set<std::size_t> rounded_;                           // wrong tensors that roundings alone explain
 };
 
 struct Conclusion {
@@ -174,9 +201,7 @@ class Concluding {
       describe(tensor.pattern, finding.explanation);
       found_.push_back({case_index(*tensor.subject), std::move(finding)});
     }
-    const auto rounded =
-        std::find_if(tensor.fits.begin(), tensor.fits.end(), [](const Fit& fit) { return !fit.points.empty(); });
-    if (rounded != tensor.fits.end()) add_precision(tensor, rounded->points);
+    if (const Fit* rounded = preference_.rounding(tensor)) add_precision(tensor, rounded->points);
   }
 
   // A variant that is in doubt is not confirmed.

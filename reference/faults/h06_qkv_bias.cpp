@@ -58,10 +58,14 @@ void fp16(Parameters& parameters, const Place&, double) { rounded(parameters, DT
 void bf16(Parameters& parameters, const Place&, double) { rounded(parameters, DType::kBF16); }
 void int8(Parameters& parameters, const Place&, double) {
   parameters.bias = [](const at::Tensor& bias, Op, const Setting&) {
-    const at::Tensor largest = bias.abs().max();
+    // In float64, whatever the engine computes in, which decides the level of a bias next to a tie; then float32, which
+    // holds what was quantised.
+    const at::Tensor exact = bias.to(at::kDouble);
+    const at::Tensor largest = exact.abs().max();
     // By a tensor: a GPU multiplies by the reciprocal of a scalar, which decides ties otherwise.
     const at::Tensor step = largest / at::full_like(largest, 127.0);
-    return at::round(bias / step.masked_fill(step.eq(0.0), 1.0)) * step;
+    const at::Tensor levels = at::round(exact / step.masked_fill(step.eq(0.0), 1.0));
+    return round_to(DType::kF32, levels * step).to(bias.scalar_type());
   };
 }
 

@@ -119,10 +119,10 @@ std::vector<FaultEntry> gemm_layout_faults() {
                             "an accumulator of the storage type", "an input wider than the block"),
                     {32.0, 16.0, 64.0, 128.0},
                     acc_bf16});
-  faults.push_back({at_each("H07.out_fp16", "the product is rounded to fp16 before it is stored",
-                            "an fp16 GEMM whose output is converted", "storage other than fp16"),
-                    {},
-                    out_fp16});
+  VariantFacts fp16_products = at_each("H07.out_fp16", "the product is rounded to fp16 before it is stored",
+                                       "an fp16 GEMM whose output is converted", "storage other than fp16");
+  fp16_products.only_rounds = true;
+  faults.push_back({std::move(fp16_products), {}, out_fp16});
   return faults;
 }
 

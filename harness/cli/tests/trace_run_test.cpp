@@ -89,6 +89,24 @@ TEST_CASE("a bug is found at its tensor and named, with and without optional ten
   }
 }
 
+// Whatever is listed beside it, 1e-12 in rows of tiny norm among them.
+TEST_CASE("an engine without epsilon is named with the value 0", "[trace]") {
+  cases::Case tiny_rows = small_case("synthetic:toy-d64,profile=qwen");
+  tiny_rows.special_tokens = cases::SpecialTokens{.every = 3, .last_ids = 16};
+  for (DType dtype : {DType::kBF16, DType::kF32}) {
+    INFO(name(dtype));
+    const RunResult result = judge_trace_of(
+        {.test_case = tiny_rows, .dtype = dtype, .inject = Fault{"H09.eps", 0.0, {}}, .options = {.probing = false}});
+    INFO(first_words(result));
+    REQUIRE(result.verdict == Verdict::kDiverged);
+    const Finding& first = *result.first_divergence();
+    CHECK(tensor_name(first.tensor) == "model.layers.0.input_layernorm");
+    CHECK(first.explanation.variant == "H09.eps");
+    CHECK(first.explanation.value == 0.0);
+    CHECK(first.explanation.expected_value == 1e-6);
+  }
+}
+
 // A layer with large k biases is deaf to some bugs: what they change there stays within what rounding may do to it.
 TEST_CASE("from layer outputs alone a bug is found in its layer in nine of ten runs, its hypothesis in all",
           "[trace]") {

@@ -256,6 +256,34 @@ bool pad_keys_of_real_rows_count() {
   return j.outcome == Outcome::kDiverged && j.worst_index == pad_key;
 }
 
+// A softmax that overflows: NaN in the slots that are seen, 0 in the others. No fully masked row.
+bool nan_probabilities_count() {
+  Sample s = honest_sample({.op = Op::kProbs});
+  std::vector<std::int64_t> seen;
+  for (std::size_t i = 0; i < s.expected.value.size(); ++i) {
+    if (s.expected.value[i] == 0.0) continue;
+    seen.push_back(static_cast<std::int64_t>(i));
+    s.expected.value[i] = kNan;
+  }
+  if (!diverged_by(s.judge(), "non_finite")) return false;
+  for (std::int64_t element : seen) s.actual.set(element, kNan);
+  if (!matches(s.judge())) return false;
+  s.actual.set(seen.back(), 0.5);
+  return diverged_by(s.judge(), "non_finite");
+}
+// Zeros of which nothing is expected are no fully masked rows' either: what is left is still compared.
+bool unknown_probabilities_leave_the_rest() {
+  Sample s = honest_sample({.op = Op::kProbs});
+  s.expected.unknown.assign(s.expected.value.size(), 0);
+  const std::size_t half = s.expected.value.size() / 2;
+  for (std::size_t i = 0; i < half; ++i) {
+    s.expected.unknown[i] = 1;
+    s.expected.value[i] = s.expected.sigma_independent[i] = s.expected.sigma_shared[i] = 0.0F;
+  }
+  const Judgement j = s.judge();
+  return matches(j) && j.statistics.elements_compared == static_cast<std::int64_t>(half);
+}
+
 bool stand_in_matches(double stand_in, DType dtype) {
   Sample s = honest_sample({.op = Op::kScores, .dtype = dtype});
   for (std::size_t i = 0; i < s.expected.value.size(); ++i) {
@@ -369,6 +397,8 @@ const std::vector<Check>& judge_checks() {
       QDIFF_CHECK(all_zero_is_named),
       QDIFF_CHECK(zero_for_zero_matches),
       QDIFF_CHECK(unknown_rounding_is_doubt),
+      QDIFF_CHECK(nan_probabilities_count),
+      QDIFF_CHECK(unknown_probabilities_leave_the_rest),
       QDIFF_CHECK(exact_rows_round_gold),
       QDIFF_CHECK(exact_rows_allow_no_spacing),
       QDIFF_CHECK(zeros_of_both_signs_are_equal),
