@@ -139,7 +139,7 @@ class LayerAttribution {
     }
     if (wrong_ops_.empty()) return fits_;
     try_known();
-    if (!all_explained()) try_variants({});
+    if (!all_explained()) try_variants();
     for (Op op : wrong_ops_) {
       if (!explained(op) || explained_by_rounding(op) || !closely_explained(op)) try_roundings(op);
     }
@@ -185,10 +185,9 @@ class LayerAttribution {
     constexpr double kClose = 2.0;  // deviations of right code, RMS: a bug that is the right one leaves one, or less
     const RowJudgement& row = largest(rows_where([&](const RowJudgement& r) { return r.key.id.op == op; }));
     const std::vector<Fit>& fits = fits_[static_cast<std::size_t>(&row - rows_.data())];
-    const Expectation scale = evaluate(oracle_, row, precision_, {});
     return std::any_of(fits.begin(), fits.end(), [&](const Fit& fit) {
       const Supposition supposition{fit.variant ? &*fit.variant : nullptr, fit.points};
-      return distance(oracle_, row, precision_, supposition, scale) <= kClose;
+      return distance(oracle_, row, precision_, supposition, screening_.right(row)) <= kClose;
     });
   }
 
@@ -254,25 +253,28 @@ class LayerAttribution {
     }
   }
 
-  void try_variants(const std::vector<DeclarablePoint>& points) {
+  void try_variants() {
     for (const VariantFacts& facts : oracle_.catalogue()) {
       if (facts.declares) continue;
-      for (const Rows& group : groups_of(facts)) try_variant(facts, group, points);
+      for (const Rows& group : groups_of(facts)) try_variant(facts, group);
     }
   }
 
-  void try_variant(const VariantFacts& facts, const Rows& group, const std::vector<DeclarablePoint>& points) {
+  void try_variant(const VariantFacts& facts, const Rows& group) {
     std::vector<Variant> listed;
     for (const Variant& variant : doses(facts)) {
-      if (reproduces({&variant, points}, group)) listed.push_back(variant);
+      if (reproduces({&variant}, group)) listed.push_back(variant);
       if (!listed.empty() && !facts.right_value) break;
     }
-    if (!listed.empty()) return add({nearest_of(listed, largest(group), points), points, false}, group);
+    if (!listed.empty()) return add({nearest_of(listed, largest(group)), {}, false}, group);
     if (!facts.right_value) return;
     try {
-      for (const Variant& variant : fitted_values(oracle_, largest(group), precision_, points, facts)) {
-        if (!reproduces({&variant, points}, group)) continue;
-        add({variant, points, true}, group);
+      const std::vector<Variant> fitted = fitted_values(oracle_, screening_, largest(group), precision_, facts);
+      // A full judgement of a long span is dear: where the nearest value does not do, shorter numbers are not asked.
+      if (fitted.empty() || (is_long_span(largest(group)) && !reproduces({&fitted.back()}, group))) return;
+      for (const Variant& variant : fitted) {
+        if (!reproduces({&variant}, group)) continue;
+        add({variant, {}, true}, group);
         return;
       }
     } catch (const NotEvaluable&) {
@@ -280,14 +282,10 @@ class LayerAttribution {
   }
 
   // Of a continuous parameter several listed values may reproduce a row: an epsilon of 1e-12, and none at all.
-  Variant nearest_of(const std::vector<Variant>& listed, const RowJudgement& row,
-                     const std::vector<DeclarablePoint>& points) {
+  Variant nearest_of(const std::vector<Variant>& listed, const RowJudgement& row) {
     if (listed.size() == 1) return listed.front();
-    const Expectation scale = evaluate(oracle_, row, precision_, {});
     std::vector<double> distances;
-    for (const Variant& variant : listed) {
-      distances.push_back(distance(oracle_, row, precision_, {&variant, points}, scale));
-    }
+    for (const Variant& variant : listed) distances.push_back(screening_.distance_of(row, &variant));
     return listed[static_cast<std::size_t>(std::min_element(distances.begin(), distances.end()) - distances.begin())];
   }
 
@@ -313,7 +311,7 @@ class LayerAttribution {
     const auto alone = undeclared_points(oracle_, sample, precision_, nullptr);
     if (!alone.empty() && reproduces({nullptr, alone}, rows)) return add({std::nullopt, alone, false}, rows);
     if (is_explained) return;
-    for (const Variant& variant : nearest_variants(oracle_, sample, precision_)) {
+    for (const Variant& variant : nearest_variants(oracle_, screening_, sample)) {
       const auto beside = undeclared_points(oracle_, sample, precision_, &variant);
       if (beside.empty()) continue;
       for (const Rows& group : groups_of(facts_of(variant.id))) {
@@ -328,7 +326,7 @@ class LayerAttribution {
     constexpr double kClearlyFarther = 2.0;
     constexpr double kSame = 0.1;  // of a deviation: distances that flips of a last bit make
     if (fits.size() < 2) return;
-    const Expectation scale = evaluate(oracle_, row, precision_, {});
+    const Expectation& scale = screening_.right(row);
     double nearest = HUGE_VAL;
     for (Fit& fit : fits) {
       fit.distance = distance(oracle_, row, precision_, {fit.variant ? &*fit.variant : nullptr, fit.points}, scale);

@@ -19,16 +19,16 @@ double to_digits(double value, int digits) {
   return std::round(value * unit) / unit;
 }
 
-// The minimum of `error` between `left` and `right`, where it falls and then rises (Kiefer 1953).
+// The minimum of `error` between `left` and `right`, where it falls and then rises, to within `precision` (Kiefer
+// 1953).
 template <typename Error>
-double golden_section(double left, double right, Error error) {
+double golden_section(double left, double right, double precision, Error error) {
   const double golden = 0.6180339887498949;
-  constexpr int kSections = 40;  // narrows the bracket by 4e-9
   double inner_left = right - golden * (right - left);
   double inner_right = left + golden * (right - left);
   double error_left = error(inner_left);
   double error_right = error(inner_right);
-  for (int i = 0; i < kSections; ++i) {
+  while (right - left > precision) {
     if (error_left < error_right) {
       right = inner_right;
       inner_right = inner_left;
@@ -166,14 +166,13 @@ double distance(Oracle& oracle, const RowJudgement& row, const Precision& precis
 // Searched over logarithms: the best of a grid around the listed and the right values by RMS error, refined between its
 // neighbours, and once more by the largest excess. That is convex near the truth and, where results are rounded to 16
 // bits, far sharper than the RMS, which the rounding dominates.
-std::vector<Variant> fitted_values(Oracle& oracle, const RowJudgement& row, const Precision& precision,
-                                   const std::vector<DeclarablePoint>& points, const VariantFacts& facts) {
+std::vector<Variant> fitted_values(Oracle& oracle, Screening& screening, const RowJudgement& row,
+                                   const Precision& precision, const VariantFacts& facts) {
   const bool long_span = is_long_span(row);
-  const Expectation right = long_span ? evaluate(oracle, row, precision, {nullptr, points}) : Expectation{};
   auto statistics_at = [&](double log_value) {
     const Variant variant{facts.id, std::exp(log_value)};
-    if (long_span) return statistics_beside(oracle, row, precision, {&variant, points}, right);
-    return judge_as(oracle, row, precision, {&variant, points}).statistics;
+    if (long_span) return statistics_beside(oracle, row, precision, {&variant}, screening.right(row));
+    return judge_as(oracle, row, precision, {&variant}).statistics;
   };
   auto finite = [](double error) { return std::isfinite(error) ? error : HUGE_VAL; };
   auto rms_at = [&](double log_value) { return finite(statistics_at(log_value).rms); };
@@ -202,12 +201,12 @@ std::vector<Variant> fitted_values(Oracle& oracle, const RowJudgement& row, cons
       best = candidate;
     }
   }
-  best = golden_section(best - step, best + step, rms_at);
+  constexpr double kNear = 0.02;  // far more than the RMS leaves open
+  best = golden_section(best - step, best + step, kNear / 10.0, rms_at);
   // A value that brings the reference no nearer is none; short spans are left to the judge.
   constexpr double kNearer = 0.9;
   if (long_span && !(rms_at(best) <= kNearer * rms_at(right_log))) return {};
-  constexpr double kNear = 0.02;  // far more than the RMS leaves open
-  const double fitted = std::exp(golden_section(best - kNear, best + kNear, excess_at));
+  const double fitted = std::exp(golden_section(best - kNear, best + kNear, 1e-9, excess_at));
   // Rounding of the candidate leaves the fit a little off, and somebody typed the value: short numbers come first.
   std::vector<Variant> variants;
   for (int digits = 2; digits <= 7; ++digits) variants.push_back({facts.id, to_digits(fitted, digits)});
@@ -251,17 +250,16 @@ std::vector<DeclarablePoint> undeclared_points(Oracle& oracle, const RowJudgemen
   return {};
 }
 
-std::vector<Variant> nearest_variants(Oracle& oracle, const RowJudgement& row, const Precision& precision) {
+std::vector<Variant> nearest_variants(Oracle& oracle, Screening& screening, const RowJudgement& row) {
   constexpr std::size_t kMost = 3;
   constexpr double kNear = 0.5;  // of the distance without the bug
   std::vector<std::pair<double, Variant>> near;
-  const Expectation scale = evaluate(oracle, row, precision, {});
-  const double start = distance(oracle, row, precision, {}, scale);
+  const double start = screening.distance_of(row, nullptr);
   for (const VariantFacts& facts : oracle.catalogue()) {
     if (facts.declares || !concerns(facts, row.span)) continue;
     for (const Variant& variant : doses(facts)) {
       try {
-        const double reached = distance(oracle, row, precision, {&variant, {}}, scale);
+        const double reached = screening.distance_of(row, &variant);
         if (reached < kNear * start) near.emplace_back(reached, variant);
       } catch (const NotEvaluable&) {
       }

@@ -8,12 +8,17 @@ namespace qdiff::diagnose {
 
 bool is_long_span(const RowJudgement& row) { return !compare::is_usual_fusion(row.span); }
 
-const Screening::Yardstick& Screening::yardstick(const RowJudgement& row) {
-  const auto found = yardsticks_.find(&row);
-  if (found != yardsticks_.end()) return found->second;
-  Yardstick yardstick{evaluate(oracle_, row, precision_, {})};
-  yardstick.distance = distance(oracle_, row, precision_, {}, yardstick.right);
-  return yardsticks_.emplace(&row, std::move(yardstick)).first->second;
+const Expectation& Screening::right(const RowJudgement& row) {
+  const auto found = right_.find(&row);
+  return found != right_.end() ? found->second
+                               : right_.emplace(&row, evaluate(oracle_, row, precision_, {})).first->second;
+}
+
+double Screening::distance_of(const RowJudgement& row, const Variant* variant) {
+  const Asked asked = variant == nullptr ? Asked{&row, "", std::nullopt} : Asked{&row, variant->id, variant->value};
+  const auto found = distances_.find(asked);
+  if (found != distances_.end()) return found->second;
+  return distances_.emplace(asked, distance(oracle_, row, precision_, {variant, {}}, right(row))).first->second;
 }
 
 bool Screening::may_reproduce(const RowJudgement& row, const Supposition& supposition) {
@@ -22,9 +27,9 @@ bool Screening::may_reproduce(const RowJudgement& row, const Supposition& suppos
   // may make rounding a few times larger than that, and one that is the candidate's takes most of the distance away.
   constexpr double kNear = 0.5;
   constexpr double kHonest = 4.0;
-  const Yardstick& known = yardstick(row);
-  const double reached = distance(oracle_, row, precision_, supposition, known.right);
-  return reached <= std::max(kNear * known.distance, kHonest);
+  const double reached = supposition.points.empty() ? distance_of(row, supposition.variant)
+                                                    : distance(oracle_, row, precision_, supposition, right(row));
+  return reached <= std::max(kNear * distance_of(row, nullptr), kHonest);
 }
 
 compare::Statistics statistics_beside(Oracle& oracle, const RowJudgement& row, const Precision& precision,

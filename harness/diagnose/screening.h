@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <tuple>
 
 #include "harness/diagnose/attribution.h"
 
@@ -19,16 +20,17 @@ class Screening {
   // by what rounding does to right code. Always true for rows whose full judgement costs little. Throws NotEvaluable.
   bool may_reproduce(const RowJudgement& row, const Supposition& supposition);
 
- private:
-  struct Yardstick {
-    Expectation right;
-    double distance = 0.0;  // of right code that really rounds
-  };
-  const Yardstick& yardstick(const RowJudgement& row);
+  // What is asked more than once of a row: what right code computes, and how far from the candidate a bug (null: right
+  // code) alone lies, measured by that.
+  const Expectation& right(const RowJudgement& row);
+  double distance_of(const RowJudgement& row, const Variant* variant);
 
+ private:
   Oracle& oracle_;
   const Precision& precision_;
-  std::map<const RowJudgement*, Yardstick> yardsticks_;
+  std::map<const RowJudgement*, Expectation> right_;
+  using Asked = std::tuple<const RowJudgement*, std::string, std::optional<double>>;
+  std::map<Asked, double> distances_;
 };
 
 // How the candidate lies to gold under a variant, in units of `right`'s expected rounding: gold alone is evaluated.
