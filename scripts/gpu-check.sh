@@ -105,7 +105,7 @@ run_grid() {
   local i name gib model dtype mode cases process
   local -a waiting
   local -A held=()  # GiB by process
-  local free=$(($(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1) / 1024 - 4))
+  local free=$(($(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1) / 1024 - 6))
   check grid_cases 20 python3 "$root/scripts/gpu_grid.py" "$logs/grid" "$@"
   mapfile -t waiting <"$logs/grid_cases.log"
   while [[ ${#waiting[@]} -gt 0 || ${#held[@]} -gt 0 ]]; do

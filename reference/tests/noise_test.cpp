@@ -66,12 +66,16 @@ struct Bench {
     return floats(Tensor::rounded(dtype, shape, values));
   }
 
-  Expectation expect(std::vector<Op> ops, DType stored) {
+  Expectation expect(std::vector<Op> ops, DType stored, const Variant* variant = nullptr) {
     std::vector<TensorKey> operations;
     for (Op op : ops) operations.push_back({0, {op, 0}});
     const Precision precision = plain_precision(stored);
-    return oracle->evaluate(
-        {.operations = operations, .recorded = recorded, .steps = steps, .precision = precision, .stored = stored});
+    return oracle->evaluate({.operations = operations,
+                             .recorded = recorded,
+                             .steps = steps,
+                             .precision = precision,
+                             .stored = stored,
+                             .variant = variant});
   }
 };
 
@@ -175,6 +179,28 @@ TEST_CASE("noise of RoPE, near and far", "[noise]") {
       check("rope, positions times " + std::to_string(far), y, e, stored);
     }
   }
+}
+
+TEST_CASE("noise of a bias behind the rotation, where the two cancel", "[noise]") {
+  Bench bench;
+  const Floats bias = bench.weight("self_attn.q_proj.bias");
+  // Each pair is turned to (-b, 0), b the bias of its first element.
+  constexpr std::size_t kHeadDim = 64, kHeads = 14;
+  std::vector<double> values(kTokens * kHeads * kHeadDim);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::size_t pair = i % (kHeadDim / 2), column = i % (kHeads * kHeadDim);
+    const auto position = static_cast<double>(bench.steps[0].positions[0][i / (kHeads * kHeadDim)]);
+    const double angle = position * std::pow(1e6, -2.0 * static_cast<double>(pair) / kHeadDim);
+    const double b = bias[column / kHeadDim * kHeadDim + pair];
+    values[i] = i % kHeadDim == pair ? -b * std::cos(angle) : b * std::sin(angle);
+  }
+  const Tensor q = Tensor::rounded(DType::kF32, {1, kTokens, kHeads * kHeadDim}, values);
+  bench.recorded.put({0, {Op::kQProj, 0}}, q);
+  const Variant after_rope{"H06.after_rope", {}};
+  const Expectation e = bench.expect({Op::kQRope}, DType::kF32, &after_rope);
+  Floats y = honest::rope(Bench::floats(q), bench.steps[0].positions[0], kHeads, kHeadDim, 1e6F);
+  for (std::size_t i = 0; i < y.size(); ++i) y[i] += bias[i % (kHeads * kHeadDim)];
+  check("bias behind rope", y, e, DType::kF32);
 }
 
 TEST_CASE("noise of attention, from its first row to each of its last", "[noise]") {

@@ -152,7 +152,7 @@ cp {self.root}/trials.json "$out/selftest.json"
         judge = (self.root / "build/qdiff").read_text()
         alone = f'#!/bin/sh\nmkdir {self.root}/busy || exit 1\nsleep 0.05\nrmdir {self.root}/busy\n'
         self.program("build/qdiff", judge.replace("#!/bin/sh\n", alone, 1))
-        self.gpu_memory(8192)  # room for the smallest run alone
+        self.gpu_memory(10240)  # room for the smallest run alone
         done = self.run_script("gpu-check.sh", "--full", "1")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.gpu_memory(81559)
