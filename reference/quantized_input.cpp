@@ -55,11 +55,12 @@ struct Blocks {
     const at::Tensor zero = largest.eq(0.0);
     const at::Tensor divisor = largest.masked_fill(zero, 1.0);
     // ggml's Q8_K divides by the largest with its sign. Rounding is the same to both sides, so the products are too.
-    reciprocal = (at::full_like(divisor, kLargest) / divisor).masked_fill(zero, 0.0);
+    const at::Tensor steps = at::full_like(divisor, kLargest);
+    reciprocal = (steps / divisor).masked_fill(zero, 0.0);
     if (form == InputForm::kQ8_K) {
       unrounded = scale = at::reciprocal(reciprocal.masked_fill(zero, 1.0)).masked_fill(zero, 0.0);
     } else {
-      unrounded = largest / kLargest;
+      unrounded = largest / steps;  // a GPU would multiply by the reciprocal of a scalar, which float16 may show
       scale = unrounded.to(at::kHalf).to(at::kFloat);
     }
   }

@@ -69,7 +69,7 @@ for target in "${targets[@]}"; do
   folders=("$work/found" "$work/seeds")
   [[ -z "$corpus" ]] || folders[0]="$corpus/$target"
   mkdir -p "${folders[0]}"
-  # A slow or greedy input is a finding as well: 1 s for some tens of KB, 512 MB with the sanitizers' own.
+  # A slow or greedy input is a finding as well: 5 s for at most 64 KiB, 512 MB with the sanitizers' own.
   # Who allocated what is told when a finding is run again: here it would take most of the time.
   if ASAN_OPTIONS=malloc_context_size=0:quarantine_size_mb=16 UBSAN_OPTIONS=print_stacktrace=1 "build/fuzz/fuzz/fuzz_$target" -runs="$runs" -seed=1 -max_len=65536 -timeout=5 \
     -rss_limit_mb=512 -malloc_limit_mb=256 -print_final_stats=1 -artifact_prefix="build/fuzz/findings/$target-" \

@@ -19,7 +19,7 @@ from gguf import GGUFWriter
 from llama_cpp import llama_cpp
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent
-# Widths are multiples of 256, as the K types need; H·d is not half of anything else.
+# Widths are multiples of 256, as the K types need.
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCAB, LAYERS, CONTEXT = 256, 512, 8, 2, 96, 1, 64
 HEAD_DIM = HIDDEN // HEADS
 TYPES = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_NL",

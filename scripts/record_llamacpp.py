@@ -272,7 +272,7 @@ class Recorder:
 
     def _add_of_layer(self, layer, part, array):
         kind = part.split(".")[1][:1] if part.startswith("self_attn.") else ""
-        turned = kind in ("q", "k") and self._pairs_interleaved and part != "self_attn.probs"
+        turned = kind in ("q", "k") and self._pairs_interleaved
         self._add(f"model.layers.{layer}.{part}", self._pairs_apart(array) if turned else array)
 
     def _pairs_apart(self, array):
@@ -314,7 +314,7 @@ def main():
     with contextlib.ExitStack() as stack:
         llama = Llama(arguments.model, overrides, arguments.threads)
         config = llama.config()
-        plan = recording.Plan(arguments, config, [llama.tokens(arguments.prompt)] if arguments.prompt else None)
+        plan = recording.Plan(arguments, config, [llama.tokens(arguments.prompt)] if arguments.prompt is not None else None)
         if len(plan.prompt) != 1:
             raise UsageError("llama.cpp packs the rows of a batch one behind the other; record one row at a time")
         selected = recording.Filter(arguments.tensors, config["num_hidden_layers"])

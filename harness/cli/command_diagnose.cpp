@@ -97,6 +97,7 @@ void print(const compare::RunResult& result, const DiagnoseArguments& arguments)
 ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::string& command) {
   const auto trace = trace::read_trace(arguments.trace);
   const auto model = model::open_model(arguments.model);
+  const auto tokenizer = model::open_tokenizer(arguments.model);  // a broken one is refused before anything is judged
   const ModelConfig& config = model->config();
   diagnose::TraceOptions options;
   options.id = folder_name(arguments.trace);
@@ -122,7 +123,7 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
   options.before_judging = [&] { check_memory_for(*trace, config, arguments.common); };
   compare::RunResult result = diagnose::judge_trace({*trace, *model, *oracle, make_reference}, options);
   progress.clear();
-  if (const auto tokenizer = model::open_tokenizer(arguments.model)) {
+  if (tokenizer != nullptr) {
     for (compare::FreeRun& run : result.free_runs) put_words(*tokenizer, run);
   }
   result.command = command;

@@ -1,31 +1,12 @@
 #include "harness/cli/prompt.h"
 
-#include <cmath>
 #include <stdexcept>
 
 #include "harness/cli/text.h"
 #include "harness/contract/error.h"
+#include "harness/diagnose/free_run.h"
 
 namespace qdiff::cli {
-namespace {
-
-// Behind the last token; -1 where there is NaN.
-std::int64_t largest_logit(const TensorView& logits) {
-  const std::int64_t vocab = logits.shape.back();
-  const std::int64_t last = num_elements(logits.shape) / vocab - 1;
-  std::int64_t best = 0;
-  double best_value = -HUGE_VAL;
-  for (std::int64_t v = 0; v < vocab; ++v) {
-    const double value = load_element(logits.data, logits.dtype, static_cast<std::size_t>(last * vocab + v));
-    if (std::isnan(value)) return -1;
-    if (!(value > best_value)) continue;
-    best = v;
-    best_value = value;
-  }
-  return best;
-}
-
-}  // namespace
 
 diagnose::CaseInput input_of_prompt(const std::string& prompt, std::int64_t most_tokens,
                                     const model::Tokenizer& tokenizer, const ModelConfig& config) {
@@ -65,7 +46,9 @@ std::vector<std::int64_t> write_greedily(Engine& engine, const model::Tokenizer&
                static_cast<std::int64_t>(input.steps.size()));
     }
     if (!written.empty()) step.tokens = {{static_cast<std::int32_t>(written.back())}};
-    written.push_back(largest_logit(session->run_step(step, nullptr)));
+    const TensorView logits = session->run_step(step, nullptr);
+    const std::int64_t vocab = logits.shape.back();
+    written.push_back(diagnose::top_token(logits, num_elements(logits.shape) / vocab - 1, vocab));  // of the last token
     if (written.back() < 0 || tokenizer.is_added(written.back())) break;
   }
   return written;

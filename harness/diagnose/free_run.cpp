@@ -22,20 +22,6 @@ double relative_rms(const TensorView& actual, const TensorView& expected, const 
   return norm > 0.0 ? std::sqrt(error / norm) : std::sqrt(error);
 }
 
-std::int64_t top_token(const TensorView& logits, std::int64_t row, std::int64_t vocab) {
-  std::int64_t best = -1;
-  double best_value = 0.0;
-  for (std::int64_t v = 0; v < vocab; ++v) {
-    const double value = load_element(logits.data, logits.dtype, static_cast<std::size_t>(row * vocab + v));
-    if (std::isnan(value)) return -1;  // no choice can be made
-    if (best < 0 || value > best_value) {
-      best_value = value;
-      best = v;
-    }
-  }
-  return best;
-}
-
 // The row of the logits that stands behind the last token of row `b`; engines may hand out no others.
 std::int64_t last_row(const TensorView& logits, std::int64_t b) { return (b + 1) * logits.shape[1] - 1; }
 
@@ -98,6 +84,20 @@ void compare_logits(const TensorView& actual, const TensorView& expected, const 
 }
 
 }  // namespace
+
+std::int64_t top_token(const TensorView& logits, std::int64_t row, std::int64_t vocab) {
+  std::int64_t best = -1;
+  double best_value = 0.0;
+  for (std::int64_t v = 0; v < vocab; ++v) {
+    const double value = load_element(logits.data, logits.dtype, static_cast<std::size_t>(row * vocab + v));
+    if (std::isnan(value)) return -1;  // no choice can be made
+    if (best < 0 || value > best_value) {
+      best_value = value;
+      best = v;
+    }
+  }
+  return best;
+}
 
 compare::FreeRun free_run_figures(const std::string& case_id, const std::vector<Step>& steps,
                                   const TensorStore& candidate, const ReferenceChain& chain,

@@ -13,6 +13,9 @@
 
 namespace qdiff::diagnose {
 
+// The token of the largest logit in a row of logits [..., vocab], the first of several; -1 where there is NaN.
+std::int64_t top_token(const TensorView& logits, std::int64_t row, std::int64_t vocab);
+
 compare::FreeRun free_run_figures(const std::string& case_id, const std::vector<Step>& steps,
                                   const TensorStore& candidate, const ReferenceChain& chain, const ModelConfig& config);
 

@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
-#include <cstring>
+#include <cstdio>
 #include <functional>
 #include <optional>
 #include <stdexcept>

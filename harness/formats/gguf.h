@@ -81,7 +81,7 @@ struct GgufHeader {
 // and nothing else, for any bytes.
 GgufHeader parse_gguf(std::span<const std::byte> start, std::uint64_t file_bytes, const std::string& source);
 
-// What a key holds, in words: "uint32 24", "an array of 151936 strings".
+// What a key holds, in words: 24, 1e-06, "qwen2", 151936 strings.
 std::string describe_value(const GgufKey& key);
 std::string_view name(GgufType type);  // "uint32"
 

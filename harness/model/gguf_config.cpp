@@ -142,6 +142,7 @@ class ConfigReader {
     must_be("rope.dimension_count", d, "a rotation of a part of each head is not supported");
     must_be("rope.scale_linear", 1.0, "rope scaling is not supported");
     must_be("rope.scaling.factor", 1.0, "rope scaling is not supported");
+    must_be("rope.scaling.attn_factor", 1.0, "rope scaling is not supported");
     must_be("attention.sliding_window", 0.0, "a sliding window is not supported");
     must_be("expert_count", 0.0, "mixtures of experts are not supported");
     must_be("attention.scale", 0.0, "a scale of its own for attention is not supported");

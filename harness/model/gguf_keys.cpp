@@ -1,26 +1,13 @@
 #include "harness/model/gguf_keys.h"
 
 #include <algorithm>
-#include <array>
-#include <optional>
 #include <string>
 #include <string_view>
 
+#include "harness/model/synthetic.h"
+
 namespace qdiff::model {
 namespace {
-
-// config.json of Qwen/Qwen2.5-*B on the Hugging Face Hub.
-struct PublishedSize {
-  std::string_view name;
-  std::int64_t hidden, layers, query_heads, kv_heads, intermediate;
-};
-constexpr std::array<PublishedSize, 7> kPublishedSizes = {{{"0.5B", 896, 24, 14, 2, 4864},
-                                                           {"1.5B", 1536, 28, 12, 2, 8960},
-                                                           {"3B", 2048, 36, 16, 2, 11008},
-                                                           {"7B", 3584, 28, 28, 4, 18944},
-                                                           {"14B", 5120, 48, 40, 8, 13824},
-                                                           {"32B", 5120, 64, 40, 8, 27648},
-                                                           {"72B", 8192, 80, 64, 8, 29568}}};
 
 // What a key has in a published model: several values where they differ in it.
 struct Usual {
@@ -45,11 +32,12 @@ std::vector<Usual> usual_of(const ModelConfig& config) {
       {"tokenizer.ggml.padding_token_id", {"151643"}},
       {"tokenizer.ggml.add_bos_token", {"false"}},
   };
-  for (const PublishedSize& size : kPublishedSizes) {
-    if (size.hidden != config.hidden || size.layers != config.num_layers) continue;
-    usual.push_back({"qwen2.attention.head_count", {std::to_string(size.query_heads)}});
-    usual.push_back({"qwen2.attention.head_count_kv", {std::to_string(size.kv_heads)}});
-    usual.push_back({"qwen2.feed_forward_length", {std::to_string(size.intermediate)}});
+  for (const SyntheticShape& shape : kSyntheticShapes) {
+    const bool published = shape.name.starts_with("qwen2.5-");
+    if (!published || shape.hidden != config.hidden || shape.num_layers != config.num_layers) continue;
+    usual.push_back({"qwen2.attention.head_count", {std::to_string(shape.num_q_heads)}});
+    usual.push_back({"qwen2.attention.head_count_kv", {std::to_string(shape.num_kv_heads)}});
+    usual.push_back({"qwen2.feed_forward_length", {std::to_string(shape.intermediate)}});
   }
   return usual;
 }

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <optional>
 #include <set>
 #include <stdexcept>
@@ -151,8 +152,7 @@ class GgufSource : public NotedSource {
     return found->second;
   }
 
-  // ---- Files
-  // ---------------------------------------------------------------------------------------------------------
+  // ---- Files ----
 
   void open_file(const fs::path& path) {
     files_.push_back(std::make_unique<GgufReader>(path));
@@ -218,8 +218,7 @@ class GgufSource : public NotedSource {
     }
   }
 
-  // ---- Weights
-  // -------------------------------------------------------------------------------------------------------
+  // ---- Weights ----
 
   void find_weights() {
     // Before a list is made whose length a key alone decides.
@@ -282,8 +281,12 @@ class GgufSource : public NotedSource {
     }
     if (others.empty()) return;
     std::sort(others.begin(), others.end());
+    constexpr std::string_view kOfTheForwardPass[] = {"blk.", "output", "position_embd", "rope_", "token_"};
     for (const std::string& name : others) {
-      if (!name.starts_with("blk.") && !name.starts_with("rope_freqs")) continue;
+      if (std::none_of(std::begin(kOfTheForwardPass), std::end(kOfTheForwardPass),
+                       [&](std::string_view start) { return name.starts_with(start); })) {
+        continue;
+      }
       throw InputError(first().name() + ": tensor " + name + " belongs to no operation of \"" + config_.architecture +
                        "\" that is supported, and would change the forward pass");
     }
@@ -291,8 +294,7 @@ class GgufSource : public NotedSource {
                      (others.size() > 1 ? ", ..." : ""));
   }
 
-  // ---- Values
-  // --------------------------------------------------------------------------------------------------------
+  // ---- Values ----
 
   // Elements [first, first + count) in the file's order, as float32.
   static void read_quantized(const Place& place, std::int64_t first, std::int64_t count,

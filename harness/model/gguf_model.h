@@ -13,8 +13,8 @@
 // rows of q and k in the order of another RoPE pairing (`permute` of LlamaModel in llama.cpp's convert_hf_to_gguf.py):
 // within each head, row 2i + s of the file is row s·d/2 + i of the checkpoint. They are read in the checkpoint's order.
 //
-// Every weight of the operation table must be there in its shape. A tensor of a layer that the table does not know
-// would change the forward pass, and is refused; others are left aside with a note.
+// Every weight of the operation table must be there in its shape. A tensor that the table does not know, of a layer or
+// as output.bias, would change the forward pass, and is refused; others are left aside with a note.
 #pragma once
 
 #include <filesystem>

@@ -3,8 +3,8 @@
 //   kGpt2    's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 //            ByteLevel of the package tokenizers, with its use_regex
 //   kSmolLm  each character of \p{N} by itself, then kGpt2 in each piece: Digits and ByteLevel of SmolLM and SmolLM2
-//   kQwen2   (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|
-//   ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+//   kQwen2   (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}
+//            | ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
 //            tokenizer.json of Qwen2, Qwen2.5 and DeepSeek-R1-Distill-Qwen
 //   kLlama3  as kQwen2, but \p{N}{1,3}
 //

@@ -56,7 +56,9 @@ Tokenizer::Tokenizer(Vocabulary vocabulary, const std::string& source)
   for (std::size_t i = 0; i < vocabulary_.tokens.size(); ++i) {
     const Vocabulary::Token& token = vocabulary_.tokens[i];
     if (!token.known) continue;
-    if (token.added && !token.text.empty()) added_.push_back(static_cast<std::int32_t>(i));
+    // One that is not UTF-8, as a GGUF file may hold, would cut a text within a character.
+    const bool well_formed = formats::find_invalid_utf8(token.text) == token.text.size();
+    if (token.added && !token.text.empty() && well_formed) added_.push_back(static_cast<std::int32_t>(i));
     number_of_.try_emplace(token.text, static_cast<std::int32_t>(i));  // merges may give an added token too
   }
   const auto find = [&](const std::string& text) {

@@ -114,7 +114,11 @@ class JsonReader {
 
   void read_normalizer() {
     if (!json_.contains("normalizer") || json_["normalizer"].is_null()) return;
-    result_.normalizes_to_nfc = type_of(json_["normalizer"]) == "NFC";
+    const Json& normalizer = json_["normalizer"];
+    const bool of_none = type_of(normalizer) == "Sequence" && normalizer.contains("normalizers") &&
+                         normalizer["normalizers"] == Json::array();
+    if (of_none) return;
+    result_.normalizes_to_nfc = type_of(normalizer) == "NFC";
     if (!result_.normalizes_to_nfc) unknown_ = "its normalizer is none that qdiff knows";
   }
 

@@ -174,23 +174,31 @@ void write_choices(const compare::FreeRun& run, Writer& out) {
                     (run.margin ? ", which the reference's logits prefer by " + digits(*run.margin, 3) : ""));
 }
 
+bool choose_alike(const compare::FreeRun& run) {
+  // Logits of the last rows alone are not among the positions, but have choices.
+  return run.same_top_token == run.tokens_compared && run.expected_tokens == run.actual_tokens;
+}
+
+std::string choices_text(const compare::FreeRun& run) {
+  const std::string positions = counted(run.tokens_compared, "position");
+  if (choose_alike(run)) return "the reference's next token at all of " + positions;
+  const std::int64_t others = run.tokens_compared - run.same_top_token;
+  return "another next token than the reference's " +
+         (others > 0 ? "at " + std::to_string(others) + " of " + positions : "behind step " + std::to_string(run.step));
+}
+
 // Rounding moves a close choice of token now and then; a user sees text, so a few lines say how much.
 void write_texts(const std::vector<compare::FreeRun>& runs, Writer& out) {
   constexpr std::int64_t kMostCases = 3;
   std::int64_t shown = 0, more = 0;
   for (const compare::FreeRun& run : runs) {
-    const bool same = run.same_top_token == run.tokens_compared;
-    if (same && !run.greedy) continue;
+    if (choose_alike(run) && !run.greedy) continue;
     if (shown == kMostCases) {
       ++more;
       continue;
     }
     ++shown;
-    out.field("text", "case " + run.case_id + ": " +
-                          (same ? "the reference's next token at all of "
-                                : "another next token than the reference's at " +
-                                      std::to_string(run.tokens_compared - run.same_top_token) + " of ") +
-                          counted(run.tokens_compared, "position"));
+    out.field("text", "case " + run.case_id + ": " + choices_text(run));
     write_choices(run, out);
   }
   if (more > 0) out.field("", "and in " + counted(more, "more case"));

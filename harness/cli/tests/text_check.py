@@ -26,11 +26,11 @@ class Text(CommandLineTest):
         self.vocab = json.loads((self.model / "config.json").read_text())["vocab_size"]
         self.write_tokenizer()
 
-    def write_tokenizer(self, size=None):
+    def write_tokenizer(self):
         """A token for each byte that the model has one for, letters first; no merges."""
         wanted = sorted(range(256), key=lambda byte: (not chr(byte).isascii() or not chr(byte).isprintable(), byte))
         characters = bytes_as_characters()
-        vocab = {characters[byte]: number for number, byte in enumerate(wanted[:size or self.vocab])}
+        vocab = {characters[byte]: number for number, byte in enumerate(wanted[:self.vocab])}
         (self.model / "tokenizer.json").write_text(json.dumps({
             "model": {"type": "BPE", "vocab": vocab, "merges": []},
             "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}}))
@@ -42,7 +42,6 @@ class Text(CommandLineTest):
         return self.qdiff("run", "--model", "model", "--prompt", "It's a\ntext", "--tokens", 5, *more)
 
     def test_the_text_that_both_write(self):
-        self.write_tokenizer()
         self.assertGreaterEqual(self.vocab, 95, "the model must have a token for each printable character")
         result = self.qdiff("run", "--model", "model", "--prompt", "It's a text", "--tokens", 5)
         self.assertEqual(result.returncode, MATCH, result.stdout + result.stderr)

@@ -306,9 +306,12 @@ TEST_CASE("split GGUF files are one model; a missing, foreign or misnamed part i
   CHECK_THAT(input_error_of([&] { open_model(first); }), ContainsSubstring("do not say that it is file 2 of 2"));
   directory.write("m-00002-of-00002.gguf", part(0, 2));
   CHECK_THAT(input_error_of([&] { open_model(first); }), ContainsSubstring("which one is meant cannot be told"));
-  directory.write("l-00001-of-60000.gguf", part(0, 60000));
-  CHECK_THAT(input_error_of([&] { open_model((directory / "l-00001-of-60000.gguf").string()); }),
-             ContainsSubstring("more than the limit of 1000"));
+  const auto first_of = [&](const std::string& name, std::uint32_t count) {
+    const std::string path = directory.write(name, part(0, count)).string();
+    return input_error_of([&] { open_model(path); });
+  };
+  CHECK_THAT(first_of("l-00001-of-01000.gguf", 1000), ContainsSubstring("l-00002-of-01000.gguf is not beside it"));
+  CHECK_THAT(first_of("l-00001-of-01001.gguf", 1001), ContainsSubstring("more than the limit of 1000"));
 }
 
 TEST_CASE("G40 well-formed GGUF that is no model of ours: architecture, keys") {
@@ -341,6 +344,7 @@ TEST_CASE("G40 well-formed GGUF that is no model of ours: architecture, keys") {
 TEST_CASE("G40 keys that would change the forward pass are refused, their harmless values are not") {
   CHECK_THAT(error_of(Model().key("rope.scaling.type", "yarn")), ContainsSubstring("rope scaling"));
   CHECK_THAT(error_of(Model().key("rope.scaling.factor", 4.0F)), ContainsSubstring("rope scaling"));
+  CHECK_THAT(error_of(Model().key("rope.scaling.attn_factor", 2.0F)), ContainsSubstring("rope scaling"));
   CHECK_THAT(error_of(Model().key("rope.dimension_count", 8U)), ContainsSubstring("a part of each head"));
   CHECK_THAT(error_of(Model().key("attention.value_length", 8U)), ContainsSubstring("head dimension"));
   CHECK_THAT(error_of(Model().key("attention.sliding_window", 4096U)), ContainsSubstring("sliding window"));
@@ -373,9 +377,11 @@ TEST_CASE("G40 tensors: missing, of another shape or type, of an operation that 
   model = Model();
   model.add("blk.1.attn_q_norm.weight", {16}, GgmlType::kF32);
   CHECK_THAT(error_of(model), ContainsSubstring("would change the forward pass"));
-  model = Model();
-  model.add("rope_freqs.weight", {8}, GgmlType::kF32);
-  CHECK_THAT(error_of(model), ContainsSubstring("would change the forward pass"));
+  for (const char* name : {"rope_freqs.weight", "output.bias", "output_norm.bias", "token_embd_norm.weight"}) {
+    model = Model();
+    model.add(name, {8}, GgmlType::kF32);
+    CHECK_THAT(error_of(model), ContainsSubstring(std::string("tensor ") + name + " belongs to no operation"));
+  }
   model = Model();
   model.builder.key("tokenizer.ggml.tokens", std::vector<std::string>{"a", "b"});
   CHECK_THAT(error_of(model), ContainsSubstring("token_embd.weight has 6 rows"));

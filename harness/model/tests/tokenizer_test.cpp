@@ -115,8 +115,10 @@ TEST_CASE("texts that cannot be encoded as this tokenizer would are refused, not
   Json json = golden_tokenizer();
   CHECK_THAT(input_error_of([&] { tokenizer_of(json).encode("\xC3("); }), ContainsSubstring("UTF-8"));
   CHECK_THAT(input_error_of([&] { tokenizer_of(json).encode("e\xCC\x81"); }), ContainsSubstring("NFC"));
-  json["normalizer"] = nullptr;
-  CHECK(tokenizer_of(json).decode(tokenizer_of(json).encode("e\xCC\x81")) == "e\xCC\x81");
+  for (const Json& none : {Json(nullptr), Json{{"type", "Sequence"}, {"normalizers", Json::array()}}}) {
+    json["normalizer"] = none;
+    CHECK(tokenizer_of(json).decode(tokenizer_of(json).encode("e\xCC\x81")) == "e\xCC\x81");
+  }
 
   const auto why = [&](const Json& changed) { return input_error_of([&] { tokenizer_of(changed).encode("a"); }); };
   Json other = json;
@@ -176,6 +178,18 @@ TEST_CASE("a broken tokenizer.json is refused with one line") {
   const TemporaryDirectory directory;
   directory.write("tokenizer.json", "{\"model\":");
   CHECK_THAT(input_error_of([&] { open_tokenizer(directory.path().string()); }), ContainsSubstring("tokenizer.json"));
+}
+
+TEST_CASE("an added token that is not UTF-8 cuts no text within a character") {
+  GgufBuilder builder;
+  builder.key("tokenizer.ggml.model", "gpt2").key("tokenizer.ggml.pre", "gpt-2");
+  builder.key("tokenizer.ggml.tokens", std::vector<std::string>{"\xC3\x83", "\xC2\xA9", "\xA9"});  // C3, A9, added
+  builder.key("tokenizer.ggml.merges", std::vector<std::string>{});
+  builder.key("tokenizer.ggml.token_type", GgufType::kArray, u32(5) + u64(3) + u32(1) + u32(1) + u32(3));
+  const TemporaryDirectory directory;
+  const auto tokenizer = open_tokenizer(directory.write("m.gguf", builder.file()).string());
+  REQUIRE(tokenizer != nullptr);
+  CHECK(tokenizer->encode("\xC3\xA9") == std::vector<std::int32_t>{0, 1});
 }
 
 TEST_CASE("a broken vocabulary in GGUF keys is refused with one line") {

@@ -63,6 +63,15 @@ TEST_CASE("a text that the reference wrote is shown where both write it, and NaN
   CHECK_THAT(format_terminal(result, plain()),
              ContainsSubstring("the reference's next token at all of 25 positions\n  expected  \"Paris\"\n  actual    "
                                "\"Paris\"\n"));
+  run.greedy = false;
+  run.tokens_compared = run.same_top_token = 0;  // logits of the last row alone
+  run.actual_tokens = {6};
+  run.step = 2;
+  CHECK_THAT(format_terminal(result, plain()),
+             ContainsSubstring("another next token than the reference's behind step 2"));
+  run.greedy = true;
+  run.tokens_compared = run.same_top_token = 25;
+  run.actual_tokens = {5};
   run.actual_written = "Paris was";
   CHECK_THAT(format_terminal(result, plain()), ContainsSubstring("actual    \"Paris was\"\n"));
   run.actual_tokens = {-1};
