@@ -25,8 +25,11 @@ at::Tensor product(Op op, const at::Tensor& x, const Parameters& parameters, con
 
 InputRule input_rule_of(Op op, const Parameters& parameters, const Setting& setting) {
   if (!setting.quantizes || setting.precision.quantized == QuantizedInputs::kNone) return {};
-  return input_rule(setting.precision.quantized,
-                    setting.weights.info(weight_of(op, parameters.projection, parameters, setting)));
+  InputRule rule = input_rule(setting.precision.quantized,
+                              setting.weights.info(weight_of(op, parameters.projection, parameters, setting)));
+  // A matrix that was read in a wrong layout has blocks that no file holds.
+  if (parameters.projection.weight) rule.minimum_block = 0;
+  return rule;
 }
 
 // The squares of a row's elements fit fp32 once each row is scaled to a largest element of 1.

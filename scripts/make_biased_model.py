@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Makes a Qwen2-architecture GGUF file of SmolLM2, with biases that matter, for no package that can be installed holds
-another trained model of that architecture.
+"""Makes a Qwen2-architecture GGUF file of SmolLM2, a small trained model, with biases that matter.
 
     make_biased_model.py SMOLLM2.gguf FILE.gguf
 
 The slowest pairs of RoPE hardly turn within a text, so that a bias of k there adds the same to the scores of all keys, and
-softmax does not see it: the new model writes what SmolLM2 writes. Published Qwen2.5 models have large biases of k in those
-very dimensions. An engine that adds them to some keys only writes garbage. Needs NumPy and gguf.
+softmax does not see it: the new model writes what SmolLM2 writes. An engine that adds them to some keys only writes garbage.
+Needs NumPy and gguf.
 """
 
 import argparse
@@ -42,7 +41,7 @@ def main():
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name in ("general.architecture", "llama.rope.dimension_count"):
             continue
-        key = field.name.replace("llama.", "qwen2.", 1)
+        key = "qwen2." + field.name.removeprefix("llama.") if field.name.startswith("llama.") else field.name
         value = 1 if key == "general.file_type" else values_of[field.name]
         kind, element = field.types[0], field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
         writer.add_key_value(key, value, kind, element)

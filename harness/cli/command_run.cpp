@@ -200,6 +200,10 @@ compare::RunResult run_group(Group& group, const RunArguments& arguments, const 
     actual = write_greedily(*candidate, *group.tokenizer, group.cases.front(), options.progress);
     expected = write_greedily(*reference_engine, *group.tokenizer, group.cases.front(), options.progress);
     feed(expected, group.cases.front());
+    const std::size_t num_steps = group.cases.front().steps.size();
+    if (steps && static_cast<std::size_t>(*steps->begin()) >= num_steps) {
+      throw InputError("--steps: the text that the reference writes ends at step " + std::to_string(num_steps - 1));
+    }
   }
   compare::RunResult result =
       diagnose::run_cases(group.cases, {*candidate, *reference_engine, *oracle, *group.model}, options);
