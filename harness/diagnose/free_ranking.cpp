@@ -8,6 +8,7 @@
 #include <map>
 #include <span>
 
+#include "harness/compare/layout.h"
 #include "harness/contract/error.h"
 
 namespace qdiff::diagnose {
@@ -52,29 +53,26 @@ std::ptrdiff_t top_token(std::span<const double> logits) {
 // A target as the candidate recorded it. lm_head may hold the last row of the step alone.
 struct Target {
   TensorKey key;
-  const Step* step;
   TensorView view;
+  compare::Layout layout;
   std::vector<double> candidate;
   std::vector<double> gold = {};
   double norm = 0.0;      // of gold, over what is compared
   double rounding = 0.0;  // mean square of ||right reference that rounds - gold|| over passes that round differently
 
-  std::int64_t width() const { return view.shape.back(); }
-  std::int64_t num_rows() const { return num_elements(view.shape) / width(); }
-  // The token of the step that row r of the recorded tensor is.
-  std::int64_t token(std::int64_t r) const {
-    const std::int64_t recorded = view.shape[1];
-    return step->num_tokens() - recorded + r % recorded;
-  }
-  bool counts(std::int64_t r) const { return !step->is_pad(r / view.shape[1], token(r)); }
+  std::int64_t width() const { return layout.num_columns(); }
+  std::int64_t num_rows() const { return layout.num_rows(); }
+  bool counts(std::int64_t r) const { return layout.counts(r); }
   // What the whole tensor of a pass holds of the rows that the candidate recorded.
   std::vector<double> same_rows(const TensorView& whole) const {
+    if (whole.shape == view.shape) return to_doubles(whole);
+    const std::int64_t tokens = whole.shape[1];
     std::vector<double> rows;
     rows.reserve(candidate.size());
-    for (std::int64_t r = 0; r < num_rows(); ++r) {
-      const std::int64_t from = (r / view.shape[1]) * step->num_tokens() + token(r);
+    for (std::int64_t b = 0; b < layout.batch(); ++b) {
       for (std::int64_t i = 0; i < width(); ++i) {
-        rows.push_back(load_element(whole.data, whole.dtype, static_cast<std::size_t>(from * width() + i)));
+        const std::int64_t from = (b * tokens + tokens - 1) * width() + i;
+        rows.push_back(load_element(whole.data, whole.dtype, static_cast<std::size_t>(from)));
       }
     }
     return rows;
@@ -84,8 +82,8 @@ struct Target {
     for (std::int64_t r = 0; r < num_rows(); ++r) {
       if (!counts(r)) continue;
       for (std::int64_t i = r * width(); i < (r + 1) * width(); ++i) {
-        const double d = a[static_cast<std::size_t>(i)] - b[static_cast<std::size_t>(i)];
-        sum += d * d;
+        const double x = a[static_cast<std::size_t>(i)], y = b[static_cast<std::size_t>(i)];
+        if (x != y) sum += (x - y) * (x - y);  // masked scores are -inf in both
       }
     }
     return std::isnan(sum) ? HUGE_VAL : std::sqrt(sum);
@@ -142,7 +140,11 @@ class FreeRuns {
   explicit FreeRuns(const FreeRankingQuery& query) : query_(query), input_(*query.subject.input) {
     for (const TensorKey& key : query.targets) {
       const TensorView view = query.trace.get(key);
-      targets_.emplace(key, Target{key, &input_.steps[static_cast<std::size_t>(key.step)], view, to_doubles(view)});
+      const Step& step = input_.steps[static_cast<std::size_t>(key.step)];
+      targets_.emplace(key, Target{.key = key,
+                                   .view = view,
+                                   .layout = {key.id.op, view.shape, step, query.config},
+                                   .candidate = to_doubles(view)});
       last_step_ = std::max(last_step_, key.step);
       needs_head_ |= row(key.id.op).scope == Scope::kAfterLayers;
       end_layer_ = std::max(end_layer_, key.id.layer + 1);
@@ -155,7 +157,10 @@ class FreeRuns {
     std::vector<Pass> passes(1);
     walk(*gold_engine, passes, "the reference in float64", [](Pass&, Target& target, const TensorView& whole) {
       target.gold = target.same_rows(whole);
-      target.norm = target.distance(target.gold, std::vector<double>(target.gold.size(), 0.0));
+      std::vector<double> nothing = target.gold;  // masked scores are as they must be
+      std::replace_if(
+          nothing.begin(), nothing.end(), [](double x) { return std::isfinite(x); }, 0.0);
+      target.norm = target.distance(target.gold, nothing);
     });
     engine_ = query_.make_reference(query_.precision);
     passes.assign(kRightPasses, Pass{});
@@ -393,7 +398,7 @@ compare::Judgement judgement_of(const FreeRuns& runs, const Target& target) {
       const double error = std::abs(target.candidate[e] - target.gold[e]);
       if (error <= worst) continue;
       worst = std::isnan(error) ? HUGE_VAL : error;
-      judgement.worst_index = {r / target.view.shape[1], r % target.view.shape[1], i};
+      judgement.worst_index = compare::unravel(r * target.width() + i, target.view.shape);
       judgement.actual = target.candidate[e];
       judgement.expected = target.gold[e];
     }

@@ -60,6 +60,14 @@ TEST_CASE("logits of the last row alone are judged like those of all rows", "[tr
   check_match({.keep = logits_alone, .last_row_of_logits = true, .options = {.probing = false}});
 }
 
+TEST_CASE("tensors of one kind alone, whatever their shape, are judged by whole passes", "[trace]") {
+  for (Op op : {Op::kQRope, Op::kKCache, Op::kVCache, Op::kScores, Op::kProbs, Op::kAttnOutput}) {
+    INFO(row(op).name);
+    const Keep of_last_layer = [op](const TensorId& id) { return id.op == op && id.layer == 2; };
+    check_match({.reference_engine = true, .keep = of_last_layer, .options = {.probing = false}});
+  }
+}
+
 constexpr std::uint64_t kHonestSeeds = 2;  // 40 for the figures in free_ranking.cpp
 
 struct Planted {
