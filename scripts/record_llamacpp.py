@@ -141,7 +141,10 @@ class Llama:
     def tokens(self, text):
         if not self.has_vocabulary():
             raise UsageError("--prompt: the file has no vocabulary; give --tokens or --prompt-tokens")
-        data = text.encode()
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError("--prompt: the text is not UTF-8") from error
         ids = (self._api.llama_token * (len(data) + 8))()
         count = self._api.llama_tokenize(self._vocab, data, len(data), ids, len(ids), True, True)
         if count <= 0:
@@ -297,6 +300,9 @@ def overrides_of(assignments):
             chosen[key] = OVERRIDES[key](text)
         except ValueError as error:
             raise UsageError(f"--override {assignment}: {text!r} is no number") from error
+        # What llama.cpp takes for "as in the file", or ends the whole process for.
+        if not (0 < chosen[key] < 2 ** 31 or key == "rms_eps" and chosen[key] == 0):
+            raise UsageError(f"--override {assignment}: must be above 0 and below 2^31")
     return chosen
 
 
@@ -310,6 +316,8 @@ def main():
                        help=f"another value than the file's: {', '.join(OVERRIDES)}")
     arguments = parser.parse_args()
     overrides = overrides_of(arguments.override)
+    if arguments.threads < 1:
+        raise UsageError(f"--threads is {arguments.threads}, but must be 1 or more")
     trace_writer.refuse_other_folder(arguments.trace)
     with contextlib.ExitStack() as stack:
         llama = Llama(arguments.model, overrides, arguments.threads)

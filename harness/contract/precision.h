@@ -53,6 +53,7 @@ struct DeclarablePoint {
   bool operator==(const DeclarablePoint&) const = default;
   std::string key() const { return std::string(point ? name(*point) : kQuantizedInputsPoint); }
   std::string value() const { return std::string(point ? name(dtype) : name(quantized)); }
+  // With this value or another.
   bool is_declared(const Precision& precision) const {
     return point ? precision.points.contains(*point) : precision.quantized != QuantizedInputs::kNone;
   }

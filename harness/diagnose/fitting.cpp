@@ -88,7 +88,10 @@ std::vector<DeclarablePoint> undeclared_in(const RowJudgement& row, const Precis
       candidates.push_back({std::nullopt, DType::kF32, quantized});
     }
   }
-  std::erase_if(candidates, [&](const DeclarablePoint& candidate) { return candidate.is_declared(precision); });
+  // Quantised otherwise than it says is a mistake that nothing else reproduces.
+  std::erase_if(candidates, [&](const DeclarablePoint& candidate) {
+    return candidate.point ? candidate.is_declared(precision) : candidate.quantized == precision.quantized;
+  });
   return candidates;
 }
 

@@ -83,7 +83,8 @@ bool Tokenizer::is_added(std::int64_t token) const {
 }
 
 std::string Tokenizer::text_of(std::int64_t token) const {
-  if (token < 0 || token >= size() || !vocabulary_.tokens[static_cast<std::size_t>(token)].known) {
+  if (token < 0) return "(NaN)";
+  if (token >= size() || !vocabulary_.tokens[static_cast<std::size_t>(token)].known) {
     return '<' + std::to_string(token) + '>';
   }
   const Vocabulary::Token& known = vocabulary_.tokens[static_cast<std::size_t>(token)];

@@ -44,7 +44,8 @@ class Tokenizer {
   std::int64_t size() const { return static_cast<std::int64_t>(vocabulary_.tokens.size()); }
   // Whether it is an added token, as <|im_end|>, behind which a model writes nothing that anyone reads.
   bool is_added(std::int64_t token) const;
-  // The bytes that a token stands for; a number that is no token is "<123>".
+  // The bytes that a token stands for; a number that is no token is "<123>", and a negative one, which stands for
+  // logits that are no numbers, "(NaN)".
   std::string text_of(std::int64_t token) const;
   std::string decode(std::span<const std::int32_t> tokens) const;
   // Throws qdiff::InputError where the text is not UTF-8, or this tokenizer needs what is not implemented.

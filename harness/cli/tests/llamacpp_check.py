@@ -63,6 +63,16 @@ class LlamaCpp(CommandLineTest):
         self.assertEqual({finding["kind"] for finding in report["findings"]}, {"precision"})
         self.assertEqual(report["explanation"]["points"], {"activations.quantized": "ggml"})
 
+    def test_inputs_that_are_quantised_otherwise_than_declared_are_no_bug_of_the_product(self):
+        trace = self.folder / "t"
+        shutil.copytree(DATA / "qwen2-q4_k_m", trace)
+        manifest = json.loads((trace / "manifest.json").read_text())
+        manifest["compute"]["points"]["activations.quantized"] = "q8_0"
+        (trace / "manifest.json").write_text(json.dumps(manifest))
+        self.assertEqual(self.diagnose("qwen2-q4_k_m", trace=trace).returncode, DIVERGED)
+        explanation = self.report()["explanation"]
+        self.assertEqual((explanation["hypothesis"], explanation["points"]), (None, {"activations.quantized": "ggml"}))
+
     def test_the_file_of_another_type_has_other_weights(self):
         self.assertEqual(self.diagnose("qwen2-q4_1", model=QUANTISED).returncode, BAD_INPUT)
 

@@ -106,7 +106,7 @@ TEST_CASE("a word of many bytes is encoded in no time that grows with its square
 
 TEST_CASE("numbers that are no tokens are shown as numbers") {
   const Tokenizer tokenizer = tokenizer_of(golden_tokenizer());
-  CHECK(tokenizer.text_of(-1) == "<-1>");
+  CHECK(tokenizer.text_of(-1) == "(NaN)");
   CHECK(tokenizer.text_of(tokenizer.size()) == '<' + std::to_string(tokenizer.size()) + '>');
   CHECK(tokenizer.text_of(INT64_MAX) == "<9223372036854775807>");
 }
