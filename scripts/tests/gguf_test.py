@@ -8,7 +8,6 @@ architecture llama, whose q and k lie permuted. `qdiff_foreign export` writes wh
 gguf where it can; elsewhere the blocks are random bits with finite scales, which are as valid.
 """
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -116,11 +115,20 @@ def read_safetensors(path):
     return tensors
 
 
+def run_measured(command):
+    """Peak memory in MiB. A process that starts from this one counts this one's memory as its own, so a small one stands
+    between."""
+    between = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+               "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+    result = subprocess.run([sys.executable, "-c", between, *command], check=True, stdout=subprocess.PIPE)
+    return int(result.stdout.split()[-1]) / 1024
+
+
 def check(program, architecture, kind, random, vocab=VOCAB):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.gguf"
         expected = write_model(file, architecture, kind, random, vocab)
-        subprocess.run([program, "export", str(file), str(Path(folder) / "out")], check=True)
+        peak = run_measured([program, "export", str(file), str(Path(folder) / "out")])
         actual = read_safetensors(Path(folder) / "out/model.safetensors")
     assert set(actual) == set(expected), set(actual) ^ set(expected)
     for name, values in expected.items():
@@ -128,17 +136,14 @@ def check(program, architecture, kind, random, vocab=VOCAB):
         assert np.isfinite(values).all(), name
         assert (actual[name].view(np.uint32) == values.view(np.uint32)).all(), f"{architecture} {kind} {name}"
     print(f"{architecture} {kind}: {sum(v.size for v in expected.values())} values of {len(expected)} weights, equal bits")
+    return peak
 
 
 def main():
     random = np.random.default_rng(11)
-    for architecture in ("qwen2", "llama"):
-        for kind in HALVES:
-            check(sys.argv[1], architecture, kind, random)
+    small = max(check(sys.argv[1], architecture, kind, random) for architecture in ("qwen2", "llama") for kind in HALVES)
     # Beside what the program takes for a small model there is room for one tensor in float32, and not for the other.
-    small = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    check(sys.argv[1], "qwen2", "Q8_0", random, LARGE_VOCAB)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    peak = check(sys.argv[1], "qwen2", "Q8_0", random, LARGE_VOCAB)
     largest = 4 * LARGE_VOCAB * HIDDEN / 2 ** 20
     print(f"peak memory of the reader: {small:.0f} MiB, with two tensors of {largest:.0f} MiB {peak:.0f} MiB")
     assert peak < small + 1.5 * largest
