@@ -134,7 +134,7 @@ run_grid() {
 run_sanitizers() {
   local tool
   for tool in memcheck racecheck initcheck synccheck; do
-    check "sanitizer_$tool" 180 compute-sanitizer --tool "$tool" --error-exitcode 9 "$tests" '[sanitizer]' &
+    check "sanitizer_$tool" 300 compute-sanitizer --tool "$tool" --error-exitcode 9 "$tests" '[sanitizer]' &
   done
   wait
   for tool in memcheck racecheck initcheck synccheck; do
@@ -159,11 +159,14 @@ run_everything() {
     # Every fault planted and judged, and 300 random clean runs.
     check selftest 180 "$build/qdiff" selftest --backend cuda --out "$logs/selftest"
     check planted_faults 5 python3 "$root/scripts/gpu_planted.py" "$logs/selftest/selftest.json"
+    # The sanitizers need one core each and less memory than the grid leaves free.
+    run_sanitizers &
     run_grid
+    wait
   else
     skip "$without_torch" reference_on_gpu judged_bfloat16 judged_float16 selftest planted_faults grid
+    run_sanitizers
   fi
-  run_sanitizers
   check bench_0.5b 60 "$build/optimized/cuda/cuda_engine_bench" 0.5b --contexts 0,1024 --tokens 64 --repeats 20
   check bench_7b 120 "$build/optimized/cuda/cuda_engine_bench" 7b --contexts 0,1024 --tokens 64 --repeats 20
 }

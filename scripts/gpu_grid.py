@@ -65,8 +65,9 @@ def case_of(prompt, batch, hypothesis=None):
 
 
 def mode_of(cell):
-    """Where a run would take longer than a part may, the engine is not run free, only on the reference's inputs."""
-    return "lockstep" if cell[0] == 4096 and cell[1] == 3 and cell not in set(pairwise()) else "both"
+    """Where a run would take most of the time that there is, the engine is not run free, only on the reference's inputs.
+    Of the longest prompts the single rows that the pairwise part leaves out are run free as well."""
+    return "lockstep" if cell[0] == max(PROMPTS) and (cell[1] == 3 or cell in set(pairwise())) else "both"
 
 
 def cost(cell):
