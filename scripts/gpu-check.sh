@@ -98,6 +98,7 @@ targets=(cuda_engine_tests cuda_engine_bench cuda_sanitizer_controls kv_cache_la
 [[ $reference == OFF ]] || targets+=(qdiff reference_gpu_tests)
 
 side_by_side=4
+beside_grid_gib=14  # for what runs beside the grid: four sanitizers, each with a context and its own records
 
 # Clean runs of two layers of the true shapes: the engine matches. Side by side, for a run keeps a few of the processor's
 # cores at work, and the GPU now and then; the next one is the longest that the memory left on the GPU has room for.
@@ -105,7 +106,7 @@ run_grid() {
   local i name gib model dtype mode cases process
   local -a waiting
   local -A held=()  # GiB by process
-  local free=$(($(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1) / 1024 - 6))
+  local free=$(($(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1) / 1024 - beside_grid_gib))
   check grid_cases 20 python3 "$root/scripts/gpu_grid.py" "$logs/grid" "$@"
   mapfile -t waiting <"$logs/grid_cases.log"
   while [[ ${#waiting[@]} -gt 0 || ${#held[@]} -gt 0 ]]; do
@@ -159,7 +160,7 @@ run_everything() {
     # Every fault planted and judged, and 300 random clean runs.
     check selftest 180 "$build/qdiff" selftest --backend cuda --out "$logs/selftest"
     check planted_faults 5 python3 "$root/scripts/gpu_planted.py" "$logs/selftest/selftest.json"
-    # The sanitizers need one core each and less memory than the grid leaves free.
+    # The sanitizers need one core each.
     run_sanitizers &
     run_grid
     wait
