@@ -22,6 +22,10 @@ prompts=512,4096
 rounds=3
 peers=yes
 while [[ $# -gt 0 ]]; do
+  if [[ $1 == --help ]]; then
+    sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0"
+    exit 0
+  fi
   if [[ "$1" == --no-peers ]]; then
     peers=no
     shift
@@ -38,7 +42,7 @@ while [[ $# -gt 0 ]]; do
     --contexts) contexts="$2" ;;
     --prompts) prompts="$2" ;;
     --rounds) rounds="$2" ;;
-    *) printf 'bench: unknown option %s\n' "$1" >&2; exit 2 ;;
+    *) printf 'bench: unknown option %s; --help lists them\n' "$1" >&2; exit 2 ;;
   esac
   shift 2
 done

@@ -16,6 +16,10 @@ build="$root/build/gpu"
 parts=4
 part=
 while [[ $# -gt 0 ]]; do
+  if [[ $1 == --help ]]; then
+    sed -n '2,/^set -uo/{/^set -uo/d;s/^# \{0,1\}//;p}' "$0"
+    exit 0
+  fi
   if [[ $# -lt 2 ]]; then
     printf 'gpu-check: %s needs a value\n' "$1" >&2
     exit 2
@@ -24,7 +28,7 @@ while [[ $# -gt 0 ]]; do
     --out) out="$2" ;;
     --build) build="$2" ;;
     --full) part="$2" ;;
-    *) printf 'gpu-check: unknown option %s; it takes --full N, --out FILE and --build DIR\n' "$1" >&2; exit 2 ;;
+    *) printf 'gpu-check: unknown option %s; --help lists them\n' "$1" >&2; exit 2 ;;
   esac
   shift 2
 done

@@ -54,6 +54,13 @@ class StandIns(unittest.TestCase):
                                str(self.root / "out.json"), "--build", str(self.root / "build")], env=environment,
                               cwd=self.root, capture_output=True, text=True, check=False)
 
+    def says_what_it_takes(self, name, *options):
+        done = self.run_script(name, "--help")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        for option in options:
+            self.assertIn(option, done.stdout)
+        self.assertFalse((self.root / "out.json").exists())
+
     def results(self):
         return json.loads((self.root / "out.json").read_text())
 
@@ -89,6 +96,9 @@ cp {self.root}/trials.json "$out/selftest.json"
 
     def failed(self):
         return [check["name"] for check in self.results()["checks"] if check["status"] == "failed"]
+
+    def test_help(self):
+        self.says_what_it_takes("gpu-check.sh", "--full N", "--out FILE", "--build DIR")
 
     def test_without_torch_nothing_is_judged_and_it_says_so(self):
         done = self.run_script("gpu-check.sh")
@@ -190,6 +200,9 @@ echo '{{"what": "prefill", "prompt": 512, "us_median": 50}}'
 
     def of(self, what):
         return [result for result in self.results()["results"] if result["what"] == what]
+
+    def test_help(self):
+        self.says_what_it_takes("bench.sh", "--rounds", "--prompts", "--no-peers")
 
     def test_a_failing_benchmark_is_no_success(self):
         for status, ended in ((0, 0), (3, 1)):
