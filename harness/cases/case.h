@@ -73,5 +73,6 @@ std::string_view embedded_case_schema();
 
 // The steps of the case for a model: validate_steps() holds. Explicit token ids and all positions must fit the model.
 std::vector<Step> make_steps(const Case& test_case, const ModelConfig& config);
+CaseInput input_of(const Case& test_case, const ModelConfig& config);
 
 }  // namespace qdiff::cases

@@ -88,4 +88,14 @@ std::vector<Step> make_steps(const Case& test_case, const ModelConfig& config) {
   return steps;
 }
 
+CaseInput input_of(const Case& test_case, const ModelConfig& config) {
+  return {.id = test_case.id,
+          .title = test_case.title,
+          .hypothesis = test_case.hypothesis,
+          .argument = test_case.argument,
+          .seed = test_case.seed,
+          .capacity = test_case.capacity,
+          .steps = make_steps(test_case, config)};
+}
+
 }  // namespace qdiff::cases

@@ -72,7 +72,7 @@ std::vector<std::string> record_step(Session& session, const Step& step, const E
 }
 
 // Every layer fed with what the reference in float64 puts out.
-diagnose::Recorded record_all_in_lockstep(Engine& engine, const WeightSource& model, const diagnose::CaseInput& input,
+diagnose::Recorded record_all_in_lockstep(Engine& engine, const WeightSource& model, const CaseInput& input,
                                           const Extent& extent, const RecordArguments& arguments, Progress& progress) {
   const auto reference = reference::make_engine(model, gold_precision(engine.precision().weights),
                                                 {.num_threads = arguments.common.threads.value_or(0)});
@@ -104,7 +104,8 @@ ExitStatus record_command(const RecordArguments& arguments) {
   const cases::Case test_case = cases::load_case(arguments.test_case);
   const auto model = model::open_model(arguments.model);
   const ModelConfig& config = model->config();
-  const std::vector<Step> steps = cases::make_steps(test_case, config);
+  const CaseInput input = cases::input_of(test_case, config);
+  const std::vector<Step>& steps = input.steps;
   const DType dtype = arguments.dtype.value_or(config.dtype);
   const Extent extent = extent_of(arguments, config.num_layers, static_cast<std::int64_t>(steps.size()));
   const bool lockstep = arguments.mode == diagnose::Mode::kLockstep;
@@ -128,13 +129,6 @@ ExitStatus record_command(const RecordArguments& arguments) {
   std::optional<diagnose::Recorded> all;
   std::unique_ptr<Session> session;
   if (lockstep) {
-    const diagnose::CaseInput input{.id = test_case.id,
-                                    .title = test_case.title,
-                                    .hypothesis = test_case.hypothesis,
-                                    .argument = test_case.argument,
-                                    .seed = test_case.seed,
-                                    .capacity = test_case.capacity,
-                                    .steps = steps};
     all = record_all_in_lockstep(*engine, *model, input, extent, arguments, progress);
     for (const auto& [step, tensor] : all->later_writes) warn_of_later_write(progress, tensor, step);
     for (const TensorKey& key : all->tensors.keys()) {

@@ -33,7 +33,7 @@ struct Group {
   DType dtype = DType::kBF16;
   std::optional<std::set<int>> layers;
   std::optional<Fault> inject;
-  std::vector<diagnose::CaseInput> cases;
+  std::vector<CaseInput> cases;
 };
 
 std::vector<cases::Case> load_cases(const RunArguments& arguments) {
@@ -50,16 +50,6 @@ std::vector<cases::Case> load_cases(const RunArguments& arguments) {
   return loaded;
 }
 
-diagnose::CaseInput input_of(const cases::Case& test_case, const ModelConfig& config) {
-  return {.id = test_case.id,
-          .title = test_case.title,
-          .hypothesis = test_case.hypothesis,
-          .argument = shell_quote(test_case.argument),
-          .seed = test_case.seed,
-          .capacity = test_case.capacity,
-          .steps = cases::make_steps(test_case, config)};
-}
-
 // In the order in which the models come first.
 std::vector<Group> group_by_model(const std::vector<cases::Case>& loaded, const RunArguments& arguments) {
   std::vector<Group> groups;
@@ -73,7 +63,8 @@ std::vector<Group> group_by_model(const std::vector<cases::Case>& loaded, const 
       group->tokenizer = model::open_tokenizer(spec);
       group->dtype = arguments.dtype.value_or(group->model->config().dtype);
     }
-    group->cases.push_back(input_of(test_case, group->model->config()));
+    CaseInput& input = group->cases.emplace_back(cases::input_of(test_case, group->model->config()));
+    input.argument = shell_quote(input.argument);
   }
   return groups;
 }
@@ -117,7 +108,7 @@ void place_fault(std::vector<Group>& groups, const Fault& fault) {
     if (!fault.layer || *fault.layer < num_layers) {
       group.inject = fault;
     } else {
-      for (const diagnose::CaseInput& input : group.cases) clean += ' ' + input.id;
+      for (const CaseInput& input : group.cases) clean += ' ' + input.id;
     }
   }
   if (fault.layer && *fault.layer >= most_layers) {
@@ -133,13 +124,13 @@ void place_fault(std::vector<Group>& groups, const Fault& fault) {
 std::set<int> select_steps(std::vector<Group>& groups, const NumberRanges& wanted) {
   std::size_t most_steps = 0;
   for (const Group& group : groups) {
-    for (const diagnose::CaseInput& input : group.cases) most_steps = std::max(most_steps, input.steps.size());
+    for (const CaseInput& input : group.cases) most_steps = std::max(most_steps, input.steps.size());
   }
   check_below("--steps", wanted, static_cast<std::int64_t>(most_steps), "step");
   std::set<int> steps;
   std::string left_out;
   for (Group& group : groups) {
-    std::erase_if(group.cases, [&](const diagnose::CaseInput& input) {
+    std::erase_if(group.cases, [&](const CaseInput& input) {
       const std::set<int> here = wanted.below(static_cast<std::int64_t>(input.steps.size()));
       steps.insert(here.begin(), here.end());
       if (here.empty()) left_out += ' ' + input.id;
@@ -154,7 +145,7 @@ std::set<int> select_steps(std::vector<Group>& groups, const NumberRanges& wante
 MemoryPlan plan_group(const Group& group, const RunArguments& arguments) {
   const std::uint64_t limit = memory_limit(arguments.common.max_memory);
   std::vector<PlannedCase> planned;
-  for (const diagnose::CaseInput& input : group.cases) {
+  for (const CaseInput& input : group.cases) {
     planned.push_back({.steps = input.steps,
                        .capacity = input.capacity,
                        .recordings = arguments.mode == diagnose::Mode::kBoth ? 2 : 1});

@@ -8,11 +8,11 @@
 
 namespace qdiff::cli {
 
-diagnose::CaseInput input_of_prompt(const std::string& prompt, std::int64_t most_tokens,
-                                    const model::Tokenizer& tokenizer, const ModelConfig& config) {
+CaseInput input_of_prompt(const std::string& prompt, std::int64_t most_tokens, const model::Tokenizer& tokenizer,
+                          const ModelConfig& config) {
   const std::vector<std::int32_t> tokens = tokenizer.encode(prompt);
   if (tokens.empty()) throw InputError("--prompt: the text has no token");
-  diagnose::CaseInput input;
+  CaseInput input;
   input.id = "prompt";
   input.title = "A text, and what the reference writes behind it";
   input.argument = "--prompt " + shell_quote(prompt) + " --tokens " + std::to_string(most_tokens);
@@ -36,8 +36,8 @@ diagnose::CaseInput input_of_prompt(const std::string& prompt, std::int64_t most
   return input;
 }
 
-std::vector<std::int64_t> write_greedily(Engine& engine, const model::Tokenizer& tokenizer,
-                                         const diagnose::CaseInput& input, const diagnose::ProgressReport& progress) {
+std::vector<std::int64_t> write_greedily(Engine& engine, const model::Tokenizer& tokenizer, const CaseInput& input,
+                                         const diagnose::ProgressReport& progress) {
   std::vector<std::int64_t> written;
   const auto session = engine.open({.batch = 1, .capacity = input.capacity, .left_padding = {0}});
   for (Step step : input.steps) {
@@ -54,7 +54,7 @@ std::vector<std::int64_t> write_greedily(Engine& engine, const model::Tokenizer&
   return written;
 }
 
-void feed(const std::vector<std::int64_t>& tokens, diagnose::CaseInput& input) {
+void feed(const std::vector<std::int64_t>& tokens, CaseInput& input) {
   input.steps.resize(tokens.size());
   for (std::size_t i = 1; i < input.steps.size(); ++i) {
     input.steps[i].tokens = {{static_cast<std::int32_t>(tokens[i - 1])}};

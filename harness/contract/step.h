@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -34,6 +36,17 @@ struct Step {
     }
     return false;
   }
+};
+
+// A sequence batch as it enters a model, and what it is called in a report.
+struct CaseInput {
+  std::string id;  // "H05-gqa"
+  std::string title;
+  std::optional<std::string> hypothesis;  // that the case is made for
+  std::string argument;                   // names the case in a repeat command: "cases/H05-gqa.json"
+  std::uint64_t seed = 0;
+  std::int64_t capacity = 0;  // cache slots of each row
+  std::vector<Step> steps;
 };
 
 // Fills `positions` with past_length + 0..T-1 less the row's left padding; pads get 0.

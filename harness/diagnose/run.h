@@ -23,16 +23,6 @@ namespace qdiff::diagnose {
 
 enum class Mode : std::uint8_t { kLockstep, kFree, kBoth };
 
-struct CaseInput {
-  std::string id;
-  std::string title;
-  std::optional<std::string> hypothesis;
-  std::string argument;  // names the case in a repeat command: "cases/H05-gqa.json"
-  std::uint64_t seed = 0;
-  std::int64_t capacity = 0;  // cache slots of each row
-  std::vector<Step> steps;
-};
-
 struct RunOptions {
   Mode mode = Mode::kBoth;
   std::optional<std::set<int>> layers;  // judged layers; none given: all of them, embedding and head too

@@ -6,16 +6,6 @@
 
 namespace qdiff::selftest {
 
-diagnose::CaseInput input_of(const cases::Case& test_case, const ModelConfig& config) {
-  return {.id = test_case.id,
-          .title = test_case.title,
-          .hypothesis = test_case.hypothesis,
-          .argument = test_case.argument,
-          .seed = test_case.seed,
-          .capacity = test_case.capacity,
-          .steps = cases::make_steps(test_case, config)};
-}
-
 Bench::Bench(const std::string& spec, const Makers& makers, std::size_t engine, DType dtype)
     : weights_(model::open_model(spec)),
       clean_(makers.engines[engine].second(*weights_, dtype)),
@@ -34,7 +24,7 @@ Bench::CaseRecording& Bench::recorded(const cases::Case& test_case) {
   const auto found = recordings_.find(test_case.id);
   if (found != recordings_.end()) return found->second;
   CaseRecording& made = recordings_[test_case.id];
-  made.input = input_of(test_case, config());
+  made.input = cases::input_of(test_case, config());
   made.tensors = diagnose::record_free(*clean_, made.input, static_cast<int>(config().num_layers),
                                        static_cast<int>(made.input.steps.size()) - 1, Poison::kNaN);
   return made;

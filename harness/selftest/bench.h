@@ -26,8 +26,6 @@ struct Makers {
   std::function<std::unique_ptr<Oracle>(const WeightSource&)> oracle;
 };
 
-diagnose::CaseInput input_of(const cases::Case& test_case, const ModelConfig& config);
-
 class Bench {
  public:
   // The model of `spec`, as engine `engine` of the makers runs it in `dtype`.
@@ -40,7 +38,7 @@ class Bench {
 
   // Both are made when they are first asked for.
   Shifts& shifts(const cases::Case& test_case);
-  const diagnose::CaseInput& input(const cases::Case& test_case) { return recorded(test_case).input; }
+  const CaseInput& input(const cases::Case& test_case) { return recorded(test_case).input; }
 
   // The main job with the fault planted; with `probing` it also says which variants the case refutes. Throws InputError
   // where the engine cannot run with it.
@@ -50,7 +48,7 @@ class Bench {
 
  private:
   struct CaseRecording {
-    diagnose::CaseInput input;
+    CaseInput input;
     diagnose::Recorded tensors;
     std::unique_ptr<Shifts> shifts;
   };

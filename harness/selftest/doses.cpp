@@ -124,7 +124,7 @@ class Stand {
 
   Bench& bench_;
   const TensorStore& recorded_;
-  const diagnose::CaseInput& input_;
+  const CaseInput& input_;
   TensorKey key_;
   std::vector<TensorKey> span_;
   Expectation expected_;

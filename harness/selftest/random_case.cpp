@@ -39,8 +39,8 @@ ModelConfig random_config(Draws& draw) {
 }
 
 // A ragged batch in up to three prefill chunks and up to three decode steps, in a cache of some more slots.
-diagnose::CaseInput random_case(Draws& draw, const ModelConfig& config) {
-  diagnose::CaseInput input;
+CaseInput random_case(Draws& draw, const ModelConfig& config) {
+  CaseInput input;
   input.id = "random";
   input.title = "random";
   const auto batch = static_cast<std::size_t>(draw.between(1, 3));

@@ -13,7 +13,7 @@ namespace qdiff::selftest {
 struct RandomCase {
   std::unique_ptr<WeightSource> weights;
   model::Profile profile = model::Profile::kPlain;
-  diagnose::CaseInput input;  // a ragged batch in up to three prefill chunks and up to three decode steps
+  CaseInput input;  // a ragged batch in up to three prefill chunks and up to three decode steps
 };
 
 RandomCase draw_random_case(std::uint64_t seed);

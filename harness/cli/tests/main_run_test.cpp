@@ -34,13 +34,7 @@ RunResult run(const cases::Case& test_case, Setting setting) {
     candidate->plant(*setting.inject);
     setting.options.inject = setting.inject;
   }
-  const diagnose::CaseInput input{.id = test_case.id,
-                                  .title = test_case.title,
-                                  .hypothesis = test_case.hypothesis,
-                                  .argument = test_case.argument,
-                                  .seed = test_case.seed,
-                                  .capacity = test_case.capacity,
-                                  .steps = cases::make_steps(test_case, weights->config())};
+  const CaseInput input = cases::input_of(test_case, weights->config());
   return diagnose::run_cases(std::span(&input, 1), {*candidate, *reference, *oracle, *weights}, setting.options);
 }
 

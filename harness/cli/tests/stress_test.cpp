@@ -27,13 +27,7 @@ RunResult run(const Case& test_case) {
   const auto candidate = optimized::cpu::make_engine(*weights, {.dtype = dtype, .num_threads = 2});
   const auto reference = reference::make_engine(*weights, gold_precision(dtype), {});
   const auto oracle = reference::make_oracle(*weights, {});
-  const diagnose::CaseInput input{.id = test_case.id,
-                                  .title = test_case.title,
-                                  .hypothesis = test_case.hypothesis,
-                                  .argument = test_case.argument,
-                                  .seed = test_case.seed,
-                                  .capacity = test_case.capacity,
-                                  .steps = cases::make_steps(test_case, weights->config())};
+  const CaseInput input = cases::input_of(test_case, weights->config());
   // What the inputs can show is asked of the reference: one mode is enough.
   diagnose::RunOptions options;
   options.mode = diagnose::Mode::kLockstep;

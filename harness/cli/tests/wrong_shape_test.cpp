@@ -76,13 +76,7 @@ TEST_CASE("a tensor of a wrong shape is a finding that says so, and nothing else
   const auto weights = model::open_model(test_case.model);
   const auto reference = reference::make_engine(*weights, gold_precision(DType::kBF16), {});
   const auto oracle = reference::make_oracle(*weights, {});
-  const diagnose::CaseInput input{.id = test_case.id,
-                                  .title = test_case.title,
-                                  .hypothesis = test_case.hypothesis,
-                                  .argument = test_case.argument,
-                                  .seed = test_case.seed,
-                                  .capacity = test_case.capacity,
-                                  .steps = cases::make_steps(test_case, weights->config())};
+  const CaseInput input = cases::input_of(test_case, weights->config());
   for (Op op : {Op::kEmbedTokens, Op::kInputLayernorm, Op::kQRope, Op::kKCache, Op::kOutput, Op::kLmHead}) {
     INFO(row(op).name);
     FlatteningEngine candidate(optimized::cpu::make_engine(*weights, {.dtype = DType::kBF16, .num_threads = 2}), op);
