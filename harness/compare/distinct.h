@@ -18,8 +18,8 @@ struct Block {
   std::int64_t num_columns = 1;
 };
 
-// The probability that two elements of the block, drawn at random from the rows that count, hold values equal to 12
-// bits (to 12 bits); 0 for fewer than two elements. Exact for small blocks, else from a fixed sample of kDistinctSample
+// The probability that two elements of the block, drawn at random from the rows that count, hold values equal to 8
+// bits; 0 for fewer than two elements. Exact for small blocks, else from a fixed sample of kDistinctSample
 // elements. Zeros and non-finite values are left out: they stand where masks do and say nothing.
 inline constexpr std::int64_t kDistinctSample = 1024;
 double probability_of_equal(const Block& block, const Layout& layout, const TensorView& actual);

@@ -22,7 +22,7 @@
 //   share_beyond_one_spacing   elements beyond one spacing over m + 6 sqrt(m) + 6, where m bounds the number expected.
 //
 // `distinct`: equal inputs are rounded equally, so the rows of a repeated token bring one error many times, and so does
-// a column that a huge bias holds within one spacing. Elements equal to 12 bits are taken to have equal errors:
+// a column that a huge bias holds within one spacing. Elements equal to 8 bits are taken to have equal errors:
 // 1 / distinct = 1 / elements + the probability that two of the slice's elements are equal, from a sample. For bias and
 // slope it is at least 2^-8 (slices.cpp says why).
 #pragma once

@@ -63,6 +63,24 @@ bool flushed_subnormals_match() {
   return matches(s.judge());
 }
 
+// Rows of a repeated token: alike to some parts in a thousand, each with the errors of the first.
+bool alike_rows_share_errors() {
+  Sample s = honest_sample({.op = Op::kAct, .dtype = DType::kF32, .num_tokens = 40, .sigma = 1e-3});
+  Random random(6);
+  const std::int64_t width = s.config.intermediate;
+  for (std::int64_t i = 0; i < s.actual.size(); ++i) {
+    double& gold = s.expected.value[static_cast<std::size_t>(i)];
+    if (i >= width) gold = s.expected.value[static_cast<std::size_t>(i % width)] * (1.0 + 2e-3 * random.gaussian());
+    s.actual.set(i, gold);
+  }
+  for (std::int64_t column = 0; column < width; ++column) {
+    const double error = 1e-3 * random.gaussian();
+    for (std::int64_t i = column; i < s.actual.size(); i += width) s.actual.set(i, s.actual.at(i) + error);
+  }
+  const Judgement j = s.judge();
+  return matches(j) && j.statistics.normalised[static_cast<std::size_t>(Statistic::kBias)] < 2.0;
+}
+
 // ---- One wrong element ----------------------------------------------------------------------------------------------
 
 bool finds(Op op, const Index& index, double off) {
@@ -371,6 +389,7 @@ const std::vector<Check>& judge_checks() {
       QDIFF_CHECK(honest_bf16),
       QDIFF_CHECK(honest_f16),
       QDIFF_CHECK(shared_error_explained),
+      QDIFF_CHECK(alike_rows_share_errors),
       QDIFF_CHECK(subnormals_have_a_floor),
       QDIFF_CHECK(flushed_subnormals_match),
       QDIFF_CHECK(finds_first_element),
