@@ -4,8 +4,8 @@
     record_torch.py --engine my_engine.py --map names.json --model DIR --trace DIR --prompt-tokens 64 --decode 4
 
 my_engine.py defines load(directory), which returns (module, step): the engine's torch.nn.Module, and a function
-step(tokens, positions, past_length, left_padding) that runs one step with its KV cache and returns logits whose last
-row is [B, ..., V]. tokens and positions are [B][T] lists, left_padding [B]. docs/recording.md describes the name map.
+step(tokens, positions, past_length, left_padding) that runs one step with its KV cache and returns its logits,
+[B, T, V] or those of the last token. tokens and positions are [B][T] lists, left_padding [B]. docs/recording.md describes the name map.
 """
 
 import argparse
@@ -56,6 +56,12 @@ def read_map(path):
                     tensor = take if isinstance(take, str) else take["tensor"]
                     if not isinstance(tensor, str):
                         raise UsageError(f"{path}: {target}: {tensor!r} is no tensor's name")
+                    how = {} if isinstance(take, str) else take
+                    if not isinstance(how.get("layout", ""), str):
+                        raise UsageError(f'{path}: {target}: "layout" is {how["layout"]!r}, but must be as "T B H*d"')
+                    columns = how.get("columns", [0, 0])
+                    if not isinstance(columns, list) or len(columns) != 2:
+                        raise UsageError(f'{path}: {target}: "columns" is {columns!r}, but must be as [0, "H*d"]')
                     trace_writer.shape_of(tensor.replace("{i}", "0"))
                     if "{i}" in tensor and "layers" not in names and (group == "functions" or "{i}" not in target):
                         raise UsageError(f'{path}: {target}: {tensor!r} needs to know which layer runs; name the layers '
@@ -170,6 +176,8 @@ class Recorder:
                     found = value[key]
             except (KeyError, IndexError) as error:
                 raise UsageError(f"{name}: there is no {key!r} to take") from error
+            if not hasattr(found, "detach"):
+                raise UsageError(f"{name}: what is taken is {type(found).__name__}, no tensor")
             if "columns" in take:
                 first, last = (size_of(edge, self._sizes) for edge in take["columns"])
                 found = found[..., first:last]

@@ -59,6 +59,9 @@ def read_config(directory):
     if not isinstance(config, dict) or config.get("model_type") != "qwen2":
         kind = config.get("model_type") if isinstance(config, dict) else config
         raise UsageError(f"{path}: model_type is {kind!r}, but must be 'qwen2'")
+    for key in ("vocab_size", "num_hidden_layers"):
+        if not isinstance(config.get(key), int) or config[key] < 1:
+            raise UsageError(f"{path}: {key} is {config.get(key)!r}, but must be a positive integer")
     return config
 
 

@@ -396,7 +396,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=pathlib.Path, required=True, metavar="DIR", help="the build folder, with qdiff")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="a new folder for all results")
-    parser.add_argument("--quick", action="store_true", help="one type, one checkpoint, one layer of each fault")
+    parser.add_argument("--quick", action="store_true", help="one type, one checkpoint and one layer of each fault; few clean runs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="programs side by side")
     parser.add_argument("--only", default="", metavar="TEXT", help="faults whose id starts so, as H03")
     parser.add_argument("--quiet", action="store_true", help="no progress line")

@@ -249,6 +249,8 @@ def _to_bytes(name, values, dtype, shape):
         if dtype not in (None, held):
             raise TraceError(f"{name} holds {held}, but is said to hold {dtype}; record it as the engine held it")
         _check_dtype(name, held)
+        if sys.byteorder == "big" or values.dtype.byteorder == ">":
+            values = values.astype(values.dtype.newbyteorder("<"))
         return held, tuple(values.shape), values.tobytes()
     if dtype is None:
         raise TraceError(f"{name}: say which dtype the elements have")
@@ -257,16 +259,16 @@ def _to_bytes(name, values, dtype, shape):
         if shape is None:
             raise TraceError(f"{name}: bytes need a shape")
         return dtype, tuple(shape), bytes(values)
-    found, first, flat = [], values, values
-    while isinstance(first, (list, tuple)):
-        found.append(len(first))
-        first = first[0] if first else None
-    for _ in found[1:]:
+    found, flat = [], [values]
+    while flat and all(isinstance(part, (list, tuple)) for part in flat):
+        found.append(len(flat[0]))
+        if any(len(part) != found[-1] for part in flat):
+            raise TraceError(f"{name}: the nested lists differ in length")
         flat = list(itertools.chain.from_iterable(flat))
-    shape = tuple(found if shape is None else shape)
-    if len(flat) != math.prod(found):
-        raise TraceError(f"{name}: the nested lists differ in length")
-    return dtype, shape, _pack(flat, dtype)
+    try:
+        return dtype, tuple(found if shape is None else shape), _pack(flat, dtype)
+    except (OverflowError, struct.error) as error:
+        raise TraceError(f"{name}: no list of numbers that {dtype} can hold: {error}") from error
 
 
 def _check_dtype(name, dtype):

@@ -71,17 +71,20 @@ void check_memory_for(const trace::Trace& trace, const ModelConfig& config, cons
   check_memory(plan_diagnose(config, planned), limit, common.max_memory.has_value());
 }
 
-// Whether the reference's own logits fit beside the rest: those of all steps are kept in float32, and those of one step
-// are in float64 twice while they are made.
+// Whether the reference's own forward pass fits beside the rest: logits of all steps in float32, those of one step in
+// float64 twice while they are made, the residual stream behind each layer beside the recorded one, and the caches in
+// float64.
 bool reference_fits(const trace::Trace& trace, const ModelConfig& config, const CommonArguments& common) {
-  double all = 0.0, largest = 0.0;
+  double bytes = 0.0, largest = 0.0, slots = 0.0;
   for (const Step& step : trace.manifest().steps) {
-    const double logits =
-        static_cast<double>(step.batch()) * static_cast<double>(step.num_tokens()) * static_cast<double>(config.vocab);
-    all += logits;
+    const double tokens = static_cast<double>(step.batch()) * static_cast<double>(step.num_tokens());
+    const double logits = tokens * static_cast<double>(config.vocab);
+    bytes += 4.0 * logits + 8.0 * tokens * static_cast<double>(config.hidden * (config.num_layers + 1));
     largest = std::max(largest, logits);
+    slots += tokens;
   }
-  return 4.0 * all + 20.0 * largest <= 0.25 * static_cast<double>(memory_limit(common.max_memory));
+  bytes += 20.0 * largest + 16.0 * slots * static_cast<double>(config.kv_width() * config.num_layers);
+  return bytes <= 0.25 * static_cast<double>(memory_limit(common.max_memory));
 }
 
 void print(const compare::RunResult& result, const DiagnoseArguments& arguments) {

@@ -21,17 +21,16 @@ double first_overflowing(DType dtype) {
   return std::ldexp(1.0, f.max_exponent + 1) - std::ldexp(1.0, f.max_exponent - f.significant_bits);
 }
 
-// exp(x) rounds to 0 below half the smallest subnormal.
-double exp_underflow(DType dtype) {
-  const DTypeFacts f = facts(dtype);
-  return (f.min_exponent - f.significant_bits) * std::log(2.0);
-}
-
 double deviation(float independent, float shared) {
   return std::hypot(static_cast<double>(independent), static_cast<double>(shared));
 }
 
 }  // namespace
+
+double exp_underflow(DType dtype) {
+  const DTypeFacts f = facts(dtype);
+  return (f.min_exponent - f.significant_bits) * std::log(2.0);
+}
 
 Gates::Gates(const Comparison& comparison, const Layout& layout, std::function<std::int64_t(std::int64_t)> gold_row)
     : comparison_(comparison),

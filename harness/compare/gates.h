@@ -20,6 +20,9 @@ struct GateFailure {
   std::string reason;        // ends where " at [index]: ..." may follow
 };
 
+// exp(x) is 0 in this type for every x below it: half the smallest subnormal.
+double exp_underflow(DType dtype);
+
 // Sees every element of every row that counts, a segment at a time, and takes out those that statistics cannot speak
 // about. Of several failures the one with the smallest index is kept, in whatever order segments come.
 //

@@ -7,6 +7,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "harness/contract/operation_table.h"
@@ -52,6 +53,14 @@ struct VariantFacts {
   // Whether each run asks if its inputs would show this variant. Not for the roundings that the table of points gives.
   bool probed = true;
 };
+
+// The variant of this id; nullptr where the catalogue has none.
+inline const VariantFacts* find_variant(const std::vector<VariantFacts>& catalogue, std::string_view id) {
+  for (const VariantFacts& facts : catalogue) {
+    if (facts.id == id) return &facts;
+  }
+  return nullptr;
+}
 
 struct Query {
   // Operations to evaluate, in order; the last one is the target. Inputs that are not in this list are recorded.

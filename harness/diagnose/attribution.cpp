@@ -232,8 +232,7 @@ class LayerAttribution {
   }
 
   const VariantFacts& facts_of(const std::string& id) const {
-    const auto& catalogue = oracle_.catalogue();
-    return *std::find_if(catalogue.begin(), catalogue.end(), [&](const VariantFacts& f) { return f.id == id; });
+    return *find_variant(oracle_.catalogue(), id);  // ids come from the catalogue
   }
 
   void try_known() {

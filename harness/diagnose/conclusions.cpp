@@ -14,12 +14,6 @@ using compare::HypothesisVerdict;
 using compare::Outcome;
 using compare::Verdict;
 
-const VariantFacts* facts_of(const std::vector<VariantFacts>& catalogue, const std::string& id) {
-  const auto found =
-      std::find_if(catalogue.begin(), catalogue.end(), [&](const VariantFacts& facts) { return facts.id == id; });
-  return found == catalogue.end() ? nullptr : &*found;
-}
-
 // Both have shown on these inputs, which therefore have what either needs. One that shows alone tells them apart.
 std::string separating(const VariantFacts* one, const VariantFacts* other) {
   if (one == nullptr || other == nullptr || one->shows_when.empty() || other->shows_when.empty()) return "";
@@ -78,7 +72,7 @@ class Preference {
 
  private:
   bool only_rounds(const Fit& fit) const {
-    const VariantFacts* facts = fit.variant ? facts_of(catalogue_, fit.variant->id) : nullptr;
+    const VariantFacts* facts = fit.variant ? find_variant(catalogue_, fit.variant->id) : nullptr;
     return facts != nullptr && facts->only_rounds;
   }
   // All that the variant explains, roundings that can be declared do too.
@@ -100,7 +94,7 @@ class Preference {
   std::tuple<std::string, std::size_t, bool, std::ptrdiff_t> rank(const Fit& fit) const {
     const std::string& id = fit.variant->id;
     const std::string hypothesis = hypothesis_of(id);
-    const VariantFacts* facts = facts_of(catalogue_, id);
+    const VariantFacts* facts = find_variant(catalogue_, id);
     const std::size_t rows = facts == nullptr ? 0 : facts->ops.size();
     const std::ptrdiff_t place = facts == nullptr ? 0 : facts - catalogue_.data();
     return {hypothesis.empty() ? "X" : hypothesis, rows, fit.fitted, place};  // ties of hypotheses: the first by id
@@ -302,7 +296,10 @@ class Concluding {
       result.verdict = Verdict::kDiverged;
     } else if (result.coverage.tensors_compared == 0) {
       result.verdict = Verdict::kInconclusive;
-      result.reason = "nothing was compared: no tensor of the judged layers and steps was recorded";
+      const auto& left_out = result.coverage.not_compared;
+      result.reason =
+          "nothing was compared: " + (left_out.empty() ? "no tensor of the judged layers and steps was recorded"
+                                                       : left_out.front().tensor + ": " + left_out.front().reason);
     } else if (!result.coverage.not_compared.empty()) {
       result.verdict = Verdict::kInconclusive;
       result.reason = result.coverage.not_compared.front().tensor + ": " + result.coverage.not_compared.front().reason;
@@ -350,12 +347,13 @@ Explanation explanation_of(const std::vector<Variant>& fits, const std::vector<V
   explanation.variant = fits.front().id;
   explanation.value = fits.front().value;
   explanation.verdict = tie ? HypothesisVerdict::kConsistent : HypothesisVerdict::kConfirmed;
-  if (const VariantFacts* facts = facts_of(catalogue, fits.front().id)) explanation.expected_value = facts->right_value;
+  if (const VariantFacts* facts = find_variant(catalogue, fits.front().id))
+    explanation.expected_value = facts->right_value;
   for (std::size_t i = 1; i < fits.size(); ++i) {
-    const VariantFacts* facts = facts_of(catalogue, fits[i].id);
+    const VariantFacts* facts = find_variant(catalogue, fits[i].id);
     explanation.alternatives.push_back(fits[i].id);
     explanation.alternative_values.push_back(fits[i].value);
-    explanation.separated_by.push_back(separating(facts_of(catalogue, fits.front().id), facts));
+    explanation.separated_by.push_back(separating(find_variant(catalogue, fits.front().id), facts));
   }
   return explanation;
 }

@@ -8,8 +8,10 @@
 #include <map>
 #include <span>
 
+#include "harness/compare/gates.h"
 #include "harness/compare/layout.h"
 #include "harness/contract/error.h"
+#include "harness/diagnose/span_evidence.h"
 
 namespace qdiff::diagnose {
 namespace {
@@ -46,8 +48,11 @@ double divergence(std::span<const double> candidate, std::span<const double> oth
   return result;
 }
 
-std::ptrdiff_t top_token(std::span<const double> logits) {
-  return std::max_element(logits.begin(), logits.end()) - logits.begin();
+// Whether both choose the same token; not where either has NaN.
+bool same_top_token(std::span<const double> a, std::span<const double> b) {
+  const auto is_nan = [](double x) { return std::isnan(x); };
+  if (std::any_of(a.begin(), a.end(), is_nan) || std::any_of(b.begin(), b.end(), is_nan)) return false;
+  return std::max_element(a.begin(), a.end()) - a.begin() == std::max_element(b.begin(), b.end()) - b.begin();
 }
 
 // A target as the candidate recorded it. lm_head may hold the last row of the step alone.
@@ -88,13 +93,30 @@ struct Target {
     }
     return std::isnan(sum) ? HUGE_VAL : std::sqrt(sum);
   }
+  // Engines mask with -inf or with any number that the softmax takes for it (compare/gates.h), and what stands in rows
+  // that are masked as a whole nobody reads. After this only a mask that is wrong differs from gold.
+  void take_gold(const TensorView& whole, DType accumulate) {
+    gold = same_rows(whole);
+    if (key.id.op != Op::kScores && key.id.op != Op::kProbs) return;
+    const double masked = key.id.op == Op::kScores ? -HUGE_VAL : 0.0;
+    for (std::int64_t r = 0; r < num_rows(); ++r) {
+      const std::span<const double> of_gold(gold.data() + r * width(), static_cast<std::size_t>(width()));
+      const std::span<double> of_candidate(candidate.data() + r * width(), static_cast<std::size_t>(width()));
+      const double top = *std::max_element(of_gold.begin(), of_gold.end());
+      for (std::size_t i = 0; i < of_gold.size(); ++i) {
+        const bool stands_in = key.id.op == Op::kScores && of_candidate[i] - top < compare::exp_underflow(accumulate);
+        if (of_gold[i] == masked && (top == masked || stands_in)) of_candidate[i] = masked;
+      }
+    }
+  }
 };
 
 // What one pass shows.
 struct Pass {
   std::optional<Variant> variant;
-  std::map<TensorKey, double> distance = {};  // from the candidate, by target
-  double divergence = 0.0;                    // summed over tokens
+  std::map<TensorKey, double> distance = {};   // from the candidate, by target
+  std::map<TensorKey, double> from_gold = {};  // by target
+  double divergence = 0.0;                     // summed over tokens
   std::int64_t same_top_token = 0;
   bool ran = true;          // false: the variant cannot be planted here
   std::uint64_t nudge = 0;  // other than 0: rounds the residual stream in a way of its own
@@ -155,8 +177,9 @@ class FreeRuns {
   void run() {
     const auto gold_engine = query_.make_reference(gold_precision(query_.precision.weights));
     std::vector<Pass> passes(1);
-    walk(*gold_engine, passes, "the reference in float64", [](Pass&, Target& target, const TensorView& whole) {
-      target.gold = target.same_rows(whole);
+    const DType accumulate = query_.precision.accumulate;
+    walk(*gold_engine, passes, "the reference in float64", [&](Pass&, Target& target, const TensorView& whole) {
+      target.take_gold(whole, accumulate);
       std::vector<double> nothing = target.gold;  // masked scores are as they must be
       std::replace_if(
           nothing.begin(), nothing.end(), [](double x) { return std::isfinite(x); }, 0.0);
@@ -172,13 +195,27 @@ class FreeRuns {
       if (pass.nudge == 0) measure(pass, target, values);
     });
     right_ = std::move(passes.front());
+    drop_unbounded();
     pool_rounding();
+    if (targets_.empty()) return;
     if (query_.probing || times_rounding(right_) > explained_) plant_all();
   }
 
   const Pass& right() const { return right_; }
   const std::vector<Pass>& planted() const { return planted_; }
   const std::map<TensorKey, Target>& targets() const { return targets_; }
+  const std::vector<TensorKey>& unbounded() const { return unbounded_; }
+  // Whether these inputs tell the bug from right code.
+  bool shows(const Pass& pass) const {
+    return std::any_of(targets_.begin(), targets_.end(), [&](const auto& entry) {
+      return !(pass.from_gold.at(entry.first) <= explained_ * rounding_.at(entry.first));
+    });
+  }
+  // Whether the catalogue does not list the value.
+  bool searched(const Variant& variant) const {
+    const std::vector<Variant> listed = doses(facts_of(variant));
+    return std::find(listed.begin(), listed.end(), variant) == listed.end();
+  }
 
   double explained() const { return explained_; }
   double times_rounding(const Pass& pass, const TensorKey& key) const {
@@ -187,7 +224,7 @@ class FreeRuns {
   }
   double times_rounding(const Pass& pass) const {
     double worst = 0.0;
-    for (const auto& [key, distance] : pass.distance) worst = std::max(worst, times_rounding(pass, key));
+    for (const auto& [key, target] : targets_) worst = std::max(worst, times_rounding(pass, key));
     return worst;
   }
   double relative(double distance, const TensorKey& key) const {
@@ -276,6 +313,7 @@ class FreeRuns {
 
   static void measure(Pass& pass, const Target& target, std::span<const double> values) {
     pass.distance[target.key] = target.distance(target.candidate, values);
+    pass.from_gold[target.key] = target.distance(target.gold, values);
     if (target.key.id.op != Op::kLmHead) return;
     const auto width = static_cast<std::size_t>(target.width());
     for (std::int64_t r = 0; r < target.num_rows(); ++r) {
@@ -284,8 +322,17 @@ class FreeRuns {
       const std::span<const double> candidate(target.candidate.data() + begin, width);
       const std::span<const double> other = values.subspan(begin, width);
       pass.divergence += divergence(candidate, other);
-      pass.same_top_token += top_token(candidate) == top_token(other) ? 1 : 0;
+      pass.same_top_token += same_top_token(candidate, other) ? 1 : 0;
     }
+  }
+
+  // Where right code that rounds as declared overflows, nothing can be said of the candidate.
+  void drop_unbounded() {
+    std::erase_if(targets_, [&](const auto& entry) {
+      if (std::isfinite(entry.second.rounding)) return false;
+      unbounded_.push_back(entry.first);
+      return true;
+    });
   }
 
   // One token's logits are few draws of what rounding does to them, so a step is given what its like show in the mean
@@ -322,8 +369,7 @@ class FreeRuns {
   }
 
   const VariantFacts& facts_of(const Variant& variant) const {
-    return *std::find_if(query_.catalogue.begin(), query_.catalogue.end(),
-                         [&](const VariantFacts& facts) { return facts.id == variant.id; });
+    return *find_variant(query_.catalogue, variant.id);  // ids come from the catalogue
   }
 
   // Every bug once, and those of a continuous parameter with each listed value; then all values of the leading ones;
@@ -372,6 +418,7 @@ class FreeRuns {
   bool needs_head_ = false;
   std::unique_ptr<Engine> engine_;
   Pass right_;
+  std::vector<TensorKey> unbounded_;      // were targets
   std::vector<Pass> planted_;             // the nearest first
   std::map<TensorKey, double> rounding_;  // of each target
 };
@@ -395,7 +442,8 @@ compare::Judgement judgement_of(const FreeRuns& runs, const Target& target) {
     judgement.statistics.elements_compared += target.width();
     for (std::int64_t i = 0; i < target.width(); ++i) {
       const auto e = static_cast<std::size_t>(r * target.width() + i);
-      const double error = std::abs(target.candidate[e] - target.gold[e]);
+      const bool same = target.candidate[e] == target.gold[e];  // -inf in both among them
+      const double error = same ? 0.0 : std::abs(target.candidate[e] - target.gold[e]);
       if (error <= worst) continue;
       worst = std::isnan(error) ? HUGE_VAL : error;
       judgement.worst_index = compare::unravel(r * target.width() + i, target.view.shape);
@@ -447,9 +495,14 @@ std::string shown(double value) {
 
 }  // namespace
 
-compare::FreeRanking rank_free_runs(const FreeRankingQuery& query, Judged& judged) {
+std::optional<compare::FreeRanking> rank_free_runs(const FreeRankingQuery& query, Judged& judged) {
   FreeRuns runs(query);
   runs.run();
+  for (const TensorKey& key : runs.unbounded()) {
+    judged.not_compared.push_back({query.subject.input->id, query.subject.mode, key.step, tensor_name(key.id),
+                                   "a forward pass of right code that rounds as declared overflows before it"});
+  }
+  if (runs.targets().empty()) return std::nullopt;
   compare::FreeRanking ranking;
   ranking.case_id = query.subject.input->id;
   std::set<std::string> names;
@@ -474,9 +527,11 @@ compare::FreeRanking rank_free_runs(const FreeRankingQuery& query, Judged& judge
     if (!listed && ranking.nearest.size() < kListed) ranking.nearest.push_back(variant);
     judged.detectability.tried.insert(variant.variant);
     if (!variant.reproduces) {
-      judged.detectability.cases_that_show[variant.variant].insert(case_id);
+      if (runs.shows(pass)) judged.detectability.cases_that_show[variant.variant].insert(case_id);
     } else if (variant.times_rounding <= kClearlyFarther * ranking.nearest.front().times_rounding && !listed) {
-      fits.push_back({pass.variant, {}, false, variant.times_rounding});
+      Fit fit{pass.variant, {}, runs.searched(*pass.variant), variant.times_rounding};
+      if (fit.fitted) fit.doubt = kSearchedOverSpan;
+      fits.push_back(std::move(fit));
     }
   }
   ranking.record_next = record_next(ranking.nearest, query.catalogue);

@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -36,8 +37,8 @@ struct FreeRankingQuery {
 };
 
 // Adds to `judged`: the targets that are wrong, with the variants that reproduce all of them, and which variants these
-// tokens would have shown.
-compare::FreeRanking rank_free_runs(const FreeRankingQuery& query, Judged& judged);
+// tokens would have shown. None where right code overflows before every target.
+std::optional<compare::FreeRanking> rank_free_runs(const FreeRankingQuery& query, Judged& judged);
 
 // What the ranking says of each hypothesis whose variants lead it.
 void add_evidence(const compare::FreeRanking& ranking, std::vector<compare::HypothesisResult>& hypotheses);

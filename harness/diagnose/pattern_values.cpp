@@ -5,14 +5,16 @@
 #include <cmath>
 #include <limits>
 
+#include "harness/compare/gates.h"
+
 namespace qdiff::diagnose {
 namespace {
 
 // Honest errors stay within so many deviations: the judge's bounds on single elements lie below it.
 constexpr double kHonestDeviations = 8.0;
 
-// exp(x) is 0 in float32, the widest type in which engines sum, below half its smallest subnormal number.
-const double kExpUnderflow = (facts(DType::kF32).min_exponent - facts(DType::kF32).significant_bits) * std::log(2.0);
+// In float32, the widest type in which engines sum.
+const double kExpUnderflow = compare::exp_underflow(DType::kF32);
 
 }  // namespace
 

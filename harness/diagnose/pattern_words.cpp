@@ -38,7 +38,7 @@ std::string join(const std::vector<std::string>& words) {
 
 // The widest tile that a tail of columns begins with, the usual tiles of GEMMs; 0: none.
 std::int64_t tile_at(std::int64_t column) {
-  for (const std::int64_t tile : {128, 64, 16}) {
+  for (const std::int64_t tile : {128, 64, 32, 16}) {
     if (column % tile == 0) return tile;
   }
   return 0;

@@ -45,7 +45,7 @@ void weigh_span_evidence(std::vector<WrongTensor>& wrong) {
         fit.doubt = "the span holds an operation that is wrong elsewhere, in " + tensor_name(unexplained->key.id) +
                     ", where nothing explains it";
       } else if (searched(fit)) {
-        fit.doubt = "the value was searched for over a span of several operations, where another bug may look like it";
+        fit.doubt = kSearchedOverSpan;
       }
     }
   }

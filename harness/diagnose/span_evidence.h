@@ -16,6 +16,9 @@
 
 namespace qdiff::diagnose {
 
+inline constexpr const char* kSearchedOverSpan =
+    "the value was searched for over a span of several operations, where another bug may look like it";
+
 // Drops fits of `wrong`, and marks others with their doubt, by these rules.
 void weigh_span_evidence(std::vector<WrongTensor>& wrong);
 

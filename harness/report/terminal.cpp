@@ -49,9 +49,8 @@ void write_alternatives(const compare::Explanation& explanation, Writer& out) {
 // What the cause is in words: the bug's own line, or why the pattern speaks for a hypothesis.
 std::string meaning_of(const RunResult& result, const compare::Explanation& explanation) {
   if (!explanation.variant) return explanation.evidence;
-  const auto found = std::find_if(result.catalogue.begin(), result.catalogue.end(),
-                                  [&](const VariantFacts& facts) { return facts.id == explanation.variant; });
-  return found == result.catalogue.end() ? std::string() : found->what;
+  const VariantFacts* found = find_variant(result.catalogue, *explanation.variant);
+  return found == nullptr ? std::string() : found->what;
 }
 
 void write_divergence(const RunResult& result, const Finding& first, Writer& out) {

@@ -14,10 +14,7 @@ Bench::Bench(const std::string& spec, const Makers& makers, std::size_t engine, 
       oracle_(makers.oracle(*weights_)) {}
 
 const VariantFacts* Bench::facts_of(const std::string& variant) const {
-  const auto& catalogue = oracle_->catalogue();
-  const auto found =
-      std::find_if(catalogue.begin(), catalogue.end(), [&](const VariantFacts& facts) { return facts.id == variant; });
-  return found == catalogue.end() ? nullptr : &*found;
+  return find_variant(oracle_->catalogue(), variant);
 }
 
 Bench::CaseRecording& Bench::recorded(const cases::Case& test_case) {

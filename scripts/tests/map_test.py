@@ -35,6 +35,9 @@ class Maps(unittest.TestCase):
                             ({"modules": {"ln1": "model.norm"}}, "ln1: 'model.norm' must be an object"),
                             ({"modules": {"ln1": {"output": {"tensor": 3}}}}, "ln1: 3 is no tensor's name"),
                             ({"modules": {"ln1": {"output": 3}}}, "ln1: 3 must be a tensor's name"),
+                            ({"modules": {"ln1": {"output": {"tensor": "model.norm", "layout": 3}}}}, '"layout" is 3'),
+                            ({"modules": {"ln1": {"output": {"tensor": "model.norm", "columns": [4]}}}},
+                             '"columns" is [4]'),
                             ({"layers": 3}, '"layers" must be'), ({"engine": []}, '"engine" must be'),
                             ({"functions": {"ops:rope": {"output": layer_tensor}}}, "ops:rope: '" + layer_tensor),
                             ({"modules": {"rope": {"output": layer_tensor}}}, "which layer runs")):

@@ -283,6 +283,8 @@ class Recorders(unittest.TestCase):
                       self.call("record_transformers.py", *prompt, model=broken, status=2))
         (broken / "model.safetensors").write_bytes(b"nothing")
         self.assertIn("broken", self.call("record_transformers.py", *prompt, model=broken, status=2))
+        (broken / "config.json").write_text(json.dumps({"model_type": "qwen2", "num_hidden_layers": 2}))
+        self.assertIn("vocab_size is None", self.call("record_transformers.py", *prompt, model=broken, status=2))
         (broken / "config.json").write_text(json.dumps(CONFIG | {"model_type": "llama"}))
         self.assertIn("llama", self.call("record_transformers.py", *prompt, model=broken, status=2))
         self.assertIn("is no trace", self.call("record_transformers.py", "--trace", broken, "--prompt-tokens", 5,

@@ -94,6 +94,7 @@ class Writing(unittest.TestCase):
             trace.begin_step("decode", [numpy.array([1])])
             strided = numpy.arange(24, dtype=numpy.float16).reshape(1, 8, 3)[:, :, 1][:, None, :]
             trace.tensor("model.norm", strided)
+            trace.tensor("model.layers.0.output", strided.astype(">f2"))
             trace.tensor("model.embed_tokens", numpy.full((1, 1, 8), 0x3F80, dtype=numpy.uint16), "bfloat16")
             with self.assertRaisesRegex(TraceError, "float64"):
                 trace.tensor("lm_head", numpy.zeros((1, 1, 10)))
@@ -101,6 +102,7 @@ class Writing(unittest.TestCase):
                 trace.tensor("lm_head", numpy.zeros((1, 1, 10), dtype=numpy.float16), "float32")
         step = read_step(self.trace / "step-0000.safetensors")
         self.assertEqual(step["model.norm"][2], struct.pack("<8e", *range(1, 24, 3)))
+        self.assertEqual(step["model.layers.0.output"], step["model.norm"])  # whatever the order of the bytes
         self.assertEqual(step["model.embed_tokens"], ("BF16", [1, 1, 8], b"\x80\x3f" * 8))
 
     def test_refuses_what_is_no_trace(self):
@@ -131,6 +133,11 @@ class Writing(unittest.TestCase):
                 trace.tensor("model.norm", [[[0.0] * 8] * 2])
             with self.assertRaisesRegex(TraceError, "differ in length"):
                 trace.tensor("model.norm", [[[0.0] * 8, [0.0] * 7]], "float32")
+            with self.assertRaisesRegex(TraceError, "differ in length"):  # as many numbers as it ought to have
+                trace.tensor("model.norm", [[[0.0] * 8, [0.0] * 7], [0.0]], "float32")
+            for number in (1e39, "1"):
+                with self.assertRaisesRegex(TraceError, "float32 can hold"):
+                    trace.tensor("model.norm", [[[number] * 8] * 2], "float32")
             trace.tensor("lm_head", bytes(20), "bfloat16", (1, 1, 10))
             with self.assertRaisesRegex(TraceError, "twice"):
                 trace.tensor("lm_head", bytes(20), "bfloat16", (1, 1, 10))

@@ -1,4 +1,6 @@
 // Traces judged whole: recorded by an engine, thinned out, read back, and held against the reference.
+#include <cmath>
+#include <limits>
 #include <string>
 
 #include "cmake/catch2.h"
@@ -171,6 +173,76 @@ TEST_CASE("from logits alone a gross bug leads the ranking", "[trace]") {
     CHECK_FALSE(result.ranking->record_next.empty());
   }
   CHECK(first >= 9);
+}
+
+// transformers masks with the smallest number of the type; llama.cpp with -inf.
+TEST_CASE("masked scores recorded alone may hold what an engine masks with", "[trace]") {
+  const auto stand_in = [](const TensorId& id, Tensor& tensor) {
+    for (std::int64_t i = 0; id.op == Op::kScores && i < tensor.size(); ++i) {
+      if (std::isinf(tensor.at(i))) tensor.set(i, -3.3e38);
+    }
+  };
+  const Keep last_scores = [](const TensorId& id) { return id.op == Op::kScores && id.layer == 2; };
+  check_match({.reference_engine = true, .keep = last_scores, .change = stand_in, .options = {.probing = false}});
+}
+
+TEST_CASE("logits before which right code overflows as declared say nothing", "[trace]") {
+  cases::Case loud = cases::load_case("H02-loud-scores");
+  loud.model = "synthetic:toy-d64,profile=qwen";
+  Precision narrow = plain_precision(DType::kF16);
+  narrow.points[RoundingPoint::kAttentionScores] = DType::kF16;
+  narrow.points[RoundingPoint::kAttentionQuery] = DType::kF16;
+  const RunResult result = judge_trace_of({.test_case = loud,
+                                           .reference_engine = true,
+                                           .rounds = plain_precision(DType::kF32),
+                                           .declared = narrow,
+                                           .keep = logits_alone});
+  INFO(first_words(result));
+  CHECK(result.verdict == Verdict::kInconclusive);
+  CHECK(result.findings.empty());
+  CHECK_THAT(result.reason, ContainsSubstring("overflows"));
+  for (const auto& hypothesis : result.hypotheses) CHECK(hypothesis.verdict != HypothesisVerdict::kRefuted);
+}
+
+TEST_CASE("logits of a wrong engine refute no bug that one row cannot show", "[trace]") {
+  cases::Case one_row = small_case();
+  one_row.batch = 1;
+  one_row.left_padding = {0};
+  for (const std::optional<Fault>& inject : {std::optional<Fault>(), std::optional(Fault{"H03.theta", {}, {}})}) {
+    const RunResult result =
+        judge_trace_of({.test_case = one_row, .inject = inject, .reference_engine = true, .keep = logits_alone});
+    CHECK(result.verdict == (inject ? Verdict::kDiverged : Verdict::kMatch));
+    bool of_other_tokens = false;
+    for (const auto& hypothesis : result.hypotheses) {
+      CHECK_FALSE(hypothesis.shown_by.contains("H01.no_batch_stride"));
+      of_other_tokens |= hypothesis.shown_by.contains("H10.none");
+    }
+    CHECK(of_other_tokens);
+  }
+}
+
+TEST_CASE("a value that was searched for on logits alone is not confirmed", "[trace]") {
+  const RunResult result = judge_trace_of({.inject = Fault{"H03.theta", 37000.0, {}},
+                                           .reference_engine = true,
+                                           .keep = logits_alone,
+                                           .options = {.probing = false}});
+  INFO(first_words(result));
+  REQUIRE(result.verdict == Verdict::kDiverged);
+  const compare::Explanation& explanation = result.first_divergence()->explanation;
+  CHECK(explanation.variant == "H03.theta");
+  CHECK(explanation.verdict == HypothesisVerdict::kConsistent);
+  CHECK_FALSE(explanation.evidence.empty());
+}
+
+TEST_CASE("where nothing could be compared the reason is that of the tensors", "[trace]") {
+  const auto nothing = [](const TensorId&, Tensor& tensor) {
+    for (std::int64_t i = 0; i < tensor.size(); ++i) tensor.set(i, std::numeric_limits<double>::quiet_NaN());
+  };
+  const Keep of_one_layer = [](const TensorId& id) { return id.layer == 1; };
+  const RunResult result = judge_trace_of(
+      {.reference_engine = true, .keep = of_one_layer, .change = nothing, .options = {.probing = false}});
+  INFO(first_words(result));
+  CHECK_THAT(result.reason, !ContainsSubstring("was recorded"));
 }
 
 Precision eager_rounding() {

@@ -45,6 +45,7 @@ struct TraceSetting {
   std::optional<Precision> declared = {};  // in the manifest, where not as the engine rounds
   Keep keep = [](const TensorId&) { return true; };
   bool last_row_of_logits = false;
+  std::function<void(const TensorId&, Tensor&)> change = {};  // what another engine would have recorded there
   diagnose::TraceOptions options = {};
 };
 
@@ -79,6 +80,14 @@ class TraceSample {
     }
     for (const TensorKey& key : recording.keys()) {
       if (!setting_.keep(key.id)) recording.erase(key);
+    }
+    if (setting_.change) {
+      for (const TensorKey& key : recording.keys()) {
+        Tensor changed = Tensor::copy_of(recording.get(key));
+        setting_.change(key.id, changed);
+        recording.erase(key);
+        recording.put(key, std::move(changed));
+      }
     }
     if (setting_.last_row_of_logits) {
       for (const TensorKey& key : recording.keys()) {

@@ -142,7 +142,8 @@ TEST_CASE("tails of columns are told beside their tile", "[pattern]") {
   };
   CHECK(text(768) == "every token row, columns from 768 of 900 (a multiple of 128)");
   CHECK(text(832) == "every token row, columns from 832 of 900 (a multiple of 64)");
-  CHECK(text(800) == "every token row, columns from 800 of 900 (a multiple of 16)");
+  CHECK(text(800) == "every token row, columns from 800 of 900 (a multiple of 32)");
+  CHECK(text(784) == "every token row, columns from 784 of 900 (a multiple of 16)");
   CHECK(text(801) == "every token row, columns from 801 of 900");
   CHECK(text(896) == "every token row, columns from 896, the last partial tile of 128");
   const Pattern scattered = spoiled(pattern_sample(Op::kOProj, pattern_step(2), DType::kBF16, 1, config),
