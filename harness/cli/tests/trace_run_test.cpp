@@ -222,7 +222,8 @@ TEST_CASE("logits of a wrong engine refute no bug that one row cannot show", "[t
 }
 
 TEST_CASE("a value that was searched for on logits alone is not confirmed", "[trace]") {
-  const RunResult result = judge_trace_of({.inject = Fault{"H03.theta", 37000.0, {}},
+  const RunResult result = judge_trace_of({.test_case = small_case("synthetic:toy-d64"),
+                                           .inject = Fault{"H03.theta", 37000.0, {}},
                                            .reference_engine = true,
                                            .keep = logits_alone,
                                            .options = {.probing = false}});
