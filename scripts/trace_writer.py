@@ -94,6 +94,7 @@ class TraceWriter:
         self._steps, self._entries, self._data = [], None, None
         refuse_other_folder(self._directory)
         os.makedirs(os.path.dirname(self._directory), exist_ok=True)
+        self._committed = False
         self._temporary = tempfile.mkdtemp(prefix=".qdiff-trace-", suffix=".tmp", dir=os.path.dirname(self._directory))
         os.chmod(self._temporary, 0o777 & ~_umask())
 
@@ -101,7 +102,7 @@ class TraceWriter:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if kind is None:
+        if kind is None and not self._committed:
             try:
                 self.commit()
             finally:
@@ -153,7 +154,9 @@ class TraceWriter:
         self._data.write(data)
 
     def commit(self):
-        """Gives the trace its name. Called by the end of the `with` block."""
+        """Gives the trace its name. Called by the end of the `with` block, where nobody called it before."""
+        if self._committed:
+            raise TraceError("the trace was committed already")
         self._end_step()
         if not self._steps:
             raise TraceError("a trace needs at least one step")
@@ -170,6 +173,7 @@ class TraceWriter:
         if os.path.isdir(self._directory):
             os.rename(self._directory, older)
         os.rename(self._temporary, self._directory)
+        self._committed = True
         shutil.rmtree(older, ignore_errors=True)
 
     def abandon(self):

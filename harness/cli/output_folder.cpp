@@ -15,6 +15,10 @@ namespace qdiff::cli {
 namespace fs = std::filesystem;
 
 void check_output_folder(const std::string& out) {
+  if (fs::exists(fs::path(out) / "manifest.json")) {
+    throw InputError("--out '" + out +
+                     "': the folder holds a trace, which it would no longer be; choose another place for the reports");
+  }
   fs::path path = fs::absolute(out);
   std::error_code error;
   fs::file_status status = fs::status(path, error);

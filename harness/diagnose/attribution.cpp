@@ -123,6 +123,20 @@ namespace {
 
 using Rows = std::vector<const RowJudgement*>;
 
+// Of the elements of which some rounding is expected.
+double mean_deviation(const Expectation& expected) {
+  double sum = 0.0;
+  std::int64_t count = 0;
+  for (std::size_t i = 0; i < expected.sigma_independent.size(); ++i) {
+    const double shared = i < expected.sigma_shared.size() ? expected.sigma_shared[i] : 0.0;
+    const double deviation = std::hypot(static_cast<double>(expected.sigma_independent[i]), shared);
+    if (!std::isfinite(deviation) || deviation == 0.0) continue;
+    sum += deviation;
+    ++count;
+  }
+  return count > 0 ? sum / static_cast<double>(count) : 0.0;
+}
+
 class LayerAttribution {
  public:
   LayerAttribution(Oracle& oracle, const std::vector<RowJudgement>& rows, const Precision& precision, Known& known)
@@ -320,11 +334,12 @@ class LayerAttribution {
     }
   }
 
-  // A variant with much expected rounding of its own may cover what another one computes to the bit.
+  // A variant with much expected rounding of its own may cover what another one computes to the bit, and what no
+  // variant computes.
   void keep_nearest(const RowJudgement& row, std::vector<Fit>& fits) {
     constexpr double kClearlyFarther = 2.0;
     constexpr double kSame = 0.1;  // of a deviation: distances that flips of a last bit make
-    if (fits.size() < 2) return;
+    if (fits.empty()) return;
     const Expectation& scale = screening_.right(row);
     double nearest = HUGE_VAL;
     for (Fit& fit : fits) {
@@ -332,6 +347,25 @@ class LayerAttribution {
       nearest = std::min(nearest, fit.distance);
     }
     std::erase_if(fits, [&](const Fit& fit) { return fit.distance > kClearlyFarther * nearest + kSame; });
+    std::erase_if(fits, [&](Fit& fit) { return fit.variant && !weigh_coarse(row, fit); });
+  }
+
+  // Sums in 16 bits in another order than the reference's lie as far from it as right code does, and so does any small
+  // error. Such a fit proves nothing; and it is none where an engine with that bug would be off by far more. Returns
+  // whether it is one.
+  bool weigh_coarse(const RowJudgement& row, Fit& fit) {
+    constexpr double kNear = 0.5;    // of the distance of right code; what computes the same takes nearly all away
+    constexpr double kCoarse = 4.0;  // times the rounding of right code
+    constexpr double kLeast = 0.25;  // of the bug's own rounding
+    if (fit.distance <= kNear * screening_.distance_of(row, nullptr)) return true;
+    const double right = mean_deviation(screening_.right(row));
+    const double planted = mean_deviation(evaluate(oracle_, row, precision_, {&*fit.variant, fit.points}));
+    if (planted <= kCoarse * right) return true;
+    fit.doubt =
+        "its own rounding is so coarse that it covers this error, and what it computes comes no nearer to the "
+        "candidate "
+        "than right code does";
+    return row.judgement.statistics.rms * right >= kLeast * planted;
   }
 
   Oracle& oracle_;

@@ -150,6 +150,15 @@ class Writing(unittest.TestCase):
         self.assertFalse((self.folder / "empty").exists())
         self.assertEqual(shape_of("model.layers.27.self_attn.scores"), "B H T S")
 
+    def test_committed_once(self):
+        with self.writer() as trace:
+            trace.begin_step("decode", [[1]])
+            trace.commit()
+            with self.assertRaisesRegex(TraceError, "committed already"):
+                trace.commit()
+        self.assertTrue((self.trace / "manifest.json").exists())
+        self.assertEqual(self.entries(), ["trace"])
+
     def test_replaces_a_trace_whole_and_nothing_else(self):
         for num_steps in (3, 1):
             with self.writer() as trace:

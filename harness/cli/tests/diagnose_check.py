@@ -135,6 +135,14 @@ class Diagnose(DiagnoseTest):
         self.assertTrue(result.stdout.startswith(b"MATCH"), result.stdout)
         self.assertIn(b"not written by qdiff", result.stderr)
 
+    def test_reports_do_not_go_into_a_trace(self):
+        self.record()
+        result = self.diagnose("t", "--out", "t")
+        self.assertEqual(result.returncode, BAD_INPUT)
+        self.assertIn(b"holds a trace", result.stderr)
+        self.assertEqual(result.stdout, b"")
+        self.assertFalse((self.folder / "t/report.json").exists())
+
     def copy_undeclared(self, name):
         """A recorded trace as "t", its points taken away, which it returns."""
         shutil.copytree(RECORDED / "traces" / name, self.folder / "t")

@@ -246,6 +246,27 @@ TEST_CASE("where nothing could be compared the reason is that of the tensors", "
   CHECK_THAT(result.reason, !ContainsSubstring("was recorded"));
 }
 
+// Sums in 16 bits err by far more than this, so that "within what they explain" says nothing.
+TEST_CASE("an error smaller than a coarse bug's own rounding does not confirm that bug", "[trace]") {
+  for (double factor : {1.00001, 1.001}) {
+    for (Op op : {Op::kDownProj, Op::kAttnOutput}) {
+      INFO(row(op).name << " times " << factor);
+      const auto scaled = [&](const TensorId& id, Tensor& tensor) {
+        if (id.op != op || id.layer != 1) return;
+        for (std::int64_t i = 0; i < tensor.size(); ++i) tensor.set(i, tensor.at(i) * factor);
+      };
+      const RunResult result = judge_trace_of(
+          {.dtype = DType::kF32, .reference_engine = true, .change = scaled, .options = {.probing = false}});
+      INFO(first_words(result));
+      REQUIRE(result.verdict == Verdict::kDiverged);
+      const Finding& first = *result.first_divergence();
+      CHECK(first.tensor.op == op);
+      CHECK(first.explanation.verdict != HypothesisVerdict::kConfirmed);
+      if (factor < 1.0001) CHECK_FALSE(first.explanation.variant.has_value());
+    }
+  }
+}
+
 Precision eager_rounding() {
   Precision precision = plain_precision(DType::kBF16);
   for (RoundingPoint point :

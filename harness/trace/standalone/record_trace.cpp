@@ -1,4 +1,6 @@
-// How a C++ engine writes a trace with harness/trace/standalone/trace_writer.h: record_trace CONFIG.JSON TRACE
+// How a C++ engine writes a trace with harness/trace/standalone/trace_writer.h (copy that): record_trace CONFIG.JSON
+// TRACE of a model with hidden_size 32 and two key/value heads of 8. Here: g++ -std=c++17 -I ROOT_OF_QDIFF
+// record_trace.cpp
 #include <fstream>
 #include <iostream>
 #include <sstream>
@@ -6,7 +8,7 @@
 #include "harness/trace/standalone/trace_writer.h"
 
 int main(int argc, char** argv) {
-  if (argc != 3) return 2;
+  if (argc != 3) return std::cerr << "usage: record_trace CONFIG.JSON TRACE\n", 2;
   try {
     std::ostringstream config;
     config << std::ifstream(argv[1]).rdbuf();

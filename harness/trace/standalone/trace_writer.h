@@ -119,6 +119,7 @@ class TraceWriter {
   // Gives the trace its name; an older trace of that name is replaced.
   void commit() {
     namespace fs = std::filesystem;
+    if (temporary_.empty()) fail("was committed already");
     end_step();
     if (steps_.empty()) fail("a trace needs at least one step");
     std::ofstream manifest(temporary_ / "manifest.json", std::ios::binary);

@@ -138,6 +138,7 @@ TEST_CASE("the standalone writer refuses what would not be read") {
   writer.append(zeros.data(), 1);
   CHECK_THROWS_WITH(writer.begin_step("decode", {{1}, {2}}), ContainsSubstring("as many rows"));
   writer.commit();
+  CHECK_THROWS_WITH(writer.commit(), ContainsSubstring("committed already"));
   CHECK_NOTHROW(trace::check_shapes(*trace::read_trace(folder / "trace"), trace::DeclaredConfig{}));
 
   TraceAbout empty = about();
