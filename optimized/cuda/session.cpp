@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <string>
 
 #include "harness/contract/error.h"
@@ -267,11 +268,22 @@ const void* CudaSession::enqueue_step(const StepShape& shape, const Arena& arena
   return arena.logits();
 }
 
+// Nothing of a capture has run when it is called off, so it is begun again. What calls it off is anything in this
+// process that waits for the whole GPU, whatever the mode of the capture: a kernel that is loaded when it is first
+// used, memory that PyTorch gives back, cudaDeviceSynchronize.
 Graph CudaSession::capture(const StepShape& shape, const Arena& arena, bool greedy) {
+  constexpr int kMostAttempts = 1000;
   const std::unique_lock lock(capture_mutex);
+  for (int attempt = 1;; ++attempt) {
+    if (Graph graph = capture_once(shape, arena, greedy, attempt == kMostAttempts)) return graph;
+  }
+}
+
+// Empty where it was called off and is not the last attempt.
+Graph CudaSession::capture_once(const StepShape& shape, const Arena& arena, bool greedy, bool last_attempt) {
   cudaStream_t stream = stream_.get();
   QDIFF_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  cudaGraph_t graph = nullptr;
+  std::exception_ptr failure;
   try {
     const void* logits = enqueue_step(shape, arena, nullptr);
     if (greedy) {
@@ -283,11 +295,20 @@ Graph CudaSession::capture(const StepShape& shape, const Arena& arena, bool gree
                     {parts_.model.dtype, stream, false, true});
     }
   } catch (...) {
-    cudaStreamEndCapture(stream, &graph);
-    if (graph != nullptr) cudaGraphDestroy(graph);
-    throw;
+    failure = std::current_exception();
   }
-  QDIFF_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+  cudaGraph_t graph = nullptr;
+  const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
+  const bool called_off = ended == cudaErrorStreamCaptureInvalidated;
+  if (called_off && !last_attempt) {
+    cudaGetLastError();  // else the next launch would report it
+    return Graph();
+  }
+  if (failure) {
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    std::rethrow_exception(failure);
+  }
+  QDIFF_CUDA_CHECK(ended);
   cudaGraphExec_t executable = nullptr;
   const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);

@@ -50,6 +50,7 @@ class CudaSession final : public Session {
   Recorder* recorder() { return recorder_.active() ? &recorder_ : nullptr; }
   const void* enqueue_step(const StepShape& shape, const Arena& arena, Recorder* recorder);
   Graph capture(const StepShape& shape, const Arena& arena, bool greedy);
+  Graph capture_once(const StepShape& shape, const Arena& arena, bool greedy, bool last_attempt);
   void arrange_whole(int turn);
   void prepare_greedy(const StepShape& shape, int turn, bool tapped);
 

@@ -1,6 +1,10 @@
 // What must not change a single bit, within each class of kernels (layer_pass.h): another run, chunking, the other rows
 // of a batch, padding, poison, spare capacity, and whether anybody looks.
+#include <cuda_runtime_api.h>
+
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <thread>
 
 #include "optimized/cuda/tests/gpu_test.h"
@@ -101,6 +105,35 @@ TEST_CASE("sessions side by side give the bits of sessions alone", "[gpu][invari
     INFO(to_string(configs[i]));
     CHECK(wrong[i] == "");
   }
+}
+
+// Waiting for the whole GPU, as a kernel's first use or PyTorch may do, calls off every capture of a graph on it.
+TEST_CASE("a graph whose capture is called off is captured again", "[gpu][invariance]") {
+  require_gpu();
+  const Fixture fixture(small_config(6, 2, 32, 96, 160, true), DType::kBF16);
+  const auto steps = random_steps(fixture.config, {5, 1, 1}, {0, 3}, 5);
+  const Rows expected = fixture.run(steps);
+  std::atomic<bool> done = false;
+  std::atomic<int> called_off = 0;
+  std::thread waiting([&] {
+    while (!done) {
+      if (cudaDeviceSynchronize() != cudaSuccess) ++called_off;  // refused while somebody captures, and calls it off
+      cudaGetLastError();
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+  });
+  std::string wrong;
+  try {
+    for (int run = 0; run < 2000 && wrong.empty() && called_off < 5; ++run) {
+      wrong = first_difference(fixture.run(steps), expected);
+    }
+  } catch (const std::exception& error) {
+    wrong = error.what();
+  }
+  done = true;
+  waiting.join();
+  CHECK(wrong == "");
+  CHECK(called_off > 0);
 }
 
 TEST_CASE("a step of nothing but padding for one row works", "[gpu][invariance]") {
