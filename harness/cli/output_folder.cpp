@@ -15,10 +15,6 @@ namespace qdiff::cli {
 namespace fs = std::filesystem;
 
 void check_output_folder(const std::string& out) {
-  if (fs::exists(fs::path(out) / "manifest.json")) {
-    throw InputError("--out '" + out +
-                     "': the folder holds a trace, which it would no longer be; choose another place for the reports");
-  }
   fs::path path = fs::absolute(out);
   std::error_code error;
   fs::file_status status = fs::status(path, error);
@@ -36,6 +32,10 @@ void check_output_folder(const std::string& out) {
   if (::access(path.c_str(), W_OK | X_OK) != 0) {
     throw InputError("--out '" + out + "': " + path.string() +
                      " cannot be written: " + std::generic_category().message(errno));
+  }
+  if (fs::exists(fs::symlink_status(fs::path(out) / "manifest.json", error))) {
+    throw InputError("--out '" + out +
+                     "': the folder holds a trace, which it would no longer be; choose another place for the reports");
   }
 }
 
