@@ -3,15 +3,11 @@
 
 #include <cstdint>
 
+#include "harness/contract/splitmix64.h"
+
 namespace qdiff::reference {
 
-// The output function of SplitMix64 (Steele, Lea & Flood 2014, "Fast Splittable Pseudorandom Number Generators").
-constexpr std::uint64_t mix_bits(std::uint64_t x) {
-  x += 0x9E3779B97F4A7C15U;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9U;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBU;
-  return x ^ (x >> 31);
-}
+constexpr std::uint64_t mix_bits(std::uint64_t x) { return splitmix64(x + kGoldenGamma); }
 
 constexpr std::uint64_t random_bits(std::uint64_t key, std::uint64_t index) { return mix_bits(mix_bits(key) ^ index); }
 

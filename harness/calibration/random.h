@@ -1,22 +1,16 @@
-// Seeded, portable random numbers from integer arithmetic (splitmix64, Steele et al. 2014): the same on every machine.
+// Seeded, portable random numbers: the same on every machine.
 #pragma once
 
 #include <cstdint>
 #include <initializer_list>
 
+#include "harness/contract/splitmix64.h"
+
 namespace qdiff::calibration {
 
-class Random {
+class Random : public SplitMix64 {
  public:
-  explicit Random(std::uint64_t seed) : state_(seed) {}
-  std::uint64_t bits() {
-    state_ += 0x9E3779B97F4A7C15ULL;
-    std::uint64_t z = state_;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    return z ^ (z >> 31);
-  }
-  double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }  // [0, 1)
+  using SplitMix64::SplitMix64;
   // Sum of four uniforms, scaled to variance 1: near enough to a Gaussian, and cheap for millions of weights.
   double gaussian() {
     const std::uint64_t word = bits();
@@ -31,9 +25,6 @@ class Random {
   T one_of(std::initializer_list<T> choices) {
     return *(choices.begin() + below(static_cast<std::int64_t>(choices.size())));
   }
-
- private:
-  std::uint64_t state_;
 };
 
 }  // namespace qdiff::calibration

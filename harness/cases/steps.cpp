@@ -4,17 +4,12 @@
 
 #include "harness/cases/case.h"
 #include "harness/contract/error.h"
+#include "harness/contract/splitmix64.h"
 
 namespace qdiff::cases {
 namespace {
 
-// SplitMix64's finalizer (Steele, Lea, Flood 2014): a bijection of 64-bit integers, the same on every machine.
-std::uint64_t mixed(std::uint64_t x) {
-  x += 0x9E3779B97F4A7C15U;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9U;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBU;
-  return x ^ (x >> 31);
-}
+std::uint64_t mixed(std::uint64_t x) { return splitmix64(x + kGoldenGamma); }
 
 std::uint64_t draw(std::uint64_t seed, std::uint64_t stream, std::int64_t slot) {
   return mixed(mixed(mixed(seed) ^ stream) ^ static_cast<std::uint64_t>(slot));

@@ -4,16 +4,10 @@
 #include <cmath>
 #include <vector>
 
+#include "harness/contract/splitmix64.h"
+
 namespace qdiff::compare {
 namespace {
-
-// splitmix64 of a counter: the same sample every time.
-std::uint64_t mixed(std::uint64_t counter) {
-  std::uint64_t z = (counter + 1) * 0x9E3779B97F4A7C15ULL;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-  return z ^ (z >> 31);
-}
 
 // The value to the 8 significant bits of a bfloat16. The rows of a repeated token differ by what their positions leave:
 // parts in a million, and where the inputs were rounded to bfloat16 and the products cancel, parts in a thousand. Most
@@ -31,10 +25,9 @@ double probability_of_equal(const Block& block, const Layout& layout, const Tens
   const bool all = elements <= kDistinctSample;
   std::vector<double> values;
   values.reserve(static_cast<std::size_t>(std::min(elements, kDistinctSample)));
+  SplitMix64 sample(0);  // the same sample every time
   for (std::int64_t i = 0; i < std::min(elements, kDistinctSample); ++i) {
-    const std::int64_t pick =
-        all ? i
-            : static_cast<std::int64_t>(mixed(static_cast<std::uint64_t>(i)) % static_cast<std::uint64_t>(elements));
+    const std::int64_t pick = all ? i : static_cast<std::int64_t>(sample.bits() % static_cast<std::uint64_t>(elements));
     const std::int64_t row = block.first_row + pick / block.num_columns * block.row_stride;
     const std::int64_t column = block.first_column + pick % block.num_columns * block.column_stride;
     if (!layout.counts(row)) continue;

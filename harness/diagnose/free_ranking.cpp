@@ -11,6 +11,7 @@
 #include "harness/compare/gates.h"
 #include "harness/compare/layout.h"
 #include "harness/contract/error.h"
+#include "harness/contract/splitmix64.h"
 #include "harness/diagnose/span_evidence.h"
 
 namespace qdiff::diagnose {
@@ -139,12 +140,7 @@ class TargetSink final : public TensorSink {
   Use use_;
 };
 
-std::uint64_t mix(std::uint64_t a, std::uint64_t b) {  // splitmix64, https://prng.di.unimi.it/splitmix64.c
-  std::uint64_t z = a * 0x9E3779B97F4A7C15ULL + b + 1;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-  return z ^ (z >> 31);
-}
+std::uint64_t mix(std::uint64_t a, std::uint64_t b) { return splitmix64(a * kGoldenGamma + b + 1); }
 
 // Moves each element by a spacing, up or down or not at all: the rounding of an engine that sums in another order.
 void nudge(Tensor& tensor, std::uint64_t seed) {

@@ -26,6 +26,13 @@ std::string number(double value, int digits = 4) {
   return text;
 }
 
+// "0.125 times"; close to 1 the difference from it: "(1 - 3.1e-05) times".
+std::string times(double ratio) {
+  const double beyond = ratio - 1.0;
+  if (std::fabs(beyond) >= 1e-3) return number(ratio) + " times";
+  return (beyond < 0.0 ? "(1 - " : "(1 + ") + number(std::fabs(beyond), 2) + ") times";
+}
+
 bool is_one_of(Op op, std::initializer_list<Op> ops) { return std::find(ops.begin(), ops.end(), op) != ops.end(); }
 bool is_norm(Op op) { return is_one_of(op, {Op::kInputLayernorm, Op::kPostAttentionLayernorm, Op::kNorm}); }
 bool is_rope(Op op) { return is_one_of(op, {Op::kQRope, Op::kKRope}); }
@@ -88,7 +95,7 @@ class Finder {
     pattern_.ratio = found->least;
     blame_ratio(*found);
     const bool flipped = std::fabs(found->least + 1.0) <= 2.0 * found->doubt;
-    return tell(flipped ? "sign flipped" : number(found->least) + " times the expected values");
+    return tell(flipped ? "sign flipped" : times(found->least) + " the expected values");
   }
 
   void blame_offset(const Scale& found) {
@@ -106,10 +113,9 @@ class Finder {
     const bool whole = found.by == Grouping::kWhole;
     if (!(found.least > 0.0) || !found.throughout) return;
     if (op == Op::kScores && whole) {
-      blame("H02", "every score is " + number(found.least) + " times what is expected: the scale is wrong");
+      blame("H02", "every score is " + times(found.least) + " what is expected: the scale is wrong");
     } else if (is_one_of(op, {Op::kProbs, Op::kAttnOutput}) && whole) {
-      blame("H02",
-            "every value is " + number(found.least) + " times what is expected: the probabilities do not sum to 1");
+      blame("H02", "every value is " + times(found.least) + " what is expected: the probabilities do not sum to 1");
     } else if (op == Op::kProbs && found.by == Grouping::kRow) {
       // In decode a slot beyond the valid ones, which the tensor does not show, would take its share as well.
       const bool slot_unseen = v_.step().phase == Phase::kDecode && found.least < 1.0;

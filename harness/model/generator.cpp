@@ -7,17 +7,12 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "harness/contract/splitmix64.h"
+
 namespace qdiff::model {
 namespace {
 
-constexpr std::uint64_t kGoldenGamma = 0x9E3779B97F4A7C15U;
 constexpr double kUnitDeviation = 37836.598907344;  // sqrt((2^32 - 1) / 3)
-
-constexpr std::uint64_t mix(std::uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
-  return z ^ (z >> 31);
-}
 
 // The centred sum of the four 16-bit quarters, in [-131070, 131070].
 constexpr std::int32_t centred_sum(std::uint64_t bits) {
@@ -32,7 +27,7 @@ constexpr std::int64_t kBlock = 1024;
 void fill_integers(const Law& law, std::uint64_t key, std::int64_t first, std::int64_t count, std::int32_t* out) {
   std::uint64_t counter = key + (static_cast<std::uint64_t>(first) + 1) * kGoldenGamma;
   for (std::int64_t i = 0; i < count; ++i, counter += kGoldenGamma) {
-    out[i] = law.offset + law.multiplier * centred_sum(mix(counter));
+    out[i] = law.offset + law.multiplier * centred_sum(splitmix64(counter));
   }
 }
 
@@ -86,7 +81,7 @@ Law normal_law(double mean, double deviation) {
 std::uint64_t stream_key(std::uint64_t seed, std::string_view name) {
   std::uint64_t hash = 0xCBF29CE484222325U;  // FNV-1a, 64 bits
   for (char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3U;
-  return mix(mix(seed + kGoldenGamma) ^ hash);
+  return splitmix64(splitmix64(seed + kGoldenGamma) ^ hash);
 }
 
 void generate(const Law& law, std::uint64_t key, std::int64_t first, std::int64_t count, DType dtype,

@@ -2,24 +2,18 @@
 
 #include <array>
 
+#include "harness/contract/splitmix64.h"
+
 namespace qdiff::selftest {
 namespace {
 
-// splitmix64 (Steele et al. 2014): the same draws on every machine.
-class Draws {
+class Draws : public SplitMix64 {
  public:
-  explicit Draws(std::uint64_t seed) : state_(seed) {}
+  using SplitMix64::SplitMix64;
   std::int64_t between(std::int64_t first, std::int64_t last) {
-    state_ += 0x9E3779B97F4A7C15ULL;
-    std::uint64_t z = state_;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    return first + static_cast<std::int64_t>((z ^ (z >> 31)) % static_cast<std::uint64_t>(last - first + 1));
+    return first + static_cast<std::int64_t>(bits() % static_cast<std::uint64_t>(last - first + 1));
   }
   bool one_in(std::int64_t n) { return between(1, n) == 1; }
-
- private:
-  std::uint64_t state_;
 };
 
 ModelConfig random_config(Draws& draw) {

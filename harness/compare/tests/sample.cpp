@@ -5,14 +5,6 @@
 
 namespace qdiff::compare {
 
-std::uint64_t Random::bits() {
-  state_ += 0x9E3779B97F4A7C15ULL;
-  std::uint64_t z = state_;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-  return z ^ (z >> 31);
-}
-
 double Random::gaussian() {
   double sum = -6.0;
   for (int i = 0; i < 12; ++i) sum += uniform();

@@ -6,20 +6,15 @@
 #include <vector>
 
 #include "harness/compare/judge.h"
+#include "harness/contract/splitmix64.h"
 
 namespace qdiff::compare {
 
-// Seeded, portable random numbers from integer arithmetic (splitmix64).
-class Random {
+class Random : public SplitMix64 {
  public:
-  explicit Random(std::uint64_t seed) : state_(seed) {}
-  std::uint64_t bits();
-  double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }  // [0, 1)
-  double gaussian();                                                        // Irwin-Hall of twelve: within +-6
+  using SplitMix64::SplitMix64;
+  double gaussian();  // Irwin-Hall of twelve: within +-6
   std::int64_t below(std::int64_t end) { return static_cast<std::int64_t>(bits() % static_cast<std::uint64_t>(end)); }
-
- private:
-  std::uint64_t state_;
 };
 
 struct Sample {

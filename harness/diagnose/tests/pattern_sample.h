@@ -9,28 +9,19 @@
 #include <utility>
 #include <vector>
 
+#include "harness/contract/splitmix64.h"
 #include "harness/diagnose/pattern.h"
 
 namespace qdiff::diagnose {
 
-// Seeded numbers from integer arithmetic (splitmix64).
-class Numbers {
+class Numbers : public SplitMix64 {
  public:
-  explicit Numbers(std::uint64_t seed) : state_(seed) {}
-  double uniform() {  // [0, 1)
-    std::uint64_t z = state_ += 0x9E3779B97F4A7C15ULL;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-53;
-  }
+  using SplitMix64::SplitMix64;
   double gaussian() {  // Irwin-Hall of twelve
     double sum = -6.0;
     for (int i = 0; i < 12; ++i) sum += uniform();
     return sum;
   }
-
- private:
-  std::uint64_t state_;
 };
 
 // Six query heads on three key/value heads of eight dimensions.

@@ -251,6 +251,15 @@ TEST_CASE("a constant ratio is measured", "[pattern]") {
   }
 }
 
+TEST_CASE("a ratio close to 1 is told by its difference from 1", "[pattern]") {
+  for (const auto& [factor, words] : {std::pair(1.0 - 0x1p-12, "(1 - 0.00024)"), {1.0 + 0x1p-14, "(1 + 6.1e-05)"}}) {
+    const Pattern found = pattern_sample(Op::kAct, pattern_step(4), DType::kF32)
+                              .change([&](const auto&, double right) { return factor * right; })
+                              .pattern();
+    CHECK(found.text == std::string(words) + " times the expected values, every token row, every column");
+  }
+}
+
 TEST_CASE("a ratio holds where the tensor is wrong", "[pattern]") {
   const Pattern found = pattern_sample(Op::kAct, pattern_step(4), DType::kF32)
                             .change([](const auto& i, double right) { return i[2] >= 64 ? 2.0 * right : right; })

@@ -10,25 +10,15 @@
 #include "harness/contract/engine.h"
 #include "harness/contract/error.h"
 #include "harness/contract/operation_table.h"
+#include "harness/contract/splitmix64.h"
 #include "harness/contract/weights.h"
 
 namespace qdiff::optimized::cpu::testing {
 
-// SplitMix64 (Steele, Lea and Flood, 2014), as a number in [-1, 1).
-class Random {
+class Random : public SplitMix64 {
  public:
-  explicit Random(std::uint64_t seed) : state_(seed) {}
-  std::uint64_t bits() {
-    state_ += 0x9E3779B97F4A7C15ULL;
-    std::uint64_t z = state_;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    return z ^ (z >> 31);
-  }
-  double number() { return static_cast<double>(static_cast<std::int64_t>(bits()) >> 11) * 0x1p-52; }
-
- private:
-  std::uint64_t state_;
+  using SplitMix64::SplitMix64;
+  double number() { return static_cast<double>(static_cast<std::int64_t>(bits()) >> 11) * 0x1p-52; }  // [-1, 1)
 };
 
 class RandomModel final : public WeightSource {
