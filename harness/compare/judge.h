@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -95,9 +96,13 @@ Outcome outcome_of(double ratio_to_bound);
 // that op, step and config give. lm_head may hold the last row alone ([B,1,V]), in `actual` or in both.
 Judgement judge(const Comparison& comparison);
 
-// Why a row cannot be judged from what is recorded: an input of a shape that its step does not give it, or with NaN in
-// what counts (pads aside). The cause is upstream then. Empty where all recorded inputs are usable.
-std::string what_is_unusable(std::span<const TensorKey> operations, const TensorStore& recorded,
+// The first recorded input from which a row cannot be judged: of a shape that its step does not give it, or with NaN in
+// what counts (pads aside). Nothing where all recorded inputs are usable.
+struct Unusable {
+  TensorKey input;
+  std::string why;  // "its recorded input model.norm holds NaN"
+};
+std::optional<Unusable> what_is_unusable(std::span<const TensorKey> operations, const TensorStore& recorded,
                              const std::vector<Step>& steps, const ModelConfig& config);
 
 // The operations to evaluate, in order, so that `target` follows from recorded tensors alone: the target's own row

@@ -90,18 +90,18 @@ TensorId span_start(std::span<const TensorKey> operations, const TensorStore& re
   return inputs.rbegin()->id;
 }
 
-std::string what_is_unusable(std::span<const TensorKey> operations, const TensorStore& recorded,
-                             const std::vector<Step>& steps, const ModelConfig& config) {
+std::optional<Unusable> what_is_unusable(std::span<const TensorKey> operations, const TensorStore& recorded,
+                                         const std::vector<Step>& steps, const ModelConfig& config) {
   for (const TensorKey& input : recorded_inputs(operations, recorded, config)) {
     const Step& step = steps[static_cast<std::size_t>(input.step)];
     const TensorView view = recorded.get(input);
     const std::string what = "its recorded input " + tensor_name(input.id);
     if (!shape_fits(input.id.op, view.shape, step, config)) {
-      return what + " has the wrong shape " + to_string(view.shape) + "; the cause is upstream";
+      return Unusable{input, what + " has the wrong shape " + to_string(view.shape)};
     }
-    if (has_nan(Layout(input.id.op, view.shape, step, config), view)) return what + " holds NaN; the cause is upstream";
+    if (has_nan(Layout(input.id.op, view.shape, step, config), view)) return Unusable{input, what + " holds NaN"};
   }
-  return "";
+  return std::nullopt;
 }
 
 }  // namespace qdiff::compare

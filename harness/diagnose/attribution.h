@@ -2,6 +2,7 @@
 // own inputs, must compute what the candidate computed, where that is wrong and where it is right.
 #pragma once
 
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -30,7 +31,8 @@ struct RowJudgement {
   TensorKey key;
   std::vector<TensorKey> span;  // the operations evaluated; the last is `key`
   compare::Judgement judgement;
-  Pattern pattern;  // how it is wrong; of a match nothing
+  Pattern pattern;                    // how it is wrong; of a match nothing
+  std::optional<TensorKey> unusable;  // the recorded input for which it is unjudged
 
   const Step& step() const { return subject->input->steps[static_cast<std::size_t>(key.step)]; }
   TensorView actual() const { return subject->candidate->get(key); }

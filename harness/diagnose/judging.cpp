@@ -4,7 +4,9 @@
 #include <deque>
 #include <future>
 #include <memory>
+#include <set>
 #include <thread>
+#include <utility>
 
 #include "harness/compare/layout.h"
 #include "harness/diagnose/pattern.h"
@@ -125,11 +127,12 @@ class Judging {
           missing = true;
           continue;
         }
-        RowJudgement row{&subject, key, compare::replay_span(key, *subject.inputs, oracle_.config()), {}, {}};
-        row.judgement.reason =
-            compare::what_is_unusable(row.span, *subject.inputs, subject.input->steps, oracle_.config());
-        if (!row.judgement.reason.empty()) {
-          rows.push_back(std::move(row));  // unjudged, as it stands
+        RowJudgement row{&subject, key, compare::replay_span(key, *subject.inputs, oracle_.config()), {}, {}, {}};
+        if (const auto unusable =
+                compare::what_is_unusable(row.span, *subject.inputs, subject.input->steps, oracle_.config())) {
+          row.judgement.reason = unusable->why;
+          row.unusable = unusable->input;
+          rows.push_back(std::move(row));
           continue;
         }
         const std::int64_t size = num_elements(row.actual().shape);
@@ -195,6 +198,7 @@ class Judging {
       ++result_.compared[static_cast<std::size_t>(&subject - subjects_.data())];
     switch (judgement.outcome) {
       case Outcome::kMatch:
+        right_.emplace(&subject, row.key);
         if (!result_.closest || judgement.ratio_to_bound > result_.closest->ratio) {
           result_.closest = {subject.input->id,
                              subject.mode,
@@ -212,9 +216,16 @@ class Judging {
       case Outcome::kInconclusive:
       case Outcome::kUnjudged:
         result_.not_compared.push_back(
-            {subject.input->id, subject.mode, row.key.step, tensor_name(row.key.id), judgement.reason});
+            {subject.input->id, subject.mode, row.key.step, tensor_name(row.key.id), reason_of(row)});
         break;
     }
+  }
+
+  // Rows come in order: what made an input unusable has been judged, where it was recorded and asked for.
+  std::string reason_of(const RowJudgement& row) const {
+    if (!row.unusable) return row.judgement.reason;
+    if (!right_.contains({row.subject, *row.unusable})) return row.judgement.reason + "; the cause is upstream";
+    return row.judgement.reason + ", and so does right code: a weight that is not finite, or an infinity in its inputs";
   }
 
   const std::vector<Subject>& subjects_;
@@ -223,6 +234,7 @@ class Judging {
   const Extent& extent_;
   const JudgingOptions& options_;
   Judged result_;
+  std::set<std::pair<const Subject*, TensorKey>> right_;  // judged so far
 
   struct InFlight {
     std::size_t row;

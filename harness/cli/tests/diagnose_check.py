@@ -126,6 +126,24 @@ class Diagnose(DiagnoseTest):
             self.assertEqual(self.report()["explanation"]["variant"], variant)
             self.assertEqual(self.report()["cases"][0]["id"], name)
 
+    def test_a_weight_that_is_not_finite_is_suspected(self):
+        shutil.copytree(RECORDED / "model", self.folder / "model")
+        path = self.folder / "model/model.safetensors"
+        raw = bytearray(path.read_bytes())
+        size, = struct.unpack("<Q", raw[:8])
+        entry = json.loads(raw[8:8 + size])["model.layers.1.mlp.up_proj.weight"]
+        self.assertEqual(entry["dtype"], "BF16")
+        start = 8 + size + entry["data_offsets"][0]
+        raw[start:start + 2] = b"\xc0\x7f"  # a quiet NaN
+        path.chmod(0o644)
+        path.write_bytes(raw)
+        self.record(model="model")
+        result = self.diagnose(model="model")
+        self.assertEqual(result.returncode, CANNOT_JUDGE, result.stdout)
+        self.assertEqual(self.report()["reason"],
+                         "model.layers.1.mlp.act: its recorded input model.layers.1.mlp.up_proj holds NaN, and so does "
+                         "right code: a weight that is not finite, or an infinity in its inputs")
+
     def test_the_verdict_is_printed_though_the_reports_cannot_be_written(self):
         self.record()
         (self.folder / "out").mkdir()

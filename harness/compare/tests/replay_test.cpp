@@ -156,30 +156,36 @@ TEST_CASE("NaN in a recorded input leaves the row unjudged, NaN in a pad does no
   Run run = recorded_run();
   const TensorKey input = key(0, "model.layers.0.self_attn.q_proj");
   const auto span = replay_span(key(0, "model.layers.0.self_attn.q_rope"), run.store, run.config);
-  CHECK(what_is_unusable(span, run.store, run.steps, run.config).empty());
+  CHECK_FALSE(what_is_unusable(span, run.store, run.steps, run.config));
   const std::int64_t width = run.config.q_width();
   run.store.at(input).set(4 * width, std::nan(""));  // batch row 1, token 0: a pad
   run.store.at(input).set(0, HUGE_VAL);              // an infinity is a value
-  CHECK(what_is_unusable(span, run.store, run.steps, run.config).empty());
+  CHECK_FALSE(what_is_unusable(span, run.store, run.steps, run.config));
   run.store.at(input).set(8 * width - 1, std::nan(""));  // the last real element
-  CHECK(what_is_unusable(span, run.store, run.steps, run.config) ==
-        "its recorded input model.layers.0.self_attn.q_proj holds NaN; the cause is upstream");
+  const auto unusable = what_is_unusable(span, run.store, run.steps, run.config);
+  REQUIRE(unusable);
+  CHECK(unusable->why == "its recorded input model.layers.0.self_attn.q_proj holds NaN");
+  CHECK(unusable->input == input);
 }
 
 TEST_CASE("NaN in an earlier step's recorded input is found", "[replay]") {
   Run run = recorded_run();
   const auto span = replay_span(key(2, "model.layers.0.self_attn.attn_output"), run.store, run.config);
-  run.store.at(key(1, "model.layers.0.self_attn.k_rope")).set(5, std::nan(""));
-  CHECK(what_is_unusable(span, run.store, run.steps, run.config) ==
-        "its recorded input model.layers.0.self_attn.k_rope holds NaN; the cause is upstream");
+  const TensorKey earlier = key(1, "model.layers.0.self_attn.k_rope");
+  run.store.at(earlier).set(5, std::nan(""));
+  const auto unusable = what_is_unusable(span, run.store, run.steps, run.config);
+  REQUIRE(unusable);
+  CHECK(unusable->why == "its recorded input model.layers.0.self_attn.k_rope holds NaN");
+  CHECK(unusable->input == earlier);
 }
 
 TEST_CASE("a recorded input of the wrong shape leaves the row unjudged", "[replay]") {
   Run run = recorded_run();
   run.store.at(key(0, "model.layers.0.self_attn.q_proj")) = Tensor(DType::kF32, {3, 5});
   const auto span = replay_span(key(0, "model.layers.0.self_attn.q_rope"), run.store, run.config);
-  CHECK(what_is_unusable(span, run.store, run.steps, run.config) ==
-        "its recorded input model.layers.0.self_attn.q_proj has the wrong shape [3, 5]; the cause is upstream");
+  const auto unusable = what_is_unusable(span, run.store, run.steps, run.config);
+  REQUIRE(unusable);
+  CHECK(unusable->why == "its recorded input model.layers.0.self_attn.q_proj has the wrong shape [3, 5]");
 }
 
 }  // namespace
