@@ -103,7 +103,7 @@ struct Unusable {
   std::string why;  // "its recorded input model.norm holds NaN"
 };
 std::optional<Unusable> what_is_unusable(std::span<const TensorKey> operations, const TensorStore& recorded,
-                             const std::vector<Step>& steps, const ModelConfig& config);
+                                         const std::vector<Step>& steps, const ModelConfig& config);
 
 // The operations to evaluate, in order, so that `target` follows from recorded tensors alone: the target's own row
 // and, before it, the rows of every input that the candidate did not record, back to recorded ones (or to the tokens).

@@ -123,15 +123,15 @@ namespace {
 
 using Rows = std::vector<const RowJudgement*>;
 
-// Of the elements of which some rounding is expected.
-double mean_deviation(const Expectation& expected) {
+// With that of storing, of the elements of which some rounding is expected.
+double mean_deviation(const Expectation& expected, DType stored) {
   double sum = 0.0;
   std::int64_t count = 0;
   for (std::size_t i = 0; i < expected.sigma_independent.size(); ++i) {
     const double shared = i < expected.sigma_shared.size() ? expected.sigma_shared[i] : 0.0;
     const double deviation = std::hypot(static_cast<double>(expected.sigma_independent[i]), shared);
     if (!std::isfinite(deviation) || deviation == 0.0) continue;
-    sum += deviation;
+    sum += std::hypot(deviation, spacing(stored, expected.value[i]) / std::sqrt(12.0));
     ++count;
   }
   return count > 0 ? sum / static_cast<double>(count) : 0.0;
@@ -356,15 +356,15 @@ class LayerAttribution {
   bool weigh_coarse(const RowJudgement& row, Fit& fit) {
     constexpr double kNear = 0.5;    // of the distance of right code; what computes the same takes nearly all away
     constexpr double kCoarse = 4.0;  // times the rounding of right code
-    constexpr double kLeast = 0.25;  // of the bug's own rounding
+    constexpr double kLeast = 0.05;  // of the bug's own rounding; engines of which it was seen err by 0.11 and more
     if (fit.distance <= kNear * screening_.distance_of(row, nullptr)) return true;
-    const double right = mean_deviation(screening_.right(row));
-    const double planted = mean_deviation(evaluate(oracle_, row, precision_, {&*fit.variant, fit.points}));
+    const DType stored = row.actual().dtype;
+    const double right = mean_deviation(screening_.right(row), stored);
+    const double planted = mean_deviation(evaluate(oracle_, row, precision_, {&*fit.variant, fit.points}), stored);
     if (planted <= kCoarse * right) return true;
     fit.doubt =
         "its own rounding is so coarse that it covers this error, and what it computes comes no nearer to the "
-        "candidate "
-        "than right code does";
+        "candidate than right code does";
     return row.judgement.statistics.rms * right >= kLeast * planted;
   }
 

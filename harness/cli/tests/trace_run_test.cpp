@@ -267,6 +267,17 @@ TEST_CASE("an error smaller than a coarse bug's own rounding does not confirm th
   }
 }
 
+TEST_CASE("a coarse bug of which the engine sums in an order of its own is named none the less", "[trace]") {
+  for (DType dtype : {DType::kBF16, DType::kF32}) {
+    INFO(name(dtype));
+    const RunResult result =
+        judge_trace_of({.dtype = dtype, .inject = Fault{"H07.acc_bf16", 16.0, 0}, .options = {.probing = false}});
+    INFO(first_words(result));
+    REQUIRE(result.verdict == Verdict::kDiverged);
+    CHECK(result.first_divergence()->explanation.variant == "H07.acc_bf16");
+  }
+}
+
 Precision eager_rounding() {
   Precision precision = plain_precision(DType::kBF16);
   for (RoundingPoint point :
