@@ -166,9 +166,9 @@ double distance(Oracle& oracle, const RowJudgement& row, const Precision& precis
   return std::min(nearest, distance_to(emulated(oracle, row, precision, supposition, /*divides_last=*/true)));
 }
 
-// Searched over logarithms: the best of a grid around the listed and the right values by RMS error, refined between its
-// neighbours, and once more by the largest excess. That is convex near the truth and, where results are rounded to 16
-// bits, far sharper than the RMS, which the rounding dominates.
+// Searched over logarithms: the best of a grid around the listed and the right values by RMS error, or beyond its ends
+// while that comes nearer, refined between its neighbours, and once more by the largest excess. That is convex near the
+// truth and, where results are rounded to 16 bits, far sharper than the RMS, which the rounding dominates.
 std::vector<Variant> fitted_values(Oracle& oracle, Screening& screening, const RowJudgement& row,
                                    const Precision& precision, const VariantFacts& facts) {
   const bool long_span = is_long_span(row);
@@ -189,20 +189,29 @@ std::vector<Variant> fitted_values(Oracle& oracle, Screening& screening, const R
     low = std::min(low, std::log(value));
     high = std::max(high, std::log(value));
   }
-  constexpr int kGrid = 24;
-  constexpr double kRoom = 2.302585092994046;  // a factor of ten beyond the values listed
+  constexpr int kGrid = 36;
+  constexpr double kRoom = 9.210340371976184;  // a factor of 10000 beyond the values listed
   const double step = (high - low + 2.0 * kRoom) / kGrid;
   if (!(low <= high)) return {};
   const double right_log = has_log ? std::log(*facts.right_value) : -HUGE_VAL;  // whose exponential is 0
   double best = has_log ? right_log : low;  // small doses lie near the right value, where the grid may be too coarse
   double best_error = rms_at(best);
-  for (int i = 0; i <= kGrid; ++i) {
-    const double candidate = low - kRoom + i * step;
+  const auto nearer = [&](double candidate) {
     const double error = rms_at(candidate);
-    if (error < best_error) {
-      best_error = error;
-      best = candidate;
-    }
+    if (!(error < best_error)) return false;
+    best_error = error;
+    best = candidate;
+    return true;
+  };
+  const double first = low - kRoom, last = first + kGrid * step;
+  for (int i = 0; i <= kGrid; ++i) nearer(first + i * step);
+  // What somebody typed may lie far from every value listed.
+  constexpr int kBeyond = 24;
+  int beyond = 0;
+  if (best == last) {
+    while (beyond < kBeyond && nearer(best + step)) ++beyond;
+  } else if (best == first) {
+    while (beyond < kBeyond && nearer(best - step)) ++beyond;
   }
   constexpr double kNear = 0.02;  // far more than the RMS leaves open
   best = golden_section(best - step, best + step, kNear / 10.0, rms_at);

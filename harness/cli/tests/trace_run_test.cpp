@@ -235,6 +235,22 @@ TEST_CASE("a value that was searched for on logits alone is not confirmed", "[tr
   CHECK_FALSE(explanation.evidence.empty());
 }
 
+TEST_CASE("a value far from those that the catalogue lists is fitted", "[trace]") {
+  for (const Fault& fault : {Fault{"H09.eps", 0.7, {}}, Fault{"H03.theta", 3.0, {}}}) {
+    for (DType dtype : {DType::kBF16, DType::kF32}) {
+      INFO(to_string(fault) << " in " << name(dtype));
+      const RunResult result = judge_trace_of({.dtype = dtype, .inject = fault, .options = {.probing = false}});
+      INFO(first_words(result));
+      REQUIRE(result.verdict == Verdict::kDiverged);
+      const compare::Explanation& explanation = result.first_divergence()->explanation;
+      CHECK(explanation.variant == fault.id);
+      CHECK(explanation.verdict == HypothesisVerdict::kConfirmed);
+      REQUIRE(explanation.value);
+      CHECK(*explanation.value == Approx(*fault.value).epsilon(0.02));
+    }
+  }
+}
+
 TEST_CASE("where nothing could be compared the reason is that of the tensors", "[trace]") {
   const auto nothing = [](const TensorId&, Tensor& tensor) {
     for (std::int64_t i = 0; i < tensor.size(); ++i) tensor.set(i, std::numeric_limits<double>::quiet_NaN());
