@@ -49,11 +49,15 @@ double divergence(std::span<const double> candidate, std::span<const double> oth
   return result;
 }
 
-// Whether both choose the same token; not where either has NaN.
-bool same_top_token(std::span<const double> a, std::span<const double> b) {
-  const auto is_nan = [](double x) { return std::isnan(x); };
-  if (std::any_of(a.begin(), a.end(), is_nan) || std::any_of(b.begin(), b.end(), is_nan)) return false;
-  return std::max_element(a.begin(), a.end()) - a.begin() == std::max_element(b.begin(), b.end()) - b.begin();
+bool has_nan(std::span<const double> row) {
+  return std::any_of(row.begin(), row.end(), [](double x) { return std::isnan(x); });
+}
+
+// Whether both choose the same token; not where the other has NaN.
+bool same_top_token(std::span<const double> candidate, std::span<const double> other) {
+  if (has_nan(other)) return false;
+  return std::max_element(candidate.begin(), candidate.end()) - candidate.begin() ==
+         std::max_element(other.begin(), other.end()) - other.begin();
 }
 
 // A target as the candidate recorded it. lm_head may hold the last row of the step alone.
@@ -62,13 +66,25 @@ struct Target {
   TensorView view;
   compare::Layout layout;
   std::vector<double> candidate;
+  std::vector<bool> has_nan = {};  // by row of the candidate; such rows are not compared
   std::vector<double> gold = {};
   double norm = 0.0;      // of gold, over what is compared
   double rounding = 0.0;  // mean square of ||right reference that rounds - gold|| over passes that round differently
 
   std::int64_t width() const { return layout.num_columns(); }
   std::int64_t num_rows() const { return layout.num_rows(); }
-  bool counts(std::int64_t r) const { return layout.counts(r); }
+  bool counts(std::int64_t r) const { return layout.counts(r) && !has_nan[static_cast<std::size_t>(r)]; }
+  bool any_compared() const {
+    for (std::int64_t r = 0; r < num_rows(); ++r) {
+      if (counts(r)) return true;
+    }
+    return false;
+  }
+  std::int64_t rows_with_nan() const {
+    std::int64_t count = 0;
+    for (std::int64_t r = 0; r < num_rows(); ++r) count += layout.counts(r) && !counts(r) ? 1 : 0;
+    return count;
+  }
   // What the whole tensor of a pass holds of the rows that the candidate recorded.
   std::vector<double> same_rows(const TensorView& whole) const {
     if (whole.shape == view.shape) return to_doubles(whole);
@@ -82,6 +98,9 @@ struct Target {
       }
     }
     return rows;
+  }
+  std::span<const double> row_of(std::span<const double> values, std::int64_t r) const {
+    return values.subspan(static_cast<std::size_t>(r * width()), static_cast<std::size_t>(width()));
   }
   double distance(std::span<const double> a, std::span<const double> b) const {
     double sum = 0.0;
@@ -159,10 +178,14 @@ class FreeRuns {
     for (const TensorKey& key : query.targets) {
       const TensorView view = query.trace.get(key);
       const Step& step = input_.steps[static_cast<std::size_t>(key.step)];
-      targets_.emplace(key, Target{.key = key,
-                                   .view = view,
-                                   .layout = {key.id.op, view.shape, step, query.config},
-                                   .candidate = to_doubles(view)});
+      Target target{.key = key,
+                    .view = view,
+                    .layout = {key.id.op, view.shape, step, query.config},
+                    .candidate = to_doubles(view)};
+      for (std::int64_t r = 0; r < target.num_rows(); ++r) {
+        target.has_nan.push_back(has_nan(target.row_of(target.candidate, r)));
+      }
+      targets_.emplace(key, std::move(target));
       last_step_ = std::max(last_step_, key.step);
       needs_head_ |= row(key.id.op).scope == Scope::kAfterLayers;
       end_layer_ = std::max(end_layer_, key.id.layer + 1);
@@ -193,8 +216,24 @@ class FreeRuns {
     right_ = std::move(passes.front());
     drop_unbounded();
     pool_rounding();
-    if (targets_.empty()) return;
+    if (targets_.empty() || !anything_compared()) return;
     if (query_.probing || times_rounding(right_) > explained_) plant_all();
+  }
+
+  // Not where the candidate has NaN everywhere.
+  bool anything_compared() const {
+    return std::any_of(targets_.begin(), targets_.end(), [](const auto& entry) { return entry.second.any_compared(); });
+  }
+  // Where the candidate has NaN and right code has numbers, something is wrong. What is wrong beside it is compared: an
+  // engine that reads what nobody wrote may find anything there. Where nothing else is wrong, nothing can be named.
+  std::int64_t rows_with_nan() const {
+    std::int64_t count = 0;
+    for (const auto& [key, target] : targets_) count += target.rows_with_nan();
+    return count;
+  }
+  bool reproduces(const Pass& pass) const {
+    if (rows_with_nan() > 0 && (!pass.variant || !(times_rounding(right_) > explained_))) return false;
+    return times_rounding(pass) <= explained_;
   }
 
   const Pass& right() const { return right_; }
@@ -219,6 +258,7 @@ class FreeRuns {
     return distance / rounding_.at(key);
   }
   double times_rounding(const Pass& pass) const {
+    if (!anything_compared()) return HUGE_VAL;
     double worst = 0.0;
     for (const auto& [key, target] : targets_) worst = std::max(worst, times_rounding(pass, key));
     return worst;
@@ -311,12 +351,9 @@ class FreeRuns {
     pass.distance[target.key] = target.distance(target.candidate, values);
     pass.from_gold[target.key] = target.distance(target.gold, values);
     if (target.key.id.op != Op::kLmHead) return;
-    const auto width = static_cast<std::size_t>(target.width());
     for (std::int64_t r = 0; r < target.num_rows(); ++r) {
       if (!target.counts(r)) continue;
-      const std::size_t begin = static_cast<std::size_t>(r) * width;
-      const std::span<const double> candidate(target.candidate.data() + begin, width);
-      const std::span<const double> other = values.subspan(begin, width);
+      const std::span<const double> candidate = target.row_of(target.candidate, r), other = target.row_of(values, r);
       pass.divergence += divergence(candidate, other);
       pass.same_top_token += same_top_token(candidate, other) ? 1 : 0;
     }
@@ -423,6 +460,20 @@ class FreeRuns {
 
 compare::Judgement judgement_of(const FreeRuns& runs, const Target& target) {
   compare::Judgement judgement;
+  if (const std::int64_t rows = target.rows_with_nan(); rows > 0) {
+    judgement.outcome = compare::Outcome::kDiverged;
+    judgement.decisive_statistic = "non_finite";
+    judgement.reason =
+        "NaN in " + std::to_string(rows) + (rows == 1 ? " row" : " rows") + " where right code gives numbers";
+    for (std::size_t i = 0; i < target.candidate.size() && judgement.worst_index.empty(); ++i) {
+      const auto element = static_cast<std::int64_t>(i);
+      if (!std::isnan(target.candidate[i]) || !target.layout.counts(element / target.width())) continue;
+      judgement.worst_index = compare::unravel(element, target.view.shape);
+      judgement.actual = target.candidate[i];
+      judgement.expected = target.gold[i];
+    }
+    return judgement;
+  }
   const double times = runs.times_rounding(runs.right(), target.key);
   judgement.decisive_statistic = "free_run_distance";
   judgement.ratio_to_bound = times / runs.explained();
@@ -464,7 +515,7 @@ RankedVariant ranked(const FreeRuns& runs, const Pass& pass, std::int64_t tokens
   result.relative_rms_error = runs.relative(pass.distance.at(last), last);
   result.kl_divergence = tokens > 0 ? pass.divergence / static_cast<double>(tokens) : 0.0;
   result.same_top_token = pass.same_top_token;
-  result.reproduces = result.times_rounding <= runs.explained();
+  result.reproduces = runs.reproduces(pass);
   return result;
 }
 
@@ -529,6 +580,7 @@ std::optional<compare::FreeRanking> rank_free_runs(const FreeRankingQuery& query
     } else if (variant.times_rounding <= kClearlyFarther * ranking.nearest.front().times_rounding && !listed) {
       Fit fit{pass.variant, {}, runs.searched(*pass.variant), variant.times_rounding};
       if (fit.fitted) fit.doubt = kSearchedOverSpan;
+      if (runs.rows_with_nan() > 0) fit.doubt = "tokens at which the candidate has NaN are left aside";
       fits.push_back(std::move(fit));
     }
   }

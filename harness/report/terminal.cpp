@@ -259,13 +259,15 @@ void write_ranking(const compare::FreeRanking& ranking, Writer& out) {
     return text + (variant.reproduces ? ", which rounding explains" : "");
   };
   out.blank();
-  out.field("free runs", line_of(ranking.right));
+  if (std::isfinite(ranking.right.times_rounding)) out.field("free runs", line_of(ranking.right));
   for (std::size_t i = 0; i < std::min(kMostLines, ranking.nearest.size()); ++i) {
     out.field(i == 0 ? "nearest" : "", line_of(ranking.nearest[i]));
   }
-  out.field("of", std::to_string(ranking.variants_tried) + " forward passes, each with one bug planted; up to " +
-                      digits(ranking.explained_up_to, 3) +
-                      " times is explained by rounding; each figure is of the worst step and tensor");
+  if (ranking.variants_tried > 0) {
+    out.field("of", std::to_string(ranking.variants_tried) + " forward passes, each with one bug planted; up to " +
+                        digits(ranking.explained_up_to, 3) +
+                        " times is explained by rounding; each figure is of the worst step and tensor");
+  }
   out.field("record", joined(ranking.record_next, 12) + ", to see which operation is wrong");
 }
 

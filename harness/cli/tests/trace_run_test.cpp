@@ -235,6 +235,33 @@ TEST_CASE("a value that was searched for on logits alone is not confirmed", "[tr
   CHECK_FALSE(explanation.evidence.empty());
 }
 
+TEST_CASE("logits with NaN at some tokens are ranked by the others, and with NaN alone not at all", "[trace]") {
+  for (const bool all : {false, true}) {
+    const auto nothing = [all](const TensorId&, Tensor& tensor) {
+      const std::int64_t end = all ? tensor.size() : tensor.shape().back();
+      for (std::int64_t i = 0; i < end; ++i) tensor.set(i, std::numeric_limits<double>::quiet_NaN());
+    };
+    for (const char* bug : {"H03.theta", ""}) {
+      INFO(bug << (all ? ", all NaN" : ", one token NaN"));
+      TraceSetting setting = {.test_case = small_case("synthetic:toy-d64"),
+                              .keep = logits_alone,
+                              .change = nothing,
+                              .options = {.probing = false}};
+      if (*bug != 0) setting.inject = Fault{bug, {}, {}};
+      const RunResult result = judge_trace_of(setting);
+      INFO(first_words(result));
+      REQUIRE(result.verdict == Verdict::kDiverged);
+      const compare::Explanation& explanation = result.first_divergence()->explanation;
+      if (all || *bug == 0) {
+        CHECK_FALSE(explanation.variant.has_value());
+      } else {
+        CHECK(explanation.variant == bug);
+        CHECK(explanation.verdict == HypothesisVerdict::kConsistent);
+      }
+    }
+  }
+}
+
 TEST_CASE("a value far from those that the catalogue lists is fitted", "[trace]") {
   for (const Fault& fault : {Fault{"H09.eps", 0.7, {}}, Fault{"H03.theta", 3.0, {}}}) {
     for (DType dtype : {DType::kBF16, DType::kF32}) {
