@@ -18,8 +18,6 @@ class Random : public SplitMix64 {
     for (int i = 0; i < 4; ++i) sum += static_cast<double>((word >> (16 * i)) & 0xFFFF) * 0x1p-16;
     return sum * 1.7320508075688772;
   }
-  std::int64_t below(std::int64_t end) { return static_cast<std::int64_t>(bits() % static_cast<std::uint64_t>(end)); }
-  std::int64_t between(std::int64_t first, std::int64_t last) { return first + below(last - first + 1); }
   bool chance(double probability) { return uniform() < probability; }
   template <typename T>
   T one_of(std::initializer_list<T> choices) {

@@ -27,7 +27,7 @@ double probability_of_equal(const Block& block, const Layout& layout, const Tens
   values.reserve(static_cast<std::size_t>(std::min(elements, kDistinctSample)));
   SplitMix64 sample(0);  // the same sample every time
   for (std::int64_t i = 0; i < std::min(elements, kDistinctSample); ++i) {
-    const std::int64_t pick = all ? i : static_cast<std::int64_t>(sample.bits() % static_cast<std::uint64_t>(elements));
+    const std::int64_t pick = all ? i : sample.below(elements);
     const std::int64_t row = block.first_row + pick / block.num_columns * block.row_stride;
     const std::int64_t column = block.first_column + pick % block.num_columns * block.column_stride;
     if (!layout.counts(row)) continue;

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -18,6 +19,11 @@
 #include "harness/contract/dtype.h"
 
 namespace qdiff::compare {
+
+// sqrt(v + w).
+inline double deviation(double sigma_independent, double sigma_shared, double spacing) {
+  return std::sqrt(sigma_independent * sigma_independent + sigma_shared * sigma_shared + spacing * spacing / 12.0);
+}
 
 // Of a set of elements that may be wrong together.
 struct SliceSums {

@@ -22,6 +22,12 @@ class SplitMix64 {
   explicit constexpr SplitMix64(std::uint64_t seed) : state_(seed) {}
   constexpr std::uint64_t bits() { return splitmix64(state_ += kGoldenGamma); }
   constexpr double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }  // [0, 1)
+  // [0, end)
+  constexpr std::int64_t below(std::int64_t end) {
+    return static_cast<std::int64_t>(bits() % static_cast<std::uint64_t>(end));
+  }
+  // [first, last]
+  constexpr std::int64_t between(std::int64_t first, std::int64_t last) { return first + below(last - first + 1); }
 
  private:
   std::uint64_t state_;

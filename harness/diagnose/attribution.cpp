@@ -6,6 +6,7 @@
 #include <map>
 
 #include "harness/compare/layout.h"
+#include "harness/compare/sums.h"
 #include "harness/diagnose/fitting.h"
 #include "harness/diagnose/screening.h"
 
@@ -129,9 +130,9 @@ double mean_deviation(const Expectation& expected, DType stored) {
   std::int64_t count = 0;
   for (std::size_t i = 0; i < expected.sigma_independent.size(); ++i) {
     const double shared = i < expected.sigma_shared.size() ? expected.sigma_shared[i] : 0.0;
-    const double deviation = std::hypot(static_cast<double>(expected.sigma_independent[i]), shared);
-    if (!std::isfinite(deviation) || deviation == 0.0) continue;
-    sum += std::hypot(deviation, spacing(stored, expected.value[i]) / std::sqrt(12.0));
+    const double independent = expected.sigma_independent[i];
+    if (!std::isfinite(independent + shared) || independent + shared == 0.0) continue;
+    sum += compare::deviation(independent, shared, spacing(stored, expected.value[i]));
     ++count;
   }
   return count > 0 ? sum / static_cast<double>(count) : 0.0;

@@ -66,24 +66,23 @@ struct Target {
   TensorView view;
   compare::Layout layout;
   std::vector<double> candidate;
-  std::vector<bool> has_nan = {};  // by row of the candidate; such rows are not compared
+  std::vector<bool> compared = {};  // by row: not pads, nor where the candidate has NaN
+  std::int64_t rows_compared = 0;
+  std::int64_t rows_with_nan = 0;
   std::vector<double> gold = {};
   double norm = 0.0;      // of gold, over what is compared
   double rounding = 0.0;  // mean square of ||right reference that rounds - gold|| over passes that round differently
 
   std::int64_t width() const { return layout.num_columns(); }
   std::int64_t num_rows() const { return layout.num_rows(); }
-  bool counts(std::int64_t r) const { return layout.counts(r) && !has_nan[static_cast<std::size_t>(r)]; }
-  bool any_compared() const {
+  bool counts(std::int64_t r) const { return compared[static_cast<std::size_t>(r)]; }
+  void look_for_nan() {
     for (std::int64_t r = 0; r < num_rows(); ++r) {
-      if (counts(r)) return true;
+      const bool nan = layout.counts(r) && has_nan(row_of(candidate, r));
+      compared.push_back(layout.counts(r) && !nan);
+      rows_compared += compared.back() ? 1 : 0;
+      rows_with_nan += nan ? 1 : 0;
     }
-    return false;
-  }
-  std::int64_t rows_with_nan() const {
-    std::int64_t count = 0;
-    for (std::int64_t r = 0; r < num_rows(); ++r) count += layout.counts(r) && !counts(r) ? 1 : 0;
-    return count;
   }
   // What the whole tensor of a pass holds of the rows that the candidate recorded.
   std::vector<double> same_rows(const TensorView& whole) const {
@@ -182,9 +181,9 @@ class FreeRuns {
                     .view = view,
                     .layout = {key.id.op, view.shape, step, query.config},
                     .candidate = to_doubles(view)};
-      for (std::int64_t r = 0; r < target.num_rows(); ++r) {
-        target.has_nan.push_back(has_nan(target.row_of(target.candidate, r)));
-      }
+      target.look_for_nan();
+      rows_compared_ += target.rows_compared;
+      rows_with_nan_ += target.rows_with_nan;
       targets_.emplace(key, std::move(target));
       last_step_ = std::max(last_step_, key.step);
       needs_head_ |= row(key.id.op).scope == Scope::kAfterLayers;
@@ -216,23 +215,15 @@ class FreeRuns {
     right_ = std::move(passes.front());
     drop_unbounded();
     pool_rounding();
-    if (targets_.empty() || !anything_compared()) return;
+    if (targets_.empty() || rows_compared_ == 0) return;
     if (query_.probing || times_rounding(right_) > explained_) plant_all();
   }
 
-  // Not where the candidate has NaN everywhere.
-  bool anything_compared() const {
-    return std::any_of(targets_.begin(), targets_.end(), [](const auto& entry) { return entry.second.any_compared(); });
-  }
   // Where the candidate has NaN and right code has numbers, something is wrong. What is wrong beside it is compared: an
   // engine that reads what nobody wrote may find anything there. Where nothing else is wrong, nothing can be named.
-  std::int64_t rows_with_nan() const {
-    std::int64_t count = 0;
-    for (const auto& [key, target] : targets_) count += target.rows_with_nan();
-    return count;
-  }
+  std::int64_t rows_with_nan() const { return rows_with_nan_; }
   bool reproduces(const Pass& pass) const {
-    if (rows_with_nan() > 0 && (!pass.variant || !(times_rounding(right_) > explained_))) return false;
+    if (rows_with_nan_ > 0 && (!pass.variant || !(times_rounding(right_) > explained_))) return false;
     return times_rounding(pass) <= explained_;
   }
 
@@ -258,7 +249,7 @@ class FreeRuns {
     return distance / rounding_.at(key);
   }
   double times_rounding(const Pass& pass) const {
-    if (!anything_compared()) return HUGE_VAL;
+    if (rows_compared_ == 0) return HUGE_VAL;
     double worst = 0.0;
     for (const auto& [key, target] : targets_) worst = std::max(worst, times_rounding(pass, key));
     return worst;
@@ -364,6 +355,8 @@ class FreeRuns {
     std::erase_if(targets_, [&](const auto& entry) {
       if (std::isfinite(entry.second.rounding)) return false;
       unbounded_.push_back(entry.first);
+      rows_compared_ -= entry.second.rows_compared;
+      rows_with_nan_ -= entry.second.rows_with_nan;
       return true;
     });
   }
@@ -453,6 +446,8 @@ class FreeRuns {
   bool needs_head_ = false;
   std::unique_ptr<Engine> engine_;
   Pass right_;
+  std::int64_t rows_compared_ = 0;  // of all targets
+  std::int64_t rows_with_nan_ = 0;
   std::vector<TensorKey> unbounded_;      // were targets
   std::vector<Pass> planted_;             // the nearest first
   std::map<TensorKey, double> rounding_;  // of each target
@@ -460,7 +455,7 @@ class FreeRuns {
 
 compare::Judgement judgement_of(const FreeRuns& runs, const Target& target) {
   compare::Judgement judgement;
-  if (const std::int64_t rows = target.rows_with_nan(); rows > 0) {
+  if (const std::int64_t rows = target.rows_with_nan; rows > 0) {
     judgement.outcome = compare::Outcome::kDiverged;
     judgement.decisive_statistic = "non_finite";
     judgement.reason =
@@ -558,7 +553,7 @@ std::optional<compare::FreeRanking> rank_free_runs(const FreeRankingQuery& query
   for (const auto& [key, target] : runs.targets()) {
     names.insert(tensor_name(key.id));
     if (key.id.op != Op::kLmHead) continue;
-    for (std::int64_t r = 0; r < target.num_rows(); ++r) ranking.tokens_compared += target.counts(r) ? 1 : 0;
+    ranking.tokens_compared += target.rows_compared;
   }
   ranking.tensors.assign(names.begin(), names.end());
   const TensorKey last = runs.targets().rbegin()->first;
@@ -579,8 +574,11 @@ std::optional<compare::FreeRanking> rank_free_runs(const FreeRankingQuery& query
       if (runs.shows(pass)) judged.detectability.cases_that_show[variant.variant].insert(case_id);
     } else if (variant.times_rounding <= kClearlyFarther * ranking.nearest.front().times_rounding && !listed) {
       Fit fit{pass.variant, {}, runs.searched(*pass.variant), variant.times_rounding};
-      if (fit.fitted) fit.doubt = kSearchedOverSpan;
-      if (runs.rows_with_nan() > 0) fit.doubt = "tokens at which the candidate has NaN are left aside";
+      if (fit.fitted) {
+        fit.doubt = kSearchedOverSpan;
+      } else if (runs.rows_with_nan() > 0) {
+        fit.doubt = "tokens at which the candidate has NaN are left aside";
+      }
       fits.push_back(std::move(fit));
     }
   }

@@ -9,8 +9,8 @@
 //   rope theta            A.rope.freq_base                    absent: 10000
 //   max positions         A.context_length
 // The defaults are those of llama_model::load_hparams() (llama.cpp, src/llama-model.cpp). The vocabulary's size is that
-// of token_embd.weight; embeddings are tied where there is no output.weight. Keys that would change the forward pass
-// and are not implemented (rope scaling, a sliding window, experts, another head dimension for values) are refused.
+// of token_embd.weight; embeddings are tied where there is no output.weight. Keys that would make
+// it another forward pass (rope scaling, a sliding window, experts, another head dimension for values) are refused.
 #pragma once
 
 #include <functional>

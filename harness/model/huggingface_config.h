@@ -12,8 +12,8 @@
 //   hidden_act silu, max_position_embeddings 32768, rms_norm_eps 1e-6, rope theta 10000,
 //   tie_word_embeddings false, use_sliding_window false, sliding_window 4096, max_window_layers 28.
 // For Llama those of LlamaConfig: vocab_size 32000, intermediate_size 11008, max_position_embeddings 2048,
-// attention_bias and mlp_bias false, and else the same. model_type has none. Whatever would change the forward pass and
-// is not implemented is refused, never ignored: rope scaling, a sliding window that some layer uses, another
+// attention_bias and mlp_bias false, and else the same. model_type has none. Whatever would make it
+// another forward pass is refused, never ignored: rope scaling, a sliding window that some layer uses, another
 // activation, quantisation.
 #pragma once
 

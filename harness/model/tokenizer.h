@@ -48,7 +48,8 @@ class Tokenizer {
   // logits that are no numbers, "(NaN)".
   std::string text_of(std::int64_t token) const;
   std::string decode(std::span<const std::int32_t> tokens) const;
-  // Throws qdiff::InputError where the text is not UTF-8, or this tokenizer needs what is not implemented.
+  // Throws qdiff::InputError where the text is not UTF-8, or the file asks for a step that Qwen2 tokenizers do not
+  // have.
   std::vector<std::int32_t> encode(std::string_view text) const;
 
  private:

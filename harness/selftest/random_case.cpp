@@ -10,9 +10,6 @@ namespace {
 class Draws : public SplitMix64 {
  public:
   using SplitMix64::SplitMix64;
-  std::int64_t between(std::int64_t first, std::int64_t last) {
-    return first + static_cast<std::int64_t>(bits() % static_cast<std::uint64_t>(last - first + 1));
-  }
   bool one_in(std::int64_t n) { return between(1, n) == 1; }
 };
 

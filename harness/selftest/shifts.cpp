@@ -6,6 +6,7 @@
 
 #include "harness/compare/judge.h"
 #include "harness/compare/layout.h"
+#include "harness/compare/sums.h"
 #include "harness/diagnose/attribution.h"
 
 namespace qdiff::selftest {
@@ -99,9 +100,8 @@ double Shifts::distance(const TensorKey& key, const Planted& a, const Planted& b
         if (!same) return std::numeric_limits<double>::infinity();
         continue;
       }
-      const double independent = expected.sigma_independent[i], shared = expected.sigma_shared[i];
-      const double ulp = spacing(stored, gold_value);
-      const double deviations = difference / std::sqrt(independent * independent + shared * shared + ulp * ulp / 12.0);
+      const double deviations = difference / compare::deviation(expected.sigma_independent[i], expected.sigma_shared[i],
+                                                                spacing(stored, gold_value));
       if (!(deviations <= largest)) largest = deviations;
     }
   }

@@ -116,6 +116,25 @@ class Diagnose(DiagnoseTest):
         self.assertTrue(self.report()["ranking"]["right"]["reproduces"])
         self.validate()
 
+    def test_of_logits_that_are_all_nan_nothing_is_ranked(self):
+        deep = "synthetic:toy-d64"  # as above
+        self.record(model=deep)
+        self.keep("t", ["lm_head"])
+        for path in (self.folder / "t").glob("*.safetensors"):
+            raw = path.read_bytes()
+            size, = struct.unpack("<Q", raw[:8])
+            path.write_bytes(raw[:8 + size] + b"\xc0\x7f" * ((len(raw) - 8 - size) // 2))  # bfloat16
+        result = self.diagnose(model=deep)
+        self.assertEqual(result.returncode, DIVERGED, result.stdout + result.stderr)
+        self.assertIn(b"NaN in 5 rows where right code gives numbers", result.stdout)
+        for words in [b"free runs", b"nearest", b"forward passes"]:
+            self.assertNotIn(words, result.stdout)
+        self.assertIn(b"self_attn.q_rope", result.stdout)
+        ranking = self.report()["ranking"]
+        self.assertEqual((ranking["nearest"], ranking["tokens_compared"], ranking["variants_tried"]), ([], 0, 0))
+        self.assertEqual(ranking["right"]["times_rounding"], "Infinity")
+        self.validate()
+
     def test_traces_of_other_engines(self):
         for name in ["transformers-eager-bfloat16", "transformers-sdpa-float32", "numpy-bfloat16", "numpy-float16-online"]:
             result = self.diagnose(RECORDED / "traces" / name, model=RECORDED / "model")

@@ -14,7 +14,6 @@ class Random : public SplitMix64 {
  public:
   using SplitMix64::SplitMix64;
   double gaussian();  // Irwin-Hall of twelve: within +-6
-  std::int64_t below(std::int64_t end) { return static_cast<std::int64_t>(bits() % static_cast<std::uint64_t>(end)); }
 };
 
 struct Sample {
