@@ -55,6 +55,11 @@ if(QDIFF_FUZZ)
   target_compile_options(qdiff_base INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
+# Tests are compiled more often than they are run.
+add_library(qdiff_test_options INTERFACE)
+target_link_libraries(qdiff_test_options INTERFACE qdiff_strict_floating_point)
+target_compile_options(qdiff_test_options INTERFACE $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release>>:-O1>)
+
 # qdiff_library(NAME SOURCES file... LINKS target...): a static library with the shared settings.
 function(qdiff_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
@@ -72,6 +77,11 @@ if(BUILD_TESTING OR NOT DEFINED BUILD_TESTING)
     target_link_libraries(qdiff_catch_main PUBLIC Catch2::Catch2)
     set(QDIFF_CATCH_MAIN qdiff_catch_main)
   endif()
+  # Catch2's header is half of what a test costs to compile. A program carries it precompiled for all tests, since a
+  # library would be compiled with other options.
+  add_executable(qdiff_test_headers EXCLUDE_FROM_ALL "${PROJECT_SOURCE_DIR}/cmake/catch2_headers.cpp")
+  target_link_libraries(qdiff_test_headers PRIVATE qdiff_base qdiff_test_options Catch2::Catch2)
+  target_precompile_headers(qdiff_test_headers PRIVATE "${PROJECT_SOURCE_DIR}/cmake/catch2.h")
 endif()
 
 # qdiff_test(NAME SOURCES file... LINKS target... [LABELS label...]): a Catch2 program, each test case a ctest.
@@ -82,7 +92,8 @@ function(qdiff_test name)
   endif()
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
-  target_link_libraries(${name} PRIVATE qdiff_base ${ARG_LINKS} ${QDIFF_CATCH_MAIN})
+  target_link_libraries(${name} PRIVATE qdiff_base qdiff_test_options ${ARG_LINKS} ${QDIFF_CATCH_MAIN})
+  target_precompile_headers(${name} REUSE_FROM qdiff_test_headers)
   target_compile_definitions(${name} PRIVATE QDIFF_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   if(ARG_LABELS)
     catch_discover_tests(${name} PROPERTIES LABELS "${ARG_LABELS}")
