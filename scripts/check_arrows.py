@@ -19,15 +19,19 @@ ROOMS = {
     "harness/contract": [],
     "harness/formats": ["harness/contract"],
     "harness/compare": ["harness/contract"],
+    "harness/pattern": ["harness/contract", "harness/compare"],
+    "harness/findings": ["harness/contract", "harness/compare"],  # data: what the diagnosis hands to the reports
     "harness/model": COMPARING,
     "harness/trace": COMPARING,
     "harness/cases": COMPARING,
-    "harness/report": COMPARING,
-    "harness/diagnose": COMPARING + ["harness/trace"],  # it judges recordings, which are traces in memory
-    "harness/cli": COMPARING + ["harness/model", "harness/trace", "harness/cases", "harness/report", "harness/diagnose",
-                                "harness/selftest", "harness/calibration", "reference", "optimized"],
-    "harness/selftest": COMPARING + ["harness/model", "harness/trace", "harness/cases", "harness/report",
-                                     "harness/diagnose"],
+    "harness/report": COMPARING + ["harness/findings"],
+    # It judges recordings, which are traces in memory.
+    "harness/diagnose": COMPARING + ["harness/pattern", "harness/findings", "harness/trace"],
+    "harness/cli": COMPARING + ["harness/findings", "harness/model", "harness/trace", "harness/cases", "harness/report",
+                                "harness/diagnose", "harness/selftest", "harness/calibration", "reference",
+                                "optimized"],
+    "harness/selftest": COMPARING + ["harness/findings", "harness/model", "harness/trace", "harness/cases",
+                                     "harness/report", "harness/diagnose"],
     "harness/calibration": COMPARING + ["harness/model", "reference"],  # a program: measures the judge's bounds
     "reference": ["harness/contract"],
     "optimized": ["harness/contract"],

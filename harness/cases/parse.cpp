@@ -2,8 +2,8 @@
 #include <string>
 
 #include "harness/cases/case.h"
-#include "harness/compare/result.h"
 #include "harness/contract/error.h"
+#include "harness/contract/hypothesis.h"
 #include "harness/formats/strict_json.h"
 
 namespace qdiff::cases {
@@ -94,7 +94,7 @@ std::optional<std::string> require_hypothesis(const Json& document, const std::s
   const std::string rule = "\"H01\" to \"H10\", or null";
   const Json& value = require(document, "hypothesis", rule, source);
   if (value.is_null()) return std::nullopt;
-  for (const compare::Hypothesis& hypothesis : compare::kHypotheses) {
+  for (const Hypothesis& hypothesis : kHypotheses) {
     if (value.is_string() && value.get<std::string>() == hypothesis.id) return std::string(hypothesis.id);
   }
   refuse(source, "hypothesis", value, rule);

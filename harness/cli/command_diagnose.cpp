@@ -87,7 +87,7 @@ bool reference_fits(const trace::Trace& trace, const ModelConfig& config, const 
   return bytes <= 0.25 * static_cast<double>(memory_limit(common.max_memory));
 }
 
-void print(const compare::RunResult& result, const DiagnoseArguments& arguments) {
+void print(const findings::RunResult& result, const DiagnoseArguments& arguments) {
   if (arguments.common.quiet) return;
   std::string text = report::format_terminal(
       result, {.color = use_color(arguments.common.color), .width = output_columns(), .reports = arguments.out});
@@ -124,10 +124,10 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
   };
   options.beside_reference = reference_fits(*trace, config, arguments.common);
   options.before_judging = [&] { check_memory_for(*trace, config, arguments.common); };
-  compare::RunResult result = diagnose::judge_trace({*trace, *model, *oracle, make_reference}, options);
+  findings::RunResult result = diagnose::judge_trace({*trace, *model, *oracle, make_reference}, options);
   progress.clear();
   if (tokenizer != nullptr) {
-    for (compare::FreeRun& run : result.free_runs) put_words(*tokenizer, run);
+    for (findings::FreeRun& run : result.free_runs) put_words(*tokenizer, run);
   }
   result.command = command;
   print(result, arguments);

@@ -161,8 +161,8 @@ void print_gemms(Engine& engine, const ModelConfig& config, const std::string& m
   std::fflush(stdout);
 }
 
-compare::RunResult run_group(Group& group, const RunArguments& arguments, const MemoryPlan& plan,
-                             const std::optional<std::set<int>>& steps, Progress& progress) {
+findings::RunResult run_group(Group& group, const RunArguments& arguments, const MemoryPlan& plan,
+                              const std::optional<std::set<int>>& steps, Progress& progress) {
   const auto candidate = make_engine(arguments.backend, *group.model,
                                      {.dtype = group.dtype,
                                       .threads = arguments.common.threads,
@@ -196,9 +196,9 @@ compare::RunResult run_group(Group& group, const RunArguments& arguments, const 
       throw InputError("--steps: the text that the reference writes ends at step " + std::to_string(num_steps - 1));
     }
   }
-  compare::RunResult result =
+  findings::RunResult result =
       diagnose::run_cases(group.cases, {*candidate, *reference_engine, *oracle, *group.model}, options);
-  for (compare::FreeRun& run : result.free_runs) {
+  for (findings::FreeRun& run : result.free_runs) {
     if (group.tokenizer != nullptr) put_words(*group.tokenizer, run);
     if (!arguments.prompt) continue;
     run.greedy = true;
@@ -225,12 +225,12 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
   for (const Group& group : groups) plans.push_back(plan_group(group, arguments));
 
   Progress progress(arguments.common.quiet);
-  std::vector<compare::RunResult> results;
+  std::vector<findings::RunResult> results;
   for (std::size_t i = 0; i < groups.size(); ++i) {
     results.push_back(run_group(groups[i], arguments, plans[i], steps, progress));
   }
   progress.clear();
-  compare::RunResult result = diagnose::merge(std::move(results));
+  findings::RunResult result = diagnose::merge(std::move(results));
   result.command = command;
   if (arguments.inject) result.injected = to_string(*arguments.inject);
   if (arguments.inject && result.planted_executions == 0 && result.verdict == compare::Verdict::kMatch) {

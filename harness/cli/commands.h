@@ -5,8 +5,8 @@
 #include <string>
 
 #include "harness/cli/options.h"
-#include "harness/compare/result.h"
 #include "harness/contract/error.h"
+#include "harness/findings/result.h"
 
 namespace qdiff::cli {
 

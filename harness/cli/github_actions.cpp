@@ -34,7 +34,7 @@ bool in_github_actions() {
   return value != nullptr && std::string_view(value) == "true";
 }
 
-void tell_github_actions(const compare::RunResult& result, bool quiet) {
+void tell_github_actions(const findings::RunResult& result, bool quiet) {
   if (!quiet) std::fputs(report::github_commands(result).c_str(), stdout);
   const char* path = std::getenv("GITHUB_STEP_SUMMARY");
   if (path != nullptr && *path != '\0') append(path, report::github_summary(result));

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "harness/compare/result.h"
+#include "harness/findings/result.h"
 
 namespace qdiff::cli {
 
@@ -11,6 +11,6 @@ bool in_github_actions();  // GITHUB_ACTIONS is "true"
 
 // Prints the run's workflow commands, unless `quiet`, and appends its page to the file that GITHUB_STEP_SUMMARY names.
 // A page that cannot be written is a warning: the verdict stands.
-void tell_github_actions(const compare::RunResult& result, bool quiet);
+void tell_github_actions(const findings::RunResult& result, bool quiet);
 
 }  // namespace qdiff::cli

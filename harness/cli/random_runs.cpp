@@ -19,7 +19,7 @@ namespace {
 
 struct Tally {
   std::int64_t runs = 0, flagged = 0, tensors = 0;
-  compare::ClosestToBound closest;
+  findings::ClosestToBound closest;
 };
 
 void run_one(cli::EngineKind backend, std::uint64_t seed, DType dtype, Tally& tally) {
@@ -29,7 +29,7 @@ void run_one(cli::EngineKind backend, std::uint64_t seed, DType dtype, Tally& ta
   const auto oracle = reference::make_oracle(*weights, {});
   diagnose::RunOptions options;
   options.probing = false;
-  const compare::RunResult result =
+  const findings::RunResult result =
       diagnose::run_cases(std::span(&input, 1), {*candidate, *reference, *oracle, *weights}, options);
   ++tally.runs;
   tally.tensors += result.coverage.tensors_compared;
@@ -37,7 +37,7 @@ void run_one(cli::EngineKind backend, std::uint64_t seed, DType dtype, Tally& ta
   if (result.verdict == compare::Verdict::kMatch) return;
   ++tally.flagged;
   std::string why = result.reason;
-  if (const compare::Finding* first = result.first_divergence()) {
+  if (const findings::Finding* first = result.first_divergence()) {
     why = tensor_name(first->tensor) + " step " + std::to_string(first->step) + ": " + first->judgement.reason;
   }
   std::printf("flagged: seed %llu, %s, profile %s, %s: %s\n", static_cast<unsigned long long>(seed),

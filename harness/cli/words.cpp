@@ -21,7 +21,7 @@ std::string words(const model::Tokenizer& tokenizer, const std::vector<std::int6
   return on_one_line(text);
 }
 
-void put_words(const model::Tokenizer& tokenizer, compare::FreeRun& run) {
+void put_words(const model::Tokenizer& tokenizer, findings::FreeRun& run) {
   if (run.expected_tokens.empty()) return;
   run.expected_text = words(tokenizer, run.expected_tokens);
   run.actual_text = words(tokenizer, run.actual_tokens);

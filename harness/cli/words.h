@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "harness/compare/result.h"
+#include "harness/findings/result.h"
 #include "harness/model/tokenizer.h"
 
 namespace qdiff::cli {
@@ -14,6 +14,6 @@ namespace qdiff::cli {
 std::string words(const model::Tokenizer& tokenizer, const std::vector<std::int64_t>& tokens);
 
 // Fills the texts of `run`.
-void put_words(const model::Tokenizer& tokenizer, compare::FreeRun& run);
+void put_words(const model::Tokenizer& tokenizer, findings::FreeRun& run);
 
 }  // namespace qdiff::cli

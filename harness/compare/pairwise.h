@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "harness/compare/result.h"
+#include "harness/compare/verdict.h"
 #include "harness/contract/oracle.h"
 #include "harness/contract/step.h"
 

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "harness/compare/judge.h"
-#include "harness/compare/result.h"
 #include "harness/contract/oracle.h"
-#include "harness/diagnose/pattern.h"
 #include "harness/diagnose/run.h"
+#include "harness/findings/result.h"
+#include "harness/pattern/pattern.h"
 
 namespace qdiff::diagnose {
 
@@ -31,7 +31,7 @@ struct RowJudgement {
   TensorKey key;
   std::vector<TensorKey> span;  // the operations evaluated; the last is `key`
   compare::Judgement judgement;
-  Pattern pattern;                    // how it is wrong; of a match nothing
+  pattern::Pattern pattern;           // how it is wrong; of a match nothing
   std::optional<TensorKey> unusable;  // the recorded input for which it is unjudged
 
   const Step& step() const { return subject->input->steps[static_cast<std::size_t>(key.step)]; }

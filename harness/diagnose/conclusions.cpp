@@ -7,12 +7,12 @@
 namespace qdiff::diagnose {
 namespace {
 
-using compare::Explanation;
-using compare::Finding;
-using compare::FindingKind;
-using compare::HypothesisVerdict;
 using compare::Outcome;
 using compare::Verdict;
+using findings::Explanation;
+using findings::Finding;
+using findings::FindingKind;
+using findings::HypothesisVerdict;
 
 // Both have shown on these inputs, which therefore have what either needs. One that shows alone tells them apart.
 std::string separating(const VariantFacts* one, const VariantFacts* other) {
@@ -122,7 +122,7 @@ class Concluding {
         command_(command),
         preference_(judged.wrong, catalogue) {}
 
-  void operator()(compare::RunResult& result) {
+  void operator()(findings::RunResult& result) {
     for (const WrongTensor& tensor : judged_.wrong) explain(tensor);
     std::stable_sort(found_.begin(), found_.end(), [](const Conclusion& a, const Conclusion& b) {
       if (a.case_index != b.case_index) return a.case_index < b.case_index;
@@ -165,14 +165,14 @@ class Concluding {
   }
 
   // Where no variant fits, a pattern that only one kind of bug makes is evidence for it.
-  static void describe(const Pattern& pattern, Explanation& explanation) {
+  static void describe(const pattern::Pattern& pattern, Explanation& explanation) {
     explanation.pattern = pattern.text;
-    for (const Pattern::AxisFacts& axis : pattern.axes) {
-      compare::WrongAxis where{axis.axis, axis.size, {}};
+    for (const pattern::Pattern::AxisFacts& axis : pattern.axes) {
+      findings::WrongAxis where{axis.axis, axis.size, {}};
       for (std::int64_t index : axis.wrong) {
         if (!where.runs.empty() && where.runs.back()[1] + 1 == index) {
           where.runs.back()[1] = index;
-        } else if (where.runs.size() < compare::kMostRuns) {
+        } else if (where.runs.size() < findings::kMostRuns) {
           where.runs.push_back({index, index});
         }
       }
@@ -290,7 +290,7 @@ class Concluding {
     return !precision_allowed || finding.kind == FindingKind::kLogic;
   }
 
-  void decide(compare::RunResult& result) const {
+  void decide(findings::RunResult& result) const {
     if (std::any_of(result.findings.begin(), result.findings.end(),
                     [&](const Finding& finding) { return counts(finding, result.precision_allowed); })) {
       result.verdict = Verdict::kDiverged;
@@ -306,9 +306,9 @@ class Concluding {
     }
   }
 
-  compare::CaseSummary summary_of(std::size_t c, bool precision_allowed) const {
+  findings::CaseSummary summary_of(std::size_t c, bool precision_allowed) const {
     const CaseInput& input = cases_[c];
-    compare::CaseSummary summary{input.id, input.title, input.hypothesis, input.seed, Verdict::kMatch, 0};
+    findings::CaseSummary summary{input.id, input.title, input.hypothesis, input.seed, Verdict::kMatch, 0};
     for (std::size_t s = 0; s < subjects_.size(); ++s) {
       if (subjects_[s].input == &input) summary.tensors_compared += judged_.compared[s];
     }
@@ -360,7 +360,7 @@ Explanation explanation_of(const std::vector<Variant>& fits, const std::vector<V
 
 void conclude(const Judged& judged, const std::vector<Subject>& subjects, std::span<const CaseInput> cases,
               const Extent& extent, const std::vector<VariantFacts>& catalogue, const RepeatCommand& command,
-              compare::RunResult& result) {
+              findings::RunResult& result) {
   Concluding(judged, subjects, cases, extent, catalogue, command)(result);
 }
 

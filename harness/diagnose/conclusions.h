@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "harness/compare/result.h"
 #include "harness/diagnose/judging.h"
+#include "harness/findings/result.h"
 
 namespace qdiff::diagnose {
 
@@ -17,10 +17,10 @@ using RepeatCommand = std::function<std::string(const Subject& subject, const Te
 // run; `cases` also holds those of which nothing was left to judge.
 void conclude(const Judged& judged, const std::vector<Subject>& subjects, std::span<const CaseInput> cases,
               const Extent& extent, const std::vector<VariantFacts>& catalogue, const RepeatCommand& command,
-              compare::RunResult& result);
+              findings::RunResult& result);
 
 // What explains one wrong tensor, out of the variants that fit it: one hypothesis is confirmed, several are a tie.
 // `fits` are in the order of preference.
-compare::Explanation explanation_of(const std::vector<Variant>& fits, const std::vector<VariantFacts>& catalogue);
+findings::Explanation explanation_of(const std::vector<Variant>& fits, const std::vector<VariantFacts>& catalogue);
 
 }  // namespace qdiff::diagnose

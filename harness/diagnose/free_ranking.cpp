@@ -17,7 +17,7 @@
 namespace qdiff::diagnose {
 namespace {
 
-using compare::RankedVariant;
+using findings::RankedVariant;
 
 // The largest distance from the reference that rounds as declared, in units of that reference's own distance from gold,
 // that rounding explains. Two engines that round independently are sqrt(2) apart. Measured on the CPU engine, three toy
@@ -539,7 +539,7 @@ std::string shown(double value) {
 
 }  // namespace
 
-std::optional<compare::FreeRanking> rank_free_runs(const FreeRankingQuery& query, Judged& judged) {
+std::optional<findings::FreeRanking> rank_free_runs(const FreeRankingQuery& query, Judged& judged) {
   FreeRuns runs(query);
   runs.run();
   for (const TensorKey& key : runs.unbounded()) {
@@ -547,7 +547,7 @@ std::optional<compare::FreeRanking> rank_free_runs(const FreeRankingQuery& query
                                    "a forward pass of right code that rounds as declared overflows before it"});
   }
   if (runs.targets().empty()) return std::nullopt;
-  compare::FreeRanking ranking;
+  findings::FreeRanking ranking;
   ranking.case_id = query.subject.input->id;
   std::set<std::string> names;
   for (const auto& [key, target] : runs.targets()) {
@@ -604,8 +604,8 @@ std::optional<compare::FreeRanking> rank_free_runs(const FreeRankingQuery& query
   return ranking;
 }
 
-void add_evidence(const compare::FreeRanking& ranking, std::vector<compare::HypothesisResult>& hypotheses) {
-  for (compare::HypothesisResult& hypothesis : hypotheses) {
+void add_evidence(const findings::FreeRanking& ranking, std::vector<findings::HypothesisResult>& hypotheses) {
+  for (findings::HypothesisResult& hypothesis : hypotheses) {
     for (std::size_t i = 0; i < ranking.nearest.size(); ++i) {
       const RankedVariant& variant = ranking.nearest[i];
       if (hypothesis_of(variant.variant) != hypothesis.id) continue;

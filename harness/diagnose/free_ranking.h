@@ -12,10 +12,10 @@
 #include <string>
 #include <vector>
 
-#include "harness/compare/result.h"
 #include "harness/contract/engine.h"
 #include "harness/contract/oracle.h"
 #include "harness/diagnose/judging.h"
+#include "harness/findings/result.h"
 
 namespace qdiff::diagnose {
 
@@ -38,9 +38,9 @@ struct FreeRankingQuery {
 
 // Adds to `judged`: the targets that are wrong, with the variants that reproduce all of them, and which variants these
 // tokens would have shown. None where right code overflows before every target.
-std::optional<compare::FreeRanking> rank_free_runs(const FreeRankingQuery& query, Judged& judged);
+std::optional<findings::FreeRanking> rank_free_runs(const FreeRankingQuery& query, Judged& judged);
 
 // What the ranking says of each hypothesis whose variants lead it.
-void add_evidence(const compare::FreeRanking& ranking, std::vector<compare::HypothesisResult>& hypotheses);
+void add_evidence(const findings::FreeRanking& ranking, std::vector<findings::HypothesisResult>& hypotheses);
 
 }  // namespace qdiff::diagnose

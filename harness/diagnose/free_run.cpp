@@ -49,7 +49,7 @@ class Choices {
     }
   }
 
-  void put_into(compare::FreeRun& figures) const {
+  void put_into(findings::FreeRun& figures) const {
     const Row* shown = nullptr;
     for (const Row& row : rows_) {
       if (shown == nullptr || (row.differs && (!shown->differs || row.step < shown->step))) shown = &row;
@@ -73,7 +73,7 @@ class Choices {
 };
 
 void compare_logits(const TensorView& actual, const TensorView& expected, const Step& step, const ModelConfig& config,
-                    compare::FreeRun& figures) {
+                    findings::FreeRun& figures) {
   figures.logits_relative_rms_error = relative_rms(actual, expected, step);
   for (std::int64_t row = 0; row < step.batch() * step.num_tokens(); ++row) {
     if (step.is_pad(row / step.num_tokens(), row % step.num_tokens())) continue;
@@ -99,10 +99,10 @@ std::int64_t top_token(const TensorView& logits, std::int64_t row, std::int64_t 
   return best;
 }
 
-compare::FreeRun free_run_figures(const std::string& case_id, const std::vector<Step>& steps,
-                                  const TensorStore& candidate, const ReferenceChain& chain,
-                                  const ModelConfig& config) {
-  compare::FreeRun figures;
+findings::FreeRun free_run_figures(const std::string& case_id, const std::vector<Step>& steps,
+                                   const TensorStore& candidate, const ReferenceChain& chain,
+                                   const ModelConfig& config) {
+  findings::FreeRun figures;
   Choices choices;
   figures.case_id = case_id;
   for (const Step& step : steps) {

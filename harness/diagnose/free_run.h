@@ -5,18 +5,19 @@
 #include <string>
 #include <vector>
 
-#include "harness/compare/result.h"
 #include "harness/contract/config.h"
 #include "harness/contract/oracle.h"
 #include "harness/contract/step.h"
 #include "harness/diagnose/record.h"
+#include "harness/findings/result.h"
 
 namespace qdiff::diagnose {
 
 // The token of the largest logit in a row of logits [..., vocab], the first of several; -1 where there is NaN.
 std::int64_t top_token(const TensorView& logits, std::int64_t row, std::int64_t vocab);
 
-compare::FreeRun free_run_figures(const std::string& case_id, const std::vector<Step>& steps,
-                                  const TensorStore& candidate, const ReferenceChain& chain, const ModelConfig& config);
+findings::FreeRun free_run_figures(const std::string& case_id, const std::vector<Step>& steps,
+                                   const TensorStore& candidate, const ReferenceChain& chain,
+                                   const ModelConfig& config);
 
 }  // namespace qdiff::diagnose

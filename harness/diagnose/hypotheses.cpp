@@ -2,14 +2,15 @@
 
 #include <algorithm>
 
+#include "harness/contract/hypothesis.h"
 #include "harness/diagnose/attribution.h"
 
 namespace qdiff::diagnose {
 namespace {
 
-using compare::Finding;
-using compare::HypothesisResult;
-using compare::HypothesisVerdict;
+using findings::Finding;
+using findings::HypothesisResult;
+using findings::HypothesisVerdict;
 
 // Whether some wrong tensor that nothing explains is one that this hypothesis' variants change.
 bool touches_unexplained(const std::vector<Finding>& findings, const std::vector<VariantFacts>& catalogue,
@@ -25,7 +26,7 @@ bool touches_unexplained(const std::vector<Finding>& findings, const std::vector
 
 // The variant of this hypothesis that a finding names, first or among its alternatives.
 std::string variant_named(const Finding& finding, const std::string& id) {
-  const compare::Explanation& explanation = finding.explanation;
+  const findings::Explanation& explanation = finding.explanation;
   if (explanation.hypothesis == id) return explanation.variant.value_or("");
   for (const std::string& variant : explanation.alternatives) {
     if (hypothesis_of(variant) == id) return variant;
@@ -99,7 +100,7 @@ std::vector<HypothesisResult> judge_hypotheses(const std::vector<Finding>& findi
                                                const std::vector<VariantFacts>& catalogue,
                                                const Detectability& detectability) {
   std::vector<HypothesisResult> results;
-  for (const compare::Hypothesis& hypothesis : compare::kHypotheses) {
+  for (const Hypothesis& hypothesis : kHypotheses) {
     HypothesisResult result;
     result.id = hypothesis.id;
     result.title = hypothesis.title;
@@ -146,12 +147,12 @@ HypothesisResult together(const HypothesisResult& a, const HypothesisResult& b) 
   }
   std::sort(result.exercised_variants.begin(), result.exercised_variants.end());
   for (const auto& [variant, cases] : other.shown_by) result.shown_by[variant].insert(cases.begin(), cases.end());
-  for (const compare::BlindVariant& blind : other.blind_variants) {
+  for (const findings::BlindVariant& blind : other.blind_variants) {
     const bool known = std::any_of(result.blind_variants.begin(), result.blind_variants.end(),
-                                   [&](const compare::BlindVariant& have) { return have.variant == blind.variant; });
+                                   [&](const findings::BlindVariant& have) { return have.variant == blind.variant; });
     if (!known) result.blind_variants.push_back(blind);
   }
-  std::erase_if(result.blind_variants, [&](const compare::BlindVariant& blind) {
+  std::erase_if(result.blind_variants, [&](const findings::BlindVariant& blind) {
     const auto& exercised = result.exercised_variants;
     return std::find(exercised.begin(), exercised.end(), blind.variant) != exercised.end();
   });

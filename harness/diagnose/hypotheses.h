@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "harness/compare/result.h"
 #include "harness/contract/oracle.h"
+#include "harness/findings/result.h"
 
 namespace qdiff::diagnose {
 
@@ -19,18 +19,18 @@ struct Detectability {
   std::map<std::string, std::string> not_evaluable;              // variant id -> what was not recorded
 };
 
-std::vector<compare::HypothesisResult> judge_hypotheses(const std::vector<compare::Finding>& findings,
-                                                        const std::vector<VariantFacts>& catalogue,
-                                                        const Detectability& detectability);
+std::vector<findings::HypothesisResult> judge_hypotheses(const std::vector<findings::Finding>& findings,
+                                                         const std::vector<VariantFacts>& catalogue,
+                                                         const Detectability& detectability);
 
 // The verdicts again, from other findings; what was exercised and what is blind stays.
-void judge_again(std::vector<compare::HypothesisResult>& results, const std::vector<compare::Finding>& findings,
+void judge_again(std::vector<findings::HypothesisResult>& results, const std::vector<findings::Finding>& findings,
                  const std::vector<VariantFacts>& catalogue);
 
 // Hypotheses that these inputs could not judge, for the report's coverage.
-std::vector<std::string> blind_hypotheses(const std::vector<compare::HypothesisResult>& results);
+std::vector<std::string> blind_hypotheses(const std::vector<findings::HypothesisResult>& results);
 
 // What two runs on different models exercised of a hypothesis, together; judge_again() gives it its verdict.
-compare::HypothesisResult together(const compare::HypothesisResult& a, const compare::HypothesisResult& b);
+findings::HypothesisResult together(const findings::HypothesisResult& a, const findings::HypothesisResult& b);
 
 }  // namespace qdiff::diagnose

@@ -9,8 +9,8 @@
 #include <utility>
 
 #include "harness/compare/layout.h"
-#include "harness/diagnose/pattern.h"
 #include "harness/diagnose/span_evidence.h"
+#include "harness/pattern/pattern.h"
 
 namespace qdiff::diagnose {
 namespace {
@@ -167,7 +167,7 @@ class Judging {
 
   struct Seen {
     compare::Judgement judgement;
-    Pattern pattern;
+    pattern::Pattern pattern;
   };
 
   Seen look_at(const RowJudgement& row, const Expectation& expected) const {
@@ -175,7 +175,7 @@ class Judging {
     Seen seen;
     seen.judgement = judge_against(row, actual, expected, precision_, oracle_.config());
     if (seen.judgement.outcome == Outcome::kDiverged) {
-      seen.pattern = find_pattern(row.key.id.op, actual, expected, row.step(), oracle_.config());
+      seen.pattern = pattern::find_pattern(row.key.id.op, actual, expected, row.step(), oracle_.config());
     }
     return seen;
   }

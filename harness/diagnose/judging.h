@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "harness/compare/judge.h"
-#include "harness/compare/result.h"
 #include "harness/contract/oracle.h"
 #include "harness/diagnose/attribution.h"
 #include "harness/diagnose/hypotheses.h"
+#include "harness/findings/result.h"
 
 namespace qdiff::diagnose {
 
@@ -28,7 +28,7 @@ struct WrongTensor {
   std::vector<TensorKey> span;  // the operations evaluated; the last is `key`
   TensorId span_start;
   compare::Judgement judgement;
-  Pattern pattern;
+  pattern::Pattern pattern;
   std::vector<Fit> fits;
   bool overwritten = false;  // right when it was handed out, and written again afterwards
 };
@@ -36,9 +36,9 @@ struct WrongTensor {
 struct Judged {
   std::vector<WrongTensor> wrong;
   std::vector<TensorId> missing;  // rows that a subject did not hand out
-  std::vector<compare::NotCompared> not_compared;
+  std::vector<findings::NotCompared> not_compared;
   std::vector<std::int64_t> compared;  // tensors, by subject
-  std::optional<compare::ClosestToBound> closest;
+  std::optional<findings::ClosestToBound> closest;
   Detectability detectability;
 };
 

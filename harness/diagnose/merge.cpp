@@ -9,17 +9,17 @@
 namespace qdiff::diagnose {
 namespace {
 
-using compare::Explanation;
-using compare::Finding;
-using compare::HypothesisVerdict;
 using compare::Verdict;
+using findings::Explanation;
+using findings::Finding;
+using findings::HypothesisVerdict;
 
 // What one model's cases say of the catalogue.
 struct Testimony {
   std::set<std::string> exercised;  // variants that these inputs would have shown
   std::set<std::string> named;      // variants that fit some wrong tensor
 
-  explicit Testimony(const compare::RunResult& result) {
+  explicit Testimony(const findings::RunResult& result) {
     for (const auto& hypothesis : result.hypotheses) {
       exercised.insert(hypothesis.exercised_variants.begin(), hypothesis.exercised_variants.end());
     }
@@ -81,15 +81,15 @@ int rank(Verdict verdict) { return verdict == Verdict::kDiverged ? 2 : verdict =
 
 }  // namespace
 
-compare::RunResult merge(std::vector<compare::RunResult> results) {
+findings::RunResult merge(std::vector<findings::RunResult> results) {
   if (results.empty()) return {};
   const std::vector<Testimony> testimonies(results.begin(), results.end());
-  for (compare::RunResult& result : results) {  // each by its own model's catalogue, which has the right values
+  for (findings::RunResult& result : results) {  // each by its own model's catalogue, which has the right values
     for (Finding& finding : result.findings) break_ties(finding.explanation, result.catalogue, testimonies);
   }
-  compare::RunResult merged = std::move(results.front());
+  findings::RunResult merged = std::move(results.front());
   for (std::size_t r = 1; r < results.size(); ++r) {
-    compare::RunResult& next = results[r];
+    findings::RunResult& next = results[r];
     auto append = [](auto& to, auto& from) { std::move(from.begin(), from.end(), std::back_inserter(to)); };
     if (rank(next.verdict) > rank(merged.verdict)) {
       merged.verdict = next.verdict;

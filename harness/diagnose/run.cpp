@@ -23,7 +23,7 @@ class Run {
   Run(std::span<const CaseInput> cases, const Parties& parties, const RunOptions& options)
       : cases_(cases), parties_(parties), options_(options), config_(parties.model.config()) {}
 
-  compare::RunResult operator()() {
+  findings::RunResult operator()() {
     const auto start = std::chrono::steady_clock::now();
     select();
     record();
@@ -139,7 +139,7 @@ class Run {
   void compare_free_runs() {
     for (std::size_t i = 0; i < free_.size(); ++i) {
       const CaseInput& input = cases_[active_[i]];
-      compare::FreeRun figures = free_run_figures(input.id, input.steps, free_[i]->tensors, chains_[i], config_);
+      findings::FreeRun figures = free_run_figures(input.id, input.steps, free_[i]->tensors, chains_[i], config_);
       if (figures.tokens_compared > 0) result_.free_runs.push_back(std::move(figures));
     }
     for (ReferenceChain& chain : chains_) chain.logits.clear();
@@ -239,12 +239,12 @@ class Run {
   std::vector<WrongTensor> seen_while_recording_;
   // Logits of a step in which a second, untapped run differs from the recorded one.
   std::map<const CaseInput*, std::pair<TensorKey, compare::Judgement>> untapped_differences_;
-  compare::RunResult result_;
+  findings::RunResult result_;
 };
 
 }  // namespace
 
-compare::RunResult run_cases(std::span<const CaseInput> cases, const Parties& parties, const RunOptions& options) {
+findings::RunResult run_cases(std::span<const CaseInput> cases, const Parties& parties, const RunOptions& options) {
   return Run(cases, parties, options)();
 }
 

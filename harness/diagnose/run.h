@@ -14,10 +14,10 @@
 #include <string>
 #include <vector>
 
-#include "harness/compare/result.h"
 #include "harness/contract/engine.h"
 #include "harness/contract/oracle.h"
 #include "harness/contract/step.h"
+#include "harness/findings/result.h"
 
 namespace qdiff::diagnose {
 
@@ -44,9 +44,9 @@ struct Parties {
 };
 
 // Throws InputError where a case does not fit the model or a layer filter lies outside it.
-compare::RunResult run_cases(std::span<const CaseInput> cases, const Parties& parties, const RunOptions& options);
+findings::RunResult run_cases(std::span<const CaseInput> cases, const Parties& parties, const RunOptions& options);
 
 // Results of several models joined into one, in order. Hypotheses take their strongest verdict.
-compare::RunResult merge(std::vector<compare::RunResult> results);
+findings::RunResult merge(std::vector<findings::RunResult> results);
 
 }  // namespace qdiff::diagnose

@@ -35,7 +35,7 @@ class TraceRun {
         options_(options),
         near_(parties.trace, far_) {}
 
-  compare::RunResult operator()() {
+  findings::RunResult operator()() {
     const auto start = std::chrono::steady_clock::now();
     result_.notes = check_trace(trace_, parties_.model);
     if (options_.before_judging) options_.before_judging();
@@ -146,7 +146,7 @@ class TraceRun {
     const std::vector<ReferenceChain> chains =
         run_reference(*reference, {&input}, {*steps.rbegin()}, manifest_.precision.activations, config,
                       static_cast<int>(config.num_layers), options);
-    compare::FreeRun figures = free_run_figures(input.id, input.steps, trace_, chains.front(), config);
+    findings::FreeRun figures = free_run_figures(input.id, input.steps, trace_, chains.front(), config);
     if (!figures.expected_tokens.empty()) result_.free_runs.push_back(std::move(figures));
     trace_.forget();
   }
@@ -176,7 +176,7 @@ class TraceRun {
   std::set<TensorKey> far_;
   WithoutFar near_;
   std::vector<Subject> subjects_;  // one
-  compare::RunResult result_;
+  findings::RunResult result_;
 };
 
 }  // namespace
@@ -189,7 +189,7 @@ std::size_t layers_of(const std::vector<TensorKey>& span) {
   return layers.size();
 }
 
-compare::RunResult judge_trace(const TraceParties& parties, const TraceOptions& options) {
+findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions& options) {
   return TraceRun(parties, options)();
 }
 

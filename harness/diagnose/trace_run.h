@@ -9,12 +9,12 @@
 #include <set>
 #include <string>
 
-#include "harness/compare/result.h"
 #include "harness/contract/engine.h"
 #include "harness/contract/oracle.h"
 #include "harness/contract/weights.h"
 #include "harness/diagnose/free_ranking.h"
 #include "harness/diagnose/judging.h"
+#include "harness/findings/result.h"
 #include "harness/trace/trace_reader.h"
 
 namespace qdiff::diagnose {
@@ -44,6 +44,6 @@ inline constexpr std::size_t kLongestSpan = 2;
 std::size_t layers_of(const std::vector<TensorKey>& span);
 
 // Throws InputError where the trace does not fit the model (trace_checks.h) or a filter lies outside it.
-compare::RunResult judge_trace(const TraceParties& parties, const TraceOptions& options);
+findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions& options);
 
 }  // namespace qdiff::diagnose

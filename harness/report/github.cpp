@@ -12,11 +12,11 @@
 namespace qdiff::report {
 namespace {
 
-using compare::Explanation;
-using compare::Finding;
-using compare::HypothesisResult;
-using compare::RunResult;
 using compare::Verdict;
+using findings::Explanation;
+using findings::Finding;
+using findings::HypothesisResult;
+using findings::RunResult;
 
 // Characters with a meaning in a workflow command, and what stands for them: escapeData and escapeProperty in
 // https://github.com/actions/toolkit/blob/main/packages/core/src/command.ts
@@ -101,7 +101,7 @@ std::string finding_cell(const Finding& finding) {
 }
 
 std::string hypothesis_row(const HypothesisResult& hypothesis) {
-  std::string verdict(compare::name(hypothesis.verdict));
+  std::string verdict(findings::name(hypothesis.verdict));
   std::replace(verdict.begin(), verdict.end(), '_', ' ');
   if (hypothesis.variant) verdict += ": " + *hypothesis.variant;
   const std::string name = markdown_text(hypothesis.id + ' ' + hypothesis.title);

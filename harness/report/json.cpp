@@ -5,14 +5,15 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "harness/contract/hypothesis.h"
 #include "harness/report/report.h"
 
 namespace qdiff::report {
 namespace {
 
-using compare::Explanation;
-using compare::Finding;
-using compare::RunResult;
+using findings::Explanation;
+using findings::Finding;
+using findings::RunResult;
 
 constexpr int kElementDigits = 9;  // enough to tell any two float32 numbers apart
 
@@ -60,7 +61,7 @@ Document divergence_document(const Finding& finding) {
           {"phase", name(finding.phase)},
           {"layer", finding.tensor.layer == kNoLayer ? Document(nullptr) : Document(finding.tensor.layer)},
           {"tensor", tensor_name(finding.tensor)},
-          {"kind", finding.kind == compare::FindingKind::kLogic ? "logic" : "precision"},
+          {"kind", finding.kind == findings::FindingKind::kLogic ? "logic" : "precision"},
           {"index", list(judgement.worst_index)},
           {"actual", has_worst ? number(judgement.actual, kElementDigits) : Document(nullptr)},
           {"expected", has_worst ? number(judgement.expected, kElementDigits) : Document(nullptr)},
@@ -79,7 +80,7 @@ std::vector<std::string> separations_of(const Explanation& explanation) {
   return separations;
 }
 
-Document where_document(const compare::WrongAxis& where) {
+Document where_document(const findings::WrongAxis& where) {
   Document runs = Document::array();
   for (const auto& [first, last] : where.runs) runs.push_back({first, last});
   return {{"axis", where.axis}, {"size", where.size}, {"runs", runs}};
@@ -90,7 +91,7 @@ Document explanation_document(const Explanation& explanation) {
   for (const auto& [point, dtype] : explanation.points) points[point] = dtype;
   return {{"hypothesis", or_null(explanation.hypothesis)},
           {"variant", or_null(explanation.variant)},
-          {"verdict", explanation.verdict ? Document(compare::name(*explanation.verdict)) : Document(nullptr)},
+          {"verdict", explanation.verdict ? Document(findings::name(*explanation.verdict)) : Document(nullptr)},
           {"value", or_null(explanation.value)},
           {"expected_value", or_null(explanation.expected_value)},
           {"layers", list(explanation.layers)},
@@ -109,8 +110,8 @@ Document finding_document(const Finding& finding) {
   return document;
 }
 
-Document coverage_document(const compare::Coverage& coverage) {
-  const auto not_compared = [](const compare::NotCompared& item) -> Document {
+Document coverage_document(const findings::Coverage& coverage) {
+  const auto not_compared = [](const findings::NotCompared& item) -> Document {
     return {{"case", item.case_id},
             {"mode", item.mode},
             {"step", item.step},
@@ -123,13 +124,13 @@ Document coverage_document(const compare::Coverage& coverage) {
           {"blind", list(coverage.blind)}};
 }
 
-Document closest_document(const std::optional<compare::ClosestToBound>& closest) {
+Document closest_document(const std::optional<findings::ClosestToBound>& closest) {
   if (!closest) return nullptr;
   return {{"case", closest->case_id},  {"mode", closest->mode},           {"step", closest->step},
           {"tensor", closest->tensor}, {"statistic", closest->statistic}, {"ratio_to_bound", number(closest->ratio)}};
 }
 
-Document free_run_document(const compare::FreeRun& run) {
+Document free_run_document(const findings::FreeRun& run) {
   return {{"case", run.case_id},
           {"tokens_compared", run.tokens_compared},
           {"same_top_token", run.same_top_token},
@@ -148,7 +149,7 @@ Document free_run_document(const compare::FreeRun& run) {
           {"actual_written", or_null(run.actual_written)}};
 }
 
-Document case_document(const compare::CaseSummary& summary) {
+Document case_document(const findings::CaseSummary& summary) {
   return {{"id", summary.id},
           {"title", summary.title},
           {"hypothesis", or_null(summary.hypothesis)},
@@ -193,7 +194,7 @@ void append_text(const Document& value, const std::string& line_start, std::stri
   text += value.is_array() ? ']' : '}';
 }
 
-Document ranked_document(const compare::RankedVariant& variant) {
+Document ranked_document(const findings::RankedVariant& variant) {
   return {{"variant", or_null(variant.variant)},
           {"value", or_null(variant.value)},
           {"times_rounding", number(variant.times_rounding)},
@@ -203,7 +204,7 @@ Document ranked_document(const compare::RankedVariant& variant) {
           {"reproduces", variant.reproduces}};
 }
 
-Document ranking_document(const std::optional<compare::FreeRanking>& ranking) {
+Document ranking_document(const std::optional<findings::FreeRanking>& ranking) {
   if (!ranking) return nullptr;
   return {{"case", ranking->case_id},
           {"tensors", list(ranking->tensors)},
@@ -235,16 +236,16 @@ Document number(double value, int significant_digits) {
   return std::strtod(text, nullptr);
 }
 
-std::vector<compare::HypothesisResult> all_hypotheses(const RunResult& result) {
-  std::vector<compare::HypothesisResult> all;
-  for (const compare::Hypothesis& hypothesis : compare::kHypotheses) {
+std::vector<findings::HypothesisResult> all_hypotheses(const RunResult& result) {
+  std::vector<findings::HypothesisResult> all;
+  for (const Hypothesis& hypothesis : kHypotheses) {
     const auto found = std::find_if(result.hypotheses.begin(), result.hypotheses.end(),
                                     [&](const auto& candidate) { return candidate.id == hypothesis.id; });
     if (found != result.hypotheses.end()) {
       all.push_back(*found);
       continue;
     }
-    compare::HypothesisResult absent;
+    findings::HypothesisResult absent;
     absent.id = hypothesis.id;
     absent.title = hypothesis.title;
     all.push_back(absent);
@@ -252,8 +253,8 @@ std::vector<compare::HypothesisResult> all_hypotheses(const RunResult& result) {
   return all;
 }
 
-Document to_document(const compare::HypothesisResult& hypothesis) {
-  const auto blind = [](const compare::BlindVariant& variant) -> Document {
+Document to_document(const findings::HypothesisResult& hypothesis) {
+  const auto blind = [](const findings::BlindVariant& variant) -> Document {
     return {{"variant", variant.variant}, {"why", variant.why}};
   };
   Document shown_by = Document::object();
@@ -262,7 +263,7 @@ Document to_document(const compare::HypothesisResult& hypothesis) {
           {"version", 1},
           {"id", hypothesis.id},
           {"title", hypothesis.title},
-          {"verdict", compare::name(hypothesis.verdict)},
+          {"verdict", findings::name(hypothesis.verdict)},
           {"variant", or_null(hypothesis.variant)},
           {"first_divergence",
            hypothesis.first_divergence ? finding_document(*hypothesis.first_divergence) : Document(nullptr)},
@@ -282,7 +283,7 @@ Document to_document(const RunResult& result) {
           {"explanation", first == nullptr ? Document(nullptr) : explanation_document(first->explanation)},
           {"findings", list(result.findings, finding_document)},
           {"hypotheses",
-           list(all_hypotheses(result), [](const compare::HypothesisResult& item) { return to_document(item); })},
+           list(all_hypotheses(result), [](const findings::HypothesisResult& item) { return to_document(item); })},
           {"coverage", coverage_document(result.coverage)},
           {"closest_to_bound", closest_document(result.closest)},
           {"free_runs", list(result.free_runs, free_run_document)},
@@ -309,6 +310,6 @@ std::string points_json(const std::map<std::string, std::string>& points) {
   return to_text({{"points", points_document(points)}});
 }
 std::string report_json(const RunResult& result) { return to_text(to_document(result)); }
-std::string hypothesis_json(const compare::HypothesisResult& hypothesis) { return to_text(to_document(hypothesis)); }
+std::string hypothesis_json(const findings::HypothesisResult& hypothesis) { return to_text(to_document(hypothesis)); }
 
 }  // namespace qdiff::report

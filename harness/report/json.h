@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "harness/compare/result.h"
+#include "harness/findings/result.h"
 
 namespace qdiff::report {
 
@@ -13,8 +13,8 @@ using Document = nlohmann::ordered_json;
 // Rounded to that many significant digits; NaN and infinities become strings.
 Document number(double value, int significant_digits = 6);
 
-Document to_document(const compare::RunResult& result);
-Document to_document(const compare::HypothesisResult& hypothesis);
+Document to_document(const findings::RunResult& result);
+Document to_document(const findings::HypothesisResult& hypothesis);
 
 // A string, number or null as JSON, under the same rules as to_text().
 std::string scalar_text(const Document& value);
@@ -24,6 +24,6 @@ std::string scalar_text(const Document& value);
 std::string to_text(const Document& document);
 
 // The ten hypotheses in order; one that the result lacks is not_exercised.
-std::vector<compare::HypothesisResult> all_hypotheses(const compare::RunResult& result);
+std::vector<findings::HypothesisResult> all_hypotheses(const findings::RunResult& result);
 
 }  // namespace qdiff::report

@@ -13,11 +13,11 @@
 namespace qdiff::report {
 namespace {
 
-using compare::Finding;
-using compare::HypothesisResult;
-using compare::HypothesisVerdict;
-using compare::RunResult;
 using compare::Verdict;
+using findings::Finding;
+using findings::HypothesisResult;
+using findings::HypothesisVerdict;
+using findings::RunResult;
 
 struct TestCase {
   std::string group;  // JUnit's classname
@@ -88,14 +88,14 @@ TestCase verdict_test(const RunResult& result) {
 }
 
 // Why a case without a finding is no match.
-std::string doubt_of(const RunResult& result, const compare::CaseSummary& summary) {
-  for (const compare::NotCompared& item : result.coverage.not_compared) {
+std::string doubt_of(const RunResult& result, const findings::CaseSummary& summary) {
+  for (const findings::NotCompared& item : result.coverage.not_compared) {
     if (item.case_id == summary.id) return item.tensor + " at step " + std::to_string(item.step) + ": " + item.reason;
   }
   return result.reason.empty() ? "no tensor of it could be compared" : result.reason;
 }
 
-TestCase case_test(const RunResult& result, const compare::CaseSummary& summary) {
+TestCase case_test(const RunResult& result, const findings::CaseSummary& summary) {
   TestCase test{"qdiff.cases", summary.id, element_for(summary.verdict)};
   if (summary.verdict == Verdict::kMatch) return test;
   const auto findings = findings_that(result, [&](const Finding& finding) { return finding.case_id == summary.id; });
@@ -108,14 +108,14 @@ TestCase case_test(const RunResult& result, const compare::CaseSummary& summary)
 }
 
 // Whether this case's inputs would show a variant of the hypothesis.
-bool would_show(const compare::CaseSummary& summary, const HypothesisResult& hypothesis) {
+bool would_show(const findings::CaseSummary& summary, const HypothesisResult& hypothesis) {
   return std::any_of(hypothesis.shown_by.begin(), hypothesis.shown_by.end(),
                      [&](const auto& shown) { return shown.second.contains(summary.id); });
 }
 
 // Passed means: this case would show a variant of the hypothesis, and nothing that is wrong in it speaks for one.
 TestCase hypothesis_test(const RunResult& result, const HypothesisResult& hypothesis,
-                         const compare::CaseSummary& summary) {
+                         const findings::CaseSummary& summary) {
   TestCase test{hypothesis.id, summary.id};
   const auto findings = findings_that(result, [&](const Finding& finding) {
     return finding.case_id == summary.id && speaks_for(finding.explanation, hypothesis.id) && counts(result, finding);
@@ -163,9 +163,9 @@ std::string xml_of(const TestCase& test) {
 
 std::string junit_xml(const RunResult& result) {
   std::vector<TestCase> tests = {verdict_test(result)};
-  for (const compare::CaseSummary& summary : result.cases) tests.push_back(case_test(result, summary));
+  for (const findings::CaseSummary& summary : result.cases) tests.push_back(case_test(result, summary));
   for (const HypothesisResult& hypothesis : all_hypotheses(result)) {
-    for (const compare::CaseSummary& summary : result.cases) {
+    for (const findings::CaseSummary& summary : result.cases) {
       tests.push_back(hypothesis_test(result, hypothesis, summary));
     }
   }

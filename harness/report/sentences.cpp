@@ -24,16 +24,16 @@ std::string ranges(std::vector<int> numbers) {
   return text;
 }
 
-std::string what_fits(const compare::Explanation& explanation) {
+std::string what_fits(const findings::Explanation& explanation) {
   if (!explanation.verdict) return "";
-  const std::string verdict = " (" + std::string(compare::name(*explanation.verdict)) + ')';
+  const std::string verdict = " (" + std::string(findings::name(*explanation.verdict)) + ')';
   if (explanation.variant) return *explanation.variant + verdict;
   if (!explanation.points.empty()) return "a rounding that is not declared" + verdict;
   return explanation.hypothesis ? *explanation.hypothesis + verdict + ", by no catalogued variant" : "";
 }
 
 // ", in layers 0-2, in decode"
-std::string extent_of(const compare::Explanation& explanation) {
+std::string extent_of(const findings::Explanation& explanation) {
   std::string text;
   if (!explanation.layers.empty()) {
     text += (explanation.layers.size() == 1 ? ", in layer " : ", in layers ") + ranges(explanation.layers);
@@ -88,7 +88,7 @@ std::vector<std::string> by_layer(const std::vector<std::string>& names) {
   return texts;
 }
 
-std::string cause_of(const compare::Explanation& explanation) {
+std::string cause_of(const findings::Explanation& explanation) {
   std::string text = what_fits(explanation);
   if (text.empty()) return "unexplained: no catalogued bug reproduces it" + extent_of(explanation);
   if (explanation.value) {
@@ -98,7 +98,7 @@ std::string cause_of(const compare::Explanation& explanation) {
   return text + extent_of(explanation);
 }
 
-std::vector<std::string> alternatives_of(const compare::Explanation& explanation) {
+std::vector<std::string> alternatives_of(const findings::Explanation& explanation) {
   std::vector<std::string> lines, unseparated;
   for (std::size_t i = 0; i < explanation.alternatives.size(); ++i) {
     const bool separated = i < explanation.separated_by.size() && !explanation.separated_by[i].empty();
@@ -120,26 +120,26 @@ std::string points_entry(const std::map<std::string, std::string>& points) {
   return text.empty() ? text : text + '}';
 }
 
-std::map<std::string, std::string> points_of(const compare::RunResult& result) {
+std::map<std::string, std::string> points_of(const findings::RunResult& result) {
   std::map<std::string, std::string> points;
-  for (const compare::Finding& finding : result.findings) {
-    if (finding.kind != compare::FindingKind::kPrecision) continue;
+  for (const findings::Finding& finding : result.findings) {
+    if (finding.kind != findings::FindingKind::kPrecision) continue;
     points.insert(finding.explanation.points.begin(), finding.explanation.points.end());
   }
   return points;
 }
 
-bool counts(const compare::RunResult& result, const compare::Finding& finding) {
-  return !result.precision_allowed || finding.kind == compare::FindingKind::kLogic;
+bool counts(const findings::RunResult& result, const findings::Finding& finding) {
+  return !result.precision_allowed || finding.kind == findings::FindingKind::kLogic;
 }
 
-std::string place_of(const compare::Finding& finding) {
+std::string place_of(const findings::Finding& finding) {
   return "step " + std::to_string(finding.step) + " (" + std::string(name(finding.phase)) + ")" +
          (finding.tensor.layer == kNoLayer ? "" : ", layer " + std::to_string(finding.tensor.layer)) +
          (finding.mode == "trace" ? "" : ", " + finding.mode);
 }
 
-std::string why_not_judged(const compare::HypothesisResult& hypothesis) {
+std::string why_not_judged(const findings::HypothesisResult& hypothesis) {
   if (!hypothesis.blind_variants.empty()) return hypothesis.blind_variants.front().why;
   return hypothesis.evidence.empty() ? "nothing that it could show was run" : hypothesis.evidence.front();
 }

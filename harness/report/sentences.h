@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "harness/compare/result.h"
+#include "harness/findings/result.h"
 
 namespace qdiff::report {
 
@@ -23,25 +23,25 @@ std::string joined(const std::vector<std::string>& items, std::size_t most);  //
 std::vector<std::string> by_layer(const std::vector<std::string>& names);
 
 // "H03.theta (consistent), with 10000 where 1000000 is right, in layers 0-2, in decode"
-std::string cause_of(const compare::Explanation& explanation);
+std::string cause_of(const findings::Explanation& explanation);
 
 // Each bug that fits equally well, with the input that would tell it from the named one: "H06.missing_q: told apart by
 // inputs with only one of: a query bias; a key bias". Those without such an input share the last line.
-std::vector<std::string> alternatives_of(const compare::Explanation& explanation);
+std::vector<std::string> alternatives_of(const findings::Explanation& explanation);
 
 // The entries of a manifest's `compute` that would declare these roundings, as JSON: "points": {"rope.table":
 // "bfloat16"}. Empty where there are none.
 std::string points_entry(const std::map<std::string, std::string>& points);
 // Those of all precision findings together.
-std::map<std::string, std::string> points_of(const compare::RunResult& result);
+std::map<std::string, std::string> points_of(const findings::RunResult& result);
 
 // Whether the finding makes the verdict diverged.
-bool counts(const compare::RunResult& result, const compare::Finding& finding);
+bool counts(const findings::RunResult& result, const findings::Finding& finding);
 
 // "step 2 (decode), layer 1, lockstep"
-std::string place_of(const compare::Finding& finding);
+std::string place_of(const findings::Finding& finding);
 
 // Why a hypothesis is blind or was not exercised.
-std::string why_not_judged(const compare::HypothesisResult& hypothesis);
+std::string why_not_judged(const findings::HypothesisResult& hypothesis);
 
 }  // namespace qdiff::report

@@ -13,10 +13,10 @@
 namespace qdiff::report {
 namespace {
 
-using compare::Finding;
-using compare::HypothesisVerdict;
-using compare::RunResult;
 using compare::Verdict;
+using findings::Finding;
+using findings::HypothesisVerdict;
+using findings::RunResult;
 
 std::string_view hypothesis_color(HypothesisVerdict verdict) {
   switch (verdict) {
@@ -40,7 +40,7 @@ std::string element_line(const compare::Judgement& judgement) {
          digits(judgement.expected, 9);
 }
 
-void write_alternatives(const compare::Explanation& explanation, Writer& out) {
+void write_alternatives(const findings::Explanation& explanation, Writer& out) {
   constexpr std::size_t kMostLines = 6;
   const std::vector<std::string> lines = alternatives_of(explanation);
   for (std::size_t i = 0; i < lines.size() && i < kMostLines; ++i) out.field(i == 0 ? "or else" : "", lines[i]);
@@ -48,7 +48,7 @@ void write_alternatives(const compare::Explanation& explanation, Writer& out) {
 }
 
 // What the cause is in words: the bug's own line, or why the pattern speaks for a hypothesis.
-std::string meaning_of(const RunResult& result, const compare::Explanation& explanation) {
+std::string meaning_of(const RunResult& result, const findings::Explanation& explanation) {
   if (!explanation.variant) return explanation.evidence;
   const VariantFacts* found = find_variant(result.catalogue, *explanation.variant);
   return found == nullptr ? std::string() : found->what;
@@ -59,7 +59,7 @@ void write_divergence(const RunResult& result, const Finding& first, Writer& out
   out.blank();
   out.whole_field("first at", tensor, kBold);
   out.field("where", "case " + first.case_id + ", " + place_of(first) +
-                         (first.kind == compare::FindingKind::kPrecision ? ", an undeclared rounding" : ""));
+                         (first.kind == findings::FindingKind::kPrecision ? ", an undeclared rounding" : ""));
   out.whole_field("element", element_line(first.judgement));
   out.field("error", first.judgement.reason);
   if (first.span_start != first.tensor) out.field("span", tensor_name(first.span_start) + " to " + tensor);
@@ -75,7 +75,7 @@ void write_divergence(const RunResult& result, const Finding& first, Writer& out
   const auto total = static_cast<std::int64_t>(result.findings.size());
   if (total > 1) {
     const auto precision = std::count_if(result.findings.begin(), result.findings.end(), [](const Finding& finding) {
-      return finding.kind == compare::FindingKind::kPrecision;
+      return finding.kind == findings::FindingKind::kPrecision;
     });
     out.field("also", counted(total - 1, "more wrong tensor") +
                           (precision > 0 ? "; " + std::to_string(precision) + " of all " + std::to_string(total) +
@@ -87,7 +87,7 @@ void write_divergence(const RunResult& result, const Finding& first, Writer& out
 
 // ---- Hypotheses ----
 
-std::string note_of(const compare::HypothesisResult& hypothesis) {
+std::string note_of(const findings::HypothesisResult& hypothesis) {
   const std::size_t exercised = hypothesis.exercised_variants.size();
   const std::size_t blind = hypothesis.blind_variants.size();
   switch (hypothesis.verdict) {
@@ -112,7 +112,7 @@ std::string note_of(const compare::HypothesisResult& hypothesis) {
 
 void write_hypotheses(const RunResult& result, Writer& out) {
   out.blank();
-  const std::vector<compare::HypothesisResult> all = all_hypotheses(result);
+  const std::vector<findings::HypothesisResult> all = all_hypotheses(result);
   std::size_t title_width = 0;
   for (const auto& hypothesis : all) title_width = std::max(title_width, display_width(out.plain(hypothesis.title)));
   constexpr std::size_t kIdWidth = 5, kVerdictWidth = 13, kGap = 2, kNoteWidth = 44;
@@ -120,7 +120,7 @@ void write_hypotheses(const RunResult& result, Writer& out) {
   const std::size_t room = out.width() > kFixed + kNoteWidth ? out.width() - kFixed - kNoteWidth : 0;
   title_width = std::min(title_width, std::max<std::size_t>(room, 20));
   for (const auto& hypothesis : all) {
-    std::string verdict(compare::name(hypothesis.verdict));
+    std::string verdict(findings::name(hypothesis.verdict));
     std::replace(verdict.begin(), verdict.end(), '_', ' ');
     const std::string note = cut_to(out.plain(note_of(hypothesis)), out.width() - kFixed - title_width);
     out.line("  " + out.plain(padded_to(hypothesis.id, kIdWidth)) +
@@ -134,14 +134,14 @@ void write_hypotheses(const RunResult& result, Writer& out) {
 
 // "3 because ..." for each reason, the most frequent first. Reasons that differ in their numbers alone are one, and the
 // first of them stands for all.
-std::vector<std::string> by_reason(const std::vector<compare::NotCompared>& items) {
+std::vector<std::string> by_reason(const std::vector<findings::NotCompared>& items) {
   struct Group {
     std::string first;
     std::int64_t count = 0;
     bool same = true;
   };
   std::map<std::string, Group> groups;
-  for (const compare::NotCompared& item : items) {
+  for (const findings::NotCompared& item : items) {
     std::string key = item.reason;
     std::erase_if(key, [](char c) { return c >= '0' && c <= '9'; });
     Group& group = groups[key];
@@ -159,7 +159,7 @@ std::vector<std::string> by_reason(const std::vector<compare::NotCompared>& item
 }
 
 // What both would write, in words, and where they part.
-void write_choices(const compare::FreeRun& run, Writer& out) {
+void write_choices(const findings::FreeRun& run, Writer& out) {
   if (!run.expected_text || !run.actual_text || run.expected_tokens.empty()) return;
   out.field("expected", '"' + run.expected_written.value_or(*run.expected_text) + '"');
   out.field("actual", '"' + run.actual_written.value_or(*run.actual_text) + '"');
@@ -174,12 +174,12 @@ void write_choices(const compare::FreeRun& run, Writer& out) {
                     (run.margin ? ", which the reference's logits prefer by " + digits(*run.margin, 3) : ""));
 }
 
-bool choose_alike(const compare::FreeRun& run) {
+bool choose_alike(const findings::FreeRun& run) {
   // Logits of the last rows alone are not among the positions, but have choices.
   return run.same_top_token == run.tokens_compared && run.expected_tokens == run.actual_tokens;
 }
 
-std::string choices_text(const compare::FreeRun& run) {
+std::string choices_text(const findings::FreeRun& run) {
   const std::string positions = counted(run.tokens_compared, "position");
   if (choose_alike(run)) return "the reference's next token at all of " + positions;
   const std::int64_t others = run.tokens_compared - run.same_top_token;
@@ -188,10 +188,10 @@ std::string choices_text(const compare::FreeRun& run) {
 }
 
 // Rounding moves a close choice of token now and then; a user sees text, so a few lines say how much.
-void write_texts(const std::vector<compare::FreeRun>& runs, Writer& out) {
+void write_texts(const std::vector<findings::FreeRun>& runs, Writer& out) {
   constexpr std::int64_t kMostCases = 3;
   std::int64_t shown = 0, more = 0;
-  for (const compare::FreeRun& run : runs) {
+  for (const findings::FreeRun& run : runs) {
     if (choose_alike(run) && !run.greedy) continue;
     if (shown == kMostCases) {
       ++more;
@@ -206,7 +206,7 @@ void write_texts(const std::vector<compare::FreeRun>& runs, Writer& out) {
 
 void write_coverage(const RunResult& result, Writer& out) {
   out.blank();
-  const compare::Coverage& coverage = result.coverage;
+  const findings::Coverage& coverage = result.coverage;
   std::string compared = counted(coverage.tensors_compared, "tensor");
   if (!coverage.tensors_missing.empty()) {
     compared +=
@@ -215,7 +215,7 @@ void write_coverage(const RunResult& result, Writer& out) {
   out.field("compared", compared);
   if (result.cases.size() > 1) {
     std::vector<std::string> verdicts;
-    for (const compare::CaseSummary& summary : result.cases) {
+    for (const findings::CaseSummary& summary : result.cases) {
       verdicts.push_back(summary.id + ' ' + std::string(compare::name(summary.verdict)));
     }
     out.field("cases", joined(verdicts, 12));
@@ -225,7 +225,7 @@ void write_coverage(const RunResult& result, Writer& out) {
     out.field("blind", joined(coverage.blind, 10) + ": these inputs do not show whether they hold");
   }
   if (result.closest && result.findings.empty()) {
-    const compare::ClosestToBound& closest = *result.closest;
+    const findings::ClosestToBound& closest = *result.closest;
     out.field("closest", closest.statistic + " at " + digits(closest.ratio, 3) + " of its bound, in " + closest.tensor +
                              " (case " + closest.case_id + ", step " + std::to_string(closest.step) + ")");
   }
@@ -244,14 +244,14 @@ std::string models_of(const RunResult& result) {
   return models == 1 ? result.model : counted(models, "model");
 }
 
-std::string variant_text(const compare::RankedVariant& variant) {
+std::string variant_text(const findings::RankedVariant& variant) {
   return (variant.variant.empty() ? std::string("right code") : variant.variant) +
          (variant.value ? '=' + plain_number(*variant.value) : std::string());
 }
 
-void write_ranking(const compare::FreeRanking& ranking, Writer& out) {
+void write_ranking(const findings::FreeRanking& ranking, Writer& out) {
   constexpr std::size_t kMostLines = 5;
-  const auto line_of = [&](const compare::RankedVariant& variant) {
+  const auto line_of = [&](const findings::RankedVariant& variant) {
     std::string text = variant_text(variant) + ": " + digits(variant.times_rounding, 3) + " times rounding";
     if (ranking.tokens_compared > 0) {
       text += ", the same next token at " + std::to_string(variant.same_top_token) + " of " +

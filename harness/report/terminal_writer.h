@@ -6,7 +6,7 @@
 #include <string_view>
 #include <utility>
 
-#include "harness/compare/result.h"
+#include "harness/findings/result.h"
 #include "harness/report/report.h"
 #include "harness/report/text.h"
 

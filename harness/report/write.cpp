@@ -59,10 +59,10 @@ std::string_view embedded_schema(std::string_view name) {
 
 }  // namespace
 
-void write_reports(const compare::RunResult& result, const fs::path& out) {
+void write_reports(const findings::RunResult& result, const fs::path& out) {
   const fs::path folder = out / "hypotheses";
   std::vector<ReportFile> files;
-  for (const compare::HypothesisResult& hypothesis : all_hypotheses(result)) {
+  for (const findings::HypothesisResult& hypothesis : all_hypotheses(result)) {
     files.push_back({folder / (hypothesis.id + ".json"), hypothesis_json(hypothesis), "\"qdiff-hypothesis\""});
   }
   files.push_back({out / "junit.xml", junit_xml(result), "<testsuite name=\"qdiff\""});

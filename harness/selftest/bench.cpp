@@ -40,7 +40,7 @@ Shifts& Bench::shifts(const cases::Case& test_case) {
   return *of_case.shifts;
 }
 
-compare::RunResult Bench::run(const cases::Case& test_case, const Fault& fault, diagnose::Mode mode, bool probing) {
+findings::RunResult Bench::run(const cases::Case& test_case, const Fault& fault, diagnose::Mode mode, bool probing) {
   planted_->plant(fault);
   diagnose::RunOptions options;
   options.mode = mode;

@@ -42,7 +42,7 @@ class Bench {
 
   // The main job with the fault planted; with `probing` it also says which variants the case refutes. Throws InputError
   // where the engine cannot run with it.
-  compare::RunResult run(const cases::Case& test_case, const Fault& fault, diagnose::Mode mode, bool probing);
+  findings::RunResult run(const cases::Case& test_case, const Fault& fault, diagnose::Mode mode, bool probing);
   const TensorStore& recording(const cases::Case& test_case) { return recorded(test_case).tensors.tensors; }
   const Precision& precision() const { return clean_->precision(); }
 

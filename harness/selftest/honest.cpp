@@ -14,13 +14,13 @@ HonestRun run_random_case(std::uint64_t seed, DType dtype, const Makers& makers,
   const auto oracle = makers.oracle(*drawn.weights);
   diagnose::RunOptions options;
   options.probing = false;
-  const compare::RunResult result =
+  const findings::RunResult result =
       diagnose::run_cases(std::span(&drawn.input, 1), {*candidate, *gold, *oracle, *drawn.weights}, options);
   HonestRun run{result.coverage.tensors_compared, ""};
   if (result.verdict == compare::Verdict::kMatch) return run;
   run.alarm = "seed " + std::to_string(seed) + ", " + std::string(name(dtype)) + ", profile " +
               std::string(model::name(drawn.profile)) + ", " + to_string(drawn.weights->config()) + ": ";
-  if (const compare::Finding* first = result.first_divergence()) {
+  if (const findings::Finding* first = result.first_divergence()) {
     run.alarm += tensor_name(first->tensor) + " step " + std::to_string(first->step) + ": " + first->judgement.reason;
   } else {
     run.alarm += std::string(compare::name(result.verdict)) + ": " + result.reason;

@@ -35,12 +35,12 @@ Document score_document(const Score& score) {
 
 Document place_document(const TensorKey& key) { return {{"tensor", tensor_name(key.id)}, {"step", key.step}}; }
 
-Document finding_document(const compare::Finding& finding) {
-  const compare::Explanation& explanation = finding.explanation;
+Document finding_document(const findings::Finding& finding) {
+  const findings::Explanation& explanation = finding.explanation;
   return {{"case", finding.case_id},
           {"tensor", tensor_name(finding.tensor)},
           {"step", finding.step},
-          {"kind", finding.kind == compare::FindingKind::kLogic ? "logic" : "precision"},
+          {"kind", finding.kind == findings::FindingKind::kLogic ? "logic" : "precision"},
           {"hypothesis", or_null(explanation.hypothesis)},
           {"variant", or_null(explanation.variant)},
           {"value", or_null(explanation.value)},
@@ -69,13 +69,13 @@ Document confusion_document(const Confusion& matrix) {
     Document columns = Document::object();
     for (std::size_t column = 0; column < matrix[row].size(); ++column) {
       if (matrix[row][column] == 0) continue;
-      const std::string what = column + 1 < kNumSubjects    ? std::string(compare::kHypotheses[column].id)
+      const std::string what = column + 1 < kNumSubjects    ? std::string(kHypotheses[column].id)
                                : column + 1 == kNumSubjects ? "X"
                                : column == kNumSubjects     ? "unexplained"
                                                             : "not_found";
       columns[what] = matrix[row][column];
     }
-    rows[row + 1 < kNumSubjects ? std::string(compare::kHypotheses[row].id) : "X"] = columns;
+    rows[row + 1 < kNumSubjects ? std::string(kHypotheses[row].id) : "X"] = columns;
   }
   return rows;
 }

@@ -139,7 +139,7 @@ class Planting {
     const cases::Case& first = case_of(trial.cases.front());
     Bench& bench = benches_.at(first, plan_);
     try {
-      std::vector<compare::RunResult> results;
+      std::vector<findings::RunResult> results;
       results.push_back(bench.run(first, trial.fault, plan_.mode, /*probing=*/false));
       conclude(trial, results.front());
       trial.tied = is_tie(trial, facts);
@@ -156,7 +156,7 @@ class Planting {
   // The variant named has the planted one beside it, and no case that was run could have told the two apart.
   bool is_tie(const Trial& trial, const VariantFacts& facts) {
     if (!trial.conclusion.first || !trial.conclusion.first->explanation.variant) return false;
-    const compare::Explanation& explanation = trial.conclusion.first->explanation;
+    const findings::Explanation& explanation = trial.conclusion.first->explanation;
     const auto& others = explanation.alternatives;
     if (std::find(others.begin(), others.end(), facts.id) == others.end()) return false;
     return std::all_of(trial.cases.begin(), trial.cases.end(), [&](const std::string& id) {
@@ -172,7 +172,7 @@ class Planting {
   }
 
   // A run of the whole suite would show it more often, and one case settles what another leaves open.
-  void run_second(Trial& trial, const VariantFacts& facts, std::vector<compare::RunResult> results) {
+  void run_second(Trial& trial, const VariantFacts& facts, std::vector<findings::RunResult> results) {
     double ignored = 0.0;
     const Variant dose = {trial.fault.id, trial.fault.value};
     const auto second = shown_by(facts, dose, trial.site, 1, ignored);
@@ -181,7 +181,7 @@ class Planting {
     fault.layer = second->planted_layer;
     results.push_back(
         benches_.at(*second->test_case, plan_).run(*second->test_case, fault, plan_.mode, /*probing=*/true));
-    const compare::RunResult both = diagnose::merge(std::move(results));
+    const findings::RunResult both = diagnose::merge(std::move(results));
     trial.cases.push_back(second->test_case->id);
     // The place is the first case's; a fault that only the second case shows has the second's.
     if (both.findings.empty() || both.findings.front().case_id == trial.cases.front()) return conclude(trial, both);
@@ -191,7 +191,7 @@ class Planting {
     conclude(trial, both);
   }
 
-  static void conclude(Trial& trial, const compare::RunResult& result) {
+  static void conclude(Trial& trial, const findings::RunResult& result) {
     trial.conclusion = {result.verdict, std::nullopt, ""};
     if (!result.findings.empty()) trial.conclusion.first = result.findings.front();
     if (result.closest) {
@@ -205,7 +205,7 @@ class Planting {
   // How far the named variant is from the planted one on these inputs.
   std::string separation(const Trial& trial, const VariantFacts& facts, Bench& bench, const cases::Case& test_case) {
     if (!trial.conclusion.first || !trial.conclusion.first->explanation.variant) return "";
-    const compare::Explanation& explanation = trial.conclusion.first->explanation;
+    const findings::Explanation& explanation = trial.conclusion.first->explanation;
     if (*explanation.variant == trial.fault.id) return "";
     const VariantFacts* named = bench.facts_of(*explanation.variant);
     if (named == nullptr) return "";

@@ -18,13 +18,13 @@ constexpr std::size_t kNotFound = kNumSubjects + 1;
 
 // The row of a hypothesis in a confusion matrix; outsiders' for any other text.
 std::size_t subject_of(const std::string& hypothesis) {
-  for (std::size_t i = 0; i < compare::kHypotheses.size(); ++i) {
-    if (compare::kHypotheses[i].id == hypothesis) return i;
+  for (std::size_t i = 0; i < kHypotheses.size(); ++i) {
+    if (kHypotheses[i].id == hypothesis) return i;
   }
   return kOutsiders;
 }
 
-const compare::Explanation* explanation_of(const Trial& trial) {
+const findings::Explanation* explanation_of(const Trial& trial) {
   return is_detected(trial) && trial.conclusion.first ? &trial.conclusion.first->explanation : nullptr;
 }
 
@@ -36,7 +36,7 @@ std::string short_number(double value) {
 
 std::string place(const TensorKey& key) { return tensor_name(key.id) + " of step " + std::to_string(key.step); }
 
-std::string named_in(const compare::Explanation& explanation) {
+std::string named_in(const findings::Explanation& explanation) {
   std::string text = explanation.variant.value_or("nothing");
   if (explanation.value) text += "=" + short_number(*explanation.value);
   for (const std::string& other : explanation.alternatives) text += " or " + other;
@@ -51,25 +51,25 @@ bool is_detected(const Trial& trial) { return trial.conclusion.verdict == compar
 
 bool is_located(const Trial& trial) {
   if (!is_detected(trial) || !trial.conclusion.first || !trial.shift.first) return false;
-  const compare::Finding& found = *trial.conclusion.first;
+  const findings::Finding& found = *trial.conclusion.first;
   const TensorKey at = {found.step, found.tensor};
   const bool changed = std::find(trial.ops.begin(), trial.ops.end(), found.tensor.op) != trial.ops.end();
   return changed && found.tensor.layer == trial.shift.first->id.layer && !(*trial.shift.first < at);
 }
 
 bool is_named(const Trial& trial) {
-  const compare::Explanation* explanation = explanation_of(trial);
+  const findings::Explanation* explanation = explanation_of(trial);
   return explanation != nullptr && (explanation->variant == trial.fault.id || trial.tied);
 }
 
 bool has_right_hypothesis(const Trial& trial) {
-  const compare::Explanation* explanation = explanation_of(trial);
+  const findings::Explanation* explanation = explanation_of(trial);
   return explanation != nullptr && (explanation->hypothesis == hypothesis_of(trial.fault.id) || trial.tied);
 }
 
 bool is_among_first_three(const Trial& trial) {
   if (is_named(trial)) return true;
-  const compare::Explanation* explanation = explanation_of(trial);
+  const findings::Explanation* explanation = explanation_of(trial);
   if (explanation == nullptr) return false;
   const auto& alternatives = explanation->alternatives;
   const auto end = alternatives.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(2, alternatives.size()));
@@ -77,13 +77,13 @@ bool is_among_first_three(const Trial& trial) {
 }
 
 bool is_abstained(const Trial& trial) {
-  const compare::Explanation* explanation = explanation_of(trial);
+  const findings::Explanation* explanation = explanation_of(trial);
   if (explanation == nullptr) return false;
   return explanation->variant ? explanation->variant == trial.fault.id : !explanation->hypothesis;
 }
 
 bool has_right_value(const Trial& trial) {
-  const compare::Explanation* explanation = explanation_of(trial);
+  const findings::Explanation* explanation = explanation_of(trial);
   if (explanation == nullptr || !explanation->value || !trial.fault.value || !trial.right_value) return false;
   const double dose = std::fabs(*trial.fault.value - *trial.right_value);
   return std::fabs(*explanation->value - *trial.fault.value) <= 0.02 * dose;
@@ -99,7 +99,7 @@ std::string reason_of_miss(const Trial& trial) {
            (trial.conclusion.closest.empty() ? "" : " (nearest: " + trial.conclusion.closest + ")");
   }
   if (!trial.conclusion.first) return "diverged without a finding";
-  const compare::Finding& found = *trial.conclusion.first;
+  const findings::Finding& found = *trial.conclusion.first;
   std::string reason;
   if (!is_located(trial)) {
     reason = "found at " + place({found.step, found.tensor}) + " instead of " + place(*trial.shift.first);
@@ -143,7 +143,7 @@ Confusion confusion(const std::vector<Trial>& trials) {
   for (const Trial& trial : trials) {
     if (!trial.detectable()) continue;
     std::size_t column = kNotFound;
-    if (const compare::Explanation* explanation = explanation_of(trial)) {
+    if (const findings::Explanation* explanation = explanation_of(trial)) {
       column = kUnexplained;
       if (explanation->hypothesis) {
         column = subject_of(*explanation->hypothesis);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "harness/contract/hypothesis.h"
 #include "harness/selftest/trial.h"
 
 namespace qdiff::selftest {
@@ -57,7 +58,7 @@ void add(Score& total, const Score& other);
 
 // Rows: the hypothesis planted, H01..H10, then outsiders. Columns: the one named, then outsiders, then "unexplained",
 // then "not found". Detectable trials only.
-inline constexpr std::size_t kNumSubjects = compare::kHypotheses.size() + 1;
+inline constexpr std::size_t kNumSubjects = kHypotheses.size() + 1;
 using Confusion = std::array<std::array<std::int64_t, kNumSubjects + 2>, kNumSubjects>;
 Confusion confusion(const std::vector<Trial>& trials);
 

@@ -62,11 +62,11 @@ void append_engine(const Result& result, const std::string& engine, std::string&
   text += score_line("all", score(trials));
 
   text += "\n  planted (down), named (across)\n      ";
-  for (const auto& hypothesis : compare::kHypotheses) text += formatted("%6s", std::string(hypothesis.id).c_str());
+  for (const auto& hypothesis : kHypotheses) text += formatted("%6s", std::string(hypothesis.id).c_str());
   text += formatted("%6s%14s%11s\n", "X", "unexplained", "not found");
   const Confusion matrix = confusion(trials);
   for (std::size_t row = 0; row < kNumSubjects; ++row) {
-    text += "  " + (row + 1 < kNumSubjects ? std::string(compare::kHypotheses[row].id) : std::string("X  ")) + " ";
+    text += "  " + (row + 1 < kNumSubjects ? std::string(kHypotheses[row].id) : std::string("X  ")) + " ";
     for (std::size_t column = 0; column < matrix[row].size(); ++column) {
       const int width = column == kNumSubjects ? 14 : column == kNumSubjects + 1 ? 11 : 6;
       text += formatted("%*s", width, matrix[row][column] == 0 ? "." : std::to_string(matrix[row][column]).c_str());

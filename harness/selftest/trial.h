@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "harness/compare/result.h"
 #include "harness/contract/dtype.h"
 #include "harness/contract/engine.h"
 #include "harness/contract/operation_table.h"
+#include "harness/findings/result.h"
 
 namespace qdiff::selftest {
 
@@ -34,8 +34,8 @@ struct Shift {
 // What was concluded, of a run that saw the fault.
 struct Conclusion {
   compare::Verdict verdict = compare::Verdict::kMatch;
-  std::optional<compare::Finding> first;  // the first finding of either kind, in the order of the report
-  std::string closest;                    // of a match: the statistic that came nearest to its bound
+  std::optional<findings::Finding> first;  // the first finding of either kind, in the order of the report
+  std::string closest;                     // of a match: the statistic that came nearest to its bound
 };
 
 struct Trial {

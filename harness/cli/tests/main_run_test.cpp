@@ -12,10 +12,10 @@
 namespace qdiff {
 namespace {
 
-using compare::Finding;
-using compare::HypothesisVerdict;
-using compare::RunResult;
 using compare::Verdict;
+using findings::Finding;
+using findings::HypothesisVerdict;
+using findings::RunResult;
 
 struct Setting {
   std::string case_id = "H05-gqa";
@@ -40,7 +40,7 @@ RunResult run(const cases::Case& test_case, Setting setting) {
 
 RunResult run(const Setting& setting) { return run(cases::load_case(setting.case_id), setting); }
 
-const compare::HypothesisResult& hypothesis(const RunResult& result, const std::string& id) {
+const findings::HypothesisResult& hypothesis(const RunResult& result, const std::string& id) {
   for (const auto& h : result.hypotheses) {
     if (h.id == id) return h;
   }
@@ -125,7 +125,7 @@ TEST_CASE("small doses are found", "[main][doses]") {
     CHECK(result.verdict == Verdict::kDiverged);
     REQUIRE(result.first_divergence() != nullptr);
     CHECK(result.first_divergence()->tensor == TensorId{dose.op, 0});
-    const compare::Explanation& explanation = result.first_divergence()->explanation;
+    const findings::Explanation& explanation = result.first_divergence()->explanation;
     CHECK(explanation.variant == dose.id);
     if (dose.value) {
       REQUIRE(explanation.value.has_value());

@@ -8,6 +8,7 @@
 
 #include "cmake/catch2.h"
 #include "harness/cases/case.h"
+#include "harness/contract/hypothesis.h"
 #include "harness/diagnose/run.h"
 #include "harness/model/model.h"
 #include "optimized/cpu/engine.h"
@@ -17,9 +18,9 @@ namespace qdiff {
 namespace {
 
 using cases::Case;
-using compare::HypothesisResult;
-using compare::HypothesisVerdict;
-using compare::RunResult;
+using findings::HypothesisResult;
+using findings::HypothesisVerdict;
+using findings::RunResult;
 
 RunResult run(const Case& test_case) {
   const auto weights = model::open_model(test_case.model);
@@ -47,7 +48,7 @@ bool exercises(const HypothesisResult& hypothesis, const std::string& variant) {
 }
 
 std::string why_blind(const HypothesisResult& hypothesis, const std::string& variant) {
-  for (const compare::BlindVariant& blind : hypothesis.blind_variants) {
+  for (const findings::BlindVariant& blind : hypothesis.blind_variants) {
     if (blind.variant == variant) return blind.why;
   }
   return "";
@@ -234,7 +235,7 @@ TEST_CASE("with its stress taken away, a case is blind to what lived on it", "[s
 }
 
 TEST_CASE("every hypothesis has a mutation of one of its cases", "[stress]") {
-  for (const compare::Hypothesis& hypothesis : compare::kHypotheses) {
+  for (const Hypothesis& hypothesis : kHypotheses) {
     INFO(hypothesis.id);
     CHECK(std::any_of(mutations().begin(), mutations().end(),
                       [&](const Mutation& mutation) { return mutation.case_id.starts_with(hypothesis.id); }));

@@ -9,11 +9,11 @@
 namespace qdiff {
 namespace {
 
-using compare::Finding;
-using compare::FindingKind;
-using compare::HypothesisVerdict;
-using compare::RunResult;
 using compare::Verdict;
+using findings::Finding;
+using findings::FindingKind;
+using findings::HypothesisVerdict;
+using findings::RunResult;
 
 std::string first_words(const RunResult& result) {
   if (result.findings.empty()) return result.reason;
@@ -229,7 +229,7 @@ TEST_CASE("a value that was searched for on logits alone is not confirmed", "[tr
                                            .options = {.probing = false}});
   INFO(first_words(result));
   REQUIRE(result.verdict == Verdict::kDiverged);
-  const compare::Explanation& explanation = result.first_divergence()->explanation;
+  const findings::Explanation& explanation = result.first_divergence()->explanation;
   CHECK(explanation.variant == "H03.theta");
   CHECK(explanation.verdict == HypothesisVerdict::kConsistent);
   CHECK_FALSE(explanation.evidence.empty());
@@ -251,7 +251,7 @@ TEST_CASE("logits with NaN at some tokens are ranked by the others, and with NaN
       const RunResult result = judge_trace_of(setting);
       INFO(first_words(result));
       REQUIRE(result.verdict == Verdict::kDiverged);
-      const compare::Explanation& explanation = result.first_divergence()->explanation;
+      const findings::Explanation& explanation = result.first_divergence()->explanation;
       if (all || *bug == 0) {
         CHECK_FALSE(explanation.variant.has_value());
       } else {
@@ -269,7 +269,7 @@ TEST_CASE("a value far from those that the catalogue lists is fitted", "[trace]"
       const RunResult result = judge_trace_of({.dtype = dtype, .inject = fault, .options = {.probing = false}});
       INFO(first_words(result));
       REQUIRE(result.verdict == Verdict::kDiverged);
-      const compare::Explanation& explanation = result.first_divergence()->explanation;
+      const findings::Explanation& explanation = result.first_divergence()->explanation;
       CHECK(explanation.variant == fault.id);
       CHECK(explanation.verdict == HypothesisVerdict::kConfirmed);
       REQUIRE(explanation.value);

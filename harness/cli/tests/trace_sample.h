@@ -107,7 +107,7 @@ class TraceSample {
 
   std::int64_t planted_executions() const { return planted_executions_; }
 
-  compare::RunResult judge() const {
+  findings::RunResult judge() const {
     const auto trace = trace::read_trace(folder_.path() / "trace");
     const auto oracle = reference::make_oracle(*model_, {});
     diagnose::TraceOptions options = setting_.options;
@@ -133,7 +133,7 @@ class TraceSample {
   std::int64_t planted_executions_ = 0;
 };
 
-inline compare::RunResult judge_trace_of(const TraceSetting& setting) { return TraceSample(setting).judge(); }
+inline findings::RunResult judge_trace_of(const TraceSetting& setting) { return TraceSample(setting).judge(); }
 
 // ---- What a trace keeps ----
 inline bool everything(const TensorId&) { return true; }

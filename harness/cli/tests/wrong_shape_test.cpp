@@ -80,11 +80,11 @@ TEST_CASE("a tensor of a wrong shape is a finding that says so, and nothing else
   for (Op op : {Op::kEmbedTokens, Op::kInputLayernorm, Op::kQRope, Op::kKCache, Op::kOutput, Op::kLmHead}) {
     INFO(row(op).name);
     FlatteningEngine candidate(optimized::cpu::make_engine(*weights, {.dtype = DType::kBF16, .num_threads = 2}), op);
-    const compare::RunResult result =
+    const findings::RunResult result =
         diagnose::run_cases(std::span(&input, 1), {candidate, *reference, *oracle, *weights}, {});
     CHECK(result.verdict == compare::Verdict::kDiverged);
     REQUIRE_FALSE(result.findings.empty());
-    for (const compare::Finding& finding : result.findings) {
+    for (const findings::Finding& finding : result.findings) {
       CHECK(finding.tensor.op == op);
       CHECK_THAT(finding.judgement.reason, ContainsSubstring("shape"));
       CHECK_FALSE(finding.explanation.verdict.has_value());

@@ -4,17 +4,17 @@
 #include "cmake/catch2.h"
 #include "harness/diagnose/conclusions.h"
 #include "harness/diagnose/hypotheses.h"
-#include "harness/diagnose/pattern.h"
 #include "harness/diagnose/record.h"
 #include "harness/diagnose/run.h"
 #include "harness/diagnose/span_evidence.h"
+#include "harness/pattern/pattern.h"
 
 namespace qdiff::diagnose {
 namespace {
 
-using compare::Finding;
-using compare::HypothesisVerdict;
 using compare::Verdict;
+using findings::Finding;
+using findings::HypothesisVerdict;
 
 ModelConfig config_of_six_heads() {
   ModelConfig c;
@@ -56,13 +56,13 @@ TEST_CASE("a pattern names the heads, rows and columns that are wrong", "[patter
   const Shape shape = {1, 3, 24};  // six heads of four dimensions side by side
   const Expectation expected = flat_expectation(shape, 1.0);
   Tensor actual = Tensor::rounded(DType::kF32, shape, expected.value);
-  CHECK(describe_pattern(Op::kAttnOutput, actual.view(), expected, step, config).empty());
+  CHECK(pattern::describe_pattern(Op::kAttnOutput, actual.view(), expected, step, config).empty());
   for (std::int64_t t : {1, 2}) {
     for (std::int64_t head : {1, 2, 4}) {
       for (std::int64_t d = 0; d < 4; ++d) actual.set(t * 24 + head * 4 + d, 2.0);
     }
   }
-  CHECK(describe_pattern(Op::kAttnOutput, actual.view(), expected, step, config) ==
+  CHECK(pattern::describe_pattern(Op::kAttnOutput, actual.view(), expected, step, config) ==
         "heads 1, 2 and 4 of 6, token rows 1 and 2 of 3, every dimension");
 }
 
@@ -73,28 +73,28 @@ TEST_CASE("a pattern leaves padding aside and takes NaN as wrong", "[pattern]") 
   const Expectation expected = flat_expectation(shape, 1.0);
   Tensor actual = Tensor::rounded(DType::kF32, shape, expected.value);
   actual.set(0, 5.0);  // row 0's tokens 0 and 1 are padding
-  CHECK(describe_pattern(Op::kOProj, actual.view(), expected, step, config).empty());
+  CHECK(pattern::describe_pattern(Op::kOProj, actual.view(), expected, step, config).empty());
   actual.set(12 * 2 + 7, std::numeric_limits<double>::quiet_NaN());
-  CHECK(describe_pattern(Op::kOProj, actual.view(), expected, step, config) ==
+  CHECK(pattern::describe_pattern(Op::kOProj, actual.view(), expected, step, config) ==
         "NaN only, batch row 0 of 2, token row 2 of 3, column 7 of 12");
 }
 
 TEST_CASE("one hypothesis that fits is confirmed, several are a tie, none is unexplained", "[attribution]") {
-  const compare::Explanation none = explanation_of({}, {});
+  const findings::Explanation none = explanation_of({}, {});
   CHECK_FALSE(none.verdict.has_value());
   CHECK_FALSE(none.hypothesis.has_value());
 
-  const compare::Explanation one = explanation_of({{"H05.divide_by_kv", {}}, {"H05.modulo", {}}}, {});
+  const findings::Explanation one = explanation_of({{"H05.divide_by_kv", {}}, {"H05.modulo", {}}}, {});
   CHECK(one.verdict == HypothesisVerdict::kConfirmed);
   CHECK(one.hypothesis == "H05");
   CHECK(one.variant == "H05.divide_by_kv");
   CHECK(one.alternatives == std::vector<std::string>{"H05.modulo"});
 
-  const compare::Explanation tie = explanation_of({{"H01.no_head_stride", {}}, {"H05.head_zero", {}}}, {});
+  const findings::Explanation tie = explanation_of({{"H01.no_head_stride", {}}, {"H05.head_zero", {}}}, {});
   CHECK(tie.verdict == HypothesisVerdict::kConsistent);
   CHECK(tie.hypothesis == "H01");
 
-  const compare::Explanation outsider = explanation_of({{"X.no_silu", {}}}, {});
+  const findings::Explanation outsider = explanation_of({{"X.no_silu", {}}}, {});
   CHECK(outsider.verdict == HypothesisVerdict::kConfirmed);
   CHECK_FALSE(outsider.hypothesis.has_value());
   CHECK(outsider.variant == "X.no_silu");
@@ -165,7 +165,7 @@ TEST_CASE("a value searched for over spans alone is in doubt, and none beside an
   CHECK(supported[1].fits[0].doubt.empty());
 }
 
-const compare::HypothesisResult& find(const std::vector<compare::HypothesisResult>& results, const std::string& id) {
+const findings::HypothesisResult& find(const std::vector<findings::HypothesisResult>& results, const std::string& id) {
   for (const auto& result : results) {
     if (result.id == id) return result;
   }
@@ -210,7 +210,7 @@ TEST_CASE("joining two models' results keeps the strongest verdict and the union
   Detectability shows_divide;
   shows_divide.tried = shows_modulo.tried;
   shows_divide.cases_that_show = {{"H05.divide_by_kv", {"b"}}};
-  compare::RunResult clean, wrong;
+  findings::RunResult clean, wrong;
   clean.hypotheses = judge_hypotheses({}, kCatalogue, shows_modulo);
   clean.coverage.tensors_compared = 5;
   Finding finding;
@@ -219,7 +219,7 @@ TEST_CASE("joining two models' results keeps the strongest verdict and the union
   wrong.findings = {finding};
   wrong.verdict = Verdict::kDiverged;
   wrong.coverage.tensors_compared = 7;
-  const compare::RunResult merged = merge({clean, wrong});
+  const findings::RunResult merged = merge({clean, wrong});
   CHECK(merged.verdict == Verdict::kDiverged);
   CHECK(merged.coverage.tensors_compared == 12);
   CHECK(merged.findings.size() == 1);
@@ -230,16 +230,16 @@ TEST_CASE("joining two models' results keeps the strongest verdict and the union
         std::map<std::string, std::set<std::string>>{{"H05.divide_by_kv", {"b"}}, {"H05.modulo", {"a"}}});
   CHECK(h05.blind_variants.empty());
 
-  compare::RunResult doubtful;
+  findings::RunResult doubtful;
   doubtful.verdict = Verdict::kInconclusive;
   doubtful.hypotheses = judge_hypotheses({}, kCatalogue, {});
   CHECK(merge({clean, doubtful}).verdict == Verdict::kInconclusive);
   CHECK(merge({wrong, doubtful}).verdict == Verdict::kDiverged);
 }
 
-compare::RunResult diverged_by(const std::vector<VariantFacts>& catalogue, const Detectability& detectability,
-                               const std::vector<Finding>& findings) {
-  compare::RunResult result;
+findings::RunResult diverged_by(const std::vector<VariantFacts>& catalogue, const Detectability& detectability,
+                                const std::vector<Finding>& findings) {
+  findings::RunResult result;
   result.catalogue = catalogue;
   result.findings = findings;
   result.hypotheses = judge_hypotheses(findings, catalogue, detectability);
@@ -265,10 +265,10 @@ TEST_CASE("another model's cases break a tie, and the variant left keeps its val
   shows_modulo.tried = {"H05.modulo"};
   shows_modulo.cases_that_show = {{"H05.modulo", {"a"}}};
   // The first model's cases would have shown H05.modulo, and did not.
-  const compare::RunResult merged = merge(
+  const findings::RunResult merged = merge(
       {diverged_by(catalogue_with(1e-6), shows_modulo, {}), diverged_by(catalogue_with(2e-6), shows_modulo, {tie})});
   REQUIRE(merged.findings.size() == 1);
-  const compare::Explanation& left = merged.findings[0].explanation;
+  const findings::Explanation& left = merged.findings[0].explanation;
   CHECK(left.variant == "H09.eps");
   CHECK(left.verdict == HypothesisVerdict::kConfirmed);
   CHECK(left.value == 3e-5);
@@ -289,11 +289,11 @@ TEST_CASE("evidence without a variant takes on the variant that is confirmed of 
   hint.explanation.evidence = "why";
   doubtful = sure;
   doubtful.explanation.verdict = HypothesisVerdict::kConsistent;
-  const compare::RunResult merged = merge({diverged_by(kCatalogue, {}, {hint}), diverged_by(kCatalogue, {}, {sure})});
+  const findings::RunResult merged = merge({diverged_by(kCatalogue, {}, {hint}), diverged_by(kCatalogue, {}, {sure})});
   CHECK(merged.findings[0].explanation.variant == "H05.divide_by_kv");
   CHECK(merged.findings[0].explanation.verdict == HypothesisVerdict::kConfirmed);
   CHECK(merged.findings[0].explanation.pattern == "head 3 of 6");
-  const compare::RunResult unsure =
+  const findings::RunResult unsure =
       merge({diverged_by(kCatalogue, {}, {hint}), diverged_by(kCatalogue, {}, {doubtful})});
   CHECK_FALSE(unsure.findings[0].explanation.variant.has_value());
 }

@@ -44,8 +44,8 @@ Tensor logits_of(const std::vector<std::int64_t>& chosen, std::int64_t num_token
   return logits;
 }
 
-compare::FreeRun figures(const Chosen& actual, const Chosen& expected, bool last_rows_only = false,
-                         std::int64_t pads_of_row_1 = 0) {
+findings::FreeRun figures(const Chosen& actual, const Chosen& expected, bool last_rows_only = false,
+                          std::int64_t pads_of_row_1 = 0) {
   trace::Recording candidate;
   ReferenceChain chain;
   const std::vector<Step> all = steps(pads_of_row_1);
@@ -64,7 +64,7 @@ compare::FreeRun figures(const Chosen& actual, const Chosen& expected, bool last
 }  // namespace
 
 TEST_CASE("a free run's choices: row 0 where both choose alike") {
-  const compare::FreeRun run = figures({{1, 2}, {3, 0}, {2, 2}}, {{1, 2}, {3, 0}, {2, 2}});
+  const findings::FreeRun run = figures({{1, 2}, {3, 0}, {2, 2}}, {{1, 2}, {3, 0}, {2, 2}});
   CHECK(run.row == 0);
   CHECK(run.expected_tokens == std::vector<std::int64_t>{1, 3, 2});
   CHECK(run.actual_tokens == run.expected_tokens);
@@ -74,7 +74,7 @@ TEST_CASE("a free run's choices: row 0 where both choose alike") {
 }
 
 TEST_CASE("a free run's choices end with the first that differs, in the row where that comes first") {
-  const compare::FreeRun run = figures({{1, 2}, {3, 1}, {0, 2}}, {{1, 2}, {3, 0}, {2, 2}});
+  const findings::FreeRun run = figures({{1, 2}, {3, 1}, {0, 2}}, {{1, 2}, {3, 0}, {2, 2}});
   CHECK(run.row == 1);
   CHECK(run.step == 1);
   CHECK(run.expected_tokens == std::vector<std::int64_t>{2, 0});
@@ -84,14 +84,14 @@ TEST_CASE("a free run's choices end with the first that differs, in the row wher
 }
 
 TEST_CASE("logits of the last rows alone have choices, and are counted nowhere else") {
-  const compare::FreeRun run = figures({{1, 2}, {3, 0}, {1, 2}}, {{1, 2}, {3, 0}, {2, 2}}, true);
+  const findings::FreeRun run = figures({{1, 2}, {3, 0}, {1, 2}}, {{1, 2}, {3, 0}, {2, 2}}, true);
   CHECK(run.expected_tokens == std::vector<std::int64_t>{1, 3, 2});
   CHECK(run.actual_tokens == std::vector<std::int64_t>{1, 3, 1});
   CHECK(run.tokens_compared == 4);  // of the steps of one token
 }
 
 TEST_CASE("behind padding nothing is chosen") {
-  const compare::FreeRun run = figures({{1, 1}, {3, 1}, {2, 2}}, {{1, 2}, {3, 0}, {2, 2}}, false, 2);
+  const findings::FreeRun run = figures({{1, 1}, {3, 1}, {2, 2}}, {{1, 2}, {3, 0}, {2, 2}}, false, 2);
   CHECK(run.row == 1);  // which differs in step 1, where its first token stands, and not in step 0
   CHECK(run.step == 1);
   CHECK(run.expected_tokens == std::vector<std::int64_t>{0});
@@ -99,7 +99,7 @@ TEST_CASE("behind padding nothing is chosen") {
 }
 
 TEST_CASE("among NaN nothing is chosen, which differs from any choice and has no margin") {
-  const compare::FreeRun run = figures({{1, 2}, {-1, 0}, {2, 2}}, {{1, 2}, {3, 0}, {2, 2}});
+  const findings::FreeRun run = figures({{1, 2}, {-1, 0}, {2, 2}}, {{1, 2}, {3, 0}, {2, 2}});
   CHECK(run.row == 0);
   CHECK(run.actual_tokens == std::vector<std::int64_t>{1, -1});
   CHECK_FALSE(run.margin.has_value());

@@ -41,7 +41,7 @@ TEST_CASE("GitHub: the first divergence comes first, then each other explanation
 }
 
 TEST_CASE("GitHub shows ten errors of a step, so there are never more", "[report]") {
-  compare::RunResult result = tests::diverged();
+  findings::RunResult result = tests::diverged();
   result.findings.resize(20, result.findings.front());
   for (std::size_t i = 0; i < result.findings.size(); ++i) {
     result.findings[i].explanation.variant = "H05.v" + std::to_string(i);
@@ -63,7 +63,7 @@ TEST_CASE("GitHub: a rounding that is allowed is no error", "[report]") {
 }
 
 TEST_CASE("GitHub: text from files ends no command and begins none", "[report]") {
-  compare::RunResult result = tests::diverged();
+  findings::RunResult result = tests::diverged();
   result.findings.resize(1);
   result.findings[0].explanation.variant = "a:b,c::d%\r\n::error::x";
   result.findings[0].command = "100% :: ,\r\n::set-env name=A::b";

@@ -17,7 +17,7 @@ namespace {
 
 using nlohmann::json;
 
-json parsed(const compare::RunResult& result) { return json::parse(report_json(result)); }
+json parsed(const findings::RunResult& result) { return json::parse(report_json(result)); }
 
 std::vector<std::string> keys_of(const std::string& text) {
   std::vector<std::string> keys;
@@ -146,7 +146,7 @@ TEST_CASE("a rounding is told with the points that would declare it", "[report]"
 }
 
 TEST_CASE("each alternative has its entry in separated_by, even where the diagnosis gave fewer", "[report]") {
-  compare::RunResult result = tests::ties();
+  findings::RunResult result = tests::ties();
   result.findings[0].explanation.separated_by.clear();
   CHECK(parsed(result)["explanation"]["separated_by"] == json({"", ""}));
 }
@@ -216,7 +216,7 @@ TEST_CASE("equal results give equal bytes, apart from the time", "[report]") {
   for (const auto& [name, result] : tests::all()) {
     INFO(name);
     CHECK(report_json(result) == report_json(result));
-    compare::RunResult later = result;
+    findings::RunResult later = result;
     later.seconds += 1.5;
     std::istringstream a(report_json(result)), b(report_json(later));
     std::string line_a, line_b;
@@ -231,7 +231,7 @@ TEST_CASE("equal results give equal bytes, apart from the time", "[report]") {
 }
 
 TEST_CASE("R01 text from files stays text in JSON", "[report]") {
-  const compare::RunResult result = tests::hostile();
+  const findings::RunResult result = tests::hostile();
   const std::string text = report_json(result);
   const bool plain = std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); });
   CHECK(plain);

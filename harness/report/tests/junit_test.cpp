@@ -81,7 +81,7 @@ TEST_CASE("JUnit: an undeclared rounding carries the points that would declare i
 }
 
 TEST_CASE("JUnit: a hypothesis passes only in a case that would show it", "[report]") {
-  compare::RunResult result = tests::match();
+  findings::RunResult result = tests::match();
   result.hypotheses[0].shown_by = {{"H01.one", {"end-to-end"}}};
   const std::string xml = junit_xml(result);
   CHECK(test_of(xml, "H01", "end-to-end") == "<testcase classname=\"H01\" name=\"end-to-end\"/>\n    ");
@@ -91,13 +91,13 @@ TEST_CASE("JUnit: a hypothesis passes only in a case that would show it", "[repo
 
 TEST_CASE("JUnit: a rounding that is allowed is no failure", "[report]") {
   CHECK_THAT(junit_xml(tests::allowed()), ContainsSubstring("failures=\"0\" errors=\"0\""));
-  compare::RunResult strict = tests::allowed();
+  findings::RunResult strict = tests::allowed();
   strict.precision_allowed = false;
   CHECK_THAT(test_of(junit_xml(strict), "H02", "H05-gqa"), ContainsSubstring("<failure"));
 }
 
 TEST_CASE("JUnit names many findings and counts the rest", "[report]") {
-  compare::RunResult result = tests::diverged();
+  findings::RunResult result = tests::diverged();
   result.findings.resize(30, result.findings.back());
   const std::string failed = test_of(junit_xml(result), "H05", "H05-gqa");
   std::size_t also = 0;

@@ -2,15 +2,17 @@
 
 #include <limits>
 
+#include "harness/contract/hypothesis.h"
+
 namespace qdiff::report::tests {
 namespace {
 
-using compare::Finding;
-using compare::FindingKind;
-using compare::HypothesisResult;
-using compare::HypothesisVerdict;
-using compare::RunResult;
 using compare::Verdict;
+using findings::Finding;
+using findings::FindingKind;
+using findings::HypothesisResult;
+using findings::HypothesisVerdict;
+using findings::RunResult;
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -29,7 +31,7 @@ RunResult base() {
   result.cases = {
       {"H05-gqa", "Grouped query heads", "H05", 5, Verdict::kMatch, 612},
       {"end-to-end", "A prompt in two chunks, then four decode steps", std::nullopt, 1, Verdict::kMatch, 792}};
-  for (const compare::Hypothesis& hypothesis : compare::kHypotheses) {
+  for (const Hypothesis& hypothesis : kHypotheses) {
     HypothesisResult row;
     row.id = hypothesis.id;
     row.title = hypothesis.title;
@@ -212,7 +214,7 @@ RunResult ranked() {
   explain(finding, "H03.theta", HypothesisVerdict::kConfirmed);
   result.findings = {finding};
   confirm(result, 2, HypothesisVerdict::kConfirmed);
-  compare::FreeRanking ranking;
+  findings::FreeRanking ranking;
   ranking.case_id = "trace";
   ranking.tensors = {"lm_head"};
   ranking.tokens_compared = 68;
@@ -278,8 +280,8 @@ RunResult hostile() {
   result.engine = text;
   result.device = text;
   result.injected = text;
-  for (compare::CaseSummary& summary : result.cases) summary.id = summary.title = text;
-  for (compare::FreeRun& run : result.free_runs) {  // a vocabulary is a file as well
+  for (findings::CaseSummary& summary : result.cases) summary.id = summary.title = text;
+  for (findings::FreeRun& run : result.free_runs) {  // a vocabulary is a file as well
     run.expected_text = run.actual_text = run.expected_word = run.actual_word = text;
     run.expected_written = run.actual_written = text;
   }

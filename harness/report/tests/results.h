@@ -5,22 +5,22 @@
 #include <utility>
 #include <vector>
 
-#include "harness/compare/result.h"
+#include "harness/findings/result.h"
 
 namespace qdiff::report::tests {
 
-compare::RunResult match();
-compare::RunResult diverged();      // one bug, explained, in several layers
-compare::RunResult ties();          // two hypotheses fit equally; a fitted value
-compare::RunResult inconclusive();  // a tensor in doubt, and others that could not be judged
-compare::RunResult unexplained();   // nothing known fits; precision findings too
-compare::RunResult rounding();      // undeclared roundings alone
-compare::RunResult ranked();        // a trace's logits alone, with the bugs that come nearest
-compare::RunResult allowed();       // a trace whose undeclared roundings do not count, and what would declare them
-compare::RunResult not_numbers();   // NaN and infinities wherever a number stands
-compare::RunResult empty();         // nothing was run
-compare::RunResult hostile();       // every text tries to break out of where it is shown
+findings::RunResult match();
+findings::RunResult diverged();      // one bug, explained, in several layers
+findings::RunResult ties();          // two hypotheses fit equally; a fitted value
+findings::RunResult inconclusive();  // a tensor in doubt, and others that could not be judged
+findings::RunResult unexplained();   // nothing known fits; precision findings too
+findings::RunResult rounding();      // undeclared roundings alone
+findings::RunResult ranked();        // a trace's logits alone, with the bugs that come nearest
+findings::RunResult allowed();       // a trace whose undeclared roundings do not count, and what would declare them
+findings::RunResult not_numbers();   // NaN and infinities wherever a number stands
+findings::RunResult empty();         // nothing was run
+findings::RunResult hostile();       // every text tries to break out of where it is shown
 
-std::vector<std::pair<std::string, compare::RunResult>> all();  // with their names
+std::vector<std::pair<std::string, findings::RunResult>> all();  // with their names
 
 }  // namespace qdiff::report::tests

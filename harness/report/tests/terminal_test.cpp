@@ -54,8 +54,8 @@ TEST_CASE("allowed roundings: a match that still names them, and what would decl
 }
 
 TEST_CASE("a text that the reference wrote is shown where both write it, and NaN is no word", "[report]") {
-  compare::RunResult result = tests::match();
-  compare::FreeRun& run = result.free_runs[0];
+  findings::RunResult result = tests::match();
+  findings::FreeRun& run = result.free_runs[0];
   run.expected_tokens = run.actual_tokens = {5};
   run.expected_text = run.actual_text = "Paris";
   CHECK(format_terminal(result, plain()).find("expected  ") == std::string::npos);
@@ -128,7 +128,7 @@ TEST_CASE("what was not judged is named with its reason", "[report]") {
 }
 
 TEST_CASE("reasons that differ in numbers alone are counted together", "[report]") {
-  compare::RunResult result = tests::inconclusive();
+  findings::RunResult result = tests::inconclusive();
   result.coverage.not_compared = {{"a", "free", 0, "lm_head", "rms is 1.25 of its bound"},
                                   {"a", "free", 1, "lm_head", "rms is 1.5 of its bound"},
                                   {"a", "free", 2, "lm_head", "every row is padding"}};
@@ -138,7 +138,7 @@ TEST_CASE("reasons that differ in numbers alone are counted together", "[report]
 }
 
 TEST_CASE("a trace has no mode, and what it lacks is not recorded", "[report]") {
-  compare::RunResult result = tests::ranked();
+  findings::RunResult result = tests::ranked();
   result.of_trace = true;
   result.coverage.tensors_missing = {"model.norm"};
   result.ranking->tensors = {"model.norm", "lm_head"};
@@ -149,12 +149,12 @@ TEST_CASE("a trace has no mode, and what it lacks is not recorded", "[report]") 
 }
 
 TEST_CASE("parameters are plain numbers, and stand beside their own variant alone", "[report]") {
-  compare::RunResult result = tests::ties();
-  compare::Explanation& explanation = result.findings[0].explanation;
+  findings::RunResult result = tests::ties();
+  findings::Explanation& explanation = result.findings[0].explanation;
   explanation.value = 54321.0;
   explanation.evidence = "a span of several operations";
   auto& row = result.hypotheses[2];
-  row.verdict = compare::HypothesisVerdict::kConsistent;
+  row.verdict = findings::HypothesisVerdict::kConsistent;
   row.variant = explanation.variant;
   row.first_divergence = result.findings[0];
   std::string text = format_terminal(result, plain(120));
@@ -186,8 +186,8 @@ TEST_CASE("a rounding is shown as the JSON entry that would declare it", "[repor
 }
 
 TEST_CASE("of many alternatives the first ones are shown", "[report]") {
-  compare::RunResult result = tests::ties();
-  compare::Explanation& explanation = result.findings[0].explanation;
+  findings::RunResult result = tests::ties();
+  findings::Explanation& explanation = result.findings[0].explanation;
   explanation.alternatives.assign(9, "H01.other");
   explanation.separated_by.assign(9, "told apart by inputs with only one of: one step; two");
   const std::string text = format_terminal(result, plain());

@@ -22,7 +22,7 @@ Trial found_trial() {
   trial.cases = {"H02-softmax"};
   trial.shift = {100.0, kMoved};
   trial.conclusion.verdict = Verdict::kDiverged;
-  compare::Finding finding;
+  findings::Finding finding;
   finding.case_id = "H02-softmax";
   finding.step = kMoved.step;
   finding.tensor = kMoved.id;
@@ -40,7 +40,7 @@ Trial outsider_trial() {
   return trial;
 }
 
-compare::Finding& finding_of(Trial& trial) { return *trial.conclusion.first; }
+findings::Finding& finding_of(Trial& trial) { return *trial.conclusion.first; }
 
 TEST_CASE("a fault that is found where it is, and named, misses nothing", "[selftest][scoring]") {
   const Trial trial = found_trial();
@@ -93,7 +93,7 @@ TEST_CASE("what is not found is neither located nor named", "[selftest][scoring]
 
 TEST_CASE("the first three are the variant named and two alternatives", "[selftest][scoring]") {
   Trial trial = found_trial();
-  compare::Explanation& explanation = finding_of(trial).explanation;
+  findings::Explanation& explanation = finding_of(trial).explanation;
   explanation.variant = "H10.none";
   explanation.hypothesis = "H10";
   explanation.alternatives = {"H05.modulo", "H02.scale", "H01.pos_major"};
@@ -108,7 +108,7 @@ TEST_CASE("the first three are the variant named and two alternatives", "[selfte
 
 TEST_CASE("a tie is named, and its value is none", "[selftest][scoring]") {
   Trial trial = found_trial();
-  compare::Explanation& explanation = finding_of(trial).explanation;
+  findings::Explanation& explanation = finding_of(trial).explanation;
   explanation.variant = "H01.pos_major";
   explanation.hypothesis = "H01";
   explanation.alternatives = {"H02.scale"};
@@ -138,7 +138,7 @@ TEST_CASE("a value is right within two per cent of the dose", "[selftest][scorin
 
 TEST_CASE("an outsider is left without a name, or has its own", "[selftest][scoring]") {
   Trial trial = outsider_trial();
-  compare::Explanation& explanation = finding_of(trial).explanation;
+  findings::Explanation& explanation = finding_of(trial).explanation;
   CHECK(is_abstained(trial));
   explanation.variant = "X.no_silu";
   CHECK(is_abstained(trial));

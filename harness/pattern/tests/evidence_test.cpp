@@ -3,10 +3,10 @@
 #include <limits>
 
 #include "cmake/catch2.h"
-#include "harness/diagnose/pattern.h"
-#include "harness/diagnose/tests/pattern_sample.h"
+#include "harness/pattern/pattern.h"
+#include "harness/pattern/tests/sample.h"
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -406,4 +406,4 @@ TEST_CASE("probabilities that underflow here and there are no mask", "[pattern]"
 }
 
 }  // namespace
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "harness/contract/splitmix64.h"
-#include "harness/diagnose/pattern.h"
+#include "harness/pattern/pattern.h"
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 
 class Numbers : public SplitMix64 {
  public:
@@ -133,4 +133,4 @@ inline PatternSample pattern_sample(Op op, Step step, DType dtype = DType::kBF16
   return s;
 }
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

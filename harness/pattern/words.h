@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "harness/diagnose/pattern.h"
-#include "harness/diagnose/pattern_values.h"
+#include "harness/pattern/pattern.h"
+#include "harness/pattern/values.h"
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 
 // One axis of the tensor: for each index how many elements were compared and how many of them were wrong.
 struct Axis {
@@ -26,4 +26,4 @@ struct Axis {
 // Heads where there are any, batch rows, token rows or slots, and dimensions, columns or key slots.
 std::vector<Axis> axes_of(const Values& values);
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

@@ -6,9 +6,9 @@
 #include <span>
 #include <string>
 
-#include "harness/diagnose/pattern_values.h"
+#include "harness/pattern/values.h"
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 
 // Which elements share one fitted number.
 enum class Grouping : std::uint8_t { kWhole, kRow, kHead, kColumn, kRowAndHead };
@@ -45,4 +45,4 @@ std::optional<double> find_power(const Values& values, std::span<const std::int6
 enum class KeptLength : std::uint8_t { kNone, kPairs, kHeads };
 KeptLength find_kept_length(const Values& values, std::span<const Element> wrong);
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
-#include "harness/diagnose/pattern_values.h"
+#include "harness/pattern/values.h"
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 
 // A rule by which one element's place gives another's.
 enum class Rule : std::uint8_t {
@@ -49,4 +49,4 @@ struct Mixup {
 std::optional<Mixup> find_mixup(const Values& values);
 std::string describe(const Mixup& found, const Values& values);
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

@@ -1,13 +1,13 @@
 // What a pattern says of the place and the kind of an error.
-#include "harness/diagnose/pattern.h"
+#include "harness/pattern/pattern.h"
 
 #include <cmath>
 #include <limits>
 
 #include "cmake/catch2.h"
-#include "harness/diagnose/tests/pattern_sample.h"
+#include "harness/pattern/tests/sample.h"
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
@@ -419,4 +419,4 @@ TEST_CASE("no content makes a pattern fail", "[pattern]") {
 }
 
 }  // namespace
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

@@ -13,7 +13,7 @@
 #include "harness/contract/oracle.h"
 #include "harness/contract/step.h"
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 
 // A share from which one speaks of all: what is left over may have a cause of its own.
 inline constexpr double kNearlyAll = 0.99;
@@ -129,4 +129,4 @@ std::vector<std::int64_t> sample_of_wrong_rows(const Values& values,
 // The wrong elements of those rows.
 std::vector<Element> wrong_elements(const Values& values, const std::vector<std::int64_t>& rows);
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

@@ -6,9 +6,9 @@
 #include <span>
 #include <string>
 
-#include "harness/diagnose/pattern_values.h"
+#include "harness/pattern/values.h"
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 
 struct MaskError {
   std::string text;        // "slots beyond the diagonal are seen"
@@ -19,4 +19,4 @@ struct MaskError {
 // rows and what is seen rightly is as expected, or, of probabilities, in proportion to it.
 std::optional<MaskError> find_mask_error(const Values& values, std::span<const std::int64_t> rows);
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

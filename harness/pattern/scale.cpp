@@ -1,10 +1,10 @@
-#include "harness/diagnose/pattern_scale.h"
+#include "harness/pattern/scale.h"
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 namespace {
 
 // A fit explains errors that leave at most this share of their root mean square: what honest rounding leaves is at
@@ -373,4 +373,4 @@ KeptLength find_kept_length(const Values& values, std::span<const Element> wrong
   return heads.count() >= kLeastSpare && heads.holds() ? KeptLength::kHeads : KeptLength::kNone;
 }
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

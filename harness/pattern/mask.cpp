@@ -1,13 +1,13 @@
-#include "harness/diagnose/pattern_mask.h"
+#include "harness/pattern/mask.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <vector>
 
-#include "harness/diagnose/pattern_scale.h"
+#include "harness/pattern/scale.h"
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 namespace {
 
 // Slots that a wrong row hides though they should be seen, lowest to highest; and those that it should see.
@@ -163,4 +163,4 @@ std::optional<MaskError> find_mask_error(const Values& values, std::span<const s
   return MaskError{seen->text + ", " + unseen->text, seen->hypothesis == unseen->hypothesis ? seen->hypothesis : "H10"};
 }
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

@@ -13,38 +13,16 @@
 #include <vector>
 
 #include "harness/compare/judge.h"
+#include "harness/compare/verdict.h"
 #include "harness/contract/operation_table.h"
 #include "harness/contract/step.h"
 
-namespace qdiff::compare {
-
-enum class Verdict : std::uint8_t { kMatch, kDiverged, kInconclusive };
-
-struct Hypothesis {
-  std::string_view id;
-  std::string_view title;
-};
-inline constexpr std::array<Hypothesis, 10> kHypotheses = {{
-    {"H01", "KV cache indexing and strides"},
-    {"H02", "Softmax stability, dtype and scale"},
-    {"H03", "RoPE misapplied"},
-    {"H04", "Output projection or residual overwritten in place"},
-    {"H05", "GQA head mapping"},
-    {"H06", "QKV bias"},
-    {"H07", "GEMM transpose and leading dimensions"},
-    {"H08", "Cache length off by one"},
-    {"H09", "RMSNorm epsilon and type"},
-    {"H10", "Masking"},
-}};
+namespace qdiff::findings {
 
 enum class HypothesisVerdict : std::uint8_t { kConfirmed, kConsistent, kRefuted, kUndetectable, kNotExercised };
 constexpr std::string_view name(HypothesisVerdict verdict) {
   constexpr std::array<std::string_view, 5> kNames = {"confirmed", "consistent", "refuted", "undetectable",
                                                       "not_exercised"};
-  return kNames[static_cast<std::size_t>(verdict)];
-}
-constexpr std::string_view name(Verdict verdict) {
-  constexpr std::array<std::string_view, 3> kNames = {"match", "diverged", "inconclusive"};
   return kNames[static_cast<std::size_t>(verdict)];
 }
 
@@ -83,9 +61,9 @@ struct Finding {
   Phase phase = Phase::kPrefill;
   TensorId tensor;
   FindingKind kind = FindingKind::kLogic;
-  TensorId span_start;  // the span ends at `tensor`
-  Judgement judgement;  // index, actual, expected and the statistics
-  std::string command;  // repeats this finding
+  TensorId span_start;           // the span ends at `tensor`
+  compare::Judgement judgement;  // index, actual, expected and the statistics
+  std::string command;           // repeats this finding
   Explanation explanation;
 };
 
@@ -197,12 +175,12 @@ struct CaseSummary {
   std::string title;
   std::optional<std::string> hypothesis;
   std::uint64_t seed = 0;
-  Verdict verdict = Verdict::kMatch;
+  compare::Verdict verdict = compare::Verdict::kMatch;
   std::int64_t tensors_compared = 0;
 };
 
 struct RunResult {
-  Verdict verdict = Verdict::kMatch;
+  compare::Verdict verdict = compare::Verdict::kMatch;
   std::string reason;   // for inconclusive: why nothing firmer can be said
   std::string command;  // the whole run again
   std::string model;    // as given to --model
@@ -237,4 +215,4 @@ struct RunResult {
   }
 };
 
-}  // namespace qdiff::compare
+}  // namespace qdiff::findings

@@ -1,4 +1,4 @@
-#include "harness/diagnose/pattern.h"
+#include "harness/pattern/pattern.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,14 +8,14 @@
 #include <string_view>
 #include <utility>
 
-#include "harness/diagnose/pattern_mask.h"
-#include "harness/diagnose/pattern_moved.h"
-#include "harness/diagnose/pattern_scale.h"
-#include "harness/diagnose/pattern_trend.h"
-#include "harness/diagnose/pattern_values.h"
-#include "harness/diagnose/pattern_words.h"
+#include "harness/pattern/mask.h"
+#include "harness/pattern/moved.h"
+#include "harness/pattern/scale.h"
+#include "harness/pattern/trend.h"
+#include "harness/pattern/values.h"
+#include "harness/pattern/words.h"
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 namespace {
 
 constexpr std::size_t kMostCharacters = 160;
@@ -270,4 +270,4 @@ std::string describe_pattern(Op op, const TensorView& actual, const Expectation&
   return find_pattern(op, actual, expected, step, config).text;
 }
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

@@ -1,4 +1,4 @@
-#include "harness/diagnose/pattern_values.h"
+#include "harness/pattern/values.h"
 
 #include <algorithm>
 #include <bit>
@@ -7,7 +7,7 @@
 
 #include "harness/compare/gates.h"
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 namespace {
 
 // Honest errors stay within so many deviations: the judge's bounds on single elements lie below it.
@@ -134,4 +134,4 @@ std::vector<Element> wrong_elements(const Values& values, const std::vector<std:
   return elements;
 }
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

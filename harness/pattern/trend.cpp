@@ -1,4 +1,4 @@
-#include "harness/diagnose/pattern_trend.h"
+#include "harness/pattern/trend.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 namespace {
 
 double largest_finite(DType dtype) {
@@ -192,4 +192,4 @@ std::optional<double> find_least_wrong_size(const Values& values) {
   return std::ldexp(1.0, static_cast<int>(first) - 1023);
 }
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

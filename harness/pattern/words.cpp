@@ -1,9 +1,9 @@
-#include "harness/diagnose/pattern_words.h"
+#include "harness/pattern/words.h"
 
 #include <algorithm>
 #include <utility>
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 namespace {
 
 using Indices = std::vector<std::int64_t>;
@@ -177,4 +177,4 @@ std::vector<Axis> axes_of(const Values& values) {
   return axes;
 }
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

@@ -14,7 +14,7 @@
 #include "harness/contract/oracle.h"
 #include "harness/contract/step.h"
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 
 struct Pattern {
   // One phrase, the most telling facts first, at most about 160 characters. Empty where no element is wrong, or where
@@ -52,4 +52,4 @@ Pattern find_pattern(Op op, const TensorView& actual, const Expectation& expecte
 std::string describe_pattern(Op op, const TensorView& actual, const Expectation& expected, const Step& step,
                              const ModelConfig& config);
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

@@ -5,9 +5,9 @@
 #include <span>
 #include <string>
 
-#include "harness/diagnose/pattern_values.h"
+#include "harness/pattern/values.h"
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 
 // "all zero", "zero where wrong", "NaN only", "infinite", "saturated at +-65504", "29952 where wrong": nearly all wrong
 // elements are of that one kind, and nothing can be read from their values. Empty otherwise.
@@ -26,4 +26,4 @@ std::optional<Growth> find_growth(const Values& values);
 // least half of the elements lie below.
 std::optional<double> find_least_wrong_size(const Values& values);
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

@@ -1,4 +1,4 @@
-#include "harness/diagnose/pattern_moved.h"
+#include "harness/pattern/moved.h"
 
 #include <algorithm>
 #include <array>
@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <map>
 
-namespace qdiff::diagnose {
+namespace qdiff::pattern {
 namespace {
 
 // Where an element's value would come from under a rule; row -1: nowhere.
@@ -288,4 +288,4 @@ std::string describe(const Mixup& found, const Values& values) {
   return "values that belong elsewhere in the tensor";
 }
 
-}  // namespace qdiff::diagnose
+}  // namespace qdiff::pattern

@@ -1,0 +1,26 @@
+// The ten hypotheses of what is wrong, as docs/faults.md and the cases number them.
+#pragma once
+
+#include <array>
+#include <string_view>
+
+namespace qdiff {
+
+struct Hypothesis {
+  std::string_view id;
+  std::string_view title;
+};
+inline constexpr std::array<Hypothesis, 10> kHypotheses = {{
+    {"H01", "KV cache indexing and strides"},
+    {"H02", "Softmax stability, dtype and scale"},
+    {"H03", "RoPE misapplied"},
+    {"H04", "Output projection or residual overwritten in place"},
+    {"H05", "GQA head mapping"},
+    {"H06", "QKV bias"},
+    {"H07", "GEMM transpose and leading dimensions"},
+    {"H08", "Cache length off by one"},
+    {"H09", "RMSNorm epsilon and type"},
+    {"H10", "Masking"},
+}};
+
+}  // namespace qdiff
