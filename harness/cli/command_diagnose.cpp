@@ -12,6 +12,7 @@
 #include "harness/cli/terminal.h"
 #include "harness/cli/text.h"
 #include "harness/cli/words.h"
+#include "harness/diagnose/thresholds.h"
 #include "harness/diagnose/trace_run.h"
 #include "harness/model/model.h"
 #include "harness/model/tokenizer.h"
@@ -61,7 +62,7 @@ void check_memory_for(const trace::Trace& trace, const ModelConfig& config, cons
     bytes += static_cast<double>(num_elements(trace.shape(key))) * static_cast<double>(size_of(trace.dtype(key)));
     planned.part_bytes = std::max(planned.part_bytes, bytes);
     const std::vector<TensorKey> span = compare::replay_span(key, trace, config);
-    if (diagnose::layers_of(span) > diagnose::kLongestSpan) {
+    if (diagnose::is_far(span)) {
       planned.free_runs = true;
     } else if (!compare::is_usual_fusion(span)) {
       planned.span_elements = std::max(planned.span_elements, elements_of(span, config, planned.steps));

@@ -76,13 +76,9 @@ diagnose::Recorded record_all_in_lockstep(Engine& engine, const WeightSource& mo
                                           const Extent& extent, const RecordArguments& arguments, Progress& progress) {
   const auto reference = reference::make_engine(model, gold_precision(engine.precision().weights),
                                                 {.num_threads = arguments.common.threads.value_or(0)});
-  diagnose::RunOptions options;
-  options.progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
-    progress.show(what, done, total);
-  };
-  const auto chains =
-      diagnose::run_reference(*reference, {&input}, {extent.last_step()}, engine.precision().activations,
-                              model.config(), extent.end_layer(), options);
+  const auto chains = diagnose::run_reference(
+      *reference, {&input}, {extent.last_step()}, engine.precision().activations, model.config(), extent.end_layer(),
+      [&](const std::string& what, std::int64_t done, std::int64_t total) { progress.show(what, done, total); });
   return diagnose::record_lockstep(engine, input, chains.front(), extent.layers, extent.outside_layers,
                                    extent.last_step(), Poison::kNaN);
 }

@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "harness/diagnose/attribution.h"
+#include "harness/diagnose/variants.h"
 #include "harness/model/huggingface.h"
 #include "harness/model/model.h"
 #include "harness/selftest/planting.h"

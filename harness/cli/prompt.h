@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "harness/contract/engine.h"
-#include "harness/diagnose/judging.h"
 #include "harness/diagnose/run.h"
+#include "harness/diagnose/subject.h"
 #include "harness/model/tokenizer.h"
 
 namespace qdiff::cli {

@@ -27,9 +27,9 @@ double deviation(float independent, float shared) {
 
 }  // namespace
 
-double exp_underflow(DType dtype) {
-  const DTypeFacts f = facts(dtype);
-  return (f.min_exponent - f.significant_bits) * std::log(2.0);
+MaskRule::MaskRule(DType accumulate) {
+  const DTypeFacts f = facts(accumulate);
+  exp_underflow_ = (f.min_exponent - f.significant_bits) * std::log(2.0);
 }
 
 Gates::Gates(const Comparison& comparison, const Layout& layout, std::function<std::int64_t(std::int64_t)> gold_row)
@@ -38,7 +38,7 @@ Gates::Gates(const Comparison& comparison, const Layout& layout, std::function<s
       gold_row_(std::move(gold_row)),
       near_overflow_(first_overflowing(comparison.actual.dtype) / 4.0),
       overflow_(first_overflowing(comparison.actual.dtype)),
-      exp_underflow_(exp_underflow(comparison.precision.accumulate)) {
+      mask_(comparison.precision.accumulate) {
   if (comparison.op == Op::kScores) {
     row_maximum_.assign(static_cast<std::size_t>(layout.num_rows()), std::numeric_limits<double>::quiet_NaN());
   }
@@ -68,8 +68,7 @@ void Gates::fail(const char* gate, std::int64_t element, const char* reason) {
 
 bool Gates::accepts_masked_score(double actual, std::int64_t row) const {
   if (mutated(Mutant::kAnyStandInAccepted) && std::isfinite(actual)) return true;
-  // NaN and +inf fail the comparison.
-  return actual - row_maximum_[static_cast<std::size_t>(row)] < exp_underflow_;
+  return mask_.hides(actual, row_maximum_[static_cast<std::size_t>(row)]);
 }
 
 // Handles one element that is not ordinary; returns whether the statistics should see it.

@@ -20,8 +20,16 @@ struct GateFailure {
   std::string reason;        // ends where " at [index]: ..." may follow
 };
 
-// exp(x) is 0 in this type for every x below it: half the smallest subnormal.
-double exp_underflow(DType dtype);
+// Which numbers stand for -inf among masked scores: those of which a softmax in this type sees nothing.
+class MaskRule {
+ public:
+  explicit MaskRule(DType accumulate);
+  // Whether exp(score - top) is 0. `top` is the largest real score of the row. Never NaN nor +inf.
+  bool hides(double score, double top) const { return score - top < exp_underflow_; }
+
+ private:
+  double exp_underflow_;  // half the smallest subnormal is the exponential of this
+};
 
 // Sees every element of every row that counts, a segment at a time, and takes out those that statistics cannot speak
 // about. Of several failures the one with the smallest index is kept, in whatever order segments come.
@@ -63,9 +71,9 @@ class Gates {
   const Comparison& comparison_;
   const Layout& layout_;
   std::function<std::int64_t(std::int64_t)> gold_row_;
-  double near_overflow_;             // gold below this is far from overflow
-  double overflow_;                  // rounds to infinity from here on
-  double exp_underflow_;             // exp(x) is 0 in accumulate precision below this
+  double near_overflow_;  // gold below this is far from overflow
+  double overflow_;       // rounds to infinity from here on
+  MaskRule mask_;
   std::vector<double> row_maximum_;  // NaN: not yet known. Of scores only
   std::int64_t elements_seen_ = 0;
   bool any_nonzero_ = false;

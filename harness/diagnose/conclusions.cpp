@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <tuple>
+
+#include "harness/diagnose/preference.h"
+#include "harness/diagnose/variants.h"
 
 namespace qdiff::diagnose {
 namespace {
@@ -23,87 +27,10 @@ std::string separating(const VariantFacts* one, const VariantFacts* other) {
 
 // "H02.attention_probs_bf16" of a rounding.
 const VariantFacts* facts_of(const std::vector<VariantFacts>& catalogue, const DeclarablePoint& point) {
-  const auto found = std::find_if(catalogue.begin(), catalogue.end(),
-                                  [&](const VariantFacts& facts) { return facts.declares == point; });
+  const auto found =
+      std::ranges::find_if(catalogue, [&](const VariantFacts& facts) { return facts.declares == point; });
   return found == catalogue.end() ? nullptr : &*found;
 }
-
-// The simplest theory first: a variant that explains less than another does is no explanation of its own, and among
-// equals those that change fewer rows, and that needed no fitted value, come first. Of a variant that only rounds and a
-// rounding that can be declared, the first stands where it explains more.
-class Preference {
- public:
-  Preference(const std::vector<WrongTensor>& wrong, const std::vector<VariantFacts>& catalogue)
-      : catalogue_(catalogue) {
-    for (std::size_t i = 0; i < wrong.size(); ++i) {
-      for (const Fit& fit : wrong[i].fits) {
-        if (fit.variant) {
-          explained_[fit.variant->id].insert(i);
-        } else {
-          rounded_.insert(i);
-        }
-      }
-    }
-  }
-
-  std::vector<Variant> order(const WrongTensor& tensor) const {
-    std::vector<const Fit*> left;
-    for (const Fit& fit : tensor.fits) {
-      if (fit.variant && !dominated(*fit.variant, tensor) && !declarable(fit)) left.push_back(&fit);
-    }
-    std::stable_sort(left.begin(), left.end(), [&](const Fit* a, const Fit* b) { return rank(*a) < rank(*b); });
-    std::vector<Variant> variants;
-    for (const Fit* fit : left) {
-      if (std::find(variants.begin(), variants.end(), *fit->variant) == variants.end())
-        variants.push_back(*fit->variant);
-    }
-    return variants;
-  }
-
-  // Roundings that nobody declared, alone or beside a bug; null where there are none, or a variant says more.
-  const Fit* rounding(const WrongTensor& tensor) const {
-    const auto found = std::find_if(tensor.fits.begin(), tensor.fits.end(), [&](const Fit& fit) {
-      if (fit.points.empty()) return false;
-      return fit.variant || std::none_of(tensor.fits.begin(), tensor.fits.end(),
-                                         [&](const Fit& other) { return only_rounds(other) && !declarable(other); });
-    });
-    return found == tensor.fits.end() ? nullptr : &*found;
-  }
-
- private:
-  bool only_rounds(const Fit& fit) const {
-    const VariantFacts* facts = fit.variant ? find_variant(catalogue_, fit.variant->id) : nullptr;
-    return facts != nullptr && facts->only_rounds;
-  }
-  // All that the variant explains, roundings that can be declared do too.
-  bool declarable(const Fit& fit) const {
-    if (!only_rounds(fit)) return false;
-    const std::set<std::size_t>& own = explained_.at(fit.variant->id);
-    return std::includes(rounded_.begin(), rounded_.end(), own.begin(), own.end());
-  }
-
-  bool dominated(const Variant& variant, const WrongTensor& tensor) const {
-    const std::set<std::size_t>& own = explained_.at(variant.id);
-    return std::any_of(tensor.fits.begin(), tensor.fits.end(), [&](const Fit& other) {
-      if (!other.variant || other.variant->id == variant.id) return false;
-      const std::set<std::size_t>& more = explained_.at(other.variant->id);
-      return more.size() > own.size() && std::includes(more.begin(), more.end(), own.begin(), own.end());
-    });
-  }
-
-  std::tuple<std::string, std::size_t, bool, std::ptrdiff_t> rank(const Fit& fit) const {
-    const std::string& id = fit.variant->id;
-    const std::string hypothesis = hypothesis_of(id);
-    const VariantFacts* facts = find_variant(catalogue_, id);
-    const std::size_t rows = facts == nullptr ? 0 : facts->ops.size();
-    const std::ptrdiff_t place = facts == nullptr ? 0 : facts - catalogue_.data();
-    return {hypothesis.empty() ? "X" : hypothesis, rows, fit.fitted, place};  // ties of hypotheses: the first by id
-  }
-
-  const std::vector<VariantFacts>& catalogue_;
-  std::map<std::string, std::set<std::size_t>> explained_;  // variant id -> wrong tensors
-  std::set<std::size_t> rounded_;                           // wrong tensors that roundings alone explain
-};
 
 struct Conclusion {
   std::size_t case_index;
@@ -122,13 +49,11 @@ class Concluding {
         command_(command),
         preference_(judged.wrong, catalogue) {}
 
-  void operator()(findings::RunResult& result) {
+  void conclude(findings::RunResult& result) {
     for (const WrongTensor& tensor : judged_.wrong) explain(tensor);
-    std::stable_sort(found_.begin(), found_.end(), [](const Conclusion& a, const Conclusion& b) {
-      if (a.case_index != b.case_index) return a.case_index < b.case_index;
-      const TensorKey first{a.finding.step, a.finding.tensor}, second{b.finding.step, b.finding.tensor};
-      if (first != second) return first < second;
-      return a.finding.kind < b.finding.kind;
+    std::ranges::stable_sort(found_, {}, [](const Conclusion& conclusion) {
+      const Finding& finding = conclusion.finding;
+      return std::tuple(conclusion.case_index, TensorKey{finding.step, finding.tensor}, finding.kind);
     });
     for (Conclusion& conclusion : found_) fill_extent(conclusion.finding);
     for (const Conclusion& conclusion : found_) result.findings.push_back(conclusion.finding);
@@ -155,7 +80,7 @@ class Concluding {
     finding.case_id = subject.input->id;
     finding.mode = subject.mode;
     finding.step = tensor.key.step;
-    finding.phase = subject.input->steps[static_cast<std::size_t>(tensor.key.step)].phase;
+    finding.phase = subject.step(tensor.key.step).phase;
     finding.tensor = tensor.key.id;
     finding.kind = kind;
     finding.span_start = tensor.span_start;
@@ -185,7 +110,7 @@ class Concluding {
   }
 
   void explain(const WrongTensor& tensor) {
-    if (tensor.overwritten) return explain_overwritten(tensor);
+    if (tensor.seen_by == SeenBy::kLaterWrite) return explain_later_write(tensor);
     const std::vector<Variant> variants = preference_.order(tensor);
     const bool only_rounding = variants.empty() && !tensor.fits.empty();
     if (!only_rounding) {
@@ -201,8 +126,8 @@ class Concluding {
   // A variant that is in doubt is not confirmed.
   static void doubt(const WrongTensor& tensor, Explanation& explanation) {
     if (!explanation.variant) return;
-    const auto of_variant = [&](const Fit& fit) { return fit.variant && fit.variant->id == *explanation.variant; };
-    const auto doubtful = std::find_if(tensor.fits.begin(), tensor.fits.end(), of_variant);
+    const auto doubtful = std::ranges::find_if(
+        tensor.fits, [&](const Fit& fit) { return fit.variant && fit.variant->id == *explanation.variant; });
     if (doubtful == tensor.fits.end() || doubtful->doubt.empty()) return;
     explanation.verdict = HypothesisVerdict::kConsistent;
     explanation.evidence = doubtful->doubt;
@@ -223,21 +148,18 @@ class Concluding {
 
   // A tensor that was right when it was handed out and written again later. Where the row that reads it is wrong by a
   // bug of that kind, the two are one finding; else the write itself is the evidence.
-  void explain_overwritten(const WrongTensor& tensor) {
-    const std::string what = tensor_name(tensor.key.id) + " was written again after it was handed out";
-    for (const WrongTensor& other : judged_.wrong) {
-      const bool same_place = other.subject == tensor.subject && other.key.step == tensor.key.step &&
-                              other.key.id.layer == tensor.key.id.layer && !other.overwritten;
-      if (!same_place) continue;
-      const bool in_place = std::any_of(other.fits.begin(), other.fits.end(), [](const Fit& fit) {
-        return fit.variant && hypothesis_of(fit.variant->id) == "H04";
-      });
-      if (in_place) return;
-    }
+  void explain_later_write(const WrongTensor& tensor) {
+    const auto in_place = [](const Fit& fit) { return fit.variant && hypothesis_of(fit.variant->id) == "H04"; };
+    const bool explained = std::ranges::any_of(judged_.wrong, [&](const WrongTensor& other) {
+      return other.subject == tensor.subject && other.key.step == tensor.key.step &&
+             other.key.id.layer == tensor.key.id.layer && other.seen_by != SeenBy::kLaterWrite &&
+             std::ranges::any_of(other.fits, in_place);
+    });
+    if (explained) return;
     Finding finding = finding_at(tensor, FindingKind::kLogic);
     finding.explanation.hypothesis = "H04";
     finding.explanation.verdict = HypothesisVerdict::kConsistent;
-    finding.explanation.pattern = what;
+    finding.explanation.pattern = tensor_name(tensor.key.id) + " was written again after it was handed out";
     found_.push_back({case_index(*tensor.subject), std::move(finding)});
   }
 
@@ -265,7 +187,7 @@ class Concluding {
     for (const Subject& subject : subjects_) {
       for (int step : subject.steps) {
         const TensorKey key{step, finding.tensor};
-        if (subject.candidate->has(key)) judged.insert(subject.input->steps[static_cast<std::size_t>(step)].phase);
+        if (subject.candidate->has(key)) judged.insert(subject.step(step).phase);
       }
     }
     return judged.size() > 1;
@@ -291,8 +213,8 @@ class Concluding {
   }
 
   void decide(findings::RunResult& result) const {
-    if (std::any_of(result.findings.begin(), result.findings.end(),
-                    [&](const Finding& finding) { return counts(finding, result.precision_allowed); })) {
+    if (std::ranges::any_of(result.findings,
+                            [&](const Finding& finding) { return counts(finding, result.precision_allowed); })) {
       result.verdict = Verdict::kDiverged;
     } else if (result.coverage.tensors_compared == 0) {
       result.verdict = Verdict::kInconclusive;
@@ -312,11 +234,11 @@ class Concluding {
     for (std::size_t s = 0; s < subjects_.size(); ++s) {
       if (subjects_[s].input == &input) summary.tensors_compared += judged_.compared[s];
     }
-    const bool diverged = std::any_of(found_.begin(), found_.end(), [&](const Conclusion& conclusion) {
+    const bool diverged = std::ranges::any_of(found_, [&](const Conclusion& conclusion) {
       return conclusion.case_index == c && counts(conclusion.finding, precision_allowed);
     });
-    const bool doubtful = std::any_of(judged_.not_compared.begin(), judged_.not_compared.end(),
-                                      [&](const auto& entry) { return entry.case_id == input.id; });
+    const bool doubtful =
+        std::ranges::any_of(judged_.not_compared, [&](const auto& entry) { return entry.case_id == input.id; });
     if (diverged) {
       summary.verdict = Verdict::kDiverged;
     } else if (doubtful || summary.tensors_compared == 0) {
@@ -341,19 +263,17 @@ Explanation explanation_of(const std::vector<Variant>& fits, const std::vector<V
   Explanation explanation;
   if (fits.empty()) return explanation;
   const std::string hypothesis = hypothesis_of(fits.front().id);
-  const bool tie =
-      std::any_of(fits.begin(), fits.end(), [&](const Variant& fit) { return hypothesis_of(fit.id) != hypothesis; });
+  const bool tie = std::ranges::any_of(fits, [&](const Variant& fit) { return hypothesis_of(fit.id) != hypothesis; });
   if (!hypothesis.empty()) explanation.hypothesis = hypothesis;
   explanation.variant = fits.front().id;
   explanation.value = fits.front().value;
   explanation.verdict = tie ? HypothesisVerdict::kConsistent : HypothesisVerdict::kConfirmed;
-  if (const VariantFacts* facts = find_variant(catalogue, fits.front().id))
-    explanation.expected_value = facts->right_value;
+  const VariantFacts* first = find_variant(catalogue, fits.front().id);
+  if (first != nullptr) explanation.expected_value = first->right_value;
   for (std::size_t i = 1; i < fits.size(); ++i) {
-    const VariantFacts* facts = find_variant(catalogue, fits[i].id);
     explanation.alternatives.push_back(fits[i].id);
     explanation.alternative_values.push_back(fits[i].value);
-    explanation.separated_by.push_back(separating(find_variant(catalogue, fits.front().id), facts));
+    explanation.separated_by.push_back(separating(first, find_variant(catalogue, fits[i].id)));
   }
   return explanation;
 }
@@ -361,7 +281,7 @@ Explanation explanation_of(const std::vector<Variant>& fits, const std::vector<V
 void conclude(const Judged& judged, const std::vector<Subject>& subjects, std::span<const CaseInput> cases,
               const Extent& extent, const std::vector<VariantFacts>& catalogue, const RepeatCommand& command,
               findings::RunResult& result) {
-  Concluding(judged, subjects, cases, extent, catalogue, command)(result);
+  Concluding(judged, subjects, cases, extent, catalogue, command).conclude(result);
 }
 
 }  // namespace qdiff::diagnose

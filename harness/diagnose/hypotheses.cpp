@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "harness/contract/hypothesis.h"
-#include "harness/diagnose/attribution.h"
+#include "harness/diagnose/variants.h"
 
 namespace qdiff::diagnose {
 namespace {
@@ -15,11 +15,9 @@ using findings::HypothesisVerdict;
 // Whether some wrong tensor that nothing explains is one that this hypothesis' variants change.
 bool touches_unexplained(const std::vector<Finding>& findings, const std::vector<VariantFacts>& catalogue,
                          const std::string& id) {
-  return std::any_of(findings.begin(), findings.end(), [&](const Finding& finding) {
-    if (finding.explanation.variant) return false;
-    return std::any_of(catalogue.begin(), catalogue.end(), [&](const VariantFacts& facts) {
-      return hypothesis_of(facts.id) == id &&
-             std::find(facts.ops.begin(), facts.ops.end(), finding.tensor.op) != facts.ops.end();
+  return std::ranges::any_of(findings, [&](const Finding& finding) {
+    return !finding.explanation.variant && std::ranges::any_of(catalogue, [&](const VariantFacts& facts) {
+      return hypothesis_of(facts.id) == id && std::ranges::find(facts.ops, finding.tensor.op) != facts.ops.end();
     });
   });
 }
@@ -55,10 +53,10 @@ void judge_by_findings(const std::vector<Finding>& findings, HypothesisResult& r
   const bool doubtful = result.variant && result.verdict == HypothesisVerdict::kConsistent;
   if (!evidence.empty() && (!result.variant || doubtful)) result.evidence.push_back(evidence);
   if (!result.variant) return;
-  const auto explained = std::count_if(findings.begin(), findings.end(), [&](const Finding& finding) {
+  const auto explained = std::ranges::count_if(findings, [&](const Finding& finding) {
     const auto& alternatives = finding.explanation.alternatives;
     return finding.explanation.variant == result.variant ||
-           std::find(alternatives.begin(), alternatives.end(), *result.variant) != alternatives.end();
+           std::ranges::find(alternatives, *result.variant) != alternatives.end();
   });
   result.evidence.push_back("the reference with " + *result.variant + " planted reproduces " +
                             std::to_string(explained) + " of " + std::to_string(findings.size()) +
@@ -140,22 +138,16 @@ std::vector<std::string> blind_hypotheses(const std::vector<HypothesisResult>& r
 HypothesisResult together(const HypothesisResult& a, const HypothesisResult& b) {
   HypothesisResult result = a;
   if (b.verdict == HypothesisVerdict::kUndetectable) result.verdict = b.verdict;
-  const HypothesisResult& other = b;
-  for (const std::string& variant : other.exercised_variants) {
-    auto& exercised = result.exercised_variants;
-    if (std::find(exercised.begin(), exercised.end(), variant) == exercised.end()) exercised.push_back(variant);
-  }
-  std::sort(result.exercised_variants.begin(), result.exercised_variants.end());
-  for (const auto& [variant, cases] : other.shown_by) result.shown_by[variant].insert(cases.begin(), cases.end());
-  for (const findings::BlindVariant& blind : other.blind_variants) {
-    const bool known = std::any_of(result.blind_variants.begin(), result.blind_variants.end(),
-                                   [&](const findings::BlindVariant& have) { return have.variant == blind.variant; });
+  std::set<std::string> exercised(a.exercised_variants.begin(), a.exercised_variants.end());
+  exercised.insert(b.exercised_variants.begin(), b.exercised_variants.end());
+  result.exercised_variants.assign(exercised.begin(), exercised.end());
+  for (const auto& [variant, cases] : b.shown_by) result.shown_by[variant].insert(cases.begin(), cases.end());
+  for (const findings::BlindVariant& blind : b.blind_variants) {
+    const bool known =
+        std::ranges::find(a.blind_variants, blind.variant, &findings::BlindVariant::variant) != a.blind_variants.end();
     if (!known) result.blind_variants.push_back(blind);
   }
-  std::erase_if(result.blind_variants, [&](const findings::BlindVariant& blind) {
-    const auto& exercised = result.exercised_variants;
-    return std::find(exercised.begin(), exercised.end(), blind.variant) != exercised.end();
-  });
+  std::erase_if(result.blind_variants, [&](const auto& blind) { return exercised.contains(blind.variant); });
   return result;
 }
 

@@ -9,21 +9,18 @@ namespace {
 std::vector<DeclarablePoint> wanted_points(const Judged& judged) {
   std::map<std::string, std::vector<std::pair<DeclarablePoint, int>>> votes;  // by point
   for (const WrongTensor& tensor : judged.wrong) {
-    const auto rounded =
-        std::find_if(tensor.fits.begin(), tensor.fits.end(), [](const Fit& fit) { return !fit.points.empty(); });
+    const auto rounded = std::ranges::find_if(tensor.fits, [](const Fit& fit) { return !fit.points.empty(); });
     if (rounded == tensor.fits.end()) continue;
     for (const DeclarablePoint& declared : rounded->points) {
       auto& values = votes[declared.key()];
-      auto same = std::find_if(values.begin(), values.end(), [&](const auto& vote) { return vote.first == declared; });
+      auto same = std::ranges::find_if(values, [&](const auto& vote) { return vote.first == declared; });
       if (same == values.end()) same = values.insert(values.end(), {declared, 0});
       ++same->second;
     }
   }
   std::vector<DeclarablePoint> wanted;
   for (const auto& [point, values] : votes) {
-    wanted.push_back(std::max_element(values.begin(), values.end(), [](const auto& a, const auto& b) {
-                       return a.second < b.second;
-                     })->first);
+    wanted.push_back(std::ranges::max_element(values, {}, [](const auto& vote) { return vote.second; })->first);
   }
   return wanted;
 }
@@ -42,10 +39,9 @@ bool add_points(const std::vector<DeclarablePoint>& wanted, Precision& precision
 }  // namespace
 
 bool only_roundings(const Judged& judged) {
-  return std::all_of(judged.wrong.begin(), judged.wrong.end(), [](const WrongTensor& tensor) {
-    const bool bug =
-        std::any_of(tensor.fits.begin(), tensor.fits.end(), [](const Fit& fit) { return fit.variant.has_value(); });
-    return !tensor.fits.empty() && !bug;
+  return std::ranges::all_of(judged.wrong, [](const WrongTensor& tensor) {
+    return !tensor.fits.empty() &&
+           std::ranges::none_of(tensor.fits, [](const Fit& fit) { return fit.variant.has_value(); });
   });
 }
 

@@ -3,35 +3,16 @@
 #pragma once
 
 #include <functional>
-#include <set>
-#include <string>
+#include <optional>
 #include <vector>
 
-#include "harness/compare/judge.h"
 #include "harness/contract/oracle.h"
-#include "harness/diagnose/attribution.h"
 #include "harness/diagnose/hypotheses.h"
+#include "harness/diagnose/selection.h"
+#include "harness/diagnose/subject.h"
 #include "harness/findings/result.h"
 
 namespace qdiff::diagnose {
-
-// What of the model is judged.
-struct Extent {
-  std::set<int> layers;
-  bool outside_layers = true;  // embedding, final norm and lm_head too
-};
-
-// A wrong tensor with everything that explains it; the findings of a report are made of these (conclusions.h).
-struct WrongTensor {
-  const Subject* subject = nullptr;
-  TensorKey key;
-  std::vector<TensorKey> span;  // the operations evaluated; the last is `key`
-  TensorId span_start;
-  compare::Judgement judgement;
-  pattern::Pattern pattern;
-  std::vector<Fit> fits;
-  bool overwritten = false;  // right when it was handed out, and written again afterwards
-};
 
 struct Judged {
   std::vector<WrongTensor> wrong;
@@ -41,8 +22,6 @@ struct Judged {
   std::optional<findings::ClosestToBound> closest;
   Detectability detectability;
 };
-
-using ProgressReport = std::function<void(const std::string& what, std::int64_t done, std::int64_t total)>;
 
 struct JudgingOptions {
   bool probing = true;  // ask of each variant whether these inputs would show it; without, no hypothesis is refuted

@@ -42,9 +42,7 @@ void break_ties(Explanation& explanation, const std::vector<VariantFacts>& catal
   }
   std::vector<Variant> left;
   for (const Variant& fit : fits) {
-    const bool refuted =
-        std::any_of(testimonies.begin(), testimonies.end(), [&](const Testimony& t) { return t.refutes(fit.id); });
-    if (!refuted) left.push_back(fit);
+    if (std::ranges::none_of(testimonies, [&](const Testimony& t) { return t.refutes(fit.id); })) left.push_back(fit);
   }
   if (left.empty() || left.size() == fits.size()) return;
   Explanation narrowed = explanation_of(left, catalogue);
@@ -64,7 +62,7 @@ void break_ties(Explanation& explanation, const std::vector<VariantFacts>& catal
 void strengthen(std::vector<Finding>& findings) {
   for (Finding& finding : findings) {
     if (finding.explanation.variant || !finding.explanation.hypothesis) continue;
-    const auto confirmed = std::find_if(findings.begin(), findings.end(), [&](const Finding& other) {
+    const auto confirmed = std::ranges::find_if(findings, [&](const Finding& other) {
       return other.explanation.hypothesis == finding.explanation.hypothesis && other.explanation.variant &&
              other.explanation.verdict == HypothesisVerdict::kConfirmed;
     });
@@ -90,7 +88,7 @@ findings::RunResult merge(std::vector<findings::RunResult> results) {
   findings::RunResult merged = std::move(results.front());
   for (std::size_t r = 1; r < results.size(); ++r) {
     findings::RunResult& next = results[r];
-    auto append = [](auto& to, auto& from) { std::move(from.begin(), from.end(), std::back_inserter(to)); };
+    auto append = [](auto& to, auto& from) { std::ranges::move(from, std::back_inserter(to)); };
     if (rank(next.verdict) > rank(merged.verdict)) {
       merged.verdict = next.verdict;
       merged.reason = next.reason;
@@ -107,7 +105,7 @@ findings::RunResult merge(std::vector<findings::RunResult> results) {
     append(merged.coverage.not_compared, next.coverage.not_compared);
     for (std::string& name : next.coverage.tensors_missing) {
       auto& missing = merged.coverage.tensors_missing;
-      if (std::find(missing.begin(), missing.end(), name) == missing.end()) missing.push_back(std::move(name));
+      if (std::ranges::find(missing, name) == missing.end()) missing.push_back(std::move(name));
     }
     merged.coverage.tensors_compared += next.coverage.tensors_compared;
     if (next.closest && (!merged.closest || next.closest->ratio > merged.closest->ratio)) merged.closest = next.closest;

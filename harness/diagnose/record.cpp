@@ -106,12 +106,12 @@ Recorded record_lockstep(Engine& engine, const CaseInput& input, const Reference
 
 std::vector<ReferenceChain> run_reference(Engine& reference, const std::vector<const CaseInput*>& inputs,
                                           const std::vector<int>& last_steps, DType activations,
-                                          const ModelConfig& config, int end_layer, const RunOptions& options) {
+                                          const ModelConfig& config, int end_layer, const ProgressReport& progress) {
   std::vector<ReferenceChain> chains(inputs.size());
   std::vector<std::unique_ptr<Session>> sessions;
   const std::int64_t total = static_cast<std::int64_t>(end_layer) + 2;
   auto report = [&](std::int64_t done) {
-    if (options.progress) options.progress("reference", done, total);
+    if (progress) progress("reference", done, total);
   };
   auto for_each_step = [&](auto&& body) {
     for (std::size_t c = 0; c < inputs.size(); ++c) {

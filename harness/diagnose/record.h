@@ -10,7 +10,7 @@
 #include "harness/compare/judge.h"
 #include "harness/contract/engine.h"
 #include "harness/contract/oracle.h"
-#include "harness/diagnose/run.h"
+#include "harness/diagnose/subject.h"
 #include "harness/trace/recording.h"
 
 namespace qdiff::diagnose {
@@ -54,7 +54,7 @@ Recorded record_lockstep(Engine& engine, const CaseInput& input, const Reference
 // them.
 std::vector<ReferenceChain> run_reference(Engine& reference, const std::vector<const CaseInput*>& inputs,
                                           const std::vector<int>& last_steps, DType activations,
-                                          const ModelConfig& config, int end_layer, const RunOptions& options);
+                                          const ModelConfig& config, int end_layer, const ProgressReport& progress);
 
 // In lockstep the input of a layer is the forced one, not what the candidate's layer before put out.
 class LockstepInputs final : public TensorStore {

@@ -7,7 +7,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <set>
 #include <span>
@@ -17,6 +16,7 @@
 #include "harness/contract/engine.h"
 #include "harness/contract/oracle.h"
 #include "harness/contract/step.h"
+#include "harness/diagnose/subject.h"
 #include "harness/findings/result.h"
 
 namespace qdiff::diagnose {
@@ -30,8 +30,7 @@ struct RunOptions {
   bool probing = true;                  // ask of each variant whether these inputs would show it
   std::optional<Fault> inject;          // already planted in the candidate; named in the result
   std::string repeat_arguments;         // appended to each finding's command: " --model M --dtype bfloat16"
-  // Long work reports here: what is being done, how much of it is done, of how much.
-  std::function<void(const std::string& what, std::int64_t done, std::int64_t total)> progress;
+  ProgressReport progress;
 };
 
 // Everything a run needs. The candidate and the reference engine hold the same weights; the reference engine computes

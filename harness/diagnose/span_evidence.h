@@ -12,7 +12,7 @@
 
 #include <vector>
 
-#include "harness/diagnose/judging.h"
+#include "harness/diagnose/subject.h"
 
 namespace qdiff::diagnose {
 

@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <chrono>
 
-#include "harness/contract/error.h"
 #include "harness/diagnose/conclusions.h"
-#include "harness/diagnose/free_ranking.h"
+#include "harness/diagnose/far/ranking.h"
 #include "harness/diagnose/free_run.h"
 #include "harness/diagnose/infer_points.h"
 #include "harness/diagnose/record.h"
+#include "harness/diagnose/thresholds.h"
 #include "harness/diagnose/trace_checks.h"
 
 namespace qdiff::diagnose {
@@ -26,171 +26,129 @@ class WithoutFar final : public TensorStore {
   const std::set<TensorKey>& far_;
 };
 
-class TraceRun {
- public:
-  TraceRun(const TraceParties& parties, const TraceOptions& options)
-      : trace_(parties.trace),
-        manifest_(parties.trace.manifest()),
-        parties_(parties),
-        options_(options),
-        near_(parties.trace, far_) {}
+// The trace as it is judged: one case in one mode.
+struct TraceCase {
+  const TraceParties& parties;
+  const TraceOptions& options;
+  CaseInput input;
+  std::vector<Subject> subjects = {};  // one
+  std::set<TensorKey> far = {};
 
-  findings::RunResult operator()() {
-    const auto start = std::chrono::steady_clock::now();
-    result_.notes = check_trace(trace_, parties_.model);
-    if (options_.before_judging) options_.before_judging();
-    select();
-    describe();
-    const JudgingOptions judging{
-        .probing = options_.probing, .progress = options_.progress, .after_part = [this] { trace_.forget(); }};
-    Judged judged = judge_subjects(subjects_, parties_.oracle, manifest_.precision, extent_, judging);
-    std::erase_if(judged.missing, [this](const TensorId& id) { return only_far(id); });
-    if (options_.infer_points) {
-      result_.inferred_points = infer_points(subjects_, parties_.oracle, manifest_.precision, extent_, judged, judging);
-    }
-    if (!far_.empty()) judge_far(judged);
-    if (options_.beside_reference) lay_beside_reference();
-    conclude(
-        judged, subjects_, inputs_, extent_, parties_.oracle.catalogue(),
-        [this](const Subject&, const TensorKey& key) { return repeat_command(key); }, result_);
-    if (result_.ranking) add_evidence(*result_.ranking, result_.hypotheses);
-    result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    return std::move(result_);
-  }
-
- private:
-  void select() {
-    const ModelConfig& config = parties_.model.config();
-    if (options_.layers) {
-      for (int layer : *options_.layers) {
-        if (layer < 0 || layer >= config.num_layers) {
-          throw InputError("--layers: the model has no layer " + std::to_string(layer) + "; its layers are 0 to " +
-                           std::to_string(config.num_layers - 1));
-        }
-      }
-      extent_.layers = *options_.layers;
-    } else {
-      for (int layer = 0; layer < config.num_layers; ++layer) extent_.layers.insert(layer);
-    }
-    extent_.outside_layers = !options_.layers.has_value();
-    inputs_.push_back({.id = options_.id,
-                       .title = "A trace of " + manifest_.engine.name + ' ' + manifest_.engine.version,
-                       .hypothesis = std::nullopt,
-                       .argument = "",
-                       .seed = 0,
-                       .capacity = manifest_.cache_capacity.value_or(0),
-                       .steps = manifest_.steps});
-    Subject subject{&inputs_.front(), "trace", &near_, &trace_, {}, 0.0};
-    for (const Step& step : manifest_.steps) {
-      const bool wanted = !options_.steps || options_.steps->contains(step.index);
-      if (wanted && step.has_real_tokens()) subject.steps.insert(step.index);
-    }
-    for (const TensorKey& key : trace_.keys()) {
-      if (subject.steps.contains(key.step) && is_judged(key.id) &&
-          layers_of(compare::replay_span(key, trace_, config)) > kLongestSpan) {
-        far_.insert(key);
-      }
-    }
-    subjects_.push_back(std::move(subject));
-  }
-
-  bool is_judged(const TensorId& id) const {
-    return id.layer == kNoLayer ? extent_.outside_layers : extent_.layers.contains(id.layer);
-  }
-
-  // Recorded in every judged step, though replay does not reach it.
-  bool only_far(const TensorId& id) const {
-    const std::set<int>& steps = subjects_.front().steps;
-    return std::all_of(steps.begin(), steps.end(), [&](int step) { return trace_.has({step, id}); });
-  }
-
-  // Whole forward passes say whether far tensors are right, and which bug comes nearest to them. Where replay has found
-  // something wrong already, it reaches them too and they say nothing more.
-  void judge_far(Judged& judged) {
-    if (!only_roundings(judged)) {
-      for (const TensorKey& key : far_) {
-        judged.not_compared.push_back({options_.id, "trace", key.step, tensor_name(key.id),
-                                       "it lies more than " + std::to_string(kLongestSpan) +
-                                           " layers behind the last recorded tensor, and what is wrong before it "
-                                           "reaches it"});
-      }
-      return;
-    }
-    const Precision precision = declaring_found(manifest_.precision, judged);
-    result_.ranking = rank_free_runs({.trace = trace_,
-                                      .subject = subjects_.front(),
-                                      .targets = far_,
-                                      .precision = precision,
-                                      .config = parties_.model.config(),
-                                      .catalogue = parties_.oracle.catalogue(),
-                                      .make_reference = parties_.make_reference,
-                                      .progress = options_.progress,
-                                      .probing = options_.probing},
-                                     judged);
-    trace_.forget();
-  }
-
-  // Logits that were recorded, beside those of the reference feeding itself: what a user reads, never a verdict.
-  void lay_beside_reference() {
-    const std::set<int>& steps = subjects_.front().steps;
-    const bool recorded = std::any_of(steps.begin(), steps.end(), [&](int step) {
-      return trace_.has({step, {Op::kLmHead}});
-    });
-    if (!recorded || !extent_.outside_layers) return;
-    CaseInput input = inputs_.front();
-    input.capacity = std::max(input.capacity, input.steps.back().valid_length());
-    const auto reference = parties_.make_reference(gold_precision(manifest_.precision.weights));
-    RunOptions options;
-    options.progress = options_.progress;
-    const ModelConfig& config = parties_.model.config();
-    const std::vector<ReferenceChain> chains =
-        run_reference(*reference, {&input}, {*steps.rbegin()}, manifest_.precision.activations, config,
-                      static_cast<int>(config.num_layers), options);
-    findings::FreeRun figures = free_run_figures(input.id, input.steps, trace_, chains.front(), config);
-    if (!figures.expected_tokens.empty()) result_.free_runs.push_back(std::move(figures));
-    trace_.forget();
-  }
-
-  std::string repeat_command(const TensorKey& key) const {
-    return options_.command + (key.id.layer == kNoLayer ? "" : " --layers " + std::to_string(key.id.layer)) +
-           " --steps " + std::to_string(key.step);
-  }
-
-  void describe() {
-    result_.of_trace = true;
-    result_.command = options_.command;
-    result_.model = parties_.model.description();
-    result_.config = to_string(parties_.model.config());
-    result_.engine = manifest_.engine.name;
-    result_.device = manifest_.engine.device;
-    result_.precision = manifest_.precision;
-    result_.precision_allowed = options_.allow_precision;
-  }
-
-  const trace::Trace& trace_;
-  const trace::Manifest& manifest_;
-  const TraceParties& parties_;
-  const TraceOptions& options_;
-  Extent extent_;
-  std::vector<CaseInput> inputs_;  // one
-  std::set<TensorKey> far_;
-  WithoutFar near_;
-  std::vector<Subject> subjects_;  // one
-  findings::RunResult result_;
+  const trace::Trace& trace() const { return parties.trace; }
+  const Precision& precision() const { return parties.trace.manifest().precision; }
+  const ModelConfig& config() const { return parties.model.config(); }
+  const std::set<int>& steps() const { return subjects.front().steps; }
 };
+
+CaseInput input_of(const trace::Manifest& manifest, const std::string& id) {
+  return {.id = id,
+          .title = "A trace of " + manifest.engine.name + ' ' + manifest.engine.version,
+          .hypothesis = std::nullopt,
+          .argument = "",
+          .seed = 0,
+          .capacity = manifest.cache_capacity.value_or(0),
+          .steps = manifest.steps};
+}
+
+// Whole forward passes say whether far tensors are right, and which bug comes nearest to them. Where replay has found
+// something wrong already, it reaches them too and they say nothing more.
+std::optional<findings::FreeRanking> judge_far(const TraceCase& of, Judged& judged) {
+  if (!only_roundings(judged)) {
+    for (const TensorKey& key : of.far) {
+      judged.not_compared.push_back({of.input.id, "trace", key.step, tensor_name(key.id),
+                                     "it lies more than " + std::to_string(kMostLayersOfSpan) +
+                                         " layers behind the last recorded tensor, and what is wrong before it "
+                                         "reaches it"});
+    }
+    return std::nullopt;
+  }
+  const Precision precision = declaring_found(of.precision(), judged);
+  auto ranking = rank_free_runs({.trace = of.trace(),
+                                 .subject = of.subjects.front(),
+                                 .targets = of.far,
+                                 .precision = precision,
+                                 .config = of.config(),
+                                 .catalogue = of.parties.oracle.catalogue(),
+                                 .make_reference = of.parties.make_reference,
+                                 .progress = of.options.progress,
+                                 .probing = of.options.probing},
+                                judged);
+  of.trace().forget();
+  return ranking;
+}
+
+// Logits that were recorded, beside those of the reference feeding itself: what a user reads, never a verdict.
+std::optional<findings::FreeRun> beside_reference(const TraceCase& of) {
+  const bool recorded = std::ranges::any_of(of.steps(), [&](int step) {
+    return of.trace().has({step, {Op::kLmHead}});
+  });
+  if (!recorded) return std::nullopt;
+  CaseInput input = of.input;
+  input.capacity = std::max(input.capacity, input.steps.back().valid_length());
+  const auto reference = of.parties.make_reference(gold_precision(of.precision().weights));
+  const std::vector<ReferenceChain> chains =
+      run_reference(*reference, {&input}, {*of.steps().rbegin()}, of.precision().activations, of.config(),
+                    static_cast<int>(of.config().num_layers), of.options.progress);
+  findings::FreeRun figures = free_run_figures(input.id, input.steps, of.trace(), chains.front(), of.config());
+  of.trace().forget();
+  if (figures.expected_tokens.empty()) return std::nullopt;
+  return figures;
+}
 
 }  // namespace
 
-std::size_t layers_of(const std::vector<TensorKey>& span) {
+bool is_far(const std::vector<TensorKey>& span) {
   std::set<int> layers;
   for (const TensorKey& key : span) {
     if (key.id.layer != kNoLayer) layers.insert(key.id.layer);
   }
-  return layers.size();
+  return layers.size() > kMostLayersOfSpan;
 }
 
 findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions& options) {
-  return TraceRun(parties, options)();
+  const auto start = std::chrono::steady_clock::now();
+  const trace::Manifest& manifest = parties.trace.manifest();
+  findings::RunResult result;
+  result.notes = check_trace(parties.trace, parties.model);
+  if (options.before_judging) options.before_judging();
+  result.of_trace = true;
+  result.command = options.command;
+  result.model = parties.model.description();
+  result.config = to_string(parties.model.config());
+  result.engine = manifest.engine.name;
+  result.device = manifest.engine.device;
+  result.precision = manifest.precision;
+  result.precision_allowed = options.allow_precision;
+
+  TraceCase of{parties, options, input_of(manifest, options.id)};
+  const Extent extent = select_layers(options.layers, of.config());
+  const WithoutFar near(parties.trace, of.far);
+  of.subjects.push_back({&of.input, "trace", &near, &parties.trace, select_steps(options.steps, manifest.steps), 0.0});
+  for (const TensorKey& key : parties.trace.keys()) {
+    const bool judged = of.steps().contains(key.step) && extent.has(key.id);
+    if (judged && is_far(compare::replay_span(key, parties.trace, of.config()))) of.far.insert(key);
+  }
+  const JudgingOptions judging{
+      .probing = options.probing, .progress = options.progress, .after_part = [&parties] { parties.trace.forget(); }};
+  Judged judged = judge_subjects(of.subjects, parties.oracle, of.precision(), extent, judging);
+  // Recorded in every judged step, though replay does not reach it.
+  std::erase_if(judged.missing, [&](const TensorId& id) {
+    return std::ranges::all_of(of.steps(), [&](int step) { return parties.trace.has({step, id}); });
+  });
+  if (options.infer_points) {
+    result.inferred_points = infer_points(of.subjects, parties.oracle, of.precision(), extent, judged, judging);
+  }
+  if (!of.far.empty()) result.ranking = judge_far(of, judged);
+  if (options.beside_reference && extent.outside_layers) {
+    if (auto figures = beside_reference(of)) result.free_runs.push_back(std::move(*figures));
+  }
+  const auto repeat_command = [&](const Subject&, const TensorKey& key) {
+    return options.command + options_selecting(key);
+  };
+  conclude(judged, of.subjects, {&of.input, 1}, extent, parties.oracle.catalogue(), repeat_command, result);
+  if (result.ranking) add_evidence(*result.ranking, result.hypotheses);
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
 }
 
 }  // namespace qdiff::diagnose

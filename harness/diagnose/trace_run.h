@@ -1,6 +1,6 @@
 // The judgement of a trace that any engine wrote: each recorded tensor recomputed from those recorded before it. What
 // lies too far behind the last recorded tensor (logits alone, say) is held against whole forward passes instead, one
-// for each known bug (free_ranking.h).
+// for each known bug (far/ranking.h).
 #pragma once
 
 #include <functional>
@@ -12,7 +12,7 @@
 #include "harness/contract/engine.h"
 #include "harness/contract/oracle.h"
 #include "harness/contract/weights.h"
-#include "harness/diagnose/free_ranking.h"
+#include "harness/diagnose/far/ranking.h"
 #include "harness/diagnose/judging.h"
 #include "harness/findings/result.h"
 #include "harness/trace/trace_reader.h"
@@ -39,9 +39,8 @@ struct TraceOptions {
   std::function<void()> before_judging = {};  // the trace is found to fit the model
 };
 
-// A span over more layers than this is no longer judged by replay: what rounding does to it is as wide as many a bug.
-inline constexpr std::size_t kLongestSpan = 2;
-std::size_t layers_of(const std::vector<TensorKey>& span);
+// Whether replay does not reach the tensor: its span goes over too many layers (kMostLayersOfSpan).
+bool is_far(const std::vector<TensorKey>& span);
 
 // Throws InputError where the trace does not fit the model (trace_checks.h) or a filter lies outside it.
 findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions& options);

@@ -11,10 +11,10 @@ namespace qdiff::pattern {
 namespace {
 
 // Honest errors stay within so many deviations: the judge's bounds on single elements lie below it.
-constexpr double kHonestDeviations = 8.0;
+constexpr double kAllowedDeviations = 8.0;
 
 // In float32, the widest type in which engines sum.
-const double kExpUnderflow = compare::exp_underflow(DType::kF32);
+const compare::MaskRule kMask(DType::kF32);
 
 }  // namespace
 
@@ -48,7 +48,7 @@ double Values::sigma(std::int64_t row, std::int64_t column) const {
 }
 
 double Values::allowance(double actual, double value, double sigma) const {
-  return 0.5 * spacing_.at(std::max(std::fabs(actual), std::fabs(value))) + kHonestDeviations * sigma;
+  return 0.5 * spacing_.at(std::max(std::fabs(actual), std::fabs(value))) + kAllowedDeviations * sigma;
 }
 
 bool Values::explains(double value, double sigma, double actual) const {
@@ -58,7 +58,7 @@ bool Values::explains(double value, double sigma, double actual) const {
 }
 
 bool Values::vanishes(double score, std::int64_t row) const {
-  return score - row_maximum_[static_cast<std::size_t>(row)] < kExpUnderflow;
+  return kMask.hides(score, row_maximum_[static_cast<std::size_t>(row)]);
 }
 
 Mark Values::judge(double actual, double value, double sigma, std::int64_t row) const {

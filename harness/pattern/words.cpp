@@ -8,7 +8,7 @@ namespace {
 
 using Indices = std::vector<std::int64_t>;
 
-constexpr std::size_t kMostRuns = 6;
+constexpr std::size_t kMostRunsInWords = 6;
 
 // "3", "1", "4", "2..9": runs of three or more are joined.
 std::vector<std::string> runs_of(const Indices& indices) {
@@ -136,7 +136,7 @@ std::string Axis::describe() const {
     if (!words.empty()) return words;
   }
   const std::vector<std::string> runs = runs_of(found.wrong);
-  if (runs.size() > kMostRuns) {
+  if (runs.size() > kMostRunsInWords) {
     if (static_cast<double>(found.wrong.size()) >= kMost * static_cast<double>(found.present.size())) {
       return "nearly every " + one;
     }

@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "harness/contract/error.h"
-#include "harness/diagnose/attribution.h"
+#include "harness/diagnose/variants.h"
 #include "harness/selftest/parallel.h"
 #include "harness/selftest/scoring.h"
 #include "harness/selftest/spec.h"

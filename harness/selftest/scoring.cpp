@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdio>
 
-#include "harness/diagnose/attribution.h"
+#include "harness/diagnose/variants.h"
 
 namespace qdiff::selftest {
 

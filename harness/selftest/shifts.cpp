@@ -7,7 +7,7 @@
 #include "harness/compare/judge.h"
 #include "harness/compare/layout.h"
 #include "harness/compare/sums.h"
-#include "harness/diagnose/attribution.h"
+#include "harness/diagnose/variants.h"
 
 namespace qdiff::selftest {
 

@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <map>
 
-#include "harness/diagnose/attribution.h"
+#include "harness/diagnose/variants.h"
 #include "harness/selftest/selftest.h"
 
 namespace qdiff::selftest {

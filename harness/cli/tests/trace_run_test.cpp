@@ -70,7 +70,7 @@ TEST_CASE("tensors of one kind alone, whatever their shape, are judged by whole 
   }
 }
 
-constexpr std::uint64_t kHonestSeeds = 2;  // 40 for the figures in free_ranking.cpp
+constexpr std::uint64_t kHonestSeeds = 2;  // 40 for the figures in harness/diagnose/thresholds.h
 
 struct Planted {
   const char* id;

@@ -1,0 +1,42 @@
+// Whole forward passes of the reference over one case, each with a bug of its own or with none, walked layer by layer
+// side by side, so that a layer's weights are read once for a group of them.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "harness/contract/engine.h"
+#include "harness/contract/oracle.h"
+#include "harness/diagnose/subject.h"
+
+namespace qdiff::diagnose {
+
+struct Pass {
+  std::optional<Variant> variant = {};         // none: right code
+  std::uint64_t nudge = 0;                     // other than 0: rounds the residual stream in a way of its own
+  bool ran = true;                             // false: the variant cannot be planted here
+  std::map<TensorKey, double> distance = {};   // from the candidate, by target
+  std::map<TensorKey, double> from_gold = {};  // by target
+  double divergence = 0.0;                     // summed over tokens
+  std::int64_t same_top_tokens = 0;
+};
+
+// How far passes go.
+struct Course {
+  const CaseInput& input;
+  int last_step = 0;
+  int end_layer = 0;
+  bool needs_head = false;
+};
+
+// Called with each tensor as soon as it is computed.
+using TakeTensor = std::function<void(Pass& pass, const TensorKey& key, const TensorView& tensor)>;
+
+void walk(Engine& engine, std::span<Pass> passes, const Course& course, const TakeTensor& take,
+          const ProgressReport& progress, const std::string& what);
+
+}  // namespace qdiff::diagnose

@@ -1,0 +1,165 @@
+#include "harness/diagnose/far/planting.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "harness/diagnose/row_oracle.h"
+#include "harness/diagnose/value_search.h"
+#include "harness/diagnose/variants.h"
+
+namespace qdiff::diagnose {
+
+Planting::Planting(const FreeRankingQuery& query) : query_(query), course_{*query.subject.input} {
+  for (const TensorKey& key : query.targets) {
+    const Target& target =
+        targets_.emplace(key, Target(key, query.trace.get(key), query.subject.step(key.step), query.config))
+            .first->second;
+    rows_compared_ += target.rows_compared();
+    rows_with_nan_ += target.rows_with_nan();
+    course_.last_step = std::max(course_.last_step, key.step);
+    course_.end_layer = std::max(course_.end_layer, key.id.layer + 1);
+    course_.needs_head |= row(key.id.op).scope == Scope::kAfterLayers;
+  }
+  if (course_.needs_head) course_.end_layer = static_cast<int>(query.config.num_layers);
+}
+
+void Planting::run() {
+  std::vector<Pass> passes(1);
+  walk_targets(
+      *query_.make_reference(gold_precision(query_.precision.weights)), passes, "the reference in float64",
+      [&](Pass&, Target& target, const TensorView& whole) { target.take_gold(whole, query_.precision.accumulate); });
+  engine_ = query_.make_reference(query_.precision);
+  measure_rounding();
+  if (targets_.empty() || rows_compared_ == 0) return;
+  if (query_.probing || !right_code_explains()) plant_all();
+}
+
+double Planting::times_rounding(const Pass& pass) const {
+  if (rows_compared_ == 0) return HUGE_VAL;
+  double worst = 0.0;
+  for (const auto& [key, target] : targets_) worst = std::max(worst, times_rounding(pass, key));
+  return worst;
+}
+
+// Where the candidate has NaN and right code has numbers, something is wrong. What is wrong beside it is compared: an
+// engine that reads what nobody wrote may find anything there. Where nothing else is wrong, nothing can be named.
+bool Planting::reproduces(const Pass& pass) const {
+  if (rows_with_nan_ > 0 && (!pass.variant || right_code_explains())) return false;
+  return times_rounding(pass) <= explained_;
+}
+
+bool Planting::shows(const Pass& pass) const {
+  return std::ranges::any_of(targets_, [&](const auto& entry) {
+    return !(pass.from_gold.at(entry.first) <= explained_ * rounding_.at(entry.first));
+  });
+}
+
+bool Planting::searched(const Variant& variant) const {
+  const std::vector<Variant> listed = doses(facts_of(variant));
+  return std::ranges::find(listed, variant) == listed.end();
+}
+
+void Planting::walk_targets(Engine& engine, std::vector<Pass>& passes, const std::string& what, const Use& use) {
+  const auto take = [&](Pass& pass, const TensorKey& key, const TensorView& whole) {
+    const auto found = targets_.find(key);
+    if (found != targets_.end()) use(pass, found->second, whole);
+  };
+  walk(engine, passes, course_, take, query_.progress, what);
+}
+
+void Planting::measure(Pass& pass, const Target& target, std::span<const double> values) {
+  pass.distance[target.key()] = target.distance(target.candidate(), values);
+  pass.from_gold[target.key()] = target.distance(target.gold(), values);
+  if (target.key().id.op != Op::kLmHead) return;
+  pass.divergence += target.divergence(values);
+  pass.same_top_tokens += target.same_top_tokens(values);
+}
+
+void Planting::measure_rounding() {
+  std::vector<Pass> passes(kRightPasses);
+  for (std::size_t i = 0; i < passes.size(); ++i) passes[i].nudge = i;
+  std::map<TensorKey, double> mean_square;
+  walk_targets(*engine_, passes, "the reference that rounds", [&](Pass& pass, Target& target, const TensorView& whole) {
+    const std::vector<double> values = target.same_rows(whole);
+    const double distance = target.distance(values, target.gold());
+    mean_square[target.key()] += distance * distance / static_cast<double>(kRightPasses);
+    if (pass.nudge == 0) measure(pass, target, values);
+  });
+  right_ = std::move(passes.front());
+
+  // Where right code that rounds as declared overflows, nothing can be said of the candidate.
+  std::erase_if(targets_, [&](const auto& entry) {
+    if (std::isfinite(mean_square[entry.first])) return false;
+    unbounded_.push_back(entry.first);
+    rows_compared_ -= entry.second.rows_compared();
+    rows_with_nan_ -= entry.second.rows_with_nan();
+    return true;
+  });
+  // One token's logits are few draws of what rounding does to them, so a step is given what its like show in the mean
+  // where that is more; and never less than the rounding of the stored type itself.
+  std::map<TensorId, std::pair<double, double>> sums;
+  for (const auto& [key, target] : targets_) {
+    auto& [rounding, norm] = sums[key.id];
+    rounding += mean_square[key];
+    norm += target.norm() * target.norm();
+  }
+  for (const auto& [key, target] : targets_) {
+    const auto& [rounding, norm] = sums.at(key.id);
+    const double pooled = norm > 0.0 ? target.norm() * std::sqrt(rounding / norm) : 0.0;
+    const double stored = target.norm() * unit_roundoff(target.recorded().dtype) / std::sqrt(3.0);
+    rounding_[key] = std::max({std::sqrt(mean_square[key]), pooled, stored, std::numeric_limits<double>::min()});
+  }
+}
+
+void Planting::plant(std::vector<Variant> variants, const std::string& what) {
+  std::vector<Pass> passes;
+  for (Variant& variant : variants) {
+    const std::optional<double>& right = facts_of(variant).right_value;
+    if (right && variant.value == right) continue;  // that is right code
+    const bool known = std::ranges::any_of(planted_, [&](const Pass& pass) { return pass.variant == variant; });
+    if (!known) passes.push_back({std::move(variant)});
+  }
+  walk_targets(*engine_, passes, what, [&](Pass& pass, Target& target, const TensorView& whole) {
+    measure(pass, target, target.same_rows(whole));
+  });
+  for (Pass& pass : passes) {
+    if (pass.ran && pass.distance.size() == targets_.size()) planted_.push_back(std::move(pass));
+  }
+  std::ranges::stable_sort(planted_, {}, [&](const Pass& pass) { return times_rounding(pass); });
+}
+
+// Every bug once, and those of a continuous parameter with each listed value; then all values of the leading ones;
+// then, where the parameter of the leading one is continuous, values around it.
+void Planting::plant_all() {
+  std::vector<Variant> variants;
+  for (const VariantFacts& facts : query_.catalogue) {
+    if (facts.declares) continue;
+    std::vector<Variant> values = doses(facts);
+    if (!facts.right_value) values.resize(1);
+    variants.insert(variants.end(), values.begin(), values.end());
+  }
+  plant(std::move(variants), "forward passes with each bug planted");
+  variants.clear();
+  for (std::size_t i = 0; i < std::min(kRefinedVariants, planted_.size()); ++i) {
+    const std::vector<Variant> values = doses(facts_of(*planted_[i].variant));
+    if (values.size() > 1) variants.insert(variants.end(), values.begin(), values.end());
+  }
+  plant(std::move(variants), "other values of the leading bugs");
+  for (double width : {0.5, 0.1}) plant_around(width);
+}
+
+// Values within a factor of 10^width of the leading one, as short numbers: somebody typed the value.
+void Planting::plant_around(double width) {
+  if (planted_.empty() || right_code_explains() || times_rounding(planted_.front()) <= explained_) return;
+  const Variant leading = *planted_.front().variant;
+  if (!facts_of(leading).right_value || !leading.value || !(*leading.value > 0.0)) return;
+  constexpr int kEachSide = 4;
+  std::vector<Variant> variants;
+  for (int i = -kEachSide; i <= kEachSide; ++i) {
+    variants.push_back({leading.id, to_digits(*leading.value * std::pow(10.0, width * i / kEachSide), 2)});
+  }
+  plant(std::move(variants), "values near the leading one");
+}
+
+}  // namespace qdiff::diagnose

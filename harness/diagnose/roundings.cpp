@@ -1,0 +1,160 @@
+#include "harness/diagnose/roundings.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "harness/contract/error.h"
+#include "harness/diagnose/thresholds.h"
+#include "harness/diagnose/variants.h"
+
+namespace qdiff::diagnose {
+namespace {
+
+using Points = std::vector<DeclarablePoint>;
+
+std::vector<RoundingPoint> points_of(const RowJudgement& row) {
+  std::vector<RoundingPoint> points;
+  const auto add = [&](RoundingPoint point) {
+    if (std::ranges::find(points, point) == points.end()) points.push_back(point);
+  };
+  for (const TensorKey& key : row.span) std::ranges::for_each(qdiff::row(key.id.op).points, add);
+  // Probabilities that were handed out as softmax gave them may be rounded on their way into P·V.
+  if (row.key.id.op == Op::kAttnOutput) add(RoundingPoint::kAttentionProbs);
+  // Sums in 16 bits come last, for they round the scores as attention.scores does, and P·V besides.
+  std::ranges::stable_partition(points,
+                                [](RoundingPoint point) { return point != RoundingPoint::kAttentionAccumulate; });
+  return points;
+}
+
+bool multiplies_by_matrix(Op op, const ModelConfig& config) {
+  return op != Op::kEmbedTokens && !qdiff::row(op).weights.empty() && weight_shape(op, 0, config).size() == 2;
+}
+
+// What the engine may have done in this span and not declared.
+Points undeclared_in(const RowJudgement& row, const Precision& precision, const ModelConfig& config) {
+  Points candidates;
+  for (RoundingPoint point : points_of(row)) {
+    for (DType dtype : {DType::kBF16, DType::kF16}) candidates.push_back({point, dtype});
+  }
+  if (std::ranges::any_of(row.span, [&](const TensorKey& key) { return multiplies_by_matrix(key.id.op, config); })) {
+    for (QuantizedInputs quantized : {QuantizedInputs::kGgml, QuantizedInputs::kQ8_0, QuantizedInputs::kQ8_K}) {
+      candidates.push_back({std::nullopt, DType::kF32, quantized});
+    }
+  }
+  // Quantised otherwise than it says is a mistake that nothing else reproduces.
+  std::erase_if(candidates, [&](const DeclarablePoint& candidate) {
+    return candidate.point ? candidate.is_declared(precision) : candidate.quantized == precision.quantized;
+  });
+  return candidates;
+}
+
+// The search on one row, under a variant or none.
+struct Search {
+  const RowOracle& oracle;
+  const RowJudgement& row;
+  const Variant* variant;
+
+  bool explains(const Points& points) const {
+    return oracle.judge(row, {variant, points}).outcome == compare::Outcome::kMatch;
+  }
+  // Infinite where rows of this width are no whole blocks.
+  double distance(const Points& points, const Expectation& scale) const {
+    try {
+      return oracle.distance(row, {variant, points}, scale);
+    } catch (const InputError&) {
+      return HUGE_VAL;
+    }
+  }
+};
+
+// Where data only moves, a cache of a narrower type is the one rounding that there is.
+Points rounded_cache(const Search& search, const Points& candidates) {
+  for (const DeclarablePoint& candidate : candidates) {
+    if (search.explains({candidate})) return {candidate};
+  }
+  return {};
+}
+
+// Two or three roundings at once, in one type: where scores are huge each rounding of them turns the softmax over, and
+// one of several brings the reference no nearer than none does. Sums in 16 bits are left out: their bounds are so wide
+// that they would explain anything.
+Points several_points(const Search& search, const Expectation& scale, double within) {
+  if (search.row.is_long()) return {};
+  std::vector<RoundingPoint> points = points_of(search.row);
+  std::erase_if(points, [&](RoundingPoint point) {
+    return search.oracle.declared().points.contains(point) || point == RoundingPoint::kAttentionAccumulate;
+  });
+  Points best;
+  for (int size : {2, 3}) {
+    for (unsigned set = 0; set < 1U << points.size(); ++set) {
+      if (std::popcount(set) != size) continue;
+      for (DType dtype : {DType::kBF16, DType::kF16}) {
+        Points with;
+        for (std::size_t i = 0; i < points.size(); ++i) {
+          if ((set >> i & 1U) != 0) with.push_back({points[i], dtype});
+        }
+        const double reached = search.oracle.distance(search.row, {search.variant, with}, scale);
+        if (!(reached < within)) continue;
+        within = reached;
+        best = std::move(with);
+      }
+    }
+    within *= kLargestShareLeftByOneRounding;  // one more must be worth it
+  }
+  return !best.empty() && search.explains(best) ? best : Points{};
+}
+
+}  // namespace
+
+Points undeclared_points(const RowOracle& oracle, const RowJudgement& row, const Variant* variant) {
+  const Search search{oracle, row, variant};
+  const Points candidates = undeclared_in(row, oracle.declared(), oracle.config());
+  Points chosen;
+  try {
+    const Expectation scale = oracle.evaluate(row, {variant});
+    if (scale.exact) return rounded_cache(search, candidates);
+    const double start = search.oracle.distance(row, {variant}, scale);
+    double now = start;
+    while (true) {
+      std::optional<DeclarablePoint> best;
+      double best_distance = now * kLargestShareLeftByOneRounding;
+      for (const DeclarablePoint& candidate : candidates) {
+        if (std::ranges::any_of(chosen, [&](const auto& taken) { return taken.point == candidate.point; })) continue;
+        Points with = chosen;
+        with.push_back(candidate);
+        const double reached = search.distance(with, scale);
+        if (!(reached < best_distance)) continue;
+        best_distance = reached;
+        best = candidate;
+      }
+      if (!best) return several_points(search, scale, start * kLargestShareLeft);
+      chosen.push_back(*best);
+      now = best_distance;
+      if (search.explains(chosen) && now <= start * kLargestShareLeft) return chosen;
+    }
+  } catch (const NotEvaluable&) {
+    return {};
+  }
+}
+
+std::vector<Variant> nearest_variants(RowOracle& oracle, const RowJudgement& row) {
+  std::vector<std::pair<double, Variant>> near;
+  const double start = oracle.distance(row);
+  for (const VariantFacts& facts : oracle.catalogue()) {
+    if (facts.declares || !concerns(facts, row.span)) continue;
+    for (const Variant& variant : doses(facts)) {
+      try {
+        const double reached = oracle.distance(row, {&variant});
+        if (reached < kLargestShareLeft * start) near.emplace_back(reached, variant);
+      } catch (const NotEvaluable&) {
+      }
+    }
+  }
+  std::ranges::stable_sort(near, {}, &std::pair<double, Variant>::first);
+  std::vector<Variant> variants;
+  for (std::size_t i = 0; i < std::min(near.size(), kVariantsBesideRoundings); ++i) variants.push_back(near[i].second);
+  return variants;
+}
+
+}  // namespace qdiff::diagnose

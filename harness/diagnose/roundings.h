@@ -1,0 +1,19 @@
+// Roundings that an engine made and did not declare, found by really making them in the reference.
+#pragma once
+
+#include <vector>
+
+#include "harness/diagnose/row_oracle.h"
+
+namespace qdiff::diagnose {
+
+// The roundings which, really made, bring the reference (under `variant`, which may be null) far nearer to the
+// candidate, added one at a time, the best first; empty where none does.
+std::vector<DeclarablePoint> undeclared_points(const RowOracle& oracle, const RowJudgement& row,
+                                               const Variant* variant);
+
+// Bugs beside which roundings are tried: those under which the reference comes nearest to the candidate, though none
+// reproduces it.
+std::vector<Variant> nearest_variants(RowOracle& oracle, const RowJudgement& row);
+
+}  // namespace qdiff::diagnose

@@ -1,0 +1,17 @@
+// The value of a continuous parameter (theta, eps, a scale) that somebody typed: searched for, and written with as few
+// digits as do.
+#pragma once
+
+#include <vector>
+
+#include "harness/diagnose/row_oracle.h"
+
+namespace qdiff::diagnose {
+
+// The nearest number of so many significant digits.
+double to_digits(double value, int digits);
+
+// Values of the variant's parameter that come nearest to what the candidate computed, the shortest number first.
+std::vector<Variant> fitted_values(RowOracle& oracle, const RowJudgement& row, const VariantFacts& facts);
+
+}  // namespace qdiff::diagnose

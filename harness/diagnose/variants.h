@@ -1,0 +1,33 @@
+// What follows from the facts that the catalogue states of a variant.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "harness/contract/oracle.h"
+
+namespace qdiff::diagnose {
+
+// "H05" of "H05.modulo"; empty for outsiders ("X.gate_up_swapped").
+inline std::string hypothesis_of(const std::string& variant_id) {
+  return variant_id.starts_with('H') ? variant_id.substr(0, variant_id.find('.')) : std::string();
+}
+
+// A variant once for each value that the catalogue lists; once where it takes none.
+inline std::vector<Variant> doses(const VariantFacts& facts) {
+  if (facts.values.empty()) return {{facts.id, std::nullopt}};
+  std::vector<Variant> variants;
+  for (double value : facts.values) variants.push_back({facts.id, value});
+  return variants;
+}
+
+// Whether a variant can change the target of a span.
+inline bool concerns(const VariantFacts& facts, std::span<const TensorKey> span) {
+  return std::ranges::any_of(
+      span, [&](const TensorKey& key) { return std::ranges::find(facts.ops, key.id.op) != facts.ops.end(); });
+}
+
+}  // namespace qdiff::diagnose
