@@ -14,30 +14,6 @@ namespace {
 
 using enum Op;
 
-// The type in which a row's output is kept. Rows that an engine need not materialise are kept as they come out of the
-// arithmetic, or of their own last rounding point where that is declared.
-DType kept_as(Op op, const Precision& precision) {
-  auto point_or = [&](RoundingPoint point, DType otherwise) {
-    const auto declared = precision.points.find(point);
-    return declared == precision.points.end() ? otherwise : declared->second;
-  };
-  switch (op) {
-    case kQProjMatmul:
-    case kKProjMatmul:
-    case kVProjMatmul:
-      return point_or(RoundingPoint::kMatmulBeforeBias, precision.accumulate);
-    case kScores:
-      return point_or(RoundingPoint::kAttentionScaledScores, precision.accumulate);
-    case kProbs:
-      return point_or(RoundingPoint::kAttentionProbs, precision.accumulate);
-    case kKCache:
-    case kVCache:
-      return point_or(RoundingPoint::kKvCache, precision.activations);
-    default:
-      return precision.activations;
-  }
-}
-
 // What a session shares with the engine that opened it.
 struct Machine {
   WeightStore weights;

@@ -2,7 +2,7 @@
 
 #include <bit>
 
-#include "reference/projection.h"
+#include "reference/arithmetic/product.h"
 #include "reference/random.h"
 
 namespace qdiff::reference {
@@ -96,9 +96,9 @@ at::Tensor stacked(const at::Tensor& x) {
 // it spans have extent 1.
 std::vector<std::int64_t> shared_shape(Op op, const at::Tensor& members, const ModelConfig& config) {
   std::vector<std::int64_t> shape = members.sizes().vec();
-  if (op == kQRope || op == kKRope) {
+  if (arithmetic_of(op) == Arithmetic::kRotate) {
     shape[2] = 1;
-  } else if (op == kAttnOutput) {
+  } else if (arithmetic_of(op) == Arithmetic::kWeightedSum) {
     shape.back() = config.num_q_heads;
   } else {
     shape.back() = 1;
@@ -113,10 +113,11 @@ at::Tensor with_noise(const at::Tensor& members, const Evaluated& gold, const Dr
   const at::Tensor shared = gold.noise.shared.expand_as(gold.value);
   if (!shared.any().item<bool>()) return noisy;
   at::Tensor draw = draws.normal(shared_shape(key.id.op, members, config), stream(key, Purpose::kShared));
-  if (key.id.op == kAttnOutput) draw = draw.repeat_interleave(config.head_dim, -1);
+  const bool by_head = arithmetic_of(key.id.op) == Arithmetic::kWeightedSum;
+  if (by_head) draw = draw.repeat_interleave(config.head_dim, -1);
   // A common factor moves each element in the direction of its own sign.
   noisy = noisy + stacked(shared.sqrt() * gold.value.sign()) * draw;
-  if (key.id.op != kAttnOutput) return noisy;
+  if (!by_head) return noisy;
   // A weight's error moves a head along v_j - o, in signs that are not known here. With those of o alone a sum over the
   // head may vanish in all members where an engine's does not.
   return noisy + stacked(shared.sqrt()) * draws.normal(members.sizes().vec(), stream(key, Purpose::kDirection));
@@ -176,7 +177,7 @@ Noise lm_head_deviations(const at::Tensor& gold, const at::Tensor& members_in, c
   const at::Tensor moved = (members_in.view(shape) - gold_in).to(at::kFloat);
   WeightForm form = setting.form();
   form.compute = at::kFloat;
-  weights.for_each_block(projection_weight(kLmHead, kNoLayer, weights.config()), form,
+  weights.for_each_block(weight_name({kLmHead}, 0, weights.config()), form,
                          [&](std::int64_t first, const at::Tensor& rows) {
                            deviations.add(first, at::matmul(moved, rows.t()).to(at::kDouble));
                          });
@@ -185,8 +186,8 @@ Noise lm_head_deviations(const at::Tensor& gold, const at::Tensor& members_in, c
 
 // A cache that takes keys or values which the walk has computed: input 1 is what this step adds.
 bool stores_what_is_computed(const PlacedUnit& placed, const Values& computed, const ModelConfig& config) {
-  const Op op = placed.unit.last;
-  return (op == kKCache || op == kVCache) && computed.contains(inputs_of(placed, config).at(1).key);
+  return arithmetic_of(placed.unit.last) == Arithmetic::kAppend &&
+         computed.contains(inputs_of(placed, config).at(1).key);
 }
 
 // Its rounding to a declared type that is narrower than the one which it is handed out in: [B, S, K, d].
@@ -244,7 +245,8 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
       }
     }
     walk.keep_wanted_rows(placed, inputs);
-    if (precision.quantized == QuantizedInputs::kNone || !is_projection(placed.unit.first)) return inputs;
+    if (precision.quantized == QuantizedInputs::kNone || arithmetic_of(placed.unit.first) != Arithmetic::kProduct)
+      return inputs;
     // Numbers that carry noise may be rounded to either side; those that are recorded, to one.
     const InputRule rule = input_rule(placed.unit.first, walk.setting(placed, 1, &around_gold));
     const bool computed = gold.contains(inputs_of(placed, config)[0].key);
@@ -269,8 +271,8 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
 
     if (is_last) {
       Noise passed_on;
-      if (placed.unit.last == kLmHead) {
-        const at::Tensor taken = quantize(gold_in[0], input_rule(kLmHead, setting)).value;
+      if (may_be_last_row_alone(placed.unit.last)) {
+        const at::Tensor taken = quantize(gold_in[0], input_rule(placed.unit.last, setting)).value;
         passed_on = lm_head_deviations(here.value, member_inputs(placed)[0], taken, setting, weights);
       } else {
         const at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), member_setting);
@@ -290,7 +292,7 @@ Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
 
     at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), member_setting);
     const Draws draws(here.value);
-    if (row(key.id.op).kind != Kind::kMove) moved = with_noise(moved, here, draws, key, config);
+    if (!only_moves(key.id.op)) moved = with_noise(moved, here, draws, key, config);
     if (stores_noise) moved = stored_at_random(moved, here.value, member_setting, stream(key, Purpose::kStored));
     const auto taken = precision.taken_as.find(key.id.op);
     if (taken != precision.taken_as.end()) {

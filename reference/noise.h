@@ -1,10 +1,10 @@
 // The rounding error that a correct engine of a declared precision is expected to make in one operation, element by
-// element, before the result is rounded to the type in which it is stored. noise.cpp derives each formula.
+// element, before the result is rounded to the type in which it is stored: what several arithmetics have in common.
+// noise.cpp derives each formula, and those of one arithmetic stand beside its value (arithmetic/).
 //
-// Shapes as in operations.h. All variances are fp64 tensors of the operation's output shape (or broadcast to it).
+// All variances are fp64 tensors of the operation's output shape (or broadcast to it).
 #pragma once
 
-#include <functional>
 #include <optional>
 
 #include "harness/contract/precision.h"
@@ -48,6 +48,17 @@ class NoiseModel {
   std::optional<DType> stored_;
 };
 
+inline constexpr double kSumRounding = 0.19;     // variance / (u x)^2 of a rounding among many
+inline constexpr double kOneRounding = 1.0 / 3;  // of one that stands alone
+// Library functions are allowed two units in the last place (CUDA C++ Programming Guide, appendix on mathematical
+// functions: expf 2, rsqrtf 2, sinf and cosf 2 at most). A unit is up to 2u|x|; uniform over two of them on both sides
+// gives (4u)^2 / 3 at most, and 0.541 of that over a binade.
+inline constexpr double kTwoUlps = 16.0 / 3 * 0.541;
+
+at::Tensor zeros_like_result(const at::Tensor& x);  // of a variance
+// Relative variance of a sum of n positive terms: s_k = (k/n) s, so sum_k s_k^2 = n s^2 / 3.
+at::Tensor positive_sum(const at::Tensor& length, double unit);
+
 Noise no_noise(const at::Tensor& value);
 // Of one addition or product with this result.
 at::Tensor rounding_of(const at::Tensor& result, double unit);
@@ -58,29 +69,5 @@ at::Tensor dot_variance(const at::Tensor& result, const at::Tensor& squares, con
 Noise cut_off_noise(const at::Tensor& result, const at::Tensor& squares, const at::Tensor& length, double unit);
 
 Noise addition_noise(const at::Tensor& sum, const NoiseModel& model);
-Noise rms_norm_noise(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, const NormRule& rule,
-                     const NoiseModel& model);
-Noise rope_noise(const at::Tensor& x, const at::Tensor& angles, const at::Tensor& y, const NoiseModel& model);
-// Of a wrong rotation, which may pair other elements or turn them another way: `turned` gives y for any angles.
-Noise rope_noise(const std::function<at::Tensor(const at::Tensor&)>& turned, const at::Tensor& angles,
-                 const at::Tensor& y, const NoiseModel& model);
-Noise silu_times_noise(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& y, const NoiseModel& model);
-
-// A stretch of attention, from recorded q and k (`query` is defined), from recorded scores, or from recorded probs
-// (`scores` is not). Head-major and repeated for query heads.
-struct AttentionValues {
-  at::Tensor query;    // [B, H, T, d]
-  at::Tensor keys;     // [B, H, S, d]
-  at::Tensor scores;   // [B, H, T, S], scaled and masked
-  at::Tensor probs;    // [B, H, T, S]
-  at::Tensor values;   // [B, H, S, d]
-  at::Tensor output;   // [B, H, T, d]
-  at::Tensor visible;  // [B, 1, T, S]
-  double scale = 0.0;
-  std::optional<DType> sum_type;  // of a softmax sum kept in a narrower type than accumulate
-};
-Noise scores_noise(const AttentionValues& a, const NoiseModel& model);
-Noise probs_noise(const AttentionValues& a, const NoiseModel& model);
-Noise attention_output_noise(const AttentionValues& a, const NoiseModel& model);  // [B, H, T, d]
 
 }  // namespace qdiff::reference

@@ -2,6 +2,7 @@
 #include <array>
 #include <stdexcept>
 
+#include "reference/arithmetic/product.h"
 #include "reference/ensemble.h"
 #include "reference/reference.h"
 #include "reference/walk.h"
@@ -9,13 +10,13 @@
 namespace qdiff::reference {
 namespace {
 
-bool is_move(const PlacedUnit& placed) { return row(placed.unit.last).kind == Kind::kMove; }
-
 // Rows before the target that an engine of this precision passes on without rounding them.
-bool passes_on_exactly(const PlacedUnit& placed, const Precision& precision) {
+bool passes_on_exactly(const PlacedUnit& placed, const Precision& precision, const ModelConfig& config) {
   const bool embedding_is_rounded =
       facts(precision.weights).significant_bits > facts(precision.activations).significant_bits;
-  return is_move(placed) && !(placed.unit.last == Op::kEmbedTokens && embedding_is_rounded);
+  const Unit& unit = placed.unit;
+  return unit.first == unit.last && only_moves(unit.last, config) &&
+         !(unit.last == Op::kEmbedTokens && embedding_is_rounded);
 }
 
 // Noise of inputs that the candidate used before it rounded the copy that it handed out; for a projection
@@ -24,7 +25,7 @@ at::Tensor input_variance(const Walk& walk, const PlacedUnit& placed, const at::
   const TensorKey key = inputs_of(placed, weights.config())[0].key;
   const at::Tensor variance = rounding_variance(*walk.rounded_after_use(key), input).to(at::kFloat);
   const WeightForm form = {walk.query().precision.weights, at::kFloat, true};
-  const std::string name = projection_weight(placed.unit.first, placed.layer, weights.config());
+  const std::string name = weight_name({placed.unit.first, placed.layer}, 0, weights.config());
   return project(variance, name, form, weights).to(at::kDouble);
 }
 
@@ -110,7 +111,8 @@ class TorchOracle : public Oracle {
   bool are_one_projection(const std::vector<Walk>& walks) const {
     const Query& first = walks.front().query();
     const PlacedUnit& unit = walks.front().units().front();
-    return is_projection(unit.unit.first) && std::all_of(walks.begin(), walks.end(), [&](const Walk& walk) {
+    return arithmetic_of(unit.unit.first) == Arithmetic::kProduct &&
+           std::all_of(walks.begin(), walks.end(), [&](const Walk& walk) {
              const Query& query = walk.query();
              const PlacedUnit& other = walk.units().front();
              return walk.units().size() == 1 && other.unit.first == unit.unit.first &&
@@ -125,7 +127,7 @@ class TorchOracle : public Oracle {
   std::vector<Expectation> expectations_of_one_projection(const std::vector<Walk>& walks) {
     constexpr std::int64_t kOutputsAtOnce = std::int64_t{1} << 27;  // 1 GiB in fp64
     const PlacedUnit& placed = walks.front().units().front();
-    const std::int64_t width = weights_.shape(projection_weight(placed.unit.first, placed.layer, config()))[0];
+    const std::int64_t width = weights_.shape(weight_name({placed.unit.first, placed.layer}, 0, config()))[0];
     std::vector<at::Tensor> rows;
     std::vector<Expectation> expectations;
     for (const Walk& walk : walks) {
@@ -189,10 +191,10 @@ class TorchOracle : public Oracle {
     const std::vector<PlacedUnit>& units = walk.units();
     const PlacedUnit& last = units.back();
     const bool one_step_of_rounding = std::all_of(units.begin(), units.end() - 1, [&](const PlacedUnit& placed) {
-      return passes_on_exactly(placed, walk.query().precision);
+      return passes_on_exactly(placed, walk.query().precision, config());
     });
     if (!one_step_of_rounding) return evaluate_ensemble(walk, weights_);
-    exact = is_move(last);
+    exact = last.unit.first == last.unit.last && only_moves(last.unit.last, config());
 
     bool noisy_inputs = false;
     if (!exact) {
@@ -204,7 +206,7 @@ class TorchOracle : public Oracle {
         }
       }
     }
-    const bool projection = units.size() == 1 && is_projection(last.unit.first);
+    const bool projection = units.size() == 1 && arithmetic_of(last.unit.first) == Arithmetic::kProduct;
     if (noisy_inputs && !projection) return evaluate_ensemble(walk, weights_);
 
     Values computed;

@@ -10,24 +10,6 @@ namespace {
 
 using enum Op;
 
-// The row that takes this one's output and can be evaluated together with it.
-std::optional<Op> joins(Op op) {
-  switch (op) {
-    case kQProjMatmul:
-      return kQProj;
-    case kKProjMatmul:
-      return kKProj;
-    case kVProjMatmul:
-      return kVProj;
-    case kScores:
-      return kProbs;
-    case kProbs:
-      return kAttnOutput;
-    default:
-      return std::nullopt;
-  }
-}
-
 std::string place_of(const TensorKey& key) { return tensor_name(key.id) + " of step " + std::to_string(key.step); }
 
 }  // namespace
@@ -38,11 +20,12 @@ std::vector<PlacedUnit> join_into_units(std::span<const TensorKey> operations) {
   };
   std::vector<PlacedUnit> units;
   for (const TensorKey& key : operations) {
-    const std::optional<Op> next = joins(key.id.op);
+    const std::optional<Op> next = row(key.id.op).fuses_into;
     if (next && listed({key.step, {*next, key.id.layer}})) continue;
     Unit unit{key.id.op, key.id.op};
-    for (Op before : {kProbs, kScores, kQProjMatmul, kKProjMatmul, kVProjMatmul}) {
-      if (joins(before) == unit.first && listed({key.step, {before, key.id.layer}})) unit.first = before;
+    for (std::optional<Op> before = unit.last; before; before = fused_before(unit.first)) {
+      if (!listed({key.step, {*before, key.id.layer}})) break;
+      unit.first = *before;
     }
     units.push_back({unit, key.step, key.id.layer});
   }
@@ -120,7 +103,7 @@ at::Tensor Walk::recorded(const TensorKey& key) const {
 
 void Walk::keep_wanted_rows(const PlacedUnit& placed, std::vector<at::Tensor>& inputs) const {
   const TensorKey key = placed.output();
-  if (key.id.op != kLmHead || !query_.recorded.has(key)) return;
+  if (!may_be_last_row_alone(key.id.op) || !query_.recorded.has(key)) return;
   const Shape recorded = query_.recorded.get(key).shape;
   const std::int64_t tokens = step(placed).num_tokens();
   if (recorded.size() == 3 && recorded[1] == 1) inputs[0] = inputs[0].narrow(1, tokens - 1, 1);

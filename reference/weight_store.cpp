@@ -23,7 +23,7 @@ bool is_vocabulary_matrix(const WeightInfo& info, const ModelConfig& config) {
 std::size_t elements_of_a_layer(const ModelConfig& config) {
   std::int64_t elements = 0;
   for (const OperationRow& operation : kOperationTable) {
-    if (operation.scope != Scope::kLayer) continue;
+    if (operation.scope != Scope::kLayer || !config.has(operation.component)) continue;
     for (std::size_t i = 0; i < operation.weights.size(); ++i) {
       elements += num_elements(weight_shape(operation.op, i, config));
     }

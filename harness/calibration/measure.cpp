@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cmath>
 #include <cstdio>
 #include <stdexcept>
@@ -12,15 +13,15 @@
 namespace qdiff::calibration {
 namespace {
 
-std::string op_name(Op op) {
-  // "kQProj", as the table writes it: the enumerators in order.
-  constexpr std::array<const char*, kNumOps> kNames = {
-      "kEmbedTokens", "kInputLayernorm", "kQProjMatmul", "kKProjMatmul", "kVProjMatmul", "kQProj",
-      "kKProj",       "kVProj",          "kQRope",       "kKRope",       "kKCache",      "kVCache",
-      "kScores",      "kProbs",          "kAttnOutput",  "kOProj",       "kResidMid",    "kPostAttentionLayernorm",
-      "kGateProj",    "kUpProj",         "kAct",         "kDownProj",    "kOutput",      "kNorm",
-      "kLmHead"};
-  return kNames[static_cast<std::size_t>(op)];
+// "kWeightedSum", as the table writes it.
+std::string enumerator(Arithmetic arithmetic) {
+  std::string text = "k";
+  bool starts = true;
+  for (const char c : facts(arithmetic).name) {
+    if (c != '_') text += starts ? static_cast<char>(std::toupper(static_cast<unsigned char>(c))) : c;
+    starts = c == '_';
+  }
+  return text;
 }
 
 std::string number(double value) {
@@ -60,11 +61,11 @@ void measure(const Scenario& scenario, Measurement& into) {
     const std::string where = to_string(scenario) + ": step " + std::to_string(key.step) + ", " + tensor_name(key.id) +
                               " as " + std::string(name(tensor.dtype())) +
                               (span_size > 1 ? ", span of " + std::to_string(span_size) : "");
-    const auto op = static_cast<std::size_t>(key.id.op);
+    const auto arithmetic = static_cast<std::size_t>(arithmetic_of(key.id.op));
     const std::size_t column = compare::bounds_column(tensor.dtype());
     ++into.judged;
-    ++into.tensors[op][column];
-    auto& worst_here = from_ensemble ? into.worst_ensemble[column] : into.worst[op][column];
+    ++into.tensors[arithmetic][column];
+    auto& worst_here = from_ensemble ? into.worst_ensemble[column] : into.worst[arithmetic][column];
     for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
       Worst& worst = worst_here[i];
       const double value = judgement.statistics.normalised[i];
@@ -81,22 +82,6 @@ void measure(const Scenario& scenario, Measurement& into) {
 
 namespace {
 
-// Operations of the same arithmetic share their worst: what one of them reached, another can.
-constexpr std::array<Op, kNumOps> kFamilies = {
-    Op::kEmbedTokens, Op::kInputLayernorm, Op::kQProjMatmul,    Op::kQProjMatmul,    Op::kQProjMatmul,
-    Op::kQProj,       Op::kQProj,          Op::kQProj,          Op::kQRope,          Op::kQRope,
-    Op::kEmbedTokens, Op::kEmbedTokens,    Op::kScores,         Op::kProbs,          Op::kAttnOutput,
-    Op::kQProjMatmul, Op::kResidMid,       Op::kInputLayernorm, Op::kQProjMatmul,    Op::kQProjMatmul,
-    Op::kAct,         Op::kQProjMatmul,    Op::kResidMid,       Op::kInputLayernorm, Op::kQProjMatmul};
-
-double worst_of_family(const Measurement& m, std::size_t op, std::size_t column, std::size_t statistic) {
-  double worst = 0.0;
-  for (std::size_t other = 0; other < kNumOps; ++other) {
-    if (kFamilies[other] == kFamilies[op]) worst = std::max(worst, m.worst[other][column][statistic].value);
-  }
-  return worst;
-}
-
 template <typename Value>
 std::string braced(const Value& value) {
   std::string text = "{";
@@ -108,18 +93,19 @@ std::string braced(const Value& value) {
 
 std::string bounds_table(const Measurement& m, const std::string& command, const std::string& date) {
   std::string text =
-      "// Worst honest value of each statistic, by operation and stored type (float32, bfloat16, float16); columns as\n"
-      "// enum Statistic: max_excess, rms, worst_slice_rms, bias, slope, share_beyond_one_spacing. Operations of the\n"
-      "// same arithmetic share their worst.\n"
+      "// Worst honest value of each statistic, by arithmetic and stored type (float32, bfloat16, float16); columns "
+      "as\n"
+      "// enum Statistic: max_excess, rms, worst_slice_rms, bias, slope, share_beyond_one_spacing.\n"
       "//\n"
       "// Generated, do not edit. Measured on " +
       date + " over " + std::to_string(m.runs) + " honest twins, " + std::to_string(m.judged) + " tensors, by\n//   " +
-      command + "\n// clang-format off\ninline constexpr std::array<BoundsRow, kNumOps> kWorstHonest = {{\n";
-  for (std::size_t op = 0; op < kNumOps; ++op) {
-    text += "  {Op::" + op_name(static_cast<Op>(op)) + ", {{";
+      command + "\n// clang-format off\ninline constexpr std::array<BoundsRow, kNumArithmetics> kWorstHonest = {{\n";
+  for (const ArithmeticFacts& measured : kArithmetics) {
+    const auto& worst = m.worst[static_cast<std::size_t>(measured.arithmetic)];
+    text += "  {Arithmetic::" + enumerator(measured.arithmetic) + ", {{";
     for (std::size_t column = 0; column < kStoredTypes.size(); ++column) {
       text += column == 0 ? "" : ", ";
-      text += braced([&](std::size_t i) { return worst_of_family(m, op, column, i); });
+      text += braced([&](std::size_t i) { return worst[column][i].value; });
     }
     text += "}}},\n";
   }
@@ -131,16 +117,17 @@ std::string bounds_table(const Measurement& m, const std::string& command, const
 
 std::string summary(const Measurement& m) {
   std::string text;
-  for (std::size_t op = 0; op < kNumOps; ++op) {
+  for (const ArithmeticFacts& measured : kArithmetics) {
+    const auto index = static_cast<std::size_t>(measured.arithmetic);
     for (std::size_t column = 0; column < kStoredTypes.size(); ++column) {
-      if (m.tensors[op][column] == 0) continue;
+      if (m.tensors[index][column] == 0) continue;
       std::array<char, 128> head{};
-      std::snprintf(head.data(), head.size(), "%-24s %-9s %6lld tensors ", op_name(static_cast<Op>(op)).c_str(),
-                    std::string(name(kStoredTypes[column])).c_str(), static_cast<long long>(m.tensors[op][column]));
+      std::snprintf(head.data(), head.size(), "%-12s %-9s %6lld tensors ", std::string(measured.name).c_str(),
+                    std::string(name(kStoredTypes[column])).c_str(), static_cast<long long>(m.tensors[index][column]));
       text += head.data();
       for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
-        text +=
-            "  " + std::string(name(static_cast<compare::Statistic>(i))) + ' ' + number(m.worst[op][column][i].value);
+        text += "  " + std::string(name(static_cast<compare::Statistic>(i))) + ' ' +
+                number(m.worst[index][column][i].value);
       }
       text += '\n';
     }

@@ -27,11 +27,11 @@ struct Alarm {
 struct Measurement {
   std::int64_t runs = 0;
   std::int64_t judged = 0;  // tensors
-  // The same where the expected rounding comes from an ensemble, whatever the operation.
+  // By column of kStoredTypes and Statistic, where the expected rounding comes from an ensemble.
   std::array<std::array<Worst, compare::kNumStatistics>, 3> worst_ensemble{};
-  // By Op, column of kStoredTypes and Statistic.
-  std::array<std::array<std::array<Worst, compare::kNumStatistics>, 3>, kNumOps> worst{};
-  std::array<std::array<std::int64_t, 3>, kNumOps> tensors{};
+  // By Arithmetic, column of kStoredTypes and Statistic, where it does not.
+  std::array<std::array<std::array<Worst, compare::kNumStatistics>, 3>, kNumArithmetics> worst{};
+  std::array<std::array<std::int64_t, 3>, kNumArithmetics> tensors{};
   // Honest tensors that the judge, with the bounds it was built with, did not call a match.
   std::vector<Alarm> alarms;
   std::int64_t alarmed_runs = 0;
@@ -52,7 +52,7 @@ void measure(const Scenario& scenario, Measurement& into);
 // The text of bounds_table.inc; `command` repeats the measurement.
 std::string bounds_table(const Measurement& measurement, const std::string& command, const std::string& date);
 
-// A table for people, the largest values first within each operation.
+// A table for people, the one line for each arithmetic and stored type.
 std::string summary(const Measurement& measurement);
 
 }  // namespace qdiff::calibration

@@ -144,25 +144,17 @@ bool can_overflow(const Scenario& s) {
 }  // namespace
 
 DType Scenario::stored(Op op) const {
-  switch (op) {
-    case Op::kEmbedTokens:
-    case Op::kResidMid:
-    case Op::kOutput:
+  switch (arithmetic_of(op)) {
+    case Arithmetic::kLookup:
+    case Arithmetic::kAdd:
       return residual;
-    case Op::kScores:
-    case Op::kProbs:
+    case Arithmetic::kScores:
+    case Arithmetic::kSoftmax:
       return scores;
-    case Op::kQProjMatmul:
-    case Op::kKProjMatmul:
-    case Op::kVProjMatmul:
-      return before_bias;
-    case Op::kKCache:
-    case Op::kVCache: {
-      const auto cache = precision.points.find(P::kKvCache);
-      return cache == precision.points.end() ? precision.activations : cache->second;
-    }
+    case Arithmetic::kProduct:
+      return row(op).fuses_into ? before_bias : precision.activations;
     default:
-      return precision.activations;
+      return kept_as(op, precision);
   }
 }
 
@@ -240,20 +232,16 @@ std::string to_string(const Scenario& s) {
 
 ScenarioWeights::ScenarioWeights(const Scenario& scenario)
     : config_(scenario.config), description_("calibration seed " + std::to_string(scenario.seed)) {
-  for (const TensorId& id : all_tensors(config_, true)) {
-    for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) add(scenario, id, i);
-  }
+  for (const ModelWeight& weight : weights_of(config_)) add(scenario, weight);
 }
 
-void ScenarioWeights::add(const Scenario& s, const TensorId& id, std::size_t index) {
-  const std::string name = weight_name(id, index, config_);
-  if (tensors_.contains(name)) return;
-  const Shape shape = weight_shape(id.op, index, config_);
+void ScenarioWeights::add(const Scenario& s, const ModelWeight& weight) {
+  const auto& [id, index, name, shape] = weight;
   const std::int64_t columns = shape.back();
   Random random(s.seed ^ hash_of(name));
   std::vector<double> values(static_cast<std::size_t>(num_elements(shape)));
-  const bool is_bias = name.ends_with(".bias");
-  const bool is_norm = name.ends_with("norm.weight");
+  const bool is_bias = arithmetic_of(id.op) == Arithmetic::kBias;
+  const bool is_norm = arithmetic_of(id.op) == Arithmetic::kNorm;
   const double spread = 1.0 / std::sqrt(static_cast<double>(columns));
   for (double& value : values) {
     if (is_bias) {

@@ -59,7 +59,7 @@ class ScenarioWeights : public WeightSource {
   std::vector<float> values(const std::string& name) const;
 
  private:
-  void add(const Scenario& scenario, const TensorId& id, std::size_t index);
+  void add(const Scenario& scenario, const ModelWeight& weight);
 
   ModelConfig config_;
   std::string description_;

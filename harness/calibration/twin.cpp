@@ -372,8 +372,8 @@ Choices draw_choices(Random& random, const Precision& precision) {
   Choices c;
   const bool matrix_units = precision.activations != DType::kF32;
   for (const OperationRow& r : kOperationTable) {
-    const bool is_norm = r.op == Op::kInputLayernorm || r.op == Op::kPostAttentionLayernorm || r.op == Op::kNorm;
-    if (r.kind == Kind::kReduce) c.sums[r.op] = draw_sum_style(random, matrix_units && !is_norm);
+    const bool multiplies = matrix_units && r.arithmetic != Arithmetic::kNorm;
+    if (facts(r.arithmetic).sums) c.sums[r.op] = draw_sum_style(random, multiplies);
   }
   c.score_sum = draw_sum_style(random, matrix_units);
   c.weight_sum = draw_sum_style(random, false);

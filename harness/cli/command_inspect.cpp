@@ -92,7 +92,7 @@ std::string config_text(const trace::DeclaredConfig& config) {
   add("V", config.vocab);
   add_number("eps", config.rms_norm_eps);
   add_number("theta", config.rope_theta);
-  return config.architecture + ' ' + text;
+  return std::string(name(config.architecture)) + ' ' + text;
 }
 
 void inspect_trace(const fs::path& path) {

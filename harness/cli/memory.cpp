@@ -37,6 +37,7 @@ double weights_of(Scope scope, const ModelConfig& config) {
   double elements = 0.0;
   for (const OperationRow& operation : kOperationTable) {
     if (operation.scope != scope || (operation.op == Op::kLmHead && config.tie_word_embeddings)) continue;
+    if (!config.has(operation.component)) continue;
     for (std::size_t i = 0; i < operation.weights.size(); ++i) {
       elements += elements_of(weight_shape(operation.op, i, config));
     }

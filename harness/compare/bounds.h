@@ -1,5 +1,5 @@
-// How far a correct engine may stray: for each operation, stored type and statistic the worst value seen on honest
-// implementations, times a margin.
+// How far a correct engine may stray: for each arithmetic, stored type and statistic the worst value seen on honest
+// implementations, times a margin. What one operation of an arithmetic reached, another can.
 //
 // The honest implementations ("twins", harness/calibration) differ from each other in everything that a correct engine
 // may choose: order of sums, tiles, split K, fused multiply-add, one- or two-pass softmax, declared rounding points,
@@ -35,21 +35,21 @@ using WorstHonest = std::array<double, kNumStatistics>;  // by Statistic, normal
 inline constexpr WorstHonest kLeastWorst = {1.3, 1.2, 1.4, 1.4, 4.0, 0.7};
 
 struct BoundsRow {
-  Op op;
+  Arithmetic arithmetic;
   std::array<WorstHonest, 3> by_dtype;  // float32, bfloat16, float16
 };
 
-// kWorstHonest, by Op; and kWorstHonestEnsemble where the expected rounding is measured on an ensemble (long spans,
-// inputs used before they were rounded), whatever the operation.
+// kWorstHonest, by Arithmetic; and kWorstHonestEnsemble where the expected rounding is measured on an ensemble (long
+// spans, inputs used before they were rounded), whatever the arithmetic.
 #include "harness/compare/bounds_table.inc"
 
 constexpr bool bounds_are_in_enum_order() {
-  for (std::size_t i = 0; i < kNumOps; ++i) {
-    if (static_cast<std::size_t>(kWorstHonest[i].op) != i) return false;
+  for (std::size_t i = 0; i < kNumArithmetics; ++i) {
+    if (static_cast<std::size_t>(kWorstHonest[i].arithmetic) != i) return false;
   }
   return true;
 }
-static_assert(bounds_are_in_enum_order(), "bounds_table.inc must list the operations in the order of enum Op");
+static_assert(bounds_are_in_enum_order(), "bounds_table.inc must stand in the order of enum Arithmetic");
 
 // Column of the table. No engine stores float64; a reference that does is judged as float32 is.
 constexpr std::size_t bounds_column(DType stored) { return stored == DType::kBF16 ? 1 : stored == DType::kF16 ? 2 : 0; }
@@ -60,7 +60,8 @@ constexpr double bound_from(const WorstHonest& measured, Statistic statistic, do
 }
 
 constexpr double bound(Op op, DType stored, Statistic statistic) {
-  return bound_from(kWorstHonest[static_cast<std::size_t>(op)].by_dtype[bounds_column(stored)], statistic, kMargin);
+  const auto arithmetic = static_cast<std::size_t>(arithmetic_of(op));
+  return bound_from(kWorstHonest[arithmetic].by_dtype[bounds_column(stored)], statistic, kMargin);
 }
 
 constexpr double ensemble_bound(DType stored, Statistic statistic) {

@@ -32,9 +32,8 @@ struct Sides {
   Layout expected;
 
   std::int64_t gold_row(std::int64_t row) const {
-    if (actual.num_rows() == expected.num_rows()) return row;
-    const std::int64_t last = expected.num_positions() - 1;  // lm_head: one row of logits is the last one
-    return actual.batch_of(row) * expected.num_positions() + (mutated(Mutant::kFirstRowOfLmHead) ? 0 : last);
+    const std::int64_t gold = actual.row_in(expected, row);
+    return mutated(Mutant::kFirstRowOfLmHead) && gold != row ? gold - expected.num_positions() + 1 : gold;
   }
 };
 
@@ -74,17 +73,15 @@ Coherence coherence_of(const Comparison& c) {
   const auto declares = [&](RoundingPoint point) { return c.precision.points.contains(point); };
   // A few errors of the inputs reach every column of a row, and rows of like inputs have like ones.
   if (from_ensemble(c)) return {.columns = width, .rows = true};
-  switch (c.op) {
-    case Op::kAttnOutput:  // all dimensions of a head see the same errors of the weights
+  switch (arithmetic_of(c.op)) {
+    case Arithmetic::kWeightedSum:  // all dimensions of a head see the same errors of the weights
       return {.columns = c.config.head_dim};
-    case Op::kScores:  // all scores of a row see the same errors of a rounded query
+    case Arithmetic::kScores:  // all scores of a row see the same errors of a rounded query
       return {.columns = declares(RoundingPoint::kAttentionQuery) ? width : 1};
-    case Op::kQRope:
-    case Op::kKRope:  // slow dimensions have cosines just below 1, all rounded up, at every position and in every head
+    case Arithmetic::kRotate:  // slow dimensions have cosines just below 1, all rounded up, at every position and head
       if (!declares(RoundingPoint::kRopeTable)) return {};
       return {.columns = c.config.q_width(), .rows = true};
-    case Op::kResidMid:
-    case Op::kOutput:  // a massive channel swallows small updates, in every row the same way
+    case Arithmetic::kAdd:  // a massive channel swallows small updates, in every row the same way
       return {.rows = true};
     default:
       return {};
@@ -142,7 +139,7 @@ Walk walk(const Sides& sides, Gates& gates) {
               {}};
   // A cache whose input was not recorded: its rounding is data movement, which gold makes as well, on a value that is
   // not the candidate's own. Each side brings half a spacing.
-  const bool gold_is_rounded = c.op == Op::kKCache || c.op == Op::kVCache;
+  const bool gold_is_rounded = arithmetic_of(c.op) == Arithmetic::kAppend;
   const SpacingRule spacing(c.actual.dtype, gold_is_rounded ? 2 : 1);
   std::array<double, kSegmentColumns> actual, gold, weight;
   std::int64_t end = width;

@@ -22,7 +22,7 @@ Shape full_shape(Op op, const Step& step, const ModelConfig& config) {
 bool shape_fits(Op op, const Shape& shape, const Step& step, const ModelConfig& config) {
   const Shape full = full_shape(op, step, config);
   if (shape == full) return true;
-  return op == Op::kLmHead && shape == Shape{full[0], 1, full[2]};
+  return may_be_last_row_alone(op) && shape == Shape{full[0], 1, full[2]};
 }
 
 Layout::Layout(Op op, const Shape& shape, const Step& step, const ModelConfig& config) {

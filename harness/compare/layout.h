@@ -38,6 +38,12 @@ class Layout {
   std::int64_t head_of(std::int64_t row) const { return row / positions_ % heads_; }  // 0 unless is_scores()
   std::int64_t position_of(std::int64_t row) const { return row % positions_; }
 
+  // The same row of the step in a tensor that holds all of them, as this one or where this is the last row alone.
+  std::int64_t row_in(const Layout& whole, std::int64_t row) const {
+    if (num_rows() == whole.num_rows()) return row;
+    return batch_of(row) * whole.positions_ + whole.positions_ - 1;
+  }
+
   bool counts(std::int64_t row) const {
     return first_real_[static_cast<std::size_t>(batch_of(row))] <= position_of(row) + slot_offset_;
   }

@@ -39,7 +39,7 @@ class Rows {
   // Whether the row is one that the step takes for a pad. A tensor of another shape than the step's has none.
   bool is_pad(std::int64_t row_index, const Step& step) const {
     const std::int64_t steps_positions = is_cache_ ? step.valid_length() : step.num_tokens();
-    const bool last_row_alone = op_ == Op::kLmHead && positions_ == 1;
+    const bool last_row_alone = may_be_last_row_alone(op_) && positions_ == 1;
     if (!knows_tokens_ || shape_[0] != step.batch() || !(positions_ == steps_positions || last_row_alone)) return false;
     const std::int64_t b = row_index / (num_heads_ * positions_);
     const std::int64_t position = row_index % positions_;

@@ -57,18 +57,14 @@ bool has_nan(const Layout& layout, const TensorView& view) {
 }  // namespace
 
 bool is_usual_fusion(std::span<const TensorKey> operations) {
-  std::vector<Op> ops;
-  for (std::size_t i = 0; i < operations.size(); ++i) {
-    const Op op = operations[i].id.op;
-    const bool moves = op == Op::kEmbedTokens || op == Op::kKCache || op == Op::kVCache;
-    if (!moves || i + 1 == operations.size()) ops.push_back(op);
+  std::optional<Op> before;
+  for (const TensorKey& key : operations) {
+    const Op op = key.id.op;
+    if (only_moves(op) && &key != &operations.back()) continue;
+    if (before && row(*before).fuses_into != op) return false;
+    before = op;
   }
-  if (ops.size() <= 1) return true;
-  const bool product = ops[0] == Op::kQProjMatmul || ops[0] == Op::kKProjMatmul || ops[0] == Op::kVProjMatmul;
-  const bool bias = ops[1] == Op::kQProj || ops[1] == Op::kKProj || ops[1] == Op::kVProj;
-  const bool with_bias = ops.size() == 2 && product && bias && row(ops[1]).inputs[0].op == ops[0];
-  const auto outside_attention = [](Op op) { return op < Op::kScores || op > Op::kAttnOutput; };
-  return with_bias || std::none_of(ops.begin(), ops.end(), outside_attention);
+  return true;
 }
 
 std::vector<TensorKey> replay_span(const TensorKey& target, const TensorStore& recorded, const ModelConfig& config) {

@@ -26,10 +26,23 @@ void check_number(const char* field, double value, bool zero_allowed) {
 
 }  // namespace
 
-void ModelConfig::validate() const {
-  if (architecture != "qwen2" && architecture != "llama") {
-    refuse("architecture", '"' + architecture + '"', "only \"qwen2\" and \"llama\" are supported");
+std::optional<Architecture> parse_architecture(std::string_view name) {
+  for (const ArchitectureFacts& known : kArchitectures) {
+    if (known.name == name) return known.architecture;
   }
+  return std::nullopt;
+}
+
+std::string known_architectures() {
+  std::string text;
+  for (const ArchitectureFacts& known : kArchitectures) {
+    text += text.empty() ? "" : " and ";
+    text += '"' + std::string(known.name) + "\" (" + std::string(known.models) + ')';
+  }
+  return text;
+}
+
+void ModelConfig::validate() const {
   check_positive("hidden size", hidden);
   check_positive("number of layers", num_layers);
   check_positive("number of attention heads", num_q_heads);
@@ -51,10 +64,10 @@ void ModelConfig::validate() const {
 std::string to_string(const ModelConfig& c) {
   char text[320];
   std::snprintf(text, sizeof text, "%s D=%lld L=%lld H=%lld K=%lld d=%lld I=%lld V=%lld eps=%g theta=%g %s %s",
-                c.architecture.c_str(), static_cast<long long>(c.hidden), static_cast<long long>(c.num_layers),
-                static_cast<long long>(c.num_q_heads), static_cast<long long>(c.num_kv_heads),
-                static_cast<long long>(c.head_dim), static_cast<long long>(c.intermediate),
-                static_cast<long long>(c.vocab), c.rms_norm_eps, c.rope_theta,
+                std::string(name(c.architecture)).c_str(), static_cast<long long>(c.hidden),
+                static_cast<long long>(c.num_layers), static_cast<long long>(c.num_q_heads),
+                static_cast<long long>(c.num_kv_heads), static_cast<long long>(c.head_dim),
+                static_cast<long long>(c.intermediate), static_cast<long long>(c.vocab), c.rms_norm_eps, c.rope_theta,
                 c.tie_word_embeddings ? "tied" : "untied", std::string(name(c.dtype)).c_str());
   return text;
 }

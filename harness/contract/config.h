@@ -1,17 +1,18 @@
-// Hyper-parameters of a Qwen2.5 (architecture "qwen2") decoder, as its own files state them. The architecture "llama"
-// is the same forward pass without biases on q, k and v.
+// Hyper-parameters of a Qwen2.5 decoder, or of one of another architecture that has the same forward pass, as the
+// model's own files state them.
 #pragma once
 
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 
+#include "harness/contract/architecture.h"
 #include "harness/contract/dtype.h"
 
 namespace qdiff {
 
 struct ModelConfig {
-  std::string architecture = "qwen2";
+  Architecture architecture = Architecture::kQwen2;
   std::int64_t hidden = 0;        // D
   std::int64_t num_layers = 0;    //
   std::int64_t num_q_heads = 0;   // H
@@ -22,13 +23,15 @@ struct ModelConfig {
   double rms_norm_eps = 0.0;
   double rope_theta = 0.0;
   bool tie_word_embeddings = false;
-  bool qkv_bias = true;  // false: the model has none, and zeros stand for them
+  bool qkv_bias = true;  // whether the model has biases of q, k and v
   std::int64_t max_position_embeddings = 0;
   DType dtype = DType::kBF16;  // of the checkpoint's weights
 
   std::int64_t q_width() const { return num_q_heads * head_dim; }    // H*d
   std::int64_t kv_width() const { return num_kv_heads * head_dim; }  // K*d
   std::int64_t group_size() const { return num_q_heads / num_kv_heads; }
+
+  bool has(Component component) const { return component == Component::kCore || qkv_bias; }
 
   // Throws std::invalid_argument naming the field, its value and what it must be.
   void validate() const;

@@ -1,6 +1,7 @@
 #include "harness/contract/operation_table.h"
 
 #include <charconv>
+#include <set>
 #include <stdexcept>
 #include <tuple>
 
@@ -82,37 +83,30 @@ std::optional<TensorId> parse_tensor_name(std::string_view text) {
 
 std::string weight_name(const TensorId& id, std::size_t index, const ModelConfig& config) {
   const OperationRow& r = row(id.op);
-  if (id.op == Op::kLmHead && config.tie_word_embeddings) return std::string(row(Op::kEmbedTokens).weights[0]);
-  const std::string suffix(r.weights[index]);
+  if (id.op == Op::kLmHead && config.tie_word_embeddings) return std::string(row(Op::kEmbedTokens).weights[0].name);
+  const std::string suffix(r.weights[index].name);
   return r.scope == Scope::kLayer ? std::string(kLayerPrefix) + std::to_string(id.layer) + '.' + suffix : suffix;
 }
 
-Shape weight_shape(Op op, std::size_t index, const ModelConfig& c) {
+Shape weight_shape(Op op, std::size_t index, const ModelConfig& config) {
   if (index >= row(op).weights.size()) throw std::out_of_range("weight_shape: the row has no such weight");
-  switch (op) {
-    case Op::kEmbedTokens:
-    case Op::kLmHead:
-      return {c.vocab, c.hidden};
-    case Op::kQProjMatmul:
-      return {c.q_width(), c.hidden};
-    case Op::kKProjMatmul:
-    case Op::kVProjMatmul:
-      return {c.kv_width(), c.hidden};
-    case Op::kQProj:
-      return {c.q_width()};
-    case Op::kKProj:
-    case Op::kVProj:
-      return {c.kv_width()};
-    case Op::kOProj:
-      return {c.hidden, c.q_width()};
-    case Op::kGateProj:
-    case Op::kUpProj:
-      return {c.intermediate, c.hidden};
-    case Op::kDownProj:
-      return {c.hidden, c.intermediate};
-    default:
-      return {c.hidden};  // the norms
+  Shape shape;
+  for (Dim dim : row(op).weights[index].shape) shape.push_back(extent(dim, config, 0, 0, 0));
+  return shape;
+}
+
+std::vector<ModelWeight> weights_of(const ModelConfig& config) {
+  std::vector<ModelWeight> weights;
+  std::set<std::string> listed;
+  for (const TensorId& id : all_tensors(config, /*optional_too=*/true)) {
+    const OperationRow& r = row(id.op);
+    if (!config.has(r.component)) continue;
+    for (std::size_t i = 0; i < r.weights.size(); ++i) {
+      std::string name = weight_name(id, i, config);
+      if (listed.insert(name).second) weights.push_back({id, i, std::move(name), weight_shape(id.op, i, config)});
+    }
   }
+  return weights;
 }
 
 TensorId resolve(const Input& input, const TensorId& id, const ModelConfig& config) {

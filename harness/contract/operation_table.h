@@ -1,5 +1,7 @@
 // The forward pass of Qwen2.5 as one table of named operations: the single source of tensor names, shapes, inputs,
-// weights and rounding points. The reference, the engines, the judge, traces and reports all read this table.
+// arithmetic, weights and rounding points. The reference, the engines, the judge, traces and reports read this table,
+// and nothing asks which row it has before it but for a row's own columns (scripts/check_operations.py holds them to
+// it).
 //
 // Order is execution order. Source of the order and of the names: transformers, models/qwen2/modeling_qwen2.py
 // (Qwen2DecoderLayer.forward, Qwen2Attention.forward, Qwen2MLP.forward).
@@ -11,6 +13,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "harness/contract/config.h"
 #include "harness/contract/tensor.h"
@@ -45,7 +48,7 @@ enum class Op : std::uint8_t {
   kNorm,
   kLmHead,
 };
-inline constexpr std::size_t kNumOps = 25;
+inline constexpr std::size_t kNumOps = static_cast<std::size_t>(Op::kLmHead) + 1;  // the last one
 
 // Places between named tensors where an engine may round; the manifest's `compute.points`.
 enum class RoundingPoint : std::uint8_t {
@@ -120,23 +123,66 @@ struct FixedList {
   constexpr const T& operator[](std::size_t i) const { return items[i]; }
 };
 
-// How a value comes about, which decides how it is judged.
-enum class Kind : std::uint8_t {
-  kMove,       // data only moves: equal bits after rounding to the stored dtype
-  kPointwise,  // a fixed number of roundings for each element
-  kReduce,     // sums of a length that depends on the model or the sequence
+// What a row computes. Its value and its expected rounding (reference/arithmetic/), and how far honest engines stray
+// (compare/bounds.h), go by it.
+enum class Arithmetic : std::uint8_t {
+  kLookup,       // rows of a matrix, by token id
+  kNorm,         // RMSNorm
+  kProduct,      // x W^T
+  kBias,         // x + b
+  kRotate,       // RoPE
+  kAppend,       // the cache of the step before, and behind it what this step adds
+  kScores,       // q k^T, scaled and masked
+  kSoftmax,      // over the last dimension
+  kWeightedSum,  // probabilities times values
+  kGate,         // silu(gate) * up
+  kAdd,          // a + b
+};
+
+struct ArithmeticFacts {
+  Arithmetic arithmetic;
+  std::string_view name;
+  bool moves;  // data only moves: equal bits after rounding to the stored dtype
+  bool sums;   // over a length that depends on the model or the sequence
+};
+inline constexpr std::array kArithmetics = {
+    ArithmeticFacts{Arithmetic::kLookup, "lookup", true, false},
+    ArithmeticFacts{Arithmetic::kNorm, "norm", false, true},
+    ArithmeticFacts{Arithmetic::kProduct, "product", false, true},
+    ArithmeticFacts{Arithmetic::kBias, "bias", false, false},
+    ArithmeticFacts{Arithmetic::kRotate, "rotate", false, false},
+    ArithmeticFacts{Arithmetic::kAppend, "append", true, false},
+    ArithmeticFacts{Arithmetic::kScores, "scores", false, true},
+    ArithmeticFacts{Arithmetic::kSoftmax, "softmax", false, true},
+    ArithmeticFacts{Arithmetic::kWeightedSum, "weighted_sum", false, true},
+    ArithmeticFacts{Arithmetic::kGate, "gate", false, false},
+    ArithmeticFacts{Arithmetic::kAdd, "add", false, false},
+};
+inline constexpr std::size_t kNumArithmetics = kArithmetics.size();
+constexpr const ArithmeticFacts& facts(Arithmetic arithmetic) {
+  return kArithmetics[static_cast<std::size_t>(arithmetic)];
+}
+
+// A tensor of the checkpoint: [out, in] for a projection, [V, D] for the embedding and lm_head, [n] for a norm or a
+// bias.
+struct Weight {
+  std::string_view name;  // without "model.layers.{i}."
+  FixedList<Dim, 2> shape;
 };
 
 struct OperationRow {
   Op op;
   std::string_view name;  // without "model.layers.{i}."
   Scope scope;
-  Kind kind;
-  bool optional;  // a fused engine need not materialise it
+  Arithmetic arithmetic;
+  bool optional;                 // a fused engine need not materialise it
+  std::optional<Op> fuses_into;  // engines compute this row together with the one that reads it
+  // Where a model lacks this component, the row computes nothing and its tensor is its first input.
+  Component component;
   FixedList<Dim, 4> shape;
   FixedList<Input, 3> inputs;
-  FixedList<std::string_view, 2> weights;  // without "model.layers.{i}."
-  FixedList<RoundingPoint, 4> points;      // rounding points inside this operation, in order
+  FixedList<Weight, 2> weights;
+  FixedList<RoundingPoint, 4> points;  // rounding points inside this operation, in order
 };
 
 namespace operation_table_detail {
@@ -149,53 +195,65 @@ inline constexpr Shape4 kHiddenRows{kB, kT, kHidden}, kQRows{kB, kT, kQWidth}, k
     kIntermediateRows{kB, kT, kIntermediate}, kCacheShape{kB, kS, kKvHeads, kHeadDim},
     kScoresShape{kB, kQHeads, kT, kS};
 inline constexpr Scope kBefore = Scope::kBeforeLayers, kL = Scope::kLayer, kAfter = Scope::kAfterLayers;
-inline constexpr Kind kMove = Kind::kMove, kPoint = Kind::kPointwise, kSum = Kind::kReduce;
+inline constexpr Component kCore = Component::kCore, kQkvBias = Component::kQkvBias;
+using A = Arithmetic;
 }  // namespace operation_table_detail
 
 // clang-format off
 inline constexpr std::array<OperationRow, kNumOps> kOperationTable = [] {
   using namespace operation_table_detail;
   constexpr bool kOpt = true, kReq = false;
+  constexpr std::nullopt_t kAlone = std::nullopt;
   return std::array<OperationRow, kNumOps>{{
-    // op                   name                        scope    kind    optional shape              inputs                          weights                                             rounding points
-    {kEmbedTokens,            "model.embed_tokens",       kBefore, kMove,  kReq, kHiddenRows,       {},                             {"model.embed_tokens.weight"},                      {}},
-    {kInputLayernorm,         "input_layernorm",          kL,      kSum,   kReq, kHiddenRows,       {kResidualStream},              {"input_layernorm.weight"},                         {P::kRmsNormNormalized}},
-    {kQProjMatmul,            "self_attn.q_proj.matmul",  kL,      kSum,   kOpt, kQRows,            {Input{kInputLayernorm}},       {"self_attn.q_proj.weight"},                        {P::kMatmulBeforeBias}},
-    {kKProjMatmul,            "self_attn.k_proj.matmul",  kL,      kSum,   kOpt, kKvRows,           {Input{kInputLayernorm}},       {"self_attn.k_proj.weight"},                        {P::kMatmulBeforeBias}},
-    {kVProjMatmul,            "self_attn.v_proj.matmul",  kL,      kSum,   kOpt, kKvRows,           {Input{kInputLayernorm}},       {"self_attn.v_proj.weight"},                        {P::kMatmulBeforeBias}},
-    {kQProj,                  "self_attn.q_proj",         kL,      kPoint, kReq, kQRows,            {Input{kQProjMatmul}},          {"self_attn.q_proj.bias"},                          {}},
-    {kKProj,                  "self_attn.k_proj",         kL,      kPoint, kReq, kKvRows,           {Input{kKProjMatmul}},          {"self_attn.k_proj.bias"},                          {}},
-    {kVProj,                  "self_attn.v_proj",         kL,      kPoint, kReq, kKvRows,           {Input{kVProjMatmul}},          {"self_attn.v_proj.bias"},                          {}},
-    {kQRope,                  "self_attn.q_rope",         kL,      kPoint, kReq, {kB, kT, kQHeads, kHeadDim},  {Input{kQProj}},     {},                                                 {P::kRopeTable, P::kRopeProducts}},
-    {kKRope,                  "self_attn.k_rope",         kL,      kPoint, kReq, {kB, kT, kKvHeads, kHeadDim}, {Input{kKProj}},     {},                                                 {P::kRopeTable, P::kRopeProducts}},
-    {kKCache,                 "self_attn.k_cache",        kL,      kMove,  kOpt, kCacheShape,       {Input{kKCache, From::kPreviousStep}, Input{kKRope}}, {},                           {P::kKvCache}},
-    {kVCache,                 "self_attn.v_cache",        kL,      kMove,  kOpt, kCacheShape,       {Input{kVCache, From::kPreviousStep}, Input{kVProj}}, {},                           {P::kKvCache}},
-    {kScores,                 "self_attn.scores",         kL,      kSum,   kOpt, kScoresShape,      {Input{kQRope}, Input{kKCache}},  {},                                               {P::kAttentionQuery, P::kAttentionAccumulate, P::kAttentionScores, P::kAttentionScaledScores}},
-    {kProbs,                  "self_attn.probs",          kL,      kSum,   kOpt, kScoresShape,      {Input{kScores}},               {},                                                 {P::kAttentionProbs}},
-    {kAttnOutput,             "self_attn.attn_output",    kL,      kSum,   kReq, kQRows,            {Input{kProbs}, Input{kVCache}},  {},                                               {P::kAttentionAccumulate}},
-    {kOProj,                  "self_attn.o_proj",         kL,      kSum,   kReq, kHiddenRows,       {Input{kAttnOutput}},           {"self_attn.o_proj.weight"},                        {}},
-    {kResidMid,               "resid_mid",                kL,      kPoint, kReq, kHiddenRows,       {kResidualStream, Input{kOProj}}, {},                                               {}},
-    {kPostAttentionLayernorm, "post_attention_layernorm", kL,      kSum,   kReq, kHiddenRows,       {Input{kResidMid}},             {"post_attention_layernorm.weight"},                {P::kRmsNormNormalized}},
-    {kGateProj,               "mlp.gate_proj",            kL,      kSum,   kReq, kIntermediateRows, {Input{kPostAttentionLayernorm}}, {"mlp.gate_proj.weight"},                         {}},
-    {kUpProj,                 "mlp.up_proj",              kL,      kSum,   kReq, kIntermediateRows, {Input{kPostAttentionLayernorm}}, {"mlp.up_proj.weight"},                           {}},
-    {kAct,                    "mlp.act",                  kL,      kPoint, kReq, kIntermediateRows, {Input{kGateProj}, Input{kUpProj}}, {},                                             {P::kMlpSilu}},
-    {kDownProj,               "mlp.down_proj",            kL,      kSum,   kReq, kHiddenRows,       {Input{kAct}},                  {"mlp.down_proj.weight"},                           {}},
-    {kOutput,                 "output",                   kL,      kPoint, kReq, kHiddenRows,       {Input{kResidMid}, Input{kDownProj}}, {},                                           {}},
-    {kNorm,                   "model.norm",               kAfter,  kSum,   kReq, kHiddenRows,       {kResidualStream},              {"model.norm.weight"},                              {P::kRmsNormNormalized}},
-    {kLmHead,                 "lm_head",                  kAfter,  kSum,   kReq, {kB, kT, kVocab},  {Input{kNorm}},                 {"lm_head.weight"},                                 {}},
+    // op                     name                        scope    arithmetic       optional fuses into   component shape                         inputs                                                weights                                                     rounding points
+    {kEmbedTokens,            "model.embed_tokens",       kBefore, A::kLookup,      kReq,    kAlone,      kCore,    kHiddenRows,                  {},                                                   {Weight{"model.embed_tokens.weight", {kVocab, kHidden}}},   {}},
+    {kInputLayernorm,         "input_layernorm",          kL,      A::kNorm,        kReq,    kAlone,      kCore,    kHiddenRows,                  {kResidualStream},                                    {Weight{"input_layernorm.weight", {kHidden}}},              {P::kRmsNormNormalized}},
+    {kQProjMatmul,            "self_attn.q_proj.matmul",  kL,      A::kProduct,     kOpt,    kQProj,      kCore,    kQRows,                       {Input{kInputLayernorm}},                             {Weight{"self_attn.q_proj.weight", {kQWidth, kHidden}}},    {P::kMatmulBeforeBias}},
+    {kKProjMatmul,            "self_attn.k_proj.matmul",  kL,      A::kProduct,     kOpt,    kKProj,      kCore,    kKvRows,                      {Input{kInputLayernorm}},                             {Weight{"self_attn.k_proj.weight", {kKvWidth, kHidden}}},   {P::kMatmulBeforeBias}},
+    {kVProjMatmul,            "self_attn.v_proj.matmul",  kL,      A::kProduct,     kOpt,    kVProj,      kCore,    kKvRows,                      {Input{kInputLayernorm}},                             {Weight{"self_attn.v_proj.weight", {kKvWidth, kHidden}}},   {P::kMatmulBeforeBias}},
+    {kQProj,                  "self_attn.q_proj",         kL,      A::kBias,        kReq,    kAlone,      kQkvBias, kQRows,                       {Input{kQProjMatmul}},                                {Weight{"self_attn.q_proj.bias", {kQWidth}}},               {}},
+    {kKProj,                  "self_attn.k_proj",         kL,      A::kBias,        kReq,    kAlone,      kQkvBias, kKvRows,                      {Input{kKProjMatmul}},                                {Weight{"self_attn.k_proj.bias", {kKvWidth}}},              {}},
+    {kVProj,                  "self_attn.v_proj",         kL,      A::kBias,        kReq,    kAlone,      kQkvBias, kKvRows,                      {Input{kVProjMatmul}},                                {Weight{"self_attn.v_proj.bias", {kKvWidth}}},              {}},
+    {kQRope,                  "self_attn.q_rope",         kL,      A::kRotate,      kReq,    kAlone,      kCore,    {kB, kT, kQHeads, kHeadDim},  {Input{kQProj}},                                      {},                                                         {P::kRopeTable, P::kRopeProducts}},
+    {kKRope,                  "self_attn.k_rope",         kL,      A::kRotate,      kReq,    kAlone,      kCore,    {kB, kT, kKvHeads, kHeadDim}, {Input{kKProj}},                                      {},                                                         {P::kRopeTable, P::kRopeProducts}},
+    {kKCache,                 "self_attn.k_cache",        kL,      A::kAppend,      kOpt,    kAlone,      kCore,    kCacheShape,                  {Input{kKCache, From::kPreviousStep}, Input{kKRope}}, {},                                                         {P::kKvCache}},
+    {kVCache,                 "self_attn.v_cache",        kL,      A::kAppend,      kOpt,    kAlone,      kCore,    kCacheShape,                  {Input{kVCache, From::kPreviousStep}, Input{kVProj}}, {},                                                         {P::kKvCache}},
+    {kScores,                 "self_attn.scores",         kL,      A::kScores,      kOpt,    kProbs,      kCore,    kScoresShape,                 {Input{kQRope}, Input{kKCache}},                      {},                                                         {P::kAttentionQuery, P::kAttentionAccumulate, P::kAttentionScores, P::kAttentionScaledScores}},
+    {kProbs,                  "self_attn.probs",          kL,      A::kSoftmax,     kOpt,    kAttnOutput, kCore,    kScoresShape,                 {Input{kScores}},                                     {},                                                         {P::kAttentionProbs}},
+    {kAttnOutput,             "self_attn.attn_output",    kL,      A::kWeightedSum, kReq,    kAlone,      kCore,    kQRows,                       {Input{kProbs}, Input{kVCache}},                      {},                                                         {P::kAttentionAccumulate}},
+    {kOProj,                  "self_attn.o_proj",         kL,      A::kProduct,     kReq,    kAlone,      kCore,    kHiddenRows,                  {Input{kAttnOutput}},                                 {Weight{"self_attn.o_proj.weight", {kHidden, kQWidth}}},    {}},
+    {kResidMid,               "resid_mid",                kL,      A::kAdd,         kReq,    kAlone,      kCore,    kHiddenRows,                  {kResidualStream, Input{kOProj}},                     {},                                                         {}},
+    {kPostAttentionLayernorm, "post_attention_layernorm", kL,      A::kNorm,        kReq,    kAlone,      kCore,    kHiddenRows,                  {Input{kResidMid}},                                   {Weight{"post_attention_layernorm.weight", {kHidden}}},     {P::kRmsNormNormalized}},
+    {kGateProj,               "mlp.gate_proj",            kL,      A::kProduct,     kReq,    kAlone,      kCore,    kIntermediateRows,            {Input{kPostAttentionLayernorm}},                     {Weight{"mlp.gate_proj.weight", {kIntermediate, kHidden}}}, {}},
+    {kUpProj,                 "mlp.up_proj",              kL,      A::kProduct,     kReq,    kAlone,      kCore,    kIntermediateRows,            {Input{kPostAttentionLayernorm}},                     {Weight{"mlp.up_proj.weight", {kIntermediate, kHidden}}},   {}},
+    {kAct,                    "mlp.act",                  kL,      A::kGate,        kReq,    kAlone,      kCore,    kIntermediateRows,            {Input{kGateProj}, Input{kUpProj}},                   {},                                                         {P::kMlpSilu}},
+    {kDownProj,               "mlp.down_proj",            kL,      A::kProduct,     kReq,    kAlone,      kCore,    kHiddenRows,                  {Input{kAct}},                                        {Weight{"mlp.down_proj.weight", {kHidden, kIntermediate}}}, {}},
+    {kOutput,                 "output",                   kL,      A::kAdd,         kReq,    kAlone,      kCore,    kHiddenRows,                  {Input{kResidMid}, Input{kDownProj}},                 {},                                                         {}},
+    {kNorm,                   "model.norm",               kAfter,  A::kNorm,        kReq,    kAlone,      kCore,    kHiddenRows,                  {kResidualStream},                                    {Weight{"model.norm.weight", {kHidden}}},                   {P::kRmsNormNormalized}},
+    {kLmHead,                 "lm_head",                  kAfter,  A::kProduct,     kReq,    kAlone,      kCore,    {kB, kT, kVocab},             {Input{kNorm}},                                       {Weight{"lm_head.weight", {kVocab, kHidden}}},              {}},
   }};
 }();
 // clang-format on
 
 constexpr const OperationRow& row(Op op) { return kOperationTable[static_cast<std::size_t>(op)]; }
 
-constexpr bool table_is_in_enum_order() {
+constexpr bool tables_are_in_enum_order() {
   for (std::size_t i = 0; i < kNumOps; ++i) {
     if (static_cast<std::size_t>(kOperationTable[i].op) != i) return false;
   }
+  for (std::size_t i = 0; i < kNumArithmetics; ++i) {
+    if (static_cast<std::size_t>(kArithmetics[i].arithmetic) != i) return false;
+  }
   return true;
 }
-static_assert(table_is_in_enum_order(), "kOperationTable must list the rows in the order of enum Op");
+static_assert(tables_are_in_enum_order(), "kOperationTable and kArithmetics must stand in the order of their enums");
+
+constexpr Arithmetic arithmetic_of(Op op) { return row(op).arithmetic; }
+// Whether the row does nothing but pass its first input on, or move it elsewhere.
+constexpr bool only_moves(Op op) { return facts(row(op).arithmetic).moves; }
+inline bool only_moves(Op op, const ModelConfig& config) { return only_moves(op) || !config.has(row(op).component); }
+// Whether an engine may compute the row for the last token alone, and hand out [B,1,V]: the logits.
+constexpr bool may_be_last_row_alone(Op op) { return row(op).shape[2] == Dim::kVocab; }
 
 // A tensor of the forward pass: an operation and, inside the layers, which one. `layer` is kNoLayer outside them.
 inline constexpr int kNoLayer = -1;
@@ -222,8 +280,17 @@ std::optional<TensorId> parse_tensor_name(std::string_view text);
 // Full name of weight `index` of a row, "model.layers.3.mlp.up_proj.weight"; with tied embeddings lm_head's weight is
 // "model.embed_tokens.weight".
 std::string weight_name(const TensorId& id, std::size_t index, const ModelConfig& config);
-// [out, in] for a projection, [V, D] for the embedding and lm_head, [n] for a norm or a bias.
 Shape weight_shape(Op op, std::size_t index, const ModelConfig& config);
+
+// A weight that a model has.
+struct ModelWeight {
+  TensorId id;  // the first row that takes it
+  std::size_t index = 0;
+  std::string name;
+  Shape shape;
+};
+// All of them in execution order, each once: tied embeddings have no weight of lm_head.
+std::vector<ModelWeight> weights_of(const ModelConfig& config);
 
 // The tensor that `input` of the row of `id` names, within the same step (From::kPreviousStep gives the tensor whose
 // value of the step before is meant).

@@ -44,6 +44,16 @@ struct Precision {
   bool operator==(const Precision&) const = default;
 };
 
+// The type in which an engine keeps a row's output. A row that it need not materialise is kept as it comes out of the
+// arithmetic, or of its own last rounding point where that is declared.
+inline DType kept_as(Op op, const Precision& precision) {
+  if (!row(op).optional) return precision.activations;
+  const RoundingPoint last = *(row(op).points.end() - 1);
+  const auto declared = precision.points.find(last);
+  if (declared != precision.points.end()) return declared->second;
+  return only_moves(op) ? precision.activations : precision.accumulate;
+}
+
 // An entry of `compute.points`, as the explanation of a finding of kind precision.
 struct DeclarablePoint {
   std::optional<RoundingPoint> point;  // none: `activations.quantized`

@@ -16,12 +16,8 @@ struct WeightInfo {
   std::string name;  // as in a Hugging Face checkpoint: "model.layers.0.self_attn.q_proj.weight"
   DType dtype = DType::kBF16;
   Shape shape;
-  // Where the file holds the values in another form than `dtype`, its name: "Q4_K", one of ggml's blocks. kAbsent: the
-  // model has no such weight, and zeros stand for it.
+  // Where the file holds the values in another form than `dtype`, its name: "Q4_K", one of ggml's blocks.
   std::string stored_as = {};
-
-  static constexpr const char* kAbsent = "absent";
-  bool absent() const { return stored_as == kAbsent; }
 };
 
 class WeightSource {
@@ -30,7 +26,7 @@ class WeightSource {
   virtual const ModelConfig& config() const = 0;
   // What `--model` would have to be to get this model again.
   virtual const std::string& description() const = 0;
-  // Every weight of the operation table that the model holds; tied embeddings list no lm_head.weight.
+  // Those that weights_of(config()) names.
   virtual const std::vector<WeightInfo>& weights() const = 0;
   // Copies elements [first, first + count) (row-major, stored dtype) into `destination`, which has exactly that many
   // bytes. Throws qdiff::InputError where the file cannot be read. Thread-safe.

@@ -27,17 +27,13 @@ std::vector<RoundingPoint> points_of(const RowJudgement& row) {
   return points;
 }
 
-bool multiplies_by_matrix(Op op, const ModelConfig& config) {
-  return op != Op::kEmbedTokens && !qdiff::row(op).weights.empty() && weight_shape(op, 0, config).size() == 2;
-}
-
 // What the engine may have done in this span and not declared.
-Points undeclared_in(const RowJudgement& row, const Precision& precision, const ModelConfig& config) {
+Points undeclared_in(const RowJudgement& row, const Precision& precision) {
   Points candidates;
   for (RoundingPoint point : points_of(row)) {
     for (DType dtype : {DType::kBF16, DType::kF16}) candidates.push_back({point, dtype});
   }
-  if (std::ranges::any_of(row.span, [&](const TensorKey& key) { return multiplies_by_matrix(key.id.op, config); })) {
+  if (std::ranges::any_of(row.span, [](const TensorKey& key) { return arithmetic_of(key.id.op) == Arithmetic::kProduct; })) {
     for (QuantizedInputs quantized : {QuantizedInputs::kGgml, QuantizedInputs::kQ8_0, QuantizedInputs::kQ8_K}) {
       candidates.push_back({std::nullopt, DType::kF32, quantized});
     }
@@ -109,7 +105,7 @@ Points several_points(const Search& search, const Expectation& scale, double wit
 
 Points undeclared_points(const RowOracle& oracle, const RowJudgement& row, const Variant* variant) {
   const Search search{oracle, row, variant};
-  const Points candidates = undeclared_in(row, oracle.declared(), oracle.config());
+  const Points candidates = undeclared_in(row, oracle.declared());
   Points chosen;
   try {
     const Expectation scale = oracle.evaluate(row, {variant});

@@ -30,7 +30,7 @@ class EmbeddingTable {
  public:
   EmbeddingTable(const WeightSource& model, DType rounded_to)
       : model_(model),
-        info_(model.find(std::string(row(Op::kEmbedTokens).weights[0]))),
+        info_(model.find(std::string(row(Op::kEmbedTokens).weights[0].name))),
         rounded_to_(rounded_to),
         width_(info_.shape[1]) {}
 

@@ -55,7 +55,6 @@ std::string stored_type(const WeightInfo& info) {
 std::vector<Kind> kinds_of(const std::vector<WeightInfo>& weights) {
   std::vector<Kind> kinds;
   for (const WeightInfo& info : weights) {
-    if (info.absent()) continue;
     const std::string name = without_layer(info.name);
     const auto same = std::find_if(kinds.begin(), kinds.end(), [&](const Kind& kind) {
       return kind.name == name && kind.type == stored_type(info) && kind.shape == info.shape;
@@ -78,7 +77,6 @@ void list_types(std::string& out, const std::vector<WeightInfo>& weights) {
   std::map<std::string, Type> types;
   bool any_quantized = false;
   for (const WeightInfo& info : weights) {
-    if (info.absent()) continue;
     Type& type = types[stored_type(info)];
     ++type.weights;
     type.elements += static_cast<std::uint64_t>(num_elements(info.shape));
@@ -109,7 +107,7 @@ void list_keys(std::string& out, const std::vector<FileKey>& keys) {
 }
 
 void warn_of_unusual_values(std::string& out, const ModelConfig& c, const std::vector<FileKey>& keys) {
-  if (c.architecture != "qwen2") return;
+  if (c.architecture != Architecture::kQwen2) return;
   const auto warn = [&](const std::string& text) { out += "warning: " + text + '\n'; };
   if (c.rms_norm_eps != 1e-6) {
     warn("rms_norm_eps is " + general(c.rms_norm_eps) + "; most Qwen2.5 checkpoints have 1e-06");
@@ -161,7 +159,7 @@ std::string describe(const WeightSource& source, const DescribeOptions& options)
   std::string out;
   line(out, "model", formats::printable(source.description(), 400));
   if (noted != nullptr) line(out, "storage", noted->storage());
-  line(out, "architecture", c.architecture);
+  line(out, "architecture", std::string(name(c.architecture)));
   line(out, "hidden size (D)", std::to_string(c.hidden));
   line(out, "layers (L)", std::to_string(c.num_layers));
   line(out, "query heads (H)", std::to_string(c.num_q_heads));
@@ -181,7 +179,6 @@ std::string describe(const WeightSource& source, const DescribeOptions& options)
 
   std::uint64_t parameters = 0, bytes = 0, stored = 0;
   for (const WeightInfo& info : source.weights()) {
-    if (info.absent()) continue;
     ++stored;
     const auto size = static_cast<std::uint64_t>(num_elements(info.shape));
     parameters += size;

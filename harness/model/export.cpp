@@ -25,7 +25,6 @@ std::vector<std::vector<WeightInfo>> split_into_shards(const std::vector<WeightI
   std::vector<std::vector<WeightInfo>> shards(1);
   std::uint64_t filled = 0;
   for (const WeightInfo& info : weights) {
-    if (info.absent()) continue;
     if (!shards.back().empty() && filled + bytes_of(info) > max_shard_bytes) {
       shards.emplace_back();
       filled = 0;

@@ -36,12 +36,14 @@ class ConfigReader {
 
   GgufConfig read() {
     ModelConfig& c = result_.config;
-    c.architecture = text("general.architecture");
-    if (c.architecture != "qwen2" && c.architecture != "llama") {
-      throw InputError(where_ + ": general.architecture is \"" + formats::printable(c.architecture) +
-                       "\", but only \"qwen2\" (Qwen2, Qwen2.5 and models made from them) and \"llama\" are supported");
+    const std::string architecture = text("general.architecture");
+    const std::optional<Architecture> known = parse_architecture(architecture);
+    if (!known) {
+      throw InputError(where_ + ": general.architecture is \"" + formats::printable(architecture) + "\", but only " +
+                       known_architectures() + " are supported");
     }
-    prefix_ = c.architecture + '.';
+    c.architecture = *known;
+    prefix_ = architecture + '.';
     c.hidden = dimension("embedding_length");
     c.num_layers = dimension("block_count");
     c.num_q_heads = dimension("attention.head_count");
@@ -54,7 +56,7 @@ class ConfigReader {
     refuse_other_models();
     read_vocabulary();
     c.tie_word_embeddings = find_tensor_("output.weight") == nullptr;
-    c.qkv_bias = c.architecture == "qwen2" || find_tensor_("blk.0.attn_q.bias") != nullptr;
+    c.qkv_bias = facts(c.architecture).qkv_bias || find_tensor_("blk.0.attn_q.bias") != nullptr;
     try {
       c.validate();
     } catch (const std::invalid_argument& error) {

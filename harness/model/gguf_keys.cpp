@@ -45,7 +45,8 @@ std::vector<Usual> usual_of(const ModelConfig& config) {
 }  // namespace
 
 std::vector<FileKey> compare_keys(const formats::GgufHeader& header, const ModelConfig& config) {
-  const std::vector<Usual> usual = config.architecture == "qwen2" ? usual_of(config) : std::vector<Usual>();
+  const std::vector<Usual> usual =
+      config.architecture == Architecture::kQwen2 ? usual_of(config) : std::vector<Usual>();
   std::vector<FileKey> keys;
   for (const formats::GgufKey& key : header.keys) {
     FileKey shown{.name = key.name, .value = describe_value(key), .usual = {}};

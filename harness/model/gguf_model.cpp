@@ -116,17 +116,11 @@ class GgufSource : public NotedSource {
   const std::vector<WeightInfo>& weights() const override { return weights_; }
   std::vector<FileKey> keys() const override { return compare_keys(first().header(), config_); }
 
-  std::uint64_t stored_bytes(const WeightInfo& info) const override {
-    return info.absent() ? 0 : place_of(info).tensor->bytes;
-  }
+  std::uint64_t stored_bytes(const WeightInfo& info) const override { return place_of(info).tensor->bytes; }
 
   void read(const WeightInfo& info, std::int64_t first, std::int64_t count,
             std::span<std::byte> destination) const override {
     check_read_range(info, first, count, destination);
-    if (info.absent()) {
-      std::fill(destination.begin(), destination.end(), std::byte{0});
-      return;
-    }
     const Place& place = place_of(info);
     if (place.permuted) {
       read_permuted(place, info, first, count, destination);
@@ -141,7 +135,7 @@ class GgufSource : public NotedSource {
   struct Place {
     const GgufReader* file = nullptr;
     const GgufTensor* tensor = nullptr;
-    bool permuted = false;  // rows of q and k, in files of the architecture "llama"
+    bool permuted = false;  // rows of q and k, where the file interleaves what RoPE turns together
   };
 
   const GgufReader& first() const { return *files_.front(); }
@@ -223,7 +217,7 @@ class GgufSource : public NotedSource {
   void find_weights() {
     // Before a list is made whose length a key alone decides.
     if (static_cast<std::uint64_t>(config_.num_layers) > places_.size()) {
-      throw InputError(first().name() + ": " + config_.architecture + ".block_count is " +
+      throw InputError(first().name() + ": " + std::string(name(config_.architecture)) + ".block_count is " +
                        std::to_string(config_.num_layers) + ", but only " + std::to_string(places_.size()) +
                        " tensors are stored");
     }
@@ -231,12 +225,6 @@ class GgufSource : public NotedSource {
     std::set<DType> matrix_types;
     for (WeightInfo& info : expected_weights(config_)) {
       const std::string name = name_in_file(info.name);
-      if (!config_.qkv_bias && info.name.ends_with("_proj.bias")) {
-        info.dtype = DType::kF32;
-        info.stored_as = WeightInfo::kAbsent;
-        weights_.push_back(std::move(info));
-        continue;
-      }
       used.insert(name);
       const auto found = places_.find(name);
       if (found == places_.end()) {
@@ -244,7 +232,7 @@ class GgufSource : public NotedSource {
                          (name.ends_with(".bias") ? "; Qwen2 has biases on q, k and v" : "; is this a whole model?"));
       }
       Place& place = found->second;
-      place.permuted = config_.architecture == "llama" && is_query_or_key(info.name);
+      place.permuted = facts(config_.architecture).interleaved_in_gguf && is_query_or_key(info.name);
       check(place, info);
       const std::optional<DType> plain = plain_type(place.tensor->type);
       info.dtype = plain.value_or(DType::kF32);
@@ -287,7 +275,8 @@ class GgufSource : public NotedSource {
                        [&](std::string_view start) { return name.starts_with(start); })) {
         continue;
       }
-      throw InputError(first().name() + ": tensor " + name + " belongs to no operation of \"" + config_.architecture +
+      throw InputError(first().name() + ": tensor " + name + " belongs to no operation of \"" +
+                       std::string(qdiff::name(config_.architecture)) +
                        "\" that is supported, and would change the forward pass");
     }
     notes_.push_back(std::to_string(others.size()) + " tensors are stored and not used: " + others.front() +

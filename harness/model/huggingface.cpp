@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "harness/contract/error.h"
+#include "harness/contract/operation_table.h"
 #include "harness/formats/input_file.h"
 #include "harness/formats/safetensors.h"
 #include "harness/formats/strict_json.h"
@@ -88,10 +89,6 @@ class HuggingFaceSource : public NotedSource {
   void read(const WeightInfo& info, std::int64_t first, std::int64_t count,
             std::span<std::byte> destination) const override {
     check_read_range(info, first, count, destination);
-    if (info.absent()) {
-      std::fill(destination.begin(), destination.end(), std::byte{0});
-      return;
-    }
     const auto found = places_.find(info.name);
     if (found == places_.end()) throw InputError(description_ + ": the model has no weight \"" + info.name + "\"");
     const Place& place = found->second;
@@ -150,15 +147,6 @@ class HuggingFaceSource : public NotedSource {
     }
     std::set<std::string> needed;
     for (WeightInfo& info : expected_weights(config_)) {
-      if (!config_.qkv_bias && info.name.ends_with("_proj.bias")) {
-        if (places_.contains(info.name)) {
-          throw InputError(printable(description_, 400) + ": tensor \"" + info.name +
-                           "\" is stored, but config.json says that there are no biases");
-        }
-        info.stored_as = WeightInfo::kAbsent;
-        weights_.push_back(std::move(info));
-        continue;
-      }
       needed.insert(info.name);
       const auto found = places_.find(info.name);
       if (found == places_.end()) refuse_missing(info.name);
@@ -179,7 +167,19 @@ class HuggingFaceSource : public NotedSource {
       config_.dtype = weights_.front().dtype;
       notes_.push_back("config.json has no dtype; the embedding is stored as " + std::string(name(config_.dtype)));
     }
+    refuse_weights_that_would_count();
     note_unused(needed);
+  }
+
+  // Stored weights of operations that a model of this architecture does not have.
+  void refuse_weights_that_would_count() const {
+    for (const TensorId& id : all_tensors(config_, /*optional_too=*/true)) {
+      if (config_.has(row(id.op).component)) continue;
+      const std::string weight = weight_name(id, 0, config_);
+      if (!places_.contains(weight)) continue;
+      throw InputError(printable(description_, 400) + ": tensor \"" + weight + "\" is stored, but config.json says \"" +
+                       std::string(name(config_.architecture)) + "\", whose models have none");
+    }
   }
 
   [[noreturn]] void refuse_missing(const std::string& name) const {

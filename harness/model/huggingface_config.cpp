@@ -13,33 +13,26 @@ using formats::Json;
 
 constexpr std::int64_t kLargestDimension = (std::int64_t{1} << 31) - 1;
 
-// What transformers takes for an absent key.
-struct Defaults {
-  std::string_view architecture, causal_model;
-  std::int64_t vocab, intermediate, max_positions;
-};
-constexpr Defaults kQwen2 = {"qwen2", "Qwen2ForCausalLM", 151936, 22016, 32768};
-constexpr Defaults kLlama = {"llama", "LlamaForCausalLM", 32000, 11008, 2048};
-
 class ConfigReader {
  public:
   ConfigReader(const Json& json, const std::string& where) : json_(json), where_(where) {}
 
   HuggingFaceConfig read() {
     if (!json_.is_object()) refuse("is " + formats::show(json_) + ", but must be an object");
-    const Defaults& defaults = read_architecture();
+    const ArchitectureFacts& defaults = read_architecture();
     ModelConfig& c = result_.config;
     c.architecture = defaults.architecture;
-    c.qkv_bias = c.architecture == "qwen2";
+    c.qkv_bias = defaults.qkv_bias;
     c.vocab = dimension("vocab_size", defaults.vocab);
     c.hidden = dimension("hidden_size", 4096);
     c.intermediate = dimension("intermediate_size", defaults.intermediate);
     c.num_layers = dimension("num_hidden_layers", 32);
     c.num_q_heads = dimension("num_attention_heads", 32);
-    const bool as_many = is_null("num_key_value_heads") || (c.architecture == "llama" && absent("num_key_value_heads"));
-    c.num_kv_heads = as_many ? c.num_q_heads : dimension("num_key_value_heads", 32);
+    const bool as_many =
+        is_null("num_key_value_heads") || (defaults.num_kv_heads == 0 && absent("num_key_value_heads"));
+    c.num_kv_heads = as_many ? c.num_q_heads : dimension("num_key_value_heads", defaults.num_kv_heads);
     c.head_dim = absent("head_dim") ? c.hidden / c.num_q_heads : dimension("head_dim", 0);
-    c.max_position_embeddings = dimension("max_position_embeddings", defaults.max_positions);
+    c.max_position_embeddings = dimension("max_position_embeddings", defaults.max_position_embeddings);
     c.rms_norm_eps = number("rms_norm_eps", 1e-6, 1.0);
     c.tie_word_embeddings = boolean("tie_word_embeddings", false);
     read_rope();
@@ -81,16 +74,17 @@ class ConfigReader {
     return otherwise;
   }
 
-  const Defaults& read_architecture() const {
+  const ArchitectureFacts& read_architecture() const {
     if (!json_.contains("model_type")) {
-      refuse("\"model_type\" is missing; is this the config.json of a model? It must be \"qwen2\" or \"llama\"");
+      refuse("\"model_type\" is missing; is this the config.json of a model? Supported are " + known_architectures());
     }
     const std::string type = formats::require_string(json_, "model_type", where_);
-    if (type != kQwen2.architecture && type != kLlama.architecture) {
-      refuse("\"model_type\" is \"" + formats::printable(type) +
-             "\", but only \"qwen2\" (dense Qwen2 and Qwen2.5) and \"llama\" are supported");
+    const std::optional<Architecture> architecture = parse_architecture(type);
+    if (!architecture) {
+      refuse("\"model_type\" is \"" + formats::printable(type) + "\", but only " + known_architectures() +
+             " are supported");
     }
-    const Defaults& defaults = type == kQwen2.architecture ? kQwen2 : kLlama;
+    const ArchitectureFacts& defaults = facts(*architecture);
     if (!absent("architectures")) {
       bool causal = false;
       for (const Json& entry : formats::require_array(json_, "architectures", where_)) {
@@ -227,8 +221,8 @@ HuggingFaceConfig parse_huggingface_config(const Json& json, const std::string& 
 Json to_huggingface_config(const ModelConfig& config) {
   Json layer_types = Json::array();
   for (std::int64_t i = 0; i < config.num_layers; ++i) layer_types.push_back("full_attention");
-  const Defaults& defaults = config.architecture == kQwen2.architecture ? kQwen2 : kLlama;
-  Json json = {{"architectures", {std::string(defaults.causal_model)}},
+  const ArchitectureFacts& architecture = facts(config.architecture);
+  Json json = {{"architectures", {std::string(architecture.causal_model)}},
                {"attention_dropout", 0.0},
                {"dtype", std::string(name(config.dtype))},
                {"head_dim", config.head_dim},
@@ -237,7 +231,7 @@ Json to_huggingface_config(const ModelConfig& config) {
                {"initializer_range", 0.02},
                {"intermediate_size", config.intermediate},
                {"max_position_embeddings", config.max_position_embeddings},
-               {"model_type", config.architecture},
+               {"model_type", std::string(architecture.name)},
                {"num_attention_heads", config.num_q_heads},
                {"num_hidden_layers", config.num_layers},
                {"num_key_value_heads", config.num_kv_heads},
@@ -246,7 +240,7 @@ Json to_huggingface_config(const ModelConfig& config) {
                {"tie_word_embeddings", config.tie_word_embeddings},
                {"use_cache", true},
                {"vocab_size", config.vocab}};
-  if (config.architecture == kQwen2.architecture) {
+  if (architecture.slides) {
     json["layer_types"] = layer_types;
     json["use_sliding_window"] = false;
   }

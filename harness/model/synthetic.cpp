@@ -95,11 +95,8 @@ class SyntheticSource : public NotedSource {
                        loud_list());
     }
     if (profile == Profile::kQuiet) notes_.push_back("the residual stream stays at a level that eps decides");
-    for (const TensorId& id : all_tensors(config_, /*optional_too=*/true)) {
-      for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) {
-        // A tied lm_head has the embedding's name, whose plan is there already.
-        plans_.try_emplace(weight_name(id, i, config_), plan_weight(config_, profile, seed, id, i));
-      }
+    for (const ModelWeight& weight : weights_of(config_)) {
+      plans_.try_emplace(weight.name, plan_weight(config_, profile, seed, weight.id, weight.index));
     }
   }
 

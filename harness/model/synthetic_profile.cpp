@@ -153,6 +153,8 @@ struct Planner {
     }
   }
 
+  double attention_mean() const { return norm_mean(profile, {Op::kInputLayernorm, std::max(id.layer, 0)}); }
+
   void gate_or_up(double output_deviation) {
     const double input_mean = norm_mean(profile, {Op::kPostAttentionLayernorm, id.layer});
     projection(config.hidden, output_deviation / input_mean);
@@ -175,6 +177,29 @@ struct Planner {
   }
 };
 
+// Each weight has a law of its own.
+struct WeightLaw {
+  Op op;
+  void (*plan)(Planner&);
+};
+constexpr WeightLaw kWeightLaws[] = {
+    {Op::kEmbedTokens, [](Planner& p) { p.embedding(); }},
+    {Op::kInputLayernorm, [](Planner& p) { p.norm_weight(); }},
+    {Op::kQProjMatmul, [](Planner& p) { p.projection(p.config.hidden, 1.6 / p.attention_mean()); }},
+    {Op::kKProjMatmul, [](Planner& p) { p.key_projection(p.attention_mean()); }},
+    {Op::kVProjMatmul, [](Planner& p) { p.projection(p.config.hidden, 1.0 / p.attention_mean()); }},
+    {Op::kQProj, [](Planner& p) { p.query_bias(); }},
+    {Op::kKProj, [](Planner& p) { p.key_bias(); }},
+    {Op::kVProj, [](Planner& p) { p.plan.law = normal_law(0.0, 0.3); }},
+    {Op::kOProj, [](Planner& p) { p.projection(p.config.q_width(), 0.7 * p.residual_level()); }},
+    {Op::kPostAttentionLayernorm, [](Planner& p) { p.norm_weight(); }},
+    {Op::kGateProj, [](Planner& p) { p.gate_or_up(1.5); }},
+    {Op::kUpProj, [](Planner& p) { p.gate_or_up(1.0); }},
+    {Op::kDownProj, [](Planner& p) { p.down_projection(); }},
+    {Op::kNorm, [](Planner& p) { p.norm_weight(); }},
+    {Op::kLmHead, [](Planner& p) { p.projection(p.config.hidden, 3.0); }},
+};
+
 }  // namespace
 
 int massive_layer(const ModelConfig& config) { return config.num_layers >= 3 ? 1 : 0; }
@@ -195,51 +220,8 @@ WeightPlan plan_weight(const ModelConfig& config, Profile profile, std::uint64_t
                        std::size_t index) {
   Planner planner{config, profile, seed, id, {}};
   planner.plan.key = stream_key(seed, weight_name(id, index, config));
-  const double attention_mean = norm_mean(profile, {Op::kInputLayernorm, std::max(id.layer, 0)});
-  switch (id.op) {
-    case Op::kEmbedTokens:
-      planner.embedding();
-      break;
-    case Op::kInputLayernorm:
-    case Op::kPostAttentionLayernorm:
-    case Op::kNorm:
-      planner.norm_weight();
-      break;
-    case Op::kQProjMatmul:
-      planner.projection(config.hidden, 1.6 / attention_mean);
-      break;
-    case Op::kKProjMatmul:
-      planner.key_projection(attention_mean);
-      break;
-    case Op::kVProjMatmul:
-      planner.projection(config.hidden, 1.0 / attention_mean);
-      break;
-    case Op::kQProj:
-      planner.query_bias();
-      break;
-    case Op::kKProj:
-      planner.key_bias();
-      break;
-    case Op::kVProj:
-      planner.plan.law = normal_law(0.0, 0.3);
-      break;
-    case Op::kOProj:
-      planner.projection(config.q_width(), 0.7 * planner.residual_level());
-      break;
-    case Op::kGateProj:
-      planner.gate_or_up(1.5);
-      break;
-    case Op::kUpProj:
-      planner.gate_or_up(1.0);
-      break;
-    case Op::kDownProj:
-      planner.down_projection();
-      break;
-    case Op::kLmHead:
-      planner.projection(config.hidden, 3.0);
-      break;
-    default:
-      break;  // rows without weights
+  for (const WeightLaw& law : kWeightLaws) {
+    if (law.op == id.op) law.plan(planner);
   }
   return planner.plan;
 }

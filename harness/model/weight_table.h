@@ -1,4 +1,4 @@
-// The weights that the operation table asks for, as one list.
+// The weights that the operation table asks for, as a source lists them.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 
 namespace qdiff::model {
 
-// Every weight in execution order, each once, all of config.dtype. With tied embeddings there is no lm_head.weight.
+// Those of weights_of(config), all of config.dtype.
 std::vector<WeightInfo> expected_weights(const ModelConfig& config);
 
 // Throws std::out_of_range unless elements [first, first + count) are in the weight and `destination` holds them: a

@@ -34,13 +34,10 @@ std::string times(double ratio) {
 }
 
 bool is_one_of(Op op, std::initializer_list<Op> ops) { return std::find(ops.begin(), ops.end(), op) != ops.end(); }
-bool is_norm(Op op) { return is_one_of(op, {Op::kInputLayernorm, Op::kPostAttentionLayernorm, Op::kNorm}); }
-bool is_rope(Op op) { return is_one_of(op, {Op::kQRope, Op::kKRope}); }
-bool is_projection_with_bias(Op op) { return is_one_of(op, {Op::kQProj, Op::kKProj, Op::kVProj}); }
-bool is_product(Op op) {
-  return is_one_of(op, {Op::kQProjMatmul, Op::kKProjMatmul, Op::kVProjMatmul, Op::kQProj, Op::kKProj, Op::kVProj,
-                        Op::kOProj, Op::kGateProj, Op::kUpProj, Op::kDownProj, Op::kLmHead});
-}
+bool is_norm(Op op) { return arithmetic_of(op) == Arithmetic::kNorm; }
+bool is_rope(Op op) { return arithmetic_of(op) == Arithmetic::kRotate; }
+bool is_projection_with_bias(Op op) { return arithmetic_of(op) == Arithmetic::kBias; }
+bool is_product(Op op) { return arithmetic_of(op) == Arithmetic::kProduct || is_projection_with_bias(op); }
 
 // Finds one explanation of the values, the most specific first, and says what it is evidence for.
 class Finder {

@@ -26,9 +26,8 @@ Values::Values(Op op, const TensorView& actual, const Expectation& expected, con
       step_(step),
       config_(config),
       layout_(op, actual.shape, step, config),
+      expected_layout_(op, expected.shape, step, config),
       spacing_(actual.dtype),
-      same_rows_(actual.shape == expected.shape),
-      expected_positions_(expected.shape[1]),
       marks_(static_cast<std::size_t>(num_elements(actual.shape)), Mark::kNotCompared) {
   const auto rows = static_cast<std::size_t>(num_rows());
   wrong_in_row_.assign(rows, 0);

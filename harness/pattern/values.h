@@ -89,10 +89,7 @@ class Values {
 
  private:
   std::size_t index(std::int64_t row, std::int64_t column) const {
-    return static_cast<std::size_t>(expected_row(row) * num_columns() + column);
-  }
-  std::int64_t expected_row(std::int64_t row) const {  // a lone row of logits is the last one
-    return same_rows_ ? row : layout_.batch_of(row) * expected_positions_ + expected_positions_ - 1;
+    return static_cast<std::size_t>(layout_.row_in(expected_layout_, row) * num_columns() + column);
   }
   void mark_row(std::int64_t row);
   Mark judge(double actual, double value, double sigma, std::int64_t row) const;
@@ -103,9 +100,8 @@ class Values {
   const Step& step_;
   const ModelConfig& config_;
   compare::Layout layout_;
+  compare::Layout expected_layout_;
   compare::SpacingRule spacing_;
-  bool same_rows_;
-  std::int64_t expected_positions_;
   std::vector<Mark> marks_;  // as `actual`
   std::vector<std::int64_t> wrong_in_row_;
   std::vector<double> row_maximum_;  // of scores

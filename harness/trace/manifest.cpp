@@ -135,13 +135,14 @@ DeclaredConfig config_of(const Json& raw, const std::string& where) {
 }
 
 void read_model(const Json& model, const std::string& where, Manifest& manifest) {
-  const std::string architecture = formats::require_string(model, "architecture", where);
-  if (architecture != "qwen2" && architecture != "llama") {
-    refuse(where, "\"architecture\" is \"" + formats::printable(architecture) +
-                      "\", but must be \"qwen2\" or \"llama\", the ones that qdiff judges");
+  const std::string text = formats::require_string(model, "architecture", where);
+  const std::optional<Architecture> architecture = parse_architecture(text);
+  if (!architecture) {
+    refuse(where, "\"architecture\" is \"" + formats::printable(text) + "\", but qdiff judges " +
+                      known_architectures() + " alone");
   }
   manifest.config = config_of(formats::require_object(model, "config", where), where + ".config");
-  manifest.config.architecture = architecture;
+  manifest.config.architecture = *architecture;
   if (!model.contains("weights_sha256")) return;
   const Json& digests = formats::require_object(model, "weights_sha256", where);
   for (const auto& [tensor, digest] : digests.items()) {
@@ -333,7 +334,7 @@ void put(Json& object, const char* key, const std::optional<T>& value) {
 
 Json config_json(const DeclaredConfig& config) {
   Json object = Json::object();
-  object["model_type"] = config.architecture;
+  object["model_type"] = name(config.architecture);
   put(object, "hidden_size", config.hidden);
   put(object, "num_hidden_layers", config.num_layers);
   put(object, "num_attention_heads", config.num_q_heads);
@@ -376,8 +377,8 @@ DeclaredConfig declare(const ModelConfig& config) {
 ConfigDifferences differences(const DeclaredConfig& declared, const ModelConfig& truth) {
   ConfigDifferences found;
   if (declared.architecture != truth.architecture) {
-    found.shapes.push_back("architecture is " + declared.architecture + " in the manifest, " + truth.architecture +
-                           " in the model");
+    found.shapes.push_back("architecture is " + std::string(name(declared.architecture)) + " in the manifest, " +
+                           std::string(name(truth.architecture)) + " in the model");
   }
   compare("hidden_size", declared.hidden, truth.hidden, found.shapes);
   compare("num_hidden_layers", declared.num_layers, truth.num_layers, found.shapes);
@@ -424,7 +425,7 @@ Manifest read_manifest(const std::filesystem::path& directory) {
 std::string to_json(const Manifest& manifest) {
   const Json engine = {
       {"name", manifest.engine.name}, {"version", manifest.engine.version}, {"device", manifest.engine.device}};
-  Json model = {{"architecture", manifest.config.architecture}, {"config", config_json(manifest.config)}};
+  Json model = {{"architecture", name(manifest.config.architecture)}, {"config", config_json(manifest.config)}};
   if (!manifest.weights_sha256.empty()) model["weights_sha256"] = manifest.weights_sha256;
   std::string text = "{\n\"format\": \"qdiff-trace\",\n\"version\": 1,\n\"engine\": " + engine.dump() +
                      ",\n\"compute\": " + compute_json(manifest).dump() + ",\n\"model\": " + model.dump();

@@ -33,7 +33,7 @@ struct EngineInfo {
 // What the manifest says of the model, in the keys of config.json (both dialects). A recorder may know less than the
 // checkpoint does, so every field can be absent; the checkpoint itself is the truth.
 struct DeclaredConfig {
-  std::string architecture = "qwen2";
+  Architecture architecture = Architecture::kQwen2;
   std::optional<std::int64_t> hidden, num_layers, num_q_heads, num_kv_heads, head_dim, intermediate, vocab,
       max_position_embeddings;
   std::optional<double> rms_norm_eps, rope_theta;

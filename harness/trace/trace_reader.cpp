@@ -101,7 +101,7 @@ void check_shapes(const Trace& trace, const DeclaredConfig& config) {
     }
     const Shape expected = output_shape(key.id.op, dimensions, step.batch(), step.num_tokens(), step.valid_length());
     Shape last_row = expected;
-    if (key.id.op == Op::kLmHead) last_row[1] = 1;
+    if (may_be_last_row_alone(key.id.op)) last_row[1] = 1;
     if (fits(trace.shape(key), expected) || fits(trace.shape(key), last_row)) continue;
     throw InputError(where + " has shape " + to_string(trace.shape(key)) +
                      ", but the manifest's steps and config give " + to_string(expected));

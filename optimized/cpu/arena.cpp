@@ -11,22 +11,8 @@ constexpr std::int64_t kAlignment = 64;  // bytes
 
 std::int64_t aligned(std::int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-// Those that have another shape than [tokens, width], are never materialised, or are large and belong to the session.
-bool has_place(Op op) {
-  switch (op) {
-    case Op::kQProjMatmul:
-    case Op::kKProjMatmul:
-    case Op::kVProjMatmul:
-    case Op::kKCache:
-    case Op::kVCache:
-    case Op::kScores:
-    case Op::kProbs:
-    case Op::kLmHead:
-      return false;
-    default:
-      return true;
-  }
-}
+// Rows that are not materialised, and the logits, which are large and belong to the session, have none.
+bool has_place(const OperationRow& row) { return !row.optional && !may_be_last_row_alone(row.op); }
 
 }  // namespace
 
@@ -53,9 +39,9 @@ void fill_poison(Storage storage, Poison poison, std::byte* data, std::int64_t e
 
 Arena::Arena(const ModelConfig& config, Storage storage, Poison poison, int num_threads)
     : config_(config), storage_(storage), poison_(poison), num_threads_(num_threads) {
-  for (std::size_t i = 0; i < kNumOps; ++i) {
-    const auto op = static_cast<Op>(i);
-    if (has_place(op)) widths_[i] = qdiff::num_elements(output_shape(op, config, 1, 1, 1));
+  for (const OperationRow& row : kOperationTable) {
+    if (!has_place(row)) continue;
+    widths_[static_cast<std::size_t>(row.op)] = qdiff::num_elements(output_shape(row.op, config, 1, 1, 1));
   }
   widths_[kSecondOutput] = config.hidden;
   wide_width_ = round_up_to_lanes(std::max({config.hidden, config.q_width(), config.intermediate}));

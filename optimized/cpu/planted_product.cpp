@@ -1,5 +1,8 @@
 // Projections that go wrong: biases (docs/faults.md, H06) and the layout of weights and products (H07).
+#include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <utility>
 
 #include "optimized/cpu/projection.h"
 
@@ -13,24 +16,13 @@ float element_of(Storage storage, const std::byte* data, std::int64_t index) {
 }
 
 bool is_transposed(const Planting<true>& planting, Op projection) {
-  switch (projection) {
-    case Op::kQProj:
-      return planting.is(FaultId::kTransposedQ);
-    case Op::kKProj:
-      return planting.is(FaultId::kTransposedK);
-    case Op::kVProj:
-      return planting.is(FaultId::kTransposedV);
-    case Op::kOProj:
-      return planting.is(FaultId::kTransposedO);
-    case Op::kGateProj:
-      return planting.is(FaultId::kTransposedGate);
-    case Op::kUpProj:
-      return planting.is(FaultId::kTransposedUp);
-    case Op::kDownProj:
-      return planting.is(FaultId::kTransposedDown);
-    default:
-      return false;
-  }
+  constexpr std::pair<Op, FaultId> kTransposed[] = {
+      {Op::kQProj, FaultId::kTransposedQ},       {Op::kKProj, FaultId::kTransposedK},
+      {Op::kVProj, FaultId::kTransposedV},       {Op::kOProj, FaultId::kTransposedO},
+      {Op::kGateProj, FaultId::kTransposedGate}, {Op::kUpProj, FaultId::kTransposedUp},
+      {Op::kDownProj, FaultId::kTransposedDown}};
+  return std::any_of(std::begin(kTransposed), std::end(kTransposed),
+                     [&](const auto& entry) { return entry.first == projection && planting.is(entry.second); });
 }
 
 bool is_fused(Op projection) {

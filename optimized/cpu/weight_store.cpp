@@ -43,17 +43,13 @@ WeightStore::WeightStore(const WeightSource& source, Storage storage, const Kern
                          std::int64_t max_resident_bytes)
     : source_(source), storage_(storage), kernels_(kernels) {
   const ModelConfig& config = source.config();
-  for (const TensorId& id : all_tensors(config, true)) {
-    for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) {
-      const WeightInfo& info = source.find(weight_name(id, i, config));
-      const Shape expected = weight_shape(id.op, i, config);
-      if (info.shape != expected) {
-        throw InputError(source.description() + ": weight \"" + info.name + "\" has shape " + to_string(info.shape) +
-                         ", but the model's configuration asks for " + to_string(expected));
-      }
-      if (id.op == Op::kLmHead && config.tie_word_embeddings) continue;  // counted as the embedding
-      total_bytes_ += num_elements(expected) * storage_bytes(storage);
+  for (const ModelWeight& weight : weights_of(config)) {
+    const WeightInfo& info = source.find(weight.name);
+    if (info.shape != weight.shape) {
+      throw InputError(source.description() + ": weight \"" + info.name + "\" has shape " + to_string(info.shape) +
+                       ", but the model's configuration asks for " + to_string(weight.shape));
     }
+    total_bytes_ += num_elements(weight.shape) * storage_bytes(storage);
   }
   streams_ = max_resident_bytes > 0 && total_bytes_ > max_resident_bytes;
   layers_.resize(static_cast<std::size_t>(config.num_layers));
@@ -102,6 +98,11 @@ Matrix WeightStore::read_matrix(const TensorId& id) const {
 }
 
 std::vector<float> WeightStore::read_vector(const TensorId& id) const {
+  const ModelConfig& config = source_.config();
+  // The kernels add a bias to every projection; where the model has none, it is zero.
+  if (!config.has(row(id.op).component)) {
+    return std::vector<float>(static_cast<std::size_t>(weight_shape(id.op, 0, config)[0]));
+  }
   const WeightInfo& info = info_of(id);
   const std::int64_t n = info.shape[0];
   AlignedBuffer rounded(n * storage_bytes(storage_));

@@ -141,6 +141,7 @@ DeviceModel load_device_model(const WeightSource& source, DType dtype) {
 
   Loader loader(source, dtype, stream.get());
   const auto load = [&](Op op, std::size_t index, int layer, void* base, std::int64_t first) {
+    if (!c.has(row(op).component)) return;  // the kernels add zeros
     loader.load(weight_name({op, layer}, index, c), weight_shape(op, index, c),
                 static_cast<std::byte*>(base) + static_cast<std::size_t>(first) * size_of(dtype));
   };
@@ -161,6 +162,10 @@ DeviceModel load_device_model(const WeightSource& source, DType dtype) {
     load(Op::kDownProj, 0, i, layer.down_proj, 0);
     std::vector<double> bias;
     for (const Op op : {Op::kQProj, Op::kKProj, Op::kVProj}) {
+      if (!c.has(row(op).component)) {
+        bias.resize(bias.size() + static_cast<std::size_t>(weight_shape(op, 0, c)[0]));
+        continue;
+      }
       const std::vector<double> part = loader.read_rounded(weight_name({op, i}, 0, c));
       bias.insert(bias.end(), part.begin(), part.end());
     }

@@ -4,7 +4,7 @@
 
 #include <functional>
 
-#include "reference/evaluation.h"
+#include "reference/setting.h"
 
 namespace qdiff::reference {
 

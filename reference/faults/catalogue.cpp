@@ -24,12 +24,16 @@ std::vector<VariantFacts> catalogue_facts(const ModelConfig& config) {
     facts.push_back(entry.facts);
     facts.back().values = entry.values;
     // What no input of this model can show.
-    if (!config.qkv_bias && entry.facts.id.starts_with("H06.")) {
+    if (!is_in_model(entry.facts, config)) {
       facts.back().shows_when = "biases of q, k and v, which this model does not have";
     }
     if (entry.right_value != nullptr) facts.back().right_value = entry.right_value(config);
   }
   return facts;
+}
+
+bool is_in_model(const VariantFacts& facts, const ModelConfig& config) {
+  return config.has(row(facts.ops.front()).component);
 }
 
 const FaultEntry& find_fault(const Variant& variant) {
@@ -51,6 +55,7 @@ Parameters parameters_at(const Place& place, const Variant* variant) {
   const FaultEntry& fault = find_fault(*variant);
   const auto& ops = fault.facts.ops;
   if (std::find(ops.begin(), ops.end(), place.op) == ops.end()) return parameters;
+  if (!is_in_model(fault.facts, place.config)) return parameters;
   if (fault.change == nullptr) return parameters;  // a rounding, made by declaring it
   fault.change(parameters, place, variant->value.value_or(fault.values.empty() ? 0.0 : fault.values.front()));
   return parameters;

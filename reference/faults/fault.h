@@ -56,6 +56,10 @@ const std::vector<FaultEntry>& fault_catalogue();
 // With the values and, for this model, the right ones.
 std::vector<VariantFacts> catalogue_facts(const ModelConfig& config);
 
+// Whether the model has the operation that the fault changes first. Under a fault of one that it lacks it computes what
+// right code does.
+bool is_in_model(const VariantFacts& facts, const ModelConfig& config);
+
 // Throws std::invalid_argument where the catalogue has no such id, or where the fault takes no value and one is given.
 const FaultEntry& find_fault(const Variant& variant);
 

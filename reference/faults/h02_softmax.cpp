@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "reference/evaluation.h"
+#include "reference/setting.h"
 
 namespace qdiff::reference {
 namespace {

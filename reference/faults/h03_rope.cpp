@@ -2,6 +2,7 @@
 // 2021; rotate_half and apply_rotary_pos_emb in modeling_qwen2.py).
 #include <cmath>
 
+#include "reference/arithmetic/rotate.h"
 #include "reference/faults/cache_memory.h"
 
 namespace qdiff::reference {

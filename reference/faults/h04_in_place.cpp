@@ -1,7 +1,7 @@
 // H04: an output written over what is still needed: a projection into its own input, or into the residual stream.
 #include <cmath>
 
-#include "reference/evaluation.h"
+#include "reference/setting.h"
 
 namespace qdiff::reference {
 namespace {

@@ -1,5 +1,5 @@
 // H06: the biases of q, k and v (nn.Linear with bias in Qwen2Attention.__init__; o_proj and the MLP have none).
-#include "reference/evaluation.h"
+#include "reference/arithmetic/rotate.h"
 
 namespace qdiff::reference {
 namespace {

@@ -1,14 +1,14 @@
 // H07: matrix products with the wrong layout. Right is y = x W^T with W [out, in] row-major, as nn.Linear stores it.
 #include <cmath>
 
-#include "reference/evaluation.h"
+#include "reference/setting.h"
 
 namespace qdiff::reference {
 namespace {
 
 using enum Op;
 
-std::string own_weight(const Place& place) { return projection_weight(place.op, place.layer, place.config); }
+std::string own_weight(const Place& place) { return weight_name({place.op, place.layer}, 0, place.config); }
 
 void transposed(Parameters& parameters, const Place& place, double) {
   parameters.projection.weight = [name = own_weight(place)](WeightStore& store, const WeightForm& form) {
@@ -50,7 +50,7 @@ void packed_order(Parameters& parameters, const Place& place, double) {
   const std::int64_t count = place.op == kQProjMatmul ? c.q_width() : c.kv_width();
   const std::int64_t first = place.op == kQProjMatmul ? 2 * c.kv_width() : place.op == kKProjMatmul ? 0 : c.kv_width();
   std::vector<std::string> names;
-  for (Op op : {kQProjMatmul, kKProjMatmul, kVProjMatmul}) names.push_back(projection_weight(op, place.layer, c));
+  for (Op op : {kQProjMatmul, kKProjMatmul, kVProjMatmul}) names.push_back(weight_name({op, place.layer}, 0, c));
   parameters.projection.weight = [=](WeightStore& store, const WeightForm& form) {
     Tensors parts;
     for (const std::string& name : names) parts.push_back(store.get(name, form));

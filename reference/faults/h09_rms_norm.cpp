@@ -1,7 +1,7 @@
 // H09: the norms. Right is x / sqrt(mean(x^2) + eps) * w, in fp32 or better (Zhang & Sennrich 2019; Qwen2RMSNorm).
 #include <cmath>
 
-#include "reference/evaluation.h"
+#include "reference/arithmetic/norm.h"
 
 namespace qdiff::reference {
 namespace {

@@ -1,7 +1,7 @@
 // H10: which slots a query sees. Right: query t of row b stands in slot P + t and sees pad_b..P+t.
 #include <cmath>
 
-#include "reference/evaluation.h"
+#include "reference/setting.h"
 
 namespace qdiff::reference {
 namespace {

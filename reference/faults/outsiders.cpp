@@ -1,5 +1,5 @@
 // Known bugs outside the ten hypotheses.
-#include "reference/evaluation.h"
+#include "reference/setting.h"
 
 namespace qdiff::reference {
 namespace {

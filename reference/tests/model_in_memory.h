@@ -34,22 +34,16 @@ class ModelInMemory : public WeightSource {
  public:
   ModelInMemory(ModelConfig config, DType dtype, std::uint64_t seed) : config_(std::move(config)) {
     config_.dtype = dtype;
-    for (const TensorId& id : all_tensors(config_, true)) {
-      for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) {
-        const std::string name = weight_name(id, i, config_);
-        if (values_.contains(name)) continue;
-        const Shape shape = weight_shape(id.op, i, config_);
-        const bool norm = name.find("norm") != std::string::npos;
-        const bool bias = name.ends_with("bias");
-        const double size = shape.size() == 2 ? 1.0 / std::sqrt(static_cast<double>(shape[1])) : norm ? 0.2 : 0.5;
-        std::vector<double> values(static_cast<std::size_t>(num_elements(shape)));
-        for (std::size_t k = 0; k < values.size(); ++k) {
-          values[k] = (norm ? 1.0 : 0.0) +
-                      size * random_normal(seed + names_.size(), k) * (bias && id.op == Op::kKProj ? 8.0 : 1.0);
-        }
-        values_.emplace(name, Tensor::rounded(dtype, shape, values));
-        names_.push_back({name, dtype, shape});
+    for (const auto& [id, index, name, shape] : weights_of(config_)) {
+      const bool norm = arithmetic_of(id.op) == Arithmetic::kNorm;
+      const double size = shape.size() == 2 ? 1.0 / std::sqrt(static_cast<double>(shape[1])) : norm ? 0.2 : 0.5;
+      std::vector<double> values(static_cast<std::size_t>(num_elements(shape)));
+      for (std::size_t k = 0; k < values.size(); ++k) {
+        values[k] =
+            (norm ? 1.0 : 0.0) + size * random_normal(seed + names_.size(), k) * (id.op == Op::kKProj ? 8.0 : 1.0);
       }
+      values_.emplace(name, Tensor::rounded(dtype, shape, values));
+      names_.push_back({name, dtype, shape});
     }
   }
 

@@ -139,6 +139,34 @@ class Tree(PlantedTree):
         self.assert_found("check_tree.py", "nothing was checked")
 
 
+class Operations(PlantedTree):
+    def setUp(self):
+        super().setUp()
+        self.write("harness/contract/operation_table.h",
+                   "enum class Op : std::uint8_t {\n  kQProj,  // q\n  kNorm,\n};\nswitch (op) { case Op::kNorm: }\n")
+        self.write("harness/judge.cpp", "switch (arithmetic) {\n  case Arithmetic::kNorm:\n}\n"
+                   "std::array<int, kNumOps> counts{};\nif (op == Op::kNorm) x = a << kNorm;  // op < kNorm\n")
+        self.write("harness/tests/forward.h", "case Op::kNorm:\n")
+
+    def test_right_tree_passes(self):
+        self.assert_clean("check_operations.py")
+
+    def test_what_is_found(self):
+        for line, problem in (("    case Op::kNorm:", "switch"), ("case kQProj:", "switch"),
+                              ("if (op < Op::kNorm) {", "order"), ("if (unit.first >= kQProj) {", "order"),
+                              ("while (Op::kQProj < x) {", "order"), ("return a.op <= b.op;", "order"),
+                              ("const auto op = static_cast<Op>(i);", "number"),
+                              ("constexpr std::array<Op, kNumOps> kFamilies = {", "each operation in turn"),
+                              ("std::array<std::array<int, 3>, kNumOps> worst{{1, 2}};", "each operation in turn")):
+            with self.subTest(line):
+                self.write("harness/measure.cpp", f"int x;\n{line}\n")
+                self.assert_found("check_operations.py", "harness/measure.cpp:2", problem)
+
+    def test_no_table(self):
+        self.write("harness/contract/operation_table.h", "#pragma once\n")
+        self.assert_found("check_operations.py", "nothing was checked")
+
+
 class Schemas(PlantedTree):
     def setUp(self):
         super().setUp()

@@ -51,7 +51,7 @@ Sample honest_sample(const SampleOptions& options) {
   set_default_positions(step);
   Expectation& expected = sample.expected;
   expected.shape = output_shape(options.op, sample.config, step.batch(), step.num_tokens(), step.valid_length());
-  expected.exact = row(options.op).kind == Kind::kMove;
+  expected.exact = only_moves(options.op);
   const auto n = static_cast<std::size_t>(num_elements(expected.shape));
   expected.sigma_independent.assign(n, expected.exact ? 0.0F : static_cast<float>(options.sigma));
   expected.sigma_shared.assign(n, expected.exact ? 0.0F : static_cast<float>(options.sigma_shared));

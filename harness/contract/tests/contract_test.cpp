@@ -113,6 +113,52 @@ TEST_CASE("shapes follow the config", "[table]") {
   CHECK(weight_name({Op::kQProj, 1}, 0, config) == "model.layers.1.self_attn.q_proj.bias");
 }
 
+TEST_CASE("weights are listed once, and none that the model lacks", "[table]") {
+  ModelConfig config = small_config();
+  const auto names = [&] {
+    std::set<std::string> all;
+    for (const ModelWeight& weight : weights_of(config)) {
+      CHECK(weight.shape == weight_shape(weight.id.op, weight.index, config));
+      CHECK(all.insert(weight.name).second);
+    }
+    return all;
+  };
+  CHECK(names().size() == 1 + 3 * 12 + 2);
+  config.tie_word_embeddings = true;
+  CHECK(names().size() == 1 + 3 * 12 + 1);
+  CHECK_FALSE(names().contains("lm_head.weight"));
+  config.qkv_bias = false;
+  CHECK(names().size() == 1 + 3 * 9 + 1);
+  CHECK_FALSE(names().contains("model.layers.0.self_attn.v_proj.bias"));
+  CHECK(only_moves(Op::kVProj, config));
+  CHECK_FALSE(only_moves(Op::kVProj));
+  CHECK(only_moves(Op::kVCache));
+  CHECK_THROWS_AS(weight_shape(Op::kQRope, 0, config), std::out_of_range);
+}
+
+TEST_CASE("architectures have names, and others are none", "[config]") {
+  for (const ArchitectureFacts& known : kArchitectures) {
+    CHECK(parse_architecture(known.name) == known.architecture);
+    CHECK_THAT(known_architectures(), ContainsSubstring('"' + std::string(known.name) + '"'));
+  }
+  CHECK_FALSE(parse_architecture("gemma").has_value());
+  CHECK_FALSE(parse_architecture("").has_value());
+}
+
+TEST_CASE("a row is kept as its last rounding point says, or as the arithmetic leaves it", "[precision]") {
+  Precision precision = plain_precision(DType::kBF16);
+  CHECK(kept_as(Op::kOProj, precision) == DType::kBF16);
+  CHECK(kept_as(Op::kQProjMatmul, precision) == DType::kF32);
+  CHECK(kept_as(Op::kKCache, precision) == DType::kBF16);
+  precision.points = {{RoundingPoint::kAttentionScores, DType::kBF16}, {RoundingPoint::kKvCache, DType::kF16}};
+  CHECK(kept_as(Op::kScores, precision) == DType::kF32);
+  CHECK(kept_as(Op::kVCache, precision) == DType::kF16);
+  precision.points[RoundingPoint::kAttentionScaledScores] = DType::kF16;
+  CHECK(kept_as(Op::kScores, precision) == DType::kF16);
+  precision.points[RoundingPoint::kRmsNormNormalized] = DType::kF16;
+  CHECK(kept_as(Op::kNorm, precision) == DType::kBF16);
+}
+
 TEST_CASE("rounding points have the names of the manifest", "[table]") {
   CHECK(name(RoundingPoint::kKvCache) == "kv_cache");
   for (std::size_t i = 0; i < kNumRoundingPoints; ++i) {
@@ -138,7 +184,6 @@ TEST_CASE("a config that makes no sense is refused by field", "[config]") {
   CHECK_THROWS_WITH(broken([](auto& c) { c.rope_theta = 0; }).validate(), ContainsSubstring("rope_theta"));
   CHECK_THROWS_WITH(broken([](auto& c) { c.rms_norm_eps = std::nan(""); }).validate(),
                     ContainsSubstring("rms_norm_eps"));
-  CHECK_THROWS_WITH(broken([](auto& c) { c.architecture = "gemma"; }).validate(), ContainsSubstring("gemma"));
   CHECK_THROWS(broken([](auto& c) { c.num_kv_heads = 0; }).validate());
   CHECK_THROWS(broken([](auto& c) { c.vocab = std::int64_t{1} << 40; }).validate());
 }

@@ -102,7 +102,7 @@ TEST_CASE("config: an absent key has upstream's default and a note; model_type h
 
 TEST_CASE("config: llama has defaults of its own and no biases, and is written as it is read") {
   const ModelConfig c = parse(Json{{"model_type", "llama"}}).config;
-  CHECK(c.architecture == "llama");
+  CHECK(c.architecture == Architecture::kLlama);
   CHECK_FALSE(c.qkv_bias);
   CHECK(c.vocab == 32000);
   CHECK(c.intermediate == 11008);

@@ -96,7 +96,7 @@ inline PatternSample pattern_sample(Op op, Step step, DType dtype = DType::kBF16
   constexpr double kSigma = 0x1p-20;
   PatternSample s{op, std::move(step), dtype, std::move(config), {}, {}};
   s.expected.shape = output_shape(op, s.config, s.step.batch(), s.step.num_tokens(), s.step.valid_length());
-  s.expected.exact = row(op).kind == Kind::kMove;
+  s.expected.exact = only_moves(op);
   const bool probs = op == Op::kProbs;
   const bool masked = probs || op == Op::kScores;
   Numbers numbers(seed);

@@ -143,7 +143,7 @@ TEST_CASE("differences from the checkpoint, shapes apart from the rest") {
   CHECK_THAT(found.others[0], ContainsSubstring("rope_theta is 1000000, the model's is 10000"));
   CHECK(differences(DeclaredConfig{}, truth).shapes.empty());
   other = truth;
-  other.architecture = "llama";
+  other.architecture = Architecture::kLlama;
   REQUIRE(differences(declare(truth), other).shapes.size() == 1);
   CHECK_THAT(differences(declare(truth), other).shapes[0], ContainsSubstring("architecture is qwen2"));
 }
@@ -152,7 +152,7 @@ TEST_CASE("a trace of a llama model says so, and is written as it is read") {
   Json document = valid();
   document["model"]["architecture"] = "llama";
   const Manifest manifest = parse(document);
-  CHECK(manifest.config.architecture == "llama");
+  CHECK(manifest.config.architecture == Architecture::kLlama);
   const Json written = Json::parse(to_json(manifest));
   CHECK(written["model"]["architecture"] == "llama");
   CHECK(written["model"]["config"]["model_type"] == "llama");

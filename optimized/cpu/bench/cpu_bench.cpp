@@ -73,12 +73,7 @@ ModelConfig shape_config(const std::string& name) {
 class RandomWeights final : public WeightSource {
  public:
   RandomWeights(const ModelConfig& config, DType dtype) : config_(config) {
-    for (const TensorId& id : all_tensors(config_, true)) {
-      for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) {
-        if (id.op == Op::kLmHead && config_.tie_word_embeddings) continue;
-        infos_.push_back({weight_name(id, i, config_), dtype, weight_shape(id.op, i, config_)});
-      }
-    }
+    for (const ModelWeight& weight : weights_of(config_)) infos_.push_back({weight.name, dtype, weight.shape});
   }
   const ModelConfig& config() const override { return config_; }
   const std::string& description() const override { return description_; }

@@ -26,22 +26,18 @@ class RandomModel final : public WeightSource {
   RandomModel(const ModelConfig& config, DType stored, std::uint64_t seed) : config_(config) {
     config_.validate();
     Random random(seed);
-    for (const TensorId& id : all_tensors(config_, true)) {
-      for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) {
-        const std::string weight = weight_name(id, i, config_);
-        if (values_.count(weight) != 0) continue;  // tied
-        Tensor tensor(stored, weight_shape(id.op, i, config_));
-        const bool matrix = tensor.shape().size() == 2;
-        const bool norm = !matrix && weight.find("norm") != std::string::npos;
-        const double scale = matrix && id.op != Op::kEmbedTokens
-                                 ? 1.7 / std::sqrt(static_cast<double>(tensor.shape()[1]))  // keeps the variance
-                                 : 1.0;
-        for (std::int64_t e = 0; e < tensor.size(); ++e) {
-          tensor.set(e, norm ? 1.0 + 0.3 * random.number() : scale * random.number());
-        }
-        infos_.push_back({weight, stored, tensor.shape()});
-        values_.emplace(weight, std::move(tensor));
+    for (const ModelWeight& weight : weights_of(config_)) {
+      Tensor tensor(stored, weight.shape);
+      const Arithmetic arithmetic = arithmetic_of(weight.id.op);
+      const bool norm = arithmetic == Arithmetic::kNorm;
+      const double scale = arithmetic == Arithmetic::kProduct
+                               ? 1.7 / std::sqrt(static_cast<double>(tensor.shape()[1]))  // keeps the variance
+                               : 1.0;
+      for (std::int64_t e = 0; e < tensor.size(); ++e) {
+        tensor.set(e, norm ? 1.0 + 0.3 * random.number() : scale * random.number());
       }
+      infos_.push_back({weight.name, stored, tensor.shape()});
+      values_.emplace(weight.name, std::move(tensor));
     }
   }
 

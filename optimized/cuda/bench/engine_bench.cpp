@@ -47,12 +47,7 @@ class RandomWeights final : public WeightSource {
  public:
   RandomWeights(std::string description, const ModelConfig& config)
       : description_(std::move(description)), config_(config) {
-    for (const TensorId& id : all_tensors(config_, true)) {
-      for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) {
-        if (id.op == Op::kLmHead && config_.tie_word_embeddings) continue;
-        infos_.push_back({weight_name(id, i, config_), DType::kBF16, weight_shape(id.op, i, config_)});
-      }
-    }
+    for (const ModelWeight& weight : weights_of(config_)) infos_.push_back({weight.name, DType::kBF16, weight.shape});
   }
   const ModelConfig& config() const override { return config_; }
   const std::string& description() const override { return description_; }
@@ -149,13 +144,12 @@ Spread spread_of(std::vector<float> milliseconds) {
   return {quantile(0.5), quantile(0.1), quantile(0.9)};
 }
 
-// Of one token: every weight but the embedding's other rows, and the keys and values before it.
+// Of one token: the embedding where it is lm_head's matrix too, every other weight, and the keys and values before it.
 double bytes_of_token(const ModelConfig& c, DType dtype, std::int64_t context) {
   double elements = 0.0;
-  for (const TensorId& id : all_tensors(c, true)) {
-    for (std::size_t i = 0; i < row(id.op).weights.size(); ++i) {
-      if (id.op != Op::kEmbedTokens) elements += static_cast<double>(num_elements(weight_shape(id.op, i, c)));
-    }
+  for (const ModelWeight& weight : weights_of(c)) {
+    const bool only_looked_up = weight.id.op == Op::kEmbedTokens && !c.tie_word_embeddings;
+    if (!only_looked_up) elements += static_cast<double>(num_elements(weight.shape));
   }
   elements += 2.0 * static_cast<double>(c.num_layers * c.kv_width() * context);
   return elements * static_cast<double>(size_of(dtype));

@@ -1,7 +1,10 @@
-#include "reference/attention.h"
-
 #include <algorithm>
 #include <cmath>
+
+#include "reference/arithmetic/arithmetic.h"
+#include "reference/arithmetic/scores.h"
+#include "reference/arithmetic/softmax.h"
+#include "reference/arithmetic/weighted_sum.h"
 
 namespace qdiff::reference {
 namespace {
@@ -65,7 +68,7 @@ AttentionPart attend(const Unit& unit, std::span<const at::Tensor> inputs, const
     a.probs = setting.rounding.at(RoundingPoint::kAttentionProbs, inputs[0].narrow(2, first, count));
     see(a.probs.size(-1));
   }
-  if (unit.first <= kProbs && unit.last >= kProbs) {
+  if (unit.first != kAttnOutput && unit.last != kScores) {
     const Parameters of_probs = setting.parameters(kProbs);
     a.sum_type = of_probs.attention.sum_type;
     const SoftmaxPlace place{setting.step, setting.copies, first, setting.precision.accumulate};
@@ -131,8 +134,6 @@ Noise attention_noise(const Unit& unit, const AttentionPart& part, const Setting
 }
 
 }  // namespace
-
-bool is_attention(const Unit& unit) { return unit.first >= kScores && unit.last <= kAttnOutput; }
 
 Evaluated evaluate_attention(const Unit& unit, std::span<const at::Tensor> inputs, const Setting& setting,
                              const NoiseModel* model) {

@@ -1,16 +1,33 @@
-#include "reference/projection.h"
+#include "reference/arithmetic/product.h"
 
 #include <algorithm>
 #include <cmath>
 
+#include "reference/arithmetic/arithmetic.h"
+
 namespace qdiff::reference {
+
 namespace {
 
-using enum Op;
+at::Tensor matmul(const at::Tensor& x, const at::Tensor& weight) { return at::matmul(x, weight.t()); }
 
-std::string weight_of(Op op, const ProjectionRule& rule, const Parameters& parameters, const Setting& setting) {
+}  // namespace
+
+at::Tensor project(const at::Tensor& x, const std::string& weight, const WeightForm& form, WeightStore& weights) {
+  std::vector<std::int64_t> shape = x.sizes().vec();
+  shape.back() = weights.shape(weight)[0];
+  const at::Tensor out = at::empty(shape, x.options());
+  weights.for_each_block(weight, form, [&](std::int64_t first, const at::Tensor& rows) {
+    out.narrow(-1, first, rows.size(0)).copy_(reference::matmul(x, rows));
+  });
+  return out;
+}
+
+namespace {
+
+std::string matrix_name(Op op, const ProjectionRule& rule, const Parameters& parameters, const Setting& setting) {
   if (!rule.named.empty()) return rule.named;
-  return projection_weight(op, parameters.weight_layer.value_or(setting.layer), setting.config());
+  return weight_name({op, parameters.weight_layer.value_or(setting.layer)}, 0, setting.config());
 }
 
 // x weight^T in the form asked for, rearranged as the rule says.
@@ -19,14 +36,14 @@ at::Tensor product(Op op, const at::Tensor& x, const Parameters& parameters, con
   const ProjectionRule& rule = parameters.projection;
   const at::Tensor input = rule.input ? rule.input(x) : x;
   const at::Tensor y = rule.weight ? reference::matmul(input, rule.weight(setting.weights, form))
-                                   : project(input, weight_of(op, rule, parameters, setting), form, setting.weights);
+                                   : project(input, matrix_name(op, rule, parameters, setting), form, setting.weights);
   return rule.output ? rule.output(y) : y;
 }
 
 InputRule input_rule_of(Op op, const Parameters& parameters, const Setting& setting) {
   if (!setting.quantizes || setting.precision.quantized == QuantizedInputs::kNone) return {};
   InputRule rule = input_rule(setting.precision.quantized,
-                              setting.weights.info(weight_of(op, parameters.projection, parameters, setting)));
+                              setting.weights.info(matrix_name(op, parameters.projection, parameters, setting)));
   // A matrix that was read in a wrong layout has blocks that no file holds.
   if (parameters.projection.weight) rule.minimum_block = 0;
   return rule;
@@ -131,7 +148,7 @@ std::optional<Piece> project_in_pieces(Op op, const at::Tensor& x, const Paramet
                                        const Setting& setting) {
   const ProjectionRule& rule = parameters.projection;
   if (rule.in_place_columns == 0 && !rule.in_place_rows && rule.bf16_sum_block == 0) return std::nullopt;
-  const at::Tensor weight = setting.weights.get(weight_of(op, rule, parameters, setting), setting.form());
+  const at::Tensor weight = setting.weights.get(matrix_name(op, rule, parameters, setting), setting.form());
   const double unit = unit_roundoff(setting.precision.accumulate);
   const DType stored = setting.precision.activations;
   if (rule.in_place_columns > 0) return project_in_place_by_columns(x, weight, rule.in_place_columns, stored, unit);
@@ -143,7 +160,7 @@ std::optional<Piece> project_in_pieces(Op op, const at::Tensor& x, const Paramet
 at::Tensor block_sum_product(Op op, const at::Tensor& sums, double power, std::int64_t block,
                              const Parameters& parameters, const Setting& setting) {
   Tensors columns;
-  setting.weights.for_each_block(weight_of(op, parameters.projection, parameters, setting), setting.form(),
+  setting.weights.for_each_block(matrix_name(op, parameters.projection, parameters, setting), setting.form(),
                                  [&](std::int64_t, const at::Tensor& rows) {
                                    const at::Tensor minima = block_minima(rows, block);
                                    columns.push_back(reference::matmul(sums.pow(power), minima.pow(power)));
@@ -176,38 +193,7 @@ at::Tensor project_whole(Op op, const QuantizedInput& input, const InputRule& in
   return setting.rounding.emulates() ? round_to(*type, y) : with_overflow(*type, y);
 }
 
-}  // namespace
-
-bool is_projection(Op op) {
-  constexpr std::array kProjections = {kQProjMatmul, kKProjMatmul, kVProjMatmul, kOProj,
-                                       kGateProj,    kUpProj,      kDownProj,    kLmHead};
-  return std::find(kProjections.begin(), kProjections.end(), op) != kProjections.end();
-}
-
-std::string projection_weight(Op op, int layer, const ModelConfig& config) {
-  return weight_name({op, layer}, 0, config);
-}
-
-at::Tensor project(const at::Tensor& x, const std::string& weight, const WeightForm& form, WeightStore& weights) {
-  std::vector<std::int64_t> shape = x.sizes().vec();
-  shape.back() = weights.shape(weight)[0];
-  const at::Tensor out = at::empty(shape, x.options());
-  weights.for_each_block(weight, form, [&](std::int64_t first, const at::Tensor& rows) {
-    out.narrow(-1, first, rows.size(0)).copy_(reference::matmul(x, rows));
-  });
-  return out;
-}
-
-InputRule input_rule(Op op, const Setting& setting) { return input_rule_of(op, setting.parameters(op), setting); }
-
-at::Tensor project_row(Op op, const at::Tensor& x, const Setting& setting) {
-  const Parameters parameters = setting.parameters(op);
-  const InputRule input_rule = input_rule_of(op, parameters, setting);
-  const QuantizedInput input = quantize(x, input_rule);
-  if (const auto piece = project_in_pieces(op, input.value, parameters, setting)) return piece->value;
-  return project_whole(op, input, input_rule, parameters, setting);
-}
-
+// ||a o b||^2 of each dot product of x weight^T.
 at::Tensor product_squares(const at::Tensor& x, Op op, const Setting& setting) {
   const ScaledSquares scaled(x);
   const WeightForm form = {setting.precision.weights, at::kFloat, true};
@@ -217,7 +203,8 @@ at::Tensor product_squares(const at::Tensor& x, Op op, const Setting& setting) {
   return squares * (output ? output(scaled.scale.expand_as(squares).contiguous()) : scaled.scale);
 }
 
-Evaluated project_row_with_noise(Op op, const at::Tensor& x, const Setting& setting, const NoiseModel& model) {
+// The product of a row, before any declared rounding, with the noise of its sums.
+Evaluated project_row(Op op, const at::Tensor& x, const Setting& setting, const NoiseModel* model) {
   const Parameters parameters = setting.parameters(op);
   const ProjectionRule& rule = parameters.projection;
   const InputRule input_rule = input_rule_of(op, parameters, setting);
@@ -226,11 +213,12 @@ Evaluated project_row_with_noise(Op op, const at::Tensor& x, const Setting& sett
     return {piece->value, {piece->variance, at::zeros_like(piece->variance)}};
   }
   const at::Tensor y = project_whole(op, input, input_rule, parameters, setting);
+  if (model == nullptr) return {y, {}};
   const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), of_type(at::kDouble));
   const at::Tensor squares = product_squares(x, op, setting);
-  Noise noise = {dot_variance(y, squares, n, model.unit()), at::zeros({}, of_type(at::kDouble)).expand_as(y)};
-  if (model.matrix_units()) {
-    const Noise cut_off = cut_off_noise(y, squares, n, model.unit());
+  Noise noise = {dot_variance(y, squares, n, model->unit()), at::zeros({}, of_type(at::kDouble)).expand_as(y)};
+  if (model->matrix_units()) {
+    const Noise cut_off = cut_off_noise(y, squares, n, model->unit());
     noise = {noise.independent + cut_off.independent, cut_off.shared};
   }
   at::Tensor& variance = noise.independent;
@@ -239,7 +227,7 @@ Evaluated project_row_with_noise(Op op, const at::Tensor& x, const Setting& sett
     variance = variance + product(op, input.variance.to(at::kFloat), parameters, setting, squared).to(at::kDouble);
   }
   if (input.block_sums.defined()) {
-    variance = variance + block_sum_variance(op, input, input_rule, parameters, setting, model.unit());
+    variance = variance + block_sum_variance(op, input, input_rule, parameters, setting, model->unit());
   }
   if (rule.result_type) variance = variance + rounding_variance(*rule.result_type, y);
   if (rule.unknown_from) {
@@ -247,6 +235,25 @@ Evaluated project_row_with_noise(Op op, const at::Tensor& x, const Setting& sett
     variance.narrow(-1, first, y.size(-1) - first).fill_(HUGE_VAL);
   }
   return {y, noise};
+}
+
+}  // namespace
+
+InputRule input_rule(Op op, const Setting& setting) { return input_rule_of(op, setting.parameters(op), setting); }
+
+Evaluated evaluate_product(const Unit& unit, std::span<const at::Tensor> inputs, const Setting& setting,
+                           const NoiseModel* model) {
+  using enum RoundingPoint;
+  const Op op = unit.first;
+  Evaluated product = project_row(op, inputs[0], setting, model);
+  const auto& points = row(op).points;
+  if (std::find(points.begin(), points.end(), kMatmulBeforeBias) == points.end()) return product;
+  product.value = setting.rounding.at(kMatmulBeforeBias, product.value);
+  if (model == nullptr) return product;
+  at::Tensor& variance = product.noise.independent;
+  variance = variance + (unit.last == op ? model->at_last(kMatmulBeforeBias, product.value)
+                                         : model->at(kMatmulBeforeBias, product.value));
+  return product;
 }
 
 }  // namespace qdiff::reference
