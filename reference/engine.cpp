@@ -211,12 +211,13 @@ class TorchSession : public Session {
       }
       return evaluate_row(op, inputs, setting);
     } catch (const MissingTensor& missing) {
-      throw InputError("fault " + variant_->id + " needs " + missing.what() + ", which this session has not run");
+      throw InputError("fault " + std::string(name(variant_->id)) + " needs " + missing.what() +
+                       ", which this session has not run");
     }
   }
 
   void count_if_different(Op op, std::span<const at::Tensor> inputs, const Setting& setting, const at::Tensor& value) {
-    const auto& ops = find_fault(*variant_).facts.ops;
+    const auto& ops = fault_facts(variant_->id).ops;
     if (std::find(ops.begin(), ops.end(), op) == ops.end()) return;
     const Setting right_setting = {
         machine_.weights, machine_.precision, machine_.rounding, setting.step, setting.layer, 1, nullptr, nullptr};
@@ -251,32 +252,30 @@ class TorchEngine : public Engine {
     return std::make_unique<TorchSession>(machine_, options);
   }
 
-  std::vector<std::string> plantable_faults() const override {
-    std::vector<std::string> ids;
-    for (const FaultEntry& entry : fault_catalogue()) ids.push_back(entry.facts.id);
+  std::vector<FaultId> plantable_faults() const override {
+    std::vector<FaultId> ids;
+    for (const VariantFacts& facts : fault_table()) ids.push_back(facts.id);
     return ids;
   }
 
   void plant(const Fault& fault) override {
     const Variant variant = {fault.id, fault.value};
+    const VariantFacts& facts = fault_facts(fault.id);
+    check_fault_value(fault);
+    check_fault_layer(fault, machine_.weights.config().num_layers);
     std::optional<Rounding> rounding;
+    if (facts.declares) {
+      Precision rounds = machine_.precision;
+      facts.declares->declare(rounds);
+      rounding = Rounding::emulated(rounds);
+    }
     try {
       const Step any_step;
-      const VariantFacts& facts = find_fault(variant).facts;
-      check_fault_value(fault);
-      if (facts.declares) {
-        Precision rounds = machine_.precision;
-        facts.declares->declare(rounds);
-        rounding = Rounding::emulated(rounds);
-      }
       for (Op op : facts.ops) {
         parameters_at({.op = op, .layer = kNoLayer, .step = any_step, .config = machine_.weights.config()}, &variant);
       }
     } catch (const std::invalid_argument& error) {
-      throw InputError(error.what());
-    }
-    if (fault.layer && (*fault.layer < 0 || *fault.layer >= machine_.weights.config().num_layers)) {
-      throw InputError("fault " + fault.id + ": the model has no layer " + std::to_string(*fault.layer));
+      throw InputError("fault " + std::string(qdiff::name(fault.id)) + ": " + error.what());
     }
     machine_.planted = variant;
     machine_.planted_rounding = std::move(rounding);

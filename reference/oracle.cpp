@@ -227,7 +227,7 @@ class TorchOracle : public Oracle {
   }
 
   WeightStore weights_;
-  std::vector<VariantFacts> catalogue_ = catalogue_facts(config());
+  std::vector<VariantFacts> catalogue_ = faults_of(config());
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
 // What an operation is told beside its inputs. Right code is what these structures say by default and what
-// right_parameters() fills in from the model's config; a fault of the catalogue is a change to them (faults/fault.h).
+// right_parameters() fills in from the model's config; a known bug is a change to them (faults/fault.h).
 // A function that is null leaves the right operation in its place.
 #pragma once
 

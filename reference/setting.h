@@ -46,13 +46,13 @@ struct Setting {
 
   const ModelConfig& config() const { return weights.config(); }
   Parameters parameters(Op op) const {
-    return parameters_at({.op = op, .layer = layer, .step = step, .config = config(), .first_decode = first_decode()},
-                         variant);
+    return parameters_at(
+        {.op = op, .layer = layer, .step = step, .config = config(), .first_of_phase = first_of_phase()}, variant);
   }
-  bool first_decode() const {
-    if (variant == nullptr || step.phase != Phase::kDecode) return false;  // right code does not ask
+  bool first_of_phase() const {
+    if (variant == nullptr) return false;  // right code does not ask
     const auto before = std::span(around->steps()).first(static_cast<std::size_t>(step.index));
-    return std::none_of(before.begin(), before.end(), [](const Step& s) { return s.phase == Phase::kDecode; });
+    return std::none_of(before.begin(), before.end(), [this](const Step& s) { return s.phase == step.phase; });
   }
   WeightForm form() const { return {precision.weights, rounding.compute(), false}; }
   at::Tensor tensor(Op op) const { return around->tensor({step.index, {op, layer}}); }  // of this step and layer

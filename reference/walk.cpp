@@ -51,7 +51,6 @@ Walk::Walk(const Query& query, const Rounding& rounding, WeightStore& weights)
     }
   }
   if (query.variant == nullptr) return;
-  find_fault(*query.variant);
   // A fault that attends to a slot behind the cache's: scores and probabilities as they are recorded lack it, so its
   // attention is one piece from the queries on.
   for (PlacedUnit& placed : units_) {

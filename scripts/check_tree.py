@@ -7,6 +7,7 @@
   stays inside, and no file names an absolute path of one person's or one machine's folder.
 - No unfinished work is marked: it belongs in an issue.
 - A source file can be read in one sitting: at most 700 lines.
+- Code knows the bugs of the fault table by FaultId: outside the tests, no C++ names one as text or asks which comes first.
 """
 import re
 import shutil
@@ -24,6 +25,10 @@ MARKDOWN_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 LOCAL_PATH = re.compile(r"(?<![\w.~$}*\]/-])/(?:home|root|work|workspace|opt|mnt|srv|Users)/[\w.-]+")
 # Put together, so that this file does not mark itself.
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"]) + r")\b")
+
+COMPILED = {".h", ".cpp", ".cu", ".cuh"}
+FAULT_AS_TEXT = re.compile(r'"(?:H\d\d|X)\.[a-z]\w*"')
+FAULT_ORDER = re.compile(r"FaultId::k\w+\s*(?:<=|>=| < | > )|(?:<=|>=| < | > )\s*FaultId::k\w+")
 
 
 def files_of(root):
@@ -82,10 +87,22 @@ def check_file(root, path):
             yield f"{number}: {match} is a path of one machine"
         for match in UNFINISHED.findall(line):
             yield f"{number}: {match} marks unfinished work"
+    yield from check_fault_ids(root, path, lines)
     if path.suffix == ".md":
         yield from check_links(root, path, text)
     if path.suffix in SOURCES and len(lines) > MAX_SOURCE_LINES:
         yield f"{len(lines)}: more than {MAX_SOURCE_LINES} lines"
+
+
+def check_fault_ids(root, path, lines):
+    if path.suffix not in COMPILED or "tests" in path.relative_to(root).parts:
+        return
+    for number, line in enumerate(lines, start=1):
+        code = line.split("//")[0]
+        for match in FAULT_AS_TEXT.findall(code):
+            yield f"{number}: {match} names a known bug as text; take its FaultId"
+        for match in FAULT_ORDER.findall(code):
+            yield f"{number}: {match.strip()} decides by the order of the fault table"
 
 
 def main():

@@ -232,7 +232,7 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
   progress.clear();
   findings::RunResult result = diagnose::merge(std::move(results));
   result.command = command;
-  if (arguments.inject) result.injected = to_string(*arguments.inject);
+  if (arguments.inject) result.injected = arguments.inject;
   if (arguments.inject && result.planted_executions == 0 && result.verdict == compare::Verdict::kMatch) {
     result.verdict = compare::Verdict::kInconclusive;
     result.reason = "the planted fault " + to_string(*arguments.inject) +

@@ -29,7 +29,7 @@ Document entry(const VariantFacts& facts, const Variant& dose, selftest::Site si
   Document moves = nullptr;
   if (shift.first) moves = {{"tensor", tensor_name(shift.first->id)}, {"step", shift.first->step}};
   const bool at_a_layer = site != selftest::Site::kOutside && site != selftest::Site::kAll;
-  return {{"fault", dose.id},
+  return {{"fault", name(dose.id)},
           {"value", dose.value ? Document(*dose.value) : Document(nullptr)},
           {"site", selftest::name(site)},
           {"layer", at_a_layer ? Document(layer) : Document(nullptr)},

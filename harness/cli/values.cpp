@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "harness/contract/error.h"
+#include "harness/contract/fault_table.h"
 #include "harness/formats/suggest.h"
 
 namespace qdiff::cli {
@@ -47,6 +48,12 @@ std::optional<double> unsigned_number(std::string_view text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc{} || end != text.data() + text.size() || !std::isfinite(value)) return std::nullopt;
   return value;
+}
+
+std::string suggested_fault(const std::string& id) {
+  std::vector<std::string> names;
+  for (const VariantFacts& facts : fault_table()) names.emplace_back(name(facts.id));
+  return formats::suggestion(id, names);
 }
 
 }  // namespace
@@ -135,13 +142,16 @@ Fault parse_fault(const std::string& option, const std::string& text) {
   const std::string rule = "write Hnn.name[=value][@layer], as H05.modulo or H03.theta=1e4@0";
   const std::size_t equals = text.find('=');
   const std::size_t at = text.find('@', equals == std::string::npos ? 0 : equals);
-  Fault fault{.id = text.substr(0, std::min(equals, at)), .value = std::nullopt, .layer = std::nullopt};
-  const std::size_t dot = fault.id.find('.');
-  const std::string family = fault.id.substr(0, dot);
+  const std::string id = text.substr(0, std::min(equals, at));
+  const std::size_t dot = id.find('.');
+  const std::string family = id.substr(0, dot);
   const bool is_hypothesis = family.size() == 3 && family[0] == 'H' && is_digits(family.substr(1));
-  if (dot == std::string::npos || dot + 1 == fault.id.size() || !(is_hypothesis || family == "X")) {
+  if (dot == std::string::npos || dot + 1 == id.size() || !(is_hypothesis || family == "X")) {
     refuse(option, text, rule);
   }
+  const std::optional<FaultId> known = parse_fault_id(id);
+  if (!known) refuse(option, id, "there is no such fault; docs/faults.md lists them" + suggested_fault(id));
+  Fault fault{.id = *known};
   if (equals != std::string::npos) {
     const std::string value = text.substr(equals + 1, at == std::string::npos ? at : at - equals - 1);
     const bool negative = value.starts_with('-');
@@ -158,8 +168,7 @@ Fault parse_fault(const std::string& option, const std::string& text) {
 }
 
 void check_fault_is_among(const Fault& fault, const NumberRanges& layers) {
-  // The one fault that spoils other layers than its own: it writes into layer 0's cache (docs/faults.md).
-  if (!fault.layer || fault.id == "H01.no_layer_stride" || layers.below(*fault.layer + 1).contains(*fault.layer))
+  if (!fault.layer || fault_facts(fault.id).leaves_layer || layers.below(*fault.layer + 1).contains(*fault.layer))
     return;
   throw InputError("--inject '" + to_string(fault) + "': layer " + std::to_string(*fault.layer) +
                    " is not among those of --layers '" + layers.text +
@@ -172,11 +181,14 @@ void check_below(const std::string& option, const NumberRanges& wanted, std::int
                    "; there are " + what + "s 0 to " + std::to_string(end - 1));
 }
 
-void check_plantable(const Fault& fault, const std::vector<std::string>& plantable, const std::string& engine) {
+void check_plantable(const Fault& fault, const std::vector<FaultId>& plantable, const std::string& engine) {
   if (std::find(plantable.begin(), plantable.end(), fault.id) != plantable.end()) return;
-  const std::string list = plantable.empty() ? "it has none" : "it has " + join(plantable);
-  throw InputError("--inject '" + fault.id + "': engine '" + engine + "' cannot plant that fault; " + list +
-                   formats::suggestion(fault.id, plantable));
+  const std::string id(name(fault.id));
+  std::vector<std::string> names;
+  for (FaultId other : plantable) names.emplace_back(name(other));
+  const std::string list = names.empty() ? "it has none" : "it has " + join(names);
+  throw InputError("--inject '" + id + "': engine '" + engine + "' cannot plant that fault; " + list +
+                   formats::suggestion(id, names));
 }
 
 }  // namespace qdiff::cli

@@ -41,11 +41,11 @@ double parse_tolerance(const std::string& option, const std::string& text);
 
 DType parse_dtype_option(const std::string& option, const std::string& text);  // float32, bfloat16 or float16
 
-// "Hnn.name[=value][@layer]" or "X.name…". Which names there are, the engine knows; see check_plantable().
+// "Hnn.name[=value][@layer]" or "X.name…", of a bug in the fault table.
 Fault parse_fault(const std::string& option, const std::string& text);
 
 // Throws InputError naming the nearest id unless `plantable` lists the fault's.
-void check_plantable(const Fault& fault, const std::vector<std::string>& plantable, const std::string& engine);
+void check_plantable(const Fault& fault, const std::vector<FaultId>& plantable, const std::string& engine);
 
 // A fault in a layer that is left out shows nowhere: the run would end without an answer, hours later perhaps. Throws
 // InputError.

@@ -82,10 +82,10 @@ class Engine {
   // tell. May read weights.
   virtual std::vector<GemmFacts> gemms() { return {}; }
 
-  // Ids of the faults that this engine can plant.
-  virtual std::vector<std::string> plantable_faults() const { return {}; }
-  // Throws qdiff::InputError for an id that plantable_faults() does not list, a value that check_fault_value() refuses
-  // or a layer that the model lacks, and then changes nothing. Holds for sessions opened afterwards.
+  // The faults that this engine can plant, in the order of the fault table.
+  virtual std::vector<FaultId> plantable_faults() const { return {}; }
+  // Throws qdiff::InputError for a fault that plantable_faults() does not list, a value that check_fault_value()
+  // refuses or a layer that the model lacks, and then changes nothing. Holds for sessions opened afterwards.
   virtual void plant(const Fault& fault) = 0;
   // How often planted code ran in a place where it differs from the right code (a wrong head index, say).
   virtual std::int64_t planted_executions() const { return 0; }

@@ -22,5 +22,7 @@ inline constexpr std::array<Hypothesis, 10> kHypotheses = {{
     {"H09", "RMSNorm epsilon and type"},
     {"H10", "Masking"},
 }};
+// Of a tensor that was right when it was handed out and written again later.
+inline constexpr std::string_view kOverwriting = kHypotheses[3].id;
 
 }  // namespace qdiff

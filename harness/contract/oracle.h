@@ -7,9 +7,9 @@
 #include <span>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "harness/contract/fault_table.h"
 #include "harness/contract/operation_table.h"
 #include "harness/contract/precision.h"
 #include "harness/contract/step.h"
@@ -25,42 +25,6 @@ class TensorStore {
   // A host view; valid as long as the store is. Throws std::out_of_range unless has(key).
   virtual TensorView get(const TensorKey& key) const = 0;
 };
-
-// A wrong variant of an operation, by catalogue id.
-struct Variant {
-  std::string id;               // "H05.modulo"
-  std::optional<double> value;  // for variants with a parameter; empty: the first that the catalogue lists
-  bool operator==(const Variant&) const = default;
-};
-
-// Whether a variant changes all of its rows at once, or may sit at each of them alone (a GEMM, one of the norms).
-enum class Reach : std::uint8_t { kTogether, kEach };
-
-struct VariantFacts {
-  std::string id;
-  std::string what;                 // one line: what such an engine computes
-  std::string source;               // where this bug really happened, or the derivation
-  std::vector<Op> ops;              // the rows whose value it changes by itself
-  std::string shows_when;           // what an input must have to show it: "1 < K < H"
-  std::vector<double> values = {};  // of its parameter, the likeliest first; empty: it takes none
-  // What right code has there, where the parameter is continuous and can be fitted (theta, eps, a scale).
-  std::optional<double> right_value = {};
-  Reach reach = Reach::kTogether;
-  // Set where the variant is nothing but a rounding at that point: it is evaluated by declaring it.
-  std::optional<DeclarablePoint> declares = {};
-  // In float64 it computes what right code does. Where a rounding that can be declared does the same, it is that.
-  bool only_rounds = false;
-  // Whether each run asks if its inputs would show this variant. Not for the roundings that the table of points gives.
-  bool probed = true;
-};
-
-// The variant of this id; nullptr where the catalogue has none.
-inline const VariantFacts* find_variant(const std::vector<VariantFacts>& catalogue, std::string_view id) {
-  for (const VariantFacts& facts : catalogue) {
-    if (facts.id == id) return &facts;
-  }
-  return nullptr;
-}
 
 struct Query {
   // Operations to evaluate, in order; the last one is the target. Inputs that are not in this list are recorded.

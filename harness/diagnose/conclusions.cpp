@@ -5,6 +5,7 @@
 #include <set>
 #include <tuple>
 
+#include "harness/contract/hypothesis.h"
 #include "harness/diagnose/preference.h"
 #include "harness/diagnose/variants.h"
 
@@ -138,7 +139,7 @@ class Concluding {
     Explanation& explanation = finding.explanation;
     if (const VariantFacts* facts = facts_of(catalogue_, points.front())) {
       explanation.variant = facts->id;
-      if (const std::string id = hypothesis_of(facts->id); !id.empty()) explanation.hypothesis = id;
+      if (const std::string_view id = hypothesis_of(facts->id); !id.empty()) explanation.hypothesis = id;
     }
     explanation.verdict = HypothesisVerdict::kConfirmed;
     describe(tensor.pattern, explanation);
@@ -149,7 +150,10 @@ class Concluding {
   // A tensor that was right when it was handed out and written again later. Where the row that reads it is wrong by a
   // bug of that kind, the two are one finding; else the write itself is the evidence.
   void explain_later_write(const WrongTensor& tensor) {
-    const auto in_place = [](const Fit& fit) { return fit.variant && hypothesis_of(fit.variant->id) == "H04"; };
+    const auto in_place = [this](const Fit& fit) {
+      const VariantFacts* facts = fit.variant ? find_variant(catalogue_, fit.variant->id) : nullptr;
+      return facts != nullptr && facts->overwrites;
+    };
     const bool explained = std::ranges::any_of(judged_.wrong, [&](const WrongTensor& other) {
       return other.subject == tensor.subject && other.key.step == tensor.key.step &&
              other.key.id.layer == tensor.key.id.layer && other.seen_by != SeenBy::kLaterWrite &&
@@ -157,7 +161,7 @@ class Concluding {
     });
     if (explained) return;
     Finding finding = finding_at(tensor, FindingKind::kLogic);
-    finding.explanation.hypothesis = "H04";
+    finding.explanation.hypothesis = kOverwriting;
     finding.explanation.verdict = HypothesisVerdict::kConsistent;
     finding.explanation.pattern = tensor_name(tensor.key.id) + " was written again after it was handed out";
     found_.push_back({case_index(*tensor.subject), std::move(finding)});
@@ -262,7 +266,7 @@ class Concluding {
 Explanation explanation_of(const std::vector<Variant>& fits, const std::vector<VariantFacts>& catalogue) {
   Explanation explanation;
   if (fits.empty()) return explanation;
-  const std::string hypothesis = hypothesis_of(fits.front().id);
+  const std::string_view hypothesis = hypothesis_of(fits.front().id);
   const bool tie = std::ranges::any_of(fits, [&](const Variant& fit) { return hypothesis_of(fit.id) != hypothesis; });
   if (!hypothesis.empty()) explanation.hypothesis = hypothesis;
   explanation.variant = fits.front().id;

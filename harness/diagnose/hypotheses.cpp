@@ -23,16 +23,16 @@ bool touches_unexplained(const std::vector<Finding>& findings, const std::vector
 }
 
 // The variant of this hypothesis that a finding names, first or among its alternatives.
-std::string variant_named(const Finding& finding, const std::string& id) {
+std::optional<FaultId> variant_named(const Finding& finding, const std::string& id) {
   const findings::Explanation& explanation = finding.explanation;
-  if (explanation.hypothesis == id) return explanation.variant.value_or("");
-  for (const std::string& variant : explanation.alternatives) {
+  if (explanation.hypothesis == id) return explanation.variant;
+  for (FaultId variant : explanation.alternatives) {
     if (hypothesis_of(variant) == id) return variant;
   }
-  return "";
+  return std::nullopt;
 }
 
-bool shown(const Detectability& detectability, const std::string& variant) {
+bool shown(const Detectability& detectability, FaultId variant) {
   const auto found = detectability.cases_that_show.find(variant);
   return found != detectability.cases_that_show.end() && !found->second.empty();
 }
@@ -42,11 +42,11 @@ void judge_by_findings(const std::vector<Finding>& findings, HypothesisResult& r
   for (const Finding& finding : findings) {
     if (!speaks_for(finding.explanation, result.id)) continue;
     if (!result.first_divergence) result.first_divergence = finding;
-    const std::string variant = variant_named(finding, result.id);
+    const std::optional<FaultId> variant = variant_named(finding, result.id);
     const bool stronger = *finding.explanation.verdict < result.verdict;
     if (stronger || (!result.variant && *finding.explanation.verdict == result.verdict)) {
       result.verdict = *finding.explanation.verdict;
-      if (!variant.empty()) result.variant = variant;
+      if (variant) result.variant = variant;
       evidence = finding.explanation.evidence;
     }
   }
@@ -58,7 +58,7 @@ void judge_by_findings(const std::vector<Finding>& findings, HypothesisResult& r
     return finding.explanation.variant == result.variant ||
            std::ranges::find(alternatives, *result.variant) != alternatives.end();
   });
-  result.evidence.push_back("the reference with " + *result.variant + " planted reproduces " +
+  result.evidence.push_back("the reference with " + std::string(name(*result.variant)) + " planted reproduces " +
                             std::to_string(explained) + " of " + std::to_string(findings.size()) +
                             " wrong tensors to within rounding");
   if (result.verdict == HypothesisVerdict::kConsistent && evidence.empty()) {
@@ -138,9 +138,10 @@ std::vector<std::string> blind_hypotheses(const std::vector<HypothesisResult>& r
 HypothesisResult together(const HypothesisResult& a, const HypothesisResult& b) {
   HypothesisResult result = a;
   if (b.verdict == HypothesisVerdict::kUndetectable) result.verdict = b.verdict;
-  std::set<std::string> exercised(a.exercised_variants.begin(), a.exercised_variants.end());
+  std::set<FaultId> exercised(a.exercised_variants.begin(), a.exercised_variants.end());
   exercised.insert(b.exercised_variants.begin(), b.exercised_variants.end());
   result.exercised_variants.assign(exercised.begin(), exercised.end());
+  std::ranges::sort(result.exercised_variants, {}, [](FaultId id) { return name(id); });
   for (const auto& [variant, cases] : b.shown_by) result.shown_by[variant].insert(cases.begin(), cases.end());
   for (const findings::BlindVariant& blind : b.blind_variants) {
     const bool known =

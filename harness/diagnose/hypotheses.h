@@ -14,9 +14,9 @@ namespace qdiff::diagnose {
 // What the inputs of a run could have shown. A variant is exercised where planting it in the reference, on the
 // candidate's own inputs, moves a judged tensor by more than rounding.
 struct Detectability {
-  std::map<std::string, std::set<std::string>> cases_that_show;  // variant id -> case ids
-  std::set<std::string> tried;                                   // variants evaluated at least once
-  std::map<std::string, std::string> not_evaluable;              // variant id -> what was not recorded
+  std::map<FaultId, std::set<std::string>> cases_that_show;  // ids of the cases
+  std::set<FaultId> tried;                                   // variants evaluated at least once
+  std::map<FaultId, std::string> not_evaluable;              // what was not recorded
 };
 
 std::vector<findings::HypothesisResult> judge_hypotheses(const std::vector<findings::Finding>& findings,

@@ -16,8 +16,8 @@ using findings::HypothesisVerdict;
 
 // What one model's cases say of the catalogue.
 struct Testimony {
-  std::set<std::string> exercised;  // variants that these inputs would have shown
-  std::set<std::string> named;      // variants that fit some wrong tensor
+  std::set<FaultId> exercised;  // variants that these inputs would have shown
+  std::set<FaultId> named;      // variants that fit some wrong tensor
 
   explicit Testimony(const findings::RunResult& result) {
     for (const auto& hypothesis : result.hypotheses) {
@@ -28,7 +28,7 @@ struct Testimony {
       named.insert(finding.explanation.alternatives.begin(), finding.explanation.alternatives.end());
     }
   }
-  bool refutes(const std::string& variant) const { return exercised.contains(variant) && !named.contains(variant); }
+  bool refutes(FaultId variant) const { return exercised.contains(variant) && !named.contains(variant); }
 };
 
 // A variant must fit every case that could show it: where several fit a tensor, those leave that another model's cases

@@ -53,8 +53,8 @@ bool Preference::dominated(const Variant& variant, const WrongTensor& tensor) co
   });
 }
 
-std::tuple<std::string, std::size_t, bool, std::ptrdiff_t> Preference::rank(const Fit& fit) const {
-  const std::string hypothesis = hypothesis_of(fit.variant->id);
+std::tuple<std::string_view, std::size_t, bool, std::ptrdiff_t> Preference::rank(const Fit& fit) const {
+  const std::string_view hypothesis = hypothesis_of(fit.variant->id);
   const VariantFacts* facts = find_variant(catalogue_, fit.variant->id);
   const std::size_t rows = facts == nullptr ? 0 : facts->ops.size();
   const std::ptrdiff_t place = facts == nullptr ? 0 : facts - catalogue_.data();

@@ -3,7 +3,7 @@
 
 #include <map>
 #include <set>
-#include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -26,11 +26,11 @@ class Preference {
   bool only_rounds(const Fit& fit) const;
   bool declarable(const Fit& fit) const;
   bool dominated(const Variant& variant, const WrongTensor& tensor) const;
-  std::tuple<std::string, std::size_t, bool, std::ptrdiff_t> rank(const Fit& fit) const;
+  std::tuple<std::string_view, std::size_t, bool, std::ptrdiff_t> rank(const Fit& fit) const;
 
   const std::vector<VariantFacts>& catalogue_;
-  std::map<std::string, std::set<std::size_t>> explained_;  // variant id -> wrong tensors
-  std::set<std::size_t> rounded_;                           // wrong tensors that roundings alone explain
+  std::map<FaultId, std::set<std::size_t>> explained_;  // wrong tensors
+  std::set<std::size_t> rounded_;                       // wrong tensors that roundings alone explain
 };
 
 }  // namespace qdiff::diagnose

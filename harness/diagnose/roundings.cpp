@@ -33,7 +33,8 @@ Points undeclared_in(const RowJudgement& row, const Precision& precision) {
   for (RoundingPoint point : points_of(row)) {
     for (DType dtype : {DType::kBF16, DType::kF16}) candidates.push_back({point, dtype});
   }
-  if (std::ranges::any_of(row.span, [](const TensorKey& key) { return arithmetic_of(key.id.op) == Arithmetic::kProduct; })) {
+  if (std::ranges::any_of(row.span,
+                          [](const TensorKey& key) { return arithmetic_of(key.id.op) == Arithmetic::kProduct; })) {
     for (QuantizedInputs quantized : {QuantizedInputs::kGgml, QuantizedInputs::kQ8_0, QuantizedInputs::kQ8_K}) {
       candidates.push_back({std::nullopt, DType::kF32, quantized});
     }

@@ -116,7 +116,7 @@ double RowOracle::distance(const RowJudgement& row, const Supposition& suppositi
 double RowOracle::distance(const RowJudgement& row, const Supposition& supposition) {
   if (!supposition.points.empty()) return distance(row, supposition, right(row));
   const Variant* variant = supposition.variant;
-  const Asked asked = variant == nullptr ? Asked{&row, "", std::nullopt} : Asked{&row, variant->id, variant->value};
+  const Asked asked{&row, variant == nullptr ? std::nullopt : std::optional(*variant)};
   const auto found = distances_.find(asked);
   if (found != distances_.end()) return found->second;
   return distances_.emplace(asked, distance(row, supposition, right(row))).first->second;

@@ -8,8 +8,7 @@
 #include <map>
 #include <optional>
 #include <span>
-#include <string>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "harness/diagnose/subject.h"
@@ -56,7 +55,7 @@ class RowOracle {
   Oracle& oracle_;
   Precision declared_;
   std::map<const RowJudgement*, Expectation> right_;
-  using Asked = std::tuple<const RowJudgement*, std::string, std::optional<double>>;
+  using Asked = std::pair<const RowJudgement*, std::optional<Variant>>;
   std::map<Asked, double> distances_;  // of suppositions without roundings
 };
 

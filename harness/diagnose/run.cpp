@@ -52,7 +52,7 @@ findings::RunResult run_cases(std::span<const CaseInput> cases, const Parties& p
   result.device = parties.candidate.device().kind == DeviceKind::kCpu ? "cpu" : "cuda";
   result.precision = precision;
   if (options.inject) {
-    result.injected = to_string(*options.inject);
+    result.injected = options.inject;
     result.planted_executions = parties.candidate.planted_executions();
   }
   result.free_runs = std::move(recordings.free_runs);

@@ -4,17 +4,11 @@
 #include <algorithm>
 #include <optional>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "harness/contract/oracle.h"
 
 namespace qdiff::diagnose {
-
-// "H05" of "H05.modulo"; empty for outsiders ("X.gate_up_swapped").
-inline std::string hypothesis_of(const std::string& variant_id) {
-  return variant_id.starts_with('H') ? variant_id.substr(0, variant_id.find('.')) : std::string();
-}
 
 // A variant once for each value that the catalogue lists; once where it takes none.
 inline std::vector<Variant> doses(const VariantFacts& facts) {

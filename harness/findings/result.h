@@ -14,6 +14,8 @@
 
 #include "harness/compare/judge.h"
 #include "harness/compare/verdict.h"
+#include "harness/contract/fault.h"
+#include "harness/contract/fault_table.h"
 #include "harness/contract/operation_table.h"
 #include "harness/contract/step.h"
 
@@ -35,8 +37,8 @@ struct WrongAxis {
 inline constexpr std::size_t kMostRuns = 64;
 
 struct Explanation {
-  std::optional<std::string> hypothesis;     // "H05"; none for outsiders and unexplained divergences
-  std::optional<std::string> variant;        // "H05.modulo"
+  std::optional<std::string> hypothesis;  // "H05"; none for outsiders and unexplained divergences
+  std::optional<FaultId> variant;
   std::optional<HypothesisVerdict> verdict;  // confirmed or consistent; none: no known bug fits
   std::optional<double> value;               // fitted parameter, where the variant has one
   std::optional<double> expected_value;
@@ -46,7 +48,7 @@ struct Explanation {
   std::vector<WrongAxis> where;  // the same as data
   // Why the pattern speaks for the hypothesis, where no variant does; why a variant is in doubt, where one does.
   std::string evidence;
-  std::vector<std::string> alternatives;                  // variants that fit equally well
+  std::vector<FaultId> alternatives;                      // variants that fit equally well
   std::vector<std::optional<double>> alternative_values;  // for each of them, its fitted parameter
   std::vector<std::string> separated_by;      // for each of them, the input that would tell it from the variant
   std::map<std::string, std::string> points;  // kind precision: entries of compute.points that would declare it
@@ -72,11 +74,11 @@ inline bool speaks_for(const Explanation& explanation, const std::string& hypoth
   if (!explanation.verdict) return false;
   if (explanation.hypothesis == hypothesis) return true;
   return std::any_of(explanation.alternatives.begin(), explanation.alternatives.end(),
-                     [&](const std::string& variant) { return variant.starts_with(hypothesis + '.'); });
+                     [&](FaultId variant) { return hypothesis_of(variant) == hypothesis; });
 }
 
 struct BlindVariant {
-  std::string variant;
+  FaultId variant;
   std::string why;
 };
 
@@ -84,11 +86,11 @@ struct HypothesisResult {
   std::string id;
   std::string title;
   HypothesisVerdict verdict = HypothesisVerdict::kNotExercised;
-  std::optional<std::string> variant;
+  std::optional<FaultId> variant;
   std::optional<Finding> first_divergence;
   std::vector<std::string> evidence;  // sentences
-  std::vector<std::string> exercised_variants;
-  std::map<std::string, std::set<std::string>> shown_by;  // exercised variant -> ids of the cases that would show it
+  std::vector<FaultId> exercised_variants;
+  std::map<FaultId, std::set<std::string>> shown_by;  // exercised variant -> ids of the cases that would show it
   std::vector<BlindVariant> blind_variants;
 };
 
@@ -143,8 +145,8 @@ struct FreeRun {
 
 // A bug planted in the whole forward pass, and how near what comes out is to the candidate's.
 struct RankedVariant {
-  std::string variant;          // empty: right code
-  std::optional<double> value;  // of its parameter
+  std::optional<FaultId> variant;  // none: right code
+  std::optional<double> value;     // of its parameter
   // ||candidate - reference with the bug||, in units of what this precision's rounding does to the right tensor; the
   // worst over all compared tensors.
   double times_rounding = 0.0;
@@ -188,7 +190,7 @@ struct RunResult {
   std::string engine;   // "cpu"
   std::string device;
   Precision precision;
-  std::optional<std::string> injected;  // "H05.modulo"
+  std::optional<Fault> injected;
   std::int64_t planted_executions = 0;  // how often the planted code ran in a place where it differs
   std::vector<VariantFacts> catalogue;  // the bugs that were considered
   std::vector<CaseSummary> cases;

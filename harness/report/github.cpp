@@ -61,8 +61,9 @@ std::string error_command(const Finding& finding) {
   lines.push_back("cause: " + cause_of(explanation));
   if (!explanation.points.empty()) lines.push_back("declare: " + points_entry(explanation.points));
   lines.push_back("repeat: " + finding.command);
-  return command("error", "qdiff: " + explanation.variant.value_or(explanation.hypothesis.value_or("unexplained")),
-                 lines);
+  const std::string cause =
+      explanation.variant ? std::string(name(*explanation.variant)) : explanation.hypothesis.value_or("unexplained");
+  return command("error", "qdiff: " + cause, lines);
 }
 
 bool same_explanation(const Finding& a, const Finding& b) {
@@ -103,7 +104,7 @@ std::string finding_cell(const Finding& finding) {
 std::string hypothesis_row(const HypothesisResult& hypothesis) {
   std::string verdict(findings::name(hypothesis.verdict));
   std::replace(verdict.begin(), verdict.end(), '_', ' ');
-  if (hypothesis.variant) verdict += ": " + *hypothesis.variant;
+  if (hypothesis.variant) verdict += ": " + std::string(qdiff::name(*hypothesis.variant));
   const std::string name = markdown_text(hypothesis.id + ' ' + hypothesis.title);
   if (!hypothesis.first_divergence) return cells({name, markdown_text(verdict), "", ""});
   return cells({name, markdown_text(verdict), finding_cell(*hypothesis.first_divergence),
@@ -137,7 +138,7 @@ std::string github_summary(const RunResult& result) {
           (result.model.empty() ? std::string() : " on " + code(result.model)) + ", " +
           counted(static_cast<std::int64_t>(result.cases.size()), "case") + ", " +
           counted(result.coverage.tensors_compared, "tensor") + " compared.";
-  if (result.injected) text += " Planted: " + code(*result.injected) + '.';
+  if (result.injected) text += " Planted: " + code(to_string(*result.injected)) + '.';
   text += "\n\n";
   const Finding* first = result.first_divergence();
   if (first != nullptr && counts(result, *first)) {

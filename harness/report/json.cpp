@@ -24,6 +24,9 @@ Document or_null(const std::optional<T>& value) {
 
 Document or_null(const std::optional<double>& value) { return value ? number(*value) : Document(nullptr); }
 
+Document to_name(FaultId id) { return name(id); }
+Document or_null(const std::optional<FaultId>& id) { return id ? to_name(*id) : Document(nullptr); }
+
 Document or_null(const std::string& text) { return text.empty() ? Document(nullptr) : Document(text); }
 
 template <typename T, typename Convert>
@@ -99,7 +102,7 @@ Document explanation_document(const Explanation& explanation) {
           {"pattern", explanation.pattern},
           {"where", list(explanation.where, where_document)},
           {"evidence", explanation.evidence},
-          {"alternatives", list(explanation.alternatives)},
+          {"alternatives", list(explanation.alternatives, to_name)},
           {"separated_by", list(separations_of(explanation))},
           {"points", points}};
 }
@@ -170,7 +173,7 @@ Document precision_document(const Precision& precision) {
 
 Document injected_document(const RunResult& result) {
   if (!result.injected) return nullptr;
-  return {{"fault", *result.injected}, {"executions", result.planted_executions}};
+  return {{"fault", to_string(*result.injected)}, {"executions", result.planted_executions}};
 }
 
 void append_text(const Document& value, const std::string& line_start, std::string& text) {
@@ -255,10 +258,10 @@ std::vector<findings::HypothesisResult> all_hypotheses(const RunResult& result) 
 
 Document to_document(const findings::HypothesisResult& hypothesis) {
   const auto blind = [](const findings::BlindVariant& variant) -> Document {
-    return {{"variant", variant.variant}, {"why", variant.why}};
+    return {{"variant", name(variant.variant)}, {"why", variant.why}};
   };
-  Document shown_by = Document::object();
-  for (const auto& [variant, cases] : hypothesis.shown_by) shown_by[variant] = cases;
+  std::map<std::string_view, std::set<std::string>> shown_by;
+  for (const auto& [variant, cases] : hypothesis.shown_by) shown_by[name(variant)] = cases;
   return {{"format", "qdiff-hypothesis"},
           {"version", 1},
           {"id", hypothesis.id},
@@ -268,8 +271,8 @@ Document to_document(const findings::HypothesisResult& hypothesis) {
           {"first_divergence",
            hypothesis.first_divergence ? finding_document(*hypothesis.first_divergence) : Document(nullptr)},
           {"evidence", list(hypothesis.evidence)},
-          {"exercised_variants", list(hypothesis.exercised_variants)},
-          {"shown_by", shown_by},
+          {"exercised_variants", list(hypothesis.exercised_variants, to_name)},
+          {"shown_by", shown_by.empty() ? Document::object() : Document(shown_by)},
           {"blind_variants", list(hypothesis.blind_variants, blind)}};
 }
 

@@ -27,7 +27,7 @@ std::string ranges(std::vector<int> numbers) {
 std::string what_fits(const findings::Explanation& explanation) {
   if (!explanation.verdict) return "";
   const std::string verdict = " (" + std::string(findings::name(*explanation.verdict)) + ')';
-  if (explanation.variant) return *explanation.variant + verdict;
+  if (explanation.variant) return std::string(name(*explanation.variant)) + verdict;
   if (!explanation.points.empty()) return "a rounding that is not declared" + verdict;
   return explanation.hypothesis ? *explanation.hypothesis + verdict + ", by no catalogued variant" : "";
 }
@@ -103,9 +103,9 @@ std::vector<std::string> alternatives_of(const findings::Explanation& explanatio
   for (std::size_t i = 0; i < explanation.alternatives.size(); ++i) {
     const bool separated = i < explanation.separated_by.size() && !explanation.separated_by[i].empty();
     if (separated) {
-      lines.push_back(explanation.alternatives[i] + ": " + explanation.separated_by[i]);
+      lines.push_back(std::string(name(explanation.alternatives[i])) + ": " + explanation.separated_by[i]);
     } else {
-      unseparated.push_back(explanation.alternatives[i]);
+      unseparated.emplace_back(name(explanation.alternatives[i]));
     }
   }
   if (!unseparated.empty()) lines.push_back(joined(unseparated, 6));

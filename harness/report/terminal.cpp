@@ -93,7 +93,7 @@ std::string note_of(const findings::HypothesisResult& hypothesis) {
   switch (hypothesis.verdict) {
     case HypothesisVerdict::kConfirmed:
     case HypothesisVerdict::kConsistent: {
-      const std::string variant = hypothesis.variant.value_or("");
+      const std::string variant(hypothesis.variant ? name(*hypothesis.variant) : std::string_view());
       const auto& first = hypothesis.first_divergence;  // may name another variant of the hypothesis
       if (first && first->explanation.value && first->explanation.variant == hypothesis.variant) {
         return variant + " = " + plain_number(*first->explanation.value);
@@ -245,7 +245,7 @@ std::string models_of(const RunResult& result) {
 }
 
 std::string variant_text(const findings::RankedVariant& variant) {
-  return (variant.variant.empty() ? std::string("right code") : variant.variant) +
+  return std::string(variant.variant ? name(*variant.variant) : "right code") +
          (variant.value ? '=' + plain_number(*variant.value) : std::string());
 }
 
@@ -281,7 +281,7 @@ void write_headline(const RunResult& result, Writer& out) {
            ", " + counted(static_cast<std::int64_t>(result.cases.size()), "case") + ", " + digits(result.seconds, 2) +
            " s");
   if (result.injected) {
-    out.field("planted", *result.injected + ", which ran " + counted(result.planted_executions, "time") +
+    out.field("planted", to_string(*result.injected) + ", which ran " + counted(result.planted_executions, "time") +
                              " where it differs from right code");
   }
   if (result.findings.empty()) out.field("because", result.verdict == Verdict::kMatch ? "" : result.reason);

@@ -13,9 +13,7 @@ Bench::Bench(const std::string& spec, const Makers& makers, std::size_t engine, 
       gold_(makers.gold(*weights_, dtype)),
       oracle_(makers.oracle(*weights_)) {}
 
-const VariantFacts* Bench::facts_of(const std::string& variant) const {
-  return find_variant(oracle_->catalogue(), variant);
-}
+const VariantFacts* Bench::facts_of(FaultId variant) const { return find_variant(oracle_->catalogue(), variant); }
 
 Bench::CaseRecording& Bench::recorded(const cases::Case& test_case) {
   const auto found = recordings_.find(test_case.id);

@@ -33,8 +33,8 @@ class Bench {
 
   const ModelConfig& config() const { return weights_->config(); }
   Oracle& oracle() { return *oracle_; }
-  const VariantFacts* facts_of(const std::string& variant) const;
-  std::vector<std::string> plantable_faults() const { return planted_->plantable_faults(); }
+  const VariantFacts* facts_of(FaultId variant) const;
+  std::vector<FaultId> plantable_faults() const { return planted_->plantable_faults(); }
 
   // Both are made when they are first asked for.
   Shifts& shifts(const cases::Case& test_case);

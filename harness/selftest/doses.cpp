@@ -209,9 +209,9 @@ std::vector<SmallestDose> smallest_doses(const std::vector<cases::Case>& suite, 
   const auto bisecting = [&](double largest) {
     return Search([=](const Finds& finds) { return bisect(kTiny, largest, finds); });
   };
-  const auto relative = [&](const Stand& stand, const std::string& id, double right, double largest, double sign) {
+  const auto relative = [&](const Stand& stand, FaultId id, double right, double largest, double sign) {
     return search(
-        stand, id, "relative", largest,
+        stand, std::string(name(id)), "relative", largest,
         [&stand, id, right, sign](double dose) {
           return stand.under({id, right * (1.0 + sign * dose)});
         },
@@ -225,13 +225,13 @@ std::vector<SmallestDose> smallest_doses(const std::vector<cases::Case>& suite, 
   };
   // A theta of 1e4 for 1e6 is a dose of 0.99; an epsilon of 1e-5 for 1e-6 one of 9.
   return {
-      relative(rope, "H03.theta", bench.config().rope_theta, 0.99, -1.0),
+      relative(rope, FaultId::kTheta, bench.config().rope_theta, 0.99, -1.0),
       search(
           rope, "position", "positions", 64.0, [&rope](double dose) { return turned_on(rope, dose); }, bisecting(64.0)),
-      relative(attention, "H02.scale", 1.0, 10.0, 1.0),
+      relative(attention, FaultId::kScale, 1.0, 10.0, 1.0),
       kept_bits("probabilities", Op::kProbs),
       kept_bits("scores", Op::kScores),
-      relative(norm, "H09.eps", norm_bench.config().rms_norm_eps, 1000.0, 1.0)};
+      relative(norm, FaultId::kEps, norm_bench.config().rms_norm_eps, 1000.0, 1.0)};
 }
 
 }  // namespace qdiff::selftest

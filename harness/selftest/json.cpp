@@ -42,9 +42,9 @@ Document finding_document(const findings::Finding& finding) {
           {"step", finding.step},
           {"kind", finding.kind == findings::FindingKind::kLogic ? "logic" : "precision"},
           {"hypothesis", or_null(explanation.hypothesis)},
-          {"variant", or_null(explanation.variant)},
+          {"variant", explanation.variant ? Document(name(*explanation.variant)) : Document(nullptr)},
           {"value", or_null(explanation.value)},
-          {"alternatives", explanation.alternatives}};
+          {"alternatives", list(explanation.alternatives, [](FaultId id) { return name(id); })}};
 }
 
 Document trial_document(const Trial& trial) {

@@ -41,15 +41,17 @@ class Benches {
 // One fault in one engine.
 class Planting {
  public:
-  Planting(const PlantingPlan& plan, const std::string& fault, std::size_t number,
-           const std::vector<cases::Case>& suite, const Makers& makers, Benches& benches)
+  Planting(const PlantingPlan& plan, FaultId fault, std::size_t number, const std::vector<cases::Case>& suite,
+           const Makers& makers, Benches& benches)
       : plan_(plan), fault_(fault), number_(number), suite_(suite), makers_(makers), benches_(benches) {}
 
   std::vector<Trial> operator()() {
     const Bench& any = benches_.at(suite_.front(), plan_);
     const VariantFacts* facts = any.facts_of(fault_);
-    if (facts == nullptr) throw InputError("the catalogue has no fault " + fault_ + ", which an engine plants");
-    order_cases(diagnose::hypothesis_of(fault_));
+    if (facts == nullptr) {
+      throw InputError("the catalogue has no fault " + std::string(name(fault_)) + ", which an engine plants");
+    }
+    order_cases(hypothesis_of(fault_));
     std::vector<Trial> trials;
     for (const Variant& dose : diagnose::doses(*facts)) {
       for (Site site : sites(*facts)) {
@@ -72,7 +74,7 @@ class Planting {
   };
 
   // Those of the hypothesis, then those for everything, then the others; the cheapest of each first.
-  void order_cases(const std::string& hypothesis) {
+  void order_cases(std::string_view hypothesis) {
     for (const cases::Case& test_case : suite_) ordered_.push_back(&test_case);
     const auto group = [&](const cases::Case& test_case) {
       return !test_case.hypothesis ? 1 : *test_case.hypothesis == hypothesis ? 0 : 2;
@@ -218,7 +220,7 @@ class Planting {
   }
 
   const PlantingPlan& plan_;
-  const std::string& fault_;
+  FaultId fault_;
   std::size_t number_;
   const std::vector<cases::Case>& suite_;
   const Makers& makers_;
@@ -228,7 +230,7 @@ class Planting {
 
 struct Task {
   const PlantingPlan* plan;
-  std::string fault;
+  FaultId fault;
   std::size_t number;
 };
 
@@ -237,8 +239,8 @@ std::vector<Task> tasks_of(const std::vector<PlantingPlan>& plans, const std::ve
   std::vector<Task> tasks;
   for (const PlantingPlan& plan : plans) {
     const Bench bench(spec_in(suite.front().model, plan.dtype), makers, plan.engine, plan.dtype);
-    std::vector<std::string> faults = bench.plantable_faults();
-    std::erase_if(faults, [&](const std::string& id) { return !id.starts_with(plan.only); });
+    std::vector<FaultId> faults = bench.plantable_faults();
+    std::erase_if(faults, [&](FaultId id) { return !name(id).starts_with(plan.only); });
     for (std::size_t i = 0; i < faults.size(); i += plan.one_in) tasks.push_back({&plan, faults[i], i / plan.one_in});
   }
   return tasks;
@@ -271,7 +273,7 @@ std::vector<Site> sites_of(const VariantFacts& facts) {
   const bool in_layers =
       std::any_of(facts.ops.begin(), facts.ops.end(), [](Op op) { return row(op).scope == Scope::kLayer; });
   if (!in_layers) return {Site::kOutside};
-  if (facts.id == "H01.no_layer_stride") return {Site::kAll};  // at one layer it is no fault at all, or another one
+  if (facts.leaves_layer) return {Site::kAll};
   return {Site::kFirst, Site::kMiddle, Site::kLast};
 }
 
@@ -298,8 +300,8 @@ std::vector<Trial> plant_all(const std::vector<PlantingPlan>& plans, const std::
         done[i] = Planting(*tasks[i].plan, tasks[i].fault, tasks[i].number, suite, makers, benches)();
       },
       [&](std::size_t i, std::size_t finished) {
-        progress("planting " + tasks[i].fault + " in " + makers.engines[tasks[i].plan->engine].first + ", " +
-                     std::string(name(tasks[i].plan->dtype)),
+        progress("planting " + std::string(name(tasks[i].fault)) + " in " +
+                     makers.engines[tasks[i].plan->engine].first + ", " + std::string(name(tasks[i].plan->dtype)),
                  static_cast<std::int64_t>(finished), static_cast<std::int64_t>(tasks.size()));
       });
   std::vector<Trial> trials;

@@ -8,8 +8,6 @@
 
 namespace qdiff::selftest {
 
-using diagnose::hypothesis_of;
-
 namespace {
 
 constexpr std::size_t kOutsiders = kNumSubjects - 1;
@@ -17,7 +15,7 @@ constexpr std::size_t kUnexplained = kNumSubjects;
 constexpr std::size_t kNotFound = kNumSubjects + 1;
 
 // The row of a hypothesis in a confusion matrix; outsiders' for any other text.
-std::size_t subject_of(const std::string& hypothesis) {
+std::size_t subject_of(std::string_view hypothesis) {
   for (std::size_t i = 0; i < kHypotheses.size(); ++i) {
     if (kHypotheses[i].id == hypothesis) return i;
   }
@@ -37,9 +35,9 @@ std::string short_number(double value) {
 std::string place(const TensorKey& key) { return tensor_name(key.id) + " of step " + std::to_string(key.step); }
 
 std::string named_in(const findings::Explanation& explanation) {
-  std::string text = explanation.variant.value_or("nothing");
+  std::string text(explanation.variant ? name(*explanation.variant) : "nothing");
   if (explanation.value) text += "=" + short_number(*explanation.value);
-  for (const std::string& other : explanation.alternatives) text += " or " + other;
+  for (FaultId other : explanation.alternatives) text += " or " + std::string(name(other));
   return text;
 }
 

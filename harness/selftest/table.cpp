@@ -38,7 +38,9 @@ std::string score_line(const std::string& what, const Score& score) {
                    ratio_text(score.value_right).c_str(), ratio_text(score.abstained).c_str());
 }
 
-std::string group_of(const Trial& trial) { return is_outsider(trial) ? "X" : diagnose::hypothesis_of(trial.fault.id); }
+std::string group_of(const Trial& trial) {
+  return is_outsider(trial) ? "X" : std::string(hypothesis_of(trial.fault.id));
+}
 
 template <typename Key>
 void append_scores(const std::vector<Trial>& trials, const Key& key, std::string& text) {
@@ -164,7 +166,8 @@ void append_ties(const Result& result, std::string& text) {
   std::map<std::string, int> ties;
   for (const Trial& trial : result.trials) {
     if (!trial.tied) continue;
-    ++ties[trial.planted_in + ": " + trial.fault.id + " and " + *trial.conclusion.first->explanation.variant];
+    const std::string planted(name(trial.fault.id)), named(name(*trial.conclusion.first->explanation.variant));
+    ++ties[trial.planted_in + ": " + planted + " and " + named];
   }
   if (ties.empty()) return;
   text += "\nTies: the planted variant is named beside one that computes the same on these inputs; counted as named\n";

@@ -48,7 +48,7 @@ class CpuEngine final : public Engine {
     return std::make_unique<CpuSession>(parts_, options, fault_);
   }
   std::vector<GemmFacts> gemms() override { return gemm_facts(parts_.config, parts_.weights); }
-  std::vector<std::string> plantable_faults() const override { return plantable_fault_ids(); }
+  std::vector<FaultId> plantable_faults() const override { return cpu::plantable_faults(); }
   void plant(const Fault& fault) override { fault_ = resolve_fault(fault, parts_.config); }
   std::int64_t planted_executions() const override { return fault_ ? fault_->executions->load() : 0; }
 

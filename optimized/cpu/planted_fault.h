@@ -11,13 +11,11 @@
 #include <initializer_list>
 #include <memory>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "harness/contract/config.h"
 #include "harness/contract/engine.h"
 #include "harness/contract/step.h"
-#include "optimized/cpu/fault_id.h"
 
 namespace qdiff::optimized::cpu {
 
@@ -32,9 +30,10 @@ struct PlantedFault {
   bool fills_the_cache() const { return id == FaultId::kReadPlusOne && std::isfinite(value); }
 };
 
-std::vector<std::string> plantable_fault_ids();
-// Throws InputError for an unknown id, a value that the fault does not take or cannot have, or a layer that the model
-// lacks.
+// In the order of the fault table.
+std::vector<FaultId> plantable_faults();
+// Throws InputError for a fault that this engine cannot plant, a value that the fault does not take or cannot have, or
+// a layer that the model lacks.
 PlantedFault resolve_fault(const Fault& fault, const ModelConfig& config);
 
 // The fault as one stage of one layer (kNoLayer: outside the layers) sees it.

@@ -49,11 +49,7 @@ class CudaEngine final : public Engine {
 
   std::vector<GemmFacts> gemms() override { return gemm_facts(parts_.model.config); }
 
-  std::vector<std::string> plantable_faults() const override {
-    std::vector<std::string> ids;
-    for (const FaultRow& row : fault_rows()) ids.emplace_back(row.name);
-    return ids;
-  }
+  std::vector<FaultId> plantable_faults() const override { return cuda::plantable_faults(); }
   void plant(const Fault& fault) override { fault_ = std::make_shared<const PlantedFault>(parts_.model, fault); }
   std::int64_t planted_executions() const override { return fault_ ? fault_->executions() : 0; }
 

@@ -133,7 +133,7 @@ LayerPass::Parts LayerPass::qkv_parts() const {
 
 void LayerPass::rms_norm(const StepShape& shape, const void* x, const void* weight, void* y, float eps,
                          const PlantedFault* fault) {
-  const bool planted = fault != nullptr && plants_norm(fault->id());
+  const bool planted = fault != nullptr && fault->plants(PlantedStage::kNorm);
   launch_rms_norm({x, weight, y, shape.rows(), static_cast<int>(parts_.model.config.hidden), eps, kernel_fault(fault)},
                   launch(planted, false));
 }
@@ -144,7 +144,7 @@ void LayerPass::qkv(const Stage& stage) {
   const ModelConfig& c = parts_.model.config;
   const StepShape& shape = stage.shape;
   const std::int64_t width = c.q_width() + 2 * c.kv_width();
-  const bool planted_append = stage.fault != nullptr && plants_append(stage.fault->id());
+  const bool planted_append = stage.fault != nullptr && stage.fault->plants(PlantedStage::kAppend);
   const void* norm_weight = norm_weight_of(stage, false);
   const float eps = eps_of(stage.fault, false);
   const void* bias = bias_of(stage);
@@ -168,7 +168,7 @@ void LayerPass::qkv(const Stage& stage) {
     p.wrong = wrong_weights(stage, qkv_parts());
     const bool first_row_only = is(stage.fault, FaultId::kBiasFirstRowOnly);
     if (first_row_only && shape.batch > 1) stage.fault->count();
-    const bool planted_norm = stage.fault != nullptr && plants_norm(stage.fault->id());
+    const bool planted_norm = stage.fault != nullptr && stage.fault->plants(PlantedStage::kNorm);
     launch_matvec(MatvecKind::kQkv, p, launch(planted_norm || p.wrong.parts != 0 || first_row_only, true));
     if (planted_append) rotate_and_append(stage, stage.fault->id() != FaultId::kAfterCache);
   } else {
@@ -278,9 +278,9 @@ void LayerPass::attention(const Stage& stage) {
   p.tickets = memory_.tickets.as<unsigned>();
   p.num_splits = memory_.num_splits;
   p.fault = kernel_fault(stage.fault);
-  const bool planted = stage.fault != nullptr && plants_attention(stage.fault->id());
+  const bool planted = stage.fault != nullptr && stage.fault->plants(PlantedStage::kAttention);
   if (stage.shape.matvec) {
-    launch_decode_attention(p, launch(planted || (stage.fault != nullptr && plants_race(stage.fault->id())), true));
+    launch_decode_attention(p, launch(planted || (stage.fault != nullptr && stage.fault->race() != Race::kNone), true));
   } else {
     launch_flash_attention(p, launch(planted, false));
   }
@@ -293,7 +293,7 @@ void LayerPass::o_proj(const Stage& stage) {
   const ModelConfig& c = parts_.model.config;
   const StepShape& shape = stage.shape;
   const void* residual = residual_of(stage, stage.x, stage.out.input_norm, stage.out.o_proj);
-  const bool overwrites = is(stage.fault, FaultId::kAttentionOverwritten);
+  const bool overwrites = is(stage.fault, FaultId::kWoCols);
   if (shape.matvec && !overwrites) {
     MatvecParams p{};
     p.weights = stage.weights.o_proj;
@@ -308,7 +308,8 @@ void LayerPass::o_proj(const Stage& stage) {
     p.fault = kernel_fault(stage.fault);
     p.wrong = wrong_weights(stage, {{FaultId::kTransposedO, c.hidden}});
     const bool planted = p.wrong.parts != 0 || is(stage.fault, FaultId::kResidualLost);
-    launch_matvec(MatvecKind::kResidual, p, launch(planted || is(stage.fault, FaultId::kMissingWait), true));
+    launch_matvec(MatvecKind::kResidual, p,
+                  launch(planted || (stage.fault != nullptr && stage.fault->race() == Race::kMissingWait), true));
   } else {
     const GemmCall call{.x = stage.out.attention,
                         .x_stride = c.q_width(),
@@ -363,7 +364,7 @@ void LayerPass::gate_up(const Stage& stage) {
   const ModelConfig& c = parts_.model.config;
   const StepShape& shape = stage.shape;
   const PlantedFault* fault = stage.fault;
-  const bool planted_act = fault != nullptr && plants_mlp(fault->id());
+  const bool planted_act = fault != nullptr && fault->plants(PlantedStage::kMlp);
   const void* norm_weight = norm_weight_of(stage, true);
   const float eps = eps_of(fault, false);
   const Parts gate_up_parts = {{FaultId::kTransposedGate, c.intermediate}, {FaultId::kTransposedUp, c.intermediate}};
@@ -382,7 +383,7 @@ void LayerPass::gate_up(const Stage& stage) {
     p.act = stage.out.act;
     p.fault = kernel_fault(fault);
     p.wrong = wrong_weights(stage, gate_up_parts);
-    const bool planted_norm = fault != nullptr && plants_norm(fault->id());
+    const bool planted_norm = fault != nullptr && fault->plants(PlantedStage::kNorm);
     launch_matvec(MatvecKind::kGateUp, p, launch(planted_act || planted_norm || p.wrong.parts != 0, true));
     if (planted_act) fault->count();
   } else {
@@ -410,7 +411,7 @@ void LayerPass::down_proj(const Stage& stage) {
   const StepShape& shape = stage.shape;
   const PlantedFault* fault = stage.fault;
   const void* residual = residual_of(stage, stage.out.resid_mid, stage.out.post_norm, stage.out.down_proj);
-  const bool overwrites = is(fault, FaultId::kActOverwritten);
+  const bool overwrites = is(fault, FaultId::kDownInAct);
   if (shape.matvec && !overwrites) {
     MatvecParams down{};
     down.weights = stage.weights.down_proj;
@@ -450,7 +451,7 @@ void LayerPass::head(const StepShape& shape, const void* x, const Arena& arena, 
   const PlantedFault* fault = fault_ != nullptr && fault_->holds_in(kNoLayer) ? fault_ : nullptr;
   const float eps = eps_of(fault, true);
   const bool skips_norm = is(fault, FaultId::kNoFinalNorm);
-  const bool planted = fault != nullptr && plants_norm(fault->id());
+  const bool planted = fault != nullptr && fault->plants(PlantedStage::kNorm);
   if (shape.matvec && !skips_norm) {
     MatvecParams p{};
     p.weights = parts_.model.lm_head;

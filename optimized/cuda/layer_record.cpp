@@ -96,7 +96,7 @@ void LayerPass::record_cache(const Stage& stage, Op op) {
   const std::int64_t columns = c.kv_width();
   const std::int64_t rows = static_cast<std::int64_t>(stage.shape.batch) * stage.shape.valid_length;
   const DeviceBuffer& cache = op == Op::kKCache ? memory_.keys : memory_.values;
-  const bool planted = stage.fault != nullptr && plants_cache_view(stage.fault->id());
+  const bool planted = stage.fault != nullptr && stage.fault->plants(PlantedStage::kCacheView);
   launch_gather_cache({cache.data(), memory_.layout, stage.layer, stage.shape.valid_length, memory_.cache_view.data(),
                        kernel_fault(stage.fault)},
                       launch(planted, false));

@@ -5,16 +5,15 @@
 #include <string>
 
 #include "harness/contract/error.h"
+#include "harness/contract/fault_table.h"
 #include "optimized/cuda/kernels/params.h"
 
 namespace qdiff::optimized::cuda {
 namespace {
 
-bool between(FaultId id, FaultId first, FaultId last) { return id >= first && id <= last; }
-
 // Rows that start too late end behind their matrix; the device's memory has room for some.
-void check_lda(const ModelConfig& c, const Fault& fault) {
-  const auto excess = static_cast<std::int64_t>(fault.value.value_or(1.0));
+void check_lda(const ModelConfig& c, double value) {
+  const auto excess = static_cast<std::int64_t>(value);
   const std::int64_t narrowest = std::min({c.hidden, c.q_width(), c.intermediate});
   const std::int64_t most_rows = std::max({c.hidden, c.q_width(), c.intermediate});
   const std::int64_t room = static_cast<std::int64_t>(kSlackBytes / sizeof(float)) / most_rows;
@@ -25,21 +24,18 @@ void check_lda(const ModelConfig& c, const Fault& fault) {
 
 }  // namespace
 
-PlantedFault::PlantedFault(const DeviceModel& model, const Fault& fault, const std::vector<FaultRow>& rows)
-    : layer_(fault.layer) {
-  const FaultRow& row = find_fault(fault, rows);
+PlantedFault::PlantedFault(Race race) : race_(race) { count_from_zero(); }
+
+PlantedFault::PlantedFault(const DeviceModel& model, const Fault& fault) : id_(fault.id), layer_(fault.layer) {
   const ModelConfig& c = model.config;
-  id_ = row.id;
-  value_ = fault.value.value_or(row.default_value.value_or(0.0));
-  if (layer_ && (*layer_ < 0 || *layer_ >= c.num_layers)) {
-    throw InputError("fault " + fault.id + ": the model has no layer " + std::to_string(*layer_) + "; it has " +
-                     std::to_string(c.num_layers));
-  }
-  if (id_ == FaultId::kLda) check_lda(c, fault);
+  check_plantable(fault);
+  check_fault_layer(fault, c.num_layers);
+  const std::vector<double>& values = fault_facts(id_).values;
+  value_ = fault.value.value_or(values.empty() ? 0.0 : values.front());
+  if (id_ == FaultId::kLda) check_lda(c, value_);
+  count_from_zero();
   const Stream stream = make_stream();
-  executions_ = DeviceBuffer(sizeof(unsigned long long));
-  QDIFF_CUDA_CHECK(cudaMemsetAsync(executions_.data(), 0, sizeof(unsigned long long), stream.get()));
-  if (id_ == FaultId::kTheta || id_ == FaultId::kHalfSlice || id_ == FaultId::kTableBf16) {
+  if (plants(PlantedStage::kRopeTable)) {
     rope_table_ = DeviceBuffer(model.rope_table.size());
     const double theta = id_ == FaultId::kTheta ? value_ : c.rope_theta;
     const auto rotated =
@@ -49,7 +45,14 @@ PlantedFault::PlantedFault(const DeviceModel& model, const Fault& fault, const s
                       stream.get());
   }
   QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
-  if (between(id_, FaultId::kMissingQ, FaultId::kBiasAfterRope)) make_bias(model, stream.get());
+  if (plants(PlantedStage::kBiasVector)) make_bias(model, stream.get());
+}
+
+void PlantedFault::count_from_zero() {
+  const Stream stream = make_stream();
+  executions_ = DeviceBuffer(sizeof(unsigned long long));
+  QDIFF_CUDA_CHECK(cudaMemsetAsync(executions_.data(), 0, sizeof(unsigned long long), stream.get()));
+  QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
 }
 
 void PlantedFault::make_bias(const DeviceModel& model, cudaStream_t stream) {
@@ -81,7 +84,7 @@ void PlantedFault::make_bias(const DeviceModel& model, cudaStream_t stream) {
       case FaultId::kBiasAfterRope:  // the kernel behind the rotation adds it
         clear(0, q + kv);
         break;
-      case FaultId::kBiasKvSwapped:
+      case FaultId::kKvSwapped:
         std::swap_ranges(bias.begin() + static_cast<std::ptrdiff_t>(q),
                          bias.begin() + static_cast<std::ptrdiff_t>(q + kv),
                          bias.begin() + static_cast<std::ptrdiff_t>(q + kv));
@@ -109,7 +112,7 @@ const void* PlantedFault::bias(int layer) const {
 }
 
 KernelFault PlantedFault::for_kernels() const {
-  return {id_, static_cast<float>(value_), executions_.as<unsigned long long>()};
+  return {id_, race_, static_cast<float>(value_), executions_.as<unsigned long long>()};
 }
 
 std::int64_t PlantedFault::executions() const {
@@ -119,24 +122,5 @@ std::int64_t PlantedFault::executions() const {
   QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
   return host_executions_ + static_cast<std::int64_t>(count);
 }
-
-bool plants_append(FaultId id) {
-  return between(id, FaultId::kNoBatchStride, FaultId::kVIntoK) ||
-         between(id, FaultId::kInterleaved, FaultId::kInterleaved) || between(id, FaultId::kQOnly, FaultId::kReverse) ||
-         between(id, FaultId::kDecodePosZero, FaultId::kAfterCache) || id == FaultId::kBiasAfterRope ||
-         between(id, FaultId::kWritePlusOne, FaultId::kWriteMinusOne);
-}
-
-bool plants_attention(FaultId id) {
-  return between(id, FaultId::kNoBatchStride, FaultId::kNoLayerStride) ||
-         between(id, FaultId::kScaleAfter, FaultId::kQkFp16) || between(id, FaultId::kModulo, FaultId::kDecodeOnly) ||
-         between(id, FaultId::kReadMinusOne, FaultId::kFirstToken) ||
-         between(id, FaultId::kNoMask, FaultId::kPadVisible);
-}
-
-bool plants_norm(FaultId id) { return between(id, FaultId::kLayerNorm, FaultId::kNoSqrt); }
-bool plants_mlp(FaultId id) { return between(id, FaultId::kGateUpSwapped, FaultId::kNoSilu); }
-bool plants_race(FaultId id) { return between(id, FaultId::kDelays, FaultId::kMissingWait); }
-bool plants_cache_view(FaultId id) { return between(id, FaultId::kNoBatchStride, FaultId::kNoLayerStride); }
 
 }  // namespace qdiff::optimized::cuda

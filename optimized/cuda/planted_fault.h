@@ -8,15 +8,19 @@
 
 #include "optimized/cuda/device_model.h"
 #include "optimized/cuda/faults.h"
+#include "optimized/cuda/kernel_fault.h"
 
 namespace qdiff::optimized::cuda {
 
 class PlantedFault {
  public:
   // Throws qdiff::InputError for a fault that this engine or this model cannot have.
-  PlantedFault(const DeviceModel& model, const Fault& fault, const std::vector<FaultRow>& rows = fault_rows());
+  PlantedFault(const DeviceModel& model, const Fault& fault);
+  explicit PlantedFault(Race race);
 
-  FaultId id() const { return id_; }
+  FaultId id() const { return id_; }  // kNoFault: a race
+  Race race() const { return race_; }
+  bool plants(PlantedStage stage) const { return cuda::plants(id_, stage); }
   double value() const { return value_; }
   bool holds_in(int layer) const { return !layer_ || *layer_ == layer; }
 
@@ -31,9 +35,11 @@ class PlantedFault {
   std::int64_t executions() const;
 
  private:
+  void count_from_zero();
   void make_bias(const DeviceModel& model, cudaStream_t stream);
 
-  FaultId id_;
+  FaultId id_ = kNoFault;
+  Race race_ = Race::kNone;
   double value_ = 0.0;
   std::optional<int> layer_;
   std::size_t bias_row_bytes_ = 0;
@@ -43,13 +49,5 @@ class PlantedFault {
   DeviceBuffer executions_;         // one unsigned long long
   mutable std::atomic<std::int64_t> host_executions_{0};
 };
-
-// Which kernels have to be the planted ones.
-bool plants_append(FaultId id);
-bool plants_attention(FaultId id);  // of prefill and decode
-bool plants_norm(FaultId id);
-bool plants_mlp(FaultId id);
-bool plants_cache_view(FaultId id);
-bool plants_race(FaultId id);
 
 }  // namespace qdiff::optimized::cuda

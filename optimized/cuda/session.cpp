@@ -335,7 +335,7 @@ TensorView CudaSession::run_step(const Step& step, TensorSink* sink) {
     arena = &whole_arenas_[0];
     // A planted fault may depend on the step, or write to a buffer twice, so that each tensor has to be copied behind
     // its own kernel: then without a graph. The kernels and their arguments are the same.
-    if (fault_ == nullptr || plants_race(fault_->id())) {
+    if (fault_ == nullptr || fault_->race() != Race::kNone) {
       if (!decode_graph_) decode_graph_ = capture(shape, *arena, false);
       QDIFF_CUDA_CHECK(cudaGraphLaunch(decode_graph_.get(), stream_.get()));
       if (recorder_.active()) pass_.record_step(shape, *arena, true, recorder_);

@@ -1,19 +1,13 @@
-// A known bug, as a change to what an operation is told. The catalogue lists them all; docs/faults.md says what each
-// one computes; one file holds one hypothesis.
+// How the reference computes with a known bug: each change of the fault table (harness/contract/fault_table.h) is made
+// to what the operation is told, in the file of its mechanism.
 //
-// To add one: write a change in the hypothesis' file and list it in its array. A bug that no field of Parameters can
+// A new value of a known parameter is a case in its mechanism's file. A parameter that no field of Parameters can
 // express gets a field there, read where the operation is evaluated; the right value of that field is its default.
 #pragma once
 
-#include <optional>
-#include <span>
-#include <string>
-#include <string_view>
 #include <vector>
 
-#include "harness/contract/config.h"
-#include "harness/contract/engine.h"
-#include "harness/contract/oracle.h"
+#include "harness/contract/fault_table.h"
 #include "harness/contract/step.h"
 #include "reference/parameters.h"
 
@@ -25,45 +19,42 @@ struct Place {
   int layer = kNoLayer;
   const Step& step;
   const ModelConfig& config;
-  bool first_decode = false;  // the first decode step of the session
-
-  bool decode() const { return step.phase == Phase::kDecode; }
+  bool first_of_phase = false;  // the session's first step of its phase
 };
 
-struct FaultEntry {
-  VariantFacts facts;
-  std::vector<double> values;  // the first is taken where none is given; empty: the fault takes no value
-  // Called for the rows of facts.ops alone.
-  void (*change)(Parameters& parameters, const Place& place, double value);
-  // Of a continuous parameter, what right code has.
-  double (*right_value)(const ModelConfig& config) = nullptr;
+struct NumberedLaw {
+  Parameter parameter;
+  Law law;
+  double number;  // the change's, or the value that the bug is planted with
 };
 
-std::vector<FaultEntry> kv_cache_faults();          // H01
-std::vector<FaultEntry> softmax_faults();           // H02
-std::vector<FaultEntry> rope_faults();              // H03
-std::vector<FaultEntry> in_place_faults();          // H04
-std::vector<FaultEntry> gqa_head_mapping_faults();  // H05
-std::vector<FaultEntry> qkv_bias_faults();          // H06
-std::vector<FaultEntry> gemm_layout_faults();       // H07
-std::vector<FaultEntry> cache_length_faults();      // H08
-std::vector<FaultEntry> rms_norm_faults();          // H09
-std::vector<FaultEntry> masking_faults();           // H10
-std::vector<FaultEntry> outsiders();                // outside the ten
-std::vector<FaultEntry> undeclared_roundings();     // at each rounding point, in each 16-bit type
+// The changes of one mechanism at a place.
+struct Planting {
+  std::vector<NumberedLaw> laws;
+  FaultScope scope;  // the place lies inside, except for a memory's, which asks of each write
+};
 
-const std::vector<FaultEntry>& fault_catalogue();
-// With the values and, for this model, the right ones.
-std::vector<VariantFacts> catalogue_facts(const ModelConfig& config);
+// One for each mechanism. Each throws std::invalid_argument for a number that this model cannot have.
+void plant_lookup(Parameters& parameters, const Place& place, const Planting& planting);
+void plant_norm(Parameters& parameters, const Place& place, const Planting& planting);
+void plant_product(Parameters& parameters, const Place& place, const Planting& planting);
+void plant_bias(Parameters& parameters, const Place& place, const Planting& planting);
+void plant_rotation(Parameters& parameters, const Place& place, const Planting& planting);
+void plant_memory(Parameters& parameters, const Place& place, const Planting& planting);
+void plant_visible(Parameters& parameters, const Place& place, const Planting& planting);
+void plant_beyond_end(Parameters& parameters, const Place& place, const Planting& planting);
+void plant_heads(Parameters& parameters, const Place& place, const Planting& planting);
+void plant_score(Parameters& parameters, const Place& place, const Planting& planting);
+void plant_softmax(Parameters& parameters, const Place& place, const Planting& planting);
+void plant_sum(Parameters& parameters, const Place& place, const Planting& planting);
+void plant_gate(Parameters& parameters, const Place& place, const Planting& planting);
+void plant_source(Parameters& parameters, const Place& place, const Planting& planting);
 
-// Whether the model has the operation that the fault changes first. Under a fault of one that it lacks it computes what
-// right code does.
-bool is_in_model(const VariantFacts& facts, const ModelConfig& config);
+// Where a parameter of the table has a law that the reference does not know.
+[[noreturn]] void unknown_law(const NumberedLaw& law);
 
-// Throws std::invalid_argument where the catalogue has no such id, or where the fault takes no value and one is given.
-const FaultEntry& find_fault(const Variant& variant);
-
-// What the operation at `place` is told, by right code or, where `variant` is given, under that fault.
+// What the operation at `place` is told, by right code or, where `variant` is given, under that bug. Throws
+// std::invalid_argument where a bug without a parameter is given a value.
 Parameters parameters_at(const Place& place, const Variant* variant);
 
 }  // namespace qdiff::reference

@@ -179,11 +179,11 @@ TEST_CASE("the emulated oracle is the engine that rounds as declared", "[engine]
 }
 
 // Values small enough to show in a model of this size; empty: the catalogue's first.
-std::optional<double> telling_value(const std::string& id) {
-  static const std::map<std::string, double> kValues = {
-      {"H02.tile_max", 2.0},  {"H02.tail_zero", 4.0},    {"H03.theta", 500.0},
-      {"H04.wo_cols", 16.0},  {"H04.down_in_act", 16.0}, {"H07.first_tile_only", 16.0},
-      {"H07.acc_bf16", 16.0}, {"H10.finite_fp16", -1.0}, {"H10.window", 2.0}};
+std::optional<double> telling_value(FaultId id) {
+  static const std::map<FaultId, double> kValues = {
+      {FaultId::kTileMax, 2.0},  {FaultId::kTailZero, 4.0},    {FaultId::kTheta, 500.0},
+      {FaultId::kWoCols, 16.0},  {FaultId::kDownInAct, 16.0},  {FaultId::kFirstTileOnly, 16.0},
+      {FaultId::kAccBf16, 16.0}, {FaultId::kFiniteFp16, -1.0}, {FaultId::kWindow, 2.0}};
   const auto found = kValues.find(id);
   return found == kValues.end() ? std::nullopt : std::optional(found->second);
 }
@@ -214,18 +214,18 @@ TEST_CASE("a planted fault is what the oracle says of that variant, in the rows 
   const std::vector<VariantFacts> catalogue = make_oracle(any_model, {.num_threads = 1})->catalogue();
   for (const VariantFacts& facts : catalogue) {
     if (facts.declares) continue;  // the next test
-    INFO(facts.id);
+    INFO(name(facts.id));
     ModelConfig own = config;
-    if (facts.id == "H04.wo_rows") own.num_q_heads = 2;  // D > H*d
+    if (facts.id == FaultId::kWoRows) own.num_q_heads = 2;  // D > H*d
     ModelInMemory model(own, DType::kF32, 4);
-    if (facts.id == "H02.no_max") make_loud(model.weight(weight_name({Op::kKProj, 1}, 0, own)));
+    if (facts.id == FaultId::kNoMax) make_loud(model.weight(weight_name({Op::kKProj, 1}, 0, own)));
     const auto oracle = make_oracle(model, {.num_threads = 1});
     Precision precision = float64_everywhere();
-    if (facts.id == "H02.no_max") precision.accumulate = DType::kF32;  // overflows where float32 does
+    if (facts.id == FaultId::kNoMax) precision.accumulate = DType::kF32;  // overflows where float32 does
     const auto engine = make_engine(model, precision, {.num_threads = 1});
     const std::optional<double> value = telling_value(facts.id);
     const bool everywhere = facts.ops.front() == Op::kNorm || facts.ops.front() == Op::kEmbedTokens ||
-                            facts.ops.front() == Op::kLmHead || facts.id == "H01.no_layer_stride";
+                            facts.ops.front() == Op::kLmHead || facts.id == FaultId::kNoLayerStride;
     engine->plant({facts.id, value, everywhere ? std::nullopt : std::optional(1)});
     const Recording recording = run_whole(*engine, steps);
     const Variant variant{facts.id, value};
@@ -243,13 +243,13 @@ TEST_CASE("a planted fault is what the oracle says of that variant, in the rows 
       const Expectation wrong = oracle->evaluate(query);
       INFO(tensor_name(key.id) << " step " << key.step);
       // Gold expects fp16's rounding of a product and does not make it.
-      const double rounding = facts.id == "H02.no_max" ? 1e-5 : facts.id == "H07.out_fp16" ? 1e-3 : 1e-12;
+      const double rounding = facts.id == FaultId::kNoMax ? 1e-5 : facts.id == FaultId::kOutFp16 ? 1e-3 : 1e-12;
       CHECK(difference_where_known(tensor, wrong) <= rounding);
       const bool row_changed = !wrong.unknown.empty() || !(difference_where_known(tensor, right) <= 100.0 * rounding);
       changed |= row_changed;
       if (row_changed) CHECK(std::ranges::count(facts.ops, key.id.op) == 1);
     }
-    if (facts.id != "H08.read_plus_one" && facts.id != "H07.out_fp16") CHECK(changed);
+    if (facts.id != FaultId::kReadPlusOne && facts.id != FaultId::kOutFp16) CHECK(changed);
     CHECK(engine->planted_executions() > 0);
   }
 }
@@ -258,8 +258,8 @@ TEST_CASE("attention to a slot behind the cache is one piece", "[engine]") {
   const ModelInMemory model(small_config(), DType::kF32, 4);
   const auto oracle = make_oracle(model, {.num_threads = 1});
   const auto steps = random_steps(model.config(), {5, 1, 1}, {0, 2}, 6);
-  for (const char* id : {"H08.read_plus_one", "H08.length_counts_current"}) {
-    INFO(id);
+  for (FaultId id : {FaultId::kReadPlusOne, FaultId::kLengthCountsCurrent}) {
+    INFO(name(id));
     const auto engine = make_engine(model, float64_everywhere(), {.num_threads = 1});
     engine->plant({id, std::nullopt, 1});
     const Recording recording = run_whole(*engine, steps);
@@ -286,7 +286,7 @@ TEST_CASE("where the cache ends, nothing more is attended to", "[engine]") {
   const auto steps = random_steps(model.config(), {5, 1, 1}, {0, 2}, 6);
   const auto engine = make_engine(model, float64_everywhere(), {.num_threads = 1});
   const Recording recording = run_whole(*engine, steps);
-  const Variant variant{"H08.read_plus_one", std::nullopt};
+  const Variant variant{FaultId::kReadPlusOne, std::nullopt};
   // Of steps that end at slots 5 and 6: which of them have a slot behind in a cache of 6, of 7 and of unknown size?
   const std::vector<std::pair<std::int64_t, bool>> cases[] = {{{6, false}, {7, true}}, {{7, false}, {0, true}}};
   for (int step : {1, 2}) {
@@ -315,7 +315,7 @@ TEST_CASE("an undeclared rounding is planted by making it", "[engine]") {
   const Recording right = run_whole(*right_engine, steps);
   for (const VariantFacts& facts : oracle->catalogue()) {
     if (!facts.declares) continue;
-    INFO(facts.id);
+    INFO(name(facts.id));
     const auto engine = make_engine(model, plain_precision(DType::kF32), {.num_threads = 1});
     engine->plant({facts.id, std::nullopt, 1});
     const Recording wrong = run_whole(*engine, steps);
@@ -339,7 +339,7 @@ TEST_CASE("without the queries, a slot behind the cache can be neither shown nor
   for (const auto& [key, tensor] : whole.all()) {
     if (key.id.op == Op::kScores) scores_alone.put(key, tensor);
   }
-  const Variant variant{"H08.read_plus_one", std::nullopt};
+  const Variant variant{FaultId::kReadPlusOne, std::nullopt};
   const std::vector<TensorKey> target = {{1, {Op::kProbs, 1}}};
   Query query = {.operations = target,
                  .recorded = scores_alone,
@@ -363,19 +363,19 @@ TEST_CASE("a plant holds for sessions opened afterwards, and a refused one chang
   const auto fresh_logits = [&] { return logits_of(*engine->open(options_for(steps))); };
   const Tensor right = fresh_logits();
   // One fault is a rounding, the other is not.
-  for (const char* id : {"H03.table_bf16", "H05.head_zero"}) {
-    INFO(id);
+  for (FaultId id : {FaultId::kTableBf16, FaultId::kHeadZero}) {
+    INFO(name(id));
     const auto clean_engine = make_engine(model, plain_precision(DType::kF32), {.num_threads = 1});
     const auto open_before = clean_engine->open(options_for(steps));
     clean_engine->plant({id, std::nullopt, std::nullopt});
     CHECK(same_bits(logits_of(*open_before), right));
     const Tensor wrong = logits_of(*clean_engine->open(options_for(steps)));
     CHECK_FALSE(same_bits(wrong, right));
-    CHECK_THROWS_AS(clean_engine->plant({"H05.modulo", std::nullopt, 99}), InputError);
-    CHECK_THROWS_AS(clean_engine->plant({"H02.tile_max", 0.0, std::nullopt}), InputError);
+    CHECK_THROWS_AS(clean_engine->plant({FaultId::kModulo, std::nullopt, 99}), InputError);
+    CHECK_THROWS_AS(clean_engine->plant({FaultId::kTileMax, 0.0, std::nullopt}), InputError);
     CHECK(same_bits(logits_of(*clean_engine->open(options_for(steps))), wrong));
     const auto open_with_fault = clean_engine->open(options_for(steps));
-    clean_engine->plant({"X.no_silu", std::nullopt, std::nullopt});
+    clean_engine->plant({FaultId::kNoSilu, std::nullopt, std::nullopt});
     CHECK(same_bits(logits_of(*open_with_fault), wrong));
   }
 }
@@ -383,16 +383,18 @@ TEST_CASE("a plant holds for sessions opened afterwards, and a refused one chang
 TEST_CASE("values that a fault cannot have are refused when it is planted", "[engine]") {
   const ModelInMemory model(small_config(), DType::kF32, 4);
   const auto engine = make_engine(model, plain_precision(DType::kF32), {.num_threads = 1});
-  const std::pair<const char*, double> bad[] = {
-      {"H02.tile_max", 0.0}, {"H07.acc_bf16", -5.0},      {"H04.wo_cols", -1.0}, {"H03.half_slice", 0.0},
-      {"H03.theta", -1.0},   {"H10.finite_fp16", 1.0},    {"H10.window", 1.5},   {"H09.weight_from_other_layer", 0.0},
-      {"H07.lda", -1024.0},  {"H04.residual_lost", 3.0},  {"H09.eps", -1e-6},    {"H08.read_plus_one", std::nan("")},
-      {"H05.modulo", 1.0},   {"H01.no_batch_stride", 2.0}};
+  const std::pair<FaultId, double> bad[] = {{FaultId::kTileMax, 0.0}, {FaultId::kAccBf16, -5.0},
+                                            {FaultId::kWoCols, -1.0}, {FaultId::kHalfSlice, 0.0},
+                                            {FaultId::kTheta, -1.0},  {FaultId::kFiniteFp16, 1.0},
+                                            {FaultId::kWindow, 1.5},  {FaultId::kWeightFromOtherLayer, 0.0},
+                                            {FaultId::kLda, -1024.0}, {FaultId::kResidualLost, 3.0},
+                                            {FaultId::kEps, -1e-6},   {FaultId::kReadPlusOne, std::nan("")},
+                                            {FaultId::kModulo, 1.0},  {FaultId::kNoBatchStride, 2.0}};
   for (const auto& [id, value] : bad) {
-    INFO(id << '=' << value);
+    INFO(name(id) << '=' << value);
     CHECK_THROWS_AS(engine->plant({id, value, std::nullopt}), InputError);
   }
-  CHECK_THROWS_WITH(engine->plant({"H02.tile_max", 0.0, std::nullopt}), ContainsSubstring("a whole number from 1"));
+  CHECK_THROWS_WITH(engine->plant({FaultId::kTileMax, 0.0, std::nullopt}), ContainsSubstring("a whole number from 1"));
 }
 
 TEST_CASE("the engine refuses what does not fit its session", "[engine]") {
@@ -405,9 +407,8 @@ TEST_CASE("the engine refuses what does not fit its session", "[engine]") {
   CHECK_THROWS_WITH(session->run_step(steps[0], nullptr), ContainsSubstring("layer 0 holds 4"));
   steps[0].tokens[0][2] = 211;
   CHECK_THROWS_WITH(session->run_embedding(steps[0], nullptr), ContainsSubstring("token 211"));
-  CHECK_THROWS_AS(engine->plant({"H05.nonsense", std::nullopt, std::nullopt}), InputError);
-  CHECK_THROWS_AS(engine->plant({"H05.group_off_by_one", 5.0, std::nullopt}), InputError);
-  CHECK_THROWS_AS(engine->plant({"H05.modulo", std::nullopt, 2}), InputError);
+  CHECK_THROWS_AS(engine->plant({FaultId::kGroupOffByOne, 5.0, std::nullopt}), InputError);
+  CHECK_THROWS_AS(engine->plant({FaultId::kModulo, std::nullopt, 2}), InputError);
   CHECK_THROWS_AS(engine->open({.batch = 0, .capacity = 1, .left_padding = {}}), InputError);
 }
 

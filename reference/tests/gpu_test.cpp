@@ -126,7 +126,7 @@ TEST_CASE("each row, right and under each variant, is the same on the GPU and on
         } catch (const NotEvaluable& missing) {
           answer.not_evaluable = missing.what();
         }
-        const std::string of = variant == nullptr ? "" : " under " + variant->id;
+        const std::string of = variant == nullptr ? "" : " under " + std::string(name(variant->id));
         answers[tensor_name(place.key.id) + " of step " + std::to_string(place.key.step) + ", " +
                 std::to_string(place.span.size()) + " rows" + of] = std::move(answer);
       };

@@ -196,7 +196,7 @@ TEST_CASE("noise of a bias behind the rotation, where the two cancel", "[noise]"
   }
   const Tensor q = Tensor::rounded(DType::kF32, {1, kTokens, kHeads * kHeadDim}, values);
   bench.recorded.put({0, {Op::kQProj, 0}}, q);
-  const Variant after_rope{"H06.after_rope", {}};
+  const Variant after_rope{FaultId::kBiasAfterRope, {}};
   const Expectation e = bench.expect({Op::kQRope}, DType::kF32, &after_rope);
   Floats y = honest::rope(Bench::floats(q), bench.steps[0].positions[0], kHeads, kHeadDim, 1e6F);
   for (std::size_t i = 0; i < y.size(); ++i) y[i] += bias[i % (kHeads * kHeadDim)];

@@ -204,8 +204,8 @@ TEST_CASE("logits alone, from tokens through two layers and two steps", "[span]"
 }
 
 TEST_CASE("a fault inside a span stands out, and its variant explains it", "[span]") {
-  const Bench bench(plain_precision(DType::kBF16), Fault{"H05.modulo", std::nullopt, std::nullopt});
-  const Variant modulo{"H05.modulo", std::nullopt};
+  const Bench bench(plain_precision(DType::kBF16), Fault{FaultId::kModulo, std::nullopt, std::nullopt});
+  const Variant modulo{FaultId::kModulo, std::nullopt};
   for (const std::set<TensorId>& missing : spans()) {
     if (!missing.contains({Op::kAttnOutput, 1})) continue;
     const std::vector<TensorKey> operations = bench.span(0, missing);

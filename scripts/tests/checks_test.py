@@ -132,6 +132,19 @@ class Tree(PlantedTree):
         self.write("harness/judge.h", "\n" * 701)
         self.assert_found("check_tree.py", "harness/judge.h:701")
 
+    def test_fault_as_text(self):
+        self.write("harness/judge.h", '#pragma once\n// "H05.modulo"\nconst char* kId = "H05.modulo";\n')
+        self.assert_found("check_tree.py", "harness/judge.h:3", "H05.modulo")
+
+    def test_fault_in_a_test(self):
+        self.write("harness/tests/judge_test.cpp", 'const char* kId = "X.no_silu";\n')
+        self.assert_clean("check_tree.py")
+
+    def test_order_of_faults(self):
+        for condition in ("id >= FaultId::kNoMax", "FaultId::kScale < id"):
+            self.write("optimized/planted.cu", f"bool planted = {condition};\n")
+            self.assert_found("check_tree.py", "optimized/planted.cu:1", "order of the fault table")
+
     def test_empty_tree(self):
         shutil.rmtree(self.root / "docs")
         shutil.rmtree(self.root / "harness")

@@ -66,9 +66,9 @@ TEST_CASE("a clean engine matches in every dtype, and every variant of H05 would
 
 TEST_CASE("each planted head map is found at layer 0's attention output and named", "[main]") {
   for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    for (const char* id : {"H05.modulo", "H05.divide_by_kv", "H05.decode_only", "H05.prefill_only", "H05.head_zero",
-                           "H05.group_off_by_one"}) {
-      INFO(id << " in " << name(dtype));
+    for (FaultId id : {FaultId::kModulo, FaultId::kDivideByKv, FaultId::kDecodeOnly, FaultId::kPrefillOnly,
+                       FaultId::kHeadZero, FaultId::kGroupOffByOne}) {
+      INFO(name(id) << " in " << name(dtype));
       const RunResult result = run({.dtype = dtype, .inject = Fault{id, {}, {}}});
       CHECK(result.verdict == Verdict::kDiverged);
       CHECK(result.planted_executions > 0);
@@ -85,7 +85,7 @@ TEST_CASE("each planted head map is found at layer 0's attention output and name
 }
 
 TEST_CASE("a fault in one layer is found in that layer alone", "[main]") {
-  const RunResult result = run({.inject = Fault{"H05.modulo", {}, 1}});
+  const RunResult result = run({.inject = Fault{FaultId::kModulo, {}, 1}});
   REQUIRE(result.first_divergence() != nullptr);
   CHECK(result.first_divergence()->tensor == TensorId{Op::kAttnOutput, 1});
   CHECK(result.first_divergence()->explanation.layers == std::vector<int>{1});
@@ -97,13 +97,13 @@ TEST_CASE("a model on which a wrong head map is right calls it undetectable", "[
   CHECK(result.verdict == Verdict::kMatch);
   const auto& h05 = hypothesis(result, "H05");
   bool modulo_is_blind = false;
-  for (const auto& blind : h05.blind_variants) modulo_is_blind = modulo_is_blind || blind.variant == "H05.modulo";
+  for (const auto& blind : h05.blind_variants) modulo_is_blind = modulo_is_blind || blind.variant == FaultId::kModulo;
   CHECK(modulo_is_blind);
 }
 
 TEST_CASE("small doses are found", "[main][doses]") {
   struct Dose {
-    const char* id;
+    FaultId id;
     std::optional<double> value;
     DType dtype;
     const char* model;
@@ -111,16 +111,16 @@ TEST_CASE("small doses are found", "[main][doses]") {
   };
   const char* const kOwnModel = "";
   const Dose doses[] = {
-      {"H03.theta", 1.001e6, DType::kF32, kOwnModel, Op::kQRope},
-      {"H03.theta", 1.001e6, DType::kBF16, kOwnModel, Op::kQRope},
-      {"H03.theta", 1.001e6, DType::kF16, kOwnModel, Op::kQRope},
-      {"H02.scale", 1.01, DType::kF32, kOwnModel, Op::kAttnOutput},
-      {"H02.scale", 1.01, DType::kBF16, kOwnModel, Op::kAttnOutput},
-      {"H02.scale", 1.01, DType::kF16, kOwnModel, Op::kAttnOutput},
-      {"H06.bf16", {}, DType::kF32, "synthetic:toy-15x5,profile=qwen,dtype=float32", Op::kQProj},
+      {FaultId::kTheta, 1.001e6, DType::kF32, kOwnModel, Op::kQRope},
+      {FaultId::kTheta, 1.001e6, DType::kBF16, kOwnModel, Op::kQRope},
+      {FaultId::kTheta, 1.001e6, DType::kF16, kOwnModel, Op::kQRope},
+      {FaultId::kScale, 1.01, DType::kF32, kOwnModel, Op::kAttnOutput},
+      {FaultId::kScale, 1.01, DType::kBF16, kOwnModel, Op::kAttnOutput},
+      {FaultId::kScale, 1.01, DType::kF16, kOwnModel, Op::kAttnOutput},
+      {FaultId::kBiasBf16, {}, DType::kF32, "synthetic:toy-15x5,profile=qwen,dtype=float32", Op::kQProj},
   };
   for (const Dose& dose : doses) {
-    INFO(dose.id << " in " << name(dose.dtype));
+    INFO(name(dose.id) << " in " << name(dose.dtype));
     const RunResult result = run({.model = dose.model, .dtype = dose.dtype, .inject = Fault{dose.id, dose.value, {}}});
     CHECK(result.verdict == Verdict::kDiverged);
     REQUIRE(result.first_divergence() != nullptr);
@@ -138,7 +138,8 @@ TEST_CASE("small doses are found", "[main][doses]") {
 TEST_CASE("an epsilon ten per cent off shows in rows of tiny norm", "[main][doses]") {
   for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     INFO(name(dtype));
-    const RunResult result = run({.case_id = "H09-tiny-norm", .dtype = dtype, .inject = Fault{"H09.eps", 1.1e-6, {}}});
+    const RunResult result =
+        run({.case_id = "H09-tiny-norm", .dtype = dtype, .inject = Fault{FaultId::kEps, 1.1e-6, {}}});
     CHECK(result.verdict == Verdict::kDiverged);
     REQUIRE(result.first_divergence() != nullptr);
     CHECK(result.first_divergence()->tensor == TensorId{Op::kInputLayernorm, 0});
@@ -177,13 +178,13 @@ TEST_CASE("a chunk of padding alone takes nothing from a match", "[main]") {
 TEST_CASE("bugs are named where scores are far from zero, and where the cache ends", "[main]") {
   struct Planted {
     const char* case_id;
-    const char* fault;
+    FaultId fault;
   };
-  for (const Planted& planted : {Planted{"H02-loud-scores", "H02.tail_zero"},
-                                 {"H02-loud-scores", "H02.qk_fp16"},
-                                 {"H08-tile-edge", "H08.read_plus_one"},
-                                 {"H08-tile-edge", "H08.length_counts_current"}}) {
-    INFO(planted.case_id << " with " << planted.fault);
+  for (const Planted& planted : {Planted{"H02-loud-scores", FaultId::kTailZero},
+                                 {"H02-loud-scores", FaultId::kQkFp16},
+                                 {"H08-tile-edge", FaultId::kReadPlusOne},
+                                 {"H08-tile-edge", FaultId::kLengthCountsCurrent}}) {
+    INFO(planted.case_id << " with " << name(planted.fault));
     const RunResult result = run({.case_id = planted.case_id, .inject = Fault{planted.fault, {}, {}}});
     CHECK(result.verdict == Verdict::kDiverged);
     CHECK(result.findings.size() > 3);
@@ -195,7 +196,7 @@ TEST_CASE("bugs are named where scores are far from zero, and where the cache en
 }
 
 TEST_CASE("equal runs give equal findings", "[main]") {
-  const Fault fault{"H05.modulo", {}, {}};
+  const Fault fault{FaultId::kModulo, {}, {}};
   const RunResult a = run({.inject = fault});
   const RunResult b = run({.inject = fault});
   REQUIRE(a.findings.size() == b.findings.size());

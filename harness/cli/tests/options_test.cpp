@@ -81,7 +81,7 @@ TEST_CASE("run with every option") {
   CHECK(arguments.layers->largest() == 5);
   CHECK(arguments.steps->below(100) == std::set<int>{1});
   CHECK(arguments.mode == diagnose::Mode::kFree);
-  CHECK(arguments.inject->id == "H03.theta");
+  CHECK(arguments.inject->id == FaultId::kTheta);
   CHECK(arguments.inject->value == 1e4);
   CHECK(arguments.inject->layer == 7);
   CHECK(arguments.common.max_memory == std::uint64_t{3} << 29);
@@ -220,11 +220,15 @@ TEST_CASE("arguments after -- are cases") {
 }
 
 TEST_CASE("a fault that the engine lacks is refused with the nearest that it has") {
-  const std::vector<std::string> plantable = {"H05.modulo", "H05.head_zero"};
-  CHECK_NOTHROW(check_plantable({"H05.head_zero", {}, {}}, plantable, "cpu"));
-  CHECK_THROWS_WITH(check_plantable({"H05.module", {}, {}}, plantable, "cpu"),
-                    ContainsSubstring("did you mean \"H05.modulo\"?"));
-  CHECK_THROWS_AS(check_plantable({"H05.modulo", {}, {}}, {}, "cpu"), InputError);
+  const std::vector<FaultId> plantable = {FaultId::kReadMinusOne, FaultId::kHeadZero};
+  CHECK_NOTHROW(check_plantable({FaultId::kHeadZero}, plantable, "cpu"));
+  CHECK_THROWS_WITH(check_plantable({FaultId::kReadPlusOne}, plantable, "cpu"),
+                    ContainsSubstring("did you mean \"H08.read_minus_one\"?"));
+  CHECK_THROWS_AS(check_plantable({FaultId::kModulo}, {}, "cpu"), InputError);
+}
+
+TEST_CASE("a fault that the table lacks is refused with the nearest that it has") {
+  CHECK_THROWS_WITH(parse_fault("--inject", "H05.module=1"), ContainsSubstring("did you mean \"H05.modulo\"?"));
 }
 
 TEST_CASE("text from files cannot command a terminal or break a line") {

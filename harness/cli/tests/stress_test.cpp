@@ -42,12 +42,12 @@ const HypothesisResult& own_hypothesis(const RunResult& result, const Case& test
   return *found;
 }
 
-bool exercises(const HypothesisResult& hypothesis, const std::string& variant) {
+bool exercises(const HypothesisResult& hypothesis, FaultId variant) {
   const auto& exercised = hypothesis.exercised_variants;
   return std::find(exercised.begin(), exercised.end(), variant) != exercised.end();
 }
 
-std::string why_blind(const HypothesisResult& hypothesis, const std::string& variant) {
+std::string why_blind(const HypothesisResult& hypothesis, FaultId variant) {
   for (const findings::BlindVariant& blind : hypothesis.blind_variants) {
     if (blind.variant == variant) return blind.why;
   }
@@ -97,8 +97,8 @@ struct Mutation {
   std::string case_id;
   std::string what;
   std::function<void(Case&)> mutate;
-  std::vector<std::string> blind;  // variants that the case shows and its mutation does not
-  std::vector<std::string> kept;   // variants that both show; none: nothing of the hypothesis is left to show
+  std::vector<FaultId> blind;  // variants that the case shows and its mutation does not
+  std::vector<FaultId> kept;   // variants that both show; none: nothing of the hypothesis is left to show
 };
 
 const std::vector<Mutation>& mutations() {
@@ -106,95 +106,114 @@ const std::vector<Mutation>& mutations() {
       {"H01-kv-cache",
        "one row",
        one_row,
-       {"H01.no_batch_stride", "H01.batch_stride_of_one_token", "H01.pad_slot"},
-       {"H01.no_head_stride", "H01.no_layer_stride", "H01.head_stride_is_tokens"}},
-      {"H01-kv-cache", "no padding", no_padding, {"H01.pad_slot"}, {"H01.no_batch_stride"}},
+       {FaultId::kNoBatchStride, FaultId::kBatchStrideOfOneToken, FaultId::kPadSlot},
+       {FaultId::kNoHeadStride, FaultId::kNoLayerStride, FaultId::kHeadStrideIsTokens}},
+      {"H01-kv-cache", "no padding", no_padding, {FaultId::kPadSlot}, {FaultId::kNoBatchStride}},
       {"H01-kv-cache",
        "one step that fills the cache",
        one_step_in_a_full_cache,
-       {"H01.head_stride_is_tokens", "H01.no_layer_stride"},
-       {"H01.no_head_stride", "H01.pos_major", "H01.v_into_k"}},
+       {FaultId::kHeadStrideIsTokens, FaultId::kNoLayerStride},
+       {FaultId::kNoHeadStride, FaultId::kPosMajor, FaultId::kVIntoK}},
       {"H02-softmax",
        "one token",
        one_token,
-       {"H02.scale", "H02.no_scale", "H02.scale_hidden", "H02.scale_twice", "H02.sum_fp16", "H02.tile_max"},
-       {"H02.scale_after", "H02.tail_zero"}},
+       {FaultId::kScale, FaultId::kNoScale, FaultId::kScaleHidden, FaultId::kScaleTwice, FaultId::kSumFp16,
+        FaultId::kTileMax},
+       {FaultId::kScaleAfter, FaultId::kTailZero}},
       {"H02-softmax",
        "fewer slots than a tile",
        [](Case& c) { one_step_of(c, 12); },
-       {"H02.tile_max"},
-       {"H02.scale", "H02.tail_zero"}},
+       {FaultId::kTileMax},
+       {FaultId::kScale, FaultId::kTailZero}},
       {"H02-loud-scores",
        "ordinary scores",
        on_model("synthetic:toy-15x5,profile=plain"),
-       {"H02.no_max"},
-       {"H02.no_scale"}},
+       {FaultId::kNoMax},
+       {FaultId::kNoScale}},
       {"H03-rope",
        "one step",
        one_step,
-       {"H03.decode_pos_zero", "H03.decode_pos_plus_one", "H03.chunk_local_pos"},
-       {"H03.theta", "H03.none", "H03.batch_pos"}},
-      {"H03-rope", "no padding", no_padding, {"H03.batch_pos"}, {"H03.chunk_local_pos"}},
+       {FaultId::kDecodePosZero, FaultId::kDecodePosPlusOne, FaultId::kChunkLocalPos},
+       {FaultId::kTheta, FaultId::kNoRope, FaultId::kBatchPos}},
+      {"H03-rope", "no padding", no_padding, {FaultId::kBatchPos}, {FaultId::kChunkLocalPos}},
       {"H03-rope",
        "one token, at position 0",
        one_token,
-       {"H03.theta", "H03.interleaved", "H03.half_slice", "H03.q_only", "H03.k_only", "H03.none", "H03.reverse"},
+       {FaultId::kTheta, FaultId::kInterleaved, FaultId::kHalfSlice, FaultId::kQOnly, FaultId::kKOnly, FaultId::kNoRope,
+        FaultId::kReverse},
        {}},
       {"H04-in-place",
        "outputs as wide as inputs",
        on_model("synthetic:toy-d32,layers=2"),
-       {"H04.wo_rows"},
-       {"H04.wo_cols", "H04.down_in_act", "H04.residual_lost"}},
-      {"H04-in-place", "one row of one token", one_row_of_one_token, {"H04.wo_rows"}, {"H04.wo_cols"}},
+       {FaultId::kWoRows},
+       {FaultId::kWoCols, FaultId::kDownInAct, FaultId::kResidualLost}},
+      {"H04-in-place", "one row of one token", one_row_of_one_token, {FaultId::kWoRows}, {FaultId::kWoCols}},
       {"H05-gqa",
        "a key/value head for each query head",
        on_model("synthetic:toy-mha"),
-       {"H05.modulo", "H05.prefill_only", "H05.decode_only"},
-       {"H05.head_zero"}},
-      {"H05-gqa", "no decode", no_decode, {"H05.decode_only"}, {"H05.modulo", "H05.prefill_only"}},
-      {"H06-qkv-bias", "no decode", no_decode, {"H06.decode_missing"}, {"H06.prefill_missing", "H06.missing_k"}},
+       {FaultId::kModulo, FaultId::kPrefillOnly, FaultId::kDecodeOnly},
+       {FaultId::kHeadZero}},
+      {"H05-gqa", "no decode", no_decode, {FaultId::kDecodeOnly}, {FaultId::kModulo, FaultId::kPrefillOnly}},
+      {"H06-qkv-bias",
+       "no decode",
+       no_decode,
+       {FaultId::kDecodeMissing},
+       {FaultId::kPrefillMissing, FaultId::kMissingK}},
       {"H06-bias-bits",
        "biases of 16 bits",
        on_model("synthetic:toy-d32,profile=qwen,layers=2"),
-       {"H06.bf16", "H06.fp16"},
-       {"H06.int8"}},
-      {"H07-gemm", "one row of one token", one_row_of_one_token, {"H07.column_major_out"}, {"H07.lda"}},
+       {FaultId::kBiasBf16, FaultId::kBiasFp16},
+       {FaultId::kBiasInt8}},
+      {"H07-gemm", "one row of one token", one_row_of_one_token, {FaultId::kColumnMajorOut}, {FaultId::kLda}},
       {"H08-cache-length",
        "no decode",
        no_decode,
-       {"H08.write_plus_one", "H08.write_minus_one", "H08.read_minus_one", "H08.read_minus_first", "H08.read_plus_one",
-        "H08.first_token", "H08.length_counts_current"},
+       {FaultId::kWritePlusOne, FaultId::kWriteMinusOne, FaultId::kReadMinusOne, FaultId::kReadMinusFirst,
+        FaultId::kReadPlusOne, FaultId::kFirstToken, FaultId::kLengthCountsCurrent},
        {}},
       {"H08-cache-length",
        "a full cache",
        one_decode_step_in_a_full_cache,
-       {"H08.read_plus_one"},
-       {"H08.read_minus_one", "H08.write_minus_one"}},
-      {"H08-cache-length", "padding in every row", every_row_padded, {"H08.read_minus_first"}, {"H08.read_minus_one"}},
+       {FaultId::kReadPlusOne},
+       {FaultId::kReadMinusOne, FaultId::kWriteMinusOne}},
+      {"H08-cache-length",
+       "padding in every row",
+       every_row_padded,
+       {FaultId::kReadMinusFirst},
+       {FaultId::kReadMinusOne}},
       {"H09-quiet-residual",
        "a residual of ordinary size",
        on_model("synthetic:toy-d64,profile=plain"),
-       {"H09.final_norm_eps"},
-       {"H09.no_weight"}},
+       {FaultId::kFinalNormEps},
+       {FaultId::kNoWeight}},
       {"H09-quiet-residual",
        "one layer",
        on_model("synthetic:toy-d64,profile=quiet,layers=1"),
-       {"H09.weight_from_other_layer"},
-       {"H09.eps", "H09.final_norm_eps"}},
-      {"H10-masking", "no padding", no_padding, {"H10.pad_visible", "H10.pad_query_axis"}, {"H10.none"}},
-      {"H10-masking", "one step", one_step, {"H10.top_left", "H10.chunk_only"}, {"H10.none", "H10.one_ahead"}},
-      {"H10-masking", "token by token", token_by_token, {"H10.none", "H10.one_ahead"}, {"H10.chunk_only"}},
-      {"H10-masking", "fewer slots than a window", [](Case& c) { one_step_of(c, 8); }, {"H10.window"}, {"H10.strict"}},
+       {FaultId::kWeightFromOtherLayer},
+       {FaultId::kEps, FaultId::kFinalNormEps}},
+      {"H10-masking", "no padding", no_padding, {FaultId::kPadVisible, FaultId::kPadQueryAxis}, {FaultId::kNoMask}},
+      {"H10-masking",
+       "one step",
+       one_step,
+       {FaultId::kTopLeft, FaultId::kChunkOnly},
+       {FaultId::kNoMask, FaultId::kOneAhead}},
+      {"H10-masking", "token by token", token_by_token, {FaultId::kNoMask, FaultId::kOneAhead}, {FaultId::kChunkOnly}},
+      {"H10-masking",
+       "fewer slots than a window",
+       [](Case& c) { one_step_of(c, 8); },
+       {FaultId::kWindow},
+       {FaultId::kStrict}},
       {"H10-long",
        "ordinary scores",
        on_model("synthetic:toy-15x5,profile=plain"),
-       {"H10.finite_fp16"},
-       {"H10.window"}},
+       {FaultId::kFiniteFp16},
+       {FaultId::kWindow}},
       {"H10-masking",
        "one row of one token",
        one_row_of_one_token,
-       {"H10.none", "H10.one_ahead", "H10.top_left", "H10.chunk_only", "H10.pad_visible", "H10.window"},
-       {"H10.strict"}},
+       {FaultId::kNoMask, FaultId::kOneAhead, FaultId::kTopLeft, FaultId::kChunkOnly, FaultId::kPadVisible,
+        FaultId::kWindow},
+       {FaultId::kStrict}},
   };
   return kMutations;
 }
@@ -213,8 +232,8 @@ TEST_CASE("with its stress taken away, a case is blind to what lived on it", "[s
 
     const HypothesisResult& shows = own_hypothesis(before, test_case);
     const HypothesisResult& showed = own_hypothesis(after, test_case);
-    for (const std::string& variant : mutation.blind) {
-      INFO(variant);
+    for (FaultId variant : mutation.blind) {
+      INFO(name(variant));
       CHECK(exercises(shows, variant));
       CHECK(shows.shown_by.at(variant).contains(test_case.id));
       CHECK(why_blind(shows, variant).empty());
@@ -222,8 +241,8 @@ TEST_CASE("with its stress taken away, a case is blind to what lived on it", "[s
       CHECK_FALSE(showed.shown_by.contains(variant));
       CHECK_THAT(why_blind(showed, variant), ContainsSubstring("it shows with: "));
     }
-    for (const std::string& variant : mutation.kept) {
-      INFO(variant);
+    for (FaultId variant : mutation.kept) {
+      INFO(name(variant));
       CHECK(exercises(shows, variant));
       CHECK(exercises(showed, variant));
     }

@@ -19,7 +19,8 @@ std::string first_words(const RunResult& result) {
   if (result.findings.empty()) return result.reason;
   const Finding& first = *result.first_divergence();
   return tensor_name(first.tensor) + " step " + std::to_string(first.step) + ": " + first.judgement.reason + "; " +
-         first.explanation.variant.value_or("unexplained") + "; " + first.explanation.pattern;
+         std::string(first.explanation.variant ? name(*first.explanation.variant) : "unexplained") + "; " +
+         first.explanation.pattern;
 }
 
 void check_match(const TraceSetting& setting) {
@@ -49,7 +50,7 @@ TEST_CASE("a clean trace of the reference, ragged and in chunks, matches and ref
   INFO(first_words(result));
   CHECK(result.verdict == Verdict::kMatch);
   CHECK(result.coverage.tensors_missing.empty());
-  for (const char* id : {"H01", "H02", "H03", "H05", "H06", "H08", "H10"}) {
+  for (FaultId id : {"H01", "H02", "H03", "H05", "H06", "H08", "H10"}) {
     INFO(id);
     const auto found = std::find_if(result.hypotheses.begin(), result.hypotheses.end(),
                                     [&](const auto& hypothesis) { return hypothesis.id == id; });
@@ -73,18 +74,18 @@ TEST_CASE("tensors of one kind alone, whatever their shape, are judged by whole 
 constexpr std::uint64_t kHonestSeeds = 2;  // 40 for the figures in harness/diagnose/thresholds.h
 
 struct Planted {
-  const char* id;
+  FaultId id;
   const char* tensor;  // first wrong
 };
 
 TEST_CASE("a bug is found at its tensor and named, with and without optional tensors", "[trace]") {
   for (const Keep& keep : {Keep(everything), Keep(required_tensors)}) {
-    for (const Planted& planted : {Planted{"H03.theta", "model.layers.1.self_attn.q_rope"},
-                                   Planted{"H05.modulo", "model.layers.1.self_attn.attn_output"},
-                                   Planted{"H06.missing_k", "model.layers.1.self_attn.k_proj"},
-                                   Planted{"H09.no_weight", "model.layers.1.input_layernorm"},
-                                   Planted{"H10.none", "model.layers.1.self_attn.attn_output"}}) {
-      INFO(planted.id);
+    for (const Planted& planted : {Planted{FaultId::kTheta, "model.layers.1.self_attn.q_rope"},
+                                   Planted{FaultId::kModulo, "model.layers.1.self_attn.attn_output"},
+                                   Planted{FaultId::kMissingK, "model.layers.1.self_attn.k_proj"},
+                                   Planted{FaultId::kNoWeight, "model.layers.1.input_layernorm"},
+                                   Planted{FaultId::kNoMask, "model.layers.1.self_attn.attn_output"}}) {
+      INFO(name(planted.id));
       const RunResult result =
           judge_trace_of({.inject = Fault{planted.id, {}, 1}, .keep = keep, .options = {.probing = false}});
       INFO(first_words(result));
@@ -105,13 +106,15 @@ TEST_CASE("an engine without epsilon is named with the value 0", "[trace]") {
   tiny_rows.special_tokens = cases::SpecialTokens{.every = 3, .last_ids = 16};
   for (DType dtype : {DType::kBF16, DType::kF32}) {
     INFO(name(dtype));
-    const RunResult result = judge_trace_of(
-        {.test_case = tiny_rows, .dtype = dtype, .inject = Fault{"H09.eps", 0.0, {}}, .options = {.probing = false}});
+    const RunResult result = judge_trace_of({.test_case = tiny_rows,
+                                             .dtype = dtype,
+                                             .inject = Fault{FaultId::kEps, 0.0, {}},
+                                             .options = {.probing = false}});
     INFO(first_words(result));
     REQUIRE(result.verdict == Verdict::kDiverged);
     const Finding& first = *result.first_divergence();
     CHECK(tensor_name(first.tensor) == "model.layers.0.input_layernorm");
-    CHECK(first.explanation.variant == "H09.eps");
+    CHECK(first.explanation.variant == FaultId::kEps);
     CHECK(first.explanation.value == 0.0);
     CHECK(first.explanation.expected_value == 1e-6);
   }
@@ -122,9 +125,10 @@ TEST_CASE("from layer outputs alone a bug is found in its layer in nine of ten r
           "[trace]") {
   int runs = 0, right = 0;
   for (DType dtype : {DType::kBF16, DType::kF32}) {
-    for (const char* id : {"H03.theta", "H06.missing_k", "H06.missing_v", "H05.modulo", "H10.none", "H10.one_ahead"}) {
+    for (FaultId id : {FaultId::kTheta, FaultId::kMissingK, FaultId::kMissingV, FaultId::kModulo, FaultId::kNoMask,
+                       FaultId::kOneAhead}) {
       for (std::optional<int> layer : {std::optional<int>(), std::optional<int>(1)}) {
-        INFO(id << " in " << name(dtype) << (layer ? ", layer 1" : ", every layer"));
+        INFO(name(id) << " in " << name(dtype) << (layer ? ", layer 1" : ", every layer"));
         const RunResult result = judge_trace_of(
             {.dtype = dtype, .inject = Fault{id, {}, layer}, .keep = layer_outputs, .options = {.probing = false}});
         INFO(first_words(result));
@@ -132,8 +136,8 @@ TEST_CASE("from layer outputs alone a bug is found in its layer in nine of ten r
         const Finding& first = *result.first_divergence();
         const bool layer_found = first.tensor == TensorId{Op::kOutput, layer.value_or(0)};
         ++runs;
-        right += layer_found && first.explanation.hypothesis == std::string(id).substr(0, 3) ? 1 : 0;
-        CHECK(first.explanation.hypothesis == std::string(id).substr(0, 3));
+        right += layer_found && first.explanation.hypothesis == hypothesis_of(id) ? 1 : 0;
+        CHECK(first.explanation.hypothesis == hypothesis_of(id));
       }
     }
   }
@@ -159,10 +163,11 @@ TEST_CASE("logits of honest engines lie within what rounding explains, with room
 
 TEST_CASE("from logits alone a gross bug leads the ranking", "[trace]") {
   int first = 0;
-  const char* const kBugs[] = {"H03.theta", "H06.missing_v", "H05.modulo", "H10.none",  "H02.no_scale",
-                               "H03.none",  "H09.no_weight", "H10.strict", "X.no_silu", "H07.packed_order"};
-  for (const char* id : kBugs) {
-    INFO(id);
+  const FaultId kBugs[] = {FaultId::kTheta,   FaultId::kMissingV,   FaultId::kModulo,   FaultId::kNoMask,
+                           FaultId::kNoScale, FaultId::kNoRope,     FaultId::kNoWeight, FaultId::kStrict,
+                           FaultId::kNoSilu,  FaultId::kPackedOrder};
+  for (FaultId id : kBugs) {
+    INFO(name(id));
     const RunResult result = judge_trace_of(
         {.inject = Fault{id, {}, {}}, .reference_engine = true, .keep = logits_alone, .options = {.probing = false}});
     CHECK(result.verdict == Verdict::kDiverged);
@@ -208,14 +213,14 @@ TEST_CASE("logits of a wrong engine refute no bug that one row cannot show", "[t
   cases::Case one_row = small_case();
   one_row.batch = 1;
   one_row.left_padding = {0};
-  for (const std::optional<Fault>& inject : {std::optional<Fault>(), std::optional(Fault{"H03.theta", {}, {}})}) {
+  for (const std::optional<Fault>& inject : {std::optional<Fault>(), std::optional(Fault{FaultId::kTheta, {}, {}})}) {
     const RunResult result =
         judge_trace_of({.test_case = one_row, .inject = inject, .reference_engine = true, .keep = logits_alone});
     CHECK(result.verdict == (inject ? Verdict::kDiverged : Verdict::kMatch));
     bool of_other_tokens = false;
     for (const auto& hypothesis : result.hypotheses) {
-      CHECK_FALSE(hypothesis.shown_by.contains("H01.no_batch_stride"));
-      of_other_tokens |= hypothesis.shown_by.contains("H10.none");
+      CHECK_FALSE(hypothesis.shown_by.contains(FaultId::kNoBatchStride));
+      of_other_tokens |= hypothesis.shown_by.contains(FaultId::kNoMask);
     }
     CHECK(of_other_tokens);
   }
@@ -223,14 +228,14 @@ TEST_CASE("logits of a wrong engine refute no bug that one row cannot show", "[t
 
 TEST_CASE("a value that was searched for on logits alone is not confirmed", "[trace]") {
   const RunResult result = judge_trace_of({.test_case = small_case("synthetic:toy-d64"),
-                                           .inject = Fault{"H03.theta", 37000.0, {}},
+                                           .inject = Fault{FaultId::kTheta, 37000.0, {}},
                                            .reference_engine = true,
                                            .keep = logits_alone,
                                            .options = {.probing = false}});
   INFO(first_words(result));
   REQUIRE(result.verdict == Verdict::kDiverged);
   const findings::Explanation& explanation = result.first_divergence()->explanation;
-  CHECK(explanation.variant == "H03.theta");
+  CHECK(explanation.variant == FaultId::kTheta);
   CHECK(explanation.verdict == HypothesisVerdict::kConsistent);
   CHECK_FALSE(explanation.evidence.empty());
 }
@@ -241,18 +246,18 @@ TEST_CASE("logits with NaN at some tokens are ranked by the others, and with NaN
       const std::int64_t end = all ? tensor.size() : tensor.shape().back();
       for (std::int64_t i = 0; i < end; ++i) tensor.set(i, std::numeric_limits<double>::quiet_NaN());
     };
-    for (const char* bug : {"H03.theta", ""}) {
-      INFO(bug << (all ? ", all NaN" : ", one token NaN"));
+    for (std::optional<FaultId> bug : {std::optional(FaultId::kTheta), std::optional<FaultId>()}) {
+      INFO((bug ? name(*bug) : "no bug") << (all ? ", all NaN" : ", one token NaN"));
       TraceSetting setting = {.test_case = small_case("synthetic:toy-d64"),
                               .keep = logits_alone,
                               .change = nothing,
                               .options = {.probing = false}};
-      if (*bug != 0) setting.inject = Fault{bug, {}, {}};
+      if (bug) setting.inject = Fault{*bug, {}, {}};
       const RunResult result = judge_trace_of(setting);
       INFO(first_words(result));
       REQUIRE(result.verdict == Verdict::kDiverged);
       const findings::Explanation& explanation = result.first_divergence()->explanation;
-      if (all || *bug == 0) {
+      if (all || !bug) {
         CHECK_FALSE(explanation.variant.has_value());
       } else {
         CHECK(explanation.variant == bug);
@@ -263,7 +268,7 @@ TEST_CASE("logits with NaN at some tokens are ranked by the others, and with NaN
 }
 
 TEST_CASE("a value far from those that the catalogue lists is fitted", "[trace]") {
-  for (const Fault& fault : {Fault{"H09.eps", 0.7, {}}, Fault{"H03.theta", 3.0, {}}}) {
+  for (const Fault& fault : {Fault{FaultId::kEps, 0.7, {}}, Fault{FaultId::kTheta, 3.0, {}}}) {
     for (DType dtype : {DType::kBF16, DType::kF32}) {
       INFO(to_string(fault) << " in " << name(dtype));
       const RunResult result = judge_trace_of({.dtype = dtype, .inject = fault, .options = {.probing = false}});
@@ -314,10 +319,10 @@ TEST_CASE("a coarse bug of which the engine sums in an order of its own is named
   for (DType dtype : {DType::kBF16, DType::kF32}) {
     INFO(name(dtype));
     const RunResult result =
-        judge_trace_of({.dtype = dtype, .inject = Fault{"H07.acc_bf16", 16.0, 0}, .options = {.probing = false}});
+        judge_trace_of({.dtype = dtype, .inject = Fault{FaultId::kAccBf16, 16.0, 0}, .options = {.probing = false}});
     INFO(first_words(result));
     REQUIRE(result.verdict == Verdict::kDiverged);
-    CHECK(result.first_divergence()->explanation.variant == "H07.acc_bf16");
+    CHECK(result.first_divergence()->explanation.variant == FaultId::kAccBf16);
   }
 }
 
@@ -389,14 +394,14 @@ TEST_CASE("declared roundings are no findings where scores are huge", "[trace]")
 }
 
 TEST_CASE("allowed roundings do not cover a bug", "[trace]") {
-  const RunResult result = judge_trace_of({.inject = Fault{"H05.modulo", {}, {}},
+  const RunResult result = judge_trace_of({.inject = Fault{FaultId::kModulo, {}, {}},
                                            .keep = required_tensors,
                                            .options = {.allow_precision = true, .probing = false}});
   CHECK(result.verdict == Verdict::kDiverged);
 }
 
 TEST_CASE("filters choose what is judged, and nothing left is no match", "[trace]") {
-  TraceSetting setting{.inject = Fault{"H05.modulo", {}, 1}, .options = {.probing = false}};
+  TraceSetting setting{.inject = Fault{FaultId::kModulo, {}, 1}, .options = {.probing = false}};
   setting.options.layers = std::set<int>{0};
   CHECK(judge_trace_of(setting).verdict == Verdict::kMatch);
   setting.options.layers = std::set<int>{1};

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <set>
@@ -6,6 +7,8 @@
 #include "harness/contract/config.h"
 #include "harness/contract/error.h"
 #include "harness/contract/fault.h"
+#include "harness/contract/fault_table.h"
+#include "harness/contract/hypothesis.h"
 #include "harness/contract/operation_table.h"
 #include "harness/contract/precision.h"
 #include "harness/contract/step.h"
@@ -227,19 +230,64 @@ TEST_CASE("steps must form one sequence batch", "[step]") {
 }
 
 TEST_CASE("a fault as text, and the values that it may have", "[fault]") {
-  CHECK(to_string(Fault{"H05.modulo", {}, {}}) == "H05.modulo");
-  CHECK(to_string(Fault{"H09.eps", 1e-5, 0}) == "H09.eps=1e-05@0");
-  CHECK(to_string(Fault{"H03.theta", 0.1, {}}) == "H03.theta=0.1");
-  const auto check = [](const char* id, double value) { check_fault_value({id, value, {}}); };
-  CHECK_NOTHROW(check_fault_value({"H05.modulo", {}, {}}));
-  CHECK_NOTHROW(check("H07.lda", -1.0));
-  CHECK_NOTHROW(check("H09.eps", 0.0));
-  CHECK_THROWS_WITH(check("H05.modulo", 1.0), ContainsSubstring("takes no value"));
-  CHECK_THROWS_WITH(check("H02.tile_max", 0.0), ContainsSubstring("H02.tile_max: the value 0 must be a whole number"));
-  CHECK_THROWS_AS(check("H02.tail_zero", std::nan("")), InputError);
-  CHECK_THROWS_AS(check("H03.theta", HUGE_VAL), InputError);
-  CHECK_THROWS_AS(check("H07.lda", 0.5), InputError);
-  CHECK_THROWS_AS(check("H01.pad_slot", 1.0), InputError);
+  CHECK(to_string(Fault{FaultId::kModulo, {}, {}}) == "H05.modulo");
+  CHECK(to_string(Fault{FaultId::kEps, 1e-5, 0}) == "H09.eps=1e-05@0");
+  CHECK(to_string(Fault{FaultId::kTheta, 0.1, {}}) == "H03.theta=0.1");
+  const auto check = [](FaultId id, double value) { check_fault_value({id, value, {}}); };
+  CHECK_NOTHROW(check_fault_value({FaultId::kModulo, {}, {}}));
+  CHECK_NOTHROW(check(FaultId::kLda, -1.0));
+  CHECK_NOTHROW(check(FaultId::kEps, 0.0));
+  CHECK_THROWS_WITH(check(FaultId::kModulo, 1.0), ContainsSubstring("takes no value"));
+  CHECK_THROWS_WITH(check(FaultId::kTileMax, 0.0),
+                    ContainsSubstring("H02.tile_max: the value 0 must be a whole number"));
+  CHECK_THROWS_AS(check(FaultId::kTailZero, std::nan("")), InputError);
+  CHECK_THROWS_AS(check(FaultId::kTheta, HUGE_VAL), InputError);
+  CHECK_THROWS_AS(check(FaultId::kLda, 0.5), InputError);
+  CHECK_THROWS_AS(check(FaultId::kPadSlot, 1.0), InputError);
+}
+
+TEST_CASE("the fault table is complete in itself", "[fault]") {
+  std::set<std::string_view> names;
+  for (const VariantFacts& row : fault_table()) {
+    INFO(name(row.id));
+    CHECK(&fault_facts(row.id) == &row);
+    CHECK(names.insert(name(row.id)).second);
+    CHECK(parse_fault_id(name(row.id)) == row.id);
+    const std::string_view family = name(row.id).substr(0, name(row.id).find('.'));
+    const bool listed = std::any_of(kHypotheses.begin(), kHypotheses.end(),
+                                    [&](const Hypothesis& hypothesis) { return hypothesis.id == family; });
+    CHECK((listed ? hypothesis_of(row.id) == family : family == "X" && hypothesis_of(row.id).empty()));
+    CHECK_FALSE(row.what.empty());
+    CHECK_FALSE(row.source.empty());
+    CHECK_FALSE(row.shows_when.empty());
+    CHECK_FALSE(row.ops.empty());
+    CHECK((row.takes == Takes::kNothing) == row.values.empty());
+    for (double value : row.values) CHECK_NOTHROW(check_fault_value({row.id, value, {}}));
+    CHECK(row.declares.has_value() == row.changes.empty());
+    std::set<Op> changed;
+    for (const Change& change : row.changes) {
+      const std::vector<Op>& ops = change.ops.empty() ? row.ops : change.ops;
+      changed.insert(ops.begin(), ops.end());
+    }
+    if (!row.declares) CHECK(changed == std::set<Op>(row.ops.begin(), row.ops.end()));
+  }
+  CHECK(names.size() == kNumFaults + 2 * kNumRoundingPoints - 2);  // two of the roundings have rows of their own
+  CHECK_FALSE(parse_fault_id("H05.nonsense").has_value());
+  CHECK_FALSE(parse_fault_id("").has_value());
+}
+
+TEST_CASE("a bug on one model has that model's right value, and says what no input of it can show", "[fault]") {
+  ModelConfig config = small_config();
+  config.rope_theta = 5e5;
+  CHECK(find_variant(faults_of(config), FaultId::kTheta)->right_value == 5e5);
+  CHECK(find_variant(faults_of(config), FaultId::kScale)->right_value == 1.0);
+  CHECK_FALSE(find_variant(faults_of(config), FaultId::kTileMax)->right_value.has_value());
+  config.qkv_bias = false;
+  const std::string_view none = "biases of q, k and v, which this model does not have";
+  for (const VariantFacts& row : faults_of(config)) {
+    INFO(name(row.id));
+    CHECK((row.shows_when == none) == (hypothesis_of(row.id) == "H06"));
+  }
 }
 
 TEST_CASE("gold computes in float64 with the candidate's weights", "[precision]") {

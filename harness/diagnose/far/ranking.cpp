@@ -133,9 +133,9 @@ std::optional<findings::FreeRanking> rank_free_runs(const FreeRankingQuery& quer
     const bool listed =
         std::ranges::find(ranking.nearest, variant.variant, &RankedVariant::variant) != ranking.nearest.end();
     if (!listed && ranking.nearest.size() < kRankedVariants) ranking.nearest.push_back(variant);
-    judged.detectability.tried.insert(variant.variant);
+    judged.detectability.tried.insert(pass.variant->id);
     if (!variant.reproduces) {
-      if (passes.shows(pass)) judged.detectability.cases_that_show[variant.variant].insert(case_id);
+      if (passes.shows(pass)) judged.detectability.cases_that_show[pass.variant->id].insert(case_id);
     } else if (variant.times_rounding <= kClearlyFarther * ranking.nearest.front().times_rounding && !listed) {
       Fit fit{pass.variant, {}, passes.searched(*pass.variant), variant.times_rounding};
       if (fit.fitted) {
@@ -171,11 +171,11 @@ void add_evidence(const findings::FreeRanking& ranking, std::vector<findings::Hy
   for (findings::HypothesisResult& hypothesis : hypotheses) {
     for (std::size_t i = 0; i < ranking.nearest.size(); ++i) {
       const RankedVariant& variant = ranking.nearest[i];
-      if (hypothesis_of(variant.variant) != hypothesis.id) continue;
+      if (!variant.variant || hypothesis_of(*variant.variant) != hypothesis.id) continue;
       hypothesis.evidence.push_back(
           "of " + std::to_string(ranking.variants_tried) + " forward passes, each with one bug planted, the one with " +
-          variant.variant + " comes " + (i == 0 ? "nearest" : "nearest but " + std::to_string(i)) + ": its error is " +
-          shown(variant.times_rounding) + " times what rounding alone does, that of right code " +
+          std::string(name(*variant.variant)) + " comes " + (i == 0 ? "nearest" : "nearest but " + std::to_string(i)) +
+          ": its error is " + shown(variant.times_rounding) + " times what rounding alone does, that of right code " +
           shown(ranking.right.times_rounding));
       break;
     }

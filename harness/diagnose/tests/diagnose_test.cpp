@@ -84,26 +84,26 @@ TEST_CASE("one hypothesis that fits is confirmed, several are a tie, none is une
   CHECK_FALSE(none.verdict.has_value());
   CHECK_FALSE(none.hypothesis.has_value());
 
-  const findings::Explanation one = explanation_of({{"H05.divide_by_kv", {}}, {"H05.modulo", {}}}, {});
+  const findings::Explanation one = explanation_of({{FaultId::kDivideByKv, {}}, {FaultId::kModulo, {}}}, {});
   CHECK(one.verdict == HypothesisVerdict::kConfirmed);
   CHECK(one.hypothesis == "H05");
-  CHECK(one.variant == "H05.divide_by_kv");
-  CHECK(one.alternatives == std::vector<std::string>{"H05.modulo"});
+  CHECK(one.variant == FaultId::kDivideByKv);
+  CHECK(one.alternatives == std::vector<FaultId>{FaultId::kModulo});
 
-  const findings::Explanation tie = explanation_of({{"H01.no_head_stride", {}}, {"H05.head_zero", {}}}, {});
+  const findings::Explanation tie = explanation_of({{FaultId::kNoHeadStride, {}}, {FaultId::kHeadZero, {}}}, {});
   CHECK(tie.verdict == HypothesisVerdict::kConsistent);
   CHECK(tie.hypothesis == "H01");
 
-  const findings::Explanation outsider = explanation_of({{"X.no_silu", {}}}, {});
+  const findings::Explanation outsider = explanation_of({{FaultId::kNoSilu, {}}}, {});
   CHECK(outsider.verdict == HypothesisVerdict::kConfirmed);
   CHECK_FALSE(outsider.hypothesis.has_value());
-  CHECK(outsider.variant == "X.no_silu");
+  CHECK(outsider.variant == FaultId::kNoSilu);
 }
 
 const std::vector<VariantFacts> kCatalogue = {
-    {"H05.modulo", "h % K", "", {Op::kAttnOutput}, "1 < K < H"},
-    {"H05.divide_by_kv", "h / K", "", {Op::kAttnOutput}, "G != K"},
-    {"H01.no_head_stride", "", "", {Op::kKCache}, "K > 1"},
+    {FaultId::kModulo, "h % K", "", {Op::kAttnOutput}, "1 < K < H"},
+    {FaultId::kDivideByKv, "h / K", "", {Op::kAttnOutput}, "G != K"},
+    {FaultId::kNoHeadStride, "", "", {Op::kKCache}, "K > 1"},
 };
 
 TensorKey in_layer(Op op, int layer) { return {0, {op, layer}}; }
@@ -124,8 +124,8 @@ std::vector<TensorKey> whole_layer(int layer) {
 
 TEST_CASE("a value searched for over spans alone is in doubt, and none beside an unexplained bug of the span's",
           "[attribution]") {
-  const Fit searched{Variant{"H02.scale", 0.15}, {}, true};
-  const Fit listed{Variant{"H02.no_scale", {}}, {}};
+  const Fit searched{Variant{FaultId::kScale, 0.15}, {}, true};
+  const Fit listed{Variant{FaultId::kNoScale, {}}, {}};
 
   std::vector<WrongTensor> alone = {wrong_tensor(whole_layer(1), {searched, listed})};
   weigh_span_evidence(alone);
@@ -143,13 +143,13 @@ TEST_CASE("a value searched for over spans alone is in doubt, and none beside an
                                    wrong_tensor(whole_layer(1), {searched, listed})};
   weigh_span_evidence(both);
   REQUIRE(both[2].fits.size() == 1);
-  CHECK(both[2].fits[0].variant->id == "H02.no_scale");
+  CHECK(both[2].fits[0].variant->id == FaultId::kNoScale);
   CHECK_THAT(both[2].fits[0].doubt, ContainsSubstring("model.layers.0.self_attn.q_rope"));
 
   std::vector<WrongTensor> spans = {wrong_tensor(whole_layer(0), {}), wrong_tensor(whole_layer(1), {searched, listed})};
   weigh_span_evidence(spans);
   REQUIRE(spans[1].fits.size() == 1);
-  CHECK(spans[1].fits[0].variant->id == "H02.no_scale");
+  CHECK(spans[1].fits[0].variant->id == FaultId::kNoScale);
   CHECK_THAT(spans[1].fits[0].doubt, ContainsSubstring("model.layers.0.output"));
 
   std::vector<WrongTensor> elsewhere = {wrong_tensor({in_layer(Op::kOProj, 0)}, {}),
@@ -174,12 +174,12 @@ const findings::HypothesisResult& find(const std::vector<findings::HypothesisRes
 
 TEST_CASE("each hypothesis is refuted, undetectable or not exercised by what the inputs could show", "[hypotheses]") {
   Detectability detectability;
-  detectability.tried = {"H05.modulo", "H05.divide_by_kv", "H01.no_head_stride"};
-  detectability.cases_that_show = {{"H05.modulo", {"H05-gqa"}}};
+  detectability.tried = {FaultId::kModulo, FaultId::kDivideByKv, FaultId::kNoHeadStride};
+  detectability.cases_that_show = {{FaultId::kModulo, {"H05-gqa"}}};
   const auto results = judge_hypotheses({}, kCatalogue, detectability);
   REQUIRE(results.size() == 10);
   CHECK(find(results, "H05").verdict == HypothesisVerdict::kRefuted);
-  CHECK(find(results, "H05").exercised_variants == std::vector<std::string>{"H05.modulo"});
+  CHECK(find(results, "H05").exercised_variants == std::vector<FaultId>{FaultId::kModulo});
   REQUIRE(find(results, "H05").blind_variants.size() == 1);
   CHECK_THAT(find(results, "H05").blind_variants[0].why, ContainsSubstring("G != K"));
   CHECK(find(results, "H01").verdict == HypothesisVerdict::kUndetectable);
@@ -189,32 +189,32 @@ TEST_CASE("each hypothesis is refuted, undetectable or not exercised by what the
 
 TEST_CASE("a tie makes every hypothesis in it consistent, and a later confirmation outranks it", "[hypotheses]") {
   Finding tie;
-  tie.explanation = explanation_of({{"H01.no_head_stride", {}}, {"H05.modulo", {}}}, {});
+  tie.explanation = explanation_of({{FaultId::kNoHeadStride, {}}, {FaultId::kModulo, {}}}, {});
   auto results = judge_hypotheses({tie}, kCatalogue, {});
   CHECK(find(results, "H01").verdict == HypothesisVerdict::kConsistent);
   CHECK(find(results, "H05").verdict == HypothesisVerdict::kConsistent);
-  CHECK(find(results, "H05").variant == "H05.modulo");
+  CHECK(find(results, "H05").variant == FaultId::kModulo);
 
   Finding sure;
-  sure.explanation = explanation_of({{"H05.divide_by_kv", {}}}, {});
+  sure.explanation = explanation_of({{FaultId::kDivideByKv, {}}}, {});
   results = judge_hypotheses({tie, sure}, kCatalogue, {});
   CHECK(find(results, "H05").verdict == HypothesisVerdict::kConfirmed);
-  CHECK(find(results, "H05").variant == "H05.divide_by_kv");
+  CHECK(find(results, "H05").variant == FaultId::kDivideByKv);
   CHECK(find(results, "H01").verdict == HypothesisVerdict::kConsistent);
 }
 
 TEST_CASE("joining two models' results keeps the strongest verdict and the union of what was exercised", "[merge]") {
   Detectability shows_modulo;
-  shows_modulo.tried = {"H05.modulo", "H05.divide_by_kv"};
-  shows_modulo.cases_that_show = {{"H05.modulo", {"a"}}};
+  shows_modulo.tried = {FaultId::kModulo, FaultId::kDivideByKv};
+  shows_modulo.cases_that_show = {{FaultId::kModulo, {"a"}}};
   Detectability shows_divide;
   shows_divide.tried = shows_modulo.tried;
-  shows_divide.cases_that_show = {{"H05.divide_by_kv", {"b"}}};
+  shows_divide.cases_that_show = {{FaultId::kDivideByKv, {"b"}}};
   findings::RunResult clean, wrong;
   clean.hypotheses = judge_hypotheses({}, kCatalogue, shows_modulo);
   clean.coverage.tensors_compared = 5;
   Finding finding;
-  finding.explanation = explanation_of({{"H05.divide_by_kv", {}}}, {});
+  finding.explanation = explanation_of({{FaultId::kDivideByKv, {}}}, {});
   wrong.hypotheses = judge_hypotheses({finding}, kCatalogue, shows_divide);
   wrong.findings = {finding};
   wrong.verdict = Verdict::kDiverged;
@@ -225,9 +225,9 @@ TEST_CASE("joining two models' results keeps the strongest verdict and the union
   CHECK(merged.findings.size() == 1);
   const auto& h05 = find(merged.hypotheses, "H05");
   CHECK(h05.verdict == HypothesisVerdict::kConfirmed);
-  CHECK(h05.exercised_variants == std::vector<std::string>{"H05.divide_by_kv", "H05.modulo"});
+  CHECK(h05.exercised_variants == std::vector<FaultId>{FaultId::kDivideByKv, FaultId::kModulo});
   CHECK(h05.shown_by ==
-        std::map<std::string, std::set<std::string>>{{"H05.divide_by_kv", {"b"}}, {"H05.modulo", {"a"}}});
+        std::map<FaultId, std::set<std::string>>{{FaultId::kDivideByKv, {"b"}}, {FaultId::kModulo, {"a"}}});
   CHECK(h05.blind_variants.empty());
 
   findings::RunResult doubtful;
@@ -250,26 +250,26 @@ findings::RunResult diverged_by(const std::vector<VariantFacts>& catalogue, cons
 TEST_CASE("another model's cases break a tie, and the variant left keeps its value and its own model's right one",
           "[merge]") {
   const auto catalogue_with = [](double right_eps) {
-    VariantFacts modulo{"H05.modulo", "h % K", "", {Op::kAttnOutput}, "1 < K < H"};
-    VariantFacts eps{"H09.eps", "another epsilon", "", {Op::kNorm}, "a row of tiny norm", {1e-5}};
+    VariantFacts modulo{FaultId::kModulo, "h % K", "", {Op::kAttnOutput}, "1 < K < H"};
+    VariantFacts eps{FaultId::kEps, "another epsilon", "", {Op::kNorm}, "a row of tiny norm", {1e-5}};
     eps.right_value = right_eps;
     return std::vector<VariantFacts>{modulo, eps};
   };
   Finding tie;
-  tie.explanation = explanation_of({{"H05.modulo", {}}, {"H09.eps", 3e-5}}, catalogue_with(2e-6));
+  tie.explanation = explanation_of({{FaultId::kModulo, {}}, {FaultId::kEps, 3e-5}}, catalogue_with(2e-6));
   CHECK(tie.explanation.verdict == HypothesisVerdict::kConsistent);
   CHECK(tie.explanation.separated_by ==
         std::vector<std::string>{"told apart by inputs with only one of: 1 < K < H; a row of tiny norm"});
   tie.explanation.pattern = "every column";
   Detectability shows_modulo;
-  shows_modulo.tried = {"H05.modulo"};
-  shows_modulo.cases_that_show = {{"H05.modulo", {"a"}}};
+  shows_modulo.tried = {FaultId::kModulo};
+  shows_modulo.cases_that_show = {{FaultId::kModulo, {"a"}}};
   // The first model's cases would have shown H05.modulo, and did not.
   const findings::RunResult merged = merge(
       {diverged_by(catalogue_with(1e-6), shows_modulo, {}), diverged_by(catalogue_with(2e-6), shows_modulo, {tie})});
   REQUIRE(merged.findings.size() == 1);
   const findings::Explanation& left = merged.findings[0].explanation;
-  CHECK(left.variant == "H09.eps");
+  CHECK(left.variant == FaultId::kEps);
   CHECK(left.verdict == HypothesisVerdict::kConfirmed);
   CHECK(left.value == 3e-5);
   CHECK(left.expected_value == 2e-6);
@@ -277,12 +277,12 @@ TEST_CASE("another model's cases break a tie, and the variant left keeps its val
   CHECK(left.pattern == "every column");
   // Alone there is nobody to break it.
   CHECK(merge({diverged_by(catalogue_with(2e-6), shows_modulo, {tie})}).findings[0].explanation.variant ==
-        "H05.modulo");
+        FaultId::kModulo);
 }
 
 TEST_CASE("evidence without a variant takes on the variant that is confirmed of its hypothesis", "[merge]") {
   Finding sure, hint, doubtful;
-  sure.explanation = explanation_of({{"H05.divide_by_kv", {}}}, {});
+  sure.explanation = explanation_of({{FaultId::kDivideByKv, {}}}, {});
   hint.explanation.hypothesis = "H05";
   hint.explanation.verdict = HypothesisVerdict::kConsistent;
   hint.explanation.pattern = "head 3 of 6";
@@ -290,7 +290,7 @@ TEST_CASE("evidence without a variant takes on the variant that is confirmed of 
   doubtful = sure;
   doubtful.explanation.verdict = HypothesisVerdict::kConsistent;
   const findings::RunResult merged = merge({diverged_by(kCatalogue, {}, {hint}), diverged_by(kCatalogue, {}, {sure})});
-  CHECK(merged.findings[0].explanation.variant == "H05.divide_by_kv");
+  CHECK(merged.findings[0].explanation.variant == FaultId::kDivideByKv);
   CHECK(merged.findings[0].explanation.verdict == HypothesisVerdict::kConfirmed);
   CHECK(merged.findings[0].explanation.pattern == "head 3 of 6");
   const findings::RunResult unsure =

@@ -36,7 +36,7 @@ TEST_CASE("GitHub: the first divergence comes first, then each other explanation
   const std::vector<std::string> lines = lines_of(github_commands(tests::unexplained()));
   REQUIRE(lines.size() == 2);
   CHECK_THAT(lines[0], StartsWith("::error title=qdiff%3A unexplained::lm_head"));  // of kind logic
-  CHECK_THAT(lines[1], StartsWith("::error title=qdiff%3A H02.probs_rounded::model.layers.0.self_attn.probs"));
+  CHECK_THAT(lines[1], StartsWith("::error title=qdiff%3A H02.attention_probs_bf16::model.layers.0.self_attn.probs"));
   CHECK_THAT(lines[1], ContainsSubstring("%0Adeclare: \"points\": {\"attention.probs\": \"bfloat16\""));
 }
 
@@ -44,7 +44,7 @@ TEST_CASE("GitHub shows ten errors of a step, so there are never more", "[report
   findings::RunResult result = tests::diverged();
   result.findings.resize(20, result.findings.front());
   for (std::size_t i = 0; i < result.findings.size(); ++i) {
-    result.findings[i].explanation.variant = "H05.v" + std::to_string(i);
+    result.findings[i].explanation.variant = fault_table()[i].id;
   }
   CHECK(lines_of(github_commands(result)).size() == 10);
 }

@@ -82,7 +82,7 @@ TEST_CASE("JUnit: an undeclared rounding carries the points that would declare i
 
 TEST_CASE("JUnit: a hypothesis passes only in a case that would show it", "[report]") {
   findings::RunResult result = tests::match();
-  result.hypotheses[0].shown_by = {{"H01.one", {"end-to-end"}}};
+  result.hypotheses[0].shown_by = {{FaultId::kNoBatchStride, {"end-to-end"}}};
   const std::string xml = junit_xml(result);
   CHECK(test_of(xml, "H01", "end-to-end") == "<testcase classname=\"H01\" name=\"end-to-end\"/>\n    ");
   CHECK_THAT(test_of(xml, "H01", "H05-gqa"),

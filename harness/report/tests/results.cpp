@@ -36,8 +36,13 @@ RunResult base() {
     row.id = hypothesis.id;
     row.title = hypothesis.title;
     row.verdict = HypothesisVerdict::kRefuted;
-    row.exercised_variants = {row.id + ".one", row.id + ".two"};
-    row.shown_by = {{row.id + ".one", {"H05-gqa", "end-to-end"}}, {row.id + ".two", {"end-to-end"}}};
+    for (const VariantFacts& facts : fault_table()) {
+      if (hypothesis_of(facts.id) == row.id && row.exercised_variants.size() < 2) {
+        row.exercised_variants.push_back(facts.id);
+      }
+    }
+    row.shown_by = {{row.exercised_variants[0], {"H05-gqa", "end-to-end"}},
+                    {row.exercised_variants[1], {"end-to-end"}}};
     row.evidence = {"2 variants would have shown on these inputs; the candidate shows none of them"};
     result.hypotheses.push_back(row);
   }
@@ -47,7 +52,7 @@ RunResult base() {
   undetectable.shown_by.clear();
   undetectable.evidence.clear();
   undetectable.blind_variants = {
-      {"H09.eps",
+      {FaultId::kEps,
        "on these inputs it gives what correct code gives, to within rounding; it shows with: a row of tiny "
        "norm"}};
   HypothesisResult& not_exercised = result.hypotheses[9];
@@ -86,7 +91,7 @@ Finding finding_at(Op op, int layer, int step, Phase phase) {
   return finding;
 }
 
-void explain(Finding& finding, const std::string& variant, HypothesisVerdict verdict) {
+void explain(Finding& finding, FaultId variant, HypothesisVerdict verdict) {
   finding.explanation.hypothesis = variant.substr(0, 3);
   finding.explanation.variant = variant;
   finding.explanation.verdict = verdict;
@@ -114,11 +119,11 @@ RunResult diverged() {
   RunResult result = base();
   result.verdict = Verdict::kDiverged;
   result.cases[0].verdict = Verdict::kDiverged;
-  result.injected = "H05.modulo";
+  result.injected = Fault{FaultId::kModulo};
   result.planted_executions = 1234;
   for (int layer : {0, 1, 2}) {
     Finding finding = finding_at(Op::kAttnOutput, layer, 0, Phase::kPrefill);
-    explain(finding, "H05.modulo", HypothesisVerdict::kConfirmed);
+    explain(finding, FaultId::kModulo, HypothesisVerdict::kConfirmed);
     result.findings.push_back(finding);
   }
   confirm(result, 4, HypothesisVerdict::kConfirmed);
@@ -141,12 +146,12 @@ RunResult ties() {
   result.cases[0].verdict = Verdict::kDiverged;
   Finding finding = finding_at(Op::kQRope, 1, 2, Phase::kDecode);
   finding.span_start = {Op::kInputLayernorm, 1};
-  explain(finding, "H03.theta", HypothesisVerdict::kConsistent);
+  explain(finding, FaultId::kTheta, HypothesisVerdict::kConsistent);
   finding.explanation.value = 10000.0;
   finding.explanation.expected_value = 1e6;
   finding.explanation.layers = {1};
   finding.explanation.phase = "decode";
-  finding.explanation.alternatives = {"H06.missing_q", "X.layer_repeated"};
+  finding.explanation.alternatives = {FaultId::kMissingQ, FaultId::kLayerRepeated};
   finding.explanation.separated_by = {"told apart by inputs with only one of: a key bias; a query bias", ""};
   result.findings = {finding};
   confirm(result, 2, HypothesisVerdict::kConsistent);
@@ -175,7 +180,7 @@ RunResult unexplained() {
   Finding precision = finding_at(Op::kProbs, 0, 0, Phase::kPrefill);
   precision.kind = FindingKind::kPrecision;
   precision.case_id = "end-to-end";
-  explain(precision, "H02.probs_rounded", HypothesisVerdict::kConfirmed);
+  explain(precision, *parse_fault_id("H02.attention_probs_bf16"), HypothesisVerdict::kConfirmed);
   precision.explanation.points = {{"attention.probs", "bfloat16"}, {"rope.table", "float16"}};
   Finding head = finding_at(Op::kLmHead, kNoLayer, 0, Phase::kPrefill);
   head.case_id = "end-to-end";
@@ -211,7 +216,7 @@ RunResult ranked() {
   Finding finding = finding_at(Op::kLmHead, kNoLayer, 0, Phase::kPrefill);
   finding.case_id = "trace";
   finding.mode = "trace";
-  explain(finding, "H03.theta", HypothesisVerdict::kConfirmed);
+  explain(finding, FaultId::kTheta, HypothesisVerdict::kConfirmed);
   result.findings = {finding};
   confirm(result, 2, HypothesisVerdict::kConfirmed);
   findings::FreeRanking ranking;
@@ -221,8 +226,8 @@ RunResult ranked() {
   ranking.rounding = 0.0123456789;
   ranking.explained_up_to = 3.0;
   ranking.right = {"", std::nullopt, 41.5, 0.5, 1.25, 30, false};
-  ranking.nearest = {{"H03.theta", 10000.0, 1.1, 0.0135, 0.0002, 67, true},
-                     {"H05.modulo", std::nullopt, 39.0, 0.48, 1.1, 31, false}};
+  ranking.nearest = {{FaultId::kTheta, 10000.0, 1.1, 0.0135, 0.0002, 67, true},
+                     {FaultId::kModulo, std::nullopt, 39.0, 0.48, 1.1, 31, false}};
   ranking.variants_tried = 120;
   ranking.record_next = {"model.layers.*.self_attn.q_rope", "model.layers.*.output"};
   result.ranking = ranking;
@@ -234,7 +239,7 @@ RunResult allowed() {
   result.verdict = Verdict::kMatch;
   result.cases[0].verdict = Verdict::kMatch;
   result.precision_allowed = true;
-  explain(result.findings[0], "H02.probs_rounded", HypothesisVerdict::kConfirmed);
+  explain(result.findings[0], *parse_fault_id("H02.attention_probs_bf16"), HypothesisVerdict::kConfirmed);
   confirm(result, 1, HypothesisVerdict::kConfirmed);
   result.inferred_points = std::map<std::string, std::string>{{"mlp.silu", "bfloat16"}, {"rope.table", "float16"}};
   result.notes = {"the trace's rope_theta is 10000, the model's is 1000000"};
@@ -291,20 +296,17 @@ RunResult hostile() {
     finding.judgement.reason = text;
     finding.judgement.decisive_statistic = text;
     finding.judgement.statistics.worst_slice = text;
-    finding.explanation.variant = text;
     finding.explanation.pattern = text;
-    finding.explanation.alternatives = {text, text};
+    finding.explanation.alternatives = {FaultId::kMissingQ, FaultId::kMissingK};
     finding.explanation.separated_by = {text};
     finding.explanation.points = {{text, "bfloat16"}};
   }
   result.findings.back().kind = FindingKind::kPrecision;
   for (HypothesisResult& hypothesis : result.hypotheses) {
     hypothesis.title = text;
-    hypothesis.variant = text;
     hypothesis.evidence = {text};
-    hypothesis.exercised_variants = {text};
-    hypothesis.shown_by = {{text, {text}}};
-    hypothesis.blind_variants = {{text, text}};
+    hypothesis.shown_by = {{FaultId::kEps, {text}}};
+    hypothesis.blind_variants = {{FaultId::kEps, text}};
   }
   result.coverage.tensors_missing = {text};
   result.coverage.not_compared = {{text, "free", 0, text, text}};
@@ -314,7 +316,6 @@ RunResult hostile() {
   result.ranking = ranked().ranking;
   result.ranking->case_id = text;
   result.ranking->tensors = result.ranking->record_next = {text};
-  result.ranking->nearest[0].variant = text;
   return result;
 }
 

@@ -161,7 +161,7 @@ TEST_CASE("parameters are plain numbers, and stand beside their own variant alon
   CHECK_THAT(text, ContainsSubstring("with 54321 where 1000000 is right"));
   CHECK_THAT(text, ContainsSubstring("doubt     a span of several operations\n"));
   CHECK_THAT(text, ContainsSubstring("H03.theta = 54321\n"));
-  row.variant = "H03.none";
+  row.variant = FaultId::kNoRope;
   text = format_terminal(result, plain(120));
   CHECK_THAT(text, ContainsSubstring("H03.none\n"));
 }
@@ -188,10 +188,10 @@ TEST_CASE("a rounding is shown as the JSON entry that would declare it", "[repor
 TEST_CASE("of many alternatives the first ones are shown", "[report]") {
   findings::RunResult result = tests::ties();
   findings::Explanation& explanation = result.findings[0].explanation;
-  explanation.alternatives.assign(9, "H01.other");
+  explanation.alternatives.assign(9, FaultId::kVIntoK);
   explanation.separated_by.assign(9, "told apart by inputs with only one of: one step; two");
   const std::string text = format_terminal(result, plain());
-  CHECK(count_of(text, "H01.other: told apart by inputs with only one of: one step; two") == 6);
+  CHECK(count_of(text, "H01.v_into_k: told apart by inputs with only one of: one step; two") == 6);
   CHECK_THAT(text, ContainsSubstring("            and 3 more\n"));
 }
 

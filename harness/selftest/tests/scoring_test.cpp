@@ -16,7 +16,7 @@ const TensorKey kMoved = {1, {Op::kScores, 2}};
 Trial found_trial() {
   Trial trial;
   trial.planted_in = "cpu";
-  trial.fault = {"H02.scale", 1.1, 2};
+  trial.fault = {FaultId::kScale, 1.1, 2};
   trial.ops = {Op::kScores, Op::kProbs, Op::kAttnOutput};
   trial.right_value = 1.0;
   trial.cases = {"H02-softmax"};
@@ -27,7 +27,7 @@ Trial found_trial() {
   finding.step = kMoved.step;
   finding.tensor = kMoved.id;
   finding.explanation.hypothesis = "H02";
-  finding.explanation.variant = "H02.scale";
+  finding.explanation.variant = FaultId::kScale;
   finding.explanation.value = 1.101;
   trial.conclusion.first = finding;
   return trial;
@@ -35,7 +35,7 @@ Trial found_trial() {
 
 Trial outsider_trial() {
   Trial trial = found_trial();
-  trial.fault = {"X.no_silu", std::nullopt, 2};
+  trial.fault = {FaultId::kNoSilu, std::nullopt, 2};
   trial.conclusion.first->explanation = {};
   return trial;
 }
@@ -94,13 +94,13 @@ TEST_CASE("what is not found is neither located nor named", "[selftest][scoring]
 TEST_CASE("the first three are the variant named and two alternatives", "[selftest][scoring]") {
   Trial trial = found_trial();
   findings::Explanation& explanation = finding_of(trial).explanation;
-  explanation.variant = "H10.none";
+  explanation.variant = FaultId::kNoMask;
   explanation.hypothesis = "H10";
-  explanation.alternatives = {"H05.modulo", "H02.scale", "H01.pos_major"};
+  explanation.alternatives = {FaultId::kModulo, FaultId::kScale, FaultId::kPosMajor};
   CHECK_FALSE(is_named(trial));
   CHECK_FALSE(has_right_hypothesis(trial));
   CHECK(is_among_first_three(trial));
-  explanation.alternatives = {"H05.modulo", "H01.pos_major", "H02.scale"};
+  explanation.alternatives = {FaultId::kModulo, FaultId::kPosMajor, FaultId::kScale};
   CHECK_FALSE(is_among_first_three(trial));
   trial.note = "the two are one";
   CHECK(reason_of_miss(trial) == "named H10.none=1.1 or H05.modulo or H01.pos_major or H02.scale; the two are one");
@@ -109,9 +109,9 @@ TEST_CASE("the first three are the variant named and two alternatives", "[selfte
 TEST_CASE("a tie is named, and its value is none", "[selftest][scoring]") {
   Trial trial = found_trial();
   findings::Explanation& explanation = finding_of(trial).explanation;
-  explanation.variant = "H01.pos_major";
+  explanation.variant = FaultId::kPosMajor;
   explanation.hypothesis = "H01";
-  explanation.alternatives = {"H02.scale"};
+  explanation.alternatives = {FaultId::kScale};
   CHECK_FALSE(is_named(trial));
   trial.tied = true;
   CHECK(is_named(trial));
@@ -140,10 +140,10 @@ TEST_CASE("an outsider is left without a name, or has its own", "[selftest][scor
   Trial trial = outsider_trial();
   findings::Explanation& explanation = finding_of(trial).explanation;
   CHECK(is_abstained(trial));
-  explanation.variant = "X.no_silu";
+  explanation.variant = FaultId::kNoSilu;
   CHECK(is_abstained(trial));
   CHECK(reason_of_miss(trial).empty());
-  explanation.variant = "X.gate_up_swapped";
+  explanation.variant = FaultId::kGateUpSwapped;
   CHECK_FALSE(is_abstained(trial));
   explanation.variant.reset();
   explanation.hypothesis = "H07";  // a pattern is a name too
@@ -158,7 +158,7 @@ TEST_CASE("only the detectable counts, and outsiders apart", "[selftest][scoring
   Trial missed = found_trial();
   missed.conclusion = {};
   Trial misnamed = found_trial();
-  finding_of(misnamed).explanation.variant = "H02.no_scale";
+  finding_of(misnamed).explanation.variant = FaultId::kNoScale;
   const std::vector<Trial> trials = {found_trial(), hidden, missed, misnamed, outsider_trial()};
   Score total = score(trials);
   CHECK(total.planted == 5);
@@ -187,7 +187,7 @@ TEST_CASE("the confusion matrix has each detectable trial once", "[selftest][sco
   finding_of(unexplained).explanation = {};
   Trial as_outsider = found_trial();
   finding_of(as_outsider).explanation.hypothesis.reset();
-  finding_of(as_outsider).explanation.variant = "X.no_silu";
+  finding_of(as_outsider).explanation.variant = FaultId::kNoSilu;
   Trial hidden = found_trial();
   hidden.shift.first.reset();
   const Confusion matrix = confusion({found_trial(), missed, unexplained, as_outsider, hidden, outsider_trial()});
@@ -226,8 +226,8 @@ TEST_CASE("a goal of which nothing was counted is not met", "[selftest][scoring]
 }
 
 TEST_CASE("a fault is written as a command line takes it", "[selftest][scoring]") {
-  CHECK(to_string(Fault{"H03.theta", 10000.0, 1}) == "H03.theta=10000@1");
-  CHECK(to_string(Fault{"H05.modulo", {}, {}}) == "H05.modulo");
+  CHECK(to_string(Fault{FaultId::kTheta, 10000.0, 1}) == "H03.theta=10000@1");
+  CHECK(to_string(Fault{FaultId::kModulo, {}, {}}) == "H05.modulo");
 }
 
 }  // namespace

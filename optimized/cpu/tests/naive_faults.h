@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <string>
-#include <string_view>
 
 #include "optimized/cpu/tests/naive_forward.h"
 
@@ -15,8 +13,8 @@ inline constexpr double kUnknown = HUGE_VAL;  // as a magnitude: nothing is expe
 
 class NaiveFault : public NaiveForward {
  public:
-  NaiveFault(RandomModel& model, DType dtype, std::string id, double value, std::int64_t capacity)
-      : NaiveForward(model, dtype), id_(std::move(id)), value_(value), whole_(std::llround(value)), C_(capacity) {}
+  NaiveFault(RandomModel& model, DType dtype, FaultId id, double value, std::int64_t capacity)
+      : NaiveForward(model, dtype), id_(id), value_(value), whole_(std::llround(value)), C_(capacity) {}
 
   // The input `get` for H04.wo_rows includes the row itself: later tokens read what earlier ones wrote.
   Naive evaluate(const TensorKey& key, const std::vector<Step>& steps, const Get& get) const {
@@ -62,7 +60,7 @@ class NaiveFault : public NaiveForward {
       case Op::kOutput:
         return add_wrong(in(Op::kResidMid), in(Op::kPostAttentionLayernorm), in(Op::kDownProj));
       case Op::kLmHead: {
-        const Op weights = is("X.untied_lm_head") ? Op::kEmbedTokens : Op::kLmHead;
+        const Op weights = is(FaultId::kUntiedLmHead) ? Op::kEmbedTokens : Op::kLmHead;
         return linear_of(get({key.step, {Op::kNorm, kNoLayer}}), weight({weights, kNoLayer}), c_.vocab, c_.hidden);
       }
       default:
@@ -73,8 +71,8 @@ class NaiveFault : public NaiveForward {
  private:
   using Int = std::int64_t;
   static std::size_t at(Int index) { return static_cast<std::size_t>(index); }
-  bool is(std::string_view id) const { return id_ == id; }
-  int weights_layer(int layer) const { return is("X.layer_repeated") ? std::max(layer - 1, 0) : layer; }
+  bool is(FaultId id) const { return id_ == id; }
+  int weights_layer(int layer) const { return is(FaultId::kLayerRepeated) ? std::max(layer - 1, 0) : layer; }
   const Values& weight_of(Op op, int layer) const { return weight({op, weights_layer(layer)}); }
   static int first_decode(int step, const std::vector<Step>& steps) {
     return std::none_of(steps.begin(), steps.begin() + step, [](const Step& s) { return s.phase == Phase::kDecode; });
@@ -83,7 +81,7 @@ class NaiveFault : public NaiveForward {
   Naive embed_wrong(Step step) const {
     for (auto& tokens : step.tokens) {
       for (std::int32_t& token : tokens) {
-        if (is("X.wrong_token_embedding")) token = static_cast<std::int32_t>((token + 1) % c_.vocab);
+        if (is(FaultId::kWrongTokenEmbedding)) token = static_cast<std::int32_t>((token + 1) % c_.vocab);
       }
     }
     return embed(step);
@@ -94,15 +92,15 @@ class NaiveFault : public NaiveForward {
   Naive norm_wrong(const Values& x, const TensorId& id) const {
     const Int L = c_.num_layers;
     Values w = id.op == Op::kNorm ? weight(id) : weight_of(id.op, id.layer);
-    if (is("H09.weight_from_other_layer") && id.op != Op::kNorm) {
+    if (is(FaultId::kWeightFromOtherLayer) && id.op != Op::kNorm) {
       w = weight({id.op, static_cast<int>(((id.layer + whole_) % L + L) % L)});
     }
-    if (is("H09.one_plus_weight")) {
+    if (is(FaultId::kOnePlusWeight)) {
       for (double& each : w) each += 1.0;
     }
-    if (is("H09.no_weight")) w.assign(w.size(), 1.0);
+    if (is(FaultId::kNoWeight)) w.assign(w.size(), 1.0);
     double eps = c_.rms_norm_eps;
-    if (is("H09.eps") || (is("H09.final_norm_eps") && id.op == Op::kNorm)) eps = value_;
+    if (is(FaultId::kEps) || (is(FaultId::kFinalNormEps) && id.op == Op::kNorm)) eps = value_;
     const std::size_t n = w.size();
     Naive out;
     for (std::size_t first = 0; first < x.size(); first += n) {
@@ -114,18 +112,18 @@ class NaiveFault : public NaiveForward {
         mean += x[first + i] / static_cast<double>(n);
         mean_magnitude += std::fabs(x[first + i]) / static_cast<double>(n);
       }
-      if (is("H09.layernorm_full")) {
+      if (is(FaultId::kLayerNormFull)) {
         squares = 0.0;
         for (std::size_t i = 0; i < n; ++i) squares += (x[first + i] - mean) * (x[first + i] - mean);
       }
-      if (is("H09.fp16_sum")) squares = round_to(DType::kF16, squares);
-      const bool centred = is("H09.layernorm") || is("H09.layernorm_full");
+      if (is(FaultId::kFp16Sum)) squares = round_to(DType::kF16, squares);
+      const bool centred = is(FaultId::kLayerNorm) || is(FaultId::kLayerNormFull);
       double divisor = squares / static_cast<double>(n) + eps;
-      if (!is("H09.no_sqrt")) divisor = std::sqrt(divisor);
+      if (!is(FaultId::kNoSqrt)) divisor = std::sqrt(divisor);
       for (std::size_t i = 0; i < n; ++i) {
         double value = (x[first + i] - (centred ? mean : 0.0)) / divisor * w[i];
         double magnitude = std::fabs(value) + (centred ? std::fabs(mean_magnitude / divisor * w[i]) : 0.0);
-        if (is("X.no_final_norm") && id.op == Op::kNorm) {
+        if (is(FaultId::kNoFinalNorm) && id.op == Op::kNorm) {
           value = x[first + i];
           magnitude = 0.0;
         }
@@ -157,10 +155,11 @@ class NaiveFault : public NaiveForward {
   }
 
   bool is_transposed(Op op) const {
-    return (is("H07.transposed_q") && op == Op::kQProjMatmul) || (is("H07.transposed_k") && op == Op::kKProjMatmul) ||
-           (is("H07.transposed_v") && op == Op::kVProjMatmul) || (is("H07.transposed_o") && op == Op::kOProj) ||
-           (is("H07.transposed_gate") && op == Op::kGateProj) || (is("H07.transposed_up") && op == Op::kUpProj) ||
-           (is("H07.transposed_down") && op == Op::kDownProj);
+    return (is(FaultId::kTransposedQ) && op == Op::kQProjMatmul) ||
+           (is(FaultId::kTransposedK) && op == Op::kKProjMatmul) ||
+           (is(FaultId::kTransposedV) && op == Op::kVProjMatmul) || (is(FaultId::kTransposedO) && op == Op::kOProj) ||
+           (is(FaultId::kTransposedGate) && op == Op::kGateProj) || (is(FaultId::kTransposedUp) && op == Op::kUpProj) ||
+           (is(FaultId::kTransposedDown) && op == Op::kDownProj);
   }
 
   // The weight as it is read, row-major [out, in]; NaN where it reads beyond the end.
@@ -170,13 +169,13 @@ class NaiveFault : public NaiveForward {
     for (Int j = 0; j < outs; ++j) {
       for (Int i = 0; i < ins; ++i) {
         if (is_transposed(op)) w[at(j * ins + i)] = right[at(i * outs + j)];
-        if (is("H07.lda")) {
+        if (is(FaultId::kLda)) {
           const Int from = j * (ins + whole_) + i;
           w[at(j * ins + i)] = from < outs * ins ? right[at(from)] : std::nan("");
         }
       }
     }
-    if (is("H07.packed_order")) {
+    if (is(FaultId::kPackedOrder)) {
       const Values& q = weight_of(Op::kQProjMatmul, layer);
       const Values& k = weight_of(Op::kKProjMatmul, layer);
       const Values& v = weight_of(Op::kVProjMatmul, layer);
@@ -205,18 +204,18 @@ class NaiveFault : public NaiveForward {
         double total = 0.0;
         double magnitude = 0.0;
         for (Int i = 0; i < ins; ++i) {
-          const double term = w[at(j * ins + i)] * x[at(m * ins + (is("H07.first_tile_only") ? i % whole_ : i))];
+          const double term = w[at(j * ins + i)] * x[at(m * ins + (is(FaultId::kFirstTileOnly) ? i % whole_ : i))];
           total += term;
           magnitude += std::fabs(term);
-          const bool block_ends = is("H07.acc_bf16") && ((i + 1) % whole_ == 0 || i + 1 == ins);
+          const bool block_ends = is(FaultId::kAccBf16) && ((i + 1) % whole_ == 0 || i + 1 == ins);
           if (block_ends) total = round_to(DType::kBF16, total);
         }
-        if (is("H07.out_fp16")) total = round_to(DType::kF16, total);
+        if (is(FaultId::kOutFp16)) total = round_to(DType::kF16, total);
         out.value.push_back(std::isnan(total) ? 0.0 : total);
         out.magnitude.push_back(std::isnan(total) ? kUnknown : magnitude);
       }
     }
-    if (is("H07.column_major_out")) {
+    if (is(FaultId::kColumnMajorOut)) {
       const Naive right = out;
       for (Int m = 0; m < M; ++m) {
         for (Int j = 0; j < outs; ++j) {
@@ -232,8 +231,8 @@ class NaiveFault : public NaiveForward {
     Values q = weight_of(Op::kQProj, layer);
     Values k = weight_of(Op::kKProj, layer);
     Values v = weight_of(Op::kVProj, layer);
-    if (is("H06.kv_swapped")) std::swap(k, v);
-    if (is("H06.length_hidden")) {
+    if (is(FaultId::kKvSwapped)) std::swap(k, v);
+    if (is(FaultId::kLengthHidden)) {
       Values fused = q;
       fused.insert(fused.end(), k.begin(), k.end());
       fused.insert(fused.end(), v.begin(), v.end());
@@ -247,15 +246,15 @@ class NaiveFault : public NaiveForward {
     double largest = 0.0;
     for (double each : b) largest = std::max(largest, std::fabs(each));
     for (double& each : b) {
-      if (is("H06.fp16")) each = round_to(DType::kF16, each);
-      if (is("H06.bf16")) each = round_to(DType::kBF16, each);
-      if (is("H06.int8")) each = std::nearbyint(each / (largest / 127.0)) * (largest / 127.0);
+      if (is(FaultId::kBiasFp16)) each = round_to(DType::kF16, each);
+      if (is(FaultId::kBiasBf16)) each = round_to(DType::kBF16, each);
+      if (is(FaultId::kBiasInt8)) each = std::nearbyint(each / (largest / 127.0)) * (largest / 127.0);
     }
-    const bool missing = is("H06.missing_all") || (is("H06.missing_q") && op == Op::kQProj) ||
-                         (is("H06.missing_k") && op == Op::kKProj) || (is("H06.missing_v") && op == Op::kVProj) ||
-                         (is("H06.prefill_missing") && phase == Phase::kPrefill) ||
-                         (is("H06.decode_missing") && phase == Phase::kDecode) ||
-                         (is("H06.after_rope") && op != Op::kVProj);
+    const bool missing = is(FaultId::kMissingAll) || (is(FaultId::kMissingQ) && op == Op::kQProj) ||
+                         (is(FaultId::kMissingK) && op == Op::kKProj) || (is(FaultId::kMissingV) && op == Op::kVProj) ||
+                         (is(FaultId::kPrefillMissing) && phase == Phase::kPrefill) ||
+                         (is(FaultId::kDecodeMissing) && phase == Phase::kDecode) ||
+                         (is(FaultId::kBiasAfterRope) && op != Op::kVProj);
     if (missing) b.assign(b.size(), 0.0);
     return b;
   }
@@ -264,8 +263,8 @@ class NaiveFault : public NaiveForward {
     const Values b = bias_as_read(op, layer, step.phase);
     for (std::size_t e = 0; e < out.value.size(); ++e) {
       const std::size_t t = e / b.size() % at(step.num_tokens());
-      const bool none = is("H06.first_row_only") && e >= b.size();
-      const double bias = none ? 0.0 : b[is("H06.row_axis") ? t : e % b.size()];
+      const bool none = is(FaultId::kBiasFirstRowOnly) && e >= b.size();
+      const double bias = none ? 0.0 : b[is(FaultId::kRowAxis) ? t : e % b.size()];
       out.value[e] += bias;
       out.magnitude[e] += std::fabs(bias);
     }
@@ -276,8 +275,8 @@ class NaiveFault : public NaiveForward {
     const Int outs = weight_shape(op, 0, c_)[0];
     const Int ins = weight_shape(op, 0, c_)[1];
     const Int M = std::ssize(x) / ins;
-    const bool by_columns = is(op == Op::kOProj ? "H04.wo_cols" : "H04.down_in_act");
-    if (!by_columns && !(is("H04.wo_rows") && op == Op::kOProj)) return product(x, op, layer);
+    const bool by_columns = is(op == Op::kOProj ? FaultId::kWoCols : FaultId::kDownInAct);
+    if (!by_columns && !(is(FaultId::kWoRows) && op == Op::kOProj)) return product(x, op, layer);
     const Values& w = weight_of(op, layer);
     Naive out;
     if (by_columns) {
@@ -306,15 +305,15 @@ class NaiveFault : public NaiveForward {
   }
 
   Naive add_wrong(const Values& residual, const Values& norm, const Values& product) const {
-    if (is("H04.norm_into_residual")) return sum(norm, product);
-    if (!is("H04.residual_lost")) return sum(residual, product);
+    if (is(FaultId::kNormIntoResidual)) return sum(norm, product);
+    if (!is(FaultId::kResidualLost)) return sum(residual, product);
     return whole_ == 2 ? sum(product, product) : sum(product, Values(product.size(), 0.0));
   }
 
   Naive activate_wrong(const Values& gate, const Values& up) const {
-    if (is("X.gate_up_swapped")) return activate(up, gate);
+    if (is(FaultId::kGateUpSwapped)) return activate(up, gate);
     Naive out = activate(gate, up);
-    for (std::size_t i = 0; i < gate.size() && is("X.no_silu"); ++i) {
+    for (std::size_t i = 0; i < gate.size() && is(FaultId::kNoSilu); ++i) {
       out.value[i] = gate[i] * up[i];
       out.magnitude[i] = std::fabs(out.value[i]);
     }
@@ -326,12 +325,12 @@ class NaiveFault : public NaiveForward {
   Int position_of(const Step& step, Int b, Int t) const {
     const Int right = step.positions[at(b)][at(t)];
     if (step.is_pad(b, t)) return right;
-    if (is("H03.batch_pos")) return step.positions[0][at(t)];
+    if (is(FaultId::kBatchPos)) return step.positions[0][at(t)];
     if (step.phase == Phase::kDecode) {
-      if (is("H03.decode_pos_zero")) return 0;
-      return is("H03.decode_pos_plus_one") || is("H08.length_counts_current") ? right + 1 : right;
+      if (is(FaultId::kDecodePosZero)) return 0;
+      return is(FaultId::kDecodePosPlusOne) || is(FaultId::kLengthCountsCurrent) ? right + 1 : right;
     }
-    return is("H03.chunk_local_pos") ? t - std::max<Int>(0, step.left_padding[at(b)] - step.past_length) : right;
+    return is(FaultId::kChunkLocalPos) ? t - std::max<Int>(0, step.left_padding[at(b)] - step.past_length) : right;
   }
 
   Naive rope_wrong(const Values& x, const Step& step, Op projection, int layer) const {
@@ -346,27 +345,27 @@ class NaiveFault : public NaiveForward {
       const auto position = static_cast<double>(position_of(step, row / step.num_tokens(), row % step.num_tokens()));
       for (Int h = 0; h < heads; ++h) {
         for (Int i = 0; i < d / 2; ++i) {
-          const double theta = is("H03.theta") ? value_ : c_.rope_theta;
-          const auto size = static_cast<double>(is("H03.slice_hidden") ? c_.hidden : d);
+          const double theta = is(FaultId::kTheta) ? value_ : c_.rope_theta;
+          const auto size = static_cast<double>(is(FaultId::kSliceHidden) ? c_.hidden : d);
           double angle = position * std::pow(theta, -2.0 * static_cast<double>(i) / size);
-          if (is("H03.half_slice") && i >= d / 2 / whole_) angle = 0.0;
-          if (is("H03.none") || (is("H03.q_only") && !is_q) || (is("H03.k_only") && is_q)) angle = 0.0;
-          if (is("H03.twice")) angle *= 2.0;
-          if (is("H03.reverse")) angle = -angle;
+          if (is(FaultId::kHalfSlice) && i >= d / 2 / whole_) angle = 0.0;
+          if (is(FaultId::kNoRope) || (is(FaultId::kQOnly) && !is_q) || (is(FaultId::kKOnly) && is_q)) angle = 0.0;
+          if (is(FaultId::kRopeTwice)) angle *= 2.0;
+          if (is(FaultId::kReverse)) angle = -angle;
           double cosine = std::cos(angle);
           double sine = std::sin(angle);
-          if (is("H03.table_bf16")) {
+          if (is(FaultId::kTableBf16)) {
             cosine = round_to(DType::kBF16, cosine);
             sine = round_to(DType::kBF16, sine);
           }
           const Int first = (row * heads + h) * d;
-          const std::size_t a = at(is("H03.interleaved") ? first + 2 * i : first + i);
-          const std::size_t b = at(is("H03.interleaved") ? first + 2 * i + 1 : first + i + d / 2);
+          const std::size_t a = at(is(FaultId::kInterleaved) ? first + 2 * i : first + i);
+          const std::size_t b = at(is(FaultId::kInterleaved) ? first + 2 * i + 1 : first + i + d / 2);
           out.value[a] = x[a] * cosine - x[b] * sine;
           out.value[b] = x[b] * cosine + x[a] * sine;
           out.magnitude[a] = out.magnitude[b] = std::fabs(x[a]) + std::fabs(x[b]);
         }
-        for (Int i = 0; i < d && is("H06.after_rope"); ++i) {
+        for (Int i = 0; i < d && is(FaultId::kBiasAfterRope); ++i) {
           out.value[at((row * heads + h) * d + i)] += bias[at(h * d + i)];
           out.magnitude[at((row * heads + h) * d + i)] += std::fabs(bias[at(h * d + i)]);
         }
@@ -379,9 +378,9 @@ class NaiveFault : public NaiveForward {
 
   // Slot number, counted over all of a key (or value) memory [L][B][K][C].
   Int flat_slot(Int B, Int l, Int b, Int k, Int s) const {
-    if (is("H01.no_layer_stride")) l = 0;
-    if (is("H01.no_batch_stride")) b = 0;
-    if (is("H01.no_head_stride")) k = 0;
+    if (is(FaultId::kNoLayerStride)) l = 0;
+    if (is(FaultId::kNoBatchStride)) b = 0;
+    if (is(FaultId::kNoHeadStride)) k = 0;
     return ((l * B + b) * c_.num_kv_heads + k) * C_ + s;
   }
 
@@ -390,14 +389,14 @@ class NaiveFault : public NaiveForward {
     const Int K = c_.num_kv_heads;
     const Int s = step.past_length + t;
     const bool decode = step.phase == Phase::kDecode;
-    if (is("H01.pad_slot") && step.is_pad(b, t)) {
+    if (is(FaultId::kPadSlot) && step.is_pad(b, t)) {
       return whole_ == 0 ? flat_slot(B, l, 0, k, 0) : flat_slot(B, l, B - 1, k, C_ - 1);
     }
-    if (is("H01.head_stride_is_tokens")) return flat_slot(B, l, b, 0, 0) + k * step.num_tokens() + s;
-    if (is("H01.pos_major")) return flat_slot(B, l, b, 0, 0) + s * K + k;
-    if (is("H01.batch_stride_of_one_token")) return flat_slot(B, l, 0, 0, 0) + b * K + k * C_ + s;
-    if (decode && is("H08.write_minus_one")) return flat_slot(B, l, b, k, s - 1);
-    const bool later = decode && (is("H08.write_plus_one") || is("H08.length_counts_current"));
+    if (is(FaultId::kHeadStrideIsTokens)) return flat_slot(B, l, b, 0, 0) + k * step.num_tokens() + s;
+    if (is(FaultId::kPosMajor)) return flat_slot(B, l, b, 0, 0) + s * K + k;
+    if (is(FaultId::kBatchStrideOfOneToken)) return flat_slot(B, l, 0, 0, 0) + b * K + k * C_ + s;
+    if (decode && is(FaultId::kWriteMinusOne)) return flat_slot(B, l, b, k, s - 1);
+    const bool later = decode && (is(FaultId::kWritePlusOne) || is(FaultId::kLengthCountsCurrent));
     return flat_slot(B, l, b, k, later && s + 1 < C_ ? s + 1 : s);
   }
 
@@ -406,9 +405,9 @@ class NaiveFault : public NaiveForward {
     const Int B = steps.front().batch();
     const Int K = c_.num_kv_heads;
     const Int d = c_.head_dim;
-    Values all(at(c_.num_layers * B * K * C_ * d), is("H08.read_plus_one") ? value_ : std::nan(""));
-    const bool pads = (is("H01.no_batch_stride") && whole_ == 1) || is("H01.pad_slot") || is("H10.pad_visible") ||
-                      is("H10.pad_query_axis") || is("H10.finite_fp16");
+    Values all(at(c_.num_layers * B * K * C_ * d), is(FaultId::kReadPlusOne) ? value_ : std::nan(""));
+    const bool pads = (is(FaultId::kNoBatchStride) && whole_ == 1) || is(FaultId::kPadSlot) ||
+                      is(FaultId::kPadVisible) || is(FaultId::kPadQueryAxis) || is(FaultId::kFiniteFp16);
     const auto write = [&](const Step& s, int l, Op source) {
       const Values x = get({s.index, {source, l}});
       for (Int b = 0; b < B; ++b) {
@@ -425,9 +424,9 @@ class NaiveFault : public NaiveForward {
     for (int s = 0; s <= step; ++s) {
       for (int l = 0; l < c_.num_layers; ++l) {
         if (s == step && l > layer) continue;  // not yet
-        if (l != layer && !is("H01.no_layer_stride")) continue;
-        if (keys) write(steps[at(s)], l, is("H03.after_cache") ? Op::kKProj : Op::kKRope);
-        if (keys == is("H01.v_into_k")) write(steps[at(s)], l, Op::kVProj);
+        if (l != layer && !is(FaultId::kNoLayerStride)) continue;
+        if (keys) write(steps[at(s)], l, is(FaultId::kAfterCache) ? Op::kKProj : Op::kKRope);
+        if (keys == is(FaultId::kVIntoK)) write(steps[at(s)], l, Op::kVProj);
       }
     }
     Values seen;
@@ -461,11 +460,11 @@ class NaiveFault : public NaiveForward {
   Int kv_head_of(Int h, bool decode) const {
     const Int K = c_.num_kv_heads;
     const Int G = c_.num_q_heads / K;
-    const bool modulo = is("H05.modulo") || (decode ? is("H05.decode_only") : is("H05.prefill_only"));
+    const bool modulo = is(FaultId::kModulo) || (decode ? is(FaultId::kDecodeOnly) : is(FaultId::kPrefillOnly));
     if (modulo) return h % K;
-    if (is("H05.divide_by_kv")) return std::min(h / K, K - 1);
-    if (is("H05.group_off_by_one")) return std::min(h / std::max<Int>(1, G + whole_), K - 1);
-    return is("H05.head_zero") ? 0 : h / G;
+    if (is(FaultId::kDivideByKv)) return std::min(h / K, K - 1);
+    if (is(FaultId::kGroupOffByOne)) return std::min(h / std::max<Int>(1, G + whole_), K - 1);
+    return is(FaultId::kHeadZero) ? 0 : h / G;
   }
 
   bool sees(const Step& step, Int b, Int t, Int slot, bool first_decode_step) const {
@@ -475,26 +474,26 @@ class NaiveFault : public NaiveForward {
     const bool decode = step.phase == Phase::kDecode;
     Int low = pad;
     Int high = own;
-    if (is("H10.none")) high = step.valid_length() - 1;
-    if (is("H10.strict") && !decode) high = own - 1;
-    if (is("H10.one_ahead")) high = std::min(own + 1, step.valid_length() - 1);
-    if (is("H10.top_left")) high = t;
-    if (is("H10.chunk_only")) low = std::max(pad, P);
-    if (is("H10.pad_visible") || is("H10.pad_query_axis")) low = 0;
-    if (is("H10.window")) low = std::max(pad, own - whole_ + 1);
-    if (decode && is("H08.read_minus_one")) high = own - 1;
-    if (decode && is("H08.first_token") && first_decode_step) high = own - 1;
-    if (decode && is("H08.read_minus_first")) low = std::max<Int>(pad, 1);
-    if (decode && (is("H08.read_plus_one") || is("H08.length_counts_current"))) high = std::min(own + 1, C_ - 1);
+    if (is(FaultId::kNoMask)) high = step.valid_length() - 1;
+    if (is(FaultId::kStrict) && !decode) high = own - 1;
+    if (is(FaultId::kOneAhead)) high = std::min(own + 1, step.valid_length() - 1);
+    if (is(FaultId::kTopLeft)) high = t;
+    if (is(FaultId::kChunkOnly)) low = std::max(pad, P);
+    if (is(FaultId::kPadVisible) || is(FaultId::kPadQueryAxis)) low = 0;
+    if (is(FaultId::kWindow)) low = std::max(pad, own - whole_ + 1);
+    if (decode && is(FaultId::kReadMinusOne)) high = own - 1;
+    if (decode && is(FaultId::kFirstToken) && first_decode_step) high = own - 1;
+    if (decode && is(FaultId::kReadMinusFirst)) low = std::max<Int>(pad, 1);
+    if (decode && (is(FaultId::kReadPlusOne) || is(FaultId::kLengthCountsCurrent))) high = std::min(own + 1, C_ - 1);
     return slot >= low && slot <= high;
   }
 
   double scale_of() const {
     const auto d = static_cast<double>(c_.head_dim);
-    if (is("H02.scale")) return value_ / std::sqrt(d);
-    if (is("H02.no_scale") || is("H02.scale_after")) return 1.0;
-    if (is("H02.scale_hidden")) return 1.0 / std::sqrt(static_cast<double>(c_.hidden));
-    return is("H02.scale_twice") ? 1.0 / d : 1.0 / std::sqrt(d);
+    if (is(FaultId::kScale)) return value_ / std::sqrt(d);
+    if (is(FaultId::kNoScale) || is(FaultId::kScaleAfter)) return 1.0;
+    if (is(FaultId::kScaleHidden)) return 1.0 / std::sqrt(static_cast<double>(c_.hidden));
+    return is(FaultId::kScaleTwice) ? 1.0 / d : 1.0 / std::sqrt(d);
   }
 
   // A slot that a query weighs, and its value vector [d]; null: zeros.
@@ -521,11 +520,11 @@ class NaiveFault : public NaiveForward {
         const bool seen = sees(step, b, t, s, first_decode_step);
         const double* value = values.data() + ((b * K + kv) * C_ + s) * d;
         if (!seen) {
-          if (is("H10.finite_fp16") && s < step.valid_length()) slots.push_back({value_, value});
+          if (is(FaultId::kFiniteFp16) && s < step.valid_length()) slots.push_back({value_, value});
           continue;
         }
         const double* key = keys.data() + ((b * K + kv) * C_ + s) * d;
-        if (is("H03.after_cache") && s >= step.past_length) {
+        if (is(FaultId::kAfterCache) && s >= step.past_length) {
           key = k_rope.data() + ((b * T + s - step.past_length) * K + kv) * d;
         }
         double dot = 0.0;
@@ -534,11 +533,11 @@ class NaiveFault : public NaiveForward {
           dot += q[at(row * d + i)] * key[i];
           magnitude += std::fabs(q[at(row * d + i)] * key[i]);
         }
-        if (is("H02.qk_fp16")) dot = round_to(DType::kF16, dot);
+        if (is(FaultId::kQkFp16)) dot = round_to(DType::kF16, dot);
         slots.push_back({dot * scale_of(), value});
         score_magnitude = std::max(score_magnitude, magnitude * scale_of());
       }
-      if (is("H02.tail_zero") && !slots.empty()) {
+      if (is(FaultId::kTailZero) && !slots.empty()) {
         const Int last_tile = pad + (step.valid_length() - 1 - pad) / whole_ * whole_;
         for (Int s = step.valid_length(); s < last_tile + whole_ && step.past_length + t >= last_tile; ++s) {
           slots.push_back({0.0, nullptr});
@@ -560,17 +559,17 @@ class NaiveFault : public NaiveForward {
     double total = 0.0;
     for (std::size_t j = 0; j < slots.size(); ++j) {
       double reference = maximum;
-      if (is("H02.no_max")) reference = 0.0;
-      if (is("H02.tile_max")) {  // the highest up to the end of this slot's own tile
+      if (is(FaultId::kNoMax)) reference = 0.0;
+      if (is(FaultId::kTileMax)) {  // the highest up to the end of this slot's own tile
         reference = -HUGE_VAL;
         const std::size_t end = std::min(slots.size(), (j / at(whole_) + 1) * at(whole_));
         for (std::size_t i = 0; i < end; ++i) reference = std::max(reference, slots[i].score);
       }
       weights.push_back(as_float(std::exp(slots[j].score - reference)));
       total = as_float(total + weights.back());
-      if (is("H02.sum_fp16")) total = round_to(DType::kF16, total);
+      if (is(FaultId::kSumFp16)) total = round_to(DType::kF16, total);
     }
-    const double after = is("H02.scale_after") ? 1.0 / std::sqrt(static_cast<double>(d)) : 1.0;
+    const double after = is(FaultId::kScaleAfter) ? 1.0 / std::sqrt(static_cast<double>(d)) : 1.0;
     for (std::size_t i = 0; i < d; ++i) {
       double value = 0.0;
       double magnitude = 0.0;
@@ -584,7 +583,7 @@ class NaiveFault : public NaiveForward {
     }
   }
 
-  std::string id_;
+  FaultId id_;
   double value_;
   Int whole_;
   Int C_;

@@ -20,9 +20,9 @@ using testing::RandomModel;
 using testing::Scenario;
 
 // Where sums or scores are rounded on the way, a value near a tie falls to either side.
-bool rounds_within(const std::string& id) {
-  return id == "H02.sum_fp16" || id == "H02.qk_fp16" || id == "H07.acc_bf16" || id == "H07.out_fp16" ||
-         id == "H03.table_bf16" || id == "H09.fp16_sum" || id == "H06.int8";
+bool rounds_within(FaultId id) {
+  return id == FaultId::kSumFp16 || id == FaultId::kQkFp16 || id == FaultId::kAccBf16 || id == FaultId::kOutFp16 ||
+         id == FaultId::kTableBf16 || id == FaultId::kFp16Sum || id == FaultId::kBiasInt8;
 }
 
 // How far the recorded tensor lies from what is expected of it.
@@ -73,7 +73,7 @@ class Bench {
   void check(const Scenario& scenario) {
     engine_->plant({.id = scenario.id, .value = scenario.value, .layer = {}});
     const KeepingSink planted = testing::run_all(*engine_, steps_, Poison::kNaN, kSpareSlots);
-    INFO(scenario.id << (scenario.value ? "=" + std::to_string(*scenario.value) : "") << " in " << name(dtype_));
+    INFO(name(scenario.id) << (scenario.value ? "=" + std::to_string(*scenario.value) : "") << " in " << name(dtype_));
     CHECK((engine_->planted_executions() > 0) == scenario.shows);
     const std::set<Op> shown = check_rows(scenario, planted);
     for (Op op : scenario.rows) {
@@ -140,11 +140,12 @@ TEST_CASE("every planted fault computes what the catalogue says", "[cpu][faults]
 
 // One of each mechanism: what is stored in two bytes is rounded where the catalogue says, and nowhere else.
 TEST_CASE("planted faults keep the engine's rounding in two-byte types", "[cpu][faults]") {
-  const std::set<std::string> ids = {
-      "H01.pos_major",       "H02.scale_after",      "H02.no_max",  "H02.tile_max",      "H03.interleaved",
-      "H03.decode_pos_zero", "H04.wo_rows",          "H04.wo_cols", "H04.residual_lost", "H06.row_axis",
-      "H06.after_rope",      "H07.column_major_out", "H07.lda",     "H07.packed_order",  "H07.transposed_o",
-      "H08.write_minus_one", "H09.layernorm_full",   "H09.no_sqrt", "H10.pad_visible",   "X.layer_repeated"};
+  const std::set<FaultId> ids = {
+      FaultId::kPosMajor,      FaultId::kScaleAfter,    FaultId::kNoMax,         FaultId::kTileMax,
+      FaultId::kInterleaved,   FaultId::kDecodePosZero, FaultId::kWoRows,        FaultId::kWoCols,
+      FaultId::kResidualLost,  FaultId::kRowAxis,       FaultId::kBiasAfterRope, FaultId::kColumnMajorOut,
+      FaultId::kLda,           FaultId::kPackedOrder,   FaultId::kTransposedO,   FaultId::kWriteMinusOne,
+      FaultId::kLayerNormFull, FaultId::kNoSqrt,        FaultId::kPadVisible,    FaultId::kLayerRepeated};
   for (DType dtype : {DType::kBF16, DType::kF16}) {
     std::map<Inputs, Bench> benches;
     for (const Scenario& scenario : testing::scenarios()) {
@@ -156,10 +157,10 @@ TEST_CASE("planted faults keep the engine's rounding in two-byte types", "[cpu][
 
 TEST_CASE("every fault that can be planted has a scenario", "[cpu][faults]") {
   const RandomModel model = testing::model_of(Inputs::kUsual);
-  std::set<std::string> ids;
+  std::set<FaultId> ids;
   for (const Scenario& scenario : testing::scenarios()) ids.insert(scenario.id);
-  for (const std::string& id : make_engine(model, {.dtype = DType::kF32})->plantable_faults()) {
-    INFO(id);
+  for (FaultId id : make_engine(model, {.dtype = DType::kF32})->plantable_faults()) {
+    INFO(name(id));
     CHECK(ids.erase(id) == 1);
   }
   CHECK(ids.empty());

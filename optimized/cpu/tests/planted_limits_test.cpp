@@ -19,9 +19,9 @@ bool equal(const Tensor& a, const Tensor& b) {
   return a.shape() == b.shape() && std::ranges::equal(a.bytes(), b.bytes());
 }
 
-bool is_outside_layers(const std::string& id) {
-  return id == "X.wrong_token_embedding" || id == "X.no_final_norm" || id == "X.untied_lm_head" ||
-         id == "H09.final_norm_eps";
+bool is_outside_layers(FaultId id) {
+  return id == FaultId::kWrongTokenEmbedding || id == FaultId::kNoFinalNorm || id == FaultId::kUntiedLmHead ||
+         id == FaultId::kFinalNormEps;
 }
 
 TEST_CASE("a fault of one layer leaves the layers before it alone", "[cpu][faults]") {
@@ -34,15 +34,15 @@ TEST_CASE("a fault of one layer leaves the layers before it alone", "[cpu][fault
       if (scenario.inputs != inputs || !scenario.shows) continue;
       engine->plant({.id = scenario.id, .value = scenario.value, .layer = 1});
       const KeepingSink planted = testing::run_all(*engine, steps, Poison::kNaN, kSpareSlots);
-      INFO(scenario.id);
+      INFO(name(scenario.id));
       bool differs = false;
       for (const auto& [key, tensor] : planted.tensors) {
         const bool same = equal(tensor, clean.tensors.at(key));
         const bool cache = key.id.op == Op::kKCache || key.id.op == Op::kVCache;
         const bool before = key.id.layer == 0 || key.id.op == Op::kEmbedTokens || is_outside_layers(scenario.id);
         // Layer 1 writes into layer 0's cache; a cache that begins with zeros shows them in its pads.
-        const bool shared = scenario.id == "H01.no_layer_stride" && key.step > 0;
-        if (before && !shared && !(cache && scenario.id == "H08.read_plus_one") && !same) {
+        const bool shared = scenario.id == FaultId::kNoLayerStride && key.step > 0;
+        if (before && !shared && !(cache && scenario.id == FaultId::kReadPlusOne) && !same) {
           FAIL_CHECK(tensor_name(key.id) << " of step " << key.step);
         }
         differs = differs || (key.id.layer == 1 && !same);
@@ -65,7 +65,7 @@ TEST_CASE("the number of threads changes no bit of a planted run", "[cpu][faults
     }
     const KeepingSink expected = testing::run_all(*one, steps, Poison::kNaN, kSpareSlots);
     const KeepingSink actual = testing::run_all(*three, steps, Poison::kNaN, kSpareSlots);
-    INFO(scenario.id);
+    INFO(name(scenario.id));
     bool same = true;
     for (const auto& [key, tensor] : actual.tensors) same = same && equal(tensor, expected.tensors.at(key));
     CHECK(same);
@@ -78,11 +78,11 @@ TEST_CASE("faults about other weights find them when weights are streamed", "[cp
   const RandomModel model = testing::model_of(Inputs::kUsual);
   const auto resident = make_engine(model, {.dtype = DType::kF32});
   const auto streaming = make_engine(model, {.dtype = DType::kF32, .num_threads = 2, .max_resident_bytes = 1});
-  for (const std::string id : {"X.untied_lm_head", "X.layer_repeated", "H09.weight_from_other_layer"}) {
+  for (FaultId id : {FaultId::kUntiedLmHead, FaultId::kLayerRepeated, FaultId::kWeightFromOtherLayer}) {
     for (Engine* engine : {resident.get(), streaming.get()}) engine->plant({.id = id, .value = {}, .layer = {}});
     const KeepingSink expected = testing::run_all(*resident, steps);
     const KeepingSink actual = testing::run_all(*streaming, steps);
-    INFO(id);
+    INFO(name(id));
     CHECK(equal(actual.at(3, Op::kLmHead), expected.at(3, Op::kLmHead)));
   }
 }
@@ -97,11 +97,11 @@ struct Silent {
   DType dtype = DType::kF32;
 };
 
-Fault fault(const std::string& id, std::optional<double> value = {}) { return {.id = id, .value = value, .layer = {}}; }
+Fault fault(FaultId id, std::optional<double> value = {}) { return {.id = id, .value = value, .layer = {}}; }
 
-std::vector<Fault> faults(const std::vector<std::string>& ids) {
+std::vector<Fault> faults(const std::vector<FaultId>& ids) {
   std::vector<Fault> all;
-  for (const std::string& id : ids) all.push_back(fault(id));
+  for (FaultId id : ids) all.push_back(fault(id));
   return all;
 }
 
@@ -109,53 +109,57 @@ std::vector<Silent> silent_inputs() {
   const ModelConfig usual = testing::config_of_scenarios();
   std::vector<Silent> all;
   all.push_back({"one row",
-                 faults({"H01.no_batch_stride", "H01.batch_stride_of_one_token", "H01.pad_slot", "H03.batch_pos",
-                         "H10.pad_visible", "H10.pad_query_axis"}),
+                 faults({FaultId::kNoBatchStride, FaultId::kBatchStrideOfOneToken, FaultId::kPadSlot,
+                         FaultId::kBatchPos, FaultId::kPadVisible, FaultId::kPadQueryAxis}),
                  usual,
                  {6, 1},
                  {0}});
-  all.push_back({"padding in row 0", faults({"H01.pad_slot"}), usual, {6, 1}, {1, 2}});
-  all.push_back({"pads in a slot that is written last", {fault("H01.pad_slot", -1.0)}});
+  all.push_back({"padding in row 0", faults({FaultId::kPadSlot}), usual, {6, 1}, {1, 2}});
+  all.push_back({"pads in a slot that is written last", {fault(FaultId::kPadSlot, -1.0)}});
   ModelConfig one_head = usual;
   one_head.num_kv_heads = 1;
+  all.push_back({"one key/value head",
+                 faults({FaultId::kNoHeadStride, FaultId::kHeadStrideIsTokens, FaultId::kPosMajor, FaultId::kModulo,
+                         FaultId::kDivideByKv, FaultId::kGroupOffByOne, FaultId::kHeadZero, FaultId::kPrefillOnly,
+                         FaultId::kDecodeOnly}),
+                 one_head});
   all.push_back(
-      {"one key/value head",
-       faults({"H01.no_head_stride", "H01.head_stride_is_tokens", "H01.pos_major", "H05.modulo", "H05.divide_by_kv",
-               "H05.group_off_by_one", "H05.head_zero", "H05.prefill_only", "H05.decode_only"}),
-       one_head});
-  all.push_back({"prefill alone",
-                 faults({"H03.decode_pos_zero", "H03.decode_pos_plus_one", "H05.decode_only", "H06.decode_missing",
-                         "H08.write_plus_one", "H08.write_minus_one", "H08.read_minus_one", "H08.first_token",
-                         "H08.read_minus_first", "H08.read_plus_one", "H08.length_counts_current"}),
-                 usual,
-                 {6, 5}});
-  all.push_back({"one chunk", faults({"H03.chunk_local_pos", "H10.top_left", "H10.chunk_only"}), usual, {6}});
+      {"prefill alone",
+       faults({FaultId::kDecodePosZero, FaultId::kDecodePosPlusOne, FaultId::kDecodeOnly, FaultId::kDecodeMissing,
+               FaultId::kWritePlusOne, FaultId::kWriteMinusOne, FaultId::kReadMinusOne, FaultId::kFirstToken,
+               FaultId::kReadMinusFirst, FaultId::kReadPlusOne, FaultId::kLengthCountsCurrent}),
+       usual,
+       {6, 5}});
+  all.push_back({"one chunk", faults({FaultId::kChunkLocalPos, FaultId::kTopLeft, FaultId::kChunkOnly}), usual, {6}});
   all.push_back({"position 0",
-                 faults({"H03.theta", "H03.interleaved", "H03.half_slice", "H03.slice_hidden", "H03.q_only",
-                         "H03.k_only", "H03.none", "H03.twice", "H03.reverse", "H03.after_cache", "H03.chunk_local_pos",
-                         "H03.table_bf16", "H03.batch_pos", "H10.none", "H10.one_ahead", "H10.window"}),
+                 faults({FaultId::kTheta, FaultId::kInterleaved, FaultId::kHalfSlice, FaultId::kSliceHidden,
+                         FaultId::kQOnly, FaultId::kKOnly, FaultId::kNoRope, FaultId::kRopeTwice, FaultId::kReverse,
+                         FaultId::kAfterCache, FaultId::kChunkLocalPos, FaultId::kTableBf16, FaultId::kBatchPos,
+                         FaultId::kNoMask, FaultId::kOneAhead, FaultId::kWindow}),
                  usual,
                  {1},
                  {0, 0}});
-  all.push_back({"one token", faults({"H07.column_major_out", "H04.wo_rows"}), usual, {1}, {0}});
-  all.push_back({"rows with padding", faults({"H08.read_minus_first"}), usual, {6, 1}, {1, 2}});
+  all.push_back({"one token", faults({FaultId::kColumnMajorOut, FaultId::kWoRows}), usual, {1}, {0}});
+  all.push_back({"rows with padding", faults({FaultId::kReadMinusFirst}), usual, {6, 1}, {1, 2}});
   ModelConfig one_layer = usual;
   one_layer.num_layers = 1;
-  all.push_back(
-      {"one layer", faults({"H01.no_layer_stride", "H09.weight_from_other_layer", "X.layer_repeated"}), one_layer});
+  all.push_back({"one layer",
+                 faults({FaultId::kNoLayerStride, FaultId::kWeightFromOtherLayer, FaultId::kLayerRepeated}),
+                 one_layer});
   ModelConfig tied = usual;
   tied.tie_word_embeddings = true;
-  all.push_back({"tied embeddings", faults({"X.untied_lm_head"}), tied});
+  all.push_back({"tied embeddings", faults({FaultId::kUntiedLmHead}), tied});
   ModelConfig narrow = usual;
   narrow.hidden = 40;
-  all.push_back({"D below H*d", faults({"H04.wo_rows"}), narrow});
+  all.push_back({"D below H*d", faults({FaultId::kWoRows}), narrow});
   all.push_back({"larger than everything",
-                 {fault("H04.wo_cols", 4096), fault("H04.down_in_act", 4096), fault("H07.first_tile_only", 4096),
-                  fault("H10.window", 4096)}});
-  all.push_back({"the right value",
-                 {fault("H02.scale", 1.0), fault("H03.theta", usual.rope_theta), fault("H03.half_slice", 1.0),
-                  fault("H09.eps", usual.rms_norm_eps), fault("H09.final_norm_eps", usual.rms_norm_eps)}});
-  Silent in_bf16{"weights in bfloat16", faults({"H06.bf16"})};
+                 {fault(FaultId::kWoCols, 4096), fault(FaultId::kDownInAct, 4096), fault(FaultId::kFirstTileOnly, 4096),
+                  fault(FaultId::kWindow, 4096)}});
+  all.push_back(
+      {"the right value",
+       {fault(FaultId::kScale, 1.0), fault(FaultId::kTheta, usual.rope_theta), fault(FaultId::kHalfSlice, 1.0),
+        fault(FaultId::kEps, usual.rms_norm_eps), fault(FaultId::kFinalNormEps, usual.rms_norm_eps)}});
+  Silent in_bf16{"weights in bfloat16", faults({FaultId::kBiasBf16})};
   in_bf16.dtype = DType::kBF16;
   all.push_back(in_bf16);
   return all;
@@ -170,7 +174,7 @@ TEST_CASE("a fault that inputs cannot show counts nothing and changes nothing", 
     for (const Fault& planted : silent.faults) {
       engine->plant(planted);
       const KeepingSink sink = testing::run_all(*engine, steps, Poison::kNaN, kSpareSlots);
-      INFO(planted.id << ": " << silent.where);
+      INFO(name(planted.id) << ": " << silent.where);
       CHECK(engine->planted_executions() == 0);
       for (const Step& step : steps) CHECK(equal(sink.at(step.index, Op::kLmHead), clean.at(step.index, Op::kLmHead)));
     }
@@ -184,11 +188,11 @@ TEST_CASE("a softmax that cannot show its fault counts nothing", "[cpu][faults]"
   const auto steps = testing::random_steps(config, {8}, {0, 4}, 3);
   const auto engine = make_engine(model, {.dtype = DType::kF32});
   const KeepingSink clean = testing::run_all(*engine, steps);
-  for (const Fault& planted :
-       {fault("H02.no_max"), fault("H02.tile_max"), fault("H02.tail_zero", 4.0), fault("H10.finite_fp16")}) {
+  for (const Fault& planted : {fault(FaultId::kNoMax), fault(FaultId::kTileMax), fault(FaultId::kTailZero, 4.0),
+                               fault(FaultId::kFiniteFp16)}) {
     engine->plant(planted);
     const KeepingSink sink = testing::run_all(*engine, steps);
-    INFO(planted.id);
+    INFO(name(planted.id));
     CHECK(engine->planted_executions() == 0);
     const Tensor& actual = sink.at(0, Op::kAttnOutput, 0);
     const Tensor& expected = clean.at(0, Op::kAttnOutput, 0);
@@ -211,7 +215,7 @@ TEST_CASE("a denominator in float16 sticks at 2048", "[cpu][faults]") {
   const auto steps = testing::random_steps(config, {kNumTokens}, {0}, 3);
   const auto engine = make_engine(model, {.dtype = DType::kF32, .num_threads = 2});
   const KeepingSink right = testing::run_all(*engine, steps);
-  engine->plant(fault("H02.sum_fp16"));
+  engine->plant(fault(FaultId::kSumFp16));
   const KeepingSink stuck = testing::run_all(*engine, steps);
   std::int64_t beyond = 0;
   const Tensor& actual = stuck.at(0, Op::kAttnOutput, 0);
@@ -229,7 +233,7 @@ TEST_CASE("H08.read_plus_one reads what the slot holds: poison, unless a value i
   const RandomModel model = testing::model_of(Inputs::kUsual);
   const auto steps = testing::steps_of_scenarios();
   const auto engine = make_engine(model, {.dtype = DType::kF32});
-  engine->plant(fault("H08.read_plus_one"));
+  engine->plant(fault(FaultId::kReadPlusOne));
   const auto num_nans = [&](Poison poison, std::int64_t spare, int step) {
     const KeepingSink sink = testing::run_all(*engine, steps, poison, spare);
     std::int64_t count = 0;
@@ -240,7 +244,7 @@ TEST_CASE("H08.read_plus_one reads what the slot holds: poison, unless a value i
   CHECK(num_nans(Poison::kNaN, 1, 2) == 3 * model.config().q_width());
   CHECK(num_nans(Poison::kNaN, 0, 3) == 0);  // the cache ends here
   CHECK(std::isnan(engine->poison_value(Poison::kNaN)));
-  engine->plant(fault("H08.read_plus_one", 0.5));
+  engine->plant(fault(FaultId::kReadPlusOne, 0.5));
   CHECK(engine->poison_value(Poison::kNaN) == 0.5);
   CHECK(engine->poison_value(Poison::kLargeFinite) == 0.5);
   const KeepingSink with_nan = testing::run_all(*engine, steps, Poison::kNaN, 1);

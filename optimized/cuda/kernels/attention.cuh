@@ -106,8 +106,6 @@ __device__ __forceinline__ bool overflowed(const KernelFault& fault, float maxim
   return fault.id == FaultId::kQkFp16 && maximum == -__builtin_inff();
 }
 
-__device__ __forceinline__ bool is_race(FaultId id) { return id >= FaultId::kDelays && id <= FaultId::kMissingWait; }
-
 // Whether what the planted code does for this head and query differs from the right code, as far as it can be told
 // without the values: other slots, another head; faults of arithmetic count wherever they run.
 __device__ __forceinline__ bool planted_differs(const AttentionParams& p, int b, int t, int head) {
@@ -115,6 +113,7 @@ __device__ __forceinline__ bool planted_differs(const AttentionParams& p, int b,
   const SlotRange right = visible_slots<false>(p, b, t);
   if (planted.first != right.first || planted.last != right.last) return true;
   if (kv_head_of<true>(p, head) != kv_head_of<false>(p, head)) return true;
+  if (p.fault.race == Race::kMissingBarrier) return true;
   switch (p.fault.id) {
     case FaultId::kNoBatchStride:
       return b > 0;
@@ -127,7 +126,6 @@ __device__ __forceinline__ bool planted_differs(const AttentionParams& p, int b,
     case FaultId::kScaleAfter:
     case FaultId::kNoMax:
     case FaultId::kQkFp16:
-    case FaultId::kMissingBarrier:
       return true;
     default:
       return false;

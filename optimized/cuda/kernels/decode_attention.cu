@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Attent
   __syncthreads();
 
   if constexpr (kPlanted) {
-    if (is_race(p.fault.id)) pause_at_random(1 << 13);
+    if (p.fault.race != Race::kNone) pause_at_random(1 << 13);
   }
   // A warp a head: scores to weights relative to the split's maximum.
   const std::int64_t first_row = static_cast<std::int64_t>(b) * p.num_q_heads + first_head;
@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Attent
     }
   }
   if constexpr (kPlanted) {
-    if (p.fault.id != FaultId::kMissingBarrier) __syncthreads();
+    if (p.fault.race != Race::kMissingBarrier) __syncthreads();
   } else {
     __syncthreads();
   }

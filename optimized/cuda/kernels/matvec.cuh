@@ -252,7 +252,7 @@ __global__ void __launch_bounds__(kThreads + 32, kThreads == 256 ? 3 : 1) matvec
   if constexpr (kNormalises<kKind>) norm_weights.load(static_cast<const T*>(p.norm_weight), p.inner);
   release_successor();
   if constexpr (kPlanted) {
-    if (p.fault.id == FaultId::kMissingWait) {
+    if (p.fault.race == Race::kMissingWait) {
       pause_at_random(1 << 16);  // longer than attention's, lest all blocks come too early alike
     } else {
       wait_for_predecessor();

@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "harness/contract/dtype.h"
-#include "optimized/cuda/fault_id.h"
+#include "optimized/cuda/kernel_fault.h"
 #include "optimized/kv_cache_layout.h"
 
 namespace qdiff::optimized::cuda {

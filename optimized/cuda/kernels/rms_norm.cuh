@@ -80,7 +80,9 @@ __device__ __forceinline__ void rms_norm_row(const T* x, const T* weight, const 
     if (fault.id == FaultId::kLayerNorm || fault.id == FaultId::kLayerNormFull) shift = mean;
     if (fault.id == FaultId::kLayerNormFull) factor = 1.0F / sqrtf(mean_square - mean * mean + eps);
     if (fault.id == FaultId::kNoSqrt) factor = 1.0F / (mean_square + eps);
-    const bool differs = fault.id >= FaultId::kLayerNorm && fault.id <= FaultId::kNoSqrt;
+    const bool differs = fault.id == FaultId::kLayerNorm || fault.id == FaultId::kLayerNormFull ||
+                         fault.id == FaultId::kOnePlusWeight || fault.id == FaultId::kNoWeight ||
+                         fault.id == FaultId::kNoSqrt;
     if (thread == 0 && differs) count_execution(fault);
   }
   const auto finish = [&](int i, const uint4& pack, const uint4& weight_pack) {

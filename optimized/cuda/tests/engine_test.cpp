@@ -193,7 +193,7 @@ TEST_CASE("what does not fit is refused with the numbers that do not fit", "[gpu
   REQUIRE_THROWS_WITH(session->run_layer(0, steps[0], wrong.view(), nullptr), ContainsSubstring("bfloat16 [1, 4, 96]"));
   REQUIRE_THROWS_AS(engine->open({.batch = 1, .capacity = 0, .left_padding = {0}, .poison = Poison::kNaN}), InputError);
   REQUIRE_THROWS_AS(gpu_engine(model, DType::kF64), InputError);
-  REQUIRE_THROWS_AS(engine->plant({.id = "H05.no_such", .value = {}, .layer = {}}), InputError);
+  REQUIRE_THROWS_AS(engine->plant({.id = FaultId::kSumFp16}), InputError);  // which this engine does not plant
   RandomModel odd(small_config(6, 3, 20, 90, 77, true), DType::kBF16, 3);
   REQUIRE_THROWS_WITH(gpu_engine(odd, DType::kBF16), ContainsSubstring("head dims"));
 }
