@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <vector>
 
+#include "harness/contract/number_text.h"
 #include "harness/pattern/scale.h"
 
 namespace qdiff::pattern {
@@ -136,9 +136,7 @@ std::optional<MaskError> seeing(const Values& v, const Tally& tally) {
   }
   if (tally.pads > 0) found.text += std::string(found.text.empty() ? "" : " and ") + "padding slots are seen";
   if (v.op() == Op::kScores && tally.least == tally.most) {
-    char value[32];
-    std::snprintf(value, sizeof value, "%.6g", tally.least);
-    found.text += std::string(": they hold ") + value;
+    found.text += ": they hold " + digits(tally.least, 6);
   }
   return found;
 }
