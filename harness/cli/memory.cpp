@@ -18,8 +18,8 @@ namespace {
 
 constexpr double kProgram = 300.0 * 1024 * 1024;  // LibTorch's libraries and its threads; measured 190 MiB
 
-// Of each judged element: gold in fp64, two deviations in fp32, the same again for a variant, and what the judge sorts
-// and sums.
+// Bytes for each judged element: gold in fp64, two deviations in fp32, the same again for a variant, and what the judge
+// sorts and sums.
 constexpr double kJudgedElement = 64.0;
 
 // What can be taken without swapping (proc(5), "MemAvailable"), the largest number where nobody says.

@@ -82,7 +82,7 @@ class ConfigReader {
     refuse(key, "must be a string");
   }
 
-  // Of a whole number of any type.
+  // Reads a whole number of any type.
   static std::optional<std::int64_t> whole(const GgufKey& key) {
     if (const auto* value = std::get_if<std::int64_t>(&key.value)) return *value;
     const auto* value = std::get_if<std::uint64_t>(&key.value);

@@ -12,7 +12,7 @@ namespace qdiff::optimized::cpu {
 
 struct KernelSet;
 
-// Of the vocabulary's matrix in memory where the weights are read anew for each layer.
+// So much of the vocabulary's matrix is in memory where the weights are read anew for each layer.
 inline constexpr std::int64_t kStreamedHeadBytes = std::int64_t{64} << 20;
 
 struct Options {
