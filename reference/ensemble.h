@@ -5,11 +5,10 @@
 // random rounding where the engine would have stored the tensor. What of it reaches the target is measured.
 #pragma once
 
+#include "reference/memory.h"
 #include "reference/walk.h"
 
 namespace qdiff::reference {
-
-inline constexpr std::int64_t kMembers = 16;
 
 Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights);
 

@@ -2,33 +2,18 @@
 
 #include <algorithm>
 
-#include "harness/contract/operation_table.h"
+#include "reference/memory.h"
 
 namespace qdiff::reference {
 namespace {
 
-constexpr std::int64_t kBlockElements = std::int64_t{1} << 22;             // 32 MiB in fp64
-constexpr std::int64_t kLargestKept = std::int64_t{1} << 27;               // 1 GiB in fp64: larger ones go in blocks
-constexpr std::size_t kSmallestBudget = std::size_t{256} << 20;            // bytes, of converted weights
-constexpr std::size_t kLargestBudget = std::size_t{4} << 30;               // bytes, of converted weights
-constexpr std::size_t kLargestStored = std::size_t{1} << 30;               // bytes, of weights as stored
-constexpr std::size_t kOnDevice = std::size_t{12} << 30;                   // bytes, of either kind in a GPU's memory
-constexpr std::int64_t kReadAtOnce = std::int64_t{1} << 18;                // elements, of a thread
-constexpr std::size_t kBytesOfBothForms = sizeof(double) + sizeof(float);  // fp64, and fp32 squared
+constexpr std::int64_t kBlockElements = std::int64_t{1} << 22;  // 32 MiB in fp64
+constexpr std::int64_t kLargestKept = std::int64_t{1} << 27;    // 1 GiB in fp64: larger ones go in blocks
+constexpr std::size_t kOnDevice = std::size_t{12} << 30;        // bytes, of either kind in a GPU's memory
+constexpr std::int64_t kReadAtOnce = std::int64_t{1} << 18;     // elements, of a thread
 
 bool is_vocabulary_matrix(const WeightInfo& info, const ModelConfig& config) {
   return info.shape.size() == 2 && info.shape[0] == config.vocab && info.name.find("layers.") == std::string::npos;
-}
-
-std::size_t elements_of_a_layer(const ModelConfig& config) {
-  std::int64_t elements = 0;
-  for (const OperationRow& operation : kOperationTable) {
-    if (operation.scope != Scope::kLayer || !config.has(operation.component)) continue;
-    for (std::size_t i = 0; i < operation.weights.size(); ++i) {
-      elements += num_elements(weight_shape(operation.op, i, config));
-    }
-  }
-  return static_cast<std::size_t>(elements);
 }
 
 at::Tensor convert(const at::Tensor& stored, DType stored_type, const Shape& shape, const WeightForm& form) {
@@ -45,12 +30,9 @@ at::Tensor convert(const at::Tensor& stored, DType stored_type, const Shape& sha
 }  // namespace
 
 WeightStore::WeightStore(const WeightSource& source) : source_(source) {
-  const std::size_t layer = elements_of_a_layer(config());
-  const auto vocabulary = static_cast<std::size_t>(num_elements(weight_shape(Op::kLmHead, 0, config())));
-  // A tenth to spare.
-  converted_.budget = std::clamp(layer * kBytesOfBothForms / 10 * 11, kSmallestBudget, kLargestBudget);
-  stored_.budget = std::min((layer + vocabulary) * size_of(config().dtype) / 10 * 11, kLargestStored);
-  if (!device().is_cpu()) stored_.budget = converted_.budget = kOnDevice;
+  const WeightBudget budget = weight_budget(config());
+  converted_.budget = device().is_cpu() ? budget.converted : kOnDevice;
+  stored_.budget = device().is_cpu() ? budget.stored : kOnDevice;
 }
 
 const at::Tensor* WeightStore::Kept::find(const std::string& name, const WeightForm& form) {

@@ -1,22 +1,19 @@
 #include <algorithm>
-#include <cstdio>
 #include <filesystem>
 #include <map>
 #include <memory>
 
 #include "harness/cli/commands.h"
-#include "harness/cli/github_actions.h"
+#include "harness/cli/delivery.h"
 #include "harness/cli/memory.h"
 #include "harness/cli/output_folder.h"
 #include "harness/cli/progress.h"
-#include "harness/cli/terminal.h"
 #include "harness/cli/text.h"
 #include "harness/cli/words.h"
 #include "harness/diagnose/thresholds.h"
 #include "harness/diagnose/trace_run.h"
 #include "harness/model/model.h"
 #include "harness/model/tokenizer.h"
-#include "harness/report/report.h"
 #include "harness/trace/trace_reader.h"
 #include "reference/reference.h"
 
@@ -88,14 +85,6 @@ bool reference_fits(const trace::Trace& trace, const ModelConfig& config, const 
   return bytes <= 0.25 * static_cast<double>(memory_limit(common.max_memory));
 }
 
-void print(const findings::RunResult& result, const DiagnoseArguments& arguments) {
-  if (arguments.common.quiet) return;
-  std::string text = report::format_terminal(
-      result, {.color = use_color(arguments.common.color), .width = output_columns(), .reports = arguments.out});
-  if (in_github_actions()) text = report::without_github_commands(text);
-  std::fwrite(text.data(), 1, text.size(), stdout);
-}
-
 }  // namespace
 
 ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::string& command) {
@@ -131,13 +120,7 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
     for (findings::FreeRun& run : result.free_runs) put_words(*tokenizer, run);
   }
   result.command = command;
-  print(result, arguments);
-  if (in_github_actions()) tell_github_actions(result, arguments.common.quiet);
-  // Whoever reads the points takes what stands last.
-  if (result.inferred_points) std::fputs(report::points_json(*result.inferred_points).c_str(), stdout);
-  std::fflush(stdout);
-  report::write_reports(result, arguments.out);  // last: a disk that is full by now must not lose the verdict
-  return status_of(result.verdict);
+  return deliver(result, arguments.common, arguments.out);
 }
 
 }  // namespace qdiff::cli

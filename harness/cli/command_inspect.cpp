@@ -6,6 +6,7 @@
 #include "harness/cli/case_model.h"
 #include "harness/cli/commands.h"
 #include "harness/cli/text.h"
+#include "harness/contract/number_text.h"
 #include "harness/formats/input_file.h"
 #include "harness/model/describe.h"
 #include "harness/model/model.h"
@@ -79,9 +80,7 @@ std::string config_text(const trace::DeclaredConfig& config) {
     text += std::string(text.empty() ? "" : " ") + key + '=' + (value ? std::to_string(*value) : "?");
   };
   const auto add_number = [&](const char* key, const std::optional<double>& value) {
-    char number[40] = "?";
-    if (value) std::snprintf(number, sizeof number, "%g", *value);
-    text += std::string(" ") + key + '=' + number;
+    text += std::string(" ") + key + '=' + (value ? digits(*value, 6) : "?");
   };
   add("D", config.hidden);
   add("L", config.num_layers);

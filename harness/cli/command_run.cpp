@@ -6,20 +6,18 @@
 #include "harness/cases/case.h"
 #include "harness/cli/case_model.h"
 #include "harness/cli/commands.h"
+#include "harness/cli/delivery.h"
 #include "harness/cli/engines.h"
 #include "harness/cli/gemm_table.h"
-#include "harness/cli/github_actions.h"
 #include "harness/cli/memory.h"
 #include "harness/cli/output_folder.h"
 #include "harness/cli/progress.h"
 #include "harness/cli/prompt.h"
-#include "harness/cli/terminal.h"
 #include "harness/cli/text.h"
 #include "harness/cli/words.h"
 #include "harness/diagnose/run.h"
 #include "harness/model/model.h"
 #include "harness/model/tokenizer.h"
-#include "harness/report/report.h"
 #include "reference/reference.h"
 
 namespace qdiff::cli {
@@ -238,16 +236,7 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
     result.reason = "the planted fault " + to_string(*arguments.inject) +
                     " never ran in a place where it differs from the right code; choose a case that runs it";
   }
-  if (!arguments.common.quiet) {
-    std::string text = report::format_terminal(
-        result, {.color = use_color(arguments.common.color), .width = output_columns(), .reports = arguments.out});
-    if (in_github_actions()) text = report::without_github_commands(text);
-    std::fwrite(text.data(), 1, text.size(), stdout);
-  }
-  if (in_github_actions()) tell_github_actions(result, arguments.common.quiet);
-  std::fflush(stdout);
-  report::write_reports(result, arguments.out);  // last: a disk that is full by now must not lose the verdict
-  return status_of(result.verdict);
+  return deliver(result, arguments.common, arguments.out);
 }
 
 }  // namespace qdiff::cli

@@ -9,7 +9,7 @@
 #include "harness/cli/engines.h"
 #include "harness/cli/output_folder.h"
 #include "harness/cli/progress.h"
-#include "harness/formats/atomic_file.h"
+#include "harness/report/report_file.h"
 #include "harness/selftest/selftest.h"
 #include "optimized/cpu/engine.h"
 #include "reference/reference.h"
@@ -56,7 +56,8 @@ ExitStatus selftest_command(const SelftestArguments& arguments, const std::strin
   check_available(arguments.backend);
   check_output_folder(arguments.out);
   const fs::path file = fs::path(arguments.out) / "selftest.json";
-  check_own_file(file, "\"qdiff-selftest\"");
+  constexpr std::string_view kMark = "\"qdiff-selftest\"";
+  report::check_own_file(file, kMark);
   selftest::Settings settings;
   settings.quick = arguments.quick;
   settings.engine_alone = arguments.backend == EngineKind::kCuda;
@@ -78,8 +79,7 @@ ExitStatus selftest_command(const SelftestArguments& arguments, const std::strin
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   }
-  make_output_folder(arguments.out);
-  formats::write_file(file, selftest::to_json(result));
+  report::write_report_file({file, selftest::to_json(result), kMark});
   return result.passed() ? ExitStatus::kMatch : ExitStatus::kDiverged;
 }
 

@@ -2,21 +2,15 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 
 #include "harness/cli/text.h"
+#include "harness/contract/number_text.h"
 
 namespace qdiff::cli {
 namespace {
 
 constexpr std::size_t kColumns = 9;
 using Line = std::array<std::string, kColumns>;
-
-std::string number_text(double value) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.10g", value);
-  return text;
-}
 
 // "x rows are 200 apart and 196 long"
 void check_stride(const char* what, std::int64_t stride, std::int64_t length, std::string& remarks) {
@@ -81,8 +75,8 @@ std::string gemm_table(const std::vector<GemmFacts>& gemms, const ModelConfig& c
               (remarks.empty() ? "" : "  " + remarks) + '\n';
     }
   }
-  return text + "  as read from the model: eps " + number_text(config.rms_norm_eps) + ", theta " +
-         number_text(config.rope_theta) + ", head dim " + std::to_string(config.head_dim) + ", " +
+  return text + "  as read from the model: eps " + digits(config.rms_norm_eps, 10) + ", theta " +
+         digits(config.rope_theta, 10) + ", head dim " + std::to_string(config.head_dim) + ", " +
          std::to_string(config.num_q_heads) + " query and " + std::to_string(config.num_kv_heads) +
          " key/value heads; q, k and v are " + std::to_string(config.q_width()) + ", " +
          std::to_string(config.kv_width()) + " and " + std::to_string(config.kv_width()) + " wide\n";

@@ -10,11 +10,17 @@
 #include "harness/cli/text.h"
 #include "harness/contract/error.h"
 #include "harness/contract/operation_table.h"
+#include "optimized/cpu/engine.h"
+#include "reference/memory.h"
 
 namespace qdiff::cli {
 namespace {
 
 constexpr double kProgram = 300.0 * 1024 * 1024;  // LibTorch's libraries and its threads; measured 190 MiB
+
+// Bytes for each judged element: gold in fp64, two deviations in fp32, the same again for a variant, and what the judge
+// sorts and sums.
+constexpr double kJudgedElement = 64.0;
 
 // What can be taken without swapping (proc(5), "MemAvailable"), the largest number where nobody says.
 std::uint64_t available_memory() {
@@ -83,17 +89,12 @@ double all_weights_of(const ModelConfig& config) {
          weights_of(Scope::kLayer, config) * static_cast<double>(config.num_layers);
 }
 
-// What one store of the reference's weights keeps (reference/weight_store.cpp): about a layer converted to fp64, with
-// `converted_bytes` for each element, and a layer and the vocabulary's matrix as the checkpoint stores them.
-double reference_weights(const ModelConfig& config, double converted_bytes) {
-  constexpr double kMiB = 1024.0 * 1024.0;
-  const double layer = weights_of(Scope::kLayer, config), all = all_weights_of(config);
-  const double vocabulary = static_cast<double>(config.vocab) * static_cast<double>(config.hidden);
-  const double converted = std::clamp(1.1 * layer * 12.0, 256.0 * kMiB, 4096.0 * kMiB);
-  const double stored =
-      std::min(1.1 * (layer + vocabulary) * static_cast<double>(size_of(config.dtype)), 1024.0 * kMiB);
-  return std::min(converted, all * converted_bytes) +
-         std::min(stored, all * static_cast<double>(size_of(config.dtype)));
+// What one store of the reference's weights keeps, at `converted_bytes` for each element that is computed with.
+double reference_weights(const ModelConfig& config, std::size_t converted_bytes) {
+  const reference::WeightBudget budget = reference::weight_budget(config);
+  const double all = all_weights_of(config);
+  return std::min(static_cast<double>(budget.converted), all * static_cast<double>(converted_bytes)) +
+         std::min(static_cast<double>(budget.stored), all * static_cast<double>(size_of(config.dtype)));
 }
 
 // The engine keeps all weights, or, where they do not fit beside the rest, one layer or a block of the vocabulary.
@@ -101,8 +102,7 @@ void add_engine_weights(MemoryPlan& plan, const ModelConfig& config, DType dtype
   const double bytes = static_cast<double>(size_of(dtype));
   const double layer = weights_of(Scope::kLayer, config) * bytes;
   const double all = all_weights_of(config) * bytes;
-  constexpr double kHeadBlock = 64.0 * 1024 * 1024;
-  const double streamed = layer + kHeadBlock;
+  const double streamed = layer + static_cast<double>(optimized::cpu::kStreamedHeadBytes);
   if (plan.total() + all <= static_cast<double>(limit) || streamed >= all) {
     plan.parts.push_back({"the engine's weights", all});
     return;
@@ -140,14 +140,13 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
     }
     cache = std::max(cache, cache_of(planned, config));
   }
-  // Gold in fp64, two deviations in fp32, the same again for a variant, and what the judge sorts and sums.
-  constexpr double kJudgedElement = 64.0;
   MemoryPlan plan;
   plan.parts = {{"the program", kProgram},
                 {"the recorded tensors", recorded * static_cast<double>(size_of(dtype))},
                 {"the reference's layer inputs and logits", chain},
                 // Once in the reference engine, and once in the oracle with the fp32 squares for its noise.
-                {"the reference's weights", reference_weights(config, 8.0) + reference_weights(config, 12.0)},
+                {"the reference's weights",
+                 reference_weights(config, sizeof(double)) + reference_weights(config, reference::kBytesOfBothForms)},
                 {"judging the largest tensor", largest * kJudgedElement},
                 {"the caches", cache * (static_cast<double>(size_of(dtype)) + sizeof(double))}};
   add_engine_weights(plan, config, dtype, limit);
@@ -155,8 +154,7 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
 }
 
 MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned) {
-  constexpr double kJudgedElement = 64.0;  // as in plan_run
-  constexpr double kMembers = 17.0;        // of the ensemble that measures a span's rounding, and gold
+  constexpr double kMembers = reference::kMembers + 1;  // and gold
   double largest = 0.0, residual = 0.0, logits = 0.0;
   for (const Step& step : planned.steps) {
     const StepSizes sizes = sizes_of(step, config);
@@ -167,7 +165,7 @@ MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned)
   MemoryPlan plan;
   plan.parts = {{"the program", kProgram},
                 {"the trace's tensors of one layer", planned.part_bytes},
-                {"the reference's weights", reference_weights(config, 12.0)},
+                {"the reference's weights", reference_weights(config, reference::kBytesOfBothForms)},
                 {"judging the largest tensor", largest * kJudgedElement},
                 {"the span without recorded tensors", planned.span_elements * kMembers * sizeof(double)}};
   if (planned.free_runs) {
@@ -178,7 +176,7 @@ MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned)
     plan.parts.push_back({"forward passes with each bug planted",
                           (cache + residual) * sizeof(float) * static_cast<double>(planned.passes)});
     plan.parts.push_back({"the logits", logits * 4.0 * sizeof(double)});
-    plan.parts.push_back({"the weights of those passes", reference_weights(config, 8.0)});
+    plan.parts.push_back({"the weights of those passes", reference_weights(config, sizeof(double))});
   }
   return plan;
 }
@@ -201,7 +199,7 @@ MemoryPlan plan_record(const ModelConfig& config, DType dtype, const PlannedCase
                 {"computing the largest tensor", largest * 3.0 * element},
                 {"the caches", cache_of(planned, config) * element}};
   if (reference) {
-    plan.parts.push_back({"the reference's weights", reference_weights(config, 8.0)});
+    plan.parts.push_back({"the reference's weights", reference_weights(config, sizeof(double))});
   } else {
     add_engine_weights(plan, config, dtype, limit);
   }

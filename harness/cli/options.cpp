@@ -2,9 +2,8 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <array>
-#include <limits>
 #include <memory>
+#include <utility>
 
 #include "harness/cli/text.h"
 #include "harness/contract/error.h"
@@ -24,156 +23,179 @@ constexpr const char* kExitStatuses =
     "  2    bad usage or bad input: nothing was judged\n"
     "  125  cannot judge here: no such device, nothing left to judge, or inconclusive\n";
 
-constexpr const char* kCommandsToCome[] = {"bisect", "reduce", "fuzz", "merge"};
-
-// The texts of one command line as CLI11 collects them, before they are checked. Option texts are optional so that an
-// empty argument ("--model ''") differs from none.
-struct Texts {
-  std::vector<std::string> cases;
-  std::optional<std::string> model, backend, reference, engine, test_case, trace, out, dtype, layers, steps, mode,
-      inject, max_memory, threads, color, within, only, prompt, tokens;
-  std::string path, actual, expected;
-  bool quiet = false, quick = false, print_gemms = false, infer_points = false, allow_precision = false;
-};
-
-CLI::Option* add_text(CLI::App& app, const std::string& flag, std::optional<std::string>& text,
-                      const std::string& value_name, const std::string& description) {
-  auto store = [&text](const std::string& value) { text = value; };
+// Adds an option that fills `value` with what `read(flag, text)` returns; `read` throws InputError for a bad text.
+template <typename Value, typename Read>
+CLI::Option* add_value(CLI::App& app, const std::string& flag, Value& value, const std::string& value_name, Read read,
+                       const std::string& description) {
+  const auto store = [&value, flag, read](const std::string& text) {
+    if (text.starts_with("--")) {  // "--model --quiet": CLI11 takes the second option as the first one's value
+      throw InputError(flag + " needs a value, but '" + text + "' follows it; write " + flag + "=" + text +
+                       " if that is the value");
+    }
+    value = read(flag, text);
+  };
   return app.add_option_function<std::string>(flag, store, description)->type_name(value_name);
 }
 
-void add_output_options(CLI::App& app, Texts& texts) {
-  add_text(app, "--color", texts.color, "WHEN", "auto, always or never (default: auto, colour on a terminal only)");
-  app.add_flag("--quiet", texts.quiet, "No progress line, and no report on standard output");
+// Adds an argument that is known by its place: one path, or a list of them.
+template <typename Value>
+CLI::Option* add_place(CLI::App& app, const std::string& place, Value& value, const std::string& description) {
+  const auto check = [place](const std::string& text) { parse_path(place, text); };
+  return app.add_option(place, value, description)->type_name("")->each(check);
 }
 
-void add_common(CLI::App& app, Texts& texts) {
-  add_text(app, "--max-memory", texts.max_memory, "SIZE",
-           "Refuse work that would need more than this, as 512M or 4G (default: what the machine has)");
-  add_text(app, "--threads", texts.threads, "N", "Threads to use (default: all cores)");
-  add_output_options(app, texts);
+CLI::Option* add_model(CLI::App& app, std::string& model, const std::string& description) {
+  return add_value(app, "--model", model, "MODEL", parse_path, description)->required();
 }
 
-void add_engine_options(CLI::App& app, Texts& texts) {
-  add_text(app, "--dtype", texts.dtype, "DTYPE",
-           "float32, bfloat16 or float16: weights and tensors of the engine (default: as the checkpoint)");
-  add_text(app, "--inject", texts.inject, "FAULT",
-           "Hnn.name[=value][@layer]: the engine computes with that known bug planted, as H05.modulo");
-  app.add_flag("--print-gemms", texts.print_gemms, "First print the engine's matrix products: shapes, strides, biases");
+template <typename Out>
+void add_out(CLI::App& app, Out& out, const std::string& description) {
+  add_value(app, "--out", out, "DIR", parse_path, description);
 }
 
-CLI::App* add_diagnose(CLI::App& app, Texts& texts) {
-  CLI::App* diagnose = app.add_subcommand("diagnose", "Judge a trace of any engine against the reference");
-  add_text(*diagnose, "--model", texts.model, "MODEL",
-           "Hugging Face directory or .gguf file that the engine ran, or synthetic:NAME[,seed=N][,profile=P]")
-      ->required();
-  add_text(*diagnose, "--trace", texts.trace, "DIR", "The trace's folder, which holds its manifest.json")->required();
-  add_text(*diagnose, "--out", texts.out, "DIR", "Where the reports go (default: qdiff-report)");
-  add_text(*diagnose, "--layers", texts.layers, "LIST", "Judge only these layers, as 0-3 or 0,2");
-  add_text(*diagnose, "--steps", texts.steps, "LIST", "Judge only these steps, as 0,4");
-  diagnose->add_flag("--infer-points", texts.infer_points,
-                     "Propose, on standard output, the compute.points that would declare every rounding found");
-  diagnose->add_flag("--allow-precision", texts.allow_precision,
-                     "Undeclared roundings are reported, but the exit status leaves them aside");
-  add_common(*diagnose, texts);
-  diagnose->footer(
-      std::string("Any tensor may be missing from a trace; the more there are, the narrower the finding.\n\n"
-                  "Examples:\n"
-                  "  qdiff diagnose --model ~/models/Qwen2.5-0.5B --trace trace/\n"
-                  "  qdiff diagnose --model ~/models/Qwen2.5-0.5B --trace trace/ --infer-points\n\n") +
-      kExitStatuses);
-  return diagnose;
+template <typename Arguments>
+void add_layers_and_steps(CLI::App& app, Arguments& arguments, const std::string& layers, const std::string& steps) {
+  add_value(app, "--layers", arguments.layers, "LIST", parse_ranges, layers);
+  add_value(app, "--steps", arguments.steps, "LIST", parse_ranges, steps);
 }
 
-CLI::App* add_selftest(CLI::App& app, Texts& texts) {
-  CLI::App* selftest = app.add_subcommand("selftest", "Plant every known bug and score what the diagnosis makes of it");
-  selftest->add_flag("--quick", texts.quick, "A part of it, in a minute or two: each fault once, in bfloat16");
-  add_text(*selftest, "--backend", texts.backend, "NAME",
-           "cpu: bugs in the CPU engine and in the reference; cuda: in the CUDA engine alone (default: cpu)");
-  add_text(*selftest, "--only", texts.only, "TEXT", "Faults whose id begins so, as H03; no honest runs and no doses");
-  add_text(*selftest, "--out", texts.out, "DIR", "Where selftest.json goes (default: qdiff-report)");
-  add_text(*selftest, "--threads", texts.threads, "N", "Faults to plant side by side (default: all cores)");
-  selftest->add_flag("--quiet", texts.quiet, "No progress line, and no table on standard output");
-  selftest->footer(
-      "Examples:\n"
-      "  qdiff selftest --quick\n"
-      "  qdiff selftest --out scores\n\n"
-      "Exit status:\n"
-      "  0    all goals are met\n"
-      "  1    at least one is not; the table ends with every miss and its reason\n"
-      "  2    bad usage: nothing was run\n");
-  return selftest;
+void add_threads(CLI::App& app, CommonArguments& common, const std::string& description) {
+  constexpr std::int64_t kMostThreads = 1024;
+  const auto read = [](const std::string& flag, const std::string& text) {
+    return static_cast<int>(parse_whole(flag, text, 1, kMostThreads));
+  };
+  add_value(app, "--threads", common.threads, "N", read, description);
 }
 
-std::unique_ptr<CLI::App> make_app(Texts& texts) {
-  auto app = std::make_unique<CLI::App>(
-      "qdiff finds the first wrong tensor of a Qwen2.5 inference engine, and the known bug that explains it.", "qdiff");
-  app->set_version_flag("--version", "qdiff " QDIFF_VERSION, "Print the version and stop");
-  app->require_subcommand(1);
-  app->footer(std::string("Examples:\n"
-                          "  qdiff run                                   judge the CPU engine with the built-in cases\n"
-                          "  qdiff run --model ~/models/Qwen2.5-0.5B     the same cases on a checkpoint\n"
-                          "  qdiff run H05-gqa --inject H05.modulo       see a planted bug being found\n"
-                          "  qdiff diagnose --model M --trace DIR        judge a trace of any engine\n"
-                          "  qdiff inspect ~/models/Qwen2.5-0.5B         what a model, trace or case holds\n"
-                          "  qdiff compare before/ after/                two traces side by side, without a model\n"
-                          "  qdiff COMMAND --help                        all options of a command\n\n") +
-              kExitStatuses);
+void add_output_options(CLI::App& app, CommonArguments& common) {
+  const auto read = one_of<ColorChoice>(
+      {{"auto", ColorChoice::kAuto}, {"always", ColorChoice::kAlways}, {"never", ColorChoice::kNever}});
+  add_value(app, "--color", common.color, "WHEN", read,
+            "auto, always or never (default: auto, colour on a terminal only)");
+  app.add_flag("--quiet", common.quiet, "No progress line, and no report on standard output");
+}
 
-  CLI::App* run = app->add_subcommand("run", "Judge an engine against the reference, layer by layer");
-  run->add_option("CASE", texts.cases, "Case files, or names of built-in cases (default: all built-in cases)")
-      ->type_name("");
-  add_text(*run, "--model", texts.model, "MODEL",
-           "Hugging Face directory, .gguf file, or synthetic:NAME[,seed=N][,profile=P] (default: each case's own)");
-  add_text(*run, "--prompt", texts.prompt, "TEXT",
-           "Instead of cases: this text in the model's own tokens, and what the reference writes behind it");
-  add_text(*run, "--tokens", texts.tokens, "N", "With --prompt: how many tokens it writes at most (default: 12)");
-  add_text(*run, "--backend", texts.backend, "NAME", "cpu or cuda: the engine to judge (default: cpu)");
-  add_text(
-      *run, "--reference", texts.reference, "WHERE",
-      "host or gpu: where the reference computes; auto: a large model on a GPU, where there is one (default: auto)");
-  add_text(*run, "--out", texts.out, "DIR", "Where the reports go (default: qdiff-report)");
-  add_engine_options(*run, texts);
-  add_text(*run, "--layers", texts.layers, "LIST", "Judge only these layers, as 0-3 or 0,2");
-  add_text(*run, "--steps", texts.steps, "LIST", "Judge only these steps of each case, as 0,4");
-  add_text(*run, "--mode", texts.mode, "MODE",
+void add_common(CLI::App& app, CommonArguments& common) {
+  add_value(app, "--max-memory", common.max_memory, "SIZE", parse_size,
+            "Refuse work that would need more than this, as 512M or 4G (default: what the machine has)");
+  add_threads(app, common, "Threads to use (default: all cores)");
+  add_output_options(app, common);
+}
+
+template <typename Arguments>
+void add_engine_options(CLI::App& app, Arguments& arguments) {
+  const auto read = one_of<DType>({{"float32", DType::kF32}, {"bfloat16", DType::kBF16}, {"float16", DType::kF16}});
+  add_value(app, "--dtype", arguments.dtype, "DTYPE", read,
+            "float32, bfloat16 or float16: weights and tensors of the engine (default: as the checkpoint)");
+  add_value(app, "--inject", arguments.inject, "FAULT", parse_fault,
+            "Hnn.name[=value][@layer]: the engine computes with that known bug planted, as H05.modulo");
+  app.add_flag("--print-gemms", arguments.print_gemms,
+               "First print the engine's matrix products: shapes, strides, biases");
+}
+
+void add_backend(CLI::App& app, EngineKind& backend, const std::string& description) {
+  const auto read = one_of<EngineKind>({{"cpu", EngineKind::kCpu}, {"cuda", EngineKind::kCuda}});
+  add_value(app, "--backend", backend, "NAME", read, description);
+}
+
+void add_mode(CLI::App& app, diagnose::Mode& mode, const std::string& description) {
+  using diagnose::Mode;
+  const auto read = one_of<Mode>({{"lockstep", Mode::kLockstep}, {"free", Mode::kFree}, {"both", Mode::kBoth}});
+  add_value(app, "--mode", mode, "MODE", read, description);
+}
+
+// ---- The commands. Each leaves what it was given in `line`, once all of it is read. ----
+
+void add_run(CLI::App& app, CommandLine& line) {
+  const auto run = std::make_shared<RunArguments>();
+  CLI::App& command = *app.add_subcommand("run", "Judge an engine against the reference, layer by layer");
+  add_place(command, "CASE", run->cases, "Case files, or names of built-in cases (default: all built-in cases)");
+  add_value(command, "--model", run->model, "MODEL", parse_path,
+            "Hugging Face directory, .gguf file, or synthetic:NAME[,seed=N][,profile=P] (default: each case's own)");
+  const auto read_prompt = [](const std::string& flag, const std::string& text) {
+    if (text.empty()) throw InputError(flag + " is empty; give it a text");
+    return text;
+  };
+  CLI::Option* prompt =
+      add_value(command, "--prompt", run->prompt, "TEXT", read_prompt,
+                "Instead of cases: this text in the model's own tokens, and what the reference writes behind it");
+  const auto read_tokens = [](const std::string& flag, const std::string& text) {
+    constexpr std::int64_t kMostTokens = 4096;
+    return parse_whole(flag, text, 1, kMostTokens);
+  };
+  add_value(command, "--tokens", run->tokens, "N", read_tokens,
+            "With --prompt: how many tokens it writes at most (default: 12)")
+      ->needs(prompt);
+  add_backend(command, run->backend, "cpu or cuda: the engine to judge (default: cpu)");
+  using reference::Where;
+  add_value(command, "--reference", run->reference, "WHERE",
+            one_of<Where>({{"host", Where::kHost}, {"gpu", Where::kGpu}, {"auto", Where::kBySize}}),
+            "host or gpu: where the reference computes; auto: a large model on a GPU, where there is one (default: "
+            "auto)");
+  add_out(command, run->out, "Where the reports go (default: qdiff-report)");
+  add_engine_options(command, *run);
+  add_layers_and_steps(command, *run, "Judge only these layers, as 0-3 or 0,2",
+                       "Judge only these steps of each case, as 0,4");
+  add_mode(command, run->mode,
            "lockstep: each layer gets the reference's input; free: the engine feeds itself; both (default: both)");
-  add_common(*run, texts);
-  run->footer(std::string("Examples:\n"
-                          "  qdiff run --model ~/models/Qwen2.5-0.5B --out report\n"
-                          "  qdiff run cases/H05-gqa.json --layers 0 --steps 0 --dtype float32\n"
-                          "  qdiff run H05-gqa --inject H05.modulo\n"
-                          "  qdiff run --model model.gguf --prompt 'The capital of France is'\n\n") +
-              kExitStatuses);
+  add_common(command, run->common);
+  command.footer(std::string("Examples:\n"
+                             "  qdiff run --model ~/models/Qwen2.5-0.5B --out report\n"
+                             "  qdiff run cases/H05-gqa.json --layers 0 --steps 0 --dtype float32\n"
+                             "  qdiff run H05-gqa --inject H05.modulo\n"
+                             "  qdiff run --model model.gguf --prompt 'The capital of France is'\n\n") +
+                 kExitStatuses);
+  command.callback([run, &line] {
+    if (run->prompt && !run->cases.empty()) {
+      throw InputError("--prompt stands instead of cases; leave '" + run->cases.front() + "' out");
+    }
+    if (run->prompt && !run->model) {
+      throw InputError("--prompt needs --model: a text has tokens in a model's own vocabulary");
+    }
+    line.arguments = *run;
+  });
+}
 
-  CLI::App* record = app->add_subcommand("record", "Run an engine on a case and write its tensors as a trace");
-  add_text(*record, "--model", texts.model, "MODEL",
-           "Hugging Face directory, .gguf file, or synthetic:NAME[,seed=N][,profile=P]")
+void add_record(CLI::App& app, CommandLine& line) {
+  const auto record = std::make_shared<RecordArguments>();
+  CLI::App& command = *app.add_subcommand("record", "Run an engine on a case and write its tensors as a trace");
+  add_model(command, record->model, "Hugging Face directory, .gguf file, or synthetic:NAME[,seed=N][,profile=P]");
+  add_value(command, "--case", record->test_case, "CASE", parse_path, "Case file, or the name of a built-in case")
       ->required();
-  add_text(*record, "--case", texts.test_case, "CASE", "Case file, or the name of a built-in case")->required();
-  add_text(*record, "--engine", texts.engine, "NAME", "reference, cpu or cuda")->required();
-  add_text(*record, "--trace", texts.trace, "DIR", "The trace to write; replaces an older trace, nothing else")
+  const auto read_engine = one_of<EngineKind>(
+      {{"reference", EngineKind::kReference}, {"cpu", EngineKind::kCpu}, {"cuda", EngineKind::kCuda}});
+  add_value(command, "--engine", record->engine, "NAME", read_engine, "reference, cpu or cuda")->required();
+  add_value(command, "--trace", record->trace, "DIR", parse_path,
+            "The trace to write; replaces an older trace, nothing else")
       ->required();
-  add_engine_options(*record, texts);
-  add_text(*record, "--layers", texts.layers, "LIST", "Write only these layers, as 0-3 or 0,2");
-  add_text(*record, "--steps", texts.steps, "LIST", "Write the tensors of these steps alone, as 0,4");
-  add_text(*record, "--mode", texts.mode, "MODE",
+  add_engine_options(command, *record);
+  add_layers_and_steps(command, *record, "Write only these layers, as 0-3 or 0,2",
+                       "Write the tensors of these steps alone, as 0,4");
+  add_mode(command, record->mode,
            "free: the engine feeds itself; lockstep: each layer gets the reference's input (default: free)");
-  add_common(*record, texts);
-  record->footer(
-      std::string("Example:\n"
-                  "  qdiff record --model synthetic:qwen2.5-0.5b --case H05-gqa --engine cpu --trace t\n\n"
-                  "Exit status:\n"
-                  "  0    the trace is written\n"
-                  "  2    bad usage or bad input: nothing was written\n"
-                  "  125  no such device, or the planted fault never ran\n"));
+  add_common(command, record->common);
+  command.footer(
+      "Example:\n"
+      "  qdiff record --model synthetic:qwen2.5-0.5b --case H05-gqa --engine cpu --trace t\n\n"
+      "Exit status:\n"
+      "  0    the trace is written\n"
+      "  2    bad usage or bad input: nothing was written\n"
+      "  125  no such device, or the planted fault never ran\n");
+  command.callback([record, &line] {
+    if (record->mode == diagnose::Mode::kBoth) {
+      throw InputError("--mode 'both': a trace holds one run; record lockstep and free into two folders");
+    }
+    line.arguments = *record;
+  });
+}
 
-  CLI::App* inspect = app->add_subcommand("inspect", "Say what a model, a trace or a case file holds");
-  inspect
-      ->add_option("PATH", texts.path, "Model directory, .gguf file or synthetic: model, trace directory, or case file")
-      ->type_name("")
+void add_inspect(CLI::App& app, CommandLine& line) {
+  const auto inspect = std::make_shared<InspectArguments>();
+  CLI::App& command = *app.add_subcommand("inspect", "Say what a model, a trace or a case file holds");
+  add_place(command, "PATH", inspect->path,
+            "Model directory, .gguf file or synthetic: model, trace directory, or case file")
       ->required();
-  inspect->footer(
+  command.footer(
       "Examples:\n"
       "  qdiff inspect ~/models/Qwen2.5-0.5B\n"
       "  qdiff inspect synthetic:qwen2.5-0.5b,seed=3\n"
@@ -181,15 +203,19 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
       "Exit status:\n"
       "  0    it is well-formed\n"
       "  2    it is not, and the message says where\n");
+  command.callback([inspect, &line] { line.arguments = *inspect; });
+}
 
-  CLI::App* compare = app->add_subcommand("compare", "Lay two traces side by side, without a model");
-  compare->add_option("A", texts.actual, "The trace in question")->type_name("")->required();
-  compare->add_option("B", texts.expected, "The trace that it is held against")->type_name("")->required();
-  add_text(*compare, "--within", texts.within, "R",
-           "Accept a relative RMS error up to R, across element types too (default: all bits equal)");
-  add_text(*compare, "--out", texts.out, "DIR", "Also write compare.json there");
-  add_output_options(*compare, texts);
-  compare->footer(
+void add_compare(CLI::App& app, CommandLine& line) {
+  const auto compare = std::make_shared<CompareArguments>();
+  CLI::App& command = *app.add_subcommand("compare", "Lay two traces side by side, without a model");
+  add_place(command, "A", compare->actual, "The trace in question")->required();
+  add_place(command, "B", compare->expected, "The trace that it is held against")->required();
+  add_value(command, "--within", compare->within, "R", parse_tolerance,
+            "Accept a relative RMS error up to R, across element types too (default: all bits equal)");
+  add_out(command, compare->out, "Also write compare.json there");
+  add_output_options(command, compare->common);
+  command.footer(
       "No rounding is known without a model, so nothing is judged: 'qdiff run' does that.\n\n"
       "Examples:\n"
       "  qdiff compare before/ after/\n"
@@ -199,38 +225,84 @@ std::unique_ptr<CLI::App> make_app(Texts& texts) {
       "  1    at least one tensor differs; NaN and infinities always do, unless their bits are equal\n"
       "  2    bad usage or bad input: nothing was compared\n"
       "  125  the traces have no tensor in common\n");
-  CLI::App* diagnose = add_diagnose(*app, texts);
-  CLI::App* selftest = add_selftest(*app, texts);
-  for (CLI::App* command : {run, record, inspect, compare, diagnose, selftest}) command->allow_extras();
-  return app;
+  command.callback([compare, &line] { line.arguments = *compare; });
 }
 
-std::vector<std::string> command_names(const CLI::App& app) {
-  std::vector<std::string> names;
-  for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
-  return names;
+void add_diagnose(CLI::App& app, CommandLine& line) {
+  const auto diagnose = std::make_shared<DiagnoseArguments>();
+  CLI::App& command = *app.add_subcommand("diagnose", "Judge a trace of any engine against the reference");
+  add_model(command, diagnose->model,
+            "Hugging Face directory or .gguf file that the engine ran, or synthetic:NAME[,seed=N][,profile=P]");
+  add_value(command, "--trace", diagnose->trace, "DIR", parse_path, "The trace's folder, which holds its manifest.json")
+      ->required();
+  add_out(command, diagnose->out, "Where the reports go (default: qdiff-report)");
+  add_layers_and_steps(command, *diagnose, "Judge only these layers, as 0-3 or 0,2", "Judge only these steps, as 0,4");
+  command.add_flag("--infer-points", diagnose->infer_points,
+                   "Propose, on standard output, the compute.points that would declare every rounding found");
+  command.add_flag("--allow-precision", diagnose->allow_precision,
+                   "Undeclared roundings are reported, but the exit status leaves them aside");
+  add_common(command, diagnose->common);
+  command.footer(std::string("Any tensor may be missing from a trace; the more there are, the narrower the finding.\n\n"
+                             "Examples:\n"
+                             "  qdiff diagnose --model ~/models/Qwen2.5-0.5B --trace trace/\n"
+                             "  qdiff diagnose --model ~/models/Qwen2.5-0.5B --trace trace/ --infer-points\n\n") +
+                 kExitStatuses);
+  command.callback([diagnose, &line] { line.arguments = *diagnose; });
 }
 
-std::vector<std::string> long_options(const CLI::App& app) {
-  std::vector<std::string> names;
-  for (const CLI::Option* option : app.get_options()) {
-    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
-  }
-  return names;
+void add_selftest(CLI::App& app, CommandLine& line) {
+  const auto selftest = std::make_shared<SelftestArguments>();
+  CLI::App& command = *app.add_subcommand("selftest", "Plant every known bug and score what the diagnosis makes of it");
+  command.add_flag("--quick", selftest->quick, "A part of it, in a minute or two: each fault once, in bfloat16");
+  add_backend(command, selftest->backend,
+              "cpu: bugs in the CPU engine and in the reference; cuda: in the CUDA engine alone (default: cpu)");
+  const auto read_only = [](const std::string&, const std::string& text) { return text; };
+  add_value(command, "--only", selftest->only, "TEXT", read_only,
+            "Faults whose id begins so, as H03; no honest runs and no doses");
+  add_out(command, selftest->out, "Where selftest.json goes (default: qdiff-report)");
+  add_threads(command, selftest->common, "Faults to plant side by side (default: all cores)");
+  command.add_flag("--quiet", selftest->common.quiet, "No progress line, and no table on standard output");
+  command.footer(
+      "Examples:\n"
+      "  qdiff selftest --quick\n"
+      "  qdiff selftest --out scores\n\n"
+      "Exit status:\n"
+      "  0    all goals are met\n"
+      "  1    at least one is not; the table ends with every miss and its reason\n"
+      "  2    bad usage: nothing was run\n");
+  command.callback([selftest, &line] { line.arguments = *selftest; });
 }
 
-// What CLI11 would report as a missing subcommand or an extra argument, with the nearest name.
+void add_commands(CLI::App& app, CommandLine& line) {
+  app.set_version_flag("--version", "qdiff " QDIFF_VERSION, "Print the version and stop");
+  app.require_subcommand(1);
+  app.footer(std::string("Examples:\n"
+                         "  qdiff run                                   judge the CPU engine with the built-in cases\n"
+                         "  qdiff run --model ~/models/Qwen2.5-0.5B     the same cases on a checkpoint\n"
+                         "  qdiff run H05-gqa --inject H05.modulo       see a planted bug being found\n"
+                         "  qdiff diagnose --model M --trace DIR        judge a trace of any engine\n"
+                         "  qdiff inspect ~/models/Qwen2.5-0.5B         what a model, trace or case holds\n"
+                         "  qdiff compare before/ after/                two traces side by side, without a model\n"
+                         "  qdiff COMMAND --help                        all options of a command\n\n") +
+             kExitStatuses);
+  add_run(app, line);
+  add_record(app, line);
+  add_inspect(app, line);
+  add_compare(app, line);
+  add_diagnose(app, line);
+  add_selftest(app, line);
+}
+
+// ---- What is wrong with the words, said better than CLI11 would ----
+
+// A missing or misspelt command, with the nearest name.
 void check_command_name(const CLI::App& app, int argc, const char* const* argv) {
   if (argc < 2) throw InputError("no command given; see 'qdiff --help'");
   const std::string word = argv[1];
   if (word == "--help" || word == "-h" || word == "--version") return;
-  std::vector<std::string> names = command_names(app);
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
   if (std::find(names.begin(), names.end(), word) != names.end()) return;
-  for (const char* name : kCommandsToCome) {
-    if (word == name) {
-      throw InputError("command '" + word + "' is not part of this version (" QDIFF_VERSION "); see 'qdiff --help'");
-    }
-  }
   if (word.starts_with('-')) {
     throw InputError("unknown option '" + word +
                      "' before a command; write 'qdiff COMMAND [options]', see 'qdiff --help'");
@@ -238,16 +310,25 @@ void check_command_name(const CLI::App& app, int argc, const char* const* argv) 
   throw InputError("unknown command '" + word + "' (see 'qdiff --help')" + formats::suggestion(word, names));
 }
 
+std::string see_help(const CLI::App& command) {
+  return std::string("see '") + (command.get_parent() == nullptr ? "" : "qdiff ") + command.get_name() + " --help'";
+}
+
+// An unknown option, with the nearest name, or an argument too many.
 void check_extras(const CLI::App& command) {
   std::vector<std::string> extras = command.remaining();
   std::erase(extras, "--");  // it only ends the options
   if (extras.empty()) return;
-  const std::string see = "see 'qdiff " + command.get_name() + " --help'";
+  const std::string see = see_help(command);
   const auto option =
       std::find_if(extras.begin(), extras.end(), [](const auto& word) { return word.starts_with('-'); });
   if (option == extras.end()) throw InputError("unexpected argument '" + extras.front() + "'; " + see);
+  std::vector<std::string> names;
+  for (const CLI::Option* known : command.get_options()) {
+    for (const std::string& name : known->get_lnames()) names.push_back("--" + name);
+  }
   const std::string name = option->substr(0, option->find('='));
-  throw InputError("unknown option '" + name + "' (" + see + ")" + formats::suggestion(name, long_options(command)));
+  throw InputError("unknown option '" + name + "' (" + see + ")" + formats::suggestion(name, names));
 }
 
 // "--layers=": CLI11 says only that something is missing.
@@ -259,171 +340,6 @@ void check_values_given(int argc, const char* const* argv) {
       throw InputError(word.substr(0, word.size() - 1) + " is empty; give it a value, or leave it out");
     }
   }
-}
-
-// "--model --quiet": CLI11 takes the second option as the first one's value.
-void check_not_an_option(const std::string& option, const std::optional<std::string>& text) {
-  if (text && text->starts_with("--")) {
-    throw InputError(option + " needs a value, but '" + *text + "' follows it; write " + option + "=" + *text +
-                     " if that is the value");
-  }
-}
-
-void check_path(const std::string& option, const std::optional<std::string>& text) {
-  if (text && text->empty()) throw InputError(option + " is empty; give a path or a name");
-}
-
-std::optional<DType> dtype_of(const Texts& texts) {
-  if (!texts.dtype) return std::nullopt;
-  return parse_dtype_option("--dtype", *texts.dtype);
-}
-
-std::optional<Fault> fault_of(const Texts& texts) {
-  if (!texts.inject) return std::nullopt;
-  return parse_fault("--inject", *texts.inject);
-}
-
-diagnose::Mode mode_of(const std::string& text) {
-  return static_cast<diagnose::Mode>(parse_choice("--mode", text, {"lockstep", "free", "both"}));
-}
-
-CommonArguments common_of(const Texts& texts) {
-  constexpr std::int64_t kMostThreads = 1024;
-  CommonArguments common;
-  if (texts.max_memory) common.max_memory = parse_size("--max-memory", *texts.max_memory);
-  if (texts.threads) common.threads = static_cast<int>(parse_whole("--threads", *texts.threads, 1, kMostThreads));
-  if (texts.color) {
-    common.color = static_cast<ColorChoice>(parse_choice("--color", *texts.color, {"auto", "always", "never"}));
-  }
-  common.quiet = texts.quiet;
-  return common;
-}
-
-void read_prompt(const Texts& texts, RunArguments& arguments) {
-  constexpr std::int64_t kMostTokens = 4096;
-  if (!texts.prompt) {
-    if (texts.tokens) throw InputError("--tokens says how many are written behind --prompt; give that too");
-    return;
-  }
-  if (texts.prompt->empty()) throw InputError("--prompt is empty; give it a text");
-  if (!texts.cases.empty())
-    throw InputError("--prompt stands instead of cases; leave '" + texts.cases.front() + "' out");
-  if (!texts.model) throw InputError("--prompt needs --model: a text has tokens in a model's own vocabulary");
-  arguments.prompt = texts.prompt;
-  if (texts.tokens) arguments.tokens = parse_whole("--tokens", *texts.tokens, 1, kMostTokens);
-}
-
-EngineKind backend_of(const Texts& texts) {
-  constexpr std::array kKinds = {EngineKind::kCpu, EngineKind::kCuda};
-  return texts.backend ? kKinds[parse_choice("--backend", *texts.backend, {"cpu", "cuda"})] : EngineKind::kCpu;
-}
-
-RunArguments run_of(const Texts& texts) {
-  RunArguments arguments;
-  arguments.common = common_of(texts);
-  arguments.cases = texts.cases;
-  for (const std::string& test_case : texts.cases) check_path("CASE", test_case);
-  arguments.model = texts.model;
-  read_prompt(texts, arguments);
-  arguments.backend = backend_of(texts);
-  if (texts.reference) {
-    arguments.reference =
-        static_cast<reference::Where>(parse_choice("--reference", *texts.reference, {"host", "gpu", "auto"}));
-  }
-  if (texts.out) arguments.out = *texts.out;
-  arguments.dtype = dtype_of(texts);
-  if (texts.layers) arguments.layers = parse_ranges("--layers", *texts.layers);
-  if (texts.steps) arguments.steps = parse_ranges("--steps", *texts.steps);
-  if (texts.mode) arguments.mode = mode_of(*texts.mode);
-  arguments.inject = fault_of(texts);
-  arguments.print_gemms = texts.print_gemms;
-  return arguments;
-}
-
-RecordArguments record_of(const Texts& texts) {
-  RecordArguments arguments;
-  arguments.common = common_of(texts);
-  arguments.model = *texts.model;
-  arguments.test_case = *texts.test_case;
-  arguments.engine = static_cast<EngineKind>(parse_choice("--engine", *texts.engine, {"reference", "cpu", "cuda"}));
-  arguments.trace = *texts.trace;
-  arguments.dtype = dtype_of(texts);
-  if (texts.layers) arguments.layers = parse_ranges("--layers", *texts.layers);
-  if (texts.steps) arguments.steps = parse_ranges("--steps", *texts.steps);
-  if (texts.mode) arguments.mode = mode_of(*texts.mode);
-  if (arguments.mode == diagnose::Mode::kBoth) {
-    throw InputError("--mode 'both': a trace holds one run; record lockstep and free into two folders");
-  }
-  arguments.inject = fault_of(texts);
-  arguments.print_gemms = texts.print_gemms;
-  return arguments;
-}
-
-CompareArguments compare_of(const Texts& texts) {
-  CompareArguments arguments;
-  arguments.common = common_of(texts);
-  check_path("A", texts.actual);
-  check_path("B", texts.expected);
-  arguments.actual = texts.actual;
-  arguments.expected = texts.expected;
-  arguments.out = texts.out;
-  if (texts.within) arguments.within = parse_tolerance("--within", *texts.within);
-  return arguments;
-}
-
-SelftestArguments selftest_of(const Texts& texts) {
-  SelftestArguments arguments;
-  arguments.common = common_of(texts);
-  arguments.backend = backend_of(texts);
-  arguments.quick = texts.quick;
-  arguments.only = texts.only.value_or("");
-  if (texts.out) arguments.out = *texts.out;
-  return arguments;
-}
-
-DiagnoseArguments diagnose_of(const Texts& texts) {
-  DiagnoseArguments arguments;
-  arguments.common = common_of(texts);
-  arguments.model = *texts.model;
-  arguments.trace = *texts.trace;
-  if (texts.out) arguments.out = *texts.out;
-  if (texts.layers) arguments.layers = parse_ranges("--layers", *texts.layers);
-  if (texts.steps) arguments.steps = parse_ranges("--steps", *texts.steps);
-  arguments.infer_points = texts.infer_points;
-  arguments.allow_precision = texts.allow_precision;
-  return arguments;
-}
-
-std::string command_text(int argc, const char* const* argv) {
-  std::string text = "qdiff";
-  for (int i = 1; i < argc; ++i) text += ' ' + shell_quote(argv[i]);
-  return text;
-}
-
-void check_texts(const Texts& texts) {
-  const std::pair<const char*, const std::optional<std::string>*> paths[] = {
-      {"--model", &texts.model}, {"--case", &texts.test_case}, {"--trace", &texts.trace}, {"--out", &texts.out}};
-  for (const auto& [option, text] : paths) check_path(option, *text);
-  const std::pair<const char*, const std::optional<std::string>*> values[] = {{"--model", &texts.model},
-                                                                              {"--backend", &texts.backend},
-                                                                              {"--reference", &texts.reference},
-                                                                              {"--engine", &texts.engine},
-                                                                              {"--case", &texts.test_case},
-                                                                              {"--trace", &texts.trace},
-                                                                              {"--out", &texts.out},
-                                                                              {"--dtype", &texts.dtype},
-                                                                              {"--layers", &texts.layers},
-                                                                              {"--steps", &texts.steps},
-                                                                              {"--mode", &texts.mode},
-                                                                              {"--inject", &texts.inject},
-                                                                              {"--max-memory", &texts.max_memory},
-                                                                              {"--threads", &texts.threads},
-                                                                              {"--color", &texts.color},
-                                                                              {"--within", &texts.within},
-                                                                              {"--only", &texts.only},
-                                                                              {"--prompt", &texts.prompt},
-                                                                              {"--tokens", &texts.tokens}};
-  for (const auto& [option, text] : values) check_not_an_option(option, *text);
 }
 
 }  // namespace
@@ -438,46 +354,34 @@ std::string repeat_arguments(const RunArguments& arguments) {
 }
 
 CommandLine parse_command_line(int argc, const char* const* argv) {
-  Texts texts;
-  const auto app = make_app(texts);
-  check_command_name(*app, argc, argv);
-  CommandLine line{.command = command_text(argc, argv), .arguments = PrintText{}};
-  const CLI::App* command = app.get();
+  CommandLine line{.command = "qdiff", .arguments = PrintText{}};
+  for (int i = 1; i < argc; ++i) line.command += ' ' + shell_quote(argv[i]);
+  CLI::App app("qdiff finds the first wrong tensor of a Qwen2.5 inference engine, and the known bug that explains it.",
+               "qdiff");
+  add_commands(app, line);
+  check_command_name(app, argc, argv);
+  const auto asked = [&app]() -> const CLI::App& {
+    return app.get_subcommands().empty() ? app : *app.get_subcommands().front();
+  };
+  std::optional<InputError> refused;
   try {
-    app->parse(argc, argv);
-    command = app->get_subcommands().front();
-  } catch (const CLI::CallForHelp&) {
-    const auto chosen = app->get_subcommands();
-    line.arguments = PrintText{chosen.empty() ? app->help() : chosen.front()->help("qdiff")};
-    return line;
+    app.parse(argc, argv);
   } catch (const CLI::CallForVersion&) {
     line.arguments = PrintText{"qdiff " QDIFF_VERSION "\n"};
     return line;
-  } catch (const CLI::ParseError& error) {
-    // A misspelt option often shows first as a required one that is missing.
-    const auto chosen = app->get_subcommands();
-    if (!chosen.empty()) check_extras(*chosen.front());
-    check_values_given(argc, argv);
-    const std::string where = chosen.empty() ? "" : chosen.front()->get_name() + " ";
-    throw InputError(std::string(error.what()) + "; see 'qdiff " + where + "--help'");
+  } catch (const CLI::ParseError& error) {  // also where help is asked for
+    refused = InputError(std::string(error.what()) + "; " + see_help(asked()));
+  } catch (const InputError& error) {
+    refused = error;
   }
-  check_extras(*command);
-  check_texts(texts);
-  if (command->get_name() == "run") {
-    line.arguments = run_of(texts);
-  } else if (command->get_name() == "record") {
-    line.arguments = record_of(texts);
-  } else if (command->get_name() == "compare") {
-    line.arguments = compare_of(texts);
-  } else if (command->get_name() == "selftest") {
-    line.arguments = selftest_of(texts);
-  } else if (command->get_name() == "diagnose") {
-    line.arguments = diagnose_of(texts);
-  } else {
-    check_path("PATH", texts.path);
-    line.arguments = InspectArguments{.path = texts.path};
+  if (!refused) return line;
+  if (asked().get_help_ptr()->count() > 0) {  // help is given whatever else is wrong
+    line.arguments = PrintText{app.help()};
+    return line;
   }
-  return line;
+  check_extras(asked());  // a misspelt option often shows first as a required one that is missing
+  check_values_given(argc, argv);
+  throw InputError(*refused);
 }
 
 }  // namespace qdiff::cli

@@ -2,10 +2,8 @@
 
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <filesystem>
-#include <fstream>
 #include <system_error>
 
 #include "harness/contract/error.h"
@@ -37,27 +35,6 @@ void check_output_folder(const std::string& out) {
     throw InputError("--out '" + out +
                      "': the folder holds a trace, which it would no longer be; choose another place for the reports");
   }
-}
-
-// As harness/report/write.cpp does for the reports of a run.
-void check_own_file(const fs::path& file, std::string_view mark) {
-  std::error_code error;
-  if (!fs::is_regular_file(fs::symlink_status(file, error))) return;
-  std::array<char, 512> start{};
-  std::ifstream stream(file, std::ios::binary);
-  stream.read(start.data(), start.size());
-  const std::string_view text(start.data(), static_cast<std::size_t>(stream.gcount()));
-  if (text.find(mark) != std::string_view::npos) return;
-  throw InputError(file.string() +
-                   ": the file was not written by qdiff and is kept; move it away, or name another folder with --out");
-}
-
-void make_output_folder(const std::string& out) {
-  std::error_code error;
-  fs::create_directories(out, error);
-  if (!error && fs::is_directory(out, error)) return;
-  throw InputError("--out '" + out + "': the folder for reports cannot be made" +
-                   (error ? " (" + error.message() + ")" : std::string()) + "; name another");
 }
 
 }  // namespace qdiff::cli

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "harness/contract/number_text.h"
 #include "harness/formats/suggest.h"
 
 namespace qdiff::cli {
@@ -54,9 +55,7 @@ std::string bytes_text(std::uint64_t bytes) {
   double value = static_cast<double>(bytes) / 1024.0;
   std::size_t unit = 0;
   for (; value >= 1024.0 && unit + 1 < std::size(kUnits); ++unit) value /= 1024.0;
-  char text[40];
-  std::snprintf(text, sizeof text, value < 10.0 ? "%.1f %s" : "%.0f %s", value, kUnits[unit]);
-  return text;
+  return decimals(value, value < 10.0 ? 1 : 0) + ' ' + kUnits[unit];
 }
 
 }  // namespace qdiff::cli

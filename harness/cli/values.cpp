@@ -125,17 +125,13 @@ double parse_tolerance(const std::string& option, const std::string& text) {
   return *value;
 }
 
-DType parse_dtype_option(const std::string& option, const std::string& text) {
-  constexpr DType kStored[] = {DType::kF32, DType::kBF16, DType::kF16};
-  std::vector<std::string> names;
-  for (DType dtype : kStored) names.emplace_back(name(dtype));
-  return kStored[parse_choice(option, text, names)];
+std::string parse_path(const std::string& option, const std::string& text) {
+  if (text.empty()) throw InputError(option + " is empty; give a path or a name");
+  return text;
 }
 
-std::size_t parse_choice(const std::string& option, const std::string& text, const std::vector<std::string>& choices) {
-  const auto found = std::find(choices.begin(), choices.end(), text);
-  if (found == choices.end()) refuse(option, text, "must be " + join(choices) + formats::suggestion(text, choices));
-  return static_cast<std::size_t>(found - choices.begin());
+void refuse_choice(const std::string& option, const std::string& text, const std::vector<std::string>& choices) {
+  refuse(option, text, "must be " + join(choices) + formats::suggestion(text, choices));
 }
 
 Fault parse_fault(const std::string& option, const std::string& text) {

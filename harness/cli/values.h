@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "harness/contract/dtype.h"
 #include "harness/contract/engine.h"
 
 namespace qdiff::cli {
@@ -39,7 +39,25 @@ std::int64_t parse_whole(const std::string& option, const std::string& text, std
 // A finite number that is not negative: "0.01", "1e-3".
 double parse_tolerance(const std::string& option, const std::string& text);
 
-DType parse_dtype_option(const std::string& option, const std::string& text);  // float32, bfloat16 or float16
+// Any text but none: a path, or a name of something built in.
+std::string parse_path(const std::string& option, const std::string& text);
+
+// Throws InputError that lists the choices and names the nearest.
+[[noreturn]] void refuse_choice(const std::string& option, const std::string& text,
+                                const std::vector<std::string>& choices);
+
+// A reader of one of these words.
+template <typename Value>
+auto one_of(std::vector<std::pair<std::string, Value>> choices) {
+  return [choices = std::move(choices)](const std::string& option, const std::string& text) {
+    std::vector<std::string> words;
+    for (const auto& [word, value] : choices) {
+      if (word == text) return value;
+      words.push_back(word);
+    }
+    refuse_choice(option, text, words);
+  };
+}
 
 // "Hnn.name[=value][@layer]" or "X.name…", of a bug in the fault table.
 Fault parse_fault(const std::string& option, const std::string& text);
@@ -54,8 +72,5 @@ void check_fault_is_among(const Fault& fault, const NumberRanges& layers);
 // Throws InputError where `wanted` names a number that is not below `end`: "there is no step 7; there are steps 0 to
 // 1".
 void check_below(const std::string& option, const NumberRanges& wanted, std::int64_t end, const std::string& what);
-
-// The index of `text` in `choices`; the error lists them.
-std::size_t parse_choice(const std::string& option, const std::string& text, const std::vector<std::string>& choices);
 
 }  // namespace qdiff::cli

@@ -25,7 +25,7 @@ inline double deviation(double sigma_independent, double sigma_shared, double sp
   return std::sqrt(sigma_independent * sigma_independent + sigma_shared * sigma_shared + spacing * spacing / 12.0);
 }
 
-// Of a set of elements that may be wrong together.
+// Sums over a set of elements that may be wrong together.
 struct SliceSums {
   double count = 0.0;
   double z_squared = 0.0;

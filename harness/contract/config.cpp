@@ -1,7 +1,9 @@
 #include "harness/contract/config.h"
 
 #include <cmath>
-#include <cstdio>
+#include <utility>
+
+#include "harness/contract/number_text.h"
 
 namespace qdiff {
 namespace {
@@ -62,14 +64,13 @@ void ModelConfig::validate() const {
 }
 
 std::string to_string(const ModelConfig& c) {
-  char text[320];
-  std::snprintf(text, sizeof text, "%s D=%lld L=%lld H=%lld K=%lld d=%lld I=%lld V=%lld eps=%g theta=%g %s %s",
-                std::string(name(c.architecture)).c_str(), static_cast<long long>(c.hidden),
-                static_cast<long long>(c.num_layers), static_cast<long long>(c.num_q_heads),
-                static_cast<long long>(c.num_kv_heads), static_cast<long long>(c.head_dim),
-                static_cast<long long>(c.intermediate), static_cast<long long>(c.vocab), c.rms_norm_eps, c.rope_theta,
-                c.tie_word_embeddings ? "tied" : "untied", std::string(name(c.dtype)).c_str());
-  return text;
+  std::string text(name(c.architecture));
+  const std::pair<const char*, std::int64_t> sizes[] = {
+      {"D", c.hidden},   {"L", c.num_layers},   {"H", c.num_q_heads}, {"K", c.num_kv_heads},
+      {"d", c.head_dim}, {"I", c.intermediate}, {"V", c.vocab}};
+  for (const auto& [letter, size] : sizes) text += std::string(" ") + letter + '=' + std::to_string(size);
+  return text + " eps=" + digits(c.rms_norm_eps, 6) + " theta=" + digits(c.rope_theta, 6) +
+         (c.tie_word_embeddings ? " tied " : " untied ") + std::string(name(c.dtype));
 }
 
 }  // namespace qdiff

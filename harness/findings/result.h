@@ -151,7 +151,7 @@ struct RankedVariant {
   // worst over all compared tensors.
   double times_rounding = 0.0;
   double relative_rms_error = 0.0;  // of the last compared tensor, ||candidate - reference with the bug|| / ||right||
-  // Of the logits, over all tokens: the mean divergence of the candidate's next-token distribution from it, in nats,
+  // For logits, over all tokens: the mean divergence of the candidate's next-token distribution from it, in nats,
   // and at how many tokens both would choose the same one.
   double kl_divergence = 0.0;
   std::int64_t same_top_token = 0;
@@ -199,7 +199,7 @@ struct RunResult {
   Coverage coverage;
   std::optional<ClosestToBound> closest;
   std::vector<FreeRun> free_runs;
-  // Of a trace: what its manifest says that differs from the model or is unusual. Never a verdict.
+  // For a trace: what its manifest says that differs from the model or is unusual. Never a verdict.
   std::vector<std::string> notes;
   bool of_trace = false;           // judged is a recording, not an engine that hands its tensors out
   bool precision_allowed = false;  // findings of kind precision leave the verdict as it is

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cstdio>
 #include <functional>
 #include <optional>
 #include <stdexcept>
 #include <utility>
 
 #include "harness/contract/error.h"
+#include "harness/contract/number_text.h"
 #include "harness/formats/limits.h"
 #include "harness/formats/suggest.h"
 
@@ -417,9 +417,7 @@ std::string describe_value(const GgufKey& key) {
   if (const auto* boolean = std::get_if<bool>(&key.value)) return *boolean ? "true" : "false";
   if (const auto* whole = std::get_if<std::uint64_t>(&key.value)) return std::to_string(*whole);
   if (const auto* whole = std::get_if<std::int64_t>(&key.value)) return std::to_string(*whole);
-  char number[40];
-  std::snprintf(number, sizeof number, key.type == GgufType::kFloat32 ? "%.7g" : "%.15g", std::get<double>(key.value));
-  return number;
+  return digits(std::get<double>(key.value), key.type == GgufType::kFloat32 ? 7 : 15);
 }
 
 GgufReader::GgufReader(const std::filesystem::path& path) : file_(path) {

@@ -1,9 +1,9 @@
 // Typed members of JSON objects: the second half of strict_json.h.
 #include <cmath>
-#include <cstdio>
 #include <vector>
 
 #include "harness/contract/error.h"
+#include "harness/contract/number_text.h"
 #include "harness/formats/strict_json.h"
 #include "harness/formats/suggest.h"
 
@@ -17,14 +17,11 @@ namespace {
 std::string in_quotes(std::string_view key) { return '"' + std::string(key) + '"'; }
 
 std::string number_text(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.17g", value);
-  double back = 0.0;
-  for (int digits = 9; digits <= 17; ++digits) {  // as short as may be, so that it gives the number back
-    std::snprintf(text, sizeof text, "%.*g", digits, value);
-    if (std::sscanf(text, "%lf", &back) == 1 && back == value) break;
+  for (int significant = 9; significant < 17; ++significant) {  // as short as may be, so that it gives the number back
+    const std::string text = digits(value, significant);
+    if (std::strtod(text.c_str(), nullptr) == value) return text;
   }
-  return text;
+  return digits(value, 17);
 }
 
 std::string int_rule(std::int64_t min, std::int64_t max) {

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <map>
 #include <vector>
 
+#include "harness/contract/number_text.h"
 #include "harness/formats/suggest.h"
 #include "harness/model/noted_source.h"
 
@@ -19,12 +19,6 @@ std::string grouped(std::uint64_t number) {
     if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
     text += digits[i];
   }
-  return text;
-}
-
-std::string general(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.10g", value);
   return text;
 }
 
@@ -110,10 +104,10 @@ void warn_of_unusual_values(std::string& out, const ModelConfig& c, const std::v
   if (c.architecture != Architecture::kQwen2) return;
   const auto warn = [&](const std::string& text) { out += "warning: " + text + '\n'; };
   if (c.rms_norm_eps != 1e-6) {
-    warn("rms_norm_eps is " + general(c.rms_norm_eps) + "; most Qwen2.5 checkpoints have 1e-06");
+    warn("rms_norm_eps is " + digits(c.rms_norm_eps, 10) + "; most Qwen2.5 checkpoints have 1e-06");
   }
   if (c.rope_theta != 1e6) {
-    warn("rope theta is " + general(c.rope_theta) + "; Qwen2.5 has 1e+06, some models made from it do not");
+    warn("rope theta is " + digits(c.rope_theta, 10) + "; Qwen2.5 has 1e+06, some models made from it do not");
   }
   if (c.head_dim != 64 && c.head_dim != 128) {
     warn("the head dimension is " + std::to_string(c.head_dim) + "; Qwen2.5 has 64 or 128");
@@ -169,8 +163,8 @@ std::string describe(const WeightSource& source, const DescribeOptions& options)
   line(out, "head dimension (d)", std::to_string(c.head_dim));
   line(out, "intermediate size (I)", std::to_string(c.intermediate));
   line(out, "vocabulary (V)", std::to_string(c.vocab));
-  line(out, "rms_norm_eps", general(c.rms_norm_eps));
-  line(out, "rope theta", general(c.rope_theta));
+  line(out, "rms_norm_eps", digits(c.rms_norm_eps, 10));
+  line(out, "rope theta", digits(c.rope_theta, 10));
   line(out, "max positions", std::to_string(c.max_position_embeddings));
   line(out, "embeddings", c.tie_word_embeddings ? "tied: lm_head is the embedding" : "untied");
   line(out, "dtype", std::string(name(c.dtype)));

@@ -1,8 +1,8 @@
 #include "harness/model/gguf_config.h"
 
+#include <array>
+#include <charconv>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <optional>
 #include <stdexcept>
 
@@ -21,11 +21,11 @@ constexpr std::int64_t kLargestDimension = (std::int64_t{1} << 31) - 1;
 // A writer rounds 1e-6 to float32, and the double nearest to that is 9.99999997e-07. The shortest decimal that gives
 // the float32 back is the number that was meant, and what config.json of the same model says.
 double as_written(double value) {
-  char text[32];
-  for (int digits = 6; digits <= 9; ++digits) {
-    std::snprintf(text, sizeof text, "%.*g", digits, value);
-    if (static_cast<double>(std::strtof(text, nullptr)) == value) return std::strtod(text, nullptr);
-  }
+  const auto narrow = static_cast<float>(value);
+  if (static_cast<double>(narrow) != value) return value;
+  std::array<char, 32> text{};
+  const char* end = std::to_chars(text.data(), text.data() + text.size(), narrow).ptr;
+  std::from_chars(text.data(), end, value);
   return value;
 }
 
@@ -84,7 +84,7 @@ class ConfigReader {
     refuse(key, "must be a string");
   }
 
-  // Of a whole number of any type.
+  // Reads a whole number of any type.
   static std::optional<std::int64_t> whole(const GgufKey& key) {
     if (const auto* value = std::get_if<std::int64_t>(&key.value)) return *value;
     const auto* value = std::get_if<std::uint64_t>(&key.value);

@@ -17,7 +17,7 @@ struct FileKey {
 
 class NotedSource : public WeightSource {
  public:
-  // Of what kind the model is and how it is stored: "Hugging Face directory, 2 shards".
+  // Says what kind of model it is and how it is stored: "Hugging Face directory, 2 shards".
   virtual const std::string& storage() const = 0;
   // One sentence each: defaults that were used because the file says nothing, tensors that were left aside.
   virtual const std::vector<std::string>& notes() const = 0;

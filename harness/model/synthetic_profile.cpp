@@ -43,7 +43,7 @@ struct Planner {
 
   bool qwen() const { return profile == Profile::kQwen; }
   bool loud() const { return profile == Profile::kLoud; }
-  // Of what enters the residual stream.
+  // The RMS of what enters the residual stream.
   double residual_level() const { return profile == Profile::kQuiet ? 1e-3 : 1.0; }
 
   // A projection of `inputs` values of unit RMS whose outputs have this deviation.

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <vector>
 
+#include "harness/contract/number_text.h"
 #include "harness/pattern/scale.h"
 
 namespace qdiff::pattern {
@@ -40,8 +40,8 @@ bool is_hidden(const Values& v, std::int64_t row, std::int64_t slot) {
   return v.op() == Op::kProbs ? a == 0.0 : v.vanishes(a, row);
 }
 
-// Of scores: the slots seen beyond the query's own are one run. Of probabilities, among which small ones may have
-// become 0: they sum to 1, with those seen wrongly.
+// Scores do where the slots seen beyond the query's own are one run. Probabilities, among which small ones may have
+// become 0, do where they sum to 1 with those seen wrongly.
 bool sees_by_rule(const Values& v, std::int64_t row, std::int64_t own) {
   if (v.op() == Op::kProbs) {
     double sum = 0.0;
@@ -91,7 +91,7 @@ void add_row(const Values& v, std::int64_t row, Tally& tally) {
     ++tally.seeing;
     if (sees_by_rule(v, row, own)) ++tally.by_rule;
   }
-  // Of a query that is left nothing to see no rule can be read.
+  // A query that is left nothing to see shows no rule.
   const bool nothing_left = hidden.count == own - hidden.first_real + 1;
   if (hidden.count > 0 && !nothing_left) tally.hidden.push_back(hidden);
 }
@@ -136,9 +136,7 @@ std::optional<MaskError> seeing(const Values& v, const Tally& tally) {
   }
   if (tally.pads > 0) found.text += std::string(found.text.empty() ? "" : " and ") + "padding slots are seen";
   if (v.op() == Op::kScores && tally.least == tally.most) {
-    char value[32];
-    std::snprintf(value, sizeof value, "%.6g", tally.least);
-    found.text += std::string(": they hold ") + value;
+    found.text += ": they hold " + digits(tally.least, 6);
   }
   return found;
 }

@@ -42,7 +42,7 @@ struct Mixup {
     kSeveral,  // the place found differs along more than one axis
   };
   Axis axis = Axis::kSeveral;
-  // Of kHead and kBatch: each wrong index, and the one whose values it holds.
+  // For kHead and kBatch: each wrong index, and the one whose values it holds.
   std::vector<std::pair<std::int64_t, std::int64_t>> pairs;
   std::int64_t shift = 0;  // of kPosition: the place found less the place it stands in, where that is always the same
 };

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
 #include <string_view>
 #include <utility>
 
+#include "harness/contract/number_text.h"
 #include "harness/pattern/mask.h"
 #include "harness/pattern/moved.h"
 #include "harness/pattern/scale.h"
@@ -20,17 +20,11 @@ namespace {
 
 constexpr std::size_t kMostCharacters = 160;
 
-std::string number(double value, int digits = 4) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.*g", digits, value);
-  return text;
-}
-
 // "0.125 times"; close to 1 the difference from it: "(1 - 3.1e-05) times".
 std::string times(double ratio) {
   const double beyond = ratio - 1.0;
-  if (std::fabs(beyond) >= 1e-3) return number(ratio) + " times";
-  return (beyond < 0.0 ? "(1 - " : "(1 + ") + number(std::fabs(beyond), 2) + ") times";
+  if (std::fabs(beyond) >= 1e-3) return digits(ratio, 4) + " times";
+  return (beyond < 0.0 ? "(1 - " : "(1 + ") + digits(std::fabs(beyond), 2) + ") times";
 }
 
 bool is_one_of(Op op, std::initializer_list<Op> ops) { return std::find(ops.begin(), ops.end(), op) != ops.end(); }
@@ -78,11 +72,11 @@ class Finder {
     if (!found) return false;
     const bool whole = found->by == Grouping::kWhole;
     const std::string group = group_name(v_, found->by);
-    const std::string range = " (" + number(found->least, 3) + ".." + number(found->most, 3) + ')';
+    const std::string range = " (" + digits(found->least, 3) + ".." + digits(found->most, 3) + ')';
     if (found->kind == Scale::Kind::kOffset) {
       pattern_.offset = whole ? "one constant" : "a constant for each " + group;
       blame_offset(*found);
-      return tell("off by " + *pattern_.offset + (whole ? " (" + number(found->least) + ')' : range));
+      return tell("off by " + *pattern_.offset + (whole ? " (" + digits(found->least, 4) + ')' : range));
     }
     if (!whole) {
       pattern_.grouped_ratio = "a constant ratio in each " + group;
@@ -169,9 +163,9 @@ class Finder {
   bool law() {
     if (v_.op() == Op::kProbs) {
       if (const std::optional<double> power = find_power(v_, rows_)) {
-        blame("H02", "each probability is the expected one to the power " + number(*power) +
+        blame("H02", "each probability is the expected one to the power " + digits(*power, 4) +
                          ", made to sum to 1: the scores' scale is wrong by that factor");
-        return tell("the expected values to the power " + number(*power) + ", renormalised");
+        return tell("the expected values to the power " + digits(*power, 4) + ", renormalised");
       }
     }
     const KeptLength kept = is_rope(v_.op()) ? find_kept_length(v_, wrong_) : KeptLength::kNone;
@@ -195,11 +189,11 @@ class Finder {
     // Probabilities get smaller by themselves, the more slots there are.
     if (const std::optional<Growth> growth = v_.op() == Op::kProbs ? std::nullopt : find_growth(v_)) {
       pattern_.power_of_position = growth->power;
-      tell(!growth->power ? "grows with position" : "grows as position to the power " + number(*growth->power, 2));
+      tell(!growth->power ? "grows with position" : "grows as position to the power " + digits(*growth->power, 2));
     }
     if (explained || pattern_.rounded_to) return;
     if (const std::optional<double> size = find_least_wrong_size(v_)) {
-      tell("only where |expected| >= " + number(*size));
+      tell("only where |expected| >= " + digits(*size, 4));
     }
   }
 

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <map>
 #include <numeric>
 #include <utility>
 #include <vector>
+
+#include "harness/contract/number_text.h"
 
 namespace qdiff::pattern {
 namespace {
@@ -28,9 +29,7 @@ std::string describe_one_value(std::span<const Element> wrong) {
   };
   if (share([&](const Element& e) { return e.actual == value; }) < kNearlyAll) return "";
   if (share([&](const Element& e) { return e.expected == expected; }) >= kMost) return "";
-  char text[40];
-  std::snprintf(text, sizeof text, "%.6g where wrong", value);
-  return text;
+  return digits(value, 6) + " where wrong";
 }
 
 // Ranks, ties sharing their mean.

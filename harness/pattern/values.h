@@ -43,7 +43,7 @@ class Values {
     return load_element(actual_.data, actual_.dtype, static_cast<std::size_t>(row * num_columns() + column));
   }
   double expected(std::int64_t row, std::int64_t column) const { return expected_.value[index(row, column)]; }
-  // Of the error before the final rounding; 0 where none was given.
+  // The error's deviation before the final rounding; 0 where none was given.
   double sigma(std::int64_t row, std::int64_t column) const;
   Mark mark(std::int64_t row, std::int64_t column) const {
     return marks_[static_cast<std::size_t>(row * num_columns() + column)];

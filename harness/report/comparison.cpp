@@ -6,6 +6,7 @@
 #include <set>
 #include <vector>
 
+#include "harness/contract/number_text.h"
 #include "harness/report/json.h"
 #include "harness/report/sentences.h"
 #include "harness/report/terminal_writer.h"

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstdlib>
 
 #include "harness/contract/hypothesis.h"
+#include "harness/contract/number_text.h"
 #include "harness/report/report.h"
 
 namespace qdiff::report {
@@ -234,9 +234,7 @@ std::string scalar_text(const Document& value) { return value.dump(-1, ' ', true
 Document number(double value, int significant_digits) {
   if (std::isnan(value)) return "NaN";
   if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
-  char text[40];
-  std::snprintf(text, sizeof text, "%.*g", significant_digits, value);
-  return std::strtod(text, nullptr);
+  return std::strtod(digits(value, significant_digits).c_str(), nullptr);
 }
 
 std::vector<findings::HypothesisResult> all_hypotheses(const RunResult& result) {

@@ -1,10 +1,10 @@
 // JUnit's XML has no specification; readers agree on what https://github.com/testmoapp/junitxml describes: a failure is
 // a wrong result, an error one that could not be had, and both carry a short message and a longer text.
 #include <algorithm>
-#include <cstdio>
 #include <string>
 #include <vector>
 
+#include "harness/contract/number_text.h"
 #include "harness/report/json.h"
 #include "harness/report/report.h"
 #include "harness/report/sentences.h"
@@ -170,13 +170,11 @@ std::string junit_xml(const RunResult& result) {
     }
   }
 
-  char seconds[40];
-  std::snprintf(seconds, sizeof seconds, "%.3f", result.seconds);
   const std::string counts = attribute("tests", std::to_string(tests.size())) +
                              attribute("failures", std::to_string(count_with(tests, "failure"))) +
                              attribute("errors", std::to_string(count_with(tests, "error"))) +
                              attribute("skipped", std::to_string(count_with(tests, "skipped"))) +
-                             attribute("time", seconds);
+                             attribute("time", decimals(result.seconds, 3));
   std::string text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites" + counts + ">\n  <testsuite" +
                      attribute("name", "qdiff") + counts + ">\n";
   for (const TestCase& test : tests) text += xml_of(test);

@@ -1,10 +1,10 @@
 #include "harness/report/sentences.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <optional>
 #include <utility>
 
+#include "harness/contract/number_text.h"
 #include "harness/report/json.h"
 
 namespace qdiff::report {
@@ -50,12 +50,6 @@ std::string extent_of(const findings::Explanation& explanation) {
 
 std::string counted(std::int64_t count, std::string_view what) {
   return std::to_string(count) + ' ' + std::string(what) + (count == 1 ? "" : "s");
-}
-
-std::string digits(double value, int significant) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.*g", significant, value);
-  return text;
 }
 
 // Seven digits leave 1000000 without an exponent.

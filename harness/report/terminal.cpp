@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "harness/contract/number_text.h"
 #include "harness/report/json.h"
 #include "harness/report/report.h"
 #include "harness/report/sentences.h"

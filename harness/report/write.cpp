@@ -12,43 +12,14 @@
 #include "harness/report/comparison.h"
 #include "harness/report/json.h"
 #include "harness/report/report.h"
+#include "harness/report/report_file.h"
 
 namespace qdiff::report {
 namespace {
 
 namespace fs = std::filesystem;
 
-struct ReportFile {
-  fs::path path;
-  std::string text;
-  std::string_view mark;  // stands near the start of every such file that qdiff wrote
-};
-
 std::string shown(const fs::path& path) { return formats::printable(path.string()); }
-
-// A file of that name which something else wrote is not ours to replace. A symbolic link is refused when it is written.
-void refuse_file_of_others(const ReportFile& file) {
-  if (!fs::is_regular_file(fs::symlink_status(file.path))) return;
-  std::array<char, 512> start{};
-  std::ifstream stream(file.path, std::ios::binary);
-  stream.read(start.data(), start.size());
-  const std::string_view text(start.data(), static_cast<std::size_t>(stream.gcount()));
-  if (text.find(file.mark) == std::string_view::npos) {
-    throw InputError(shown(file.path) +
-                     ": the file was not written by qdiff and is kept; move it away, or name another "
-                     "folder with --out");
-  }
-}
-
-void make_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error || !fs::is_directory(folder, error)) {
-    throw InputError(shown(folder) + ": the folder for reports cannot be made" +
-                     (error ? " (" + error.message() + ")" : std::string(": a file has that name")) +
-                     "; name another with --out");
-  }
-}
 
 std::string_view embedded_schema(std::string_view name) {
   for (const embedded::File& file : embedded::report_schemas()) {
@@ -58,6 +29,33 @@ std::string_view embedded_schema(std::string_view name) {
 }
 
 }  // namespace
+
+void check_own_file(const fs::path& path, std::string_view mark) {
+  std::error_code error;
+  if (!fs::is_regular_file(fs::symlink_status(path, error))) return;
+  std::array<char, 512> start{};
+  std::ifstream stream(path, std::ios::binary);
+  stream.read(start.data(), start.size());
+  const std::string_view text(start.data(), static_cast<std::size_t>(stream.gcount()));
+  if (text.find(mark) != std::string_view::npos) return;
+  throw InputError(shown(path) +
+                   ": the file was not written by qdiff and is kept; move it away, or name another folder with --out");
+}
+
+void make_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (!error && fs::is_directory(folder, error)) return;
+  throw InputError(shown(folder) + ": the folder for reports cannot be made" +
+                   (error ? " (" + error.message() + ")" : std::string(": a file has that name")) +
+                   "; name another with --out");
+}
+
+void write_report_file(const ReportFile& file) {
+  make_folder(file.path.parent_path());
+  check_own_file(file.path, file.mark);
+  formats::write_file(file.path, file.text);
+}
 
 void write_reports(const findings::RunResult& result, const fs::path& out) {
   const fs::path folder = out / "hypotheses";
@@ -74,15 +72,12 @@ void write_reports(const findings::RunResult& result, const fs::path& out) {
     throw InputError(shown(folder) + ": is a symbolic link, which reports do not follow; remove it");
   }
   make_folder(folder);
-  for (const ReportFile& file : files) refuse_file_of_others(file);
+  for (const ReportFile& file : files) check_own_file(file.path, file.mark);
   for (const ReportFile& file : files) formats::write_file(file.path, file.text);
 }
 
 void write_comparison(const compare::PairwiseResult& result, const ComparedNames& names, const fs::path& out) {
-  const ReportFile file{out / "compare.json", comparison_json(result, names), "\"qdiff-compare\""};
-  make_folder(out);
-  refuse_file_of_others(file);
-  formats::write_file(file.path, file.text);
+  write_report_file({out / "compare.json", comparison_json(result, names), "\"qdiff-compare\""});
 }
 
 std::string_view comparison_schema() { return embedded_schema("/compare.schema.json"); }

@@ -1,11 +1,11 @@
 #include "harness/selftest/planting.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <iterator>
 #include <optional>
 
 #include "harness/contract/error.h"
+#include "harness/contract/number_text.h"
 #include "harness/diagnose/variants.h"
 #include "harness/selftest/parallel.h"
 #include "harness/selftest/scoring.h"
@@ -197,10 +197,8 @@ class Planting {
     trial.conclusion = {result.verdict, std::nullopt, ""};
     if (!result.findings.empty()) trial.conclusion.first = result.findings.front();
     if (result.closest) {
-      char ratio[32];
-      std::snprintf(ratio, sizeof ratio, "%.2g", result.closest->ratio);
-      trial.conclusion.closest =
-          result.closest->statistic + " at " + ratio + " of its bound in " + result.closest->tensor;
+      trial.conclusion.closest = result.closest->statistic + " at " + digits(result.closest->ratio, 2) +
+                                 " of its bound in " + result.closest->tensor;
     }
   }
 
@@ -214,9 +212,7 @@ class Planting {
     const double deviations =
         bench.shifts(test_case).between(facts, {trial.fault.id, trial.fault.value}, *named,
                                         {named->id, explanation.value}, trial.shift.first->id.layer);
-    char text[80];
-    std::snprintf(text, sizeof text, "on these inputs the two differ by %.2g deviations at most", deviations);
-    return text;
+    return "on these inputs the two differ by " + digits(deviations, 2) + " deviations at most";
   }
 
   const PlantingPlan& plan_;

@@ -29,7 +29,7 @@ std::vector<Site> sites_of(const VariantFacts& facts);
 // The layers in which a fault at that site shows: kNoLayer outside; none where the model has no such layer of its own.
 std::vector<int> layers_of(Site site, const ModelConfig& config);
 
-// Of a fault in those layers, the earliest tensor that any of them moves far.
+// What a fault in those layers moves: the earliest tensor that any of them moves far.
 Shift shift_in(Shifts& shifts, const VariantFacts& facts, const Variant& dose, const std::vector<int>& layers);
 
 using Progress = std::function<void(const std::string& what, std::int64_t done, std::int64_t total)>;

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 
+#include "harness/contract/number_text.h"
 #include "harness/diagnose/variants.h"
 
 namespace qdiff::selftest {
@@ -26,17 +26,11 @@ const findings::Explanation* explanation_of(const Trial& trial) {
   return is_detected(trial) && trial.conclusion.first ? &trial.conclusion.first->explanation : nullptr;
 }
 
-std::string short_number(double value) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.3g", value);
-  return text;
-}
-
 std::string place(const TensorKey& key) { return tensor_name(key.id) + " of step " + std::to_string(key.step); }
 
 std::string named_in(const findings::Explanation& explanation) {
   std::string text(explanation.variant ? name(*explanation.variant) : "nothing");
-  if (explanation.value) text += "=" + short_number(*explanation.value);
+  if (explanation.value) text += "=" + digits(*explanation.value, 3);
   for (FaultId other : explanation.alternatives) text += " or " + std::string(name(other));
   return text;
 }
@@ -92,7 +86,7 @@ std::string reason_of_miss(const Trial& trial) {
   if (!trial.failure.empty()) return "the engine cannot run with it: " + trial.failure;
   const std::string note = trial.note.empty() ? "" : "; " + trial.note;
   if (!is_detected(trial)) {
-    return "not found: it moves " + place(*trial.shift.first) + " by " + short_number(trial.shift.deviations) +
+    return "not found: it moves " + place(*trial.shift.first) + " by " + digits(trial.shift.deviations, 3) +
            " deviations, and the verdict is " + std::string(compare::name(trial.conclusion.verdict)) +
            (trial.conclusion.closest.empty() ? "" : " (nearest: " + trial.conclusion.closest + ")");
   }

@@ -20,9 +20,9 @@ bool is_located(const Trial& trial);
 bool is_named(const Trial& trial);              // the variant itself, or one that it ties with
 bool has_right_hypothesis(const Trial& trial);  // whichever variant of it, or a tie
 bool is_among_first_three(const Trial& trial);  // the variant, or one of the first two alternatives
-// Of an outsider: named as itself, or left without a name.
+// Whether an outsider is named as itself, or left without a name.
 bool is_abstained(const Trial& trial);
-// Of a continuous parameter: the fitted value is within 2 % of the planted one, as a distance from right code's.
+// Whether the fitted value of a continuous parameter is within 2 % of the planted one, as a distance from right code's.
 bool has_right_value(const Trial& trial);
 bool is_outsider(const Trial& trial);
 

@@ -23,7 +23,8 @@ class Shifts {
   };
   Shifts(const Source& source, Oracle& oracle) : source_(source), oracle_(oracle) {}
 
-  // Of the fault in that layer alone (kNoLayer: outside the layers). Stops at the first tensor moved far enough.
+  // What the fault moves if it sits in that layer alone (kNoLayer: outside the layers). The search stops at the first
+  // tensor that is moved far enough.
   Shift of(const VariantFacts& facts, const Variant& variant, int layer);
 
   // The largest distance between what two faults compute in that layer, in the same deviations; over what both say

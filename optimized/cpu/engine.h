@@ -12,6 +12,9 @@ namespace qdiff::optimized::cpu {
 
 struct KernelSet;
 
+// So much of the vocabulary's matrix is in memory where the weights are read anew for each layer.
+inline constexpr std::int64_t kStreamedHeadBytes = std::int64_t{64} << 20;
+
 struct Options {
   DType dtype = DType::kBF16;           // float32, bfloat16 or float16
   int num_threads = 0;                  // 0: every processor that the process may use

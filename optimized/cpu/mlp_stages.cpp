@@ -55,13 +55,13 @@ std::int64_t StageContext::num_real_tokens(Range tokens) const {
 }
 
 template <bool kPlanted>
-void LayerStages<kPlanted>::project_out(const LayerContext& s) {
+void LayerStages<kPlanted>::o_proj(const LayerContext& s) {
   project_and_add<kPlanted>(s, {Op::kOProj, s.weights.o, s.arena.tensor(Op::kAttnOutput), s.input,
                                 s.arena.tensor(Op::kInputLayernorm), s.arena.tensor(Op::kResidMid)});
 }
 
 template <bool kPlanted>
-void LayerStages<kPlanted>::expand(const LayerContext& s) {
+void LayerStages<kPlanted>::gate_up(const LayerContext& s) {
   const std::int64_t intermediate = s.config.intermediate;
   std::byte* gate_tensor = s.arena.tensor(Op::kGateProj);
   std::byte* up_tensor = s.arena.tensor(Op::kUpProj);
@@ -93,7 +93,7 @@ void LayerStages<kPlanted>::expand(const LayerContext& s) {
 }
 
 template <bool kPlanted>
-void LayerStages<kPlanted>::contract(const LayerContext& s) {
+void LayerStages<kPlanted>::down_proj(const LayerContext& s) {
   project_and_add<kPlanted>(s, {Op::kDownProj, s.weights.down, s.arena.tensor(Op::kAct), s.arena.tensor(Op::kResidMid),
                                 s.arena.tensor(Op::kPostAttentionLayernorm), s.output});
 }
@@ -126,11 +126,11 @@ void HeadStages<kPlanted>::project_vocab(const StageContext& s, WeightStore& wei
 
 template struct HeadStages<false>;
 template struct HeadStages<true>;
-template void LayerStages<false>::project_out(const LayerContext&);
-template void LayerStages<true>::project_out(const LayerContext&);
-template void LayerStages<false>::expand(const LayerContext&);
-template void LayerStages<true>::expand(const LayerContext&);
-template void LayerStages<false>::contract(const LayerContext&);
-template void LayerStages<true>::contract(const LayerContext&);
+template void LayerStages<false>::o_proj(const LayerContext&);
+template void LayerStages<true>::o_proj(const LayerContext&);
+template void LayerStages<false>::gate_up(const LayerContext&);
+template void LayerStages<true>::gate_up(const LayerContext&);
+template void LayerStages<false>::down_proj(const LayerContext&);
+template void LayerStages<true>::down_proj(const LayerContext&);
 
 }  // namespace qdiff::optimized::cpu

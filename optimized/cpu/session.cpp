@@ -234,12 +234,12 @@ TensorView CpuSession::run_layer(int layer, const Step& step, const TensorView& 
     hand_out_cache(Op::kVCache, layer, step, sink);
     Stages::attend(context);
     hand_out(Op::kAttnOutput, layer, step, sink);
-    Stages::project_out(context);
+    Stages::o_proj(context);
     hand_out(Op::kOProj, layer, step, sink);
     hand_out(Op::kResidMid, layer, step, sink);
-    Stages::expand(context);
+    Stages::gate_up(context);
     for (Op op : {Op::kPostAttentionLayernorm, Op::kGateProj, Op::kUpProj, Op::kAct}) hand_out(op, layer, step, sink);
-    Stages::contract(context);
+    Stages::down_proj(context);
     hand_out(Op::kDownProj, layer, step, sink);
   };
   planted_here ? run(std::true_type{}) : run(std::false_type{});

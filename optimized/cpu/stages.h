@@ -3,9 +3,9 @@
 //
 //   project_qkv   input_layernorm, q/k/v projection with bias, rotation, cache write
 //   attend        online-softmax attention over fixed key tiles
-//   project_out   o_proj and the residual sum
-//   expand        post_attention_layernorm, gate and up projection, SiLU(gate) * up
-//   contract      down_proj and the residual sum
+//   o_proj        o_proj and the residual sum
+//   gate_up       post_attention_layernorm, gate and up projection, SiLU(gate) * up
+//   down_proj     down_proj and the residual sum
 //
 // Dimension words: B rows, T tokens of the step, D hidden, H query heads, K key/value heads, G = H/K, d head
 // dimension, I intermediate. Tokens are numbered b*T + t.
@@ -82,9 +82,9 @@ template <bool kPlanted>
 struct LayerStages {
   static void project_qkv(const LayerContext& context);
   static void attend(const LayerContext& context);
-  static void project_out(const LayerContext& context);
-  static void expand(const LayerContext& context);
-  static void contract(const LayerContext& context);
+  static void o_proj(const LayerContext& context);
+  static void gate_up(const LayerContext& context);
+  static void down_proj(const LayerContext& context);
 };
 
 // model.norm, then lm_head in blocks of vocabulary as the store hands them out.

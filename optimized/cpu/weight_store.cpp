@@ -4,12 +4,12 @@
 #include <cstring>
 
 #include "harness/contract/error.h"
+#include "optimized/cpu/engine.h"
 
 namespace qdiff::optimized::cpu {
 namespace {
 
-constexpr std::int64_t kReadBlock = std::int64_t{1} << 20;           // elements converted at a time
-constexpr std::int64_t kStreamedHeadBytes = std::int64_t{64} << 20;  // of lm_head in memory when streaming
+constexpr std::int64_t kReadBlock = std::int64_t{1} << 20;  // elements converted at a time
 
 DType dtype_of(Storage storage) {
   switch (storage) {

@@ -9,23 +9,15 @@
 #include "harness/contract/engine.h"
 #include "harness/contract/error.h"
 #include "harness/contract/oracle.h"
+#include "harness/contract/tests/small_model.h"
 #include "harness/contract/weights.h"
 #include "reference/random.h"
 
 namespace qdiff::reference {
 
 inline ModelConfig small_config() {
-  ModelConfig config;
-  config.hidden = 96;
-  config.num_layers = 2;
-  config.num_q_heads = 6;
-  config.num_kv_heads = 2;
-  config.head_dim = 32;  // 6 * 32 is not 96
-  config.intermediate = 160;
-  config.vocab = 211;
-  config.rms_norm_eps = 1e-6;
+  ModelConfig config = testing::small_config(6, 2, 32, 96, 160, false, 211);  // 6 * 32 is not 96
   config.rope_theta = 1e4;
-  config.max_position_embeddings = 4096;
   return config;
 }
 

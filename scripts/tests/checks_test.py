@@ -234,6 +234,26 @@ class Format(PlantedTree):
         self.assert_found("check_format.sh", "nothing was checked")
 
 
+class Commits(PlantedTree):
+    def commit(self, subject):
+        git = ["git", "-C", str(self.root), "-c", "user.name=a", "-c", "user.email=a@b.example"]
+        subprocess.run(["git", "init", "-q", str(self.root)], check=True)
+        subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", subject], check=True)
+
+    def test_right_subject_passes(self):
+        self.commit("ä" * 72 + "\n\n" + "The reasons may be long. " * 20)
+        self.assert_clean("check_commits.sh")
+
+    def test_long_subject(self):
+        self.commit("x" * 73)
+        self.commit("A short one on top")
+        self.assert_found("check_commits.sh", "73 characters")
+
+    def test_no_history(self):
+        status, output = self.run_check("check_commits.sh")
+        self.assertEqual(status, SKIPPED, output)
+
+
 class Shell(PlantedTree):
     def setUp(self):
         super().setUp()

@@ -3,19 +3,12 @@
 #include <sstream>
 
 #include "cmake/catch2.h"
+#include "harness/contract/tests/small_model.h"
 
 namespace qdiff::cli {
 namespace {
 
-const ModelConfig kConfig{.hidden = 196,
-                          .num_layers = 2,
-                          .num_q_heads = 14,
-                          .num_kv_heads = 2,
-                          .head_dim = 14,
-                          .intermediate = 440,
-                          .vocab = 1000,
-                          .rms_norm_eps = 1e-6,
-                          .rope_theta = 1e6};
+const ModelConfig kConfig = testing::small_config(14, 2, 14, 196, 440, false, 1000);
 
 GemmFacts packed() {
   return {.name = "self_attn.q_proj",

@@ -62,7 +62,8 @@ void one_row(Case& c) {
 }
 void no_padding(Case& c) { std::fill(c.left_padding.begin(), c.left_padding.end(), 0); }
 void every_row_padded(Case& c) { std::fill(c.left_padding.begin(), c.left_padding.end(), 2); }
-// Of as many tokens as it has, and as many as the longest padding leaves a real one.
+// Leaves one step, with as many tokens as the first had, and with more where the longest padding would leave no real
+// one.
 void one_step(Case& c) {
   const std::int64_t longest = *std::max_element(c.left_padding.begin(), c.left_padding.end());
   c.steps = {{Phase::kPrefill, std::max(c.steps[0].num_tokens, longest + 1), {}, {}}};

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <limits>
 
+#include "harness/contract/tests/small_model.h"
+
 namespace qdiff::compare {
 
 double Random::gaussian() {
@@ -23,20 +25,7 @@ std::int64_t Sample::at(std::vector<std::int64_t> index) const {
   return linear;
 }
 
-ModelConfig sample_config() {
-  ModelConfig c;
-  c.hidden = 100;
-  c.num_layers = 2;
-  c.num_q_heads = 6;
-  c.num_kv_heads = 2;
-  c.head_dim = 32;
-  c.intermediate = 150;
-  c.vocab = 1001;
-  c.rms_norm_eps = 1e-6;
-  c.rope_theta = 1e6;
-  c.max_position_embeddings = 4096;
-  return c;
-}
+ModelConfig sample_config() { return testing::small_config(6, 2, 32, 100, 150, false, 1001); }
 
 Sample honest_sample(const SampleOptions& options) {
   Sample sample;

@@ -13,22 +13,15 @@
 #include "harness/contract/precision.h"
 #include "harness/contract/step.h"
 #include "harness/contract/tensor.h"
+#include "harness/contract/tests/small_model.h"
 
 namespace qdiff {
 namespace {
 
 ModelConfig small_config() {
-  ModelConfig c;
-  c.hidden = 96;
+  ModelConfig c = testing::small_config(6, 2, 32, 96, 160);
   c.num_layers = 3;
-  c.num_q_heads = 6;
-  c.num_kv_heads = 2;
-  c.head_dim = 32;
-  c.intermediate = 160;
   c.vocab = 500;
-  c.rms_norm_eps = 1e-6;
-  c.rope_theta = 1e6;
-  c.max_position_embeddings = 4096;
   return c;
 }
 

@@ -11,6 +11,7 @@
 
 #include "cmake/catch2.h"
 #include "harness/contract/operation_table.h"
+#include "harness/contract/tests/small_model.h"
 #include "harness/formats/safetensors.h"
 #include "harness/formats/strict_json.h"
 #include "harness/formats/tests/temporary_directory.h"
@@ -39,17 +40,8 @@ std::string error_of(const fs::path& path) {
 }
 
 ModelConfig tiny_config(bool tied) {
-  ModelConfig c;
-  c.hidden = 8;
+  ModelConfig c = testing::small_config(2, 1, 4, 8, 6, tied, 10);
   c.num_layers = 1;
-  c.num_q_heads = 2;
-  c.num_kv_heads = 1;
-  c.head_dim = 4;
-  c.intermediate = 6;
-  c.vocab = 10;
-  c.rms_norm_eps = 1e-6;
-  c.rope_theta = 1e6;
-  c.tie_word_embeddings = tied;
   c.max_position_embeddings = 32;
   c.dtype = DType::kF32;
   return c;

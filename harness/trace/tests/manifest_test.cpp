@@ -7,6 +7,7 @@
 
 #include "cmake/catch2.h"
 #include "harness/contract/error.h"
+#include "harness/contract/tests/small_model.h"
 #include "harness/formats/strict_json.h"
 
 namespace qdiff::trace {
@@ -117,18 +118,8 @@ TEST_CASE("an unknown rounding point is noted, with the one that was meant") {
 }
 
 TEST_CASE("differences from the checkpoint, shapes apart from the rest") {
-  ModelConfig truth{.hidden = 32,
-                    .num_layers = 2,
-                    .num_q_heads = 4,
-                    .num_kv_heads = 2,
-                    .head_dim = 8,
-                    .intermediate = 64,
-                    .vocab = 100,
-                    .rms_norm_eps = 1e-6,
-                    .rope_theta = 1e6,
-                    .tie_word_embeddings = true,
-                    .max_position_embeddings = 64,
-                    .dtype = DType::kBF16};
+  ModelConfig truth = testing::small_config(4, 2, 8, 32, 64, true, 100);
+  truth.max_position_embeddings = 64;
   CHECK(parse(valid()).config == declare(truth));
   CHECK(differences(declare(truth), truth).shapes.empty());
   CHECK(differences(declare(truth), truth).others.empty());

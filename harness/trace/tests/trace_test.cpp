@@ -10,6 +10,7 @@
 
 #include "cmake/catch2.h"
 #include "harness/contract/error.h"
+#include "harness/contract/tests/small_model.h"
 #include "harness/formats/atomic_file.h"
 #include "harness/formats/input_file.h"
 #include "harness/formats/safetensors.h"
@@ -38,18 +39,7 @@ class Folder {
   fs::path path_;
 };
 
-const ModelConfig kConfig{.hidden = 8,
-                          .num_layers = 2,
-                          .num_q_heads = 4,
-                          .num_kv_heads = 2,
-                          .head_dim = 2,
-                          .intermediate = 6,
-                          .vocab = 10,
-                          .rms_norm_eps = 1e-6,
-                          .rope_theta = 1e6,
-                          .tie_word_embeddings = true,
-                          .max_position_embeddings = 64,
-                          .dtype = DType::kBF16};
+const ModelConfig kConfig = testing::small_config(4, 2, 2, 8, 6, true, 10);
 
 std::vector<Step> two_steps() {
   std::vector<Step> steps(2);

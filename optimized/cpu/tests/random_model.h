@@ -11,6 +11,7 @@
 #include "harness/contract/error.h"
 #include "harness/contract/operation_table.h"
 #include "harness/contract/splitmix64.h"
+#include "harness/contract/tests/small_model.h"
 #include "harness/contract/weights.h"
 
 namespace qdiff::optimized::cpu::testing {
@@ -68,22 +69,7 @@ class RandomModel final : public WeightSource {
   std::map<std::string, Tensor> values_;
 };
 
-inline ModelConfig small_config(std::int64_t num_q_heads, std::int64_t num_kv_heads, std::int64_t head_dim,
-                                std::int64_t hidden, std::int64_t intermediate, bool tied) {
-  ModelConfig c;
-  c.hidden = hidden;
-  c.num_layers = 2;
-  c.num_q_heads = num_q_heads;
-  c.num_kv_heads = num_kv_heads;
-  c.head_dim = head_dim;
-  c.intermediate = intermediate;
-  c.vocab = 101;
-  c.rms_norm_eps = 1e-6;
-  c.rope_theta = 1e6;
-  c.tie_word_embeddings = tied;
-  c.max_position_embeddings = 4096;
-  return c;
-}
+using qdiff::testing::small_config;
 
 // H*d differs from D, the group is odd, three or more kv heads, every head size; dimensions with and without tails.
 inline std::vector<ModelConfig> small_configs() {

@@ -133,7 +133,7 @@ struct Spread {
   double high;  // the ninetieth
 };
 
-// Of what is left behind the first tenth, in microseconds.
+// Leaves out the first tenth; in microseconds.
 Spread spread_of(std::vector<float> milliseconds) {
   milliseconds.erase(milliseconds.begin(),
                      milliseconds.begin() + static_cast<std::ptrdiff_t>((milliseconds.size() + 9) / 10));
@@ -144,7 +144,8 @@ Spread spread_of(std::vector<float> milliseconds) {
   return {quantile(0.5), quantile(0.1), quantile(0.9)};
 }
 
-// Of one token: the embedding where it is lm_head's matrix too, every other weight, and the keys and values before it.
+// What one token reads: the embedding where it is lm_head's matrix too, every other weight, and the keys and values
+// before it.
 double bytes_of_token(const ModelConfig& c, DType dtype, std::int64_t context) {
   double elements = 0.0;
   for (const ModelWeight& weight : weights_of(c)) {

@@ -8,7 +8,7 @@
 namespace qdiff::optimized::cuda {
 namespace {
 
-// Of the sizes tried on an H100 (stages of 8 to 64 KB, 64 to 200 KB in all) the fastest.
+// These were the fastest of the sizes tried on an H100 (stages of 8 to 64 KB, 64 to 200 KB in all).
 constexpr int kStages = 6;
 constexpr int kStageBytes = 32 * 1024;
 constexpr std::int64_t kBytes = std::int64_t{8} << 30;

@@ -1,0 +1,21 @@
+#include "harness/contract/number_text.h"
+
+#include <array>
+#include <charconv>
+
+namespace qdiff {
+namespace {
+
+std::string text_of(double value, std::chars_format format, int precision) {
+  std::array<char, 336> text{};  // the largest double has 309 digits before the point
+  const auto [end, error] = std::to_chars(text.data(), text.data() + text.size(), value, format, precision);
+  return {text.data(), end};
+}
+
+}  // namespace
+
+std::string digits(double value, int significant) { return text_of(value, std::chars_format::general, significant); }
+
+std::string decimals(double value, int behind_point) { return text_of(value, std::chars_format::fixed, behind_point); }
+
+}  // namespace qdiff
