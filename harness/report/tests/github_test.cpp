@@ -65,7 +65,8 @@ TEST_CASE("GitHub: a rounding that is allowed is no error", "[report]") {
 TEST_CASE("GitHub: text from files ends no command and begins none", "[report]") {
   findings::RunResult result = tests::diverged();
   result.findings.resize(1);
-  result.findings[0].explanation.variant = "a:b,c::d%\r\n::error::x";
+  result.findings[0].explanation.variant.reset();
+  result.findings[0].explanation.hypothesis = "a:b,c::d%\r\n::error::x";
   result.findings[0].command = "100% :: ,\r\n::set-env name=A::b";
   const std::string commands = github_commands(result);
   CHECK(lines_of(commands).size() == 1);

@@ -92,7 +92,7 @@ Finding finding_at(Op op, int layer, int step, Phase phase) {
 }
 
 void explain(Finding& finding, FaultId variant, HypothesisVerdict verdict) {
-  finding.explanation.hypothesis = variant.substr(0, 3);
+  finding.explanation.hypothesis = hypothesis_of(variant);
   finding.explanation.variant = variant;
   finding.explanation.verdict = verdict;
   finding.explanation.layers = {0, 1, 2};
@@ -104,7 +104,8 @@ void confirm(RunResult& result, std::size_t hypothesis, HypothesisVerdict verdic
   row.verdict = verdict;
   row.variant = result.findings.front().explanation.variant;
   row.first_divergence = result.findings.front();
-  row.evidence = {"the reference with " + *row.variant + " planted reproduces all wrong tensors to within rounding"};
+  row.evidence = {"the reference with " + std::string(name(*row.variant)) +
+                  " planted reproduces all wrong tensors to within rounding"};
 }
 
 }  // namespace
@@ -225,7 +226,7 @@ RunResult ranked() {
   ranking.tokens_compared = 68;
   ranking.rounding = 0.0123456789;
   ranking.explained_up_to = 3.0;
-  ranking.right = {"", std::nullopt, 41.5, 0.5, 1.25, 30, false};
+  ranking.right = {std::nullopt, std::nullopt, 41.5, 0.5, 1.25, 30, false};
   ranking.nearest = {{FaultId::kTheta, 10000.0, 1.1, 0.0135, 0.0002, 67, true},
                      {FaultId::kModulo, std::nullopt, 39.0, 0.48, 1.1, 31, false}};
   ranking.variants_tried = 120;
@@ -284,7 +285,6 @@ RunResult hostile() {
   result.config = text;
   result.engine = text;
   result.device = text;
-  result.injected = text;
   for (findings::CaseSummary& summary : result.cases) summary.id = summary.title = text;
   for (findings::FreeRun& run : result.free_runs) {  // a vocabulary is a file as well
     run.expected_text = run.actual_text = run.expected_word = run.actual_word = text;
