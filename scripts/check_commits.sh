@@ -6,7 +6,7 @@
 set -euo pipefail
 
 root="${1:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}"
-readonly longest=72 rule_from=2026-11-28T22:30:00Z
+readonly longest=72 rule_from=2026-11-28T23:30:00Z
 export LC_ALL=C.UTF-8   # characters, not bytes
 if [[ ! -e "$root/.git" ]] ||
   ! subjects="$(git -C "$root" log --no-merges --since="$rule_from" --format='%h %s' 2>/dev/null)"; then

@@ -5,7 +5,7 @@
 
 - Nothing points outside the tree: a link in Markdown leads to a file or a heading of the tree or to the web, a symbolic link
   stays inside, and no file names an absolute path of one person's or one machine's folder.
-- No unfinished work is marked: it belongs in an issue.
+- No unfinished work is marked: it belongs in an issue. No sign of a merge that was not resolved is left.
 - A source file can be read in one sitting: at most 700 lines.
 - Code knows the bugs of the fault table by FaultId: outside the tests, no C++ names one as text or asks which comes first.
 """
@@ -26,6 +26,7 @@ LOCAL_PATH = re.compile(r"(?<![\w.~$}*\]/-])/(?:home|root|work|workspace|opt|mnt
 # Put together, so that this file does not mark itself.
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"]) + r")\b")
 
+MERGE = re.compile(r"^(<{7}|>{7}) ")
 COMPILED = {".h", ".cpp", ".cu", ".cuh"}
 FAULT_AS_TEXT = re.compile(r'"(?:H\d\d|X)\.[a-z]\w*"')
 FAULT_ORDER = re.compile(r"FaultId::k\w+\s*(?:<=|>=| < | > )|(?:<=|>=| < | > )\s*FaultId::k\w+")
@@ -87,6 +88,8 @@ def check_file(root, path):
             yield f"{number}: {match} is a path of one machine"
         for match in UNFINISHED.findall(line):
             yield f"{number}: {match} marks unfinished work"
+        if MERGE.match(line):
+            yield f"{number}: a merge was left unresolved here"
     yield from check_fault_ids(root, path, lines)
     if path.suffix == ".md":
         yield from check_links(root, path, text)

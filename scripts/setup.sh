@@ -3,7 +3,7 @@
 # tools and header libraries by apt (Debian 12, Ubuntu 24.04; as root or with sudo), LibTorch from PyPI into a cache
 # folder.
 #
-#   scripts/setup.sh [--checks]      --checks: also clang-format, shellcheck and clang, for .ci/run
+#   scripts/setup.sh [--checks]      --checks: also clang-format, clang-tidy, shellcheck and clang, for .ci/run
 #   source scripts/setup.sh          for a script: defines `setup`, which does this and exports QDIFF_TORCH_DIR, QDIFF_PYTHON
 #
 # Environment
@@ -63,6 +63,7 @@ SOURCE
   if [[ "${1:-}" == --checks ]]; then
     # Another version of clang-format breaks lines elsewhere, so the check knows one only.
     command -v clang-format-14 >/dev/null || echo clang-format-14
+    command -v clang-tidy-14 >/dev/null || echo clang-tidy-14
     command -v shellcheck >/dev/null || echo shellcheck
     can_fuzz || printf '%s\n' clang libclang-rt-dev
   fi

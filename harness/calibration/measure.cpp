@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "harness/calibration/twin.h"
+#include "harness/contract/number_text.h"
 #include "reference/reference.h"
 
 namespace qdiff::calibration {
@@ -24,11 +25,7 @@ std::string enumerator(Arithmetic arithmetic) {
   return text;
 }
 
-std::string number(double value) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.3f", std::ceil(value * 1000.0) / 1000.0);
-  return text.data();
-}
+std::string rounded_up(double value) { return decimals(std::ceil(value * 1000.0) / 1000.0, 3); }
 
 }  // namespace
 
@@ -85,7 +82,7 @@ namespace {
 template <typename Value>
 std::string braced(const Value& value) {
   std::string text = "{";
-  for (std::size_t i = 0; i < compare::kNumStatistics; ++i) text += (i == 0 ? "" : ", ") + number(value(i));
+  for (std::size_t i = 0; i < compare::kNumStatistics; ++i) text += (i == 0 ? "" : ", ") + rounded_up(value(i));
   return text + "}";
 }
 
@@ -127,7 +124,7 @@ std::string summary(const Measurement& m) {
       text += head.data();
       for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
         text += "  " + std::string(name(static_cast<compare::Statistic>(i))) + ' ' +
-                number(m.worst[index][column][i].value);
+                rounded_up(m.worst[index][column][i].value);
       }
       text += '\n';
     }
@@ -136,7 +133,7 @@ std::string summary(const Measurement& m) {
     text += "ensembles " + std::string(name(kStoredTypes[column]));
     for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
       text += "  " + std::string(name(static_cast<compare::Statistic>(i))) + ' ' +
-              number(m.worst_ensemble[column][i].value);
+              rounded_up(m.worst_ensemble[column][i].value);
     }
     text += '\n';
   }

@@ -177,9 +177,7 @@ findings::RunResult run_group(Group& group, const RunArguments& arguments, const
   options.layers = group.layers;
   options.steps = steps;
   options.inject = group.inject;
-  RunArguments repeated = arguments;
-  repeated.inject = group.inject;
-  options.repeat_arguments = repeat_arguments(repeated);
+  options.repeat_arguments = repeat_arguments(arguments, group.inject);
   options.progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
     progress.show(group.spec + ": " + what, done, total);
   };

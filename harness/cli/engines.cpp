@@ -46,11 +46,7 @@ std::unique_ptr<Engine> make(EngineKind kind, const WeightSource& weights, const
 std::unique_ptr<Engine> make_engine(EngineKind kind, const WeightSource& weights, const EngineSettings& settings) {
   check_available(kind);
   std::unique_ptr<Engine> engine = make(kind, weights, settings);
-  if (settings.inject) {
-    check_plantable(*settings.inject, engine->plantable_faults(), engine->name());
-    check_fault_value(*settings.inject);
-    engine->plant(*settings.inject);
-  }
+  if (settings.inject) engine->plant(*settings.inject);
   return engine;
 }
 

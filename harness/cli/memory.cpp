@@ -39,17 +39,17 @@ double elements_of(const Shape& shape) {
   return product;
 }
 
-double weights_of(Scope scope, const ModelConfig& config) {
-  double elements = 0.0;
-  for (const OperationRow& operation : kOperationTable) {
-    if (operation.scope != scope || (operation.op == Op::kLmHead && config.tie_word_embeddings)) continue;
-    if (!config.has(operation.component)) continue;
-    for (std::size_t i = 0; i < operation.weights.size(); ++i) {
-      elements += elements_of(weight_shape(operation.op, i, config));
+// Elements of all weights, and of those of one layer.
+struct WeightSizes {
+  explicit WeightSizes(const ModelConfig& config) {
+    for (const ModelWeight& weight : weights_of(config)) {
+      all += elements_of(weight.shape);
+      if (weight.id.layer == 0) layer += elements_of(weight.shape);
     }
   }
-  return elements;
-}
+  double all = 0.0;
+  double layer = 0.0;
+};
 
 struct StepSizes {
   double layer = 0.0;    // elements of one layer's tensors, without scores and probabilities
@@ -84,15 +84,10 @@ double cache_of(const PlannedCase& planned, const ModelConfig& config) {
          static_cast<double>(planned.capacity) * static_cast<double>(config.kv_width());
 }
 
-double all_weights_of(const ModelConfig& config) {
-  return weights_of(Scope::kBeforeLayers, config) + weights_of(Scope::kAfterLayers, config) +
-         weights_of(Scope::kLayer, config) * static_cast<double>(config.num_layers);
-}
-
 // What one store of the reference's weights keeps, at `converted_bytes` for each element that is computed with.
 double reference_weights(const ModelConfig& config, std::size_t converted_bytes) {
   const reference::WeightBudget budget = reference::weight_budget(config);
-  const double all = all_weights_of(config);
+  const double all = WeightSizes(config).all;
   return std::min(static_cast<double>(budget.converted), all * static_cast<double>(converted_bytes)) +
          std::min(static_cast<double>(budget.stored), all * static_cast<double>(size_of(config.dtype)));
 }
@@ -100,8 +95,8 @@ double reference_weights(const ModelConfig& config, std::size_t converted_bytes)
 // The engine keeps all weights, or, where they do not fit beside the rest, one layer or a block of the vocabulary.
 void add_engine_weights(MemoryPlan& plan, const ModelConfig& config, DType dtype, std::uint64_t limit) {
   const double bytes = static_cast<double>(size_of(dtype));
-  const double layer = weights_of(Scope::kLayer, config) * bytes;
-  const double all = all_weights_of(config) * bytes;
+  const WeightSizes sizes(config);
+  const double layer = sizes.layer * bytes, all = sizes.all * bytes;
   const double streamed = layer + static_cast<double>(optimized::cpu::kStreamedHeadBytes);
   if (plan.total() + all <= static_cast<double>(limit) || streamed >= all) {
     plan.parts.push_back({"the engine's weights", all});

@@ -344,12 +344,12 @@ void check_values_given(int argc, const char* const* argv) {
 
 }  // namespace
 
-std::string repeat_arguments(const RunArguments& arguments) {
+std::string repeat_arguments(const RunArguments& arguments, const std::optional<Fault>& inject) {
   std::string text;
   if (arguments.model) text += " --model " + shell_quote(*arguments.model);
   if (arguments.backend == EngineKind::kCuda) text += " --backend cuda";
   if (arguments.dtype) text += " --dtype " + std::string(name(*arguments.dtype));
-  if (arguments.inject) text += " --inject " + shell_quote(to_string(*arguments.inject));
+  if (inject) text += " --inject " + shell_quote(to_string(*inject));
   return text;
 }
 

@@ -101,6 +101,7 @@ struct CommandLine {
 CommandLine parse_command_line(int argc, const char* const* argv);
 
 // Arguments that give a finding's command the same candidate as this run: " --model M --dtype float32 --inject …".
-std::string repeat_arguments(const RunArguments& arguments);
+// `inject` is the fault as it was planted in that candidate.
+std::string repeat_arguments(const RunArguments& arguments, const std::optional<Fault>& inject);
 
 }  // namespace qdiff::cli

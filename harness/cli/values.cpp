@@ -177,14 +177,4 @@ void check_below(const std::string& option, const NumberRanges& wanted, std::int
                    "; there are " + what + "s 0 to " + std::to_string(end - 1));
 }
 
-void check_plantable(const Fault& fault, const std::vector<FaultId>& plantable, const std::string& engine) {
-  if (std::find(plantable.begin(), plantable.end(), fault.id) != plantable.end()) return;
-  const std::string id(name(fault.id));
-  std::vector<std::string> names;
-  for (FaultId other : plantable) names.emplace_back(name(other));
-  const std::string list = names.empty() ? "it has none" : "it has " + join(names);
-  throw InputError("--inject '" + id + "': engine '" + engine + "' cannot plant that fault; " + list +
-                   formats::suggestion(id, names));
-}
-
 }  // namespace qdiff::cli

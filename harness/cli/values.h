@@ -62,9 +62,6 @@ auto one_of(std::vector<std::pair<std::string, Value>> choices) {
 // "Hnn.name[=value][@layer]" or "X.name…", of a bug in the fault table.
 Fault parse_fault(const std::string& option, const std::string& text);
 
-// Throws InputError naming the nearest id unless `plantable` lists the fault's.
-void check_plantable(const Fault& fault, const std::vector<FaultId>& plantable, const std::string& engine);
-
 // A fault in a layer that is left out shows nowhere: the run would end without an answer, hours later perhaps. Throws
 // InputError.
 void check_fault_is_among(const Fault& fault, const NumberRanges& layers);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
 #include <optional>
 #include <stdexcept>
 
@@ -14,15 +13,10 @@
 #include "harness/compare/mutants.h"
 #include "harness/compare/slices.h"
 #include "harness/compare/sums.h"
+#include "harness/contract/number_text.h"
 
 namespace qdiff::compare {
 namespace {
-
-std::string six_digits(double value) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.6g", value);
-  return text.data();
-}
 
 // The two tensors side by side: row r of the candidate stands against row gold_row(r) of the expectation.
 struct Sides {
@@ -63,8 +57,8 @@ void set_worst(Judgement& judgement, const Sides& sides, std::int64_t element) {
 }
 
 std::string place(const Judgement& judgement) {
-  return " at " + to_string(judgement.worst_index) + ": " + six_digits(judgement.actual) + " where " +
-         six_digits(judgement.expected) + " is expected";
+  return " at " + to_string(judgement.worst_index) + ": " + digits(judgement.actual, 6) + " where " +
+         digits(judgement.expected, 6) + " is expected";
 }
 
 // What is known of an operation's rounding beyond the oracle's two parts.
@@ -107,7 +101,7 @@ void decide(Judgement& judgement, const Comparison& c) {
   judgement.decisive_statistic = name(worst);
   judgement.ratio_to_bound = worst_ratio;
   judgement.outcome = outcome_of(worst_ratio);
-  const std::string what = judgement.decisive_statistic + " is " + six_digits(worst_ratio) + " of its bound";
+  const std::string what = judgement.decisive_statistic + " is " + digits(worst_ratio, 6) + " of its bound";
   switch (judgement.outcome) {
     case Outcome::kMatch:
       judgement.reason = "explained by rounding: the statistic nearest to its bound, " + what;

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <charconv>
+#include <cstdlib>
 
 namespace qdiff {
 namespace {
@@ -15,6 +16,8 @@ std::string text_of(double value, std::chars_format format, int precision) {
 }  // namespace
 
 std::string digits(double value, int significant) { return text_of(value, std::chars_format::general, significant); }
+
+double to_digits(double value, int significant) { return std::strtod(digits(value, significant).c_str(), nullptr); }
 
 std::string decimals(double value, int behind_point) { return text_of(value, std::chars_format::fixed, behind_point); }
 

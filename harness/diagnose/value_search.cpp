@@ -2,9 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 
+#include "harness/contract/number_text.h"
 #include "harness/diagnose/thresholds.h"
 
 namespace qdiff::diagnose {
@@ -38,12 +37,6 @@ double golden_section(double left, double right, double precision, Error error) 
 }
 
 }  // namespace
-
-double to_digits(double value, int digits) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.*g", digits, value);
-  return std::strtod(text, nullptr);
-}
 
 // Searched over logarithms: the best of a grid around the listed and the right values by RMS error, or beyond its ends
 // while that comes nearer, refined between its neighbours, and once more by the largest excess. That is convex near the

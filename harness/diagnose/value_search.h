@@ -8,9 +8,6 @@
 
 namespace qdiff::diagnose {
 
-// The nearest number of so many significant digits.
-double to_digits(double value, int digits);
-
 // Values of the variant's parameter that come nearest to what the candidate computed, the shortest number first.
 std::vector<Variant> fitted_values(RowOracle& oracle, const RowJudgement& row, const VariantFacts& facts);
 

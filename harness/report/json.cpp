@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include "harness/contract/hypothesis.h"
 #include "harness/contract/number_text.h"
@@ -234,7 +233,7 @@ std::string scalar_text(const Document& value) { return value.dump(-1, ' ', true
 Document number(double value, int significant_digits) {
   if (std::isnan(value)) return "NaN";
   if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
-  return std::strtod(digits(value, significant_digits).c_str(), nullptr);
+  return to_digits(value, significant_digits);
 }
 
 std::vector<findings::HypothesisResult> all_hypotheses(const RunResult& result) {

@@ -61,7 +61,8 @@ std::vector<FaultId> plantable_faults() {
 PlantedFault resolve_fault(const Fault& fault, const ModelConfig& config) {
   const std::vector<FaultId> plantable = plantable_faults();
   if (!std::binary_search(plantable.begin(), plantable.end(), fault.id)) {
-    throw InputError("the cpu engine cannot plant the fault " + std::string(name(fault.id)));
+    throw InputError("the cpu engine cannot plant the fault " + std::string(name(fault.id)) +
+                     "; the reference can, and docs/faults.md lists the others");
   }
   check_fault_value(fault);
   check_fault_layer(fault, config.num_layers);

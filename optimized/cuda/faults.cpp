@@ -82,7 +82,8 @@ void check_plantable(const Fault& fault) {
   const std::string id(name(fault.id));
   const std::vector<FaultId> plantable = plantable_faults();
   if (!std::binary_search(plantable.begin(), plantable.end(), fault.id)) {
-    throw InputError("the cuda engine cannot plant the fault " + id);
+    throw InputError("the cuda engine cannot plant the fault " + id +
+                     "; the reference can, and docs/faults.md lists the others");
   }
   check_fault_value(fault);
   const auto only = [&](double value, const std::string& why) {

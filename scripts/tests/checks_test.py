@@ -3,6 +3,7 @@
 
     checks_test.py [-v] [name of a test]
 """
+import json
 import shutil
 import subprocess
 import sys
@@ -128,6 +129,10 @@ class Tree(PlantedTree):
         self.write("harness/judge.h", "#pragma once\n// TO" + "DO: bounds\n")
         self.assert_found("check_tree.py", "harness/judge.h:2")
 
+    def test_unresolved_merge(self):
+        self.write("harness/a.cpp", "int a;\n" + "<" * 7 + " HEAD\nint b;\n" + "=" * 7 + "\n")
+        self.assert_found("check_tree.py", "harness/a.cpp:2", "merge")
+
     def test_long_source(self):
         self.write("harness/judge.h", "\n" * 701)
         self.assert_found("check_tree.py", "harness/judge.h:701")
@@ -252,6 +257,50 @@ class Commits(PlantedTree):
     def test_no_history(self):
         status, output = self.run_check("check_commits.sh")
         self.assertEqual(status, SKIPPED, output)
+
+
+class Tidy(PlantedTree):
+    def setUp(self):
+        super().setUp()
+        self.write(".clang-tidy", "Checks: '-*,bugprone-use-after-move'\nHeaderFilterRegex: '.*'\n"
+                                  "WarningsAsErrors: '*'\n")
+        self.write("harness/a.cpp", "namespace {\nint shared() { return 1; }\n}  // namespace\nint a() { return shared(); }\n")
+        self.write("harness/b.cpp", "namespace {\nint shared() { return 2; }\n}  // namespace\nint b() { return shared(); }\n")
+        if self.run_check("check_tidy.py")[0] == SKIPPED:
+            self.skipTest("no clang-tidy")
+
+    def run_check(self, name):
+        commands = [{"directory": str(self.root), "file": str(file), "command": f"ccache c++ -Wno-restrict -o x -c {file}"}
+                    for file in sorted(self.root.rglob("*.cpp")) if "build" not in file.parts]
+        self.write("build/compile_commands.json", json.dumps(commands))
+        done = subprocess.run([sys.executable, str(SCRIPTS / name), str(self.root / "build")], capture_output=True,
+                              text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    def test_right_sources_pass(self):
+        status, output = self.run_check("check_tidy.py")
+        self.assertEqual(status, 0, output)
+        self.assertIn("2 files in 2 units checked, 0 problems", output)
+
+    def test_use_after_move_in_a_file_read_with_another(self):
+        self.write("harness/c.cpp", "#include <string>\n#include <utility>\n"
+                                    "std::string c(std::string& x) { std::string y = std::move(x); return x + y; }\n")
+        self.assert_found("check_tidy.py", "harness/c.cpp:3", "used after it was moved", "3 files in 2 units")
+
+    def test_files_that_do_not_compile_together_are_read_alone(self):
+        self.write("harness/c.cpp", "static int hidden = 1;\nint c() { return hidden; }\n")
+        self.write("harness/d.cpp", "static int hidden = 1;\nint d() { return hidden; }\n")
+        status, output = self.run_check("check_tidy.py")
+        self.assertEqual(status, 0, output)
+
+    def test_a_source_that_does_not_compile(self):
+        self.write("harness/c.cpp", "int c() { return nothing; }\n")
+        self.assert_found("check_tidy.py", "harness/c.cpp:1", "nothing")
+
+    def test_no_sources(self):
+        for name in ["a.cpp", "b.cpp"]:
+            (self.root / "harness" / name).unlink()
+        self.assert_found("check_tidy.py", "nothing was checked")
 
 
 class Shell(PlantedTree):

@@ -8,6 +8,7 @@
 #include "cmake/catch2.h"
 #include "harness/calibration/measure.h"
 #include "harness/calibration/twin.h"
+#include "harness/contract/tests/small_model.h"
 #include "reference/reference.h"
 
 namespace qdiff::calibration {
@@ -21,18 +22,9 @@ using P = RoundingPoint;
 Scenario experiment(DType dtype) {
   Scenario s;
   s.seed = 11;
-  ModelConfig& c = s.config;
-  c.dtype = dtype;
-  c.num_layers = 1;
-  c.hidden = 896;
-  c.num_q_heads = 14;
-  c.num_kv_heads = 2;
-  c.head_dim = 64;
-  c.intermediate = 40;
-  c.vocab = 90;
-  c.rms_norm_eps = 1e-6;
-  c.rope_theta = 1e6;
-  c.max_position_embeddings = 32768;
+  s.config = testing::small_config(14, 2, 64, 896, 40, false, 90);
+  s.config.num_layers = 1;
+  s.config.dtype = dtype;
   Step step;
   step.left_padding = {0};
   step.tokens.resize(1);

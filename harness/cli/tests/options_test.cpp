@@ -42,7 +42,7 @@ TEST_CASE("run without options is the main job") {
   CHECK(arguments.out == "qdiff-report");
   CHECK(arguments.mode == diagnose::Mode::kBoth);
   CHECK_FALSE(arguments.common.quiet);
-  CHECK(repeat_arguments(arguments).empty());
+  CHECK(repeat_arguments(arguments, arguments.inject).empty());
 }
 
 TEST_CASE("diagnose with every option, and with as few as there must be") {
@@ -89,7 +89,8 @@ TEST_CASE("run with every option") {
   CHECK(arguments.common.threads == 3);
   CHECK(arguments.common.color == ColorChoice::kAlways);
   CHECK(arguments.common.quiet);
-  CHECK(repeat_arguments(arguments) == " --model 'my model' --backend cuda --dtype float16 --inject H03.theta=10000@7");
+  CHECK(repeat_arguments(arguments, arguments.inject) ==
+        " --model 'my model' --backend cuda --dtype float16 --inject H03.theta=10000@7");
 }
 
 TEST_CASE("record takes layers, steps and one mode") {
@@ -230,14 +231,6 @@ TEST_CASE("help is given whatever else is wrong, and an unknown option is named 
 
 TEST_CASE("arguments after -- are cases") {
   CHECK(run({"--quiet", "--", "a.json"}).cases == std::vector<std::string>{"a.json"});
-}
-
-TEST_CASE("a fault that the engine lacks is refused with the nearest that it has") {
-  const std::vector<FaultId> plantable = {FaultId::kReadMinusOne, FaultId::kHeadZero};
-  CHECK_NOTHROW(check_plantable({FaultId::kHeadZero}, plantable, "cpu"));
-  CHECK_THROWS_WITH(check_plantable({FaultId::kReadPlusOne}, plantable, "cpu"),
-                    ContainsSubstring("did you mean \"H08.read_minus_one\"?"));
-  CHECK_THROWS_AS(check_plantable({FaultId::kModulo}, {}, "cpu"), InputError);
 }
 
 TEST_CASE("a fault that the table lacks is refused with the nearest that it has") {

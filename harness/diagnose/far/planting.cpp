@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "harness/contract/number_text.h"
 #include "harness/diagnose/row_oracle.h"
 #include "harness/diagnose/value_search.h"
 #include "harness/diagnose/variants.h"

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 
+#include "harness/contract/number_text.h"
 #include "harness/diagnose/span_evidence.h"
 #include "harness/diagnose/variants.h"
 
@@ -38,12 +38,10 @@ compare::Judgement judgement_of(const Planting& passes, const Target& target) {
   judgement.decisive_statistic = "free_run_distance";
   judgement.ratio_to_bound = times / passes.explained();
   judgement.outcome = compare::outcome_of(judgement.ratio_to_bound);
-  char text[160];
-  std::snprintf(text, sizeof text,
-                "a whole forward pass of right code comes within %.3g of it (relative RMS), which is %.3g times what "
-                "rounding alone does; up to %.3g is explained",
-                target.relative(passes.right().distance.at(target.key())), times, passes.explained());
-  judgement.reason = text;
+  judgement.reason = "a whole forward pass of right code comes within " +
+                     digits(target.relative(passes.right().distance.at(target.key())), 3) +
+                     " of it (relative RMS), which is " + digits(times, 3) + " times what rounding alone does; up to " +
+                     digits(passes.explained(), 3) + " is explained";
   judgement.statistics.relative_rms_error = target.relative(target.distance(target.candidate(), target.gold()));
   double worst = -1.0;
   for (std::int64_t r = 0; r < target.num_rows(); ++r) {
@@ -94,12 +92,6 @@ std::vector<std::string> record_next(const std::vector<RankedVariant>& nearest,
     names.push_back((row(op).scope == Scope::kLayer ? "model.layers.*." : "") + std::string(row(op).name));
   }
   return names;
-}
-
-std::string shown(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.3g", value);
-  return text;
 }
 
 }  // namespace
@@ -175,8 +167,8 @@ void add_evidence(const findings::FreeRanking& ranking, std::vector<findings::Hy
       hypothesis.evidence.push_back(
           "of " + std::to_string(ranking.variants_tried) + " forward passes, each with one bug planted, the one with " +
           std::string(name(*variant.variant)) + " comes " + (i == 0 ? "nearest" : "nearest but " + std::to_string(i)) +
-          ": its error is " + shown(variant.times_rounding) + " times what rounding alone does, that of right code " +
-          shown(ranking.right.times_rounding));
+          ": its error is " + digits(variant.times_rounding, 3) +
+          " times what rounding alone does, that of right code " + digits(ranking.right.times_rounding, 3));
       break;
     }
   }

@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "cmake/catch2.h"
+#include "harness/contract/tests/small_model.h"
 #include "harness/diagnose/conclusions.h"
 #include "harness/diagnose/hypotheses.h"
 #include "harness/diagnose/record.h"
@@ -16,20 +17,7 @@ using compare::Verdict;
 using findings::Finding;
 using findings::HypothesisVerdict;
 
-ModelConfig config_of_six_heads() {
-  ModelConfig c;
-  c.hidden = 12;
-  c.num_layers = 2;
-  c.num_q_heads = 6;
-  c.num_kv_heads = 3;
-  c.head_dim = 4;
-  c.intermediate = 8;
-  c.vocab = 10;
-  c.rms_norm_eps = 1e-6;
-  c.rope_theta = 1e4;
-  c.max_position_embeddings = 64;
-  return c;
-}
+ModelConfig config_of_six_heads() { return testing::small_config(6, 3, 4, 12, 8, false, 10); }
 
 Step step_of(std::int64_t batch, std::int64_t num_tokens, std::vector<std::int64_t> padding) {
   Step step;

@@ -5,6 +5,7 @@
 
 #include "cmake/catch2.h"
 #include "harness/contract/error.h"
+#include "harness/contract/number_text.h"
 #include "harness/diagnose/value_search.h"
 
 namespace qdiff::diagnose {

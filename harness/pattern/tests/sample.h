@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "harness/contract/splitmix64.h"
+#include "harness/contract/tests/small_model.h"
 #include "harness/pattern/pattern.h"
 
 namespace qdiff::pattern {
@@ -26,17 +27,8 @@ class Numbers : public SplitMix64 {
 
 // Six query heads on three key/value heads of eight dimensions.
 inline ModelConfig pattern_config() {
-  ModelConfig c;
-  c.hidden = 40;
-  c.num_layers = 2;
-  c.num_q_heads = 6;
-  c.num_kv_heads = 3;
-  c.head_dim = 8;
-  c.intermediate = 96;
-  c.vocab = 50;
-  c.rms_norm_eps = 1e-6;
+  ModelConfig c = testing::small_config(6, 3, 8, 40, 96, false, 50);
   c.rope_theta = 1e4;
-  c.max_position_embeddings = 256;
   return c;
 }
 
