@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Measures the CUDA engine beside its peers on one GPU: decode and prefill at the shapes of Qwen2.5-0.5B and -7B, with
-# random weights, batch 1, bfloat16. Needs an H100 or H200 (compute capability 9.0) and no network.
+# random weights, bfloat16. Needs an H100 or H200 (compute capability 9.0) and no network.
 #
-#   scripts/bench.sh [--out FILE] [--build DIR] [--models 0.5b,7b] [--contexts 0,1024,8192] [--prompts 512,4096]
-#                    [--rounds 3] [--no-peers]
+#   scripts/bench.sh [--out FILE] [--build DIR] [--models 0.5b,7b] [--contexts 0,1024,8192,32000] [--prompts 512,4096]
+#                    [--batches 2,4,8,32,128] [--rounds 3] [--no-peers]
 #
-# Engine and peers take turns, round after round, so that heat and clocks are alike. FILE (default build/bench.json) holds
-# every measurement: microseconds a step with median and spread, % of the read bandwidth measured in the same run, cost
-# of taps; and of each quantity the median over the rounds, with the part of the peer's time that the engine takes.
+# Engine and peers take turns, round after round, so that heat and clocks are alike. Prints a table: microseconds a step,
+# median and spread over the rounds, % of the read bandwidth measured in the same run, tokens a second, and which part of
+# each peer's time the engine takes. FILE (default build/bench.json) holds every measurement, with the cost of taps.
 # Peers: transformers where Python has it and PyTorch; llama.cpp where llama-bench is on the PATH or LLAMA_BENCH names
 # it, on LLAMA_MODELS/0.5b.gguf and 7b.gguf, or files of random weights that are made here. Ends with 1 where a
 # measurement failed, 125 where there is no GPU.
@@ -17,8 +17,9 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 out="$root/build/bench.json"
 build="$root/build/gpu-bench"
 models=0.5b,7b
-contexts=0,1024,8192
+contexts=0,1024,8192,32000
 prompts=512,4096
+batches=2,4,8,32,128
 rounds=3
 peers=yes
 while [[ $# -gt 0 ]]; do
@@ -41,6 +42,7 @@ while [[ $# -gt 0 ]]; do
     --models) models="$2" ;;
     --contexts) contexts="$2" ;;
     --prompts) prompts="$2" ;;
+    --batches) batches="$2" ;;
     --rounds) rounds="$2" ;;
     *) printf 'bench: unknown option %s; --help lists them\n' "$1" >&2; exit 2 ;;
   esac
@@ -75,9 +77,9 @@ fi
 failed=0
 lines="$build/bench.jsonl"
 : >"$lines"
-# measure COMMAND...: its JSON lines go to the terminal and into the results, whatever became of it.
+# measure COMMAND...: its JSON lines go into the results, whatever became of it.
 measure() {
-  "$@" 2>>"$build/bench.err" | grep --line-buffered '^{' | tee -a "$lines" || {
+  "$@" 2>>"$build/bench.err" | grep --line-buffered '^{' >>"$lines" || {
     failed=1
     printf 'bench: failed: %s; see %s\n' "$*" "$build/bench.err" >&2
   }
@@ -90,7 +92,7 @@ for model in ${models//,/ }; do
     of_model+=(--llama-bench "$llama" --llama-model "$file")
   fi
   measure python3 "$root/scripts/bench_rounds.py" "$build/optimized/cuda/cuda_engine_bench" "$model" \
-    --contexts "$contexts" --prompts "$prompts" --rounds "$rounds" "${of_model[@]}"
+    --contexts "$contexts" --prompts "$prompts" --batches "$batches" --rounds "$rounds" "${of_model[@]}"
 done
 
 commit="$(git -C "$root" rev-parse --verify -q HEAD 2>/dev/null || echo unknown)"
@@ -103,5 +105,6 @@ pathlib.Path(out).write_text(json.dumps(
 if not results:
     sys.exit("bench: nothing was measured")
 PYTHON
+python3 "$root/scripts/bench_table.py" "$out"
 printf 'bench: %s\n' "$out"
 exit "$failed"

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """The CUDA engine and its peers in turn, several rounds over, so that heat and clocks are alike for all.
 
-    bench_rounds.py ENGINE 0.5b|7b [--contexts 0,1024] [--prompts 512,4096] [--rounds 3] [--transformers]
-                    [--llama-bench PROGRAM --llama-model FILE]
+    bench_rounds.py ENGINE 0.5b|7b [--contexts 0,1024] [--prompts 512,4096] [--batches 8,32] [--rounds 3]
+                    [--transformers] [--llama-bench PROGRAM --llama-model FILE]
+
+Batches are decoded at a context of 1024, also by transformers; llama-bench has no such measurement.
 
 ENGINE is cuda_engine_bench. Prints one JSON object a measurement, with its round, and at the end one a quantity: the
 median over the rounds with the fastest and the slowest, and how many times the peer's time the engine takes.
@@ -17,6 +19,7 @@ import sys
 from bench_shapes import SHAPES
 
 TOKENS = 48  # decoded in a row
+BATCH_CONTEXT = 1024
 
 
 def numbers(text):
@@ -27,10 +30,11 @@ def joined(values):
     return ",".join(map(str, values))
 
 
-def engine(program, model, contexts, prompts):
+def engine(program, model, contexts, prompts, batches):
     """One start of the engine's benchmark; it prints its own objects."""
-    done = subprocess.run([program, model, "--contexts", joined(contexts), "--prompts", joined(prompts),
-                           "--repeats", "20", "--tokens", str(TOKENS)], capture_output=True, text=True, check=False)
+    done = subprocess.run([program, model, "--contexts", joined(contexts), "--prompts", joined(prompts), "--batches",
+                           joined(batches), "--batch-context", str(BATCH_CONTEXT), "--repeats", "20", "--tokens",
+                           str(TOKENS)], capture_output=True, text=True, check=False)
     yield from (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
     if done.returncode != 0:
         yield {"what": "prefill", "error": f"status {done.returncode}: {done.stderr.strip()[-300:]}"}
@@ -57,18 +61,29 @@ def llama(program, file, contexts, prompts):
             yield {"what": "llama", "error": f"status {done.returncode}: {done.stderr.strip()[-300:]}"}
 
 
+def place_of(result):
+    """Where a quantity was measured; a peer that names no batch decodes one row."""
+    if "prompt" in result:
+        return (("prompt", result["prompt"]),)
+    return (("context", result["context"]), ("batch", result.get("batch", 1)))
+
+
 def summaries(found):
     """One object a quantity; `found` holds those of all rounds."""
-    times = {}
+    times, shares = {}, {}
     for result in found:
         if "us_median" in result:
-            place = ("prompt", result["prompt"]) if "prompt" in result else ("context", result["context"])
-            times.setdefault((result["what"], place), []).append(result["us_median"])
+            quantity = (result["what"], place_of(result))
+            times.setdefault(quantity, []).append(result["us_median"])
+            if "percent_of_read" in result:
+                shares.setdefault(quantity, []).append(result["percent_of_read"])
     own = {"prefill": "prefill", "decode": "decode"}
     for (what, place), values in times.items():
         middle = statistics.median(values)
-        summary = {"what": "summary", "of": what, place[0]: place[1], "rounds": len(values), "us_median": round(middle, 1),
+        summary = {"what": "summary", "of": what, **dict(place), "rounds": len(values), "us_median": round(middle, 1),
                    "us_fastest": min(values), "us_slowest": max(values)}
+        if (what, place) in shares:
+            summary["percent_of_read"] = round(statistics.median(shares[what, place]), 1)
         kind = next((kind for kind in own if what.endswith(kind) or f"_{kind}_" in what), None)
         ours = times.get((kind, place))
         if ours and what not in own and not what.endswith("tapped"):
@@ -82,6 +97,7 @@ def main():
     parser.add_argument("model", choices=SHAPES)
     parser.add_argument("--contexts", type=numbers, default=[0, 1024])
     parser.add_argument("--prompts", type=numbers, default=[512, 4096])
+    parser.add_argument("--batches", type=numbers, default=[])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--transformers", action="store_true")
     parser.add_argument("--llama-bench")
@@ -90,11 +106,11 @@ def main():
     if bool(arguments.llama_bench) != bool(arguments.llama_model):
         parser.error("--llama-bench and --llama-model go together")
     places = (arguments.contexts, arguments.prompts)
-    peers = [lambda: engine(arguments.engine, arguments.model, *places)]
+    peers = [lambda: engine(arguments.engine, arguments.model, *places, arguments.batches)]
     if arguments.transformers:
         from bench_transformers import Transformers  # loads PyTorch
         transformers = Transformers(arguments.model)
-        peers.append(lambda: transformers.measure(*places, TOKENS))
+        peers.append(lambda: transformers.measure(*places, arguments.batches, BATCH_CONTEXT, TOKENS))
     if arguments.llama_bench:
         peers.append(lambda: llama(arguments.llama_bench, arguments.llama_model, *places))
 

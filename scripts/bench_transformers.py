@@ -1,5 +1,5 @@
 """Decode and prefill of transformers' Qwen2 on this GPU: eager, and compiled with a static cache. Random bfloat16
-weights, batch 1."""
+weights."""
 import statistics
 import time
 
@@ -30,16 +30,16 @@ class Transformers:
         self.model = make_model(shape)
         self.warm = set()  # what has run before, and is compiled
 
-    def measure(self, contexts, prompts, tokens):
+    def measure(self, contexts, prompts, batches, batch_context, tokens):
         """One object a measurement, in the fields of cuda_engine_bench; of so few samples the fastest and the slowest
         stand for the percentiles."""
         with torch.inference_mode():
             for length in prompts:
                 yield self.result("transformers_prefill", {"prompt": length}, lambda n=length: self.prefill(n))
-            for context in contexts:
+            for batch, context in [(1, context) for context in contexts] + [(batch, batch_context) for batch in batches]:
                 for what, static in (("transformers_decode_eager", False), ("transformers_decode_compiled", True)):
-                    yield self.result(what, {"context": context},
-                                      lambda c=context, s=static: self.decode(c, tokens, s))
+                    yield self.result(what, {"batch": batch, "context": context},
+                                      lambda b=batch, c=context, s=static: self.decode(b, c, tokens, s))
 
     @staticmethod
     def result(what, place, measurement):
@@ -50,10 +50,10 @@ class Transformers:
             return {**fields, "error": f"{type(error).__name__}: {error}"[:300]}
         middle = statistics.median(times)
         return {**fields, "us_median": round(middle, 1), "us_fastest": round(times[0], 1),
-                "us_slowest": round(times[-1], 1), "tokens_per_s": round(1e6 * place.get("prompt", 1) / middle, 1)}
+                "us_slowest": round(times[-1], 1), "tokens_per_s": round(1e6 * place.get("prompt", place.get("batch", 1)) / middle, 1)}
 
-    def prompt(self, length):
-        return torch.randint(0, self.model.config.vocab_size, (1, length), device="cuda")
+    def prompt(self, length, batch=1):
+        return torch.randint(0, self.model.config.vocab_size, (batch, length), device="cuda")
 
     def generate(self, prompt, tokens, static):
         options = {"cache_implementation": "static"} if static else {}
@@ -66,14 +66,14 @@ class Transformers:
             raise RuntimeError(f"asked for {tokens} tokens, got {out.shape[1] - prompt.shape[1]}")
         return time.perf_counter() - started
 
-    def decode(self, context, tokens, static):
-        """Microseconds a token: the difference of two generations, so that the prefill and the start do not count."""
-        prompt = self.prompt(max(1, context))
+    def decode(self, batch, context, tokens, static):
+        """Microseconds a step: the difference of two generations, so that the prefill and the start do not count."""
+        prompt = self.prompt(max(1, context), batch)
         # The first call compiles, and one that follows others records its graphs anew.
-        for _ in range(1 if (context, static) in self.warm else 2):
+        for _ in range(1 if (batch, context, static) in self.warm else 2):
             self.generate(prompt, FEW, static)
             self.generate(prompt, FEW + tokens, static)
-        self.warm.add((context, static))
+        self.warm.add((batch, context, static))
         return [1e6 * (self.generate(prompt, FEW + tokens, static) - self.generate(prompt, FEW, static)) / tokens
                 for _ in range(REPEATS)]
 

@@ -151,7 +151,7 @@ run_sanitizers() {
 run_everything() {
   local dtype
   check kv_cache_layout 60 "$build/optimized/cuda/kv_cache_layout_cuda_test"
-  check engine 120 "$tests" '[gpu]~[invariance]~[faults]~[races]~[sanitizer]' &
+  check engine 180 "$tests" '[gpu]~[invariance]~[faults]~[races]~[sanitizer]' &
   check invariance 120 "$tests" '[invariance]' &
   check planted_in_kernels 120 "$tests" '[faults]' &
   check races 60 "$tests" '[races]' &

@@ -1,89 +1,33 @@
 #include "optimized/cuda/gemm.h"
 
-#include <cublasLt.h>
-#include <dlfcn.h>
-
 #include <algorithm>
+#include <compare>
+#include <cstring>
 #include <map>
 #include <stdexcept>
 #include <string>
-#include <tuple>
+#include <utility>
+#include <vector>
 
-#include "harness/contract/error.h"
+#include "optimized/cuda/cublaslt.h"
 #include "optimized/cuda/device_memory.h"
 
 namespace qdiff::optimized::cuda {
 namespace {
 
 constexpr std::size_t kWorkspaceBytes = 32U << 20;
+constexpr int kMostAnswers = 8;  // of the heuristics, to one question
 
-struct Library {
-  decltype(&cublasLtCreate) create;
-  decltype(&cublasLtDestroy) destroy;
-  decltype(&cublasLtGetStatusString) status_string;
-  decltype(&cublasLtMatmulDescCreate) desc_create;
-  decltype(&cublasLtMatmulDescDestroy) desc_destroy;
-  decltype(&cublasLtMatmulDescSetAttribute) desc_set;
-  decltype(&cublasLtMatrixLayoutCreate) layout_create;
-  decltype(&cublasLtMatrixLayoutDestroy) layout_destroy;
-  decltype(&cublasLtMatmulPreferenceCreate) preference_create;
-  decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy;
-  decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set;
-  decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
-  decltype(&cublasLtMatmulAlgoCheck) algo_check;
-  decltype(&cublasLtMatmul) matmul;
-};
+// The row counts for which the heuristics are asked; the first is the one whose bits are right.
+constexpr std::int64_t kNominalRows[] = {64, 128, 256, 512, 4096};
+constexpr std::int64_t kTrialRows = 64;
 
-void* open_library() {
-  // QDIFF_CUBLASLT_HINT is where the CUDA toolkit of the build has it; the loader's own places come first.
-  const std::string names[] = {"libcublasLt.so." QDIFF_CUDA_MAJOR,
-                               QDIFF_CUBLASLT_HINT "/libcublasLt.so." QDIFF_CUDA_MAJOR, "libcublasLt.so"};
-  std::string errors;
-  for (const std::string& name : names) {
-    if (void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL)) return handle;
-    errors += std::string("\n  ") + dlerror();
+std::int64_t nominal_rows(std::int64_t m) {
+  for (const std::int64_t rows : kNominalRows) {
+    if (m <= rows) return rows;
   }
-  throw CannotJudgeError("the cuda engine needs cuBLASLt of CUDA " QDIFF_CUDA_MAJOR
-                         ", and could not load it; install it, or add its folder to LD_LIBRARY_PATH:" +
-                         errors);
+  return kNominalRows[std::size(kNominalRows) - 1];
 }
-
-template <typename F>
-void resolve(void* handle, const char* name, F& function) {
-  function = reinterpret_cast<F>(dlsym(handle, name));
-  if (function == nullptr)
-    throw CannotJudgeError(std::string("cuBLASLt has no ") + name + "; is it of another version?");
-}
-
-const Library& library() {
-  static const Library kLibrary = [] {
-    void* handle = open_library();
-    Library l{};
-    resolve(handle, "cublasLtCreate", l.create);
-    resolve(handle, "cublasLtDestroy", l.destroy);
-    resolve(handle, "cublasLtGetStatusString", l.status_string);
-    resolve(handle, "cublasLtMatmulDescCreate", l.desc_create);
-    resolve(handle, "cublasLtMatmulDescDestroy", l.desc_destroy);
-    resolve(handle, "cublasLtMatmulDescSetAttribute", l.desc_set);
-    resolve(handle, "cublasLtMatrixLayoutCreate", l.layout_create);
-    resolve(handle, "cublasLtMatrixLayoutDestroy", l.layout_destroy);
-    resolve(handle, "cublasLtMatmulPreferenceCreate", l.preference_create);
-    resolve(handle, "cublasLtMatmulPreferenceDestroy", l.preference_destroy);
-    resolve(handle, "cublasLtMatmulPreferenceSetAttribute", l.preference_set);
-    resolve(handle, "cublasLtMatmulAlgoGetHeuristic", l.heuristic);
-    resolve(handle, "cublasLtMatmulAlgoCheck", l.algo_check);
-    resolve(handle, "cublasLtMatmul", l.matmul);
-    return l;
-  }();
-  return kLibrary;
-}
-
-void check_lt(cublasStatus_t status, const char* call, int line) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw std::runtime_error(std::string(__FILE__) + ":" + std::to_string(line) + ": " + call + ": " +
-                           library().status_string(status));
-}
-#define QDIFF_CUBLASLT_CHECK(call) check_lt((call), #call, __LINE__)
 
 cudaDataType_t data_type(DType dtype) {
   switch (dtype) {
@@ -99,7 +43,35 @@ cudaDataType_t data_type(DType dtype) {
   throw std::logic_error("the cuda engine has no float64 storage");
 }
 
-// The descriptors of one call. cuBLASLt counts in columns, so it computes out' = weights' x with out' the transpose.
+// What an algorithm is chosen for.
+struct Shape {
+  std::int64_t rows;
+  std::int64_t n;
+  std::int64_t k;
+  std::int64_t x_stride;
+  std::int64_t weight_stride;
+  std::int64_t out_stride;
+  int splits;
+  bool partial;
+  bool transposed;
+  bool biased;
+
+  Shape(const GemmCall& call, std::int64_t num_rows)
+      : rows(num_rows),
+        n(call.n),
+        k(call.k),
+        x_stride(call.x_stride),
+        weight_stride(call.weight_stride),
+        out_stride(call.out_stride),
+        splits(call.splits),
+        partial(call.partials != nullptr),
+        transposed(call.transposed),
+        biased(call.bias != nullptr) {}
+  auto operator<=>(const Shape&) const = default;
+};
+
+// The descriptors of one call. cuBLASLt counts in columns, so it computes out' = weights' x with out' the transpose;
+// the parts of k are a batch of products.
 struct Description {
   cublasLtMatmulDesc_t operation = nullptr;
   cublasLtMatrixLayout_t weights = nullptr;
@@ -107,7 +79,7 @@ struct Description {
   cublasLtMatrixLayout_t out = nullptr;
 
   Description(const GemmCall& call, std::int64_t m, DType dtype) {
-    const Library& l = library();
+    const CublasLt& l = cublaslt();
     const cudaDataType_t type = data_type(dtype);
     QDIFF_CUBLASLT_CHECK(l.desc_create(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     const cublasOperation_t op_weights = call.transposed ? CUBLAS_OP_N : CUBLAS_OP_T;
@@ -115,55 +87,95 @@ struct Description {
     if (call.bias != nullptr) {
       const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
       QDIFF_CUBLASLT_CHECK(l.desc_set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof(epilogue)));
-      QDIFF_CUBLASLT_CHECK(l.desc_set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &call.bias, sizeof(call.bias)));
       QDIFF_CUBLASLT_CHECK(l.desc_set(operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof(type)));
+      set_bias(call.bias);
     }
-    const auto rows = static_cast<std::uint64_t>(call.transposed ? call.n : call.k);
+    const bool partial = call.partials != nullptr;
+    const std::int64_t part = call.k / call.splits;
+    const auto rows = static_cast<std::uint64_t>(call.transposed ? call.n : part);
     const auto columns = static_cast<std::uint64_t>(call.transposed ? call.k : call.n);
     QDIFF_CUBLASLT_CHECK(l.layout_create(&weights, type, rows, columns, call.weight_stride));
     QDIFF_CUBLASLT_CHECK(
-        l.layout_create(&x, type, static_cast<std::uint64_t>(call.k), static_cast<std::uint64_t>(m), call.x_stride));
-    QDIFF_CUBLASLT_CHECK(l.layout_create(&out, type, static_cast<std::uint64_t>(call.n), static_cast<std::uint64_t>(m),
-                                         call.out_stride));
+        l.layout_create(&x, type, static_cast<std::uint64_t>(part), static_cast<std::uint64_t>(m), call.x_stride));
+    QDIFF_CUBLASLT_CHECK(l.layout_create(&out, partial ? CUDA_R_32F : type, static_cast<std::uint64_t>(call.n),
+                                         static_cast<std::uint64_t>(m), partial ? call.n : call.out_stride));
+    if (!partial) return;
+    set_batch(weights, call.splits, part);
+    set_batch(x, call.splits, part);
+    set_batch(out, call.splits, m * call.n);
   }
   Description(const Description&) = delete;
   Description& operator=(const Description&) = delete;
   ~Description() {
-    const Library& l = library();
+    const CublasLt& l = cublaslt();
     if (out != nullptr) l.layout_destroy(out);
     if (x != nullptr) l.layout_destroy(x);
     if (weights != nullptr) l.layout_destroy(weights);
     if (operation != nullptr) l.desc_destroy(operation);
   }
+
+  void set_bias(const void* bias) const {
+    QDIFF_CUBLASLT_CHECK(cublaslt().desc_set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof(bias)));
+  }
+
+ private:
+  static void set_batch(cublasLtMatrixLayout_t layout, int count, std::int64_t stride) {
+    const std::int32_t batch = count;
+    const CublasLt& l = cublaslt();
+    QDIFF_CUBLASLT_CHECK(l.layout_set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof(batch)));
+    QDIFF_CUBLASLT_CHECK(l.layout_set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof(stride)));
+  }
 };
 
-// The row count for which the heuristics are asked, one for each class of calls.
-std::int64_t nominal_rows(std::int64_t m) {
-  for (const std::int64_t rows : {64, 512}) {
-    if (m <= rows) return rows;
+// Rows of random numbers below one in magnitude, from a counter, in device memory.
+DeviceBuffer random_rows(std::int64_t rows, std::int64_t stride, DType dtype, cudaStream_t stream) {
+  const std::int64_t count = rows * stride;
+  std::vector<std::byte> host(static_cast<std::size_t>(count) * size_of(dtype));
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::uint64_t z = static_cast<std::uint64_t>(i + 1) * 0x9E3779B97F4A7C15ULL;
+    z = (z ^ (z >> 29)) * 0xBF58476D1CE4E5B9ULL;
+    store_element(host.data(), dtype, static_cast<std::size_t>(i), 0x1p-31 * static_cast<std::int32_t>(z >> 32));
   }
-  return 4096;
+  DeviceBuffer device(host.size());
+  QDIFF_CUDA_CHECK(cudaMemcpyAsync(device.data(), host.data(), host.size(), cudaMemcpyHostToDevice, stream));
+  QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream));
+  return device;
 }
 
 }  // namespace
 
+// Two and four parts were the fastest of 1, 2, 4, 8 and 16 over 8 to 256 rows of the 0.5B and the 7B, or within 5 % of
+// it (H200; docs/performance.md has the table). Undivided, cuBLASLt takes 418 us for down_proj of the 7B, in four
+// parts 38.
+int splits_of_product(std::int64_t k) {
+  constexpr std::int64_t kLong = 4096;
+  for (const int splits : {4, 2}) {
+    if ((splits == 2 || k >= kLong) && k % (8 * splits) == 0) return splits;  // parts of whole 16-byte packs
+  }
+  return 1;
+}
+
 struct Gemm::State {
-  using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, bool>;
+  struct Plan {
+    std::unique_ptr<const Description> description;
+    cublasLtMatmulAlgo_t algorithm;
+  };
 
   explicit State(DType storage) : dtype(storage), workspace(kWorkspaceBytes) {
-    QDIFF_CUBLASLT_CHECK(library().create(&handle));
+    QDIFF_CUBLASLT_CHECK(cublaslt().create(&handle));
   }
-  ~State() { library().destroy(handle); }
+  ~State() { cublaslt().destroy(handle); }
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 
-  cublasLtMatmulAlgo_t ask(const GemmCall& call, std::int64_t m) const {
-    const Library& l = library();
+  // The heuristics' answers for m rows, the likeliest to be fast first; at least one.
+  std::vector<cublasLtMatmulAlgo_t> ask(const GemmCall& call, std::int64_t m) const {
+    const CublasLt& l = cublaslt();
     const Description description(call, m, dtype);
     cublasLtMatmulPreference_t preference = nullptr;
     QDIFF_CUBLASLT_CHECK(l.preference_create(&preference));
     const std::uint32_t no_split_k = CUBLASLT_REDUCTION_SCHEME_NONE;
-    cublasLtMatmulHeuristicResult_t result{};
+    cublasLtMatmulHeuristicResult_t results[kMostAnswers] = {};
     int found = 0;
     cublasStatus_t status = l.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspaceBytes,
                                              sizeof(kWorkspaceBytes));
@@ -173,7 +185,7 @@ struct Gemm::State {
     }
     if (status == CUBLAS_STATUS_SUCCESS) {
       status = l.heuristic(handle, description.operation, description.weights, description.x, description.out,
-                           description.out, preference, 1, &result, &found);
+                           description.out, preference, kMostAnswers, results, &found);
     }
     l.preference_destroy(preference);
     QDIFF_CUBLASLT_CHECK(status);
@@ -181,43 +193,97 @@ struct Gemm::State {
       throw std::runtime_error("cuBLASLt has no algorithm for a product of " + std::to_string(m) + " x " +
                                std::to_string(call.n) + " x " + std::to_string(call.k));
     }
-    return result.algo;
+    std::vector<cublasLtMatmulAlgo_t> answers;
+    for (int i = 0; i < found; ++i) answers.push_back(results[i].algo);
+    return answers;
   }
 
-  bool fits(const cublasLtMatmulAlgo_t& algo, const Description& description) const {
+  bool fits(const cublasLtMatmulAlgo_t& algorithm, const Description& description) const {
     cublasLtMatmulHeuristicResult_t result{};
-    const cublasStatus_t status = library().algo_check(handle, description.operation, description.weights,
-                                                       description.x, description.out, description.out, &algo, &result);
+    const cublasStatus_t status =
+        cublaslt().algo_check(handle, description.operation, description.weights, description.x, description.out,
+                              description.out, &algorithm, &result);
     return status == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= kWorkspaceBytes;
+  }
+
+  void multiply(const GemmCall& call, const Description& description, const cublasLtMatmulAlgo_t& algorithm,
+                cudaStream_t stream) const {
+    const float one = 1.0F;
+    const float zero = 0.0F;
+    void* out = call.partials != nullptr ? call.partials : call.out;
+    QDIFF_CUBLASLT_CHECK(cublaslt().matmul(handle, description.operation, &one, call.weights, description.weights,
+                                           call.x, description.x, &zero, out, description.out, out, description.out,
+                                           &algorithm, workspace.data(), kWorkspaceBytes, stream));
+  }
+
+  // Of the answers for `rows` rows the first that gives the bits of `right`, or `right` where none does.
+  cublasLtMatmulAlgo_t first_with_same_bits(const GemmCall& call, std::int64_t rows, const cublasLtMatmulAlgo_t& right,
+                                            cudaStream_t stream) const {
+    GemmCall trial = call;
+    trial.m = kTrialRows;
+    const DeviceBuffer x = random_rows(kTrialRows, call.x_stride, dtype, stream);
+    trial.x = x.data();
+    const std::size_t bytes = call.partials != nullptr
+                                  ? static_cast<std::size_t>(call.splits * kTrialRows * call.n) * sizeof(float)
+                                  : static_cast<std::size_t>(kTrialRows * call.out_stride) * size_of(dtype);
+    const DeviceBuffer out(bytes);
+    if (call.partials != nullptr) {
+      trial.partials = out.as<float>();
+    } else {
+      trial.out = out.data();
+    }
+    const Description description(trial, trial.m, dtype);
+    const auto bits_of = [&](const cublasLtMatmulAlgo_t& algorithm) {
+      std::vector<std::byte> bits(bytes);
+      QDIFF_CUDA_CHECK(cudaMemsetAsync(out.data(), 0, bytes, stream));
+      multiply(trial, description, algorithm, stream);
+      QDIFF_CUDA_CHECK(cudaMemcpyAsync(bits.data(), out.data(), bytes, cudaMemcpyDeviceToHost, stream));
+      QDIFF_CUDA_CHECK(cudaStreamSynchronize(stream));
+      return bits;
+    };
+    const std::vector<std::byte> expected = bits_of(right);
+    for (const cublasLtMatmulAlgo_t& algorithm : ask(call, rows)) {
+      if (fits(algorithm, description) && bits_of(algorithm) == expected) return algorithm;
+    }
+    return right;
+  }
+
+  const cublasLtMatmulAlgo_t& algorithm_for(const GemmCall& call, std::int64_t rows, cudaStream_t stream) {
+    const auto found = algorithms.find(Shape(call, rows));
+    if (found != algorithms.end()) return found->second;
+    const cublasLtMatmulAlgo_t chosen =
+        rows == kNominalRows[0]
+            ? ask(call, rows).front()
+            : first_with_same_bits(call, rows, algorithm_for(call, kNominalRows[0], stream), stream);
+    return algorithms.emplace(Shape(call, rows), chosen).first->second;
+  }
+
+  const Plan& plan_for(const GemmCall& call, cudaStream_t stream) {
+    const auto found = plans.find(Shape(call, call.m));
+    if (found != plans.end()) return found->second;
+    auto description = std::make_unique<const Description>(call, call.m, dtype);
+    cublasLtMatmulAlgo_t algorithm = algorithm_for(call, nominal_rows(call.m), stream);
+    if (!fits(algorithm, *description)) algorithm = ask(call, call.m).front();
+    return plans.emplace(Shape(call, call.m), Plan{std::move(description), algorithm}).first->second;
   }
 
   DType dtype;
   cublasLtHandle_t handle = nullptr;
   DeviceBuffer workspace;
-  std::map<Key, cublasLtMatmulAlgo_t> algorithms;
+  std::map<Shape, cublasLtMatmulAlgo_t> algorithms;  // by nominal rows
+  std::map<Shape, Plan> plans;                       // by rows
 };
 
 Gemm::Gemm(DType dtype) : state_(std::make_unique<State>(dtype)) {}
 Gemm::~Gemm() = default;
 
 void Gemm::run(const GemmCall& call, cudaStream_t stream) {
-  State& s = *state_;
-  const Description description(call, call.m, s.dtype);
-  const auto key_of = [&call](std::int64_t rows) {
-    return State::Key(rows, call.n, call.k, call.weight_stride, call.out_stride, call.transposed, call.bias != nullptr);
-  };
-  const std::int64_t nominal = nominal_rows(call.m);
-  auto found = s.algorithms.find(key_of(nominal));
-  if (found == s.algorithms.end()) found = s.algorithms.emplace(key_of(nominal), s.ask(call, nominal)).first;
-  if (!s.fits(found->second, description)) {
-    found = s.algorithms.find(key_of(call.m));
-    if (found == s.algorithms.end()) found = s.algorithms.emplace(key_of(call.m), s.ask(call, call.m)).first;
+  if (call.partials != nullptr && (call.transposed || call.bias != nullptr || call.k % call.splits != 0)) {
+    throw std::logic_error("Gemm::run: a product in parts has no bias, is not transposed and has equal parts");
   }
-  const float one = 1.0F;
-  const float zero = 0.0F;
-  QDIFF_CUBLASLT_CHECK(library().matmul(s.handle, description.operation, &one, call.weights, description.weights,
-                                        call.x, description.x, &zero, call.out, description.out, call.out,
-                                        description.out, &found->second, s.workspace.data(), kWorkspaceBytes, stream));
+  const State::Plan& plan = state_->plan_for(call, stream);
+  if (call.bias != nullptr) plan.description->set_bias(call.bias);
+  state_->multiply(call, *plan.description, plan.algorithm, stream);
 }
 
 }  // namespace qdiff::optimized::cuda

@@ -1,8 +1,9 @@
-// Matrix products of many rows, by cuBLASLt: float32 sums, one rounding at the end, no split-K.
+// Matrix products of many rows, by cuBLASLt: float32 sums, one rounding at the end.
 //
-// The library is loaded when an engine is made, not when the program starts: it is half a gigabyte, and machines
-// without a GPU need not have it. The algorithm is chosen by the library's heuristics for a few nominal row counts and
-// then kept for all calls of that class, so that a row has the same bits however many rows stand beside it.
+// A row has the same bits however many rows stand beside it. cuBLASLt's heuristics are asked for a few nominal row
+// counts, and what they answer for the fewest rows says which bits are right: of their answers for more rows the first
+// is taken that gives the same bits on random rows and the weights at hand. Time is not measured, so the choice does
+// not depend on what else the machine does.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -24,10 +25,18 @@ struct GemmCall {
   const void* bias = nullptr;  // [n] or null
   void* out = nullptr;         // [m,n]
   std::int64_t out_stride = 0;
+  // Instead of out, where given: [splits,m,n], the sums over each of so many equal parts of k, in float32 and without
+  // the bias. Not with `transposed`.
+  float* partials = nullptr;
+  int splits = 1;
   std::int64_t m = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
 };
+
+// Into how many parts k is cut where the rows and the matrix are small, so that every multiprocessor has weights to
+// read. It depends on nothing but k, and with it a row's bits.
+int splits_of_product(std::int64_t k);
 
 class Gemm {
  public:
@@ -36,6 +45,7 @@ class Gemm {
   ~Gemm();
   Gemm(Gemm&&) = delete;
 
+  // The first call of a shape may wait for the stream, which must not be capturing then.
   void run(const GemmCall& call, cudaStream_t stream);
 
  private:

@@ -23,13 +23,36 @@ void LayerPass::embedding(const StepShape& shape, void* out, Recorder* recorder)
   const bool planted = is(fault, FaultId::kWrongTokenEmbedding);
   launch_embedding({parts_.model.embedding, memory_.step, out, shape.rows(), static_cast<int>(c.hidden),
                     static_cast<int>(c.vocab), kernel_fault(planted ? fault : nullptr)},
-                   launch(planted, shape.matvec));
+                   launch(planted, true));
   if (recorder != nullptr) record_embedding(shape, out, *recorder);
 }
 
 void LayerPass::layer(int index, const StepShape& shape, const void* x, const LayerBuffers& out, Recorder* recorder) {
   const PlantedFault* fault = fault_ != nullptr && fault_->holds_in(index) ? fault_ : nullptr;
-  const Stage stage{index, shape, parts_.model.layers[static_cast<std::size_t>(index)], x, out, fault, recorder};
+  run({index, shape, parts_.model.layers[static_cast<std::size_t>(index)], x, out, fault, recorder});
+}
+
+void LayerPass::step(const StepShape& shape, const Arena& arena, Recorder* recorder) {
+  embedding(shape, arena.input(), recorder);
+  const std::vector<LayerWeights>& layers = parts_.model.layers;
+  const bool chained = fault_ == nullptr && !shape.matvec;
+  const void* x = arena.input();
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const int index = static_cast<int>(i);
+    const LayerBuffers& out = arena.layer(index);
+    if (chained) {
+      const Norm next = i + 1 < layers.size() ? Norm{layers[i + 1].input_norm, arena.layer(index + 1).input_norm}
+                                              : Norm{parts_.model.norm, arena.norm()};
+      run({index, shape, layers[i], x, out, nullptr, recorder, true, i > 0, next});
+    } else {
+      layer(index, shape, x, out, recorder);
+    }
+    x = out.output;
+  }
+  head(shape, x, arena, recorder, chained);
+}
+
+void LayerPass::run(const Stage& stage) {
   qkv(stage);
   attention(stage);
   o_proj(stage);
@@ -135,7 +158,7 @@ void LayerPass::rms_norm(const StepShape& shape, const void* x, const void* weig
                          const PlantedFault* fault) {
   const bool planted = fault != nullptr && fault->plants(PlantedStage::kNorm);
   launch_rms_norm({x, weight, y, shape.rows(), static_cast<int>(parts_.model.config.hidden), eps, kernel_fault(fault)},
-                  launch(planted, false));
+                  launch(planted, true));
 }
 
 // ---- Stages -------------------------------------------------------------------------------------------------------
@@ -172,7 +195,7 @@ void LayerPass::qkv(const Stage& stage) {
     launch_matvec(MatvecKind::kQkv, p, launch(planted_norm || p.wrong.parts != 0 || first_row_only, true));
     if (planted_append) rotate_and_append(stage, stage.fault->id() != FaultId::kAfterCache);
   } else {
-    rms_norm(shape, stage.x, norm_weight, stage.out.input_norm, eps, stage.fault);
+    if (!stage.normed) rms_norm(shape, stage.x, norm_weight, stage.out.input_norm, eps, stage.fault);
     const GemmCall call{.x = stage.out.input_norm,
                         .x_stride = c.hidden,
                         .weights = stage.weights.qkv,
@@ -183,8 +206,15 @@ void LayerPass::qkv(const Stage& stage) {
                         .m = shape.rows(),
                         .n = width,
                         .k = c.hidden};
-    multiply_qkv(stage, call);
-    rotate_and_append(stage, planted_append && stage.fault->id() != FaultId::kAfterCache);
+    if (stage.fault == nullptr && shape.batch_class()) {
+      RopeAppendParams p = rope_params(stage);
+      p.bias = bias;
+      p.partials = multiply_in_parts(stage, call);
+      launch_rope_append(p, launch(false, true));
+    } else {
+      multiply_qkv(stage, call);
+      rotate_and_append(stage, planted_append && stage.fault->id() != FaultId::kAfterCache);
+    }
   }
   record_qkv(stage);
 }
@@ -209,6 +239,18 @@ void LayerPass::multiply(const Stage& stage, const GemmCall& call, const Parts& 
     first += one.n;
   }
   stage.fault->count();
+}
+
+PartialSums LayerPass::multiply_in_parts(const Stage& stage, GemmCall call) {
+  if (!stage.shape.batch_class()) {
+    parts_.gemm.run(call, stream_);
+    return {};
+  }
+  call.bias = nullptr;
+  call.partials = memory_.product_partials.as<float>();
+  call.splits = splits_of_product(call.k);
+  parts_.gemm.run(call, stream_);
+  return {call.partials, call.splits};
 }
 
 void LayerPass::multiply_qkv(const Stage& stage, const GemmCall& call) {
@@ -242,7 +284,7 @@ void LayerPass::multiply_in_other_order(const Stage& stage, const GemmCall& call
 }
 
 void LayerPass::rotate_and_append(const Stage& stage, bool planted) {
-  launch_rope_append(rope_params(stage), launch(planted, false));
+  launch_rope_append(rope_params(stage), launch(planted, true));
 }
 
 void LayerPass::attention(const Stage& stage) {
@@ -279,10 +321,13 @@ void LayerPass::attention(const Stage& stage) {
   p.num_splits = memory_.num_splits;
   p.fault = kernel_fault(stage.fault);
   const bool planted = stage.fault != nullptr && stage.fault->plants(PlantedStage::kAttention);
-  if (stage.shape.matvec) {
-    launch_decode_attention(p, launch(planted || (stage.fault != nullptr && stage.fault->race() != Race::kNone), true));
+  const bool races = stage.fault != nullptr && stage.fault->race() != Race::kNone;
+  if (stage.shape.num_tokens > 1) {
+    launch_flash_attention(p, launch(planted, true));
+  } else if (stage.shape.matvec || planted || races || !tensor_decode_attention_takes(p, parts_.model.dtype)) {
+    launch_decode_attention(p, launch(planted || races, true));
   } else {
-    launch_flash_attention(p, launch(planted, false));
+    launch_tensor_decode_attention(p, launch(false, true));
   }
   // The rotated keys served this step; what stays in the cache is unrotated.
   if (is(stage.fault, FaultId::kAfterCache)) rotate_and_append(stage, true);
@@ -320,12 +365,22 @@ void LayerPass::o_proj(const Stage& stage) {
                         .m = shape.rows(),
                         .n = c.hidden,
                         .k = c.q_width()};
-    if (overwrites) {
-      multiply_over_input(stage, call, stage.out.attention);
+    if (stage.fault == nullptr) {  // and the norm in front of gate_up, of the sum while it is at hand
+      const PartialSums partials = multiply_in_parts(stage, call);
+      launch_add_norm(
+          {{residual, stage.out.o_proj, partials, stage.out.resid_mid, shape.rows(), static_cast<int>(c.hidden)},
+           norm_weight_of(stage, true),
+           stage.out.post_norm,
+           eps_of(nullptr, false)},
+          launch(false, true));
     } else {
-      multiply(stage, call, {{FaultId::kTransposedO, c.hidden}});
+      if (overwrites) {
+        multiply_over_input(stage, call, stage.out.attention);
+      } else {
+        multiply(stage, call, {{FaultId::kTransposedO, c.hidden}});
+      }
+      add_residual(stage, residual, stage.out.o_proj, stage.out.resid_mid);
     }
-    add_residual(stage, residual, stage.out.o_proj, stage.out.resid_mid);
   }
   record_o_proj(stage);
 }
@@ -350,14 +405,16 @@ void LayerPass::multiply_over_input(const Stage& stage, const GemmCall& call, vo
   if (call.n > tile) stage.fault->count();
 }
 
-void LayerPass::add_residual(const Stage& stage, const void* residual, const void* product, void* sum) {
-  const std::int64_t count = stage.shape.rows() * parts_.model.config.hidden;
+void LayerPass::add_residual(const Stage& stage, const void* residual, void* product, void* sum) {
+  const std::int64_t hidden = parts_.model.config.hidden;
+  const int rows = stage.shape.rows();
   if (is(stage.fault, FaultId::kResidualLost) && stage.fault->value() == 1.0) {
-    QDIFF_CUDA_CHECK(cudaMemcpyAsync(sum, product, static_cast<std::size_t>(count) * size_of(parts_.model.dtype),
+    QDIFF_CUDA_CHECK(cudaMemcpyAsync(sum, product,
+                                     static_cast<std::size_t>(rows * hidden) * size_of(parts_.model.dtype),
                                      cudaMemcpyDeviceToDevice, stream_));
     return;
   }
-  launch_add({residual, product, sum, count}, launch(false, false));
+  launch_add({residual, product, {}, sum, rows, static_cast<int>(hidden)}, launch(false, true));
 }
 
 void LayerPass::gate_up(const Stage& stage) {
@@ -387,7 +444,7 @@ void LayerPass::gate_up(const Stage& stage) {
     launch_matvec(MatvecKind::kGateUp, p, launch(planted_act || planted_norm || p.wrong.parts != 0, true));
     if (planted_act) fault->count();
   } else {
-    rms_norm(shape, stage.out.resid_mid, norm_weight, stage.out.post_norm, eps, fault);
+    if (fault != nullptr) rms_norm(shape, stage.out.resid_mid, norm_weight, stage.out.post_norm, eps, fault);
     multiply(stage,
              {.x = stage.out.post_norm,
               .x_stride = c.hidden,
@@ -401,7 +458,7 @@ void LayerPass::gate_up(const Stage& stage) {
              gate_up_parts);
     launch_silu_mul(
         {stage.out.gate_up, stage.out.act, shape.rows(), static_cast<int>(c.intermediate), kernel_fault(fault)},
-        launch(planted_act, false));
+        launch(planted_act, true));
   }
   record_gate_up(stage);
 }
@@ -438,6 +495,17 @@ void LayerPass::down_proj(const Stage& stage) {
                       .m = shape.rows(),
                       .n = c.hidden,
                       .k = c.intermediate};
+  if (fault == nullptr) {
+    const PartialSums partials = multiply_in_parts(stage, call);
+    const AddParams add{residual,         stage.out.down_proj, partials,
+                        stage.out.output, shape.rows(),        static_cast<int>(c.hidden)};
+    if (stage.next.weight == nullptr) {
+      launch_add(add, launch(false, true));
+    } else {
+      launch_add_norm({add, stage.next.weight, stage.next.normed, eps_of(nullptr, false)}, launch(false, true));
+    }
+    return;
+  }
   if (overwrites) {
     multiply_over_input(stage, call, stage.out.act);
   } else {
@@ -447,6 +515,10 @@ void LayerPass::down_proj(const Stage& stage) {
 }
 
 void LayerPass::head(const StepShape& shape, const void* x, const Arena& arena, Recorder* recorder) {
+  head(shape, x, arena, recorder, false);
+}
+
+void LayerPass::head(const StepShape& shape, const void* x, const Arena& arena, Recorder* recorder, bool normed) {
   const ModelConfig& c = parts_.model.config;
   const PlantedFault* fault = fault_ != nullptr && fault_->holds_in(kNoLayer) ? fault_ : nullptr;
   const float eps = eps_of(fault, true);
@@ -472,7 +544,7 @@ void LayerPass::head(const StepShape& shape, const void* x, const Arena& arena, 
                                        static_cast<std::size_t>(shape.rows() * c.hidden) * size_of(parts_.model.dtype),
                                        cudaMemcpyDeviceToDevice, stream_));
       fault->count();
-    } else {
+    } else if (!normed) {
       rms_norm(shape, x, parts_.model.norm, arena.norm(), eps, fault);
     }
     parts_.gemm.run({.x = arena.norm(),

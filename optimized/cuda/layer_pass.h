@@ -1,10 +1,11 @@
-// Enqueues the kernels of a step's parts. Two kernel classes compute the same operations:
-//   decode   one token a row and few rows: fused matrix-vector kernels and split attention
-//   prefill  everything else: cuBLASLt products, flash attention, and small kernels between them
-// Within a class a row's bits depend neither on the other rows nor on how a prompt is cut into steps. Between the
-// classes they differ, for the orders of their sums do. In prefill cuBLASLt's algorithm is chosen for at most 64, at
-// most 512 and more rows: the same bits came out of all three at every shape tested, but the library does not promise
-// it.
+// Enqueues the kernels of a step's parts. Three kernel classes compute the same operations:
+//   matvec   one token a row and few rows (of long rows of weights one, else up to kMaxMatvecRows): fused matrix-vector
+//            kernels and split attention
+//   batch    one token a row and more rows: cuBLASLt products, most of them in parts of k that the kernel behind adds
+//            up, and split attention on tensor cores
+//   prefill  several tokens a row: cuBLASLt products, flash attention, and small kernels between them
+// Within a class a row's bits depend neither on the other rows nor on how a prompt is cut into steps (for cuBLASLt's
+// products gemm.h says how). Between the classes they differ, for the orders of their sums do.
 #pragma once
 
 #include "harness/contract/step.h"
@@ -36,8 +37,9 @@ struct SessionMemory {
   float* partial_sum;
   float* partial_out;
   DeviceBuffer tickets;
-  DeviceBuffer cache_view;
   int num_splits;
+  DeviceBuffer product_partials;  // of the batch class; empty in a session that the matvec class serves
+  DeviceBuffer cache_view;
 };
 
 // A step as kernels see it.
@@ -47,7 +49,8 @@ struct StepShape {
   int valid_length;
   bool decode;        // the phase
   bool first_decode;  // the first of that phase
-  bool matvec;        // the decode class of kernels
+  bool matvec;        // the class of kernels
+  bool batch_class() const { return num_tokens == 1 && !matvec; }
   int rows() const { return batch * num_tokens; }
 };
 
@@ -56,6 +59,9 @@ class LayerPass {
   LayerPass(EngineParts& parts, SessionMemory& memory, const PlantedFault* fault, cudaStream_t stream)
       : parts_(parts), memory_(memory), fault_(fault), stream_(stream) {}
 
+  // All parts in turn. The same bits as the parts one by one, with fewer kernels: where a layer's output is made, the
+  // norm behind it is too.
+  void step(const StepShape& shape, const Arena& arena, Recorder* recorder);
   // out: [M,D].
   void embedding(const StepShape& shape, void* out, Recorder* recorder);
   // x: [M,D].
@@ -65,6 +71,11 @@ class LayerPass {
   void record_step(const StepShape& shape, const Arena& arena, bool caches, Recorder& recorder);
 
  private:
+  // The norm of a layer's output, where the layer makes it.
+  struct Norm {
+    const void* weight = nullptr;  // [D]
+    void* normed = nullptr;        // [M,D]
+  };
   // One layer's circumstances, handed from stage to stage.
   struct Stage {
     int layer;
@@ -74,8 +85,12 @@ class LayerPass {
     const LayerBuffers& out;
     const PlantedFault* fault;  // if it holds in this layer
     Recorder* recorder;
-    bool caches = true;  // are recorded too
+    bool caches = true;   // are recorded too
+    bool normed = false;  // input_norm is there already
+    Norm next{};          // without a weight: made by what comes behind
   };
+  void run(const Stage& stage);
+  void head(const StepShape& shape, const void* x, const Arena& arena, Recorder* recorder, bool normed);
 
   void qkv(const Stage& stage);
   void rotate_and_append(const Stage& stage, bool planted);
@@ -91,10 +106,12 @@ class LayerPass {
   using Parts = std::vector<Part>;
   Parts qkv_parts() const;
   void multiply(const Stage& stage, const GemmCall& call, const Parts& parts);
+  // A right layer's product. The batch class leaves sums over parts of k, and the kernel behind makes the product.
+  PartialSums multiply_in_parts(const Stage& stage, GemmCall call);
   void multiply_qkv(const Stage& stage, const GemmCall& call);
   void multiply_in_other_order(const Stage& stage, const GemmCall& call);
   void multiply_over_input(const Stage& stage, const GemmCall& call, void* input);
-  void add_residual(const Stage& stage, const void* residual, const void* product, void* sum);
+  void add_residual(const Stage& stage, const void* residual, void* product, void* sum);
 
   RopeAppendParams rope_params(const Stage& stage) const;
   const void* bias_of(const Stage& stage) const;

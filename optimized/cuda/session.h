@@ -48,9 +48,11 @@ class CudaSession final : public Session {
   TensorView download(const void* source, Shape shape, std::int64_t stride);
   void begin(const Step& step, TensorSink* sink);
   Recorder* recorder() { return recorder_.active() ? &recorder_ : nullptr; }
-  const void* enqueue_step(const StepShape& shape, const Arena& arena, Recorder* recorder);
   Graph capture(const StepShape& shape, const Arena& arena, bool greedy);
   Graph capture_once(const StepShape& shape, const Arena& arena, bool greedy, bool last_attempt);
+  // Whether nothing waits in a step of this shape: the first products of the batch class do, for they choose their
+  // algorithms.
+  bool may_capture(const StepShape& shape) const { return shape.matvec || products_chosen_; }
   void arrange_whole(int turn);
   void prepare_greedy(const StepShape& shape, int turn, bool tapped);
 
@@ -77,6 +79,7 @@ class CudaSession final : public Session {
   LayerPass pass_;
   std::vector<Progress> progress_;  // by layer
   bool matvec_fits_;
+  bool products_chosen_ = false;
 };
 
 }  // namespace qdiff::optimized::cuda

@@ -26,7 +26,8 @@ class StandIns(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.root = Path(folder.name)
         (self.root / "scripts").mkdir()
-        for name in ("gpu-check.sh", "gpu_grid.py", "gpu_planted.py", "bench.sh", "bench_rounds.py", "bench_shapes.py"):
+        for name in ("gpu-check.sh", "gpu_grid.py", "gpu_planted.py", "bench.sh", "bench_rounds.py", "bench_shapes.py",
+                     "bench_table.py"):
             shutil.copy(SCRIPTS / name, self.root / "scripts")
         for name in ("cmake", "nproc"):
             self.program(f"bin/{name}", PASS)
@@ -195,6 +196,7 @@ class Bench(StandIns):
     def engine(self, status=0):
         self.program("build/optimized/cuda/cuda_engine_bench", f"""#!/bin/sh
 echo '{{"what": "prefill", "prompt": 512, "us_median": 50}}'
+echo '{{"what": "decode", "batch": 8, "context": 1024, "us_median": 4, "percent_of_read": 61.5}}'
 [ $1 = 0.5b ] || exit {status}
 """)
 
@@ -202,7 +204,7 @@ echo '{{"what": "prefill", "prompt": 512, "us_median": 50}}'
         return [result for result in self.results()["results"] if result["what"] == what]
 
     def test_help(self):
-        self.says_what_it_takes("bench.sh", "--rounds", "--prompts", "--no-peers")
+        self.says_what_it_takes("bench.sh", "--rounds", "--prompts", "--batches", "--no-peers")
 
     def test_a_failing_benchmark_is_no_success(self):
         for status, ended in ((0, 0), (3, 1)):
@@ -230,13 +232,18 @@ esac
         self.assertIn("transformers", done.stderr)
         turns = [(result["model"], result["round"], result["what"]) for result in self.results()["results"]
                  if result["what"] != "summary"]
-        one_round = ["prefill", "llama_prefill", "llama_decode"]
+        one_round = ["prefill", "decode", "llama_prefill", "llama_decode"]
         self.assertEqual(turns, [(model, number, what) for model in ("0.5b", "7b") for number in (1, 2)
                                  for what in one_round])
         self.assertEqual({result["us_median"] for result in self.of("llama_prefill")}, {100.0})
         self.assertEqual({result["us_median"] for result in self.of("llama_decode")}, {2.0})
         summary = next(result for result in self.of("summary") if result["of"] == "llama_prefill")
         self.assertEqual((summary["engine_takes"], summary["rounds"], summary["us_slowest"]), (0.5, 2, 100.0))
+        # One row of llama.cpp's is no peer of eight rows of the engine's.
+        table = [" ".join(line.split()) for line in done.stdout.splitlines()]
+        self.assertIn("7b prefill 512 50.0 50.0..50.0 10240000.0 llama 0.500", table)
+        self.assertIn("7b decode @1024, 8 rows 4.0 4.0..4.0 61.5 2000000.0", table)
+        self.assertNotIn('"what"', done.stdout)
 
     def test_random_weights_for_llama_bench(self):
         """The file's own account of itself: its tensors fill it to the end."""

@@ -1,7 +1,8 @@
-// Microseconds a decoded token at given contexts, with and without taps, and a prefill of given prompts, at batch 1.
+// Microseconds a decoded token at given contexts, with and without taps, and a prefill of given prompts, at batch 1;
+// and a decode step of given batches at one context.
 //
 //   cuda_engine_bench 0.5b|7b [--contexts 0,1024,8192] [--tokens 128] [--prompts 512,4096] [--repeats 20]
-//                             [--taps yes|no] [--dtype bfloat16]
+//                             [--batches 2,8,32,128] [--batch-context 1024] [--taps yes|no] [--dtype bfloat16]
 //
 // The weights are random, in the shapes of Qwen2.5-0.5B and -7B. Prints one JSON object a line: what the memory
 // delivers, then a measurement each. Times are between events on the stream; the first tenth is warm-up. With taps all
@@ -75,6 +76,8 @@ struct Arguments {
   int repeats = 20;
   std::vector<std::int64_t> contexts = {0, 1024, 8192};
   std::vector<std::int64_t> prompts = {512, 4096};
+  std::vector<std::int64_t> batches;
+  std::int64_t batch_context = 1024;
   bool taps = true;
   DType dtype = DType::kBF16;
 };
@@ -102,6 +105,10 @@ Arguments parse(int argc, char** argv) {
       a.contexts = parse_list(value);
     } else if (option == "--prompts") {
       a.prompts = parse_list(value);
+    } else if (option == "--batches") {
+      a.batches = parse_list(value);
+    } else if (option == "--batch-context") {
+      a.batch_context = std::stoll(value);
     } else if (option == "--taps" && (value == "yes" || value == "no")) {
       a.taps = value == "yes";
     } else if (option == "--dtype" && parse_dtype(value)) {
@@ -112,16 +119,24 @@ Arguments parse(int argc, char** argv) {
   }
   if (a.tokens < 10) throw InputError("--tokens takes 10 or more");
   if (a.repeats < 10) throw InputError("--repeats takes 10 or more");  // of fewer the ends are no tenth
+  for (const std::int64_t batch : a.batches) {
+    if (batch < 1) throw InputError("--batches takes numbers of 1 or more");
+  }
   for (const std::int64_t prompt : a.prompts) {
     if (prompt < 2) throw InputError("--prompts takes lengths of 2 or more");
   }
   return a;
 }
 
-Step make_step(int index, Phase phase, std::int64_t past, std::int64_t count, std::int64_t vocab) {
-  Step step{.index = index, .phase = phase, .tokens = {{}}, .past_length = past, .positions = {}, .left_padding = {0}};
-  for (std::int64_t t = 0; t < count; ++t) {
-    step.tokens[0].push_back(static_cast<std::int32_t>((past + t) * 7919 % vocab));
+Step make_step(int index, Phase phase, std::int64_t past, std::int64_t count, std::int64_t vocab,
+               std::int64_t batch = 1) {
+  Step step{.index = index, .phase = phase, .tokens = {}, .past_length = past, .positions = {}, .left_padding = {}};
+  step.left_padding.assign(static_cast<std::size_t>(batch), 0);
+  for (std::int64_t b = 0; b < batch; ++b) {
+    auto& tokens = step.tokens.emplace_back();
+    for (std::int64_t t = 0; t < count; ++t) {
+      tokens.push_back(static_cast<std::int32_t>(((past + t) * 7919 + b * 104729) % vocab));
+    }
   }
   set_default_positions(step);
   return step;
@@ -144,15 +159,15 @@ Spread spread_of(std::vector<float> milliseconds) {
   return {quantile(0.5), quantile(0.1), quantile(0.9)};
 }
 
-// What one token reads: the embedding where it is lm_head's matrix too, every other weight, and the keys and values
-// before it.
-double bytes_of_token(const ModelConfig& c, DType dtype, std::int64_t context) {
+// What one step reads: the embedding where it is lm_head's matrix too, every other weight, and the keys and values
+// before each batch row.
+double bytes_of_step(const ModelConfig& c, DType dtype, std::int64_t batch, std::int64_t context) {
   double elements = 0.0;
   for (const ModelWeight& weight : weights_of(c)) {
     const bool only_looked_up = weight.id.op == Op::kEmbedTokens && !c.tie_word_embeddings;
     if (!only_looked_up) elements += static_cast<double>(num_elements(weight.shape));
   }
-  elements += 2.0 * static_cast<double>(c.num_layers * c.kv_width() * context);
+  elements += 2.0 * static_cast<double>(c.num_layers * c.kv_width() * context * batch);
   return elements * static_cast<double>(size_of(dtype));
 }
 
@@ -171,18 +186,23 @@ class Touching final : public TensorSink {
   double sum = 0.0;
 };
 
-void measure_decode(EngineParts& parts, const Arguments& a, std::int64_t context, double terabytes) {
+void measure_decode(EngineParts& parts, const Arguments& a, std::int64_t batch, std::int64_t context, bool taps,
+                    double terabytes) {
   const ModelConfig& c = parts.model.config;
-  const int rounds = a.taps ? 2 : 1;
-  CudaSession session(
-      parts, {.batch = 1, .capacity = context + 2 * rounds * a.tokens, .left_padding = {0}, .poison = Poison::kNaN},
-      nullptr);
-  constexpr std::int64_t kChunk = 1024;
+  const int rounds = taps ? 2 : 1;
+  CudaSession session(parts,
+                      {.batch = batch,
+                       .capacity = context + 2 * rounds * a.tokens,
+                       .left_padding = std::vector<std::int64_t>(static_cast<std::size_t>(batch), 0),
+                       .poison = Poison::kNaN},
+                      nullptr);
+  // In pieces of about as many rows; one of a single token would be a decode step.
+  const std::int64_t chunk = std::max<std::int64_t>(2, 2048 / batch);
   std::int64_t past = 0;
   int index = 0;
   while (past < context) {
-    const std::int64_t count = std::min(kChunk, context - past);
-    session.run_step(make_step(index++, Phase::kPrefill, past, count, c.vocab), nullptr);
+    const std::int64_t count = std::min(chunk, context - past);
+    session.run_step(make_step(index++, Phase::kPrefill, past, count, c.vocab, batch), nullptr);
     past += count;
   }
   // Turn by turn, so that heat and clocks are alike for both.
@@ -193,17 +213,18 @@ void measure_decode(EngineParts& parts, const Arguments& a, std::int64_t context
     CudaSession::StepSinks sinks;
     if (tapped) sinks = [&sink](int) { return &sink; };
     const std::vector<float> some =
-        session.decode_greedily(make_step(index++, Phase::kDecode, past, 1, c.vocab), a.tokens, sinks);
+        session.decode_greedily(make_step(index++, Phase::kDecode, past, 1, c.vocab, batch), a.tokens, sinks);
     // The first steps of a turn wait for the graph to be uploaded.
     times[tapped ? 1 : 0].insert(times[tapped ? 1 : 0].end(), some.begin() + a.tokens / 10, some.end());
     past += a.tokens;
   }
   for (int tapped = 0; tapped < rounds; ++tapped) {
     const Spread us = spread_of(times[tapped]);
-    char more[160];
-    std::snprintf(more, sizeof(more), "\"context\": %lld, \"tokens_per_s\": %.1f, \"percent_of_read\": %.1f",
-                  static_cast<long long>(context), 1e6 / us.median,
-                  bytes_of_token(c, a.dtype, context) / us.median / terabytes / 1e4);
+    char more[200];
+    std::snprintf(
+        more, sizeof(more), "\"batch\": %lld, \"context\": %lld, \"tokens_per_s\": %.1f, \"percent_of_read\": %.1f",
+        static_cast<long long>(batch), static_cast<long long>(context), 1e6 * static_cast<double>(batch) / us.median,
+        bytes_of_step(c, a.dtype, batch, context) / us.median / terabytes / 1e4);
     print(a, tapped == 1 ? "decode_tapped" : "decode", us, more);
   }
 }
@@ -230,7 +251,12 @@ int main(int argc, char** argv) {
     EngineParts parts(load_device_model(source, arguments.dtype));
     const double terabytes = read_terabytes_per_second();
     std::printf("{\"what\": \"read\", \"tb_per_s\": %.3f}\n", terabytes);
-    for (const std::int64_t context : arguments.contexts) measure_decode(parts, arguments, context, terabytes);
+    for (const std::int64_t context : arguments.contexts) {
+      measure_decode(parts, arguments, 1, context, arguments.taps, terabytes);
+    }
+    for (const std::int64_t batch : arguments.batches) {
+      measure_decode(parts, arguments, batch, arguments.batch_context, false, terabytes);
+    }
     for (const std::int64_t prompt : arguments.prompts) measure_prefill(parts, arguments, prompt);
     return 0;
   } catch (const CannotJudgeError& error) {

@@ -56,11 +56,19 @@ struct RmsNormParams {
 };
 void launch_rms_norm(const RmsNormParams& params, const Launch& launch);
 
+// A product of M rows and n columns whose sum over k was taken in equal parts: [splits,M,n]. No parts: sums is null.
+struct PartialSums {
+  const float* sums;
+  int splits;
+};
+
 // Rotates q and k and appends k and v to the cache.
 struct RopeAppendParams {
-  const void* qkv;  // [M, (H+2K)*d]: q, k, v behind their biases
-  void* q_rope;     // [M,H,d]
-  void* k_rope;     // [M,K,d]
+  void* qkv;             // [M, (H+2K)*d]: q, k, v behind their biases
+  PartialSums partials;  // where given, qkv is still to be made of them and of the bias
+  const void* bias;      // [(H+2K)*d], with partials
+  void* q_rope;          // [M,H,d]
+  void* k_rope;          // [M,K,d]
   void* key_cache;
   void* value_cache;
   KvCacheLayout layout;
@@ -94,7 +102,7 @@ struct AttentionParams {
   float scale;
   bool decode;  // the step's phase
   bool first_decode;
-  // Decode only: partial results of the splits, float32.
+  // One token a row only: partial results of the splits, float32.
   float* partial_max;  // [B,H,splits]
   float* partial_sum;  // [B,H,splits]
   float* partial_out;  // [B,H,splits,d]
@@ -107,6 +115,9 @@ void launch_flash_attention(const AttentionParams& params, const Launch& launch)
 void launch_tensor_attention(const AttentionParams& params, const Launch& launch);
 // One token a row: a block a split of the keys, all query heads of a group together.
 void launch_decode_attention(const AttentionParams& params, const Launch& launch);
+// Right 16-bit attention of groups of up to eight query heads.
+void launch_tensor_decode_attention(const AttentionParams& params, const Launch& launch);
+bool tensor_decode_attention_takes(const AttentionParams& params, DType dtype);
 
 enum class MatvecKind : int {
   kQkv,       // rms_norm, then q, k and v with bias, rotated and appended to the cache
@@ -150,14 +161,25 @@ void launch_matvec(MatvecKind kind, const MatvecParams& params, const Launch& la
 // Largest batch for which the input rows of `inner` elements fit in shared memory; at most kMaxMatvecRows.
 int max_matvec_batch(int inner, DType dtype);
 
-// sum = a + b, n elements.
+// sum = residual + product.
 struct AddParams {
-  const void* a;
-  const void* b;
-  void* sum;
-  std::int64_t count;
+  const void* residual;  // [M,D]
+  void* product;         // [M,D]
+  PartialSums partials;  // where given, the product is still to be made of them
+  void* sum;             // [M,D]
+  int rows;
+  int hidden;
 };
 void launch_add(const AddParams& params, const Launch& launch);
+
+// The same, and the RMSNorm of the sum.
+struct AddNormParams {
+  AddParams add;
+  const void* weight;  // [D]
+  void* normed;        // [M,D]
+  float eps;
+};
+void launch_add_norm(const AddNormParams& params, const Launch& launch);
 
 struct SiluMulParams {
   const void* gate_up;  // [M, 2*I]

@@ -1,5 +1,5 @@
 // Embedding, residual sum, SwiGLU, greedy token, and the logical view of a cache.
-#include "optimized/cuda/kernels/storage.cuh"
+#include "optimized/cuda/kernels/partial_sums.cuh"
 
 namespace qdiff::optimized::cuda {
 namespace {
@@ -26,19 +26,11 @@ __global__ void __launch_bounds__(kThreads) embedding_kernel(const EmbeddingPara
 }
 
 // A thread a pack.
-template <typename T>
+template <typename T, bool kInParts>
 __global__ void __launch_bounds__(kThreads) add_kernel(const AddParams p) {
   wait_for_predecessor();
-  constexpr int kSize = kPackSize<T>;
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= p.count / kSize) return;
-  float a[kSize];
-  float b[kSize];
-  widen_pack(static_cast<const uint4*>(p.a)[i], a, T{});
-  widen_pack(static_cast<const uint4*>(p.b)[i], b, T{});
-#pragma unroll
-  for (int j = 0; j < kSize; ++j) a[j] += b[j];
-  static_cast<uint4*>(p.sum)[i] = narrow_pack<T>(a);
+  if (i < static_cast<std::int64_t>(p.rows) * p.hidden / kPackSize<T>) add_pack<T, kInParts>(p, i);
 }
 
 // A thread a pack of act.
@@ -164,7 +156,9 @@ void launch_embedding(const EmbeddingParams& params, const Launch& launch) {
 
 void launch_add(const AddParams& params, const Launch& launch) {
   with_storage(launch.dtype, [&]<typename T>() {
-    launch_kernel(add_kernel<T>, dim3(blocks_for(params.count / kPackSize<T>)), dim3(kThreads), 0, launch, params);
+    const std::int64_t packs = static_cast<std::int64_t>(params.rows) * params.hidden / kPackSize<T>;
+    launch_kernel(params.partials.sums != nullptr ? add_kernel<T, true> : add_kernel<T, false>, dim3(blocks_for(packs)),
+                  dim3(kThreads), 0, launch, params);
   });
 }
 

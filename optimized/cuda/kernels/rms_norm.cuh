@@ -42,12 +42,13 @@ struct HeldWeights {
   }
 };
 
-// x: [hidden] in global memory. Each y[i] is rounded once and given to store(pack index, pack).
-template <typename T, int kThreads, bool kPlanted, typename Store>
-__device__ __forceinline__ void rms_norm_row(const T* x, const T* weight, const HeldWeights<T, kThreads>& held_weights,
-                                             int hidden, float eps, const KernelFault& fault, Store&& store) {
+// x: [hidden], pack i from read(i), and where it has to be read twice from read_again(i). Each y[i] is rounded once and
+// given to store(pack index, pack).
+template <typename T, int kThreads, bool kPlanted, typename Read, typename ReadAgain, typename Store>
+__device__ __forceinline__ void rms_norm_row(Read&& read, ReadAgain&& read_again, const T* weight,
+                                             const HeldWeights<T, kThreads>& held_weights, int hidden, float eps,
+                                             const KernelFault& fault, Store&& store) {
   constexpr int kSize = kPackSize<T>;
-  const auto* packs = reinterpret_cast<const uint4*>(x);
   const auto* weight_packs = reinterpret_cast<const uint4*>(weight);
   const int num_packs = hidden / kSize;
   const int thread = static_cast<int>(threadIdx.x);
@@ -66,11 +67,11 @@ __device__ __forceinline__ void rms_norm_row(const T* x, const T* weight, const 
 #pragma unroll
   for (int h = 0; h < kHeldPacks; ++h) {
     const int i = thread + h * kThreads;
-    held[h] = i < num_packs ? packs[i] : uint4{0, 0, 0, 0};
+    held[h] = i < num_packs ? read(i) : uint4{0, 0, 0, 0};
   }
 #pragma unroll
   for (int h = 0; h < kHeldPacks; ++h) add(held[h]);  // zeros add nothing
-  for (int i = thread + kHeldPacks * kThreads; i < num_packs; i += kThreads) add(packs[i]);
+  for (int i = thread + kHeldPacks * kThreads; i < num_packs; i += kThreads) add(read(i));
 
   const float mean_square = block_sum<kThreads>(squares) / static_cast<float>(hidden);
   float factor = 1.0F / sqrtf(mean_square + eps);
@@ -106,7 +107,15 @@ __device__ __forceinline__ void rms_norm_row(const T* x, const T* weight, const 
     const int i = thread + h * kThreads;
     if (i < num_packs) finish(i, held[h], held_weights.packs[h]);
   }
-  for (int i = thread + kHeldPacks * kThreads; i < num_packs; i += kThreads) finish(i, packs[i], weight_packs[i]);
+  for (int i = thread + kHeldPacks * kThreads; i < num_packs; i += kThreads) finish(i, read_again(i), weight_packs[i]);
+}
+
+// The same of x in global memory.
+template <typename T, int kThreads, bool kPlanted, typename Store>
+__device__ __forceinline__ void rms_norm_row(const T* x, const T* weight, const HeldWeights<T, kThreads>& held_weights,
+                                             int hidden, float eps, const KernelFault& fault, Store&& store) {
+  const auto read = [packs = reinterpret_cast<const uint4*>(x)](int i) { return packs[i]; };
+  rms_norm_row<T, kThreads, kPlanted>(read, read, weight, held_weights, hidden, eps, fault, store);
 }
 
 }  // namespace qdiff::optimized::cuda

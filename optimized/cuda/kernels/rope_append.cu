@@ -1,6 +1,7 @@
 // RoPE and cache append of many rows, its planted twin, and the table of angles.
 #include <cmath>
 
+#include "optimized/cuda/kernels/partial_sums.cuh"
 #include "optimized/cuda/kernels/rope_append.cuh"
 
 namespace qdiff::optimized::cuda {
@@ -8,23 +9,71 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// A thread a rotary pair: index = (row * (H+2K) + head) * d/2 + i.
-template <typename T>
+// A thread a pack of rotary pairs: index = (row * (H+2K) + head) * packs + pack.
+template <typename T, bool kInParts>
 __global__ void __launch_bounds__(kThreads) rope_append_kernel(const RopeAppendParams p) {
   wait_for_predecessor();
+  constexpr int kSize = kPackSize<T>;
   const int half = p.head_dim / 2;
+  const int packs = half / kSize;
   const int heads = p.num_q_heads + 2 * p.num_kv_heads;
+  const std::int64_t rows = static_cast<std::int64_t>(p.batch) * p.num_tokens;
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const std::int64_t row = index / (static_cast<std::int64_t>(heads) * half);
-  if (row >= static_cast<std::int64_t>(p.batch) * p.num_tokens) return;
-  const int in_row = static_cast<int>(index - row * heads * half);
-  const int head = in_row / half;
-  const int i = in_row % half;
-  const T* x = static_cast<const T*>(p.qkv) + (row * heads + head) * p.head_dim;
-  const float2 turn = p.table[static_cast<std::int64_t>(p.inputs.positions[row]) * half + i];
+  const std::int64_t row = index / (static_cast<std::int64_t>(heads) * packs);
+  if (row >= rows) return;
+  const int in_row = static_cast<int>(index - row * heads * packs);
+  const int head = in_row / packs;
+  const int i = in_row % packs * kSize;  // the first pair's
+  const int column = head * p.head_dim + i;
+  const std::int64_t width = static_cast<std::int64_t>(heads) * p.head_dim;
+  auto* low_at = reinterpret_cast<uint4*>(static_cast<T*>(p.qkv) + row * width + column);
+  auto* high_at = reinterpret_cast<uint4*>(static_cast<T*>(p.qkv) + row * width + column + half);
+  if constexpr (kInParts) {
+    const auto finish = [&](int first, uint4* to) {
+      float sums[kSize];
+      float bias[kSize];
+      add_parts(p.partials, rows * width, row * width + first, sums);
+      widen_pack(*reinterpret_cast<const uint4*>(static_cast<const T*>(p.bias) + first), bias, T{});
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) sums[j] += bias[j];
+      *to = narrow_pack<T>(sums);
+    };
+    finish(column, low_at);
+    finish(column + half, high_at);
+  }
+  const uint4 low_pack = *low_at;
+  const uint4 high_pack = *high_at;
+  const int b = static_cast<int>(row / p.num_tokens);
   const int t = static_cast<int>(row % p.num_tokens);
-  rotate_and_append<T>(p, static_cast<int>(row / p.num_tokens), t, head, i, x[i], x[i + half], turn,
-                       *p.inputs.past_length + static_cast<std::int64_t>(t));
+  const std::int64_t slot = *p.inputs.past_length + static_cast<std::int64_t>(t);
+  const auto append = [&](void* cache, int kv_head, const uint4& low, const uint4& high) {
+    T* to = static_cast<T*>(cache) + p.layout.offset(p.layer, b, kv_head, slot, i);
+    *reinterpret_cast<uint4*>(to) = low;
+    *reinterpret_cast<uint4*>(to + half) = high;
+  };
+  if (head >= p.num_q_heads + p.num_kv_heads) {
+    append(p.value_cache, head - p.num_q_heads - p.num_kv_heads, low_pack, high_pack);
+    return;
+  }
+  const float2* turns = p.table + static_cast<std::int64_t>(p.inputs.positions[row]) * half + i;
+  float low[kSize];
+  float high[kSize];
+  widen_pack(low_pack, low, T{});
+  widen_pack(high_pack, high, T{});
+#pragma unroll
+  for (int j = 0; j < kSize; j += 2) {
+    const float4 two = *reinterpret_cast<const float4*>(turns + j);
+    rotate(low[j], high[j], {two.x, two.y});
+    rotate(low[j + 1], high[j + 1], {two.z, two.w});
+  }
+  const uint4 rotated_low = narrow_pack<T>(low);
+  const uint4 rotated_high = narrow_pack<T>(high);
+  const bool is_q = head < p.num_q_heads;
+  T* out = is_q ? static_cast<T*>(p.q_rope) + (row * p.num_q_heads + head) * p.head_dim
+                : static_cast<T*>(p.k_rope) + (row * p.num_kv_heads + head - p.num_q_heads) * p.head_dim;
+  *reinterpret_cast<uint4*>(out + i) = rotated_low;
+  *reinterpret_cast<uint4*>(out + i + half) = rotated_high;
+  if (!is_q) append(p.key_cache, head - p.num_q_heads, rotated_low, rotated_high);
 }
 
 struct Pair {
@@ -196,11 +245,16 @@ unsigned blocks_for(std::int64_t threads) { return static_cast<unsigned>((thread
 }  // namespace
 
 void launch_rope_append(const RopeAppendParams& params, const Launch& launch) {
-  const std::int64_t pairs = static_cast<std::int64_t>(params.batch) * params.num_tokens *
-                             (params.num_q_heads + 2 * params.num_kv_heads) * (params.head_dim / 2);
+  const std::int64_t heads =
+      static_cast<std::int64_t>(params.batch) * params.num_tokens * (params.num_q_heads + 2 * params.num_kv_heads);
+  const int half = params.head_dim / 2;
   with_storage(launch.dtype, [&]<typename T>() {
-    launch_kernel(launch.planted ? rope_append_planted_kernel<T> : rope_append_kernel<T>, dim3(blocks_for(pairs)),
-                  dim3(kThreads), 0, launch, params);
+    if (launch.planted) {
+      launch_kernel(rope_append_planted_kernel<T>, dim3(blocks_for(heads * half)), dim3(kThreads), 0, launch, params);
+    } else {
+      launch_kernel(params.partials.sums != nullptr ? rope_append_kernel<T, true> : rope_append_kernel<T, false>,
+                    dim3(blocks_for(heads * (half / kPackSize<T>))), dim3(kThreads), 0, launch, params);
+    }
   });
 }
 

@@ -7,6 +7,13 @@
 
 namespace qdiff::optimized::cuda {
 
+__device__ __forceinline__ void rotate(float& low, float& high, float2 turn) {
+  const float x = low;
+  const float y = high;
+  low = x * turn.x - y * turn.y;
+  high = y * turn.x + x * turn.y;
+}
+
 // `head` counts the q heads, then the k heads, then the v heads; `turn` is angle i of the token's position, `slot` its
 // place in the cache.
 template <typename T>
@@ -21,10 +28,11 @@ __device__ __forceinline__ void rotate_and_append(const RopeAppendParams& p, int
     cache[p.layout.offset(p.layer, b, kv_head, slot, i + half)] = high;
     return;
   }
-  const float x = widen(low);
-  const float y = widen(high);
-  const T rotated_low = narrow<T>(x * turn.x - y * turn.y);
-  const T rotated_high = narrow<T>(y * turn.x + x * turn.y);
+  float x = widen(low);
+  float y = widen(high);
+  rotate(x, y, turn);
+  const T rotated_low = narrow<T>(x);
+  const T rotated_high = narrow<T>(y);
   if (head < p.num_q_heads) {
     T* out = static_cast<T*>(p.q_rope) + (row * p.num_q_heads + head) * p.head_dim;
     out[i] = rotated_low;

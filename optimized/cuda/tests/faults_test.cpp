@@ -46,19 +46,19 @@ RandomModel stressing_model(const ModelConfig& config, double strength) {
 }
 
 // A prompt longer than a key tile, in two chunks, ragged, with the token whose row is tiny, and decode steps.
-std::vector<Step> stressing_steps(const ModelConfig& config) {
-  std::vector<Step> steps = random_steps(config, {70, 10, 1, 1}, {0, 4}, 31);
+std::vector<Step> stressing_steps(const ModelConfig& config, const std::vector<std::int64_t>& left_padding = {0, 4}) {
+  std::vector<Step> steps = random_steps(config, {70, 10, 1, 1}, left_padding, 31);
   steps[0].tokens[0][20] = 7;
   return steps;
 }
 
-TEST_CASE("each planted fault is seen at its own tensors and nowhere else", "[gpu][faults]") {
+void check_each_fault(const std::vector<std::int64_t>& left_padding) {
   require_gpu();
   // Square q and o projections, K > 1, and a group size that differs from K.
   const ModelConfig config = small_config(6, 2, 32, 192, 160, false);
   const RandomModel model = stressing_model(config, 4.0);
   const RandomModel strong_model = stressing_model(config, 15.0);
-  const std::vector<Step> steps = stressing_steps(config);
+  const std::vector<Step> steps = stressing_steps(config, left_padding);
   const auto usual_engine = gpu_engine(model, DType::kF32);
   const auto strong_engine = gpu_engine(strong_model, DType::kF32);
   std::int64_t planted = 0;
@@ -90,6 +90,13 @@ TEST_CASE("each planted fault is seen at its own tensors and nowhere else", "[gp
     ++planted;
   }
   REQUIRE(planted >= 30);
+}
+
+TEST_CASE("each planted fault is seen at its own tensors and nowhere else", "[gpu][faults]") {
+  check_each_fault({0, 4});
+}
+TEST_CASE("each planted fault of a large batch is seen at its own tensors and nowhere else", "[gpu][faults]") {
+  check_each_fault({0, 4, 0, 0, 1});
 }
 
 TEST_CASE("faults of precision change the tensor that they round", "[gpu][faults]") {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <thread>
+#include <utility>
 
 #include "optimized/cuda/tests/gpu_test.h"
 
@@ -38,6 +39,23 @@ void for_each_fixture(Function&& function) {
   }
 }
 
+// One for each class of kernels that serves one token a row.
+const std::vector<std::vector<std::int64_t>> kBatches = {{0, 3}, {0, 3, 1, 0, 2, 0}};
+
+// Rows `first` to `first + count - 1` of a batch, with their pads.
+std::vector<Step> rows_alone(std::vector<Step> steps, std::size_t first, std::size_t count) {
+  const auto keep = [&](auto& rows) {
+    const auto begin = rows.begin() + static_cast<std::ptrdiff_t>(first);
+    rows = {begin, begin + static_cast<std::ptrdiff_t>(count)};
+  };
+  for (Step& step : steps) {
+    keep(step.tokens);
+    keep(step.positions);
+    keep(step.left_padding);
+  }
+  return steps;
+}
+
 TEST_CASE("chunked prefill gives the bits of a whole prefill", "[gpu][invariance]") {
   for_each_fixture([](const Fixture& fixture) {
     const std::vector<std::int64_t> pads = {0, 5};
@@ -65,15 +83,43 @@ TEST_CASE("a sequence alone and unpadded has the bits it has in a padded batch",
   });
 }
 
+TEST_CASE("a row of a large batch has the same bits whatever stands beside it", "[gpu][invariance]") {
+  for_each_fixture([](const Fixture& fixture) {
+    const auto together = random_steps(fixture.config, {70, 1, 1, 2, 1}, {0, 3, 66, 0, 1, 7, 0, 2, 5}, 3);
+    const Rows expected = fixture.run(together);
+    for (const auto& [first, count] : std::vector<std::pair<std::size_t, std::size_t>>{{0, 5}, {4, 5}, {1, 8}}) {
+      const std::vector<Step> part = rows_alone(together, first, count);
+      const Rows rows = rows_of(run_all(*fixture.engine, part), part, static_cast<std::int64_t>(first));
+      REQUIRE(first_difference(rows, expected) == "");
+    }
+  });
+}
+
+// Beyond each row count for which the products' algorithms are chosen.
+TEST_CASE("a row has the same bits in batches of every size", "[gpu][invariance]") {
+  require_gpu();
+  for (const ModelConfig& config : {gpu_configs()[0], gpu_configs()[2]}) {
+    const Fixture fixture(config, DType::kBF16);
+    const auto together = random_steps(config, {2, 1, 1}, std::vector<std::int64_t>(300, 0), 3);
+    const Rows expected = fixture.run(together);
+    for (const std::size_t count : {5, 64, 65, 129, 257}) {
+      INFO(to_string(config) << ", " << count << " rows");
+      REQUIRE(first_difference(fixture.run(rows_alone(together, 0, count)), expected) == "");
+    }
+  }
+}
+
 TEST_CASE("another run, poison and spare capacity change nothing", "[gpu][invariance]") {
   for_each_fixture([](const Fixture& fixture) {
-    const auto steps = random_steps(fixture.config, {90, 1, 1, 2}, {0, 3}, 5);
-    const Rows expected = fixture.run(steps);
-    for (int run = 0; run < 5; ++run) REQUIRE(first_difference(fixture.run(steps), expected) == "");
-    REQUIRE(first_difference(fixture.run(steps, Poison::kLargeFinite), expected) == "");
-    REQUIRE(first_difference(fixture.run(steps, Poison::kNaN, 200), expected) == "");
-    const std::unique_ptr<Engine> again = gpu_engine(fixture.model, fixture.dtype);
-    REQUIRE(first_difference(rows_of(run_all(*again, steps), steps), expected) == "");
+    for (const std::vector<std::int64_t>& pads : kBatches) {
+      const auto steps = random_steps(fixture.config, {90, 1, 1, 2}, pads, 5);
+      const Rows expected = fixture.run(steps);
+      for (int run = 0; run < 5; ++run) REQUIRE(first_difference(fixture.run(steps), expected) == "");
+      REQUIRE(first_difference(fixture.run(steps, Poison::kLargeFinite), expected) == "");
+      REQUIRE(first_difference(fixture.run(steps, Poison::kNaN, 200), expected) == "");
+      const std::unique_ptr<Engine> again = gpu_engine(fixture.model, fixture.dtype);
+      REQUIRE(first_difference(rows_of(run_all(*again, steps), steps), expected) == "");
+    }
   });
 }
 
@@ -153,23 +199,27 @@ TEST_CASE("a step of nothing but padding for one row works", "[gpu][invariance]"
 
 TEST_CASE("the parts of a step in a row, layer by layer over all steps, equal run_step", "[gpu][invariance]") {
   for_each_fixture([](const Fixture& fixture) {
-    const auto steps = random_steps(fixture.config, {12, 1, 3}, {0, 2}, 5);
-    const KeepingSink expected = run_all(*fixture.engine, steps);
-    const KeepingSink sink = run_layer_by_layer(*fixture.engine, fixture.config, steps);
-    REQUIRE(first_difference(rows_of(sink, steps), rows_of(expected, steps)) == "");
-    REQUIRE(sink.tensors.size() == expected.tensors.size());
+    for (const std::vector<std::int64_t>& pads : kBatches) {
+      const auto steps = random_steps(fixture.config, {12, 1, 1, 3, 1}, pads, 5);
+      const KeepingSink expected = run_all(*fixture.engine, steps);
+      const KeepingSink sink = run_layer_by_layer(*fixture.engine, fixture.config, steps);
+      REQUIRE(first_difference(rows_of(sink, steps), rows_of(expected, steps)) == "");
+      REQUIRE(sink.tensors.size() == expected.tensors.size());
+    }
   });
 }
 
 TEST_CASE("an untapped run, with its captured graph, gives the logits of a tapped one", "[gpu][invariance]") {
   for_each_fixture([](const Fixture& fixture) {
-    const auto steps = random_steps(fixture.config, {12, 1, 1, 3, 1}, {0, 0}, 5);
-    const KeepingSink tapped = run_all(*fixture.engine, steps);
-    for (int run = 0; run < 20; ++run) {
-      const auto session = fixture.engine->open(session_options(steps));
-      for (const Step& step : steps) {
-        const Tensor logits = Tensor::copy_of(session->run_step(step, nullptr));
-        REQUIRE(std::ranges::equal(logits.bytes(), tapped.at(step.index, Op::kLmHead).bytes()));
+    for (const std::size_t batch : {2, 6}) {
+      const auto steps = random_steps(fixture.config, {12, 1, 1, 3, 1}, std::vector<std::int64_t>(batch, 0), 5);
+      const KeepingSink tapped = run_all(*fixture.engine, steps);
+      for (int run = 0; run < 20; ++run) {
+        const auto session = fixture.engine->open(session_options(steps));
+        for (const Step& step : steps) {
+          const Tensor logits = Tensor::copy_of(session->run_step(step, nullptr));
+          REQUIRE(std::ranges::equal(logits.bytes(), tapped.at(step.index, Op::kLmHead).bytes()));
+        }
       }
     }
   });
