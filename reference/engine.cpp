@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "harness/contract/error.h"
+#include "harness/contract/session_checks.h"
 #include "reference/evaluation.h"
 #include "reference/reference.h"
 #include "reference/walk.h"
@@ -124,29 +125,7 @@ class TorchSession : public Session {
 
   const ModelConfig& config() const { return machine_.weights.config(); }
 
-  void check(const Step& step) const {
-    auto refuse = [&](const std::string& what) { throw InputError("step " + std::to_string(step.index) + " " + what); };
-    if (step.batch() != options_.batch || step.num_tokens() < 1) {
-      refuse("has shape [" + std::to_string(step.batch()) + ", " + std::to_string(step.num_tokens()) +
-             "]; the session was opened for " + std::to_string(options_.batch) + " rows");
-    }
-    if (static_cast<std::int64_t>(step.left_padding.size()) != step.batch() ||
-        step.positions.size() != step.tokens.size()) {
-      refuse("needs left_padding and positions for each of its rows");
-    }
-    if (options_.capacity > 0 && step.valid_length() > options_.capacity) {
-      refuse("needs " + std::to_string(step.valid_length()) + " cache slots; the session has " +
-             std::to_string(options_.capacity));
-    }
-    for (const auto& row : step.tokens) {
-      for (std::int32_t token : row) {
-        if (token < 0 || token >= config().vocab) {
-          refuse("has token " + std::to_string(token) + "; the vocabulary ends before " +
-                 std::to_string(config().vocab));
-        }
-      }
-    }
-  }
+  void check(const Step& step) const { check_step(step, options_, config(), "the reference"); }
 
   at::Tensor residual_stream(const Step& step, const TensorView& input) const {
     const Shape wanted = {step.batch(), step.num_tokens(), config().hidden};
@@ -247,9 +226,7 @@ class TorchEngine : public Engine {
   double poison_value(Poison) const override { return 0.0; }  // memory that a fault reads unwritten is zeroed
 
   std::unique_ptr<Session> open(const SessionOptions& options) override {
-    if (options.batch < 1)
-      throw InputError("a session needs at least one row; batch is " + std::to_string(options.batch));
-    return std::make_unique<TorchSession>(machine_, options);
+    return std::make_unique<TorchSession>(machine_, checked_session(options, "the reference"));
   }
 
   std::vector<FaultId> plantable_faults() const override {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "harness/contract/error.h"
+#include "harness/contract/session_checks.h"
 #include "optimized/cpu/planted_stages.h"
 
 namespace qdiff::optimized::cpu {
@@ -14,21 +15,7 @@ namespace {
 }
 
 SessionOptions checked(SessionOptions options, const ModelConfig& config) {
-  if (options.batch < 1) {
-    throw InputError("cpu engine: a session of batch " + std::to_string(options.batch) + "; it needs at least 1 row");
-  }
-  if (options.capacity < 1) {
-    throw InputError("cpu engine: a session of capacity " + std::to_string(options.capacity) +
-                     "; the cache needs a slot for every token of the sequence");
-  }
-  if (options.left_padding.empty()) options.left_padding.assign(static_cast<std::size_t>(options.batch), 0);
-  if (static_cast<std::int64_t>(options.left_padding.size()) != options.batch) {
-    throw InputError("cpu engine: left_padding has " + std::to_string(options.left_padding.size()) +
-                     " entries for a batch of " + std::to_string(options.batch) + "; give one for each row");
-  }
-  for (std::int64_t pads : options.left_padding) {
-    if (pads < 0) throw InputError("cpu engine: left_padding " + std::to_string(pads) + " must not be negative");
-  }
+  options = checked_session(std::move(options), "cpu engine");
   std::int64_t elements = config.num_layers;
   for (std::int64_t factor : {options.batch, config.num_kv_heads, options.capacity, config.head_dim}) {
     if (__builtin_mul_overflow(elements, factor, &elements) || elements > (std::int64_t{1} << 44)) {
@@ -60,40 +47,6 @@ CpuSession::CpuSession(EngineParts& parts, const SessionOptions& options, const 
   if (fault_->fills_the_cache()) {
     for (AlignedBuffer* buffer : {&cache_.keys, &cache_.values}) {
       fill(parts.storage, static_cast<float>(fault_->value), buffer->data(), elements);
-    }
-  }
-}
-
-void CpuSession::check_step(const Step& step) const {
-  const std::int64_t batch = step.batch();
-  const std::int64_t num_tokens = step.num_tokens();
-  if (batch != options_.batch) {
-    refuse(step, "has " + std::to_string(batch) + " rows, but the session was opened for a batch of " +
-                     std::to_string(options_.batch));
-  }
-  if (num_tokens < 1) refuse(step, "has no tokens");
-  if (step.past_length < 0) refuse(step, "past_length " + std::to_string(step.past_length) + " is negative");
-  if (step.valid_length() > options_.capacity) {
-    refuse(step, "needs " + std::to_string(step.valid_length()) + " cache slots, but the session's capacity is " +
-                     std::to_string(options_.capacity) + "; open it with a larger one");
-  }
-  if (step.left_padding != options_.left_padding) refuse(step, "left_padding differs from the session's");
-  if (step.positions.size() != step.tokens.size()) refuse(step, "positions must have one row for each row of tokens");
-  for (std::size_t b = 0; b < step.tokens.size(); ++b) {
-    const std::string place = " in row " + std::to_string(b);
-    if (static_cast<std::int64_t>(step.tokens[b].size()) != num_tokens) {
-      refuse(step, "rows differ in length" + place + "; pad them on the left");
-    }
-    if (step.positions[b].size() != step.tokens[b].size())
-      refuse(step, "positions and tokens differ in length" + place);
-    for (std::int32_t token : step.tokens[b]) {
-      if (token < 0 || token >= parts_.config.vocab) {
-        refuse(step, "token " + std::to_string(token) + place + " is not in [0, " +
-                         std::to_string(parts_.config.vocab) + ")");
-      }
-    }
-    for (std::int64_t position : step.positions[b]) {
-      if (position < 0) refuse(step, "position " + std::to_string(position) + place + " is negative");
     }
   }
 }
@@ -171,7 +124,7 @@ StageContext CpuSession::stage_context(const Step& step, int layer, const Tensor
 }
 
 TensorView CpuSession::run_embedding(const Step& step, TensorSink* sink) {
-  check_step(step);
+  check_step(step, options_, parts_.config, "cpu engine");
   const std::int64_t num_tokens = step.batch() * step.num_tokens();
   arena_.fit(num_tokens);
   arena_.poison(num_tokens, nullptr);
@@ -191,7 +144,7 @@ TensorView CpuSession::run_embedding(const Step& step, TensorSink* sink) {
 }
 
 TensorView CpuSession::run_layer(int layer, const Step& step, const TensorView& input, TensorSink* sink) {
-  check_step(step);
+  check_step(step, options_, parts_.config, "cpu engine");
   check_order(layer, step);
   check_input(step, input);
   const std::int64_t num_tokens = step.batch() * step.num_tokens();
@@ -251,7 +204,7 @@ TensorView CpuSession::run_layer(int layer, const Step& step, const TensorView& 
 }
 
 TensorView CpuSession::run_head(const Step& step, const TensorView& input, TensorSink* sink) {
-  check_step(step);
+  check_step(step, options_, parts_.config, "cpu engine");
   check_input(step, input);
   const std::int64_t num_tokens = step.batch() * step.num_tokens();
   arena_.fit(num_tokens);

@@ -30,7 +30,6 @@ class CpuSession final : public Session {
   TensorView run_step(const Step& step, TensorSink* sink) override;
 
  private:
-  void check_step(const Step& step) const;
   void check_order(int layer, const Step& step) const;
   void check_input(const Step& step, const TensorView& input) const;
   TensorView view(Op op, const Step& step, const std::byte* data) const;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "harness/contract/error.h"
+#include "harness/contract/session_checks.h"
 
 namespace qdiff::optimized::cuda {
 namespace {
@@ -16,24 +17,13 @@ namespace {
 
 std::size_t aligned(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
 
-SessionOptions checked(SessionOptions options) {
-  if (options.batch < 1) {
-    throw InputError("cuda engine: a session of batch " + std::to_string(options.batch) + "; it needs at least 1 row");
+SessionOptions checked(const SessionOptions& options) {
+  constexpr std::int64_t kMostSlots = 1 << 24;
+  if (options.capacity > kMostSlots) {
+    throw InputError("cuda engine: a session of capacity " + std::to_string(options.capacity) + "; it takes at most " +
+                     std::to_string(kMostSlots) + " slots");
   }
-  if (options.capacity < 1 || options.capacity > (1 << 24)) {
-    throw InputError("cuda engine: a session of capacity " + std::to_string(options.capacity) +
-                     "; it takes 1 to 16777216 slots");
-  }
-  if (options.left_padding.size() != static_cast<std::size_t>(options.batch)) {
-    throw InputError("cuda engine: left_padding has " + std::to_string(options.left_padding.size()) +
-                     " rows, the batch " + std::to_string(options.batch));
-  }
-  for (const std::int64_t pads : options.left_padding) {
-    if (pads < 0 || pads >= options.capacity) {
-      throw InputError("cuda engine: left_padding " + std::to_string(pads) + " is not in [0, capacity)");
-    }
-  }
-  return options;
+  return checked_session(options, "cuda engine");
 }
 
 // Where the rows of weights are long, the batch class is faster from two rows on (7B: 4.9 ms a step, for 5.0, 5.7
@@ -122,34 +112,6 @@ CudaSession::CudaSession(EngineParts& parts, const SessionOptions& options, std:
 
 // ---- Checks -------------------------------------------------------------------------------------------------------
 
-void CudaSession::check_step(const Step& step) const {
-  const ModelConfig& c = parts_.model.config;
-  if (step.batch() != options_.batch) {
-    refuse(step, "has " + std::to_string(step.batch()) + " rows, the session " + std::to_string(options_.batch));
-  }
-  if (step.num_tokens() < 1) refuse(step, "has no tokens");
-  if (step.left_padding != options_.left_padding) refuse(step, "left_padding differs from the session's");
-  if (step.past_length < 0 || step.valid_length() > options_.capacity) {
-    refuse(step, "needs slots up to " + std::to_string(step.valid_length()) + ", the cache has " +
-                     std::to_string(options_.capacity));
-  }
-  if (step.positions.size() != step.tokens.size()) refuse(step, "positions have another number of rows than tokens");
-  for (std::size_t b = 0; b < step.tokens.size(); ++b) {
-    if (step.tokens[b].size() != step.tokens.front().size() || step.positions[b].size() != step.tokens[b].size()) {
-      refuse(step, "rows differ in length; pad them on the left");
-    }
-    for (std::size_t t = 0; t < step.tokens[b].size(); ++t) {
-      if (step.tokens[b][t] < 0 || step.tokens[b][t] >= c.vocab) {
-        refuse(step, "token " + std::to_string(step.tokens[b][t]) + " is not in [0, " + std::to_string(c.vocab) + ")");
-      }
-      if (step.positions[b][t] < 0 || step.positions[b][t] >= c.max_position_embeddings) {
-        refuse(step, "position " + std::to_string(step.positions[b][t]) + " is not in [0, " +
-                         std::to_string(c.max_position_embeddings) + ")");
-      }
-    }
-  }
-}
-
 void CudaSession::check_order(int layer, const Step& step) const {
   const std::int64_t length = progress_[static_cast<std::size_t>(layer)].length;
   if (step.past_length != length) {
@@ -226,7 +188,7 @@ TensorView CudaSession::download(const void* source, Shape shape, std::int64_t s
 }
 
 void CudaSession::begin(const Step& step, TensorSink* sink) {
-  check_step(step);
+  check_step(step, options_, parts_.model.config, "cuda engine");
   recorder_.begin(sink);
   upload(step);
   if (recorder_.active()) {

@@ -38,7 +38,6 @@ class CudaSession final : public Session {
     int decode_steps = 0;
   };
 
-  void check_step(const Step& step) const;
   void check_input(const Step& step, const TensorView& input) const;
   void check_order(int layer, const Step& step) const;
   void advance(int layer, const Step& step);
