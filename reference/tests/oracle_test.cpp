@@ -64,6 +64,42 @@ TEST_CASE("a prefill in chunks equals the whole prefill", "[oracle]") {
   }
 }
 
+TEST_CASE("without biases a projection is its product, and bugs of biases change nothing", "[oracle]") {
+  ModelConfig config = small_config();
+  config.architecture = Architecture::kLlama;
+  config.qkv_bias = false;
+  const ModelInMemory model(config, DType::kF32, 11);
+  const auto oracle = make_oracle(model, {.num_threads = 1});
+  const auto steps = random_steps(config, {4, 1}, {0, 0}, 12);
+  const Recording right = walk_by_rows(*oracle, steps);
+  const TensorId product{Op::kKProjMatmul, 1}, projection{Op::kKProj, 1};
+  CHECK(values(right, 1, projection) == values(right, 1, product));
+
+  // From the product it only moves; from what stands before that, it has the product's rounding.
+  const Precision precision = plain_precision(DType::kBF16);
+  const auto expect = [&](const std::vector<TensorKey>& operations) {
+    return oracle->evaluate(
+        {.operations = operations, .recorded = right, .steps = steps, .precision = precision, .stored = DType::kBF16});
+  };
+  CHECK(expect({{0, projection}}).exact);
+  const Expectation fused = expect({{0, product}, {0, projection}}), alone = expect({{0, product}});
+  CHECK_FALSE(fused.exact);
+  CHECK(fused.sigma_independent == alone.sigma_independent);
+  CHECK(fused.sigma_shared == alone.sigma_shared);
+
+  int bugs_of_biases = 0;
+  for (const VariantFacts& facts : oracle->catalogue()) {
+    if (hypothesis_of(facts.id) != "H06") continue;
+    ++bugs_of_biases;
+    CHECK_THAT(facts.shows_when, ContainsSubstring("does not have"));
+    const Variant variant{facts.id, {}};
+    const Recording wrong = walk_by_rows(*oracle, steps, &variant);
+    INFO(name(facts.id));
+    CHECK(values(wrong, 1, {Op::kLmHead}) == values(right, 1, {Op::kLmHead}));
+  }
+  CHECK(bugs_of_biases == 14);
+}
+
 TEST_CASE("a left-padded row equals the row without its padding", "[oracle]") {
   const ModelInMemory model(small_config(), DType::kF32, 2);
   const auto oracle = make_oracle(model, {.num_threads = 1});
