@@ -31,7 +31,7 @@ std::int64_t last_visible(const NumberedLaw& law, SlotRange right, const Step& s
   const std::int64_t step_end = step.valid_length() - 1;
   switch (law.law) {
     case Law::kPlus:
-      return std::min(right.last + std::llround(law.number), step_end);
+      return std::min<std::int64_t>(right.last + std::llround(law.number), step_end);
     case Law::kStepEnd:
       return step_end;
     case Law::kToken:

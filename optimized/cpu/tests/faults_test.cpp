@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "cmake/catch2.h"
+#include "harness/contract/fault_table.h"
 #include "optimized/cpu/engine.h"
 #include "optimized/cpu/tests/naive_forward.h"
 #include "optimized/cpu/tests/random_model.h"

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "optimized/cpu/tests/naive_forward.h"
 
@@ -13,7 +14,8 @@ inline constexpr double kUnknown = HUGE_VAL;  // as a magnitude: nothing is expe
 
 class NaiveFault : public NaiveForward {
  public:
-  NaiveFault(RandomModel& model, DType dtype, FaultId id, double value, std::int64_t capacity)
+  // Without an id it computes what right code does.
+  NaiveFault(RandomModel& model, DType dtype, std::optional<FaultId> id, double value, std::int64_t capacity)
       : NaiveForward(model, dtype), id_(id), value_(value), whole_(std::llround(value)), C_(capacity) {}
 
   // The input `get` for H04.wo_rows includes the row itself: later tokens read what earlier ones wrote.
@@ -583,7 +585,7 @@ class NaiveFault : public NaiveForward {
     }
   }
 
-  FaultId id_;
+  std::optional<FaultId> id_;
   double value_;
   Int whole_;
   Int C_;

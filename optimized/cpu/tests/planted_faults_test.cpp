@@ -68,7 +68,7 @@ class Bench {
         steps_(testing::steps_of_scenarios()),
         engine_(make_engine(model_, {.dtype = dtype, .num_threads = 2})),
         clean_(testing::run_all(*engine_, steps_, Poison::kNaN, kSpareSlots)),
-        right_(model_, dtype, "", 0.0, capacity()) {}
+        right_(model_, dtype, std::nullopt, 0.0, capacity()) {}
 
   void check(const Scenario& scenario) {
     engine_->plant({.id = scenario.id, .value = scenario.value, .layer = {}});
