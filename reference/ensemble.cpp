@@ -27,7 +27,7 @@ std::uint64_t stream(const TensorKey& key, Purpose purpose) {
 class Draws {
  public:
   explicit Draws(const at::Tensor& gold) {
-    // In float32, for the same sum may end in other bits of float64 at the edge of a block.
+    // The rows are read in float32, for the same sum may end in other bits of float64 at the edge of a block.
     const at::Tensor rows = gold.to(at::kCPU, at::kFloat).contiguous().flatten(0, 1).flatten(1);
     const float* data = rows.const_data_ptr<float>();
     for (std::int64_t row = 0; row < rows.size(0); ++row) {

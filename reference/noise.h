@@ -60,9 +60,9 @@ at::Tensor zeros_like_result(const at::Tensor& x);  // of a variance
 at::Tensor positive_sum(const at::Tensor& length, double unit);
 
 Noise no_noise(const at::Tensor& value);
-// Of one addition or product with this result.
+// What one addition or product with this result rounds.
 at::Tensor rounding_of(const at::Tensor& result, double unit);
-// Of a sum of `length` products a_k b_k with this result and ||a o b||^2 = `squares`; `length` broadcasts.
+// The variance of a sum of `length` products a_k b_k with this result, ||a o b||^2 = `squares`; `length` broadcasts.
 at::Tensor dot_variance(const at::Tensor& result, const at::Tensor& squares, const at::Tensor& length, double unit);
 
 // What a matrix unit adds to both parts of a sum's noise by cutting off instead of rounding.

@@ -14,7 +14,7 @@
 
 namespace qdiff::reference {
 
-// In which form a GEMM takes its input.
+// The form in which a GEMM takes its input.
 enum class InputForm : std::uint8_t { kAsStored, kF16, kBF16, kQ8_0, kQ8_1, kQ8_K };
 
 struct InputRule {
@@ -24,14 +24,14 @@ struct InputRule {
   std::int64_t minimum_block = 0;
 };
 
-// Of the GEMM with this weight. Throws qdiff::InputError where no kernel of ggml takes such a weight, or where its rows
-// are not whole blocks.
+// The rule of the GEMM with this weight. Throws qdiff::InputError where no kernel of ggml takes such a weight, or where
+// its rows are not whole blocks.
 InputRule input_rule(QuantizedInputs quantized, const WeightInfo& weight);
 
 struct QuantizedInput {
   at::Tensor value;     // [..., n], the numbers that are multiplied, in the type of x
   at::Tensor variance;  // fp64, [..., n]: of those that may as well be a step away; undefined: there are none
-  // Of each minimum_block elements, in the type of x: [..., n/block]; undefined where there is no such block. Q8_1
+  // Sums of minimum_block elements, in the type of x: [..., n/block]; undefined where there is no such block. Q8_1
   // keeps the sums in float16 (block_q8_1::s), so that they are not those of `value`; others are.
   at::Tensor block_sums;
   at::Tensor block_sum_errors;  // block_sums less the sums of `value`; undefined: zeros

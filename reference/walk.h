@@ -40,7 +40,7 @@ class Walk {
   Setting setting(const PlacedUnit& placed, std::int64_t copies, const Surroundings* around,
                   const Rounding& rounding) const;
 
-  // In the type computed in, rounded where the declaration says that the next operation took it in a narrower type.
+  // The tensor in the type computed in, rounded where the next operation is declared to take it in a narrower type.
   // Throws InputError where it is not recorded or has a shape that its step does not give it.
   at::Tensor recorded(const TensorKey& key) const;
   // Logits that the candidate handed out for the last row alone are evaluated for that row alone.

@@ -27,9 +27,9 @@ struct Alarm {
 struct Measurement {
   std::int64_t runs = 0;
   std::int64_t judged = 0;  // tensors
-  // By column of kStoredTypes and Statistic, where the expected rounding comes from an ensemble.
+  // These are by column of kStoredTypes and Statistic, where the expected rounding comes from an ensemble.
   std::array<std::array<Worst, compare::kNumStatistics>, 3> worst_ensemble{};
-  // By Arithmetic, column of kStoredTypes and Statistic, where it does not.
+  // These are by Arithmetic, column of kStoredTypes and Statistic, where it does not.
   std::array<std::array<std::array<Worst, compare::kNumStatistics>, 3>, kNumArithmetics> worst{};
   std::array<std::array<std::int64_t, 3>, kNumArithmetics> tensors{};
   // Honest tensors that the judge, with the bounds it was built with, did not call a match.

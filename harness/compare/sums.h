@@ -51,7 +51,7 @@ struct TensorSums {
   double max_abs_error = 0.0;
   double beyond_spacing = 0.0;           // elements with |e| > s
   double expected_beyond_spacing = 0.0;  // upper bound of what rounding alone puts there
-  // For the regression of e on g with weights 1 / (v + w).
+  // The regression of e on g with weights 1 / (v + w) takes these.
   double gold_error = 0.0;              // sum of g e / (v + w)
   double gold_gold = 0.0;               // sum of g^2 / (v + w)
   double gold_independent = 0.0;        // sum of g^2 v / (v + w)^2

@@ -172,7 +172,7 @@ class LayerAttribution {
     }
     const RowJudgement& sample = largest(group);
     if (!listed.empty()) {
-      // Of a continuous parameter several listed values may reproduce a row: an epsilon of 1e-12, and none at all.
+      // Several listed values of a continuous parameter may reproduce a row: an epsilon of 1e-12, and none at all.
       const auto distance = [&](const Variant& variant) { return oracle_.distance(sample, {&variant}); };
       const Variant nearest = listed.size() == 1 ? listed.front() : *std::ranges::min_element(listed, {}, distance);
       return add({nearest, {}}, group);

@@ -22,7 +22,7 @@ class RowOracle {
 
   const ModelConfig& config() const { return oracle_.config(); }
   const std::vector<VariantFacts>& catalogue() const { return oracle_.catalogue(); }
-  // Of a variant that the catalogue lists.
+  // The variant must be one that the catalogue lists.
   const VariantFacts& facts_of(const Variant& variant) const { return *find_variant(catalogue(), variant.id); }
   const Precision& declared() const { return declared_; }
 

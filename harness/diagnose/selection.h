@@ -23,7 +23,7 @@ struct Extent {
 // of them, or the list is empty.
 Extent select_layers(const std::optional<std::set<int>>& wanted, const ModelConfig& config);
 
-// Of the wanted steps (none given: of all) those that hold more than padding.
+// Selects those of the wanted steps (none given: of all) that hold more than padding.
 std::set<int> select_steps(const std::optional<std::set<int>>& wanted, const std::vector<Step>& steps);
 
 // The options that select this tensor: " --layers 2 --steps 0".

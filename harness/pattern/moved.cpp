@@ -133,7 +133,7 @@ using Votes = std::map<std::int64_t, std::map<std::int64_t, std::int64_t>>;
 std::pair<std::int64_t, std::int64_t> best_of(const std::map<std::int64_t, std::int64_t>& votes) {
   std::pair<std::int64_t, std::int64_t> best{0, 0};
   for (const auto& [place, count] : votes) {
-    // Among equals the nearest shift.
+    // The nearest shift wins among equals.
     if (count > best.second || (count == best.second && std::llabs(place) < std::llabs(best.first))) {
       best = {place, count};
     }

@@ -13,7 +13,7 @@ namespace {
 // Honest errors stay within so many deviations: the judge's bounds on single elements lie below it.
 constexpr double kAllowedDeviations = 8.0;
 
-// In float32, the widest type in which engines sum.
+// The rule is that of float32, the widest type in which engines sum.
 const compare::MaskRule kMask(DType::kF32);
 
 }  // namespace

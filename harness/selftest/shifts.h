@@ -45,7 +45,7 @@ class Shifts {
   std::vector<TensorKey> changed(const std::vector<Op>& ops, int layer) const;
   std::vector<TensorKey> changed(const VariantFacts& a, const VariantFacts& b, int layer) const;
   const Expectation& gold(const TensorKey& key);
-  // Under the fault, and where nothing is then expected.
+  // What is computed under the fault, and where nothing is then expected.
   struct Planted {
     std::vector<double> value;
     std::vector<std::uint8_t> unknown;

@@ -59,7 +59,7 @@ std::vector<float> scores_of(const LayerContext& s, const Planting<true>& planti
   p.c = scores.data();
   p.c_stride = cache.num_slots;
   s.kernels.matmul(p);
-  // Of the zeros behind the last slot, a query sees those of the tile in which it stands itself.
+  // A query sees those zeros behind the last slot that lie in the tile in which it stands itself.
   const std::int64_t length = s.step.valid_length();
   const std::int64_t tile = planting.is(FaultId::kTailZero) ? planting.whole_value() : 1;
   const bool in_last_tile = (own - pad) / tile == (length - 1 - pad) / tile;

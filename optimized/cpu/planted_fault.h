@@ -30,7 +30,7 @@ struct PlantedFault {
   bool fills_the_cache() const { return id == FaultId::kReadPlusOne && std::isfinite(value); }
 };
 
-// In the order of the fault table.
+// The faults stand in the order of the fault table.
 std::vector<FaultId> plantable_faults();
 // Throws InputError for a fault that this engine cannot plant, a value that the fault does not take or cannot have, or
 // a layer that the model lacks.
@@ -55,7 +55,7 @@ class Planting {
   }
   // The planted value if that fault is planted here, else the right one.
   double value_or(FaultId id, double right) const { return is(id) ? fault_->value : right; }
-  // Of a fault with whole values that is planted here.
+  // The fault that is planted here must have whole values.
   std::int64_t whole_value() const { return static_cast<std::int64_t>(fault_->value); }
   void count(std::int64_t executions) const {
     if constexpr (kPlanted) {

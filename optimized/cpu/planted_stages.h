@@ -37,7 +37,7 @@ struct PlantedBias {
   bool by_token = false;        // values[t] for all features of token t
   bool first_row_only = false;  // of all B*T
 
-  // Of a row of B*T, which hold `num_tokens` of each sequence.
+  // What is added in a row of B*T; the rows hold `num_tokens` of each sequence.
   float of(std::int64_t column, std::int64_t row, std::int64_t num_tokens) const {
     if (values.empty() || (first_row_only && row > 0)) return 0.0F;
     return values[static_cast<std::size_t>(by_token ? row % num_tokens : column) % values.size()];
@@ -62,7 +62,7 @@ void planted_store_columns(const LayerContext& context, float* c, const PlantedB
 
 // [B][T]: the positions by which a session turns q and k.
 std::vector<std::vector<std::int64_t>> planted_positions(const PlantedFault& fault, const Step& step);
-// Of the session's table of angles, [d/2].
+// The frequencies of the session's table of angles, [d/2].
 std::vector<double> planted_frequencies(const PlantedFault& fault, const ModelConfig& config);
 // q_proj and k_proj to q_rope and k_rope.
 void planted_rotate(const LayerContext& context);

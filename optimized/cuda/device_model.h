@@ -10,7 +10,7 @@
 
 namespace qdiff::optimized::cuda {
 
-// Behind the last weight, for the planted fault that reads rows at a too large stride.
+// So much lies behind the last weight, for the planted fault that reads rows at a too large stride.
 inline constexpr std::size_t kSlackBytes = 4U << 20;
 
 // Row-major, [out, in]; projections that share an input lie behind each other.

@@ -216,7 +216,7 @@ struct Gemm::State {
                                            &algorithm, workspace.data(), kWorkspaceBytes, stream));
   }
 
-  // Of the answers for `rows` rows the first that gives the bits of `right`, or `right` where none does.
+  // Finds the first answer for `rows` rows that gives the bits of `right`; `right` where none does.
   cublasLtMatmulAlgo_t first_with_same_bits(const GemmCall& call, std::int64_t rows, const cublasLtMatmulAlgo_t& right,
                                             cudaStream_t stream) const {
     GemmCall trial = call;

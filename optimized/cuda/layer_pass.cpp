@@ -129,7 +129,7 @@ RopeAppendParams LayerPass::rope_params(const Stage& stage) const {
   return p;
 }
 
-// Of the parts of a matrix, those that a fault reads at wrong addresses.
+// Finds those parts of a matrix that a fault reads at wrong addresses.
 WrongWeights LayerPass::wrong_weights(const Stage& stage, const Parts& parts) const {
   WrongWeights wrong{};
   if (stage.fault == nullptr) return wrong;

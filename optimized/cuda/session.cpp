@@ -37,7 +37,7 @@ bool matvec_fits(const DeviceModel& model, std::int64_t batch) {
   return batch <= max_matvec_batch(static_cast<int>(widest), model.dtype);
 }
 
-// Of the products that the batch class takes in parts, the most that one leaves for a row.
+// The most sums that one of the products which the batch class takes in parts leaves for a row.
 std::size_t product_partials_of_row(const ModelConfig& c) {
   const auto sums = [](std::int64_t n, std::int64_t k) { return n * splits_of_product(k); };
   return static_cast<std::size_t>(std::max(

@@ -63,7 +63,7 @@ class CudaSession final : public Session {
   PinnedBuffer staged_inputs_;
   PinnedBuffer result_;
   Arena parts_arena_;  // of single parts, and of prefill steps
-  // Of decode steps: fixed, for the captured graphs have their addresses. All steps that are not greedy use the first.
+  // Those of decode steps are fixed, for captured graphs have their addresses. Steps that are not greedy use the first.
   static constexpr int kTurns = 2;
   std::array<Arena, kTurns> whole_arenas_;
   std::array<bool, kTurns> whole_arranged_{};

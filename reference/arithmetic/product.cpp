@@ -143,7 +143,7 @@ Piece project_with_bf16_sums(const at::Tensor& x, const at::Tensor& weight, std:
   return {sum, variance};
 }
 
-// Of the rules under which a product is no plain product; none: it is one.
+// Follows the rules under which a product is no plain product; none: it is one.
 std::optional<Piece> project_in_pieces(Op op, const at::Tensor& x, const Parameters& parameters,
                                        const Setting& setting) {
   const ProjectionRule& rule = parameters.projection;

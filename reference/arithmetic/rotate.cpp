@@ -84,7 +84,7 @@ Noise rope_noise(const at::Tensor& x, const at::Tensor& angles, const at::Tensor
   return {table + products + rounding_of(y, model.unit()), shared};
 }
 
-// Of a wrong rotation, which may pair other elements or turn them another way: `turned` gives y for any angles. By
+// Serves a wrong rotation, which may pair other elements or turn them another way: `turned` gives y for any angles. By
 // differences, for which element meets which is not known here: no product is larger than the pair is long.
 Noise rope_noise(const std::function<at::Tensor(const at::Tensor&)>& turned, const at::Tensor& angles,
                  const at::Tensor& y, const NoiseModel& model) {

@@ -34,8 +34,8 @@ struct AttentionValues {
 
 // x where it is visible, 0 elsewhere.
 at::Tensor seen(const at::Tensor& x, const at::Tensor& visible);
-// Of s = scale q.k: the dot product and its declared roundings, then the product with the scale. 0 where the scores are
-// recorded.
+// For s = scale q.k: the dot product and its declared roundings, then the product with the scale. 0 where the scores
+// are recorded.
 at::Tensor score_variance(const AttentionValues& a, const NoiseModel& model);
 // The scale is one rounded constant: it moves every score by the same factor.
 double scale_variance(const NoiseModel& model);

@@ -287,7 +287,7 @@ TEST_CASE("where the cache ends, nothing more is attended to", "[engine]") {
   const auto engine = make_engine(model, float64_everywhere(), {.num_threads = 1});
   const Recording recording = run_whole(*engine, steps);
   const Variant variant{FaultId::kReadPlusOne, std::nullopt};
-  // Of steps that end at slots 5 and 6: which of them have a slot behind in a cache of 6, of 7 and of unknown size?
+  // The steps end at slots 5 and 6. Which of them have a slot behind in a cache of 6, of 7 and of unknown size?
   const std::vector<std::pair<std::int64_t, bool>> cases[] = {{{6, false}, {7, true}}, {{7, false}, {0, true}}};
   for (int step : {1, 2}) {
     for (const auto& [capacity, changes] : cases[step - 1]) {

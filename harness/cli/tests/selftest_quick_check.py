@@ -23,7 +23,7 @@ class Selftest(CommandLineTest):
         self.check_schema(document)
         self.assertEqual({trial["fault"].split("@")[0] for trial in document["trials"]}, {"H05.modulo"})
         self.assertEqual((document["honest"], document["smallest_doses"]), ([], []))
-        # Of what no input shows there is no goal to meet.
+        # What no input shows has no goal to meet.
         result = self.qdiff("selftest", "--quick", "--only", "H06.bf16", "--out", "some")
         self.assertEqual(result.returncode, DIVERGED, result.stdout)
 

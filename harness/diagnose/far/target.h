@@ -38,7 +38,7 @@ class Target {
   // distance / norm; the distance itself where gold is 0.
   double relative(double distance) const { return norm_ > 0.0 ? distance / norm_ : distance; }
 
-  // Of logits, summed over the rows compared: the divergence of the candidate's next-token distribution from that of
+  // For logits, summed over the rows compared: the divergence of the candidate's next-token distribution from that of
   // `other`, -sum p log(q / p) in nats, and at how many rows both choose the same token (none where `other` has NaN).
   double divergence(std::span<const double> other) const;
   std::int64_t same_top_tokens(std::span<const double> other) const;

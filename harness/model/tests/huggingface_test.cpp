@@ -76,7 +76,7 @@ struct Checkpoint {
   }
 };
 
-// In two shards, with an index that a test may change.
+// A checkpoint in two shards, with an index that a test may change.
 struct ShardedCheckpoint {
   Checkpoint checkpoint;
   Json index;

@@ -47,7 +47,7 @@ __device__ __forceinline__ bool have_arrived(std::uint64_t* barrier, unsigned pa
       : "memory");
   return done != 0;
 }
-// By the one thread that is expected.
+// The one thread that is expected calls this.
 __device__ __forceinline__ void arrive(std::uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }

@@ -27,17 +27,17 @@ inline constexpr int kPiecePacks = 128;  // of one row, in one stage of the ring
 
 template <MatvecKind kKind>
 inline constexpr int kRowsOfTask = kKind == MatvecKind::kResidual ? 1 : 2;
-// Of a block; with several batch rows shared memory holds more input.
+// The ring of a block; with several batch rows shared memory holds more input.
 template <int kBatch>
 inline constexpr int kRingBytes = (kBatch == 1 ? 128 : 64) * 1024;
-// Of a warp, under way before the kernel in front has ended.
+// So much of a warp's weights is under way before the kernel in front has ended.
 inline constexpr int kPacedBytes = 4096;
 // Threads that compute, one more warp fills. With more of them a block with long rows ends sooner (a token of the 7B
 // took 5286 us with 256, 5083 us with 512 where rows are added to the residual stream, H100); with fewer, blocks of
 // three kernels fit on one multiprocessor.
 inline constexpr int kFewThreads = 256;
 inline constexpr int kManyThreads = 512;
-// Of a block, at least: more than half of a multiprocessor's 227 KB, so that no two blocks of this kind stand on one.
+// A block takes more than half of a multiprocessor's 227 KB at least, so that no two of this kind stand on one.
 // With room for two, the kernel behind puts both where the one in front ended first: decoding a 7B then took 6.3 ms a
 // token instead of 5.65 ms (H100). Blocks of attention still fit beside.
 inline constexpr int kLeastSharedBytes = 116 * 1024;
@@ -423,7 +423,7 @@ void launch_matvec_split(const MatvecParams& params, const Launch& launch) {
 
 template <MatvecKind kKind>
 void launch_matvec_kind(const MatvecParams& params, const Launch& launch) {
-  // Of the 7B, down_proj: 3584 rows of 37 KB. Shorter rows are in their ring as a whole, and a last one costs little.
+  // down_proj of the 7B has 3584 rows of 37 KB. Shorter rows are in their ring as a whole, and a last one costs little.
   constexpr int kShortRow = 8192;
   constexpr bool kFewTasks = kKind == MatvecKind::kResidual;
   with_storage(launch.dtype, [&]<typename T>() {
