@@ -50,7 +50,7 @@ TEST_CASE("a clean trace of the reference, ragged and in chunks, matches and ref
   INFO(first_words(result));
   CHECK(result.verdict == Verdict::kMatch);
   CHECK(result.coverage.tensors_missing.empty());
-  for (FaultId id : {"H01", "H02", "H03", "H05", "H06", "H08", "H10"}) {
+  for (const char* id : {"H01", "H02", "H03", "H05", "H06", "H08", "H10"}) {
     INFO(id);
     const auto found = std::find_if(result.hypotheses.begin(), result.hypotheses.end(),
                                     [&](const auto& hypothesis) { return hypothesis.id == id; });
