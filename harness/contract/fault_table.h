@@ -73,8 +73,8 @@ const VariantFacts& fault_facts(FaultId id);
 // The same for one model, with right values and with what no input of that model can show.
 std::vector<VariantFacts> faults_of(const ModelConfig& config);
 
-// Whether the model has the operation that the bug changes first. Under a bug of one that it lacks it computes what right
-// code does.
+// Whether the model has the operation that the bug changes first. Under a bug of one that it lacks it computes what
+// right code does.
 bool is_in_model(const VariantFacts& facts, const ModelConfig& config);
 
 std::string_view name(FaultId id);  // "H05.modulo"
