@@ -148,7 +148,7 @@ TEST_CASE("a trace of a llama model says so, and is written as it is read") {
   CHECK(written["model"]["architecture"] == "llama");
   CHECK(written["model"]["config"]["model_type"] == "llama");
   document["model"]["architecture"] = "gemma";
-  CHECK_THAT(error_of(document.dump()), ContainsSubstring("must be \"qwen2\" or \"llama\""));
+  CHECK_THAT(error_of(document.dump()), ContainsSubstring("is \"gemma\", but qdiff judges \"qwen2\""));
 }
 
 TEST_CASE("J01 J02 J03 J06 J07 J10 J11: text that is no strict JSON is refused") {
