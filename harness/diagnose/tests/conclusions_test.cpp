@@ -12,20 +12,22 @@ using findings::Finding;
 using findings::FindingKind;
 using findings::HypothesisVerdict;
 
-const Variant kModulo{"H05.modulo", {}}, kDivide{"H05.divide", {}}, kStride{"H01.stride", {}},
-    kOutsider{"X.no_silu", {}}, kInPlace{"H04.in_place", {}}, kRounds{"H02.probs_16", {}};
+const Variant kModulo{FaultId::kModulo, {}}, kDivide{FaultId::kDivideByKv, {}}, kStride{FaultId::kNoHeadStride, {}},
+    kOutsider{FaultId::kNoSilu, {}}, kInPlace{FaultId::kWoRows, {}}, kRounds{FaultId::kSumFp16, {}};
+const FaultId kProbsBf16 = *parse_fault_id("H02.attention_probs_bf16");
 const DeclarablePoint kProbs16{RoundingPoint::kAttentionProbs, DType::kBF16};
 
 std::vector<VariantFacts> catalogue() {
-  std::vector<VariantFacts> all = {{"H01.stride", "", "", {Op::kKCache}, ""},
-                                   {"H02.probs_16", "", "", {Op::kProbs}, ""},
-                                   {"H02.declared_probs", "", "", {Op::kProbs}, ""},
-                                   {"H04.in_place", "", "", {Op::kOProj}, ""},
-                                   {"H05.modulo", "", "", {Op::kScores, Op::kAttnOutput}, "1 < K < H"},
-                                   {"H05.divide", "", "", {Op::kAttnOutput}, "G != K"},
-                                   {"X.no_silu", "", "", {Op::kAct}, ""}};
+  std::vector<VariantFacts> all = {{FaultId::kNoHeadStride, "", "", {Op::kKCache}, ""},
+                                   {FaultId::kSumFp16, "", "", {Op::kProbs}, ""},
+                                   {kProbsBf16, "", "", {Op::kProbs}, ""},
+                                   {FaultId::kWoRows, "", "", {Op::kOProj}, ""},
+                                   {FaultId::kModulo, "", "", {Op::kScores, Op::kAttnOutput}, "1 < K < H"},
+                                   {FaultId::kDivideByKv, "", "", {Op::kAttnOutput}, "G != K"},
+                                   {FaultId::kNoSilu, "", "", {Op::kAct}, ""}};
   all[1].only_rounds = true;
   all[2].declares = kProbs16;
+  all[3].overwrites = true;
   return all;
 }
 
@@ -124,7 +126,7 @@ TEST_CASE("a wrong tensor is a finding with all that is known of it", "[conclusi
   CHECK(finding.span_start == TensorId{Op::kVCache, 1});
   CHECK(finding.kind == FindingKind::kLogic);
   CHECK(finding.command == "repeat first model.layers.1.self_attn.attn_output");
-  CHECK(finding.explanation.variant == "H05.modulo");
+  CHECK(finding.explanation.variant == FaultId::kModulo);
   CHECK(finding.explanation.verdict == HypothesisVerdict::kConfirmed);
   CHECK(finding.explanation.pattern == "heads 1 and 2 of 4");
   REQUIRE(finding.explanation.where.size() == 2);
@@ -153,7 +155,7 @@ TEST_CASE("a variant that explains less than another of the same tensor is no ex
   concluded.add(key_of(Op::kScores), {{kModulo, {}}});
   concluded.add(key_of(Op::kAttnOutput), {{kDivide, {}}, {kStride, {}}, {kModulo, {}}});
   concluded.conclude();
-  CHECK(concluded.explanation(1).variant == "H05.modulo");
+  CHECK(concluded.explanation(1).variant == FaultId::kModulo);
   CHECK(concluded.explanation(1).alternatives.empty());
   CHECK(concluded.explanation(1).verdict == HypothesisVerdict::kConfirmed);
 }
@@ -163,13 +165,13 @@ TEST_CASE("of variants that explain as much, the one that changes fewer rows com
   Concluded concluded;
   concluded.add(key_of(Op::kAttnOutput), {{kModulo, {}}, {kDivide, {}}});
   concluded.conclude();
-  CHECK(concluded.explanation().variant == "H05.divide");
-  CHECK(concluded.explanation().alternatives == std::vector<std::string>{"H05.modulo"});
+  CHECK(concluded.explanation().variant == FaultId::kDivideByKv);
+  CHECK(concluded.explanation().alternatives == std::vector<FaultId>{FaultId::kModulo});
   CHECK(concluded.explanation().verdict == HypothesisVerdict::kConfirmed);
   CHECK_THAT(concluded.explanation().separated_by.at(0), ContainsSubstring("G != K; 1 < K < H"));
 
   Concluded fitted;
-  fitted.add(key_of(Op::kKCache), {{kStride, {}, true}, {Variant{"H01.stride", 2.0}, {}}});
+  fitted.add(key_of(Op::kKCache), {{kStride, {}, true}, {Variant{FaultId::kNoHeadStride, 2.0}, {}}});
   fitted.conclude();
   CHECK(fitted.explanation().value == 2.0);
 }
@@ -178,8 +180,8 @@ TEST_CASE("hypotheses that explain the same are a tie, outsiders last", "[conclu
   Concluded concluded;
   concluded.add(key_of(Op::kAttnOutput), {{kOutsider, {}}, {kDivide, {}}, {kStride, {}}});
   concluded.conclude();
-  CHECK(concluded.explanation().variant == "H01.stride");
-  CHECK(concluded.explanation().alternatives == std::vector<std::string>{"H05.divide", "X.no_silu"});
+  CHECK(concluded.explanation().variant == FaultId::kNoHeadStride);
+  CHECK(concluded.explanation().alternatives == std::vector<FaultId>{FaultId::kDivideByKv, FaultId::kNoSilu});
   CHECK(concluded.explanation().verdict == HypothesisVerdict::kConsistent);
 }
 
@@ -187,7 +189,7 @@ TEST_CASE("what is in doubt is consistent, with the reason", "[conclusions]") {
   Concluded concluded;
   concluded.add(key_of(Op::kAct), {{kOutsider, {}, false, 0.0, "it covers anything"}});
   concluded.conclude();
-  CHECK(concluded.explanation().variant == "X.no_silu");
+  CHECK(concluded.explanation().variant == FaultId::kNoSilu);
   CHECK(concluded.explanation().verdict == HypothesisVerdict::kConsistent);
   CHECK(concluded.explanation().evidence == "it covers anything");
 }
@@ -206,7 +208,7 @@ TEST_CASE("where no variant fits, a pattern that only one kind of bug makes spea
   CHECK(concluded.explanation(0).verdict == HypothesisVerdict::kConsistent);
   CHECK(concluded.explanation(0).evidence == "values of another head");
   CHECK_FALSE(concluded.explanation(1).hypothesis.has_value());
-  CHECK(concluded.explanation(1).variant == "X.no_silu");
+  CHECK(concluded.explanation(1).variant == FaultId::kNoSilu);
 }
 
 TEST_CASE("an undeclared rounding is a finding of kind precision, and beside a bug a second one", "[conclusions]") {
@@ -216,7 +218,7 @@ TEST_CASE("an undeclared rounding is a finding of kind precision, and beside a b
   REQUIRE(alone.result.findings.size() == 1);
   CHECK(alone.result.findings[0].kind == FindingKind::kPrecision);
   CHECK(alone.explanation().points == std::map<std::string, std::string>{{"attention.probs", "bfloat16"}});
-  CHECK(alone.explanation().variant == "H02.declared_probs");
+  CHECK(alone.explanation().variant == kProbsBf16);
   CHECK(alone.explanation().hypothesis == "H02");
   CHECK(alone.explanation().verdict == HypothesisVerdict::kConfirmed);
 
@@ -225,7 +227,7 @@ TEST_CASE("an undeclared rounding is a finding of kind precision, and beside a b
   beside.conclude();
   REQUIRE(beside.result.findings.size() == 2);
   CHECK(beside.result.findings[0].kind == FindingKind::kLogic);
-  CHECK(beside.explanation(0).variant == "H05.divide");
+  CHECK(beside.explanation(0).variant == FaultId::kDivideByKv);
   CHECK(beside.result.findings[1].kind == FindingKind::kPrecision);
 
   Concluded unlisted;
@@ -261,7 +263,7 @@ TEST_CASE("of a bug that only rounds and a rounding that can be declared, the fi
   more.conclude();
   REQUIRE(more.result.findings.size() == 2);
   for (const Finding& finding : more.result.findings) CHECK(finding.kind == FindingKind::kLogic);
-  CHECK(more.explanation(0).variant == "H02.probs_16");
+  CHECK(more.explanation(0).variant == FaultId::kSumFp16);
 }
 
 TEST_CASE("a tensor that was written again speaks for H04, unless its reader shows a bug of that kind",

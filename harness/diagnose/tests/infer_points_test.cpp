@@ -18,7 +18,7 @@ WrongTensor explained_by(std::vector<Fit> fits) {
 
 const Fit kSilu16{std::nullopt, {{kMlpSilu, DType::kBF16}}};
 const Fit kSiluHalf{std::nullopt, {{kMlpSilu, DType::kF16}}};
-const Fit kBug{Variant{"X.sigmoid", {}}, {}};
+const Fit kBug{Variant{FaultId::kNoSilu, {}}, {}};
 
 TEST_CASE("roundings explain everything where each wrong tensor has one and no bug fits", "[infer_points]") {
   Judged judged;

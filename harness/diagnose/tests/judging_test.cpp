@@ -41,7 +41,7 @@ TEST_CASE("an honest recording is right, and every tensor of it was compared", "
 
 TEST_CASE("a wrong row is found where it is, with its span, its pattern and what explains it", "[judging]") {
   ToyOracle oracle;
-  ToyEngine engine = toy_engine({"X.sigmoid", {}, 1});
+  ToyEngine engine = toy_engine({FaultId::kNoSilu, {}, 1});
   const ToySubject subject(engine);
   const std::vector<Subject> subjects = {subject.subject};
   const Judged judged = judge(oracle, subjects);
@@ -52,14 +52,14 @@ TEST_CASE("a wrong row is found where it is, with its span, its pattern and what
   CHECK(first.span_start == TensorId{Op::kUpProj, 1});
   CHECK(first.judgement.outcome == compare::Outcome::kDiverged);
   CHECK_FALSE(first.pattern.text.empty());
-  CHECK(first.fits == std::vector<Fit>{{Variant{"X.sigmoid", {}}, {}}});
+  CHECK(first.fits == std::vector<Fit>{{Variant{FaultId::kNoSilu, {}}, {}}});
   CHECK(first.seen_by == SeenBy::kReplay);
   CHECK(judged.compared == std::vector<std::int64_t>{static_cast<std::int64_t>(subject.tensors.size())});
 }
 
 TEST_CASE("rows that were not handed out are missing, and the rows after them span them", "[judging]") {
   ToyOracle oracle;
-  ToyEngine engine = toy_engine({"X.sigmoid", {}, 1});
+  ToyEngine engine = toy_engine({FaultId::kNoSilu, {}, 1});
   ToySubject subject(engine);
   subject.drop({Op::kAct, Op::kDownProj});
   const Judged judged = judge(oracle, {subject.subject}, {{0, 1}, true});
@@ -68,12 +68,12 @@ TEST_CASE("rows that were not handed out are missing, and the rows after them sp
   CHECK(judged.wrong[0].key == key_of(Op::kOutput, 1));
   CHECK(judged.wrong[0].span ==
         std::vector<TensorKey>{key_of(Op::kAct, 1), key_of(Op::kDownProj, 1), key_of(Op::kOutput, 1)});
-  CHECK(judged.wrong[0].fits == std::vector<Fit>{{Variant{"X.sigmoid", {}}, {}}});
+  CHECK(judged.wrong[0].fits == std::vector<Fit>{{Variant{FaultId::kNoSilu, {}}, {}}});
 }
 
 TEST_CASE("layers and steps that are not asked for are not judged", "[judging]") {
   ToyOracle oracle;
-  ToyEngine engine = toy_engine({"X.sigmoid", {}, {}});
+  ToyEngine engine = toy_engine({FaultId::kNoSilu});
   ToySubject subject(engine);
   subject.subject.steps = {1};
   const Judged judged = judge(oracle, {subject.subject}, {{1}, false});
@@ -127,7 +127,7 @@ TEST_CASE("a tensor of a wrong shape is wrong, and what reads it is not compared
 // The judge looks at several tensors at a time; what it finds is the same as of each by itself.
 TEST_CASE("subjects that are judged together are found as each alone", "[judging]") {
   ToyOracle oracle;
-  ToyEngine honest(kF32), wrong = toy_engine({"X.sigmoid", {}, 0}), scaled = toy_engine({"H02.scale", 1.0, 1});
+  ToyEngine honest(kF32), wrong = toy_engine({FaultId::kNoSilu, {}, 0}), scaled = toy_engine({FaultId::kScale, 1.0, 1});
   const ToySubject a(honest, toy_case({9, 1, 1}, "a")), b(wrong, toy_case({5, 5}, "b")),
       c(scaled, toy_case({3, 1}, "c"));
   const std::vector<Subject> all = {a.subject, b.subject, c.subject};
@@ -152,10 +152,10 @@ TEST_CASE("subjects that are judged together are found as each alone", "[judging
 
 TEST_CASE("a bug explains a layer where it fits every recording that would show it", "[judging]") {
   ToyOracle oracle;
-  ToyEngine wrong = toy_engine({"X.sigmoid", {}, 0}), honest(kF32);
+  ToyEngine wrong = toy_engine({FaultId::kNoSilu, {}, 0}), honest(kF32);
   const ToySubject a(wrong, toy_case({5}, "a")), b(wrong, toy_case({4}, "b")), c(honest, toy_case({3}, "c"));
   for (const WrongTensor& tensor : judge(oracle, {a.subject, b.subject}).wrong) {
-    CHECK(tensor.fits == std::vector<Fit>{{Variant{"X.sigmoid", {}}, {}}});
+    CHECK(tensor.fits == std::vector<Fit>{{Variant{FaultId::kNoSilu, {}}, {}}});
   }
   const Judged contradicted = judge(oracle, {a.subject, b.subject, c.subject});
   REQUIRE(contradicted.wrong.size() == 2);
@@ -168,38 +168,38 @@ TEST_CASE("each variant is asked whether these inputs would show it", "[judging]
   ToySubject subject(engine);
   subject.drop({Op::kQRope});
   const Detectability seen = judge(oracle, {subject.subject}).detectability;
-  for (const char* shown : {"H02.scale", "H02.scores_bf16", "H04.drops_residual", "H09.eps", "X.sigmoid"}) {
-    INFO(shown);
+  for (FaultId shown : {FaultId::kScale, kScoresBf16, FaultId::kResidualLost, FaultId::kEps, FaultId::kNoSilu}) {
+    INFO(name(shown));
     CHECK(seen.cases_that_show.at(shown) == std::set<std::string>{"toy"});
   }
-  CHECK(seen.cases_that_show.at("H01.needs_queries").empty());
-  CHECK_FALSE(seen.tried.contains("H01.needs_queries"));
-  CHECK_THAT(seen.not_evaluable.at("H01.needs_queries"), ContainsSubstring("self_attn.q_rope"));
+  CHECK(seen.cases_that_show.at(FaultId::kNoHeadStride).empty());
+  CHECK_FALSE(seen.tried.contains(FaultId::kNoHeadStride));
+  CHECK_THAT(seen.not_evaluable.at(FaultId::kNoHeadStride), ContainsSubstring("self_attn.q_rope"));
 }
 
 TEST_CASE("a variant that these inputs do not show is tried and not shown", "[judging]") {
-  std::vector<VariantFacts> catalogue = toy_catalogue_of({"H02.scale", "X.sigmoid"});
+  std::vector<VariantFacts> catalogue = toy_catalogue_of({FaultId::kScale, FaultId::kNoSilu});
   catalogue[0].values = {*catalogue[0].right_value};  // planted, it changes nothing
   catalogue[1].probed = false;
   ToyOracle oracle(catalogue);
   ToyEngine engine(kF32);
   const ToySubject subject(engine);
   const Detectability seen = judge(oracle, {subject.subject}).detectability;
-  CHECK(seen.tried == std::set<std::string>{"H02.scale"});
-  CHECK(seen.cases_that_show.at("H02.scale").empty());
+  CHECK(seen.tried == std::set<FaultId>{FaultId::kScale});
+  CHECK(seen.cases_that_show.at(FaultId::kScale).empty());
 }
 
 TEST_CASE("a case answers for its own hypothesis, and for others where no case has yet", "[judging]") {
-  ToyOracle oracle(toy_catalogue_of({"H02.scale", "H04.drops_residual", "X.sigmoid"}));
+  ToyOracle oracle(toy_catalogue_of({FaultId::kScale, FaultId::kResidualLost, FaultId::kNoSilu}));
   ToyEngine engine(kF32);
   CaseInput first = toy_case({4}, "first"), second = toy_case({4}, "second"), third = toy_case({4}, "third");
   first.hypothesis = "H02";
   second.hypothesis = "H04";
   const ToySubject a(engine, first), b(engine, second), c(engine, third);
   const auto shown = judge(oracle, {a.subject, b.subject, c.subject}).detectability.cases_that_show;
-  CHECK(shown.at("H02.scale") == std::set<std::string>{"first", "third"});
-  CHECK(shown.at("H04.drops_residual") == std::set<std::string>{"first", "second", "third"});
-  CHECK(shown.at("X.sigmoid") == std::set<std::string>{"first", "third"});
+  CHECK(shown.at(FaultId::kScale) == std::set<std::string>{"first", "third"});
+  CHECK(shown.at(FaultId::kResidualLost) == std::set<std::string>{"first", "second", "third"});
+  CHECK(shown.at(FaultId::kNoSilu) == std::set<std::string>{"first", "third"});
 }
 
 TEST_CASE("the first and the last judged layer stand for all where variants are asked", "[judging]") {
@@ -208,9 +208,9 @@ TEST_CASE("the first and the last judged layer stand for all where variants are 
   ToySubject subject(engine);
   subject.tensors.erase(key_of(Op::kQRope, 1, 0));
   subject.tensors.erase(key_of(Op::kQRope, 1, 1));
-  CHECK_FALSE(judge(oracle, {subject.subject}).detectability.not_evaluable.contains("H01.needs_queries"));
+  CHECK_FALSE(judge(oracle, {subject.subject}).detectability.not_evaluable.contains(FaultId::kNoHeadStride));
   const Detectability alone = judge(oracle, {subject.subject}, {{1}, false}).detectability;
-  CHECK(alone.not_evaluable.at("H01.needs_queries") == "model.layers.1.self_attn.q_rope");
+  CHECK(alone.not_evaluable.at(FaultId::kNoHeadStride) == "model.layers.1.self_attn.q_rope");
 }
 
 TEST_CASE("without probing no variant is tried", "[judging]") {

@@ -14,14 +14,14 @@ using findings::HypothesisVerdict;
 using findings::RunResult;
 
 std::vector<VariantFacts> catalogue() {
-  return {{"H01.no_head_stride", "", "", {Op::kKCache}, ""},
-          {"H05.modulo", "h % K", "", {Op::kAttnOutput}, ""},
-          {"H05.divide_by_kv", "h / K", "", {Op::kAttnOutput}, ""}};
+  return {{FaultId::kNoHeadStride, "", "", {Op::kKCache}, ""},
+          {FaultId::kModulo, "h % K", "", {Op::kAttnOutput}, ""},
+          {FaultId::kDivideByKv, "h / K", "", {Op::kAttnOutput}, ""}};
 }
 
-RunResult result_of(const std::vector<Finding>& findings, const std::set<std::string>& shown = {}) {
+RunResult result_of(const std::vector<Finding>& findings, const std::set<FaultId>& shown = {}) {
   Detectability detectability;
-  for (const std::string& variant : shown) {
+  for (FaultId variant : shown) {
     detectability.tried.insert(variant);
     detectability.cases_that_show[variant] = {"case"};
   }
@@ -90,20 +90,20 @@ TEST_CASE("the gravest verdict stands with its reason", "[merge]") {
   CHECK(merge({match, match}).verdict == Verdict::kMatch);
 }
 
-const Finding kTie = finding_of({{"H01.no_head_stride", {}}, {"H05.modulo", {}}});
+const Finding kTie = finding_of({{FaultId::kNoHeadStride, {}}, {FaultId::kModulo, {}}});
 
 TEST_CASE("another model's cases refute a variant that they would have shown, and none that they found too",
           "[merge]") {
   const RunResult tied = result_of({kTie});
   // Shown elsewhere and not found there: out.
-  CHECK(merge({tied, result_of({}, {"H01.no_head_stride"})}).findings[0].explanation.variant == "H05.modulo");
+  CHECK(merge({tied, result_of({}, {FaultId::kNoHeadStride})}).findings[0].explanation.variant == FaultId::kModulo);
   // Shown and found: both stay.
-  CHECK(merge({tied, result_of({kTie}, {"H01.no_head_stride"})}).findings[0].explanation.alternatives.size() == 1);
+  CHECK(merge({tied, result_of({kTie}, {FaultId::kNoHeadStride})}).findings[0].explanation.alternatives.size() == 1);
   // Not shown: nothing is said.
   CHECK(merge({tied, result_of({})}).findings[0].explanation.alternatives.size() == 1);
   // Where each would be out, the tie stays as it was.
-  const RunResult both = merge({tied, result_of({}, {"H01.no_head_stride", "H05.modulo"})});
-  CHECK(both.findings[0].explanation.variant == "H01.no_head_stride");
+  const RunResult both = merge({tied, result_of({}, {FaultId::kNoHeadStride, FaultId::kModulo})});
+  CHECK(both.findings[0].explanation.variant == FaultId::kNoHeadStride);
   CHECK(both.findings[0].explanation.alternatives.size() == 1);
 }
 
@@ -113,26 +113,27 @@ TEST_CASE("a variant that was in doubt is so still when the others are out", "[m
   doubtful.explanation.pattern = "head 2";
   doubtful.explanation.layers = {1};
   const findings::Explanation left =
-      merge({result_of({doubtful}), result_of({}, {"H05.modulo"})}).findings[0].explanation;
-  CHECK(left.variant == "H01.no_head_stride");
+      merge({result_of({doubtful}), result_of({}, {FaultId::kModulo})}).findings[0].explanation;
+  CHECK(left.variant == FaultId::kNoHeadStride);
   CHECK(left.verdict == HypothesisVerdict::kConsistent);
   CHECK(left.evidence == "the span is long");
   CHECK(left.pattern == "head 2");
   CHECK(left.layers == std::vector<int>{1});
   // The doubt was of the first variant, not of the one that is left.
   const findings::Explanation other =
-      merge({result_of({doubtful}), result_of({}, {"H01.no_head_stride"})}).findings[0].explanation;
+      merge({result_of({doubtful}), result_of({}, {FaultId::kNoHeadStride})}).findings[0].explanation;
   CHECK(other.verdict == HypothesisVerdict::kConfirmed);
   CHECK(other.evidence.empty());
 }
 
 TEST_CASE("hypotheses are judged again by all findings together", "[merge]") {
-  const RunResult merged = merge({result_of({}, {"H05.modulo"}), result_of({finding_of({{"H05.divide_by_kv", {}}})})});
+  const RunResult merged =
+      merge({result_of({}, {FaultId::kModulo}), result_of({finding_of({{FaultId::kDivideByKv, {}}})})});
   for (const findings::HypothesisResult& hypothesis : merged.hypotheses) {
     if (hypothesis.id != "H05") continue;
     CHECK(hypothesis.verdict == HypothesisVerdict::kConfirmed);
-    CHECK(hypothesis.variant == "H05.divide_by_kv");
-    CHECK(hypothesis.exercised_variants == std::vector<std::string>{"H05.modulo"});
+    CHECK(hypothesis.variant == FaultId::kDivideByKv);
+    CHECK(hypothesis.exercised_variants == std::vector<FaultId>{FaultId::kModulo});
   }
   CHECK(std::find(merged.coverage.blind.begin(), merged.coverage.blind.end(), "H05") == merged.coverage.blind.end());
   CHECK(merged.coverage.blind.size() == 9);

@@ -84,7 +84,7 @@ TEST_CASE("the reference's residual stream is rounded to the candidate's type, a
 TEST_CASE("in lockstep each judged layer is fed with the reference's residual stream", "[record]") {
   const CaseInput input = toy_case({3, 1});
   const ReferenceChain chain = chains_of(input, 1, kLayers, DType::kF32).front();
-  ToyEngine engine = toy_engine({"X.sigmoid", {}, 0});  // what layer 0 puts out is not what layer 1 is given
+  ToyEngine engine = toy_engine({FaultId::kNoSilu, {}, 0});  // what layer 0 puts out is not what layer 1 is given
   const Recorded whole = record_lockstep(engine, input, chain, {0, 1, 2}, true, 1, Poison::kNaN);
   CHECK(whole.tensors.size() == 2 * all_tensors(toy_config(), true).size());
   ToyEngine honest(kF32);

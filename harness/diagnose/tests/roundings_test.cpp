@@ -14,14 +14,14 @@ using Points = std::vector<DeclarablePoint>;
 constexpr DType kBF16 = DType::kBF16;
 
 // What is found undeclared at a row of an engine that rounds so.
-Points undeclared(const Precision& really, Op op, const Fault& fault = {}) {
+Points undeclared(const Precision& really, Op op, const std::optional<Fault>& fault = {}) {
   ToyOracle oracle;
-  ToyEngine engine = toy_engine(fault, really);
+  ToyEngine engine = fault ? toy_engine(*fault, really) : honest_engine(really);
   const ToySubject subject(engine);
   const RowJudgement row = subject.row(oracle, key_of(op));
   REQUIRE(row.wrong());
-  const Variant variant{fault.id, fault.value};
-  return undeclared_points(RowOracle(oracle, kF32), row, fault.id.empty() ? nullptr : &variant);
+  const std::optional<Variant> variant = fault ? std::optional(Variant{fault->id, fault->value}) : std::nullopt;
+  return undeclared_points(RowOracle(oracle, kF32), row, variant ? &*variant : nullptr);
 }
 
 TEST_CASE("the roundings that an engine made are found, each with its type", "[roundings]") {
@@ -29,7 +29,7 @@ TEST_CASE("the roundings that an engine made are found, each with its type", "[r
   CHECK(undeclared(rounding_at(kMlpSilu, kBF16), Op::kAct) == Points{{kMlpSilu, kBF16}});
   CHECK(undeclared(rounding_at(kMlpSilu, DType::kF16), Op::kAct) == Points{{kMlpSilu, DType::kF16}});
   CHECK(undeclared(rounding_at(kRmsNormNormalized, kBF16), Op::kInputLayernorm) == Points{{kRmsNormNormalized, kBF16}});
-  CHECK(undeclared(rounding_at(kMlpSilu, kBF16), Op::kAct, {"X.sigmoid", {}, {}}) == Points{{kMlpSilu, kBF16}});
+  CHECK(undeclared(rounding_at(kMlpSilu, kBF16), Op::kAct, Fault{FaultId::kNoSilu}) == Points{{kMlpSilu, kBF16}});
   // One after the other, the one first that brings the reference nearer.
   const Points two =
       undeclared(rounding_at(kAttentionScaledScores, kBF16, rounding_at(kAttentionScores, kBF16)), Op::kScores);
@@ -59,11 +59,11 @@ TEST_CASE("a narrower cache is the one rounding of data that only moves", "[roun
 
 TEST_CASE("no rounding explains a bug", "[roundings]") {
   ToyOracle oracle;
-  ToyEngine engine = toy_engine({"X.sigmoid", {}, {}});
+  ToyEngine engine = toy_engine({FaultId::kNoSilu});
   ToySubject subject(engine);
   CHECK(undeclared_points(RowOracle(oracle, kF32), subject.row(oracle, key_of(Op::kAct)), nullptr).empty());
   // What a bug needs may not be recorded: then nothing is said beside it.
-  const Variant blind{"H01.needs_queries", {}};
+  const Variant blind{FaultId::kNoHeadStride, {}};
   subject.drop({Op::kQRope});
   CHECK(undeclared_points(RowOracle(oracle, kF32), subject.row(oracle, key_of(Op::kAct)), &blind).empty());
 }
@@ -96,18 +96,18 @@ TEST_CASE("what a hard gate tells apart is infinitely far", "[roundings]") {
 
 TEST_CASE("the nearest bugs are those that take half of the distance away, the nearest first", "[roundings]") {
   ToyOracle oracle;
-  ToyEngine engine = toy_engine({"H02.scale", 0.98, {}}, rounding_at(RoundingPoint::kAttentionScores, kBF16));
+  ToyEngine engine = toy_engine({FaultId::kScale, 0.98, {}}, rounding_at(RoundingPoint::kAttentionScores, kBF16));
   ToySubject subject(engine);
   const RowJudgement row = subject.row(oracle, key_of(Op::kScores));
   RowOracle rows(oracle, kF32);
-  CHECK(nearest_variants(rows, row) == std::vector<Variant>{{"H02.scale", 1.0}});
+  CHECK(nearest_variants(rows, row) == std::vector<Variant>{{FaultId::kScale, 1.0}});
 
-  std::vector<VariantFacts> many = toy_catalogue_of({"H02.scale", "H02.scores_bf16"});
+  std::vector<VariantFacts> many = toy_catalogue_of({FaultId::kScale, kScoresBf16});
   many[0].values = {0.8, 1.1, 0.9, 1.0, 0.31};
   ToyOracle other(many);
   RowOracle again(other, kF32);
   CHECK(nearest_variants(again, row) ==
-        std::vector<Variant>{{"H02.scale", 1.0}, {"H02.scale", 0.9}, {"H02.scale", 1.1}});
+        std::vector<Variant>{{FaultId::kScale, 1.0}, {FaultId::kScale, 0.9}, {FaultId::kScale, 1.1}});
 }
 
 }  // namespace

@@ -7,12 +7,12 @@
 namespace qdiff::diagnose {
 namespace {
 
-const Variant kSigmoid{"X.sigmoid", {}};
-const Variant kNoResidual{"H04.drops_residual", {}};
+const Variant kSigmoid{FaultId::kNoSilu, {}};
+const Variant kNoResidual{FaultId::kResidualLost, {}};
 
 TEST_CASE("a bug is screened on long spans alone, and only where the row is wrong", "[row_oracle]") {
   ToyOracle oracle;
-  ToyEngine engine = toy_engine({"X.sigmoid", {}, {}});
+  ToyEngine engine = toy_engine({FaultId::kNoSilu});
   ToySubject subject(engine);
   RowOracle rows(oracle, kF32);
   const RowJudgement act = subject.row(oracle, key_of(Op::kAct));
@@ -39,7 +39,7 @@ TEST_CASE("a bug is screened on long spans alone, and only where the row is wron
 
 TEST_CASE("what was computed for a look is not computed again", "[row_oracle]") {
   ToyOracle oracle;
-  ToyEngine engine = toy_engine({"X.sigmoid", {}, {}});
+  ToyEngine engine = toy_engine({FaultId::kNoSilu});
   const ToySubject subject(engine);
   const RowJudgement row = subject.row(oracle, key_of(Op::kAct));
   RowOracle rows(oracle, kF32);
@@ -51,35 +51,35 @@ TEST_CASE("what was computed for a look is not computed again", "[row_oracle]") 
   CHECK(rows.distance(row, {&kSigmoid}) == with_bug);
   CHECK(rows.distance(row) == without);
   CHECK(rows.right(row).value == RowOracle(oracle, kF32).evaluate(row, {}).value);
-  CHECK(oracle.asked.at("X.sigmoid") == asked.at("X.sigmoid"));
-  CHECK(oracle.asked.at("") == asked.at("") + 1);  // by this test itself
+  CHECK(oracle.asked.at(FaultId::kNoSilu) == asked.at(FaultId::kNoSilu));
+  CHECK(oracle.asked.at(std::nullopt) == asked.at(std::nullopt) + 1);  // by this test itself
 }
 
 TEST_CASE("values of a parameter have distances of their own", "[row_oracle]") {
   ToyOracle oracle;
-  ToyEngine engine = toy_engine({"H02.scale", 0.25, {}});
+  ToyEngine engine = toy_engine({FaultId::kScale, 0.25, {}});
   const ToySubject subject(engine);
   const RowJudgement row = subject.row(oracle, key_of(Op::kScores));
   RowOracle rows(oracle, kF32);
-  const Variant right{"H02.scale", 0.25}, wrong{"H02.scale", 1.0};
+  const Variant right{FaultId::kScale, 0.25}, wrong{FaultId::kScale, 1.0};
   CHECK(rows.distance(row, {&wrong}) > 100.0);
   CHECK(rows.distance(row, {&right}) < 1.0);
 }
 
 TEST_CASE("a bug that needs what was not recorded says so", "[row_oracle]") {
   ToyOracle oracle;
-  ToyEngine engine = toy_engine({"X.sigmoid", {}, {}});
+  ToyEngine engine = toy_engine({FaultId::kNoSilu});
   ToySubject subject(engine);
   subject.drop({Op::kQRope, Op::kAct, Op::kDownProj});
   RowOracle rows(oracle, kF32);
-  const Variant blind{"H01.needs_queries", {}};
+  const Variant blind{FaultId::kNoHeadStride, {}};
   const RowJudgement output = subject.row(oracle, key_of(Op::kOutput));
   CHECK_THROWS_AS(rows.may_reproduce(output, {&blind}), NotEvaluable);
 }
 
 TEST_CASE("statistics beside a bug take gold alone from it", "[row_oracle]") {
   ToyOracle oracle;
-  ToyEngine engine = toy_engine({"X.sigmoid", {}, {}});
+  ToyEngine engine = toy_engine({FaultId::kNoSilu});
   const ToySubject subject(engine);
   const RowJudgement row = subject.row(oracle, key_of(Op::kAct));
   CHECK(RowOracle(oracle, kF32).statistics_beside(row, {&kSigmoid}).rms < 1.0);

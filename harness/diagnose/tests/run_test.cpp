@@ -47,17 +47,18 @@ TEST_CASE("an honest engine matches, free-running and in lockstep", "[run]") {
 
 TEST_CASE("a planted bug is found in its layer alone, in both modes, and named", "[run]") {
   RunOptions options;
-  options.inject = Fault{"H02.scale", 1.0, 1};
+  options.inject = Fault{FaultId::kScale, 1.0, 1};
   options.repeat_arguments = " --dtype float32";
   const RunResult result = run(toy_engine(*options.inject), options);
   CHECK(result.verdict == Verdict::kDiverged);
-  CHECK(result.injected == "H02.scale=1@1");
+  REQUIRE(result.injected.has_value());
+  CHECK(to_string(*result.injected) == "H02.scale=1@1");
   REQUIRE(result.findings.size() == 2 * 3);
   std::set<std::string> modes;
   for (const findings::Finding& finding : result.findings) {
     modes.insert(finding.mode);
     CHECK(finding.tensor == TensorId{Op::kScores, 1});
-    CHECK(finding.explanation.variant == "H02.scale");
+    CHECK(finding.explanation.variant == FaultId::kScale);
     CHECK(finding.explanation.value == 1.0);
     CHECK(finding.explanation.expected_value == 0.3);
     CHECK(finding.explanation.verdict == HypothesisVerdict::kConfirmed);
@@ -74,7 +75,7 @@ TEST_CASE("filters leave out modes, layers and steps", "[run]") {
   options.mode = Mode::kLockstep;
   options.layers = {1};
   options.steps = {1};
-  const RunResult result = run(toy_engine({"X.sigmoid", {}, {}}), options);
+  const RunResult result = run(toy_engine({FaultId::kNoSilu}), options);
   REQUIRE(result.findings.size() == 1);  // the second case has no step 1
   CHECK(result.findings[0].mode == "lockstep");
   CHECK(result.findings[0].step == 1);
@@ -136,7 +137,7 @@ TEST_CASE("an engine that reads what nobody wrote differs from itself", "[run]")
 }
 
 TEST_CASE("what two runs show of each other is no finding beside a wrong tensor of the case", "[run]") {
-  ToyEngine engine = toy_engine({"X.sigmoid", {}, {}});
+  ToyEngine engine = toy_engine({FaultId::kNoSilu});
   engine.reads_unwritten = true;
   const RunResult result = run(std::move(engine), {}, {toy_case({3})});
   for (const findings::Finding& finding : result.findings) {

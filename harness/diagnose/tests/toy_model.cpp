@@ -29,17 +29,17 @@ struct Told {
   bool zeroes_act = false;
 };
 
-Told told_by(const std::string& id, std::optional<double> value) {
+Told told_by(FaultId id, std::optional<double> value) {
   const VariantFacts& facts = *find_variant(toy_catalogue(), id);
   const double parameter = value.value_or(facts.values.empty() ? 0.0 : facts.values.front());
   Told told;
-  if (id == "H09.eps") told.epsilon = parameter;
-  if (id == "H02.scale") told.scale = parameter;
-  told.drops_residual = id == "H04.drops_residual";
-  told.sums_in_bf16 = id == "H07.coarse_sum";
-  told.last_slot_unwritten = id == "H08.unwritten";
-  told.takes_sigmoid = id == "X.sigmoid";
-  told.zeroes_act = id == "H01.needs_queries";
+  if (id == FaultId::kEps) told.epsilon = parameter;
+  if (id == FaultId::kScale) told.scale = parameter;
+  told.drops_residual = id == FaultId::kResidualLost;
+  told.sums_in_bf16 = id == FaultId::kAccBf16;
+  told.last_slot_unwritten = id == FaultId::kWriteMinusOne;
+  told.takes_sigmoid = id == FaultId::kNoSilu;
+  told.zeroes_act = id == FaultId::kNoHeadStride;
   return told;
 }
 
@@ -47,11 +47,8 @@ double embedding(std::int64_t token, std::int64_t column) {
   return std::sin(1.0 + static_cast<double>(token * toy_config().hidden + column));
 }
 
-bool is_norm(Op op) { return op == Op::kInputLayernorm || op == Op::kPostAttentionLayernorm || op == Op::kNorm; }
-bool is_product(Op op) {
-  const auto& weights = row(op).weights;
-  return !weights.empty() && (weights[0].ends_with("proj.weight") || op == Op::kLmHead);
-}
+bool is_norm(Op op) { return arithmetic_of(op) == Arithmetic::kNorm; }
+bool is_product(Op op) { return arithmetic_of(op) == Arithmetic::kProduct; }
 
 // How a row rounds on its way: at the declared points where `precision` is given, nowhere else.
 struct Rounding {
@@ -146,7 +143,7 @@ Values follow(const Query& query, const Rounding& rounding) {
   const Told told = told_by(query.variant);
   const ModelConfig config = toy_config();
   for (const TensorKey& key : query.operations) {
-    if (query.variant != nullptr && query.variant->id == "H01.needs_queries") {
+    if (query.variant != nullptr && query.variant->id == FaultId::kNoHeadStride) {
       const TensorKey needed{key.step, {Op::kQRope, key.id.layer}};
       if (!query.recorded.has(needed)) throw NotEvaluable(tensor_name(needed.id));
     }
@@ -193,14 +190,19 @@ ModelConfig toy_config() {
 const std::vector<VariantFacts>& toy_catalogue() {
   static const std::vector<VariantFacts> catalogue = [] {
     std::vector<VariantFacts> all = {
-        {"H01.needs_queries", "", "", {Op::kAct}, ""},
-        {"H02.scale", "", "", {Op::kScores}, "scores that are not 0", {1.0, 0.25}},
-        {"H02.scores_bf16", "", "", {Op::kScores}, ""},
-        {"H04.drops_residual", "", "", {Op::kResidMid, Op::kOutput}, "a residual stream that is not 0"},
-        {"H07.coarse_sum", "", "", {Op::kDownProj}, ""},
-        {"H08.unwritten", "", "", {Op::kKCache}, ""},
-        {"H09.eps", "", "", {Op::kInputLayernorm, Op::kPostAttentionLayernorm, Op::kNorm}, "small inputs", {1e-6, 2.0}},
-        {"X.sigmoid", "", "", {Op::kAct}, ""},
+        {FaultId::kNoHeadStride, "", "", {Op::kAct}, ""},
+        {FaultId::kScale, "", "", {Op::kScores}, "scores that are not 0", {1.0, 0.25}},
+        {kScoresBf16, "", "", {Op::kScores}, ""},
+        {FaultId::kResidualLost, "", "", {Op::kResidMid, Op::kOutput}, "a residual stream that is not 0"},
+        {FaultId::kAccBf16, "", "", {Op::kDownProj}, ""},
+        {FaultId::kWriteMinusOne, "", "", {Op::kKCache}, ""},
+        {FaultId::kEps,
+         "",
+         "",
+         {Op::kInputLayernorm, Op::kPostAttentionLayernorm, Op::kNorm},
+         "small inputs",
+         {1e-6, 2.0}},
+        {FaultId::kNoSilu, "", "", {Op::kAct}, ""},
     };
     all[1].right_value = kRightScale;
     all[2].declares = DeclarablePoint{RoundingPoint::kAttentionScores, DType::kBF16};
@@ -213,7 +215,7 @@ const std::vector<VariantFacts>& toy_catalogue() {
   return catalogue;
 }
 
-std::vector<VariantFacts> toy_catalogue_of(const std::vector<std::string>& ids) {
+std::vector<VariantFacts> toy_catalogue_of(const std::vector<FaultId>& ids) {
   std::vector<VariantFacts> chosen;
   for (const VariantFacts& facts : toy_catalogue()) {
     if (std::find(ids.begin(), ids.end(), facts.id) != ids.end()) chosen.push_back(facts);
@@ -248,12 +250,12 @@ CaseInput toy_case(const std::vector<std::int64_t>& num_tokens, const std::strin
 // An operation by itself rounds in its sums and at the declared points of its row. Of a longer span the deviation is
 // measured, as the error that one engine which stores every tensor makes there.
 Expectation ToyOracle::evaluate(const Query& query) {
-  ++asked[query.variant == nullptr ? "" : query.variant->id];
+  ++asked[query.variant == nullptr ? std::nullopt : std::optional(query.variant->id)];
   const TensorKey& target = query.operations.back();
   const Step& step = query.steps[static_cast<std::size_t>(target.step)];
   Expectation expected;
   expected.shape = output_shape(target.id.op, config_, step.batch(), step.num_tokens(), step.valid_length());
-  const bool moves = row(target.id.op).kind == Kind::kMove;
+  const bool moves = only_moves(target.id.op);
   const Precision cache_alone = [&] {
     Precision precision = gold_precision(query.precision.weights);
     if (query.precision.points.contains(RoundingPoint::kKvCache)) {
@@ -263,7 +265,7 @@ Expectation ToyOracle::evaluate(const Query& query) {
   }();
   expected.value = follow(query, {moves ? &cache_alone : nullptr});
   expected.exact = moves && query.operations.size() == 1;
-  if (query.variant != nullptr && query.variant->id == "H08.unwritten" && target.id.op == Op::kKCache) {
+  if (query.variant != nullptr && query.variant->id == FaultId::kWriteMinusOne && target.id.op == Op::kKCache) {
     expected.unknown.assign(expected.value.size(), 0);
     for (std::size_t i = expected.value.size() - static_cast<std::size_t>(config_.kv_width());
          i < expected.value.size(); ++i) {
@@ -282,7 +284,7 @@ Expectation ToyOracle::evaluate(const Query& query) {
   }
   if (is_product(target.id.op) && query.precision.quantized != QuantizedInputs::kNone) further += 0.05;
   const bool coarse =
-      query.variant != nullptr && query.variant->id == "H07.coarse_sum" && target.id.op == Op::kDownProj;
+      query.variant != nullptr && query.variant->id == FaultId::kAccBf16 && target.id.op == Op::kDownProj;
   if (coarse) further += 2.0 * unit_roundoff(DType::kBF16) * largest(expected.value);
   for (double value : expected.value) {
     double variance = sums * sums + further * further;
@@ -297,7 +299,7 @@ Expectation ToyOracle::evaluate(const Query& query) {
 }
 
 std::vector<double> ToyOracle::emulate(const Query& query) {
-  ++asked[query.variant == nullptr ? "" : query.variant->id];
+  ++asked[query.variant == nullptr ? std::nullopt : std::optional(query.variant->id)];
   return follow(query, {&query.precision, query.divides_last});
 }
 
@@ -375,7 +377,8 @@ double ToyEngine::poison_value(Poison poison) const {
 }
 
 void ToyEngine::plant(const Fault& fault) {
-  if (find_variant(toy_catalogue(), fault.id) == nullptr) throw InputError("the toy engine plants no " + fault.id);
+  if (find_variant(toy_catalogue(), fault.id) == nullptr)
+    throw InputError("the toy engine plants no " + to_string(fault));
   fault_ = fault;
 }
 

@@ -19,18 +19,20 @@ namespace qdiff::diagnose {
 
 ModelConfig toy_config();
 
-// Known bugs of the toy model, one for each way in which the diagnosis treats a variant.
-//   H01.needs_queries      mlp.act is 0, evaluable only where q_rope of its layer is recorded
-//   H02.scale              another scale of the scores; a continuous parameter, right at 0.3
-//   H02.scores_bf16        the scores rounded to bfloat16: a rounding that can be declared
-//   H04.drops_residual     both additions leave the residual stream out: two rows that change together
-//   H07.coarse_sum         down_proj is summed in bfloat16: it only rounds, and its own rounding is coarse
-//   H08.unwritten          the last slot of k_cache is never written, and nothing is expected there
-//   H09.eps                another epsilon of a norm; a continuous parameter, right at 0.25, at each norm by itself
-//   X.sigmoid              mlp.act takes sigmoid(gate) where silu(gate) is right
+// Known bugs of the toy model, one for each way in which the diagnosis treats a variant. They have ids of the fault
+// table and do what is said here.
+//   kNoHeadStride   mlp.act is 0, evaluable only where q_rope of its layer is recorded
+//   kScale          another scale of the scores; a continuous parameter, right at 0.3
+//   kScoresBf16     the scores rounded to bfloat16: a rounding that can be declared
+//   kResidualLost   both additions leave the residual stream out: two rows that change together
+//   kAccBf16        down_proj is summed in bfloat16: it only rounds, and its own rounding is coarse
+//   kWriteMinusOne  the last slot of k_cache is never written, and nothing is expected there
+//   kEps            another epsilon of a norm; a continuous parameter, right at 0.25, at each norm by itself
+//   kNoSilu         mlp.act takes sigmoid(gate) where silu(gate) is right
 const std::vector<VariantFacts>& toy_catalogue();
 // Those of these ids, in the catalogue's order.
-std::vector<VariantFacts> toy_catalogue_of(const std::vector<std::string>& ids);
+std::vector<VariantFacts> toy_catalogue_of(const std::vector<FaultId>& ids);
+inline const FaultId kScoresBf16 = *parse_fault_id("H02.attention_scores_bf16");
 
 // Steps of these numbers of tokens in one batch row: the first is a prefill, those of one token after it decode.
 CaseInput toy_case(const std::vector<std::int64_t>& num_tokens = {6, 1}, const std::string& id = "toy");
@@ -43,8 +45,8 @@ class ToyOracle final : public Oracle {
   std::vector<double> emulate(const Query& query) override;
   const std::vector<VariantFacts>& catalogue() const override { return catalogue_; }
 
-  // How often the value of a row was asked for under each variant; "" is right code.
-  std::map<std::string, int> asked;
+  // How often the value of a row was asked for under each variant; none is right code.
+  std::map<std::optional<FaultId>, int> asked;
 
  private:
   ModelConfig config_ = toy_config();

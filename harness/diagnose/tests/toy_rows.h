@@ -67,10 +67,11 @@ struct ToySubject {
   }
 };
 
-// An engine that computes as `really` says, with a bug, and declares kF32.
+// Engines that compute as `really` says and declare kF32, without a bug and with one.
+inline ToyEngine honest_engine(const Precision& really = kF32) { return ToyEngine(kF32, really); }
 inline ToyEngine toy_engine(const Fault& fault, const Precision& really = kF32) {
   ToyEngine engine(kF32, really);
-  if (!fault.id.empty()) engine.plant(fault);
+  engine.plant(fault);
   return engine;
 }
 

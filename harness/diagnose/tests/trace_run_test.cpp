@@ -42,13 +42,13 @@ TEST_CASE("a whole trace of an honest engine matches", "[trace_run]") {
 }
 
 TEST_CASE("a bug in a trace is found and named, and its command repeats it", "[trace_run]") {
-  ToyTrace toy(toy_engine({"X.sigmoid", {}, 1}));
+  ToyTrace toy(toy_engine({FaultId::kNoSilu, {}, 1}));
   const RunResult result = judge(toy);
   CHECK(result.verdict == Verdict::kDiverged);
   REQUIRE(result.findings.size() == 2);
   CHECK(result.findings[0].mode == "trace");
   CHECK(result.findings[0].tensor == TensorId{Op::kAct, 1});
-  CHECK(result.findings[0].explanation.variant == "X.sigmoid");
+  CHECK(result.findings[0].explanation.variant == FaultId::kNoSilu);
   CHECK(result.findings[0].command == "qdiff diagnose --trace trace --layers 1 --steps 0");
   CHECK(result.findings[1].command == "qdiff diagnose --trace trace --layers 1 --steps 1");
 
@@ -82,12 +82,12 @@ TEST_CASE("tensors beyond the reach of replay are held against whole passes", "[
   REQUIRE(right.ranking.has_value());
   CHECK(right.ranking->right.reproduces);
 
-  ToyTrace wrong(toy_engine({"H02.scale", 1.0, {}}));
+  ToyTrace wrong(toy_engine({FaultId::kScale, 1.0, {}}));
   const RunResult named = judge(wrong.keep({Op::kLmHead}));
   CHECK(named.verdict == Verdict::kDiverged);
   REQUIRE(named.findings.size() == 2);
   CHECK(named.findings[0].tensor == TensorId{Op::kLmHead});
-  CHECK(named.findings[0].explanation.variant == "H02.scale");
+  CHECK(named.findings[0].explanation.variant == FaultId::kScale);
   REQUIRE(named.hypotheses[1].id == "H02");
   CHECK_THAT(named.hypotheses[1].evidence.back(), ContainsSubstring("H02.scale comes nearest"));
   // What is recorded though far is not missing.
@@ -113,7 +113,7 @@ TEST_CASE("replay reaches over two layers", "[trace_run]") {
 }
 
 TEST_CASE("what is wrong before a far tensor reaches it, so that it is not compared", "[trace_run]") {
-  ToyTrace toy(toy_engine({"X.sigmoid", {}, 0}));
+  ToyTrace toy(toy_engine({FaultId::kNoSilu, {}, 0}));
   toy.keep({Op::kUpProj, Op::kGateProj, Op::kAct, Op::kLmHead});
   for (const TensorKey& key : toy.tensors.keys()) {
     if (key.id.layer > 0) toy.tensors.erase(key);
