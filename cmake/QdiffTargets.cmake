@@ -46,9 +46,9 @@ target_compile_features(qdiff_base INTERFACE cxx_std_20)
 target_include_directories(qdiff_base INTERFACE "${PROJECT_SOURCE_DIR}")
 target_link_libraries(qdiff_base INTERFACE qdiff_warnings)
 if(QDIFF_SANITIZE)
-  target_compile_options(qdiff_base INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all
+  target_compile_options(qdiff_base INTERFACE -fsanitize=${QDIFF_SANITIZE} -fno-sanitize-recover=all
                          -fno-omit-frame-pointer)
-  target_link_options(qdiff_base INTERFACE -fsanitize=address,undefined)
+  target_link_options(qdiff_base INTERFACE -fsanitize=${QDIFF_SANITIZE})
 endif()
 
 if(QDIFF_FUZZ)
@@ -84,6 +84,9 @@ if(BUILD_TESTING OR NOT DEFINED BUILD_TESTING)
   target_precompile_headers(qdiff_test_headers PRIVATE "${PROJECT_SOURCE_DIR}/cmake/catch2.h")
 endif()
 
+# All programs whose tests have the label `threads`: those that ThreadSanitizer has something to say of.
+add_custom_target(qdiff_thread_tests)
+
 # qdiff_test(NAME SOURCES file... LINKS target... [LABELS label...]): a Catch2 program, each test case a ctest.
 # Test sources include "cmake/catch2.h", which fits both versions of Catch2.
 function(qdiff_test name)
@@ -95,6 +98,9 @@ function(qdiff_test name)
   target_link_libraries(${name} PRIVATE qdiff_base qdiff_test_options ${ARG_LINKS} ${QDIFF_CATCH_MAIN})
   target_precompile_headers(${name} REUSE_FROM qdiff_test_headers)
   target_compile_definitions(${name} PRIVATE QDIFF_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  if("threads" IN_LIST ARG_LABELS)
+    add_dependencies(qdiff_thread_tests ${name})
+  endif()
   if(ARG_LABELS)
     catch_discover_tests(${name} PROPERTIES LABELS "${ARG_LABELS}")
   else()

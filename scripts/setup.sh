@@ -3,7 +3,9 @@
 # tools and header libraries by apt (Debian 12, Ubuntu 24.04; as root or with sudo), LibTorch from PyPI into a cache
 # folder.
 #
-#   scripts/setup.sh [--checks]      --checks: also clang-format, clang-tidy, shellcheck and clang, for .ci/run
+#   scripts/setup.sh [--checks | --coverage]
+#     --checks: also clang-format, clang-tidy, shellcheck and clang, for .ci/run
+#     --coverage: also gcovr, for scripts/coverage.sh
 #   source scripts/setup.sh          for a script: defines `setup`, which does this and exports QDIFF_TORCH_DIR, QDIFF_PYTHON
 #
 # Environment
@@ -66,6 +68,11 @@ SOURCE
     command -v clang-tidy-14 >/dev/null || echo clang-tidy-14
     command -v shellcheck >/dev/null || echo shellcheck
     can_fuzz || printf '%s\n' clang libclang-rt-dev
+  fi
+  if [[ "${1:-}" == --coverage ]]; then
+    # Reads what gcov of the compiler's own version writes; 5 is the first that sums it up as JSON.
+    version="$(gcovr --version 2>/dev/null | sed -n '1s/[^0-9]*//p' || true)"
+    at_least "${version:-0}" 5 || echo gcovr
   fi
 }
 
@@ -246,7 +253,7 @@ setup() {
 
 if [[ "${BASH_SOURCE[0]}" == "$0" ]]; then
   case "${1:-}" in
-    "" | --checks) ;;
+    "" | --checks | --coverage) ;;
     *)
       sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2
       [[ "$1" == --help ]] || exit 2

@@ -104,6 +104,15 @@ class Packages(PlantedMachine):
         _, output, calls = self.setup_sh("--checks")
         self.assertEqual(len(calls), 2, output)
 
+    def test_coverage_needs_a_gcovr_that_sums_up_as_json(self):
+        self.plant_tools()
+        self.plant_script("gcovr", "echo gcovr 4.2")
+        _, output, calls = self.setup_sh("--coverage")
+        self.assertEqual(calls[1:], ["install -y -qq --no-install-recommends gcovr"], output)
+        self.plant_script("gcovr", "echo gcovr 5.2")
+        _, output, calls = self.setup_sh("--coverage")
+        self.assertEqual(len(calls), 2, output)
+
     def test_no_apt_get(self):
         self.plant_tools("ninja", "ccache")
         (self.bin / "apt-get").unlink()

@@ -1,0 +1,237 @@
+// What explain_layer makes of the rows of one layer: which bugs, values and roundings explain the wrong ones.
+#include "harness/diagnose/attribution.h"
+
+#include <cmath>
+
+#include "cmake/catch2.h"
+#include "harness/diagnose/tests/toy_rows.h"
+#include "harness/diagnose/variants.h"
+
+namespace qdiff::diagnose {
+namespace {
+
+// What fits each wrong row of a layer, by operation; the same at every step.
+struct Explained {
+  std::map<Op, std::vector<Fit>> fits;  // of the wrong rows
+  Known known;
+
+  Explained(ToyOracle& oracle, const std::vector<RowJudgement>& rows, Known before = {}) : known(std::move(before)) {
+    const auto all = explain_layer(oracle, rows, kF32, known);
+    REQUIRE(all.size() == rows.size());
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      INFO(tensor_name(rows[i].key.id) << " of step " << rows[i].key.step);
+      if (!rows[i].wrong()) {
+        CHECK(all[i].empty());
+        continue;
+      }
+      const auto [place, added] = fits.emplace(rows[i].key.id.op, all[i]);
+      CHECK((added || place->second == all[i]));
+    }
+  }
+  std::vector<Op> wrong() const {
+    std::vector<Op> ops;
+    for (const auto& [op, of] : fits) ops.push_back(op);
+    return ops;
+  }
+};
+
+Explained explain(ToyOracle& oracle, ToyEngine engine) {
+  const ToySubject subject(engine);
+  return Explained(oracle, subject.rows(oracle));
+}
+
+TEST_CASE("right rows have no explanation, and no bug is asked for", "[attribution]") {
+  ToyOracle oracle;
+  const Explained explained = explain(oracle, honest_engine());
+  CHECK(explained.fits.empty());
+  CHECK(explained.known.fits.empty());
+  CHECK(oracle.asked.size() == 1);  // right code alone
+}
+
+TEST_CASE("the bug that computes what the candidate computed explains the wrong rows", "[attribution]") {
+  ToyOracle oracle;
+  const Explained explained = explain(oracle, toy_engine({FaultId::kNoSilu}));
+  CHECK(explained.wrong() == std::vector<Op>{Op::kAct});
+  const std::vector<Fit> sigmoid = {{Variant{FaultId::kNoSilu, {}}, {}}};
+  CHECK(explained.fits.at(Op::kAct) == sigmoid);
+  CHECK(explained.fits.at(Op::kAct)[0].distance < 1.0);
+  CHECK_FALSE(explained.fits.at(Op::kAct)[0].fitted);
+  CHECK(explained.known.fits == sigmoid);
+}
+
+// down_proj alone where the layer's output is wanted: a residual stream left out of the second addition.
+ToyEngine without_second_residual() {
+  ToyEngine engine(kF32);
+  auto update = std::make_shared<Tensor>();
+  engine.change = [update](int, const TensorId& id, Tensor& tensor) {
+    if (id.op == Op::kDownProj) *update = tensor;
+    if (id.op == Op::kOutput) tensor = *update;
+  };
+  return engine;
+}
+
+TEST_CASE("a bug that would have shown at a row that is right explains no other", "[attribution]") {
+  ToyOracle oracle;
+  const Explained apart = explain(oracle, without_second_residual());
+  CHECK(apart.wrong() == std::vector<Op>{Op::kOutput});
+  CHECK(apart.fits.at(Op::kOutput).empty());
+
+  const Explained together = explain(oracle, toy_engine({FaultId::kResidualLost}));
+  CHECK(together.wrong() == std::vector<Op>{Op::kResidMid, Op::kOutput});
+  CHECK(together.fits.at(Op::kOutput) == std::vector<Fit>{{Variant{FaultId::kResidualLost, {}}, {}}});
+  CHECK(together.fits.at(Op::kResidMid) == together.fits.at(Op::kOutput));
+}
+
+TEST_CASE("a bug that may sit at each of its rows alone is held against each by itself", "[attribution]") {
+  std::vector<VariantFacts> catalogue = toy_catalogue();
+  for (VariantFacts& facts : catalogue) facts.reach = Reach::kEach;
+  ToyOracle oracle(catalogue);
+  const Explained apart = explain(oracle, without_second_residual());
+  CHECK(apart.fits.at(Op::kOutput) == std::vector<Fit>{{Variant{FaultId::kResidualLost, {}}, {}}});
+}
+
+TEST_CASE("of a parameter, listed values come first and others are searched for", "[attribution]") {
+  ToyOracle oracle;
+  const Explained listed = explain(oracle, toy_engine({FaultId::kScale, 0.25, {}}));
+  CHECK(listed.wrong() == std::vector<Op>{Op::kScores});
+  CHECK(listed.fits.at(Op::kScores) == std::vector<Fit>{{Variant{FaultId::kScale, 0.25}, {}}});
+  CHECK_FALSE(listed.fits.at(Op::kScores)[0].fitted);
+
+  const Explained searched = explain(oracle, toy_engine({FaultId::kScale, 0.07, {}}));
+  CHECK(searched.fits.at(Op::kScores) == std::vector<Fit>{{Variant{FaultId::kScale, 0.07}, {}}});
+  CHECK(searched.fits.at(Op::kScores)[0].fitted);
+}
+
+TEST_CASE("of several listed values that reproduce the candidate the nearest is taken", "[attribution]") {
+  const auto with_values = [](std::optional<double> right) {
+    std::vector<VariantFacts> catalogue = toy_catalogue_of({FaultId::kScale});
+    catalogue[0].values = {0.25 * (1.0 + 1e-7), 0.25};
+    catalogue[0].right_value = right;
+    return catalogue;
+  };
+  ToyOracle continuous(with_values(0.3));
+  const auto nearest = explain(continuous, toy_engine({FaultId::kScale, 0.25, {}})).fits.at(Op::kScores);
+  REQUIRE(nearest.size() == 1);
+  CHECK(nearest[0].variant->value == 0.25);
+  // Values of a parameter that is not continuous are in the order of likelihood.
+  ToyOracle discrete(with_values(std::nullopt));
+  const auto first = explain(discrete, toy_engine({FaultId::kScale, 0.25, {}})).fits.at(Op::kScores);
+  REQUIRE(first.size() == 1);
+  CHECK(first[0].variant->value == 0.25 * (1.0 + 1e-7));
+}
+
+TEST_CASE("where no bug fits, a rounding that was not declared does, alone or beside a bug", "[attribution]") {
+  ToyOracle oracle;
+  const DeclarablePoint silu{RoundingPoint::kMlpSilu, DType::kBF16};
+  const Precision rounds = rounding_at(RoundingPoint::kMlpSilu, DType::kBF16);
+  const Explained alone = explain(oracle, honest_engine(rounds));
+  CHECK(alone.fits.at(Op::kAct) == std::vector<Fit>{{std::nullopt, {silu}}});
+  CHECK(alone.known.fits == alone.fits.at(Op::kAct));
+
+  const Explained beside = explain(oracle, toy_engine({FaultId::kNoSilu}, rounds));
+  CHECK(beside.fits.at(Op::kAct) == std::vector<Fit>{{Variant{FaultId::kNoSilu, {}}, {silu}}});
+}
+
+TEST_CASE("a bug that needs what was not recorded is no explanation", "[attribution]") {
+  ToyOracle oracle;
+  ToyEngine engine = toy_engine({FaultId::kNoHeadStride});
+  ToySubject subject(engine);
+  CHECK(Explained(oracle, subject.rows(oracle)).fits.at(Op::kAct) ==
+        std::vector<Fit>{{Variant{FaultId::kNoHeadStride, {}}, {}}});
+  subject.drop({Op::kQRope});
+  CHECK(Explained(oracle, subject.rows(oracle)).fits.at(Op::kAct).empty());
+}
+
+TEST_CASE("a tensor of a wrong shape has no explanation, and none is what a bug may need", "[attribution]") {
+  ToyOracle oracle;
+  ToyEngine engine = toy_engine({FaultId::kNoHeadStride});
+  ToySubject subject(engine);
+  for (int step : {0, 1}) replace(subject.tensors, key_of(Op::kQRope, 0, step), Tensor(DType::kF32, {1, 1, 4, 3}));
+  std::vector<RowJudgement> rows = subject.rows(oracle);
+  std::erase_if(rows, [](const RowJudgement& row) { return row.key.id.op == Op::kScores; });  // they read it
+  const Explained explained(oracle, rows);
+  CHECK(explained.wrong() == std::vector<Op>{Op::kQRope, Op::kAct});
+  CHECK(explained.fits.at(Op::kQRope).empty());
+  CHECK(explained.fits.at(Op::kAct).empty());
+}
+
+TEST_CASE("what a layer before has shown is tried before anything else", "[attribution]") {
+  ToyOracle oracle;
+  for (const bool bug : {true, false}) {
+    ToyEngine engine =
+        bug ? toy_engine({FaultId::kNoSilu}) : honest_engine(rounding_at(RoundingPoint::kMlpSilu, DType::kBF16));
+    const ToySubject subject(engine);
+    const Explained first(oracle, subject.rows(oracle, 0));
+    const std::vector<RowJudgement> rows = subject.rows(oracle, 1);
+    oracle.asked.clear();
+    const Explained second(oracle, rows, first.known);
+    CHECK(second.fits == first.fits);
+    CHECK(second.known.fits == first.known.fits);
+    CHECK_FALSE(oracle.asked.contains(FaultId::kNoHeadStride));  // it is no further from mlp.act than X.no_silu is
+  }
+}
+
+TEST_CASE("of explanations that fit, those that clearly lie farther are dropped", "[attribution]") {
+  ToyOracle oracle;
+  Precision quantizes = kF32;
+  quantizes.quantized = QuantizedInputs::kQ8_0;
+  // The sums of 16 bits allow for more than blocks of 8-bit inputs do to this product, which compute it to the bit.
+  const Explained explained = explain(oracle, honest_engine(quantizes));
+  const DeclarablePoint q8_0{std::nullopt, DType::kF32, QuantizedInputs::kQ8_0};
+  CHECK(explained.fits.at(Op::kDownProj) == std::vector<Fit>{{std::nullopt, {q8_0}}});
+}
+
+// Sums of 16 bits in an order of their own: errors of `size` units of bfloat16's rounding at the largest element.
+std::vector<Fit> explain_error_in_sum(double size) {
+  ToyOracle oracle(toy_catalogue_of({FaultId::kAccBf16}));
+  ToyEngine engine(kF32);
+  engine.change = [size](int, const TensorId& id, Tensor& tensor) {
+    if (id.op != Op::kDownProj) return;
+    double largest = 0.0;
+    for (std::int64_t i = 0; i < tensor.size(); ++i) largest = std::max(largest, std::fabs(tensor.at(i)));
+    for (std::int64_t i = 0; i < tensor.size(); ++i) {
+      tensor.set(i,
+                 tensor.at(i) + size * largest * unit_roundoff(DType::kBF16) * std::cos(17.0 * static_cast<double>(i)));
+    }
+  };
+  const auto fits = explain(oracle, std::move(engine)).fits;
+  return fits.at(Op::kDownProj);
+}
+
+TEST_CASE("a bug whose own rounding covers the error is in doubt, and none where it would be off by far more",
+          "[attribution]") {
+  const std::vector<Fit> covered = explain_error_in_sum(1.0);
+  REQUIRE(covered.size() == 1);
+  CHECK(covered[0].variant->id == FaultId::kAccBf16);
+  CHECK_FALSE(covered[0].doubt.empty());
+  CHECK(explain_error_in_sum(0.01).empty());
+
+  ToyOracle oracle;
+  const std::vector<Fit> computed = explain(oracle, toy_engine({FaultId::kAccBf16})).fits.at(Op::kDownProj);
+  REQUIRE(computed.size() == 1);
+  CHECK(computed[0].doubt.empty());
+}
+
+TEST_CASE("elements of which nothing is expected are not held against a bug", "[attribution]") {
+  ToyOracle oracle;
+  ToyEngine engine = toy_engine({FaultId::kWriteMinusOne});
+  const ToySubject subject(engine, toy_case({1, 1, 1}));  // of the first step's cache nothing at all is expected
+  std::vector<RowJudgement> rows;
+  for (int step : {0, 1, 2}) rows.push_back(subject.row(oracle, key_of(Op::kKCache, 0, step)));
+  const Explained explained(oracle, rows);
+  CHECK(explained.fits.at(Op::kKCache) == std::vector<Fit>{{Variant{FaultId::kWriteMinusOne, {}}, {}}});
+
+  rows.resize(1);  // which shows nothing
+  CHECK(Explained(oracle, rows).fits.at(Op::kKCache).empty());
+}
+
+TEST_CASE("a variant is asked once for each of its values, and concerns the rows that it changes", "[attribution]") {
+  CHECK(doses(toy_catalogue_of({FaultId::kNoSilu})[0]) == std::vector<Variant>{{FaultId::kNoSilu, std::nullopt}});
+  const VariantFacts scale = toy_catalogue_of({FaultId::kScale})[0];
+  CHECK(doses(scale) == std::vector<Variant>{{FaultId::kScale, 1.0}, {FaultId::kScale, 0.25}});
+  CHECK(concerns(scale, std::vector<TensorKey>{key_of(Op::kScores), key_of(Op::kProbs)}));
+  CHECK_FALSE(concerns(scale, std::vector<TensorKey>{key_of(Op::kProbs)}));
+}
+
+}  // namespace
+}  // namespace qdiff::diagnose

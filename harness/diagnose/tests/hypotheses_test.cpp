@@ -1,0 +1,158 @@
+// From findings and what the inputs could have shown to one verdict for each hypothesis.
+#include "harness/diagnose/hypotheses.h"
+
+#include "cmake/catch2.h"
+#include "harness/diagnose/conclusions.h"
+
+namespace qdiff::diagnose {
+namespace {
+
+using findings::Finding;
+using findings::HypothesisResult;
+using findings::HypothesisVerdict;
+
+const FaultId kProbsBf16 = *parse_fault_id("H02.attention_probs_bf16");
+
+std::vector<VariantFacts> catalogue() {
+  std::vector<VariantFacts> all = {{FaultId::kModulo, "h % K", "", {Op::kAttnOutput}, "1 < K < H"},
+                                   {FaultId::kDivideByKv, "h / K", "", {Op::kAttnOutput}, "G != K"},
+                                   {FaultId::kNoHeadStride, "", "", {Op::kKCache}, ""},
+                                   {kProbsBf16, "", "", {Op::kProbs}, ""}};
+  all[3].probed = false;  // a rounding that the table of points gives
+  return all;
+}
+
+const HypothesisResult& find(const std::vector<HypothesisResult>& results, const std::string& id) {
+  for (const HypothesisResult& result : results) {
+    if (result.id == id) return result;
+  }
+  throw std::out_of_range(id);
+}
+
+Finding finding_of(Op op, const std::vector<Variant>& fits) {
+  Finding finding;
+  finding.tensor = {op, 0};
+  finding.explanation = explanation_of(fits, catalogue());
+  return finding;
+}
+
+std::string blind_reason(const HypothesisResult& result, FaultId variant) {
+  for (const findings::BlindVariant& blind : result.blind_variants) {
+    if (blind.variant == variant) return blind.why;
+  }
+  return "";
+}
+
+TEST_CASE("a blind variant says why these inputs cannot judge it", "[hypotheses]") {
+  Detectability detectability;
+  detectability.tried = {FaultId::kModulo};
+  detectability.not_evaluable = {{FaultId::kDivideByKv, "model.layers.0.self_attn.k_rope"}};
+  const auto results = judge_hypotheses({}, catalogue(), detectability);
+  CHECK_THAT(blind_reason(find(results, "H05"), FaultId::kModulo), ContainsSubstring("it shows with: 1 < K < H"));
+  CHECK(blind_reason(find(results, "H05"), FaultId::kDivideByKv) ==
+        "model.layers.0.self_attn.k_rope, which is not recorded");
+  CHECK(blind_reason(find(results, "H01"), FaultId::kNoHeadStride) == "no operation that it changes was judged");
+  CHECK(find(results, "H05").verdict == HypothesisVerdict::kUndetectable);
+  CHECK(find(results, "H01").verdict == HypothesisVerdict::kNotExercised);
+  // Variants that nobody asks for are not blind; without any other the catalogue is.
+  CHECK(find(results, "H02").blind_variants.empty());
+  CHECK_THAT(find(results, "H02").evidence.at(0), ContainsSubstring("the catalogue holds no variant"));
+  const std::vector<std::string> blind = blind_hypotheses(results);
+  CHECK(blind.size() == 10);
+}
+
+TEST_CASE("a confirmed hypothesis counts what its variant explains, first or among the alternatives", "[hypotheses]") {
+  const std::vector<Finding> findings = {
+      finding_of(Op::kKCache, {{FaultId::kNoHeadStride, {}}, {FaultId::kModulo, {}}}),
+      finding_of(Op::kAttnOutput, {{FaultId::kModulo, {}}}),
+      finding_of(Op::kAct, {}),
+  };
+  const HypothesisResult h05 = find(judge_hypotheses(findings, catalogue(), {}), "H05");
+  CHECK(h05.verdict == HypothesisVerdict::kConfirmed);
+  CHECK(h05.variant == FaultId::kModulo);
+  REQUIRE(h05.first_divergence.has_value());
+  CHECK(h05.first_divergence->tensor.op == Op::kKCache);
+  REQUIRE(h05.evidence.size() == 1);
+  CHECK_THAT(h05.evidence[0], ContainsSubstring("H05.modulo planted reproduces 2 of 3 wrong tensors"));
+}
+
+TEST_CASE("a tie says that others fit as well, a doubt says which", "[hypotheses]") {
+  Finding tie = finding_of(Op::kKCache, {{FaultId::kNoHeadStride, {}}, {FaultId::kModulo, {}}});
+  const HypothesisResult tied = find(judge_hypotheses({tie}, catalogue(), {}), "H01");
+  CHECK(tied.verdict == HypothesisVerdict::kConsistent);
+  CHECK_THAT(tied.evidence.back(), ContainsSubstring("other hypotheses fit equally well"));
+
+  Finding doubtful = finding_of(Op::kKCache, {{FaultId::kNoHeadStride, {}}});
+  doubtful.explanation.verdict = HypothesisVerdict::kConsistent;
+  doubtful.explanation.evidence = "its own rounding is coarse";
+  const HypothesisResult doubted = find(judge_hypotheses({doubtful}, catalogue(), {}), "H01");
+  CHECK(doubted.verdict == HypothesisVerdict::kConsistent);
+  CHECK(doubted.evidence.at(0) == "its own rounding is coarse");
+  CHECK(doubted.evidence.size() == 2);
+}
+
+TEST_CASE("evidence of a pattern alone names no variant", "[hypotheses]") {
+  Finding hint = finding_of(Op::kAttnOutput, {});
+  hint.explanation.hypothesis = "H05";
+  hint.explanation.verdict = HypothesisVerdict::kConsistent;
+  hint.explanation.evidence = "values of another head";
+  const HypothesisResult h05 = find(judge_hypotheses({hint}, catalogue(), {}), "H05");
+  CHECK(h05.verdict == HypothesisVerdict::kConsistent);
+  CHECK_FALSE(h05.variant.has_value());
+  CHECK(h05.evidence == std::vector<std::string>{"values of another head"});
+
+  // A variant of the same strength, found later, is named.
+  const Finding tie = finding_of(Op::kAttnOutput, {{FaultId::kModulo, {}}, {FaultId::kNoSilu, {}}});
+  CHECK(find(judge_hypotheses({hint, tie}, catalogue(), {}), "H05").variant == FaultId::kModulo);
+}
+
+TEST_CASE("a refuted hypothesis at whose operation something stays unexplained may lack a variant", "[hypotheses]") {
+  Detectability detectability;
+  detectability.tried = {FaultId::kModulo};
+  detectability.cases_that_show = {{FaultId::kModulo, {"a"}}};
+  const auto evidence_beside = [&](Op unexplained) {
+    const auto results = judge_hypotheses({finding_of(unexplained, {})}, catalogue(), detectability);
+    CHECK(find(results, "H05").verdict == HypothesisVerdict::kRefuted);
+    return find(results, "H05").evidence;
+  };
+  REQUIRE(evidence_beside(Op::kAttnOutput).size() == 2);
+  CHECK_THAT(evidence_beside(Op::kAttnOutput)[1], ContainsSubstring("a variant that the catalogue lacks is possible"));
+  CHECK(evidence_beside(Op::kAct).size() == 1);
+  CHECK_THAT(evidence_beside(Op::kAct)[0], ContainsSubstring("1 variants would have shown"));
+}
+
+TEST_CASE("judged again, a hypothesis keeps what was exercised and forgets what was found", "[hypotheses]") {
+  Detectability detectability;
+  detectability.tried = {FaultId::kModulo};
+  detectability.cases_that_show = {{FaultId::kModulo, {"a"}}};
+  auto results = judge_hypotheses({finding_of(Op::kAttnOutput, {{FaultId::kModulo, {}}})}, catalogue(), detectability);
+  REQUIRE(find(results, "H05").verdict == HypothesisVerdict::kConfirmed);
+  judge_again(results, {}, catalogue());
+  const HypothesisResult& h05 = find(results, "H05");
+  CHECK(h05.verdict == HypothesisVerdict::kRefuted);
+  CHECK_FALSE(h05.variant.has_value());
+  CHECK_FALSE(h05.first_divergence.has_value());
+  CHECK(h05.evidence.size() == 1);
+  CHECK(h05.exercised_variants == std::vector<FaultId>{FaultId::kModulo});
+}
+
+TEST_CASE("together two runs exercise what either does, and are blind to what neither shows", "[hypotheses]") {
+  Detectability first, second;
+  first.tried = {FaultId::kModulo};
+  first.cases_that_show = {{FaultId::kModulo, {"a"}}};
+  second.tried = {FaultId::kModulo, FaultId::kNoHeadStride};
+  second.cases_that_show = {{FaultId::kModulo, {"b"}}};
+  const auto of_first = judge_hypotheses({}, catalogue(), first);
+  const auto of_second = judge_hypotheses({}, catalogue(), second);
+  const HypothesisResult h05 = together(find(of_first, "H05"), find(of_second, "H05"));
+  CHECK(h05.exercised_variants == std::vector<FaultId>{FaultId::kModulo});
+  CHECK(h05.shown_by.at(FaultId::kModulo) == std::set<std::string>{"a", "b"});
+  REQUIRE(h05.blind_variants.size() == 1);
+  CHECK(h05.blind_variants[0].variant == FaultId::kDivideByKv);
+  const HypothesisResult h01 = together(find(of_first, "H01"), find(of_second, "H01"));
+  CHECK(h01.verdict == HypothesisVerdict::kUndetectable);
+  CHECK(h01.blind_variants.size() == 1);
+}
+
+}  // namespace
+}  // namespace qdiff::diagnose
