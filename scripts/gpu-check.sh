@@ -151,7 +151,8 @@ run_sanitizers() {
 run_everything() {
   local dtype
   check kv_cache_layout 60 "$build/optimized/cuda/kv_cache_layout_cuda_test"
-  check engine 180 "$tests" '[gpu]~[invariance]~[faults]~[races]~[sanitizer]' &
+  for dtype in bfloat16 float16 float32; do check "tensors_$dtype" 120 "$tests" "[tensors][$dtype]" & done
+  check engine 60 "$tests" '[gpu]~[tensors]~[invariance]~[faults]~[races]~[sanitizer]' &
   check invariance 120 "$tests" '[invariance]' &
   check planted_in_kernels 120 "$tests" '[faults]' &
   check races 60 "$tests" '[races]' &
@@ -172,8 +173,8 @@ run_everything() {
     skip "$without_torch" reference_on_gpu judged_bfloat16 judged_float16 selftest planted_faults grid
     run_sanitizers
   fi
-  check bench_0.5b 60 "$build/optimized/cuda/cuda_engine_bench" 0.5b --contexts 0,1024 --tokens 64 --repeats 20
-  check bench_7b 120 "$build/optimized/cuda/cuda_engine_bench" 7b --contexts 0,1024 --tokens 64 --repeats 20
+  check bench_0.5b 60 "$build/optimized/cuda/cuda_engine_bench" 0.5b --contexts 0,1024 --batches 8,32 --tokens 64 --repeats 20
+  check bench_7b 120 "$build/optimized/cuda/cuda_engine_bench" 7b --contexts 0,1024 --batches 8,32 --tokens 64 --repeats 20
 }
 
 [[ -z $part ]] || printf 'gpu-check: part %d of %d of the grid of clean runs\n' "$part" "$parts"

@@ -58,13 +58,16 @@ void judge_all(DType dtype) {
   REQUIRE(worst.at(Op::kLmHead) > 0.3);  // a bound that nothing comes near would prove nothing
 }
 
-TEST_CASE("every bfloat16 tensor is what double arithmetic makes of the engine's own inputs", "[gpu]") {
+TEST_CASE("every bfloat16 tensor is what double arithmetic makes of the engine's own inputs",
+          "[gpu][tensors][bfloat16]") {
   judge_all(DType::kBF16);
 }
-TEST_CASE("every float16 tensor is what double arithmetic makes of the engine's own inputs", "[gpu]") {
+TEST_CASE("every float16 tensor is what double arithmetic makes of the engine's own inputs",
+          "[gpu][tensors][float16]") {
   judge_all(DType::kF16);
 }
-TEST_CASE("every float32 tensor is what double arithmetic makes of the engine's own inputs", "[gpu]") {
+TEST_CASE("every float32 tensor is what double arithmetic makes of the engine's own inputs",
+          "[gpu][tensors][float32]") {
   judge_all(DType::kF32);
 }
 
