@@ -25,8 +25,9 @@ ROOMS = {
     "harness/trace": COMPARING,
     "harness/cases": COMPARING,
     "harness/report": COMPARING + ["harness/findings"],
+    "harness/explain": ["harness/contract", "harness/compare"],
     # It judges recordings, which are traces in memory.
-    "harness/diagnose": COMPARING + ["harness/pattern", "harness/findings", "harness/trace"],
+    "harness/diagnose": COMPARING + ["harness/pattern", "harness/explain", "harness/findings", "harness/trace"],
     "harness/cli": COMPARING + ["harness/findings", "harness/model", "harness/trace", "harness/cases", "harness/report",
                                 "harness/diagnose", "harness/selftest", "harness/calibration", "reference",
                                 "optimized"],

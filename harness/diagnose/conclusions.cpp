@@ -85,6 +85,10 @@ class Concluding {
     finding.tensor = tensor.key.id;
     finding.kind = kind;
     finding.span_start = tensor.span_start;
+    for (const TensorKey& key : tensor.span) finding.operations.push_back(key.id.op);
+    if (tensor.seen_by == SeenBy::kWholePass) {  // each of them may have made it wrong
+      for (const OperationRow& operation : kOperationTable) finding.operations.push_back(operation.op);
+    }
     finding.judgement = tensor.judgement;
     finding.command = command_(subject, tensor.key);
     return finding;
@@ -104,10 +108,21 @@ class Concluding {
       }
       if (!where.runs.empty()) explanation.where.push_back(std::move(where));
     }
-    if (explanation.variant || !pattern.hypothesis) return;
+    if (explanation.variant || explanation.mechanism || !pattern.hypothesis) return;
     explanation.hypothesis = pattern.hypothesis;
     explanation.verdict = HypothesisVerdict::kConsistent;
     explanation.evidence = pattern.evidence;
+  }
+
+  // What the engine computes was solved for: as good as a known bug, though it has no name.
+  static void describe(const explain::Theory& theory, Explanation& explanation) {
+    explanation.mechanism = theory.mechanism;
+    explanation.parameters = theory.parameters;
+    explanation.scope = theory.scope;
+    explanation.sentence = theory.sentence;
+    explanation.hypothesis = theory.hypothesis;
+    explanation.verdict = HypothesisVerdict::kConfirmed;
+    explanation.evidence = theory.sentence;
   }
 
   void explain(const WrongTensor& tensor) {
@@ -118,6 +133,7 @@ class Concluding {
       Finding finding = finding_at(tensor, FindingKind::kLogic);
       finding.explanation = explanation_of(variants, catalogue_);
       doubt(tensor, finding.explanation);
+      if (variants.empty() && tensor.theory) describe(*tensor.theory, finding.explanation);
       describe(tensor.pattern, finding.explanation);
       found_.push_back({case_index(*tensor.subject), std::move(finding)});
     }
@@ -174,13 +190,15 @@ class Concluding {
     std::set<Phase> phases;
     for (const Conclusion& other : found_) {
       if (other.finding.explanation.variant != explanation.variant) continue;
+      if (other.finding.explanation.mechanism != explanation.mechanism) continue;
       if (!explanation.variant && other.finding.tensor.op != finding.tensor.op) continue;
       if (other.finding.tensor.layer != kNoLayer) layers.insert(other.finding.tensor.layer);
       phases.insert(other.finding.phase);
     }
     explanation.layers.assign(layers.begin(), layers.end());
     explanation.phase = phases.size() > 1 ? "both" : std::string(name(*phases.begin()));
-    if (!explanation.variant && explanation.phase != "both" && both_phases_judged(finding)) {
+    const bool named = explanation.variant || explanation.mechanism;
+    if (!named && explanation.phase != "both" && both_phases_judged(finding)) {
       explanation.pattern += (explanation.pattern.empty() ? "" : ", ") + explanation.phase + " alone";
     }
   }

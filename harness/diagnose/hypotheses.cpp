@@ -12,14 +12,25 @@ using findings::Finding;
 using findings::HypothesisResult;
 using findings::HypothesisVerdict;
 
-// Whether some wrong tensor that nothing explains is one that this hypothesis' variants change.
-bool touches_unexplained(const std::vector<Finding>& findings, const std::vector<VariantFacts>& catalogue,
-                         const std::string& id) {
-  return std::ranges::any_of(findings, [&](const Finding& finding) {
-    return !finding.explanation.variant && std::ranges::any_of(catalogue, [&](const VariantFacts& facts) {
-      return hypothesis_of(facts.id) == id && std::ranges::find(facts.ops, finding.tensor.op) != facts.ops.end();
+// An explanation in doubt covers its tensor and does not prove that nothing else is wrong there.
+bool is_covered(const findings::Explanation& explanation) {
+  const bool in_doubt = explanation.variant && !explanation.evidence.empty();
+  return findings::is_explained(explanation) && !in_doubt;
+}
+
+// The first wrong tensor that nothing explains and in whose span a variant of this hypothesis acts; null where all are
+// covered, so that the hypothesis is not needed.
+const Finding* unexplained_within_reach(const std::vector<Finding>& findings,
+                                        const std::vector<VariantFacts>& catalogue, const std::string& id) {
+  const auto within_reach = [&](const Finding& finding) {
+    return !is_covered(finding.explanation) && std::ranges::any_of(catalogue, [&](const VariantFacts& facts) {
+      return hypothesis_of(facts.id) == id && std::ranges::any_of(finding.operations, [&](Op op) {
+               return std::ranges::find(facts.ops, op) != facts.ops.end();
+             });
     });
-  });
+  };
+  const auto found = std::ranges::find_if(findings, within_reach);
+  return found == findings.end() ? nullptr : &*found;
 }
 
 // The variant of this hypothesis that a finding names, first or among its alternatives.
@@ -83,10 +94,11 @@ void judge_again(std::vector<HypothesisResult>& results, const std::vector<Findi
     if (result.verdict == HypothesisVerdict::kRefuted) {
       result.evidence.push_back(std::to_string(result.exercised_variants.size()) +
                                 " variants would have shown on these inputs; the candidate shows none of them");
-      if (touches_unexplained(findings, catalogue, result.id)) {
-        result.evidence.push_back(
-            "but a wrong tensor at one of its operations stays unexplained: a variant that the catalogue lacks is "
-            "possible");
+      if (const Finding* finding = unexplained_within_reach(findings, catalogue, result.id)) {
+        result.verdict = HypothesisVerdict::kOpen;
+        result.evidence.push_back("no known mistake of this kind fits " + tensor_name(finding->tensor) + " of step " +
+                                  std::to_string(finding->step) +
+                                  ", which nothing else explains: the hypothesis is not excluded");
       }
     } else if (result.verdict == HypothesisVerdict::kNotExercised && result.blind_variants.empty()) {
       result.evidence.push_back("the catalogue holds no variant of this hypothesis that these cases could exercise");

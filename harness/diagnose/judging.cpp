@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 #include <future>
+#include <map>
 #include <memory>
 #include <set>
 #include <thread>
@@ -12,6 +13,7 @@
 #include "harness/diagnose/attribution.h"
 #include "harness/diagnose/row_oracle.h"
 #include "harness/diagnose/span_evidence.h"
+#include "harness/diagnose/theories.h"
 #include "harness/diagnose/variants.h"
 
 namespace qdiff::diagnose {
@@ -29,6 +31,7 @@ struct Walk {
   Judged result = {};
   std::set<std::pair<const Subject*, TensorKey>> right = {};  // judged so far
   Known known = {};
+  std::map<Op, int> unsolved = {};  // layers in which no theory explains an operation
 };
 
 // Whether planting the variant in the reference, on the inputs of this row, would show.
@@ -134,7 +137,8 @@ std::string reason_of(const RowJudgement& row, const Walk& walk) {
   return row.judgement.reason + ", and so does right code: a weight that is not finite, or an infinity in its inputs";
 }
 
-void tally(Walk& walk, const RowJudgement& row, const std::vector<Fit>& fits) {
+void tally(Walk& walk, const RowJudgement& row, const std::vector<Fit>& fits,
+           const std::shared_ptr<const explain::Theory>& theory) {
   const Subject& subject = *row.subject;
   const compare::Judgement& judgement = row.judgement;
   Judged& result = walk.result;
@@ -150,7 +154,7 @@ void tally(Walk& walk, const RowJudgement& row, const std::vector<Fit>& fits) {
   } else if (row.wrong()) {
     result.wrong.push_back({&subject, row.key, row.span,
                             compare::span_start(row.span, *subject.inputs, walk.oracle.config()), judgement,
-                            row.pattern, fits});
+                            row.pattern, fits, theory});
   } else {
     result.not_compared.push_back({subject.input->id, subject.mode, row.key.step, name, reason_of(row, walk)});
   }
@@ -168,7 +172,8 @@ void judge_scope(Walk& walk, Scope scope, int layer) {
     std::ranges::move(recorded, std::back_inserter(rows));
   }
   const std::vector<std::vector<Fit>> fits = explain_layer(walk.oracle, rows, walk.precision, walk.known);
-  for (std::size_t i = 0; i < rows.size(); ++i) tally(walk, rows[i], fits[i]);
+  const Theories theories = explain_unnamed(walk.oracle, rows, fits, walk.precision, walk.unsolved);
+  for (std::size_t i = 0; i < rows.size(); ++i) tally(walk, rows[i], fits[i], theories[i]);
   if (walk.options.after_part) walk.options.after_part();
 }
 

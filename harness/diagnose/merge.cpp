@@ -61,7 +61,7 @@ void break_ties(Explanation& explanation, const std::vector<VariantFacts>& catal
 // Evidence for a hypothesis without a variant becomes the variant that is confirmed of it elsewhere.
 void strengthen(std::vector<Finding>& findings) {
   for (Finding& finding : findings) {
-    if (finding.explanation.variant || !finding.explanation.hypothesis) continue;
+    if (findings::is_explained(finding.explanation) || !finding.explanation.hypothesis) continue;
     const auto confirmed = std::ranges::find_if(findings, [&](const Finding& other) {
       return other.explanation.hypothesis == finding.explanation.hypothesis && other.explanation.variant &&
              other.explanation.verdict == HypothesisVerdict::kConfirmed;

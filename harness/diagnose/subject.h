@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -11,6 +12,7 @@
 #include "harness/compare/judge.h"
 #include "harness/contract/oracle.h"
 #include "harness/contract/step.h"
+#include "harness/explain/theory.h"
 #include "harness/pattern/pattern.h"
 
 namespace qdiff::diagnose {
@@ -81,6 +83,7 @@ struct WrongTensor {
   compare::Judgement judgement = {};
   pattern::Pattern pattern = {};
   std::vector<Fit> fits = {};
+  std::shared_ptr<const explain::Theory> theory = {};  // where no fit explains it and one does
   SeenBy seen_by = SeenBy::kReplay;
 
   bool is_long() const { return !compare::is_usual_fusion(span); }

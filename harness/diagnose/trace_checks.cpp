@@ -1,6 +1,7 @@
 #include "harness/diagnose/trace_checks.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string_view>
 #include <unordered_set>
@@ -63,6 +64,26 @@ struct WantedRows {
   std::unordered_set<std::string> rows;
 };
 
+// Whether a row is a constant times the table's, each element rounded to its type: an engine that scales its embeddings
+// has the right weights. Two roundings lie between the two, one of the table's row and one of the product.
+bool is_multiple(const TensorView& view, std::int64_t row, const std::vector<double>& own) {
+  double product = 0.0, square = 0.0;
+  const auto actual = [&](std::size_t c) {
+    return load_element(view.data, view.dtype, static_cast<std::size_t>(row) * own.size() + c);
+  };
+  for (std::size_t c = 0; c < own.size(); ++c) {
+    product += actual(c) * own[c];
+    square += own[c] * own[c];
+  }
+  const double factor = product / square;
+  if (!std::isfinite(factor) || factor == 0.0) return false;
+  for (std::size_t c = 0; c < own.size(); ++c) {
+    const double expected = factor * own[c];
+    if (!(std::fabs(actual(c) - expected) <= spacing(view.dtype, expected))) return false;
+  }
+  return true;
+}
+
 // Whether some recorded row is that of its own token, which is what an honest trace answers at once. Otherwise the rows
 // are collected.
 bool own_token_found(const trace::Trace& trace, const EmbeddingTable& table, std::vector<WantedRows>& wanted) {
@@ -80,6 +101,7 @@ bool own_token_found(const trace::Trace& trace, const EmbeddingTable& table, std
         const std::int32_t token = step.tokens[static_cast<std::size_t>(b)][static_cast<std::size_t>(t)];
         const Tensor own = table.rows(token, 1, view.dtype);
         if (actual == row_bytes(own.bytes().data(), 0, bytes)) return true;
+        if (is_multiple(view, b * step.num_tokens() + t, to_doubles(own.view()))) return true;
         list->rows.emplace(actual);
       }
     }

@@ -10,6 +10,8 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "harness/compare/judge.h"
@@ -21,10 +23,12 @@
 
 namespace qdiff::findings {
 
-enum class HypothesisVerdict : std::uint8_t { kConfirmed, kConsistent, kRefuted, kUndetectable, kNotExercised };
+// In the order of their strength. kOpen: these inputs exercised the hypothesis, no variant of it fits, and a wrong
+// tensor in whose span it acts stays unexplained, so that it is not excluded.
+enum class HypothesisVerdict : std::uint8_t { kConfirmed, kConsistent, kOpen, kRefuted, kUndetectable, kNotExercised };
 constexpr std::string_view name(HypothesisVerdict verdict) {
-  constexpr std::array<std::string_view, 5> kNames = {"confirmed", "consistent", "refuted", "undetectable",
-                                                      "not_exercised"};
+  constexpr std::array<std::string_view, 6> kNames = {"confirmed", "consistent",   "open",
+                                                      "refuted",   "undetectable", "not_exercised"};
   return kNames[static_cast<std::size_t>(verdict)];
 }
 
@@ -36,14 +40,22 @@ struct WrongAxis {
 };
 inline constexpr std::size_t kMostRuns = 64;
 
+// Names and values in the order in which a reader wants them.
+using Facts = std::vector<std::pair<std::string, std::variant<double, std::string>>>;
+
 struct Explanation {
   std::optional<std::string> hypothesis;  // "H05"; none for outsiders and unexplained divergences
   std::optional<FaultId> variant;
   std::optional<HypothesisVerdict> verdict;  // confirmed or consistent; none: no known bug fits
   std::optional<double> value;               // fitted parameter, where the variant has one
   std::optional<double> expected_value;
-  std::vector<int> layers;       // in which the variant reproduces the candidate; unexplained: in which it is wrong
-  std::string phase;             // "prefill", "decode", "both"
+  std::vector<int> layers;  // in which the variant reproduces the candidate; unexplained: in which it is wrong
+  std::string phase;        // "prefill", "decode", "both"
+  // Where no variant fits, but what the engine computes was solved for: a name out of docs/mechanisms.md.
+  std::optional<std::string> mechanism;
+  Facts parameters;              // of the mechanism
+  Facts scope;                   // where it holds, by axis; empty: everywhere
+  std::string sentence;          // the same in one line
   std::string pattern;           // in words: which rows, heads, positions, dimensions are wrong
   std::vector<WrongAxis> where;  // the same as data
   // Why the pattern speaks for the hypothesis, where no variant does; why a variant is in doubt, where one does.
@@ -64,10 +76,16 @@ struct Finding {
   TensorId tensor;
   FindingKind kind = FindingKind::kLogic;
   TensorId span_start;           // the span ends at `tensor`
+  std::vector<Op> operations;    // of the span, whichever of them is wrong
   compare::Judgement judgement;  // index, actual, expected and the statistics
   std::string command;           // repeats this finding
   Explanation explanation;
 };
+
+// Whether a known bug, a mechanism or roundings that nobody declared reproduce the wrong tensor.
+inline bool is_explained(const Explanation& explanation) {
+  return explanation.variant || explanation.mechanism || !explanation.points.empty();
+}
 
 // Whether it names the hypothesis, first or among its alternatives.
 inline bool speaks_for(const Explanation& explanation, const std::string& hypothesis) {

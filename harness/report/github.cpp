@@ -54,6 +54,12 @@ std::string command(const char* kind, const std::string& title, const std::vecto
          '\n';
 }
 
+std::string name_of(const Explanation& explanation) {
+  if (explanation.variant) return std::string(name(*explanation.variant));
+  if (explanation.mechanism) return *explanation.mechanism;
+  return explanation.hypothesis.value_or("unexplained");
+}
+
 std::string error_command(const Finding& finding) {
   const Explanation& explanation = finding.explanation;
   std::vector<std::string> lines = {tensor_name(finding.tensor) + ", case " + finding.case_id + ", " +
@@ -61,14 +67,13 @@ std::string error_command(const Finding& finding) {
   lines.push_back("cause: " + cause_of(explanation));
   if (!explanation.points.empty()) lines.push_back("declare: " + points_entry(explanation.points));
   lines.push_back("repeat: " + finding.command);
-  const std::string cause =
-      explanation.variant ? std::string(name(*explanation.variant)) : explanation.hypothesis.value_or("unexplained");
-  return command("error", "qdiff: " + cause, lines);
+  return command("error", "qdiff: " + name_of(explanation), lines);
 }
 
 bool same_explanation(const Finding& a, const Finding& b) {
   return a.kind == b.kind && a.explanation.hypothesis == b.explanation.hypothesis &&
-         a.explanation.variant == b.explanation.variant && a.explanation.points == b.explanation.points;
+         a.explanation.variant == b.explanation.variant && a.explanation.mechanism == b.explanation.mechanism &&
+         a.explanation.points == b.explanation.points;
 }
 
 // GitHub's Markdown, in a table's cell: every sign that could begin something becomes a character reference, which is

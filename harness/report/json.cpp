@@ -88,6 +88,15 @@ Document where_document(const findings::WrongAxis& where) {
   return {{"axis", where.axis}, {"size", where.size}, {"runs", runs}};
 }
 
+Document facts_document(const findings::Facts& facts) {
+  Document document = Document::object();
+  for (const auto& [name, value] : facts) {
+    const double* real = std::get_if<double>(&value);
+    document[name] = real != nullptr ? number(*real) : Document(std::get<std::string>(value));
+  }
+  return document;
+}
+
 Document explanation_document(const Explanation& explanation) {
   Document points = Document::object();
   for (const auto& [point, dtype] : explanation.points) points[point] = dtype;
@@ -103,7 +112,11 @@ Document explanation_document(const Explanation& explanation) {
           {"evidence", explanation.evidence},
           {"alternatives", list(explanation.alternatives, to_name)},
           {"separated_by", list(separations_of(explanation))},
-          {"points", points}};
+          {"points", points},
+          {"mechanism", or_null(explanation.mechanism)},
+          {"parameters", facts_document(explanation.parameters)},
+          {"scope", facts_document(explanation.scope)},
+          {"sentence", or_null(explanation.sentence)}};
 }
 
 Document finding_document(const Finding& finding) {

@@ -28,6 +28,7 @@ std::string what_fits(const findings::Explanation& explanation) {
   if (!explanation.verdict) return "";
   const std::string verdict = " (" + std::string(findings::name(*explanation.verdict)) + ')';
   if (explanation.variant) return std::string(name(*explanation.variant)) + verdict;
+  if (explanation.mechanism) return *explanation.mechanism + verdict;
   if (!explanation.points.empty()) return "a rounding that is not declared" + verdict;
   return explanation.hypothesis ? *explanation.hypothesis + verdict + ", by no catalogued variant" : "";
 }
@@ -84,7 +85,7 @@ std::vector<std::string> by_layer(const std::vector<std::string>& names) {
 
 std::string cause_of(const findings::Explanation& explanation) {
   std::string text = what_fits(explanation);
-  if (text.empty()) return "unexplained: no catalogued bug reproduces it" + extent_of(explanation);
+  if (text.empty()) return "unexplained: no known bug and no mechanism reproduces it" + extent_of(explanation);
   if (explanation.value) {
     text += ", with " + plain_number(*explanation.value);
     if (explanation.expected_value) text += " where " + plain_number(*explanation.expected_value) + " is right";

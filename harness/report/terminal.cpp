@@ -26,6 +26,7 @@ std::string_view hypothesis_color(HypothesisVerdict verdict) {
       return kRed;
     case HypothesisVerdict::kRefuted:
       return kGreen;
+    case HypothesisVerdict::kOpen:
     case HypothesisVerdict::kUndetectable:
     case HypothesisVerdict::kNotExercised:
       break;
@@ -48,7 +49,7 @@ void write_alternatives(const findings::Explanation& explanation, Writer& out) {
   if (lines.size() > kMostLines) out.field("", "and " + std::to_string(lines.size() - kMostLines) + " more");
 }
 
-// What the cause is in words: the bug's own line, or why the pattern speaks for a hypothesis.
+// What the cause is in words: the bug's own line, what was solved for, or why the pattern speaks for a hypothesis.
 std::string meaning_of(const RunResult& result, const findings::Explanation& explanation) {
   if (!explanation.variant) return explanation.evidence;
   const VariantFacts* found = find_variant(result.catalogue, *explanation.variant);
@@ -101,6 +102,8 @@ std::string note_of(const findings::HypothesisResult& hypothesis) {
       }
       return variant.empty() && !hypothesis.evidence.empty() ? hypothesis.evidence.front() : variant;
     }
+    case HypothesisVerdict::kOpen:
+      return "not excluded: a wrong tensor in its reach is unexplained";
     case HypothesisVerdict::kRefuted:
       return counted(static_cast<std::int64_t>(exercised), "variant") + " would have shown" +
              (blind > 0 ? ", " + std::to_string(blind) + " not" : "");

@@ -307,6 +307,24 @@ class Refusals(DiagnoseTest):
         self.assertEqual(self.diagnose("t").returncode, DIVERGED)
         self.assertEqual(self.report()["first_divergence"]["tensor"], "model.embed_tokens")
 
+    def test_embeddings_times_a_constant_are_a_divergence_and_no_other_model(self):
+        for path in sorted((self.folder / "t").glob("step-*.safetensors")):
+            raw = bytearray(path.read_bytes())
+            size, = struct.unpack("<Q", raw[:8])
+            entry = json.loads(raw[8:8 + size])["model.embed_tokens"]
+            self.assertEqual(entry["dtype"], "BF16")
+            begin, end = entry["data_offsets"]
+            for at in range(8 + size + begin, 8 + size + end, 2):
+                bits, = struct.unpack_from("<H", raw, at)
+                if bits & 0x7F80:  # 4 times as large: two more in the exponent
+                    struct.pack_into("<H", raw, at, bits + 0x100)
+            path.write_bytes(raw)
+        self.assertEqual(self.diagnose("t").returncode, DIVERGED)
+        report = self.report()
+        self.assertEqual(report["first_divergence"]["tensor"], "model.embed_tokens")
+        self.assertEqual(report["explanation"]["mechanism"], "factor")
+        self.assertEqual(report["explanation"]["parameters"], {"factor": 4})
+
 
 if __name__ == "__main__":
     raise SystemExit(f"run by {pathlib.Path(driver.__file__).name}")

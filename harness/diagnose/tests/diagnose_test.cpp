@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -173,6 +174,52 @@ TEST_CASE("each hypothesis is refuted, undetectable or not exercised by what the
   CHECK(find(results, "H01").verdict == HypothesisVerdict::kUndetectable);
   CHECK(find(results, "H02").verdict == HypothesisVerdict::kNotExercised);
   CHECK(blind_hypotheses(results).size() == 9);
+}
+
+TEST_CASE("a hypothesis is open where it acts in the span of what nothing explains", "[hypotheses]") {
+  Detectability detectability;
+  detectability.tried = {FaultId::kModulo, FaultId::kDivideByKv};
+  detectability.cases_that_show = {{FaultId::kModulo, {"a"}}};
+  const auto verdict_of = [&](const Finding& finding) {
+    return find(judge_hypotheses({finding}, kCatalogue, detectability), "H05").verdict;
+  };
+  Finding span;
+  span.tensor = {Op::kOutput, 0};
+  span.operations = {Op::kQProj, Op::kScores, Op::kAttnOutput, Op::kOutput};
+  CHECK(verdict_of(span) == HypothesisVerdict::kOpen);
+  Finding elsewhere = span;
+  elsewhere.operations = {Op::kAct, Op::kDownProj, Op::kOutput};
+  CHECK(verdict_of(elsewhere) == HypothesisVerdict::kRefuted);
+  Finding solved = span;
+  solved.explanation.mechanism = "sum";
+  CHECK(verdict_of(solved) == HypothesisVerdict::kRefuted);
+  Finding rounded = span;
+  rounded.explanation.points = {{"attention.probs", "bfloat16"}};
+  CHECK(verdict_of(rounded) == HypothesisVerdict::kRefuted);
+  Finding doubtful = span;
+  doubtful.explanation = explanation_of({{FaultId::kNoHeadStride, {}}}, kCatalogue);
+  CHECK(verdict_of(doubtful) == HypothesisVerdict::kRefuted);
+  doubtful.explanation.evidence = "its value was searched for over a span";
+  CHECK(verdict_of(doubtful) == HypothesisVerdict::kOpen);
+
+  auto results = judge_hypotheses({span}, kCatalogue, detectability);
+  CHECK_THAT(find(results, "H05").evidence.back(), ContainsSubstring("not excluded"));
+  CHECK(std::find(blind_hypotheses(results).begin(), blind_hypotheses(results).end(), "H05") ==
+        blind_hypotheses(results).end());
+}
+
+TEST_CASE("a theory stands where no variant does, and its hypothesis is confirmed by it", "[conclusions]") {
+  Finding finding;
+  finding.tensor = {Op::kResidMid, 0};
+  finding.explanation.mechanism = "sum";
+  finding.explanation.hypothesis = "H04";
+  finding.explanation.verdict = HypothesisVerdict::kConfirmed;
+  finding.explanation.evidence = finding.explanation.sentence = "resid_mid is 2 * output + self_attn.o_proj";
+  const auto results = judge_hypotheses({finding}, kCatalogue, {});
+  CHECK(find(results, "H04").verdict == HypothesisVerdict::kConfirmed);
+  CHECK_FALSE(find(results, "H04").variant.has_value());
+  REQUIRE(find(results, "H04").evidence.size() == 1);
+  CHECK(find(results, "H04").evidence[0] == finding.explanation.sentence);
 }
 
 TEST_CASE("a tie makes every hypothesis in it consistent, and a later confirmation outranks it", "[hypotheses]") {

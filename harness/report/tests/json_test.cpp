@@ -137,6 +137,21 @@ TEST_CASE("an unexplained divergence: logic before precision, nulls for what is 
   CHECK(report["findings"][0]["kind"] == "precision");
 }
 
+TEST_CASE("what was solved for is told with its parameters, its scope and its sentence", "[report]") {
+  findings::RunResult result = tests::unexplained();
+  findings::Explanation& explanation = result.findings[1].explanation;
+  explanation.mechanism = "sum";
+  explanation.parameters = {{"resid_mid", 2.0}, {"law", std::string("h % 5")}};
+  explanation.scope = {{"phase", std::string("decode")}};
+  explanation.sentence = "output is 2 * resid_mid + mlp.down_proj, in decode alone";
+  const json report = parsed(result);
+  CHECK(report["explanation"]["mechanism"] == "sum");
+  CHECK(report["explanation"]["variant"].is_null());
+  CHECK(report["explanation"]["parameters"] == json({{"resid_mid", 2.0}, {"law", "h % 5"}}));
+  CHECK(report["explanation"]["scope"] == json({{"phase", "decode"}}));
+  CHECK(report["explanation"]["sentence"] == explanation.sentence);
+}
+
 TEST_CASE("a rounding is told with the points that would declare it", "[report]") {
   const json report = parsed(tests::unexplained());
   CHECK(report["findings"][0]["explanation"]["points"] ==

@@ -169,7 +169,7 @@ TEST_CASE("parameters are plain numbers, and stand beside their own variant alon
 TEST_CASE("an unexplained divergence says so, and counts the precision findings", "[report]") {
   const std::string text = format_terminal(tests::unexplained(), plain());
   CHECK_THAT(text, ContainsSubstring("first at  lm_head\n"));
-  CHECK_THAT(text, ContainsSubstring("unexplained: no catalogued bug reproduces it"));
+  CHECK_THAT(text, ContainsSubstring("unexplained: no known bug and no mechanism reproduces it"));
   CHECK_THAT(text, ContainsSubstring("1 of all 2 by an undeclared rounding"));
   CHECK(text.find("element") == std::string::npos);  // shapes differ: no element is the worst
 }

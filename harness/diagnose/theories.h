@@ -1,0 +1,22 @@
+// Where no known bug and no rounding explains the wrong rows of an operation: what was solved for instead.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "harness/diagnose/subject.h"
+#include "harness/explain/theory.h"
+
+namespace qdiff::diagnose {
+
+using Theories = std::vector<std::shared_ptr<const explain::Theory>>;
+
+// For each row of one layer (all operations, subjects and steps) the theory that explains it; null where the row is
+// right, has a fit, or no theory explains all wrong rows of its operation. Spans of several operations are left out,
+// and so are operations that were not solved for in some layers before (`unsolved` counts them).
+Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
+                         const std::vector<std::vector<Fit>>& fits, const Precision& precision,
+                         std::map<Op, int>& unsolved);
+
+}  // namespace qdiff::diagnose

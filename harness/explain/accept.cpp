@@ -1,0 +1,141 @@
+#include "harness/explain/accept.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "harness/compare/judge.h"
+
+namespace qdiff::explain {
+namespace {
+
+// An error of the theory's is at least this share of a spacing where the stored value itself says no more; without, an
+// element that matches to the bit would have no deviation to be measured in.
+constexpr float kShareOfSpacing = 1e-3F;
+
+double bits_of(double deviations) { return 0.5 * std::log2(1.0 + deviations * deviations); }
+
+Gains gains_of(Scene& scene, const Instance& instance, const Expectation& theory) {
+  const Expectation& right = scene.right(instance);
+  Gains gains{&instance, std::vector<float>(right.value.size(), 0.0F)};
+  for (std::size_t i = 0; i < right.value.size(); ++i) {
+    if (!theory.unknown.empty() && theory.unknown[i] != 0) continue;
+    if (theory.value[i] == right.value[i]) continue;  // both say the same
+    gains.of_element[i] = static_cast<float>(bits_of(scene.deviations(instance, right, i)) -
+                                             bits_of(scene.deviations(instance, theory, i)));
+  }
+  return gains;
+}
+
+// What the best run of columns of each row, or the best whole columns, gain. Of most theories that is next to nothing.
+double best_slices(const Gains& gains, std::int64_t width) {
+  std::vector<double> columns(static_cast<std::size_t>(width));
+  double in_rows = 0.0, in_columns = 0.0;
+  for (std::size_t start = 0; start < gains.of_element.size(); start += columns.size()) {
+    double run = 0.0, best = 0.0;  // the largest sum of neighbours (Kadane's algorithm)
+    for (std::size_t c = 0; c < columns.size(); ++c) {
+      const double gain = gains.of_element[start + c];
+      columns[c] += gain;
+      run = std::max(run + gain, 0.0);
+      best = std::max(best, run);
+    }
+    in_rows += best;
+  }
+  for (double column : columns) in_columns += std::max(column, 0.0);
+  return std::max(in_rows, in_columns);
+}
+
+void fill_noise(Expectation& expectation, DType stored) {
+  if (!expectation.sigma_independent.empty()) return;
+  expectation.sigma_independent.resize(expectation.value.size());
+  expectation.sigma_shared.resize(expectation.value.size());
+  for (std::size_t i = 0; i < expectation.value.size(); ++i) {
+    const double value = expectation.value[i];
+    if (std::isfinite(value) && value != 0.0) {
+      expectation.sigma_independent[i] = kShareOfSpacing * static_cast<float>(spacing(stored, value));
+    }
+  }
+}
+
+compare::Outcome judged(Scene& scene, const Instance& instance, const Expectation& expected) {
+  return compare::judge({.op = instance.key.id.op,
+                         .actual = instance.actual,
+                         .expected = expected,
+                         .step = instance.step(),
+                         .precision = scene.precision(),
+                         .config = scene.config(),
+                         .operations = instance.span})
+      .outcome;
+}
+
+}  // namespace
+
+Expectation mixed(Scene& scene, const Instance& instance, const Expectation& theory, const Domain& domain) {
+  Expectation expected = scene.right(instance);
+  Expectation inside = theory;
+  const DType stored = instance.actual.dtype;
+  expected.exact = expected.exact && theory.exact;
+  if (!expected.exact) {
+    fill_noise(expected, stored);
+    fill_noise(inside, stored);
+  }
+  const compare::Layout& layout = scene.layout(instance);
+  const std::int64_t width = layout.num_columns();
+  for (std::int64_t r = 0; r < layout.num_rows(); ++r) {
+    for (std::int64_t c = 0; c < width; ++c) {
+      const auto i = static_cast<std::size_t>(r * width + c);
+      if (!inside.unknown.empty() && inside.unknown[i] != 0) continue;
+      if (!domain.holds(indices_of(instance, layout, r, c))) continue;
+      expected.value[i] = inside.value[i];
+      if (expected.exact) continue;
+      expected.sigma_independent[i] = inside.sigma_independent[i];
+      expected.sigma_shared[i] = inside.sigma_shared[i];
+    }
+  }
+  return expected;
+}
+
+std::optional<Theory> accept(Scene& scene, const Candidate& candidate) {
+  std::vector<Gains> gains;
+  std::vector<std::optional<Expectation>> predicted(scene.instances().size());
+  const auto add = [&](bool wrong) {
+    double gained = 0.0;
+    for (const Instance& instance : scene.instances()) {
+      if (instance.wrong != wrong) continue;
+      std::optional<Expectation>& of = predicted[scene.index_of(instance)];
+      of = candidate.predict(instance);
+      if (!of || of->value.size() != scene.right(instance).value.size()) {
+        of.reset();
+        continue;
+      }
+      gains.push_back(gains_of(scene, instance, *of));
+      gained += best_slices(gains.back(), scene.layout(instance).num_columns());
+    }
+    return gained;
+  };
+  // The wrong tensors refute most theories before anything else is evaluated.
+  if (!(add(true) > candidate.theory.bits + kMargin)) return std::nullopt;
+  add(false);
+  const Domain domain = derive_domain(scene, gains);
+  Theory theory = candidate.theory;
+  theory.bits += domain.bits();
+  theory.evidence = gain_within(scene, gains, domain);
+  if (!(theory.evidence - theory.bits >= kMargin)) return std::nullopt;
+  for (const bool wrong : {true, false}) {
+    for (const Instance& instance : scene.instances()) {
+      const std::optional<Expectation>& of = predicted[scene.index_of(instance)];
+      if (instance.wrong != wrong) continue;
+      if (!of) {
+        if (wrong) return std::nullopt;
+        continue;
+      }
+      const compare::Outcome outcome = judged(scene, instance, mixed(scene, instance, *of, domain));
+      if (outcome == compare::Outcome::kMatch) continue;
+      if (wrong || outcome != compare::Outcome::kUnjudged) return std::nullopt;
+    }
+  }
+  theory.scope = domain.facts(scene.op());
+  theory.sentence += domain.words(scene.op());
+  return theory;
+}
+
+}  // namespace qdiff::explain

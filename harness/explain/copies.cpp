@@ -1,0 +1,429 @@
+// Data that stands where it should not. Three looks: the whole tensor (or part of it) holds zeros or another recorded
+// tensor of its size, element by element; vectors of it (a token's row, a head of it) stand at another place of a
+// recorded tensor, found by a hash of their stored bits; the law that most of them follow is
+//   vector (b, p, h) = source (b, p + shift, head table [h]).
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <set>
+#include <tuple>
+#include <unordered_map>
+
+#include "harness/explain/mechanisms.h"
+#include "harness/explain/rows.h"
+
+namespace qdiff::explain {
+namespace {
+
+// Every layer's tensors are asked for where that is no more than so many elements: beyond, the neighbours alone.
+constexpr std::int64_t kMostElements = std::int64_t{1} << 24;
+
+std::vector<int> layers_to_ask(const Scene& scene) {
+  const auto layers = static_cast<int>(scene.config().num_layers);
+  const std::int64_t size = num_elements(scene.instances().front().actual.shape);
+  std::vector<int> asked;
+  for (int layer = 0; layer < layers; ++layer) {
+    const bool near = std::abs(layer - scene.layer()) <= 1 || layer == 0;
+    if (near || size * layers <= kMostElements) asked.push_back(layer);
+  }
+  return asked;
+}
+
+// Tensors of a step that a copy may come from: what was made before the wrong one. What follows from it holds its
+// values by right.
+std::vector<TensorId> other_tensors(const Scene& scene) {
+  std::vector<TensorId> ids;
+  const auto add = [&](const TensorId& id) {
+    if (runs_before(id, scene.instances().front().key.id)) ids.push_back(id);
+  };
+  for (const OperationRow& other : kOperationTable) {
+    if (other.scope != qdiff::Scope::kLayer) {
+      add({other.op, kNoLayer});
+      continue;
+    }
+    for (int layer : layers_to_ask(scene)) add({other.op, layer});
+  }
+  return ids;
+}
+
+Expectation exactly(const Expectation& right) {
+  Expectation theory;
+  theory.shape = right.shape;
+  theory.value.resize(right.value.size());
+  theory.exact = true;
+  return theory;
+}
+
+Candidate zeros(Scene& scene) {
+  Candidate candidate;
+  candidate.theory.mechanism = "copy.zeros";
+  candidate.theory.bits = kMechanismBits;
+  candidate.theory.sentence = std::string(row(scene.op()).name) + " holds zeros";
+  candidate.predict = [&scene](const Instance& instance) -> std::optional<Expectation> {
+    return exactly(scene.right(instance));
+  };
+  return candidate;
+}
+
+// Stored values of another tensor of the same step, of as many elements.
+void add_tensors(Scene& scene, std::vector<Candidate>& candidates) {
+  const std::vector<TensorId> ids = other_tensors(scene);
+  const std::vector<SampledRow> rows = sample_wrong_rows(scene, 4);
+  for (const TensorId& id : ids) {
+    // Where no element of the wrong rows is the other tensor's, nothing was copied.
+    bool some = false;
+    for (const SampledRow& sampled : rows) {
+      const auto values = scene.recorded(*sampled.instance, {sampled.instance->key.step, id});
+      const std::vector<double>& actual = scene.actual(*sampled.instance);
+      if (!values || values->size() != actual.size()) continue;
+      const Expectation& right = scene.right(*sampled.instance);
+      const std::int64_t width = scene.layout(*sampled.instance).num_columns();
+      std::int64_t same = 0;
+      for (std::int64_t c = 0; c < width; ++c) {
+        const auto i = static_cast<std::size_t>(sampled.row * width + c);
+        same += actual[i] == round_to(sampled.instance->actual.dtype, (*values)[i]) && actual[i] != 0.0 &&
+                actual[i] != right.value[i];
+      }
+      some |= same > 1;
+    }
+    if (!some) continue;
+    Candidate candidate;
+    candidate.theory.mechanism = "copy.tensor";
+    candidate.theory.bits = kMechanismBits + bits_of_choice(ids.size());
+    const std::string name = short_name(id, scene.layer());
+    candidate.theory.parameters = {{"source", name}};
+    candidate.theory.sentence = std::string(row(scene.op()).name) + " holds " + name;
+    if (id.layer != scene.layer() && id.layer != kNoLayer && scene.layer() != kNoLayer) {
+      candidate.theory.parameters.emplace_back("layers before", static_cast<double>(scene.layer() - id.layer));
+    }
+    candidate.predict = [&scene, id](const Instance& instance) -> std::optional<Expectation> {
+      auto values = scene.recorded(instance, {instance.key.step, id});
+      Expectation theory = exactly(scene.right(instance));
+      if (!values || values->size() != theory.value.size()) return std::nullopt;
+      theory.value = std::move(*values);
+      return theory;
+    };
+    candidates.push_back(std::move(candidate));
+  }
+}
+
+// ---- Vectors at another place --------------------------------------------------------------------------------------
+
+struct Place {
+  std::size_t source;  // index of the tensor
+  std::int64_t batch, position, head;
+};
+
+// Vectors of a row or of a head, in the order (batch, position, head).
+struct Grid {
+  std::int64_t batch, positions, heads, width;
+  std::int64_t first_position;  // of the case's slots
+
+  std::size_t start(std::int64_t b, std::int64_t p, std::int64_t h) const {
+    return static_cast<std::size_t>(((b * positions + p) * heads + h) * width);
+  }
+};
+
+std::optional<Grid> grid_of(const Scene& scene, const TensorKey& key, const Step& step, const Shape& shape) {
+  const compare::Layout layout(key.id.op, shape, step, scene.config());
+  if (layout.is_scores()) return std::nullopt;
+  const std::int64_t heads = std::max<std::int64_t>(1, layout.num_heads());
+  return Grid{layout.batch(), layout.num_positions(), heads, layout.num_columns() / heads,
+              is_cache(key.id.op) ? 0 : step.past_length + step.num_tokens() - layout.num_positions()};
+}
+
+// Tensors whose vectors are as wide and which exist when the wrong one is written: of this step and of those before.
+class Library {
+ public:
+  Library(Scene& scene, const Instance& instance) : scene_(scene), instance_(instance) {
+    const auto own = grid_of(scene, instance.key, instance.step(), instance.actual.shape);
+    width_ = own->width;
+    std::vector<TensorId> ids = other_tensors(scene);
+    ids.push_back(instance.key.id);
+    std::sort(ids.begin(), ids.end());
+    for (const TensorId& id : ids) {
+      if (id.layer != scene.layer() && id.op != scene.op()) continue;
+      add(id);
+    }
+  }
+
+  std::size_t num_sources() const { return ids_.size(); }
+  const TensorId& id(std::size_t source) const { return ids_[source]; }
+  std::vector<Place> find(const double* vector) const {
+    const auto found = places_.find(hash(vector));
+    if (found == places_.end()) return {};
+    std::vector<Place> same;
+    for (const Place& place : found->second) {
+      const double* there = vector_at(place.source, place.batch, place.position, place.head);
+      if (there != nullptr && std::equal(vector, vector + width_, there)) same.push_back(place);
+    }
+    return same;
+  }
+  // nullptr where nothing was recorded.
+  const double* vector_at(std::size_t source, std::int64_t b, std::int64_t p, std::int64_t h) const {
+    const auto found = values_.find({source, b, p, h});
+    return found == values_.end() ? nullptr : found->second.data();
+  }
+
+ private:
+  std::size_t hash(const double* vector) const {
+    std::size_t h = 1469598103934665603ULL;  // FNV-1a over the bits
+    for (std::int64_t i = 0; i < width_; ++i) {
+      std::uint64_t bits;
+      std::memcpy(&bits, vector + i, sizeof(bits));
+      h = (h ^ bits) * 1099511628211ULL;
+    }
+    return h;
+  }
+
+  void add(const TensorId& id) {
+    const std::size_t source = ids_.size();
+    bool any = false;
+    for (int step = 0; step <= instance_.key.step; ++step) {
+      const TensorKey key{step, id};
+      // The tensor that is judged holds at this step what is to be explained.
+      if (key == instance_.key || !scene_.is_recorded(instance_, key)) continue;
+      const TensorView view = instance_.recorded->get(key);
+      const Step& at = (*instance_.steps)[static_cast<std::size_t>(step)];
+      const auto grid = grid_of(scene_, key, at, view.shape);
+      if (!grid || grid->width != width_) continue;
+      const std::vector<double> values = to_doubles(view);
+      // Padding too: what moves memory does not know of it.
+      for (std::int64_t b = 0; b < grid->batch; ++b) {
+        for (std::int64_t p = 0; p < grid->positions; ++p) {
+          for (std::int64_t h = 0; h < grid->heads; ++h) {
+            keep(source, b, p + grid->first_position, h, values.data() + grid->start(b, p, h));
+            any = true;
+          }
+        }
+      }
+    }
+    if (any) ids_.push_back(id);
+  }
+
+  void keep(std::size_t source, std::int64_t b, std::int64_t p, std::int64_t h, const double* vector) {
+    std::vector<double> stored(vector, vector + width_);
+    bool constant = true;
+    for (double& x : stored) {
+      x = round_to(instance_.actual.dtype, x) + 0.0;  // -0.0 is 0.0
+      constant &= x == stored[0];
+    }
+    if (!constant) places_[hash(stored.data())].push_back({source, b, p, h});
+    values_[{source, b, p, h}] = std::move(stored);  // of a cache: as the latest step holds it
+  }
+
+  Scene& scene_;
+  const Instance& instance_;
+  std::int64_t width_ = 0;
+  std::vector<TensorId> ids_;
+  std::unordered_map<std::size_t, std::vector<Place>> places_;
+  std::map<std::tuple<std::size_t, std::int64_t, std::int64_t, std::int64_t>, std::vector<double>> values_;
+};
+
+// Where vectors of one head come from.
+struct Law {
+  TensorId source;
+  std::int64_t shift = 0;
+  std::vector<std::int64_t> heads;  // by head of the wrong tensor
+  std::int64_t batch_shift = 0;
+  auto operator<=>(const Law&) const = default;
+};
+
+struct Cell {
+  std::int64_t batch, position, head;
+  std::vector<Place> found;
+};
+
+// The law that the most cells follow; the source of the fewest surprises among equals.
+std::optional<Law> most_followed(const std::vector<Cell>& cells, const Library& library, std::int64_t heads,
+                                 const TensorId& own, const std::vector<Law>& before) {
+  std::map<std::tuple<std::size_t, std::int64_t, std::int64_t>, std::set<std::size_t>> followers;
+  std::map<std::tuple<std::size_t, std::int64_t, std::int64_t>, std::map<std::pair<std::int64_t, std::int64_t>, int>>
+      votes;
+  for (std::size_t i = 0; i < cells.size(); ++i) {
+    for (const Place& place : cells[i].found) {
+      const std::tuple law{place.source, place.position - cells[i].position, place.batch - cells[i].batch};
+      followers[law].insert(i);
+      ++votes[law][{cells[i].head, place.head}];
+    }
+  }
+  std::optional<Law> best;
+  std::tuple<std::size_t, std::int64_t> best_rank;
+  for (const auto& [law, follow] : followers) {
+    const auto& [source, shift, batch_shift] = law;
+    Law whole{library.id(source), shift, {}, batch_shift};
+    for (std::int64_t h = 0; h < heads; ++h) {
+      std::int64_t from = h;
+      int most = 0;
+      for (const auto& [pair, count] : votes[law]) {
+        if (pair.first == h && count > most) {
+          most = count;
+          from = pair.second;
+        }
+      }
+      whole.heads.push_back(from);
+    }
+    const bool new_source = !before.empty() && before.front().source != whole.source;
+    const std::int64_t surprise = (whole.source.layer == own.layer ? 0 : 2) + (shift == 0 ? 0 : 1) +
+                                  (batch_shift == 0 ? 0 : 1) + (new_source ? 1 : 0);
+    const std::tuple rank{follow.size(), -surprise};
+    if (best && rank <= best_rank) continue;
+    best = whole;
+    best_rank = rank;
+  }
+  return best;
+}
+
+std::string words_of(const Law& law, int layer, bool whole_rows) {
+  std::string words = short_name(law.source, layer);
+  if (law.shift != 0) {
+    words += law.shift < 0 ? " of " + std::to_string(-law.shift) + " before"
+                           : " of " + std::to_string(law.shift) + " behind";
+  }
+  if (law.batch_shift != 0)
+    words +=
+        " of batch row b " + std::string(law.batch_shift < 0 ? "- " : "+ ") + std::to_string(std::abs(law.batch_shift));
+  if (whole_rows) return words;
+  bool own = true;
+  for (std::size_t h = 0; h < law.heads.size(); ++h) own &= law.heads[h] == static_cast<std::int64_t>(h);
+  if (own) return words;
+  std::string table;
+  for (std::size_t h = 0; h < law.heads.size(); ++h) table += (h == 0 ? "" : ", ") + std::to_string(law.heads[h]);
+  return words + ", heads 0.." + std::to_string(law.heads.size() - 1) + " from " + table;
+}
+
+void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
+  std::map<const Instance*, std::shared_ptr<Library>> libraries;
+  std::map<const Instance*, std::vector<Cell>> cells;
+  std::int64_t heads = 0;
+  std::size_t num_cells = 0;
+  for (const Instance& instance : scene.instances()) {
+    const auto grid = grid_of(scene, instance.key, instance.step(), instance.actual.shape);
+    if (!grid || num_elements(instance.actual.shape) > kMostElements || grid->width < 2) return;
+    heads = grid->heads;
+    if (!instance.wrong) continue;
+    auto library = std::make_shared<Library>(scene, instance);
+    const Expectation& right = scene.right(instance);
+    const std::vector<double>& actual = scene.actual(instance);
+    for (std::int64_t r : scene.real_rows(instance)) {
+      for (std::int64_t h = 0; h < heads; ++h) {
+        const std::int64_t b = r / grid->positions, p = r % grid->positions;
+        const std::size_t start = grid->start(b, p, h);
+        bool differs = false;
+        for (std::int64_t i = 0; i < grid->width && !differs; ++i) {
+          const std::size_t e = start + static_cast<std::size_t>(i);
+          differs = scene.deviations(instance, right, e) > 4.0;
+        }
+        if (!differs) continue;
+        std::vector<double> vector(actual.begin() + static_cast<std::ptrdiff_t>(start),
+                                   actual.begin() + static_cast<std::ptrdiff_t>(start) + grid->width);
+        for (double& x : vector) x += 0.0;
+        std::vector<Place> found = library->find(vector.data());
+        ++num_cells;
+        if (!found.empty()) cells[&instance].push_back({b, p + grid->first_position, h, std::move(found)});
+      }
+    }
+    libraries[&instance] = std::move(library);
+  }
+  if (cells.empty()) return;
+  // What one law leaves is given to the next: a transfer may wrap around at the first slot.
+  constexpr int kMostLaws = 3;
+  std::vector<Law> laws;
+  std::map<Law, std::size_t> followers;
+  std::map<const Instance*, std::vector<Cell>> left = cells;
+  for (int i = 0; i < kMostLaws; ++i) {
+    std::map<Law, std::size_t> counted;
+    for (const auto& [instance, of] : left) {
+      if (const auto law = most_followed(of, *libraries[instance], heads, instance->key.id, laws))
+        counted[*law] += of.size();
+    }
+    if (counted.empty()) break;
+    const Law law = std::max_element(counted.begin(), counted.end(), [](const auto& a, const auto& b) {
+                      return a.second < b.second;
+                    })->first;
+    laws.push_back(law);
+    for (auto& [instance, of] : left) {
+      const Library& library = *libraries[instance];
+      followers[law] += std::erase_if(of, [&](const Cell& cell) {
+        return std::any_of(cell.found.begin(), cell.found.end(), [&](const Place& place) {
+          return library.id(place.source) == law.source && place.position - cell.position == law.shift &&
+                 place.batch - cell.batch == law.batch_shift &&
+                 place.head == law.heads[static_cast<std::size_t>(cell.head)];
+        });
+      });
+    }
+    std::erase_if(left, [](const auto& entry) { return entry.second.empty(); });
+    if (left.empty()) break;
+  }
+  for (std::size_t used = 1; used <= laws.size(); ++used) {
+    const std::vector<Law> some(laws.begin(), laws.begin() + static_cast<std::ptrdiff_t>(used));
+    Candidate candidate;
+    candidate.theory.mechanism = "copy.vectors";
+    if (is_cache(scene.op())) candidate.theory.hypothesis = "H01";
+    candidate.theory.bits = kMechanismBits;
+    std::string words;
+    for (const Law& law : some) {
+      const std::string text = words_of(law, scene.layer(), heads == 1);
+      candidate.theory.bits += 6.0 + std::log2(2.0 + static_cast<double>(std::abs(law.shift))) +
+                               (heads > 1 ? static_cast<double>(heads) : 0.0);
+      candidate.theory.parameters.emplace_back(words.empty() ? "source" : "then", text);
+      // Which vectors follow a further law is read from the candidate itself.
+      if (!words.empty()) candidate.theory.bits += static_cast<double>(followers[law]) * bits_of_choice(num_cells);
+      words += (words.empty() ? "" : "; where that is not it, ") + text;
+    }
+    candidate.theory.sentence = std::string(row(scene.op()).name) + " holds " + words;
+    candidate.predict = [&scene, some, libraries,
+                         cells](const Instance& instance) mutable -> std::optional<Expectation> {
+      const Expectation& right = scene.right(instance);
+      const auto grid = grid_of(scene, instance.key, instance.step(), instance.actual.shape);
+      if (!libraries.contains(&instance)) libraries[&instance] = std::make_shared<Library>(scene, instance);
+      const Library& library = *libraries[&instance];
+      Expectation theory = exactly(right);
+      theory.unknown.assign(right.value.size(), 1);
+      const auto fill = [&](const Law& law, std::int64_t b, std::int64_t p, std::int64_t h) {
+        for (std::size_t source = 0; source < library.num_sources(); ++source) {
+          if (library.id(source) != law.source) continue;
+          const double* vector =
+              library.vector_at(source, b + law.batch_shift, p + law.shift, law.heads[static_cast<std::size_t>(h)]);
+          if (vector == nullptr) return;
+          const std::size_t start = grid->start(b, p - grid->first_position, h);
+          std::copy_n(vector, grid->width, theory.value.begin() + static_cast<std::ptrdiff_t>(start));
+          std::fill_n(theory.unknown.begin() + static_cast<std::ptrdiff_t>(start), grid->width, std::uint8_t{0});
+        }
+      };
+      for (std::int64_t b = 0; b < grid->batch; ++b) {
+        for (std::int64_t p = 0; p < grid->positions; ++p) {
+          for (std::int64_t h = 0; h < grid->heads; ++h) fill(some.front(), b, p + grid->first_position, h);
+        }
+      }
+      // Further laws stand where a wrong vector was found to follow them and not the first.
+      for (const Cell& cell : cells[&instance]) {
+        for (const Law& law : some) {
+          const bool follows = std::any_of(cell.found.begin(), cell.found.end(), [&](const Place& place) {
+            return library.id(place.source) == law.source && place.position - cell.position == law.shift &&
+                   place.batch - cell.batch == law.batch_shift &&
+                   place.head == law.heads[static_cast<std::size_t>(cell.head)];
+          });
+          if (!follows) continue;
+          fill(law, cell.batch, cell.position, cell.head);
+          break;
+        }
+      }
+      return theory;
+    };
+    candidates.push_back(std::move(candidate));
+  }
+}
+
+}  // namespace
+
+std::vector<Candidate> recover_copies(Scene& scene) {
+  std::vector<Candidate> candidates;
+  candidates.push_back(zeros(scene));
+  add_tensors(scene, candidates);
+  add_vectors(scene, candidates);
+  return candidates;
+}
+
+}  // namespace qdiff::explain

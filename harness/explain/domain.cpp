@@ -1,0 +1,266 @@
+#include "harness/explain/domain.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "harness/explain/rows.h"
+
+namespace qdiff::explain {
+namespace {
+
+// Gains are sums of many small numbers: what differs by less is the same.
+constexpr double kSame = 1e-6;
+
+double choice_bits(std::int64_t size) { return 1.0 + std::log2(static_cast<double>(std::max<std::int64_t>(size, 2))); }
+
+struct Best {
+  Choice choice;
+  double gain = 0.0;  // the choice's bits taken off
+};
+
+// The choice of the largest gain along one axis. Everywhere is free.
+Best best_choice(const std::vector<double>& gains) {
+  const auto size = static_cast<std::int64_t>(gains.size());
+  const double all = std::accumulate(gains.begin(), gains.end(), 0.0);
+  Best best{{}, all};
+  const auto offer = [&](Choice choice, double gain) {
+    gain -= choice.bits;
+    if (gain > best.gain) best = {std::move(choice), gain};
+  };
+  double before = 0.0;
+  for (std::int64_t i = 1; i < size; ++i) {
+    before += gains[static_cast<std::size_t>(i - 1)];
+    offer({Choice::Kind::kBelow, i, {}, choice_bits(size)}, before);
+    offer({Choice::Kind::kFrom, i, {}, choice_bits(size)}, all - before);
+  }
+  Choice some{Choice::Kind::kOnly, 0, {}, 1.0};
+  double gain = 0.0;
+  const double bits = std::log2(static_cast<double>(std::max<std::int64_t>(size, 2)));
+  for (std::int64_t i = 0; i < size; ++i) {
+    if (!(gains[static_cast<std::size_t>(i)] > bits)) continue;
+    some.only.push_back(i);
+    some.bits += bits;
+    gain += gains[static_cast<std::size_t>(i)];
+  }
+  if (!some.only.empty()) offer(some, gain);
+  return best;
+}
+
+// Element by element, all its indices.
+template <typename Visit>
+void for_each_element(Scene& scene, const std::vector<Gains>& gains, Visit visit) {
+  for (const Gains& of : gains) {
+    const compare::Layout& layout = scene.layout(*of.instance);
+    const std::int64_t width = layout.num_columns();
+    for (std::int64_t r = 0; r < layout.num_rows(); ++r) {
+      if (!layout.counts(r)) continue;
+      for (std::int64_t c = 0; c < width; ++c) {
+        const float gain = of.of_element[static_cast<std::size_t>(r * width + c)];
+        if (gain != 0.0F) visit(indices_of(*of.instance, layout, r, c), static_cast<double>(gain));
+      }
+    }
+  }
+}
+
+// For each axis the gain at each of its indices, within the choices of the other axes.
+std::array<std::vector<double>, kNumAxes> gains_along(Scene& scene, const std::vector<Gains>& gains,
+                                                      const Domain& domain) {
+  std::array<std::vector<double>, kNumAxes> along;
+  along[0].resize(2, 0.0);
+  for_each_element(scene, gains, [&](const Indices& at, double gain) {
+    std::size_t outside = kNumAxes, num_outside = 0;
+    for (std::size_t a = 0; a < kNumAxes; ++a) {
+      if (domain.choices[a].holds(at[a])) continue;
+      outside = a;
+      if (++num_outside > 1) return;
+    }
+    for (std::size_t a = 0; a < kNumAxes; ++a) {
+      if (num_outside == 1 && a != outside) continue;
+      const auto index = static_cast<std::size_t>(at[a]);
+      if (index >= along[a].size()) along[a].resize(index + 1, 0.0);
+      along[a][index] += gain;
+    }
+  });
+  return along;
+}
+
+// The axis that gains most by another choice is chosen anew, until none gains.
+Domain settle(Scene& scene, const std::vector<Gains>& gains, Domain domain) {
+  constexpr int kMostChanges = 12;
+  double now = gain_within(scene, gains, domain) - domain.bits();
+  for (int change = 0; change < kMostChanges; ++change) {
+    const auto along = gains_along(scene, gains, domain);
+    std::size_t axis = kNumAxes;
+    Choice chosen;
+    double best = now;
+    for (std::size_t a = 0; a < kNumAxes; ++a) {
+      Best other = best_choice(along[a]);
+      const double gain = other.gain - (domain.bits() - domain.choices[a].bits);
+      if (!(gain > best + kSame)) continue;
+      best = gain;
+      axis = a;
+      chosen = std::move(other.choice);
+    }
+    if (axis == kNumAxes) break;
+    domain.choices[axis] = std::move(chosen);
+    now = best;
+  }
+  return domain;
+}
+
+std::string list_of(const std::vector<std::int64_t>& numbers) {
+  constexpr std::size_t kMostRuns = 6;
+  std::string text;
+  std::size_t runs = 0;
+  for (std::size_t i = 0; i < numbers.size();) {
+    std::size_t j = i;
+    while (j + 1 < numbers.size() && numbers[j + 1] == numbers[j] + 1) ++j;
+    if (++runs > kMostRuns) return text + ", ...";
+    if (!text.empty()) text += ", ";
+    text += std::to_string(numbers[i]);
+    if (j > i) text += (j == i + 1 ? ", " : "..") + std::to_string(numbers[j]);
+    i = j + 1;
+  }
+  return text;
+}
+
+std::string text_of(const Choice& choice) {
+  switch (choice.kind) {
+    case Choice::Kind::kFrom:
+      return std::to_string(choice.bound) + " and up";
+    case Choice::Kind::kBelow:
+      return "below " + std::to_string(choice.bound);
+    case Choice::Kind::kOnly:
+      return list_of(choice.only);
+    case Choice::Kind::kAll:
+      break;
+  }
+  return "all";
+}
+
+const char* key_of(Axis axis) {
+  constexpr std::array<const char*, kNumAxes> kKeys = {"phase", "steps", "batch_rows", "tokens", "heads", "columns"};
+  return kKeys[static_cast<std::size_t>(axis)];
+}
+
+std::string word_of(Axis axis, Op op) {
+  switch (axis) {
+    case Axis::kStep:
+      return "step";
+    case Axis::kBatchRow:
+      return "batch row";
+    case Axis::kToken:
+      return is_cache(op) ? "slot" : "position";
+    case Axis::kHead:
+      return "head";
+    case Axis::kPhase:
+    case Axis::kColumn:
+      break;
+  }
+  return "column";
+}
+
+}  // namespace
+
+bool Choice::holds(std::int64_t index) const {
+  switch (kind) {
+    case Kind::kFrom:
+      return index >= bound;
+    case Kind::kBelow:
+      return index < bound;
+    case Kind::kOnly:
+      return std::binary_search(only.begin(), only.end(), index);
+    case Kind::kAll:
+      break;
+  }
+  return true;
+}
+
+Indices indices_of(const Instance& instance, const compare::Layout& layout, std::int64_t row, std::int64_t column) {
+  const Step& step = instance.step();
+  const std::int64_t b = layout.batch_of(row);
+  std::int64_t token = layout.position_of(row);
+  if (!is_cache(instance.key.id.op)) {
+    const std::int64_t pad = step.left_padding.empty() ? 0 : step.left_padding[static_cast<std::size_t>(b)];
+    token += step.past_length + step.num_tokens() - layout.num_positions() - pad;
+  }
+  const std::int64_t in_head = layout.head_columns();
+  const std::int64_t head = layout.is_scores() ? layout.head_of(row) : (in_head > 0 ? column / in_head : 0);
+  return {step.phase == Phase::kDecode ? 1 : 0,   instance.key.step, b, token, head,
+          in_head > 0 ? column % in_head : column};
+}
+
+bool Domain::holds(const Indices& indices) const {
+  for (std::size_t a = 0; a < kNumAxes; ++a) {
+    if (!choices[a].holds(indices[a])) return false;
+  }
+  return true;
+}
+
+double Domain::bits() const {
+  return std::accumulate(choices.begin(), choices.end(), 0.0,
+                         [](double sum, const Choice& choice) { return sum + choice.bits; });
+}
+
+Facts Domain::facts(Op) const {
+  Facts facts;
+  for (std::size_t a = 0; a < kNumAxes; ++a) {
+    if (choices[a].kind == Choice::Kind::kAll) continue;
+    const auto axis = static_cast<Axis>(a);
+    const std::string text =
+        axis == Axis::kPhase ? std::string(choices[a].holds(1) ? "decode" : "prefill") : text_of(choices[a]);
+    facts.emplace_back(key_of(axis), text);
+  }
+  return facts;
+}
+
+std::string Domain::words(Op op) const {
+  std::string words;
+  for (std::size_t a = 0; a < kNumAxes; ++a) {
+    const Choice& choice = choices[a];
+    if (choice.kind == Choice::Kind::kAll) continue;
+    const auto axis = static_cast<Axis>(a);
+    if (axis == Axis::kPhase) {
+      words += choice.holds(1) ? ", in decode alone" : ", in prefill alone";
+      continue;
+    }
+    words += ", at " + word_of(axis, op);
+    if (choice.kind == Choice::Kind::kFrom) {
+      words += " " + std::to_string(choice.bound) + " and beyond";
+    } else if (choice.kind == Choice::Kind::kBelow) {
+      words += (choice.bound > 1 ? "s 0.." : " ") + std::to_string(choice.bound - 1);
+    } else {
+      words += (choice.only.size() > 1 ? "s " : " ") + list_of(choice.only);
+    }
+  }
+  return words;
+}
+
+double gain_within(Scene& scene, const std::vector<Gains>& gains, const Domain& domain) {
+  double sum = 0.0;
+  for_each_element(scene, gains, [&](const Indices& at, double gain) {
+    if (domain.holds(at)) sum += gain;
+  });
+  return sum;
+}
+
+Domain derive_domain(Scene& scene, const std::vector<Gains>& gains) {
+  // A scope of several axes at once may look bad along each alone: where everywhere is no start, one phase or one
+  // batch row may be.
+  std::vector<Domain> starts(3);
+  starts[1].choices[0] = {Choice::Kind::kOnly, 0, {0}, choice_bits(2)};
+  starts[2].choices[0] = {Choice::Kind::kOnly, 0, {1}, choice_bits(2)};
+  Domain best;
+  double best_gain = -HUGE_VAL;
+  for (const Domain& start : starts) {
+    const Domain settled = settle(scene, gains, start);
+    const double gain = gain_within(scene, gains, settled) - settled.bits();
+    if (!(gain > best_gain)) continue;
+    best_gain = gain;
+    best = settled;
+  }
+  return best;
+}
+
+}  // namespace qdiff::explain

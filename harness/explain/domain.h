@@ -1,0 +1,53 @@
+// Where a theory holds, derived from where it describes the candidate better than right code does. A scope is a
+// conjunction of one choice for each axis; choices are found, never listed, and each costs the bits that it takes to
+// say it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "harness/explain/scene.h"
+#include "harness/explain/theory.h"
+
+namespace qdiff::explain {
+
+enum class Axis : std::uint8_t { kPhase, kStep, kBatchRow, kToken, kHead, kColumn };
+inline constexpr std::size_t kNumAxes = 6;
+
+// Indices along one axis.
+struct Choice {
+  enum class Kind : std::uint8_t { kAll, kFrom, kBelow, kOnly };
+  Kind kind = Kind::kAll;
+  std::int64_t bound = 0;               // of kFrom the first inside, of kBelow the first outside
+  std::vector<std::int64_t> only = {};  // of kOnly, ascending
+  double bits = 0.0;
+
+  bool holds(std::int64_t index) const;
+};
+
+// Where an element lies. A token is counted from the first real one of its row; a cache slot as it stands in memory.
+using Indices = std::array<std::int64_t, kNumAxes>;
+Indices indices_of(const Instance& instance, const compare::Layout& layout, std::int64_t row, std::int64_t column);
+
+struct Domain {
+  std::array<Choice, kNumAxes> choices;
+
+  bool holds(const Indices& indices) const;
+  double bits() const;
+  Facts facts(Op op) const;
+  std::string words(Op op) const;  // ", in decode alone, in heads 3 and 5"; empty: everywhere
+};
+
+// Bits by which the theory describes each element of an instance better than right code does; negative where worse.
+struct Gains {
+  const Instance* instance;
+  std::vector<float> of_element;
+};
+
+// The scope of the largest gain less its own bits.
+Domain derive_domain(Scene& scene, const std::vector<Gains>& gains);
+double gain_within(Scene& scene, const std::vector<Gains>& gains, const Domain& domain);
+
+}  // namespace qdiff::explain

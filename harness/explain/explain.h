@@ -1,0 +1,15 @@
+// What explains the wrong tensors of an operation where no known bug does: every mechanism is asked for theories, each
+// theory is held against every tensor of the operation, and the one that is shortest to say is the explanation.
+#pragma once
+
+#include <optional>
+
+#include "harness/explain/scene.h"
+#include "harness/explain/theory.h"
+
+namespace qdiff::explain {
+
+// Nothing where no theory explains all wrong tensors of the scene and leaves the right ones right.
+std::optional<Theory> explain(Scene& scene);
+
+}  // namespace qdiff::explain

@@ -1,0 +1,175 @@
+// y = c * right code's, with one c for the tensor or one for each head. c is the regression of y on right code's value,
+// weighted by the expected rounding.
+#include <algorithm>
+#include <cmath>
+
+#include "harness/explain/mechanisms.h"
+#include "harness/explain/rows.h"
+
+namespace qdiff::explain {
+namespace {
+
+struct Sums {
+  double gold_actual = 0.0;
+  double gold_gold = 0.0;
+};
+
+std::vector<double> shortened(double value) {
+  std::vector<double> values;
+  for (int digits : {1, 2, 3, 6}) {
+    const double unit = std::pow(10.0, digits - 1 - std::floor(std::log10(std::fabs(value))));
+    values.push_back(std::round(value * unit) / unit);
+  }
+  return values;
+}
+
+Candidate by_factors(Scene& scene, const std::vector<double>& factors, double bits, const std::string& words) {
+  Candidate candidate;
+  candidate.theory.mechanism = "factor";
+  if (scene.layout(scene.instances().front()).is_scores()) candidate.theory.hypothesis = "H02";
+  candidate.theory.bits = kMechanismBits + bits;
+  for (std::size_t h = 0; h < factors.size(); ++h) {
+    const std::string name = factors.size() == 1 ? "factor" : "factor of head " + std::to_string(h);
+    candidate.theory.parameters.emplace_back(name, factors[h]);
+  }
+  candidate.theory.sentence = std::string(row(scene.op()).name) + " is right code's times " + words;
+  candidate.predict = [&scene, factors](const Instance& instance) -> std::optional<Expectation> {
+    const Expectation& right = scene.right(instance);
+    const compare::Layout& layout = scene.layout(instance);
+    Expectation theory = blank(right);
+    const double unit = unit_roundoff(scene.precision().accumulate);
+    const std::int64_t width = layout.num_columns();
+    for (std::size_t i = 0; i < right.value.size(); ++i) {
+      const auto element = static_cast<std::int64_t>(i);
+      std::size_t head = 0;
+      if (factors.size() > 1) {
+        head = static_cast<std::size_t>(layout.is_scores() ? layout.head_of(element / width)
+                                                           : element % width / layout.head_columns());
+      }
+      set_scaled(theory, i, right, factors[head] * right.value[i], unit);
+    }
+    return theory;
+  };
+  return candidate;
+}
+
+// y = c * tanh(g / c), as logits are capped in Gemma 2. tanh(x) < x, so that each element far enough from 0 gives c by
+// bisection; the median of the largest ones is taken.
+void add_soft_cap(Scene& scene, std::vector<Candidate>& candidates) {
+  struct Element {
+    double gold, actual;
+  };
+  std::vector<Element> elements;
+  for (const SampledRow& sampled : sample_wrong_rows(scene, 16)) {
+    const std::int64_t width = scene.layout(*sampled.instance).num_columns();
+    for (std::int64_t c = 0; c < width; ++c) {
+      const auto i = static_cast<std::size_t>(sampled.row * width + c);
+      const double gold = scene.right(*sampled.instance).value[i], actual = scene.actual(*sampled.instance)[i];
+      if (std::isfinite(gold) && gold * actual > 0.0 && std::fabs(actual) < std::fabs(gold)) {
+        elements.push_back({std::fabs(gold), std::fabs(actual)});
+      }
+    }
+  }
+  if (elements.empty()) return;
+  constexpr std::size_t kLargest = 15;
+  std::sort(elements.begin(), elements.end(), [](const Element& a, const Element& b) { return a.gold > b.gold; });
+  elements.resize(std::min(kLargest, elements.size()));
+  std::vector<double> caps;
+  for (const Element& element : elements) {
+    double low = element.actual, high = 1e6 * element.gold;
+    for (int i = 0; i < 100; ++i) {
+      const double cap = std::sqrt(low * high);
+      (cap * std::tanh(element.gold / cap) < element.actual ? low : high) = cap;
+    }
+    caps.push_back(low);
+  }
+  std::sort(caps.begin(), caps.end());
+  for (int digits : {1, 2, 3}) {
+    const double median = caps[caps.size() / 2];
+    const double unit = std::pow(10.0, digits - 1 - std::floor(std::log10(median)));
+    const double cap = std::round(median * unit) / unit;
+    Candidate candidate;
+    candidate.theory.mechanism = "soft_cap";
+    candidate.theory.bits = kMechanismBits + bits_of_digits(digits);
+    candidate.theory.parameters = {{"cap", cap}};
+    const std::string name(row(scene.op()).name), text = number_text(cap);
+    candidate.theory.sentence = name + " is " + text + " * tanh(x / " + text + ") of right code's x";
+    candidate.predict = [&scene, cap](const Instance& instance) -> std::optional<Expectation> {
+      const Expectation& right = scene.right(instance);
+      Expectation theory = right;
+      const double unit = 4.0 * unit_roundoff(scene.precision().accumulate);  // of tanh and the two products
+      for (std::size_t i = 0; i < right.value.size(); ++i) {
+        if (!std::isfinite(right.value[i])) continue;
+        theory.value[i] = cap * std::tanh(right.value[i] / cap);
+        if (right.sigma_independent.empty()) continue;
+        theory.sigma_independent[i] =
+            std::hypot(theory.sigma_independent[i], static_cast<float>(unit * std::fabs(theory.value[i])));
+      }
+      return theory;
+    };
+    candidates.push_back(std::move(candidate));
+  }
+}
+
+}  // namespace
+
+std::vector<Candidate> recover_factor(Scene& scene) {
+  std::vector<Candidate> candidates;
+  const auto heads =
+      static_cast<std::size_t>(std::max<std::int64_t>(1, scene.layout(scene.instances()[0]).num_heads()));
+  std::vector<Sums> sums(heads);
+  Sums all;
+  for (const SampledRow& sampled : sample_wrong_rows(scene, 64)) {
+    const compare::Layout& layout = scene.layout(*sampled.instance);
+    const Expectation& right = scene.right(*sampled.instance);
+    const std::vector<double>& actual = scene.actual(*sampled.instance);
+    const std::int64_t width = layout.num_columns();
+    for (std::int64_t c = 0; c < width; ++c) {
+      const auto i = static_cast<std::size_t>(sampled.row * width + c);
+      const double gold = right.value[i];
+      if (!std::isfinite(gold) || !std::isfinite(actual[i]) || gold == 0.0) continue;
+      const double spread = spacing(sampled.instance->actual.dtype, gold) +
+                            (right.sigma_independent.empty() ? 0.0 : right.sigma_independent[i]);
+      const double weight = 1.0 / (spread * spread);
+      const std::size_t head = heads == 1 ? 0
+                                          : static_cast<std::size_t>(layout.is_scores() ? layout.head_of(sampled.row)
+                                                                                        : c / layout.head_columns());
+      sums[head].gold_actual += weight * gold * actual[i];
+      sums[head].gold_gold += weight * gold * gold;
+      all.gold_actual += weight * gold * actual[i];
+      all.gold_gold += weight * gold * gold;
+    }
+  }
+  if (!(all.gold_gold > 0.0)) return candidates;
+  const double factor = all.gold_actual / all.gold_gold;
+  if (!std::isfinite(factor) || factor == 0.0) return candidates;
+  const auto root = std::sqrt(static_cast<double>(scene.config().hidden));
+  const auto dimension = std::sqrt(static_cast<double>(scene.config().head_dim));
+  struct Known {
+    double value;
+    const char* words;
+  };
+  // What a person would have written; they only make the number shorter to say.
+  for (const Known& known :
+       {Known{root, "the root of the hidden size"}, Known{1.0 / root, "1 / root of the hidden size"},
+        Known{dimension, "the root of the head dimension"}, Known{1.0 / dimension, "1 / root of the head dimension"}}) {
+    if (std::fabs(known.value / factor - 1.0) < 0.01) {
+      candidates.push_back(by_factors(scene, {known.value}, 4.0, known.words + (", " + number_text(known.value))));
+    }
+  }
+  int digits = 1;
+  for (double value : shortened(factor)) {
+    candidates.push_back(by_factors(scene, {value}, bits_of_digits(digits), number_text(value)));
+    digits = digits == 3 ? 6 : digits + 1;
+  }
+  if (!scene.right(scene.instances().front()).exact) add_soft_cap(scene, candidates);
+  if (heads > 1) {
+    std::vector<double> of_heads;
+    for (const Sums& head : sums) of_heads.push_back(head.gold_gold > 0.0 ? head.gold_actual / head.gold_gold : 1.0);
+    candidates.push_back(
+        by_factors(scene, of_heads, bits_of_digits(6) * static_cast<double>(heads), "a factor for each head"));
+  }
+  return candidates;
+}
+
+}  // namespace qdiff::explain

@@ -1,0 +1,318 @@
+// A rotation by other angles. For each token t and pair i the candidate's cosine and sine follow from all its heads by
+// least squares on (ya, yb) = (a c - b s, b c + a s):
+//   c = sum (a ya + b yb) / sum (a^2 + b^2),   s = sum (a yb - b ya) / sum (a^2 + b^2).
+// A position is a whole number p with c + i s = exp(i p f_i) in every pair; a law for the wrong tokens follows from
+// those. Where no position turns so, each of the two tables may have been read at other entries: cosine or sine of
+// p + shift, or a constant.
+#include <algorithm>
+#include <cmath>
+#include <complex>
+
+#include "harness/explain/mechanisms.h"
+#include "harness/explain/rows.h"
+
+namespace qdiff::explain {
+namespace {
+
+using Complex = std::complex<double>;
+
+bool is_rotation(const Scene& scene) {
+  const Instance& first = scene.instances().front();
+  return first.span.size() == 1 && arithmetic_of(scene.op()) == Arithmetic::kRotate;
+}
+
+double frequency(const ModelConfig& config, std::int64_t pair) {
+  return std::pow(config.rope_theta, -2.0 * static_cast<double>(pair) / static_cast<double>(config.head_dim));
+}
+
+// What a token was turned by, pair by pair, and how much each pair says.
+struct Turned {
+  const Instance* instance;
+  std::int64_t batch, token, position;
+  std::vector<Complex> by;      // [d/2]
+  std::vector<double> weights;  // sum over heads of (|a|^2 + |b|^2) / deviation^2
+};
+
+std::vector<Turned> solve(Scene& scene) {
+  const std::int64_t d = scene.config().head_dim, half = d / 2;
+  std::vector<Turned> turned;
+  for (const SampledRow& sampled : sample_wrong_rows(scene, 48)) {
+    const Instance& instance = *sampled.instance;
+    const auto x = scene.recorded(instance, input_keys(instance.key, scene.config()).front());
+    if (!x) return {};
+    const std::vector<double>& y = scene.actual(instance);
+    const Expectation& right = scene.right(instance);
+    const compare::Layout& layout = scene.layout(instance);
+    const std::int64_t width = layout.num_columns();
+    Turned of{&instance, layout.batch_of(sampled.row), layout.position_of(sampled.row), 0, {}, {}};
+    of.position = instance.step().positions[static_cast<std::size_t>(of.batch)][static_cast<std::size_t>(of.token)];
+    for (std::int64_t i = 0; i < half; ++i) {
+      Complex product = 0.0;
+      double squares = 0.0, weight = 0.0;
+      for (std::int64_t h = 0; h < width / d; ++h) {
+        const auto lower = static_cast<std::size_t>(sampled.row * width + h * d + i);
+        const auto upper = lower + static_cast<std::size_t>(half);
+        const Complex before((*x)[lower], (*x)[upper]), after(y[lower], y[upper]);
+        product += std::conj(before) * after;
+        squares += std::norm(before);
+        const double size = std::abs(before);
+        const double deviation = spacing(instance.actual.dtype, size) + right.sigma_independent[lower];
+        weight += deviation > 0.0 ? size * size / (deviation * deviation) : 0.0;
+      }
+      of.by.push_back(squares > 0.0 ? product / squares : Complex(0.0));
+      of.weights.push_back(std::isfinite(weight) ? weight : 0.0);
+    }
+    turned.push_back(std::move(of));
+  }
+  return turned;
+}
+
+double misfit(const ModelConfig& config, const Turned& of, double position) {
+  double sum = 0.0;
+  for (std::size_t i = 0; i < of.by.size(); ++i) {
+    const double angle = position * frequency(config, static_cast<std::int64_t>(i));
+    sum += of.weights[i] * std::norm(of.by[i] - std::polar(1.0, angle));
+  }
+  return sum;
+}
+
+std::int64_t nearest_position(const ModelConfig& config, const Turned& of, std::int64_t largest) {
+  std::int64_t best = of.position;
+  double least = HUGE_VAL;
+  for (std::int64_t p = -largest; p <= largest; ++p) {
+    const double here = misfit(config, of, static_cast<double>(p));
+    if (!(here < least)) continue;
+    least = here;
+    best = p;
+  }
+  return best;
+}
+
+struct PositionLaw {
+  std::string words;
+  double bits;
+  std::function<std::int64_t(const Instance&, std::int64_t b, std::int64_t t)> position;
+};
+
+// Laws that all solved positions follow, the shortest first.
+std::vector<PositionLaw> position_laws(const std::vector<Turned>& turned, const std::vector<std::int64_t>& solved) {
+  std::vector<PositionLaw> laws;
+  const auto asked = [](const Instance& instance, std::int64_t b, std::int64_t t) {
+    return instance.step().positions[static_cast<std::size_t>(b)][static_cast<std::size_t>(t)];
+  };
+  const Turned& first = turned.front();
+  const std::int64_t constant = solved.front(), shift = solved.front() - first.position;
+  laws.push_back({"position " + std::to_string(constant), constant == 0 ? 2.0 : bits_of_digits(3),
+                  [constant](const Instance&, std::int64_t, std::int64_t) { return constant; }});
+  laws.push_back({std::string("its position ") + (shift < 0 ? "- " : "+ ") + std::to_string(std::abs(shift)),
+                  2.0 + std::log2(1.0 + std::fabs(static_cast<double>(shift))) + 1.0,
+                  [asked, shift](const Instance& instance, std::int64_t b, std::int64_t t) {
+                    return asked(instance, b, t) + shift;
+                  }});
+  laws.push_back({"its place in the step", 3.0, [](const Instance&, std::int64_t, std::int64_t t) { return t; }});
+  laws.push_back({"its cache slot", 3.0, [](const Instance& instance, std::int64_t, std::int64_t t) {
+                    return instance.step().past_length + t;
+                  }});
+  laws.push_back({"the position of batch row 0", 3.0,
+                  [asked](const Instance& instance, std::int64_t, std::int64_t t) { return asked(instance, 0, t); }});
+  for (std::int64_t factor : {-1, 2, 4}) {
+    laws.push_back({std::to_string(factor) + " times its position", 4.0,
+                    [asked, factor](const Instance& instance, std::int64_t b, std::int64_t t) {
+                      return factor * asked(instance, b, t);
+                    }});
+  }
+  std::erase_if(laws, [&](const PositionLaw& law) {
+    std::size_t fits = 0;
+    for (std::size_t i = 0; i < turned.size(); ++i) {
+      fits += law.position(*turned[i].instance, turned[i].batch, turned[i].token) == solved[i];
+    }
+    return fits * 2 < turned.size();  // the law of most; the judge decides on all
+  });
+  return laws;
+}
+
+// The values that a table of cosines and sines by token and pair gives.
+Candidate turning(Scene& scene,
+                  std::function<Complex(const Instance&, std::int64_t b, std::int64_t t, std::int64_t pair)> by) {
+  Candidate candidate;
+  candidate.theory.hypothesis = "H03";
+  candidate.predict = [&scene, by](const Instance& instance) -> std::optional<Expectation> {
+    const auto x = scene.recorded(instance, input_keys(instance.key, scene.config()).front());
+    if (!x) return std::nullopt;
+    Expectation theory = scene.right(instance);
+    const std::int64_t d = scene.config().head_dim, half = d / 2;
+    const compare::Layout& layout = scene.layout(instance);
+    const std::int64_t width = layout.num_columns();
+    for (std::int64_t r = 0; r < layout.num_rows(); ++r) {
+      for (std::int64_t i = 0; i < half; ++i) {
+        const Complex turn = by(instance, layout.batch_of(r), layout.position_of(r), i);
+        for (std::int64_t h = 0; h < width / d; ++h) {
+          const auto lower = static_cast<std::size_t>(r * width + h * d + i);
+          const auto upper = lower + static_cast<std::size_t>(half);
+          const double a = (*x)[lower], b = (*x)[upper];
+          theory.value[lower] = a * turn.real() - b * turn.imag();
+          theory.value[upper] = b * turn.real() + a * turn.imag();
+          // The rounding of a pair's products is that of its length, however the angle shares it out.
+          for (std::vector<float>* sigma : {&theory.sigma_independent, &theory.sigma_shared}) {
+            (*sigma)[lower] = (*sigma)[upper] = std::hypot((*sigma)[lower], (*sigma)[upper]);
+          }
+        }
+      }
+    }
+    return theory;
+  };
+  return candidate;
+}
+
+void add_positions(Scene& scene, const std::vector<Turned>& turned, std::int64_t largest,
+                   std::vector<Candidate>& candidates) {
+  std::vector<std::int64_t> solved;
+  for (const Turned& of : turned) solved.push_back(nearest_position(scene.config(), of, largest));
+  for (const PositionLaw& law : position_laws(turned, solved)) {
+    Candidate candidate =
+        turning(scene, [&scene, law](const Instance& instance, std::int64_t b, std::int64_t t, std::int64_t i) {
+          return std::polar(1.0, static_cast<double>(law.position(instance, b, t)) * frequency(scene.config(), i));
+        });
+    candidate.theory.mechanism = "rotation.position";
+    candidate.theory.bits = kMechanismBits + law.bits;
+    candidate.theory.parameters = {{"position", law.words}};
+    candidate.theory.sentence = std::string(row(scene.op()).name) + " is turned by the angles of " + law.words;
+    candidates.push_back(std::move(candidate));
+  }
+}
+
+// What a table may have held in the place of cosines, or of sines: an entry of either at p + shift, or 0 or 1.
+struct Entry {
+  enum class Kind : std::uint8_t { kCosine, kSine, kZero, kOne } kind;
+  std::int64_t shift = 0;
+
+  double at(std::int64_t position, double frequency) const {
+    const double angle = static_cast<double>(position + shift) * frequency;
+    switch (kind) {
+      case Kind::kCosine:
+        return std::cos(angle);
+      case Kind::kSine:
+        return std::sin(angle);
+      case Kind::kOne:
+        return 1.0;
+      case Kind::kZero:
+        break;
+    }
+    return 0.0;
+  }
+  std::string words() const {
+    if (kind == Kind::kZero) return "0";
+    if (kind == Kind::kOne) return "1";
+    const std::string of = kind == Kind::kCosine ? "cosine" : "sine";
+    if (shift == 0) return of + " of p";
+    return of + " of p " + (shift < 0 ? "- " : "+ ") + std::to_string(std::abs(shift));
+  }
+};
+
+Entry nearest_entry(const ModelConfig& config, const std::vector<Turned>& turned, bool cosine, std::int64_t largest) {
+  std::vector<Entry> entries = {{Entry::Kind::kZero}, {Entry::Kind::kOne}};
+  for (std::int64_t shift = -largest; shift <= largest; ++shift) {
+    entries.push_back({Entry::Kind::kCosine, shift});
+    entries.push_back({Entry::Kind::kSine, shift});
+  }
+  Entry best{cosine ? Entry::Kind::kCosine : Entry::Kind::kSine, 0};
+  double least = HUGE_VAL;
+  for (const Entry& entry : entries) {
+    double sum = 0.0;
+    for (const Turned& of : turned) {
+      for (std::size_t i = 0; i < of.by.size(); ++i) {
+        const double seen = cosine ? of.by[i].real() : of.by[i].imag();
+        const double held = entry.at(of.position, frequency(config, static_cast<std::int64_t>(i)));
+        sum += of.weights[i] * (seen - held) * (seen - held);
+      }
+    }
+    if (!(sum < least)) continue;
+    least = sum;
+    best = entry;
+  }
+  return best;
+}
+
+void add_table(Scene& scene, const std::vector<Turned>& turned, std::int64_t largest,
+               std::vector<Candidate>& candidates) {
+  const Entry cosine = nearest_entry(scene.config(), turned, true, largest);
+  const Entry sine = nearest_entry(scene.config(), turned, false, largest);
+  Candidate candidate =
+      turning(scene, [&scene, cosine, sine](const Instance& instance, std::int64_t b, std::int64_t t, std::int64_t i) {
+        const std::int64_t p = instance.step().positions[static_cast<std::size_t>(b)][static_cast<std::size_t>(t)];
+        const double f = frequency(scene.config(), i);
+        return Complex(cosine.at(p, f), sine.at(p, f));
+      });
+  candidate.theory.mechanism = "rotation.table";
+  candidate.theory.bits = kMechanismBits + 4.0 + 2.0 * std::log2(2.0 * static_cast<double>(largest) + 1.0);
+  candidate.theory.parameters = {{"cosine", cosine.words()}, {"sine", sine.words()}};
+  candidate.theory.sentence = std::string(row(scene.op()).name) + " at position p is turned with " + cosine.words() +
+                              " for the cosine and " + sine.words() + " for the sine";
+  candidates.push_back(std::move(candidate));
+}
+
+// The row of the table that rotates keys: its output has the heads of a cache.
+std::optional<TensorId> rotation_of_keys(const Scene& scene) {
+  for (const OperationRow& other : kOperationTable) {
+    if (other.arithmetic == Arithmetic::kRotate && other.shape[2] == Dim::kKvHeads)
+      return TensorId{other.op, scene.layer()};
+  }
+  return std::nullopt;
+}
+
+// A cache whose new slots hold what should not have been rotated, or was rotated before.
+void add_rotated_caches(Scene& scene, std::vector<Candidate>& candidates) {
+  const auto rotation = rotation_of_keys(scene);
+  if (!rotation || !is_cache(scene.op())) return;
+  const TensorId written = input_keys(scene.instances().front().key, scene.config()).back().id;
+  Candidate candidate;
+  candidate.theory.mechanism = "rotation.cache";
+  candidate.theory.hypothesis = "H03";
+  candidate.theory.bits = kMechanismBits + 1.0;
+  const std::string name = short_name(written, scene.layer());
+  candidate.theory.parameters = {{"rotated", name}};
+  candidate.theory.sentence =
+      std::string(row(scene.op()).name) + " holds " + name + " after a rotation by its position";
+  candidate.predict = [&scene, rotation, written](const Instance& instance) -> std::optional<Expectation> {
+    const TensorKey from{instance.key.step, written}, key{instance.key.step, *rotation};
+    if (!scene.is_recorded(instance, from)) return std::nullopt;
+    const TensorKey input = input_keys(key, scene.config()).front();
+    const Step& step = instance.step();
+    Overlay overlay(*instance.recorded);
+    const TensorView values = instance.recorded->get(from);
+    const Shape shape = output_shape(input.id.op, scene.config(), step.batch(), step.num_tokens(), step.valid_length());
+    overlay.replace(input, Tensor::rounded(values.dtype, shape, to_doubles(values)));
+    const Expectation rotated = scene.evaluate(instance, overlay, std::span(&key, 1));
+    Expectation theory = blank(scene.right(instance));
+    theory.unknown.assign(theory.value.size(), 1);
+    const std::int64_t width = scene.config().kv_width(), tokens = step.num_tokens(), slots = step.valid_length();
+    for (std::int64_t i = 0; i < step.batch() * tokens * width; ++i) {
+      const std::int64_t b = i / (tokens * width), inside = i % (tokens * width);
+      const auto to = static_cast<std::size_t>((b * slots + step.past_length) * width + inside);
+      const auto at = static_cast<std::size_t>(i);
+      theory.value[to] = rotated.value[at];
+      theory.sigma_independent[to] = rotated.sigma_independent[at];
+      theory.sigma_shared[to] = rotated.sigma_shared[at];
+      theory.unknown[to] = 0;
+    }
+    return theory;
+  };
+  candidates.push_back(std::move(candidate));
+}
+
+}  // namespace
+
+std::vector<Candidate> recover_rotation(Scene& scene) {
+  std::vector<Candidate> candidates;
+  add_rotated_caches(scene, candidates);
+  if (!is_rotation(scene)) return candidates;
+  const std::vector<Turned> turned = solve(scene);
+  if (turned.empty() || scene.right(*turned[0].instance).sigma_independent.empty()) return candidates;
+  std::int64_t largest = 64;  // beyond the case's own positions: a shift or a multiple of some tokens
+  for (const Turned& of : turned) largest = std::max(largest, 4 * of.position + 64);
+  add_positions(scene, turned, largest, candidates);
+  add_table(scene, turned, largest, candidates);
+  return candidates;
+}
+
+}  // namespace qdiff::explain

@@ -1,0 +1,41 @@
+// A theory: one way in which an operation was computed wrongly, solved for from what was recorded. It says what the
+// candidate should hold under it, element by element and with the rounding that such an engine makes, so that the judge
+// decides on it as on right code.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "harness/contract/oracle.h"
+
+namespace qdiff::explain {
+
+// Names and values as a report shows them, in order.
+using Facts = std::vector<std::pair<std::string, std::variant<double, std::string>>>;
+
+struct Instance;
+
+struct Theory {
+  std::string mechanism;                  // a name out of docs/mechanisms.md: "product.rows"
+  Facts parameters;                       // what was solved for
+  Facts scope;                            // where it holds, by axis (domain.h); empty: everywhere
+  std::string sentence;                   // one line that a person understands
+  std::optional<std::string> hypothesis;  // "H07", whose kind of mistake it is
+  double bits = 0.0;                      // length of its description: mechanism, parameters, and scope once derived
+  double evidence = 0.0;                  // bits by which it describes the candidate better than right code does
+};
+
+// A theory whose scope is still to be derived.
+struct Candidate {
+  Theory theory;
+  // What the candidate holds where the theory applies. `unknown` marks elements of which it says nothing, where right
+  // code is expected. Nothing: the theory says nothing of this tensor.
+  std::function<std::optional<Expectation>(const Instance&)> predict;
+};
+
+}  // namespace qdiff::explain
