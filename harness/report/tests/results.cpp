@@ -297,7 +297,7 @@ RunResult hostile() {
     finding.judgement.decisive_statistic = text;
     finding.judgement.statistics.worst_slice = text;
     finding.explanation.pattern = text;
-    finding.explanation.alternatives = {FaultId::kMissingQ, FaultId::kMissingK};
+    finding.explanation.alternatives = {FaultId::kDivideByKv, FaultId::kHeadZero};
     finding.explanation.separated_by = {text};
     finding.explanation.points = {{text, "bfloat16"}};
   }
