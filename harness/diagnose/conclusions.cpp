@@ -90,6 +90,7 @@ class Concluding {
       for (const OperationRow& operation : kOperationTable) finding.operations.push_back(operation.op);
     }
     finding.judgement = tensor.judgement;
+    finding.profile = tensor.profile;
     finding.command = command_(subject, tensor.key);
     return finding;
   }
@@ -304,6 +305,7 @@ void conclude(const Judged& judged, const std::vector<Subject>& subjects, std::s
               const Extent& extent, const std::vector<VariantFacts>& catalogue, const RepeatCommand& command,
               findings::RunResult& result) {
   Concluding(judged, subjects, cases, extent, catalogue, command).conclude(result);
+  result.judged = judged.tensors;
 }
 
 }  // namespace qdiff::diagnose

@@ -104,7 +104,11 @@ void judge_rows(Walk& walk, std::span<RowJudgement> rows) {
   const auto look_at = [&](RowJudgement& row, const Expectation& expected) {
     const TensorView actual = row.actual();
     row.judgement = walk.rows.judge_against(row, actual, expected);
-    if (row.wrong()) row.pattern = pattern::find_pattern(row.key.id.op, actual, expected, row.step(), config);
+    if (!row.wrong()) return;
+    row.pattern = pattern::find_pattern(row.key.id.op, actual, expected, row.step(), config);
+    if (!compare::shape_fits(row.key.id.op, actual.shape, row.step(), config)) return;
+    row.profile =
+        compare::error_profile({row.key.id.op, actual, expected, row.step(), walk.precision, config, row.span});
   };
   std::deque<std::future<void>> at_work;
   const auto wait_for_all_but = [&](std::size_t most) {
@@ -142,6 +146,7 @@ void tally(Walk& walk, const RowJudgement& row, const std::vector<Fit>& fits,
   const Subject& subject = *row.subject;
   const compare::Judgement& judgement = row.judgement;
   Judged& result = walk.result;
+  result.tensors.push_back({subject.input->id, subject.mode, row.key.step, row.step().phase, row.key.id, judgement});
   if (judgement.outcome != Outcome::kUnjudged) {
     ++result.compared[static_cast<std::size_t>(&subject - walk.subjects.data())];
   }
@@ -154,7 +159,7 @@ void tally(Walk& walk, const RowJudgement& row, const std::vector<Fit>& fits,
   } else if (row.wrong()) {
     result.wrong.push_back({&subject, row.key, row.span,
                             compare::span_start(row.span, *subject.inputs, walk.oracle.config()), judgement,
-                            row.pattern, fits, theory});
+                            row.pattern, fits, theory, row.profile});
   } else {
     result.not_compared.push_back({subject.input->id, subject.mode, row.key.step, name, reason_of(row, walk)});
   }

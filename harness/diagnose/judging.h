@@ -16,7 +16,8 @@ namespace qdiff::diagnose {
 
 struct Judged {
   std::vector<WrongTensor> wrong;
-  std::vector<TensorId> missing;  // rows that a subject did not hand out
+  std::vector<findings::JudgedTensor> tensors;  // all that were looked at, in that order
+  std::vector<TensorId> missing;                // rows that a subject did not hand out
   std::vector<findings::NotCompared> not_compared;
   std::vector<std::int64_t> compared;  // tensors, by subject
   std::optional<findings::ClosestToBound> closest;

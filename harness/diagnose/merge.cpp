@@ -101,6 +101,7 @@ findings::RunResult merge(std::vector<findings::RunResult> results) {
     merged.planted_executions += next.planted_executions;
     append(merged.cases, next.cases);
     append(merged.findings, next.findings);
+    append(merged.judged, next.judged);
     append(merged.free_runs, next.free_runs);
     append(merged.coverage.not_compared, next.coverage.not_compared);
     for (std::string& name : next.coverage.tensors_missing) {

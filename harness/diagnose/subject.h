@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "harness/compare/error_profile.h"
 #include "harness/compare/judge.h"
 #include "harness/contract/oracle.h"
 #include "harness/contract/step.h"
@@ -37,8 +38,9 @@ struct RowJudgement {
   TensorKey key;
   std::vector<TensorKey> span;  // the operations evaluated; the last is `key`
   compare::Judgement judgement;
-  pattern::Pattern pattern;           // how it is wrong; of a match nothing
-  std::optional<TensorKey> unusable;  // the recorded input for which it is unjudged
+  pattern::Pattern pattern;                           // how it is wrong; of a match nothing
+  std::optional<TensorKey> unusable;                  // the recorded input for which it is unjudged
+  std::optional<compare::ErrorProfile> profile = {};  // of a wrong tensor whose shape fits
 
   const Step& step() const { return subject->step(key.step); }
   TensorView actual() const { return subject->candidate->get(key); }
@@ -84,6 +86,7 @@ struct WrongTensor {
   pattern::Pattern pattern = {};
   std::vector<Fit> fits = {};
   std::shared_ptr<const explain::Theory> theory = {};  // where no fit explains it and one does
+  std::optional<compare::ErrorProfile> profile = {};
   SeenBy seen_by = SeenBy::kReplay;
 
   bool is_long() const { return !compare::is_usual_fusion(span); }

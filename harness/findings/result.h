@@ -14,6 +14,7 @@
 #include <variant>
 #include <vector>
 
+#include "harness/compare/error_profile.h"
 #include "harness/compare/judge.h"
 #include "harness/compare/verdict.h"
 #include "harness/contract/fault.h"
@@ -80,6 +81,17 @@ struct Finding {
   compare::Judgement judgement;  // index, actual, expected and the statistics
   std::string command;           // repeats this finding
   Explanation explanation;
+  std::optional<compare::ErrorProfile> profile;  // none where the shapes did not fit
+};
+
+// One tensor that was judged, right or wrong.
+struct JudgedTensor {
+  std::string case_id;
+  std::string mode;
+  int step = 0;
+  Phase phase = Phase::kPrefill;
+  TensorId id;
+  compare::Judgement judgement;
 };
 
 // Whether a known bug, a mechanism or roundings that nobody declared reproduce the wrong tensor.
@@ -214,6 +226,7 @@ struct RunResult {
   std::vector<CaseSummary> cases;
   std::vector<Finding> findings;  // by case in the order run, then step, then execution order; logic before precision
   std::vector<HypothesisResult> hypotheses;  // H01..H10
+  std::vector<JudgedTensor> judged;  // in the order judged: layer by layer, row by row, then by case, mode and step
   Coverage coverage;
   std::optional<ClosestToBound> closest;
   std::vector<FreeRun> free_runs;

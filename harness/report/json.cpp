@@ -40,19 +40,6 @@ Document list(const std::vector<T>& items) {
   return list(items, [](const T& item) { return Document(item); });
 }
 
-Document statistics_document(const compare::Statistics& statistics) {
-  return {{"elements_compared", statistics.elements_compared},
-          {"max_excess", number(statistics.max_excess)},
-          {"rms", number(statistics.rms)},
-          {"worst_slice_rms", number(statistics.worst_slice_rms)},
-          {"worst_slice", statistics.worst_slice},
-          {"bias", number(statistics.bias)},
-          {"slope", number(statistics.slope)},
-          {"max_abs_error", number(statistics.max_abs_error)},
-          {"relative_rms_error", number(statistics.relative_rms_error)},
-          {"share_beyond_one_spacing", number(statistics.share_beyond_one_spacing)}};
-}
-
 Document divergence_document(const Finding& finding) {
   const compare::Judgement& judgement = finding.judgement;
   // Where the tensors as a whole could not be laid side by side, no element is the worst one.
@@ -247,6 +234,19 @@ Document number(double value, int significant_digits) {
   if (std::isnan(value)) return "NaN";
   if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
   return to_digits(value, significant_digits);
+}
+
+Document statistics_document(const compare::Statistics& statistics) {
+  return {{"elements_compared", statistics.elements_compared},
+          {"max_excess", number(statistics.max_excess)},
+          {"rms", number(statistics.rms)},
+          {"worst_slice_rms", number(statistics.worst_slice_rms)},
+          {"worst_slice", statistics.worst_slice},
+          {"bias", number(statistics.bias)},
+          {"slope", number(statistics.slope)},
+          {"max_abs_error", number(statistics.max_abs_error)},
+          {"relative_rms_error", number(statistics.relative_rms_error)},
+          {"share_beyond_one_spacing", number(statistics.share_beyond_one_spacing)}};
 }
 
 std::vector<findings::HypothesisResult> all_hypotheses(const RunResult& result) {

@@ -16,6 +16,8 @@ Document number(double value, int significant_digits = 6);
 Document to_document(const findings::RunResult& result);
 Document to_document(const findings::HypothesisResult& hypothesis);
 
+Document statistics_document(const compare::Statistics& statistics);
+
 // A string, number or null as JSON, under the same rules as to_text().
 std::string scalar_text(const Document& value);
 

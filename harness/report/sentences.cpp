@@ -10,20 +10,6 @@
 namespace qdiff::report {
 namespace {
 
-// "0-2, 5"
-std::string ranges(std::vector<int> numbers) {
-  std::sort(numbers.begin(), numbers.end());
-  std::string text;
-  for (std::size_t i = 0; i < numbers.size();) {
-    std::size_t last = i;
-    while (last + 1 < numbers.size() && numbers[last + 1] <= numbers[last] + 1) ++last;
-    text += (text.empty() ? "" : ", ") + std::to_string(numbers[i]);
-    if (numbers[last] != numbers[i]) text += '-' + std::to_string(numbers[last]);
-    i = last + 1;
-  }
-  return text;
-}
-
 std::string what_fits(const findings::Explanation& explanation) {
   if (!explanation.verdict) return "";
   const std::string verdict = " (" + std::string(findings::name(*explanation.verdict)) + ')';
@@ -48,6 +34,19 @@ std::string extent_of(const findings::Explanation& explanation) {
 }
 
 }  // namespace
+
+std::string ranges(std::vector<int> numbers) {
+  std::sort(numbers.begin(), numbers.end());
+  std::string text;
+  for (std::size_t i = 0; i < numbers.size();) {
+    std::size_t last = i;
+    while (last + 1 < numbers.size() && numbers[last + 1] <= numbers[last] + 1) ++last;
+    text += (text.empty() ? "" : ", ") + std::to_string(numbers[i]);
+    if (numbers[last] != numbers[i]) text += '-' + std::to_string(numbers[last]);
+    i = last + 1;
+  }
+  return text;
+}
 
 std::string counted(std::int64_t count, std::string_view what) {
   return std::to_string(count) + ' ' + std::string(what) + (count == 1 ? "" : "s");
@@ -83,14 +82,18 @@ std::vector<std::string> by_layer(const std::vector<std::string>& names) {
   return texts;
 }
 
-std::string cause_of(const findings::Explanation& explanation) {
+std::string cause_without_extent(const findings::Explanation& explanation) {
   std::string text = what_fits(explanation);
-  if (text.empty()) return "unexplained: no known bug and no mechanism reproduces it" + extent_of(explanation);
+  if (text.empty()) return "unexplained: no known bug and no mechanism reproduces it";
   if (explanation.value) {
     text += ", with " + plain_number(*explanation.value);
     if (explanation.expected_value) text += " where " + plain_number(*explanation.expected_value) + " is right";
   }
-  return text + extent_of(explanation);
+  return text;
+}
+
+std::string cause_of(const findings::Explanation& explanation) {
+  return cause_without_extent(explanation) + extent_of(explanation);
 }
 
 std::vector<std::string> alternatives_of(const findings::Explanation& explanation) {

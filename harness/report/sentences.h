@@ -21,8 +21,13 @@ std::string joined(const std::vector<std::string>& items, std::size_t most);  //
 // "self_attn.scores in 24 layers" for the same tensor of many layers, in the order of first appearance.
 std::vector<std::string> by_layer(const std::vector<std::string>& names);
 
+// "0-2, 5"
+std::string ranges(std::vector<int> numbers);
+
 // "H03.theta (consistent), with 10000 where 1000000 is right, in layers 0-2, in decode"
 std::string cause_of(const findings::Explanation& explanation);
+// The same without layers and phase.
+std::string cause_without_extent(const findings::Explanation& explanation);
 
 // Each bug that fits equally well, with the input that would tell it from the named one: "H06.missing_q: told apart by
 // inputs with only one of: a query bias; a key bias". Those without such an input share the last line.

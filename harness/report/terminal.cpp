@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "harness/contract/number_text.h"
+#include "harness/report/causes.h"
 #include "harness/report/json.h"
 #include "harness/report/report.h"
 #include "harness/report/sentences.h"
@@ -49,11 +50,25 @@ void write_alternatives(const findings::Explanation& explanation, Writer& out) {
   if (lines.size() > kMostLines) out.field("", "and " + std::to_string(lines.size() - kMostLines) + " more");
 }
 
-// What the cause is in words: the bug's own line, what was solved for, or why the pattern speaks for a hypothesis.
-std::string meaning_of(const RunResult& result, const findings::Explanation& explanation) {
-  if (!explanation.variant) return explanation.evidence;
-  const VariantFacts* found = find_variant(result.catalogue, *explanation.variant);
-  return found == nullptr ? std::string() : found->what;
+// One line for each cause, tensor and kind of step. Many explained ones are cut short; unexplained ones never are.
+void write_causes(const RunResult& result, Writer& out) {
+  if (result.findings.size() < 2) return;
+  constexpr std::size_t kMostLines = 10;
+  std::size_t lines = 0;
+  std::int64_t left_out = 0;
+  for (const Cause& cause : causes_of(result)) {
+    if (lines >= kMostLines && cause.explained) {
+      ++left_out;
+      continue;
+    }
+    const std::string where = cause.where();
+    out.field(lines == 0 ? "wrong" : "", cause.tensor + (where.empty() ? "" : " in " + where) + ": " +
+                                             counted(static_cast<std::int64_t>(cause.findings.size()), "tensor") +
+                                             ", " + cause.what + ", worst " +
+                                             distance_from_bound(result.findings[cause.worst].judgement));
+    ++lines;
+  }
+  if (left_out > 0) out.field("", "and " + counted(left_out, "more line") + " like these in report.html");
 }
 
 void write_divergence(const RunResult& result, const Finding& first, Writer& out) {
@@ -74,16 +89,7 @@ void write_divergence(const RunResult& result, const Finding& first, Writer& out
   write_alternatives(first.explanation, out);
   out.whole_field("repeat", first.command, kBold);
 
-  const auto total = static_cast<std::int64_t>(result.findings.size());
-  if (total > 1) {
-    const auto precision = std::count_if(result.findings.begin(), result.findings.end(), [](const Finding& finding) {
-      return finding.kind == findings::FindingKind::kPrecision;
-    });
-    out.field("also", counted(total - 1, "more wrong tensor") +
-                          (precision > 0 ? "; " + std::to_string(precision) + " of all " + std::to_string(total) +
-                                               " by an undeclared rounding"
-                                         : std::string()));
-  }
+  write_causes(result, out);
   out.whole_field("declare", points_entry(result.inferred_points ? *result.inferred_points : points_of(result)));
 }
 

@@ -11,8 +11,10 @@
 #include "harness/formats/suggest.h"
 #include "harness/report/comparison.h"
 #include "harness/report/json.h"
+#include "harness/report/page.h"
 #include "harness/report/report.h"
 #include "harness/report/report_file.h"
+#include "harness/report/tensors.h"
 
 namespace qdiff::report {
 namespace {
@@ -37,7 +39,7 @@ void check_own_file(const fs::path& path, std::string_view mark) {
   std::ifstream stream(path, std::ios::binary);
   stream.read(start.data(), start.size());
   const std::string_view text(start.data(), static_cast<std::size_t>(stream.gcount()));
-  if (text.find(mark) != std::string_view::npos) return;
+  if (text.empty() || text.find(mark) != std::string_view::npos) return;  // nothing is lost with an empty file
   throw InputError(shown(path) +
                    ": the file was not written by qdiff and is kept; move it away, or name another folder with --out");
 }
@@ -64,6 +66,8 @@ void write_reports(const findings::RunResult& result, const fs::path& out) {
     files.push_back({folder / (hypothesis.id + ".json"), hypothesis_json(hypothesis), "\"qdiff-hypothesis\""});
   }
   files.push_back({out / "junit.xml", junit_xml(result), "<testsuite name=\"qdiff\""});
+  files.push_back({out / "tensors.jsonl", tensors_jsonl(result), "{\"case\":"});
+  files.push_back({out / "report.html", report_page(result), "content=\"qdiff-page\""});
   // Last, so that a reader who waits for it finds the others there.
   files.push_back({out / "report.json", report_json(result), "\"qdiff-report\""});
 
@@ -82,6 +86,7 @@ void write_comparison(const compare::PairwiseResult& result, const ComparedNames
 
 std::string_view comparison_schema() { return embedded_schema("/compare.schema.json"); }
 std::string_view report_schema() { return embedded_schema("/report.schema.json"); }
+std::string_view tensor_schema() { return embedded_schema("/tensor.schema.json"); }
 std::string_view hypothesis_schema() { return embedded_schema("/hypothesis.schema.json"); }
 
 }  // namespace qdiff::report

@@ -102,6 +102,12 @@ def check(folder, validators):
                 yield f"{run.name}/{path.name}: {error.json_path}: {error.message[:200]}"
             if hypothesis != inside:
                 yield f"{run.name}/{path.name}: differs from its entry in report.json"
+        lines = [json.loads(line) for line in (run / "tensors.jsonl").read_text().splitlines()]
+        for line in lines:
+            for error in validators["tensor"].iter_errors(line):
+                yield f"{run.name}/tensors.jsonl: {error.json_path}: {error.message[:200]}"
+        if run.name == "diverged":
+            yield from strictness_failures(validators["tensor"], lines[0], "tensor")
         yield from check_junit(run / "junit.xml", report)
         # One small report of each shape is enough to try every field of the schemas.
         if run.name in ("ties", "inconclusive", "rounding"):
@@ -144,7 +150,7 @@ def check_comparisons(folder, validator):
 def main():
     program, schemas = sys.argv[1:]
     validators = {}
-    for kind in ("report", "hypothesis", "compare"):
+    for kind in ("report", "hypothesis", "tensor", "compare"):
         schema = json.loads((pathlib.Path(schemas) / f"{kind}.schema.json").read_text())
         jsonschema.Draft202012Validator.check_schema(schema)
         validators[kind] = jsonschema.Draft202012Validator(schema)

@@ -17,6 +17,25 @@ using findings::RunResult;
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
+findings::JudgedTensor judged_tensor(const TensorId& id, double ratio) {
+  findings::JudgedTensor tensor{"H05-gqa", "lockstep", 0, Phase::kPrefill, id, {}};
+  tensor.judgement.outcome = compare::outcome_of(ratio);
+  tensor.judgement.ratio_to_bound = ratio;
+  tensor.judgement.decisive_statistic = "rms";
+  tensor.judgement.statistics.elements_compared = 12480;
+  return tensor;
+}
+
+// An error in some heads alone.
+compare::ErrorProfile profile() {
+  compare::ErrorProfile profile;
+  profile.axes = {{"token row", {398.0, 401.5, 12.25}, 1}, {"head", {0.9, 512.0, 498.0, 1.0, kInfinity}, 1}};
+  profile.histogram[3] = 0.75;
+  profile.histogram[12] = 0.25;
+  profile.worst = {{{0, 3, 97}, -0.51953125, 0.238281250001, 3120.5}, {{0, 1, 2}, kNaN, 0.5, kInfinity}};
+  return profile;
+}
+
 RunResult base() {
   RunResult result;
   result.command = "qdiff run --model synthetic:toy-15x5,profile=qwen";
@@ -60,6 +79,13 @@ RunResult base() {
   not_exercised.exercised_variants.clear();
   not_exercised.shown_by.clear();
   not_exercised.evidence.clear();
+  for (int layer = 0; layer < 3; ++layer) {
+    for (const OperationRow& operation : kOperationTable) {
+      if (operation.scope != Scope::kLayer) continue;
+      result.judged.push_back(judged_tensor({operation.op, layer}, 0.25 * layer + 0.25));
+    }
+  }
+  result.judged.push_back(judged_tensor({Op::kLmHead, kNoLayer}, 0.5));
   result.coverage.tensors_compared = 1404;
   result.coverage.blind = {"H09", "H10"};
   result.free_runs = {{"H05-gqa", 25, 25, 0.0123456789, {0.001, 0.002, 0.0035}}};
@@ -125,7 +151,11 @@ RunResult diverged() {
   for (int layer : {0, 1, 2}) {
     Finding finding = finding_at(Op::kAttnOutput, layer, 0, Phase::kPrefill);
     explain(finding, FaultId::kModulo, HypothesisVerdict::kConfirmed);
+    finding.profile = profile();
     result.findings.push_back(finding);
+    for (findings::JudgedTensor& tensor : result.judged) {
+      if (tensor.id == finding.tensor) tensor.judgement = finding.judgement;
+    }
   }
   confirm(result, 4, HypothesisVerdict::kConfirmed);
   result.free_runs[0].same_top_token = 3;
@@ -285,6 +315,7 @@ RunResult hostile() {
   result.config = text;
   result.engine = text;
   result.device = text;
+  for (findings::JudgedTensor& tensor : result.judged) tensor.case_id = tensor.judgement.decisive_statistic = text;
   for (findings::CaseSummary& summary : result.cases) summary.id = summary.title = text;
   for (findings::FreeRun& run : result.free_runs) {  // a vocabulary is a file as well
     run.expected_text = run.actual_text = run.expected_word = run.actual_word = text;

@@ -91,7 +91,7 @@ TEST_CASE("a divergence: where, what, why and the command, before anything else"
       "heads 1, 2 and 4 of 15",
       "H05.modulo (confirmed), in layers 0-2, in prefill and decode",
       "repeat    qdiff run cases/H05-gqa.json --mode lockstep --layers 0 --steps 0\n",
-      "2 more wrong tensors",
+      "self_attn.attn_output in layers 0-2, prefill: 3 tensors, H05.modulo (confirmed), worst 4.1e+02 of its",
       "H01  KV cache",
       "H05  GQA head mapping                  confirmed      H05.modulo",
       "1404 tensors",

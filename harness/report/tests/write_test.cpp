@@ -47,11 +47,11 @@ std::set<std::string> files_under(const fs::path& folder) {
   return names;
 }
 
-TEST_CASE("a report is these twelve files and nothing else", "[report]") {
+TEST_CASE("a report is these fourteen files and nothing else", "[report]") {
   const TemporaryFolder folder;
   const fs::path out = folder / "a/b";
   write_reports(tests::diverged(), out);
-  const std::set<std::string> wanted = {"report.json",         "junit.xml",           "hypotheses/H01.json",
+  const std::set<std::string> wanted = {"report.json",         "report.html",  "tensors.jsonl",       "junit.xml",           "hypotheses/H01.json",
                                         "hypotheses/H02.json", "hypotheses/H03.json", "hypotheses/H04.json",
                                         "hypotheses/H05.json", "hypotheses/H06.json", "hypotheses/H07.json",
                                         "hypotheses/H08.json", "hypotheses/H09.json", "hypotheses/H10.json"};

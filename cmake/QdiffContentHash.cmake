@@ -1,0 +1,23 @@
+# qdiff_content_hash(FILE RESULT): the SHA-256 of a file in base64, as a content security policy names a style or a
+# script (https://www.w3.org/TR/CSP3/#grammardef-hash-source). A change of the file configures the build again.
+function(qdiff_content_hash file result)
+  get_filename_component(file "${file}" ABSOLUTE)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${file}")
+  file(SHA256 "${file}" hex)
+  set(alphabet "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+  # 64 hexadecimal digits are 42 groups of six bits and four bits over; three digits make two groups.
+  set(text "")
+  foreach(group RANGE 0 20)
+    math(EXPR start "3 * ${group}")
+    string(SUBSTRING "${hex}" ${start} 3 digits)
+    math(EXPR first "0x${digits} >> 6")
+    math(EXPR second "0x${digits} & 63")
+    string(SUBSTRING "${alphabet}" ${first} 1 first)
+    string(SUBSTRING "${alphabet}" ${second} 1 second)
+    string(APPEND text "${first}${second}")
+  endforeach()
+  string(SUBSTRING "${hex}" 63 1 digit)
+  math(EXPR last "0x${digit} << 2")
+  string(SUBSTRING "${alphabet}" ${last} 1 last)
+  set(${result} "${text}${last}=" PARENT_SCOPE)
+endfunction()

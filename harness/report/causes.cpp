@@ -1,0 +1,96 @@
+#include "harness/report/causes.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "harness/report/sentences.h"
+
+namespace qdiff::report {
+namespace {
+
+using findings::Finding;
+using findings::RunResult;
+using findings::Verdict;
+
+// A gate that decided (NaN, a shape) outranks every ratio, and NaN is beyond every number.
+double severity(const compare::Judgement& judgement) {
+  const double ratio = judgement.ratio_to_bound;
+  return ratio == 0.0 || std::isnan(ratio) ? HUGE_VAL : ratio;
+}
+
+std::string name_in_layer(const TensorId& id) { return std::string(row(id.op).name); }
+
+}  // namespace
+
+std::string meaning_of(const RunResult& result, const findings::Explanation& explanation) {
+  if (!explanation.variant) return explanation.evidence;
+  const VariantFacts* found = find_variant(result.catalogue, *explanation.variant);
+  return found == nullptr ? std::string() : found->what;
+}
+
+std::string Cause::where() const {
+  std::string text;
+  if (!layers.empty()) text = (layers.size() == 1 ? "layer " : "layers ") + ranges({layers.begin(), layers.end()});
+  for (const Phase phase : phases) {
+    text += (text.empty() ? "" : phase == *phases.begin() ? ", " : " and ") + std::string(name(phase));
+  }
+  return text;
+}
+
+std::vector<Cause> causes_of(const RunResult& result) {
+  std::vector<Cause> causes;
+  for (std::size_t i = 0; i < result.findings.size(); ++i) {
+    const Finding& finding = result.findings[i];
+    const findings::Explanation& explanation = finding.explanation;
+    std::string what = cause_without_extent(explanation);
+    if (!explanation.sentence.empty()) what += ": " + explanation.sentence;
+    const std::string tensor = name_in_layer(finding.tensor);
+    auto cause = std::find_if(causes.begin(), causes.end(),
+                              [&](const Cause& known) { return known.what == what && known.tensor == tensor; });
+    if (cause == causes.end()) {
+      causes.push_back({.what = what,
+                        .explained = explanation.verdict.has_value(),
+                        .meaning = explanation.sentence.empty() ? meaning_of(result, explanation) : "",
+                        .tensor = tensor,
+                        .worst = i});
+      cause = std::prev(causes.end());
+    }
+    if (finding.tensor.layer != kNoLayer) cause->layers.insert(finding.tensor.layer);
+    cause->phases.insert(finding.phase);
+    cause->findings.push_back(i);
+    if (severity(finding.judgement) > severity(result.findings[cause->worst].judgement)) cause->worst = i;
+  }
+  return causes;
+}
+
+std::string distance_from_bound(const compare::Judgement& judgement) {
+  if (judgement.ratio_to_bound == 0.0) return judgement.decisive_statistic;
+  return digits(judgement.ratio_to_bound, 2) + " of its bound";
+}
+
+std::string verdict_sentence(const RunResult& result) {
+  const Finding* first = result.first_divergence();
+  const std::string compared = counted(result.coverage.tensors_compared, "tensor");
+  if (first == nullptr) {
+    if (result.verdict == Verdict::kMatch) {
+      return "The engine computes what it should: all of " + compared +
+             " agree with the reference to within what rounding explains.";
+    }
+    return "Nothing firm can be said: " + (result.reason.empty() ? "nothing was compared" : result.reason) + ".";
+  }
+  const findings::Explanation& explanation = first->explanation;
+  const std::string layer = first->tensor.layer == kNoLayer ? "" : " of layer " + std::to_string(first->tensor.layer);
+  const std::string where = name_in_layer(first->tensor) + layer + " in " + std::string(name(first->phase));
+  if (first->kind == findings::FindingKind::kPrecision) {
+    return "The engine rounds where it did not declare to, first in " + where +
+           "; all else that differs follows from rounding.";
+  }
+  std::string text = "The first wrong tensor is " + where;
+  if (!explanation.verdict) return text + "; no known bug reproduces it.";
+  const std::string meaning = meaning_of(result, explanation);
+  const bool sure = explanation.verdict == findings::HypothesisVerdict::kConfirmed;
+  text += sure ? ", because of " : "; it may be ";
+  return text + cause_without_extent(explanation) + (meaning.empty() ? "." : ": " + meaning + '.');
+}
+
+}  // namespace qdiff::report

@@ -1,0 +1,39 @@
+// The findings of a run grouped by what explains them: one line for each cause, tensor and phase.
+#pragma once
+
+#include <cstddef>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "harness/findings/result.h"
+
+namespace qdiff::report {
+
+struct Cause {
+  std::string what;  // "H05.modulo (confirmed)", "unexplained: no catalogued bug reproduces it"
+  bool explained = false;
+  std::string meaning;  // what such an engine computes, where the bug is known; else the evidence
+  std::string tensor;   // without its layer: "self_attn.attn_output"
+  std::set<int> layers = {};
+  std::set<Phase> phases = {};
+  std::vector<std::size_t> findings = {};  // indices into RunResult::findings, in the order found
+  std::size_t worst = 0;                   // the one furthest beyond its bound
+
+  // "layers 0-2, prefill and decode"
+  std::string where() const;
+};
+
+// In the order in which the first finding of each stands: by case, step and execution order.
+std::vector<Cause> causes_of(const findings::RunResult& result);
+
+// What such an engine computes, in the bug's own line; where no bug is named, why the pattern speaks for a hypothesis.
+std::string meaning_of(const findings::RunResult& result, const findings::Explanation& explanation);
+
+// "1.8e+08 of its bound"; the name of the gate where one decided ("shape", "non_finite").
+std::string distance_from_bound(const compare::Judgement& judgement);
+
+// The verdict in one sentence for somebody who never saw a report of this program.
+std::string verdict_sentence(const findings::RunResult& result);
+
+}  // namespace qdiff::report

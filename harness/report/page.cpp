@@ -1,0 +1,224 @@
+// Fills the page of page/: a template with places for the style, the script and the data. What the script reads is
+// made here; what it does with it is said in page/page.js.
+#include "harness/report/page.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <map>
+#include <stdexcept>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "embedded/report_page.h"
+#include "harness/compare/bounds.h"
+#include "harness/report/causes.h"
+#include "harness/report/json.h"
+#include "harness/report/sentences.h"
+
+namespace qdiff::report {
+namespace {
+
+using findings::RunResult;
+
+std::string_view part(std::string_view name) {
+  for (const embedded::File& file : embedded::report_page()) {
+    if (file.name.ends_with(name)) return file.text;
+  }
+  throw std::logic_error("a part of the report's page is not embedded");
+}
+
+// ---- The map: one code a tensor, as page.js decodes it ----
+
+constexpr std::uint16_t kNotJudged = 0, kWrongByGate = 1, kFirstRatio = 16;
+constexpr double kStepsPerOctave = 1024.0, kOffset = 32768.0;
+
+std::uint16_t code_of(const findings::JudgedTensor& tensor) {
+  const compare::Judgement& judgement = tensor.judgement;
+  if (judgement.outcome == compare::Outcome::kUnjudged) return kNotJudged;
+  const double ratio = judgement.ratio_to_bound;
+  const bool wrong = judgement.outcome == compare::Outcome::kDiverged;
+  if (std::isnan(ratio) || (wrong && !(ratio > 0.0))) return kWrongByGate;
+  const double code = std::round(kOffset + kStepsPerOctave * std::log2(std::max(ratio, 1e-9)));
+  return static_cast<std::uint16_t>(std::clamp(code, double{kFirstRatio}, 65535.0));
+}
+
+// RFC 4648, section 4.
+std::string base64(const std::vector<std::uint16_t>& codes) {
+  constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string bytes;
+  for (const std::uint16_t code : codes) {
+    bytes += static_cast<char>(code & 0xFF);
+    bytes += static_cast<char>(code >> 8);
+  }
+  std::string text;
+  for (std::size_t i = 0; i < bytes.size(); i += 3) {
+    std::uint32_t word = 0;
+    for (std::size_t j = 0; j < 3; ++j) {
+      word = word << 8 | (i + j < bytes.size() ? static_cast<unsigned char>(bytes[i + j]) : 0U);
+    }
+    for (std::size_t j = 0; j < 4; ++j) {
+      text += i + j <= bytes.size() ? kAlphabet[word >> (18 - 6 * j) & 63U] : '=';
+    }
+  }
+  return text;
+}
+
+struct PlaceOfStep {
+  Phase phase = Phase::kPrefill;
+  std::vector<std::uint16_t> codes;
+};
+
+// Columns are the layers judged and, where something outside them was, one for that. Rows are the table's.
+Document map_document(const RunResult& result) {
+  std::set<int> layers;
+  bool outside = false;
+  for (const findings::JudgedTensor& tensor : result.judged) {
+    if (tensor.id.layer == kNoLayer)
+      outside = true;
+    else
+      layers.insert(tensor.id.layer);
+  }
+  std::map<int, std::size_t> column_of;
+  Document columns = Document::array();
+  for (const int layer : layers) {
+    column_of[layer] = columns.size();
+    columns.push_back(layer);
+  }
+  if (outside) {
+    column_of[kNoLayer] = columns.size();
+    columns.push_back(nullptr);
+  }
+
+  using RunKey = std::pair<std::string, std::string>;  // case and mode, in the order judged
+  std::vector<RunKey> order;
+  std::map<RunKey, std::map<int, PlaceOfStep>> runs;
+  for (const findings::JudgedTensor& tensor : result.judged) {
+    const RunKey key{tensor.case_id, tensor.mode};
+    if (!runs.contains(key)) order.push_back(key);
+    PlaceOfStep& step = runs[key][tensor.step];
+    step.phase = tensor.phase;
+    step.codes.resize(kOperationTable.size() * columns.size(), kNotJudged);
+    step.codes[static_cast<std::size_t>(tensor.id.op) * columns.size() + column_of.at(tensor.id.layer)] =
+        code_of(tensor);
+  }
+  Document run_list = Document::array();
+  for (const RunKey& key : order) {
+    Document steps = Document::array();
+    for (const auto& [index, step] : runs.at(key)) {
+      steps.push_back({{"index", index},
+                       {"name", std::to_string(index) + " (" + std::string(name(step.phase)) + ')'},
+                       {"cells", base64(step.codes)}});
+    }
+    run_list.push_back({{"case", key.first}, {"mode", key.second}, {"steps", steps}});
+  }
+  Document tensors = Document::array();
+  for (const OperationRow& operation : kOperationTable) {
+    tensors.push_back({{"name", operation.name}, {"layer", operation.scope == Scope::kLayer}});
+  }
+  return {{"tensors", tensors}, {"layers", columns}, {"runs", run_list}};
+}
+
+// ---- Causes, and what is shown of one wrong tensor ----
+
+Document causes_document(const RunResult& result) {
+  Document causes = Document::array();
+  for (const Cause& cause : causes_of(result)) {
+    causes.push_back({{"cause", cause.what},
+                      {"meaning", cause.meaning},
+                      {"tensor", cause.tensor},
+                      {"where", cause.where()},
+                      {"count", cause.findings.size()},
+                      {"worst", distance_from_bound(result.findings[cause.worst].judgement)},
+                      {"finding", cause.worst}});
+  }
+  return causes;
+}
+
+Document profile_document(const findings::ErrorProfile& profile) {
+  Document axes = Document::array(), worst = Document::array();
+  for (const findings::ErrorProfile::Axis& axis : profile.axes) {
+    Document rms = Document::array();
+    for (const double value : axis.rms) rms.push_back(number(value, 3));
+    axes.push_back({{"axis", axis.name}, {"rms", rms}});
+  }
+  for (const findings::ErrorProfile::Element& element : profile.worst) {
+    worst.push_back({{"index", element.index},
+                     {"actual", number(element.actual, 9)},
+                     {"expected", number(element.expected, 9)},
+                     {"error", number(element.error, 3)}});
+  }
+  return {{"axes", axes}, {"histogram", profile.histogram}, {"worst", worst}};
+}
+
+// Profiles are for looking at single tensors: the first findings have one, and the worst of each cause, so that a
+// thousand findings do not make a page that no browser opens.
+Document profiles_document(const RunResult& result) {
+  constexpr std::size_t kMostProfiles = 200;
+  Document profiles = Document::array();
+  for (std::size_t i = 0; i < result.findings.size(); ++i) profiles.push_back(nullptr);
+  const auto add = [&](std::size_t i) {
+    if (result.findings[i].profile) profiles[i] = profile_document(*result.findings[i].profile);
+  };
+  for (std::size_t i = 0; i < std::min(kMostProfiles, result.findings.size()); ++i) add(i);
+  for (const Cause& cause : causes_of(result)) add(cause.worst);
+  return profiles;
+}
+
+std::string subject_of(const RunResult& result) {
+  return result.engine + (result.device.empty() || result.device == result.engine ? "" : " (" + result.device + ")") +
+         " in " + std::string(name(result.precision.activations)) +
+         (result.model.empty() ? "" : " on " + result.model) + ", " +
+         counted(static_cast<std::int64_t>(result.cases.size()), "case");
+}
+
+Document page_document(const RunResult& result) {
+  Document finding_causes = Document::array();
+  for (const findings::Finding& finding : result.findings) finding_causes.push_back(cause_of(finding.explanation));
+  return {{"sentence", verdict_sentence(result)},
+          {"subject", subject_of(result)},
+          {"diverged_ratio", compare::kDivergedRatio},
+          {"causes", causes_document(result)},
+          {"finding_causes", finding_causes},
+          {"grid", map_document(result)},
+          {"profiles", profiles_document(result)},
+          {"histogram_note", findings::ErrorProfile::kHistogramNote},
+          {"report", to_document(result)}};
+}
+
+// No '<' stands in the data, so no text of a file can end its block.
+std::string harmless(std::string json) {
+  std::string text;
+  text.reserve(json.size());
+  for (const char c : json) {
+    if (c == '<')
+      text += "\\u003c";
+    else
+      text += c;
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string report_page(const RunResult& result) {
+  const std::map<std::string_view, std::string> places = {{"@STYLE@", std::string(part("/page.css"))},
+                                                          {"@SCRIPT@", std::string(part("/page.js"))},
+                                                          {"@STYLE_HASH@", QDIFF_PAGE_STYLE_HASH},
+                                                          {"@SCRIPT_HASH@", QDIFF_PAGE_SCRIPT_HASH},
+                                                          {"@DATA@", harmless(scalar_text(page_document(result)))}};
+  std::string_view rest = part("/page.html");
+  std::string page;
+  while (!rest.empty()) {
+    const std::size_t start = rest.find('@');
+    page += rest.substr(0, start);
+    if (start == std::string_view::npos) break;
+    const std::size_t end = rest.find('@', start + 1) + 1;
+    page += places.at(rest.substr(start, end - start));
+    rest.remove_prefix(end);
+  }
+  return page;
+}
+
+}  // namespace qdiff::report

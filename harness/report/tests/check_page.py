@@ -1,0 +1,111 @@
+"""Opens report.html of sample reports in Chromium: it draws, it can be worked with the keyboard, hostile names stay
+text, and no request leaves the page.
+
+Usage: check_page.py REPORT_SAMPLES; ends with 77 where no Chromium is found.
+"""
+import base64
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+# What a person would do, run inside a copy of the page; the result replaces the title. The copy alone allows it.
+STEPS = """
+const facts = {};
+const grid = document.getElementById('grid');
+const cells = () => [...grid.querySelectorAll('td[data-row]')];
+facts.badge = document.getElementById('badge').textContent;
+facts.sentence = document.getElementById('sentence').textContent;
+facts.causes = document.querySelectorAll('#causes tbody tr').length;
+facts.cells = cells().length;
+facts.wrong = grid.querySelectorAll('td.wrong').length;
+facts.hypotheses = document.querySelectorAll('#hypotheses tbody tr').length;
+facts.detail = document.getElementById('detail').textContent;
+facts.drawings = document.querySelectorAll('#detail svg').length;
+const filter = document.getElementById('filter');
+filter.value = 'attn_output';
+filter.dispatchEvent(new Event('input'));
+facts.filtered_rows = grid.querySelectorAll('tbody tr').length;
+filter.value = '';
+filter.dispatchEvent(new Event('input'));
+const start = grid.querySelector('td[tabindex="0"]');
+if (start) {
+  start.focus();
+  start.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}));
+  facts.moved = document.activeElement !== start && document.activeElement.closest('#grid') !== null;
+  document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true}));
+  facts.chosen = grid.querySelectorAll('td.chosen').length;
+}
+facts.markup_from_data = document.querySelectorAll('main script, main img, main iframe').length;
+facts.outside = performance.getEntriesByType('resource').length;
+const result = document.createElement('pre');
+result.id = 'facts';
+result.textContent = JSON.stringify(facts);
+document.body.append(result);
+"""
+
+
+def facts_of(page, folder):
+    """What the steps saw in a page, and what the browser complained about."""
+    copy = folder / "page.html"
+    # The page's own policy stays; the steps are allowed by their own hash.
+    digest = base64.b64encode(hashlib.sha256(STEPS.encode()).digest()).decode()
+    text = page.read_text().replace("script-src '", f"script-src 'sha256-{digest}' '", 1)
+    copy.write_text(text.replace("</body>", f"<script>{STEPS}</script></body>"))
+    done = subprocess.run([CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
+                           f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", "--dump-dom",
+                           copy.as_uri()], capture_output=True, text=True, timeout=120)
+    found = re.search(r'<pre id="facts">(.*?)</pre>', done.stdout, re.DOTALL)
+    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    if not found:
+        return {}, complaints + ["the page did not draw"]
+    return json.loads(found.group(1).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")), complaints
+
+
+def failures_of(name, page, report, folder):
+    facts, complaints = facts_of(page, folder)
+    yield from (f"{name}: {complaint}" for complaint in complaints)
+    if not facts:
+        return
+    diverged = bool(report["findings"])
+    wanted = {"badge": report["verdict"].upper(), "hypotheses": 10, "markup_from_data": 0, "outside": 0}
+    if name == "diverged":
+        wanted |= {"causes": 1, "wrong": 3, "filtered_rows": 1, "moved": True, "chosen": 1, "drawings": 3}
+    for key, value in wanted.items():
+        if facts.get(key) != value:
+            yield f"{name}: {key} is {facts.get(key)!r}, not {value!r}"
+    if diverged and not facts["causes"]:
+        yield f"{name}: no cause is shown"
+    if name == "diverged" and report["findings"][0]["command"] not in facts["detail"]:
+        yield f"{name}: the first finding is not shown with the command that repeats it"
+    links = re.findall(r"""(?:src|href|action)=["'](?!#)[^"']*|url\\(|@import""", page.read_text().split("<body>")[0])
+    if links:
+        yield f"{name}: the page refers to {links[0]}"
+
+
+def main():
+    if not CHROMIUM:
+        print("skipped: no Chromium is installed")
+        sys.exit(77)
+    failures = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        subprocess.run([sys.argv[1], folder / "samples"], check=True)
+        for name in ("match", "diverged", "hostile", "not_numbers", "empty"):
+            run = folder / "samples/runs" / name
+            work = folder / name
+            work.mkdir()
+            failures += failures_of(name, run / "report.html", json.loads((run / "report.json").read_text()), work)
+    for failure in failures:
+        print(failure)
+    print(f"{len(failures)} failures")
+    sys.exit(1 if failures else 0)
+
+
+main()

@@ -1,0 +1,97 @@
+// The page as text; tests/check_page.py opens it in a browser.
+#include "harness/report/page.h"
+
+#include <nlohmann/json.hpp>
+
+#include "cmake/catch2.h"
+#include "harness/report/causes.h"
+#include "harness/report/tensors.h"
+#include "harness/report/tests/results.h"
+
+namespace qdiff::report {
+namespace {
+
+nlohmann::json data_of(const std::string& page) {
+  const std::string mark = "<script type=\"application/json\" id=\"data\">";
+  const std::size_t start = page.find(mark) + mark.size();
+  REQUIRE(page.find(mark) != std::string::npos);
+  return nlohmann::json::parse(page.substr(start, page.find("</script>", start) - start));
+}
+
+TEST_CASE("the page of every report is whole, and its data are the report's", "[page]") {
+  for (const auto& [name, result] : tests::all()) {
+    CAPTURE(name);
+    const std::string page = report_page(result);
+    CHECK(page.starts_with("<!DOCTYPE html>"));
+    CHECK(page.ends_with("</html>\n"));
+    for (const char* place : {"@STYLE", "@SCRIPT", "@DATA"}) CHECK(page.find(place) == std::string::npos);
+    const nlohmann::json data = data_of(page);
+    CHECK(data["report"]["findings"].size() == result.findings.size());
+    CHECK(data["profiles"].size() == result.findings.size());
+    CHECK(data["finding_causes"].size() == result.findings.size());
+    CHECK(data["sentence"] == verdict_sentence(result));
+  }
+}
+
+TEST_CASE("no text of a file ends the page's data or starts a script", "[page]") {
+  const std::string page = report_page(tests::hostile());
+  std::size_t scripts = 0;
+  for (std::size_t at = page.find("<script"); at != std::string::npos; at = page.find("<script", at + 1)) ++scripts;
+  CHECK(scripts == 2);  // the data and the page's own
+  CHECK(page.find("<script>alert") == std::string::npos);
+}
+
+TEST_CASE("the map tells what was not judged, a gate and a ratio apart", "[page]") {
+  findings::RunResult result = tests::diverged();
+  result.judged.resize(3);
+  result.judged[0].judgement.outcome = compare::Outcome::kUnjudged;
+  result.judged[1].judgement.outcome = compare::Outcome::kDiverged;
+  result.judged[1].judgement.ratio_to_bound = 0.0;
+  result.judged[2].judgement.outcome = compare::Outcome::kMatch;
+  result.judged[2].judgement.ratio_to_bound = 1.0;
+  const nlohmann::json grid = data_of(report_page(result))["grid"];
+  REQUIRE(grid["layers"] == nlohmann::json::array({0}));
+  const std::string cells = grid["runs"][0]["steps"][0]["cells"];
+  // The rows before the layer's first are not judged: 16-bit codes, low byte first, in base64.
+  CHECK(cells.substr(0, 12) == "AAAAAAEAAIAA");
+}
+
+TEST_CASE("findings with one cause are one line with all their layers", "[causes]") {
+  const std::vector<Cause> causes = causes_of(tests::diverged());
+  REQUIRE(causes.size() == 1);
+  CHECK(causes[0].what == "H05.modulo (confirmed)");
+  CHECK(causes[0].tensor == "self_attn.attn_output");
+  CHECK(causes[0].where() == "layers 0-2, prefill");
+  CHECK(causes[0].findings == std::vector<std::size_t>{0, 1, 2});
+}
+
+TEST_CASE("an unexplained finding is a cause of its own, and the gravest finding stands for a cause", "[causes]") {
+  findings::RunResult result = tests::diverged();
+  result.findings[1].explanation = {};
+  result.findings[2].judgement.ratio_to_bound = 1e9;
+  const std::vector<Cause> causes = causes_of(result);
+  REQUIRE(causes.size() == 2);
+  CHECK(causes[0].worst == 2);
+  CHECK_THAT(causes[1].what, StartsWith("unexplained"));
+  CHECK(causes[1].findings == std::vector<std::size_t>{1});
+}
+
+TEST_CASE("the verdict is one sentence for a newcomer", "[causes]") {
+  CHECK_THAT(verdict_sentence(tests::match()), ContainsSubstring("all of 1404 tensors agree"));
+  CHECK_THAT(verdict_sentence(tests::diverged()),
+             StartsWith("The first wrong tensor is self_attn.attn_output of layer 0 in prefill"));
+  CHECK_THAT(verdict_sentence(tests::rounding()), ContainsSubstring("did not declare"));
+  CHECK_THAT(verdict_sentence(tests::empty()), ContainsSubstring("nothing was compared"));
+}
+
+TEST_CASE("tensors.jsonl has a line for each judged tensor", "[page]") {
+  const findings::RunResult result = tests::diverged();
+  const std::string text = tensors_jsonl(result);
+  CHECK(static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n')) == result.judged.size());
+  const nlohmann::json first = nlohmann::json::parse(text.substr(0, text.find('\n')));
+  CHECK(first["tensor"] == "model.layers.0.input_layernorm");
+  CHECK(first["outcome"] == "match");
+}
+
+}  // namespace
+}  // namespace qdiff::report
