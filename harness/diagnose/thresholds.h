@@ -1,6 +1,6 @@
 // Every number that decides in the diagnosis, with the experiment behind it. Where none is named, the selftest
-// (docs/selftest.md) is the experiment: with these numbers every planted bug of the CPU engine is found and named, and
-// 1200 honest runs raise no alarm; no other value was tried.
+// (docs/selftest.md) is the only experiment: with these numbers every planted bug of the CPU engine is found and named,
+// and 1200 honest runs raise no alarm.
 //
 // Distances are root mean square errors in units of what rounding does to right code (row_oracle.h): an honest engine
 // lies about 1 from the reference that rounds.
@@ -13,7 +13,7 @@
 
 namespace qdiff::diagnose {
 
-// ---- What comes near -----------------------------------------------------------------------------------------------
+// ---- What comes near ----
 
 // What is the candidate's own, a bug or a rounding, takes most of right code's distance away.
 inline constexpr double kLargestShareLeft = 0.5;
@@ -30,15 +30,13 @@ inline constexpr double kCloseFit = 2.0;
 // the judge decides.
 inline constexpr double kLargestShareLeftByValue = 0.9;
 
-// ---- Roundings that nobody declared
-// ----------------------------------------------------------------------------------
+// ---- Roundings that nobody declared ----
 
-// One of several roundings takes a good part of the distance that is left, and one that was not made takes none.
+// One of several roundings takes a good part of the distance that is left; together they take most of it.
 inline constexpr double kLargestShareLeftByOneRounding = 0.8;
 inline constexpr std::size_t kVariantsBesideRoundings = 3;  // the nearest ones, beside which roundings are tried
 
-// ---- Bugs whose own rounding is coarse, such as sums in 16 bits
-// ------------------------------------------------------
+// ---- Bugs whose own rounding is coarse, such as sums in 16 bits ----
 
 // In units of right code's rounding: from here on a bug's own covers errors of another cause.
 inline constexpr double kCoarseRounding = 4.0;
@@ -46,16 +44,14 @@ inline constexpr double kCoarseRounding = 4.0;
 // it.
 inline constexpr double kLeastShareOfCoarseRounding = 0.05;
 
-// ---- Searches for a value, over its natural logarithm
-// -----------------------------------------------------------------
+// ---- Searches for a value, over its natural logarithm ----
 
 inline constexpr double kSearchedBeyondListed = 9.210340371976184;  // a factor of 10000: rms_norm_eps 1e-3 for 1e-6
 inline constexpr int kSearchGrid = 36;                              // intervals
 inline constexpr int kSearchStepsBeyond = 24;                       // past the grid's end, while that comes nearer
 inline constexpr double kSearchByExcess = 0.02;  // to either side of the nearest by RMS, which leaves far less open
 
-// ---- Whole forward passes
-// ----------------------------------------------------------------------------------------------
+// ---- Whole forward passes ----
 
 // A span over more layers than this is not judged by replay: what rounding does to it is as wide as many a bug.
 inline constexpr std::size_t kMostLayersOfSpan = 2;
