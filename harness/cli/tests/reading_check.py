@@ -98,7 +98,7 @@ class ReadingAReport(CommandLineTest):
             self.assertEqual(result.returncode, DIVERGED, name)
             explanation = json.loads((self.folder / "qdiff-report/report.json").read_text())["explanation"]
             self.assertIn(pattern, explanation["pattern"], name)
-            self.assertIsNone(explanation["hypothesis"], name)
+            self.assertIsNone(explanation["variant"], name)
 
     def test_a_quotation_that_is_not_true_fails(self):
         with self.assertRaises(AssertionError):

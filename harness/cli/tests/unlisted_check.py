@@ -56,7 +56,8 @@ class Unlisted(CommandLineTest):
         self.assertEqual(phases, set(fault["phases"]))
 
     def missing_words(self, fault, report):
-        pattern = report["explanation"]["pattern"]
+        why = report["explanation"]
+        pattern = f"{why['pattern']}, {why['phase']}"
         if any(word in pattern for word in fault["words"]):
             return ""
         return f"the pattern is {pattern!r}, which has none of {fault['words']}"
