@@ -97,13 +97,13 @@ void add_soft_cap(Scene& scene, std::vector<Candidate>& candidates) {
     candidate.predict = [&scene, cap](const Instance& instance) -> std::optional<Expectation> {
       const Expectation& right = scene.right(instance);
       Expectation theory = right;
-      const double unit = 4.0 * unit_roundoff(scene.precision().accumulate);  // of tanh and the two products
+      const double rounding = 4.0 * unit_roundoff(scene.precision().accumulate);  // of tanh and the two products
       for (std::size_t i = 0; i < right.value.size(); ++i) {
         if (!std::isfinite(right.value[i])) continue;
         theory.value[i] = cap * std::tanh(right.value[i] / cap);
         if (right.sigma_independent.empty()) continue;
         theory.sigma_independent[i] =
-            std::hypot(theory.sigma_independent[i], static_cast<float>(unit * std::fabs(theory.value[i])));
+            std::hypot(theory.sigma_independent[i], static_cast<float>(rounding * std::fabs(theory.value[i])));
       }
       return theory;
     };

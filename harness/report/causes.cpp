@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "harness/contract/number_text.h"
 #include "harness/report/sentences.h"
 
 namespace qdiff::report {
@@ -10,7 +11,7 @@ namespace {
 
 using findings::Finding;
 using findings::RunResult;
-using findings::Verdict;
+using compare::Verdict;
 
 // A gate that decided (NaN, a shape) outranks every ratio, and NaN is beyond every number.
 double severity(const compare::Judgement& judgement) {

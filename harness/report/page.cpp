@@ -136,14 +136,14 @@ Document causes_document(const RunResult& result) {
   return causes;
 }
 
-Document profile_document(const findings::ErrorProfile& profile) {
+Document profile_document(const compare::ErrorProfile& profile) {
   Document axes = Document::array(), worst = Document::array();
-  for (const findings::ErrorProfile::Axis& axis : profile.axes) {
+  for (const compare::ErrorProfile::Axis& axis : profile.axes) {
     Document rms = Document::array();
     for (const double value : axis.rms) rms.push_back(number(value, 3));
     axes.push_back({{"axis", axis.name}, {"rms", rms}});
   }
-  for (const findings::ErrorProfile::Element& element : profile.worst) {
+  for (const compare::ErrorProfile::Element& element : profile.worst) {
     worst.push_back({{"index", element.index},
                      {"actual", number(element.actual, 9)},
                      {"expected", number(element.expected, 9)},
@@ -183,7 +183,7 @@ Document page_document(const RunResult& result) {
           {"finding_causes", finding_causes},
           {"grid", map_document(result)},
           {"profiles", profiles_document(result)},
-          {"histogram_note", findings::ErrorProfile::kHistogramNote},
+          {"histogram_note", compare::ErrorProfile::kHistogramNote},
           {"report", to_document(result)}};
 }
 
