@@ -9,9 +9,9 @@
 namespace qdiff::report {
 namespace {
 
+using compare::Verdict;
 using findings::Finding;
 using findings::RunResult;
-using compare::Verdict;
 
 // A gate that decided (NaN, a shape) outranks every ratio, and NaN is beyond every number.
 double severity(const compare::Judgement& judgement) {
