@@ -117,7 +117,8 @@ std::vector<std::int64_t> Scene::wrong_rows(const Instance& instance) {
     }
     if (!(sum <= kLooksWrong * kLooksWrong * static_cast<double>(width))) wrong.push_back(r);
   }
-  return wrong;
+  // Where only some elements are wrong, or all of them a little, no row stands out.
+  return wrong.empty() ? real_rows(instance) : wrong;
 }
 
 }  // namespace qdiff::explain

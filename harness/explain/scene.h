@@ -87,7 +87,8 @@ class Scene {
 
   // The rows of an instance that are not padding.
   std::vector<std::int64_t> real_rows(const Instance& instance) const;
-  // Those whose error is many times the expected rounding: a solver starts from them. They decide nothing.
+  // Of a wrong instance those whose error is many times the expected rounding, all of them where none is: a solver
+  // starts from them. They decide nothing.
   std::vector<std::int64_t> wrong_rows(const Instance& instance);
 
  private:

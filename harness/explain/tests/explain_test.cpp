@@ -399,6 +399,25 @@ TEST_CASE("another gate function, another mask, other heads and another input ar
   CHECK(text_of(theory->scope, "phase") == "decode");
 }
 
+TEST_CASE("a factor and a soft cap are solved for, though only the largest values show the cap", "[factor]") {
+  Case scaled;
+  auto theory = scaled.explained(Op::kEmbedTokens, 95, at(Op::kEmbedTokens, [](const auto&, const Step&, Values right) {
+                                   for (double& x : right) x *= std::sqrt(48.0);
+                                   return right;
+                                 }));
+  REQUIRE(theory.has_value());
+  CHECK(theory->mechanism == "factor");
+  CHECK_THAT(theory->sentence, ContainsSubstring("the root of the hidden size"));
+  Case capped;
+  theory = capped.explained(Op::kLmHead, 96, at(Op::kLmHead, [](const auto&, const Step&, Values right) {
+                              for (double& x : right) x = 5.0 * std::tanh(x / 5.0);
+                              return right;
+                            }));
+  REQUIRE(theory.has_value());
+  CHECK(theory->mechanism == "soft_cap");
+  CHECK(text_of(theory->parameters, "cap") == "5");
+}
+
 TEST_CASE("columns are covered by the longest runs, and a permutation within blocks is seen", "[runs]") {
   const auto from = [](std::vector<std::int64_t> columns) {
     std::vector<std::vector<Origin>> possible;
