@@ -14,8 +14,8 @@
 
 namespace qdiff::explain {
 
-// Bits by which the evidence must exceed the description. A prototype used 10: the smallest surplus of a true theory was
-// 13.6 bits, that of an epsilon, and on 36 traces of right code with spoiled elements it explained nothing.
+// Bits by which the evidence must exceed the description. A prototype used 10: the smallest surplus of a true theory
+// was 13.6 bits, that of an epsilon, and on 36 traces of right code with spoiled elements it explained nothing.
 inline constexpr double kMargin = 10.0;
 
 // The theory with its scope, sentence, bits and evidence; nothing where it does not explain.

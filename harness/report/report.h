@@ -39,8 +39,9 @@ std::string github_summary(const findings::RunResult& result);
 // The runner obeys every line of output that looks like a command; these do not look so any more.
 std::string without_github_commands(std::string_view text);
 
-// Writes report.json, report.html, tensors.jsonl, hypotheses/H01.json to H10.json and junit.xml under `out`, which is made if need be. Each file
-// is replaced as a whole or not at all; other files are left alone. Throws qdiff::InputError where that cannot be done.
+// Writes report.json, report.html, tensors.jsonl, hypotheses/H01.json to H10.json and junit.xml under `out`, which is
+// made if need be. Each file is replaced as a whole or not at all; other files are left alone. Throws qdiff::InputError
+// where that cannot be done.
 void write_reports(const findings::RunResult& result, const std::filesystem::path& out);
 
 // The JSON Schemas of report.json, of hypotheses/*.json and of a line of tensors.jsonl, as text.

@@ -84,7 +84,7 @@ def failures_of(name, page, report, folder):
         yield f"{name}: no cause is shown"
     if name == "diverged" and report["findings"][0]["command"] not in facts["detail"]:
         yield f"{name}: the first finding is not shown with the command that repeats it"
-    links = re.findall(r"""(?:src|href|action)=["'](?!#)[^"']*|url\\(|@import""", page.read_text().split("<body>")[0])
+    links = re.findall(r"""(?:src|href|action)=["'](?!#)[^"']*|url\(|@import""", page.read_text().split("<body>")[0])
     if links:
         yield f"{name}: the page refers to {links[0]}"
 

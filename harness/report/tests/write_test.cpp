@@ -51,10 +51,10 @@ TEST_CASE("a report is these fourteen files and nothing else", "[report]") {
   const TemporaryFolder folder;
   const fs::path out = folder / "a/b";
   write_reports(tests::diverged(), out);
-  const std::set<std::string> wanted = {"report.json",         "report.html",  "tensors.jsonl",       "junit.xml",           "hypotheses/H01.json",
-                                        "hypotheses/H02.json", "hypotheses/H03.json", "hypotheses/H04.json",
-                                        "hypotheses/H05.json", "hypotheses/H06.json", "hypotheses/H07.json",
-                                        "hypotheses/H08.json", "hypotheses/H09.json", "hypotheses/H10.json"};
+  const std::set<std::string> wanted = {
+      "report.json",         "report.html",         "tensors.jsonl",       "junit.xml",           "hypotheses/H01.json",
+      "hypotheses/H02.json", "hypotheses/H03.json", "hypotheses/H04.json", "hypotheses/H05.json", "hypotheses/H06.json",
+      "hypotheses/H07.json", "hypotheses/H08.json", "hypotheses/H09.json", "hypotheses/H10.json"};
   CHECK(files_under(out) == wanted);
   CHECK(text_of(out / "report.json") == report_json(tests::diverged()));
   CHECK(text_of(out / "junit.xml") == junit_xml(tests::diverged()));
@@ -70,7 +70,7 @@ TEST_CASE("a second run replaces the first one's reports and leaves other files 
   CHECK(text_of(folder / "report.json") == report_json(tests::match()));
   CHECK(text_of(folder / "notes.txt") == "mine");
   CHECK(text_of(folder / "hypotheses/H11.json") == "mine too");
-  CHECK(files_under(folder.path()).size() == 14);
+  CHECK(files_under(folder.path()).size() == 16);
 }
 
 TEST_CASE("R04 files of others are kept, and then nothing is written", "[report]") {
