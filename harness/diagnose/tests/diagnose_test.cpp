@@ -360,6 +360,7 @@ TEST_CASE("in lockstep a layer's input is the forced one", "[record]") {
   const LockstepInputs inputs(candidate, chain);
   CHECK(to_doubles(inputs.get({0, {Op::kEmbedTokens}})) == std::vector<double>{10});
   CHECK(to_doubles(inputs.get({0, {Op::kOutput, 0}})) == std::vector<double>{11});
+  CHECK(inputs.has({0, {Op::kEmbedTokens}}));  // which the candidate did not hand out
   // Beyond the chain there is nothing to force: the candidate's own tensor stands.
   CHECK(to_doubles(inputs.get({0, {Op::kOutput, 1}})) == std::vector<double>{2});
   CHECK_FALSE(inputs.has({0, {Op::kQProj, 0}}));

@@ -150,6 +150,7 @@ TEST_CASE("NaN where right code has numbers is wrong, and the other tokens are c
   CHECK(honest.judged.wrong[0].judgement.worst_index == std::vector<std::int64_t>{0, 0, 2});
   CHECK_THAT(honest.judged.wrong[0].judgement.reason, ContainsSubstring("2 rows"));
   CHECK(honest.ranking->tokens_compared == 4);
+  CHECK_FALSE(honest.ranking->right.reproduces);
 
   Ranking wrong(with_nan(toy_engine({FaultId::kNoSilu}), 1));
   wrong.rank();

@@ -203,14 +203,28 @@ TEST_CASE("a case answers for its own hypothesis, and for others where no case h
 }
 
 TEST_CASE("the first and the last judged layer stand for all where variants are asked", "[judging]") {
-  ToyOracle oracle;
+  std::vector<VariantFacts> catalogue = toy_catalogue_of({FaultId::kScale});
+  catalogue[0].values = {*catalogue[0].right_value};  // it never shows, so it is asked wherever it may be
+  ToyOracle oracle(catalogue);
   ToyEngine engine(kF32);
+  const ToySubject subject(engine);
+  judge(oracle, {subject.subject});
+  CHECK(oracle.asked.at(FaultId::kScale) == 2 * 2);  // two layers of three, two steps
+  oracle.asked.clear();
+  judge(oracle, {subject.subject}, {{1}, false});
+  CHECK(oracle.asked.at(FaultId::kScale) == 2);
+}
+
+TEST_CASE("a value that only long spans speak for is in doubt", "[judging]") {
+  ToyOracle oracle;
+  ToyEngine engine = toy_engine({FaultId::kScale, 0.07, 0});
   ToySubject subject(engine);
-  subject.tensors.erase(key_of(Op::kQRope, 1, 0));
-  subject.tensors.erase(key_of(Op::kQRope, 1, 1));
-  CHECK_FALSE(judge(oracle, {subject.subject}).detectability.not_evaluable.contains(FaultId::kNoHeadStride));
-  const Detectability alone = judge(oracle, {subject.subject}, {{1}, false}).detectability;
-  CHECK(alone.not_evaluable.at(FaultId::kNoHeadStride) == "model.layers.1.self_attn.q_rope");
+  subject.drop({Op::kScores, Op::kProbs, Op::kAttnOutput});
+  const Judged judged = judge(oracle, {subject.subject}, {{0}, false});
+  REQUIRE(keys_of(judged.wrong) == std::vector<TensorKey>{key_of(Op::kOProj, 0, 0), key_of(Op::kOProj, 0, 1)});
+  REQUIRE(judged.wrong[0].fits == std::vector<Fit>{{Variant{FaultId::kScale, 0.07}, {}}});
+  CHECK(judged.wrong[0].fits[0].fitted);
+  CHECK_FALSE(judged.wrong[0].fits[0].doubt.empty());
 }
 
 TEST_CASE("without probing no variant is tried", "[judging]") {

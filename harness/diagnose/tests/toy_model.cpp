@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <stdexcept>
 
 #include "harness/contract/error.h"
 
@@ -142,6 +143,9 @@ Values follow(const Query& query, const Rounding& rounding) {
   std::map<TensorKey, Values> known;
   const Told told = told_by(query.variant);
   const ModelConfig config = toy_config();
+  if (query.variant != nullptr && find_variant(toy_catalogue(), query.variant->id)->declares) {
+    throw std::logic_error("a rounding is evaluated by declaring it, not as a variant");
+  }
   for (const TensorKey& key : query.operations) {
     if (query.variant != nullptr && query.variant->id == FaultId::kNoHeadStride) {
       const TensorKey needed{key.step, {Op::kQRope, key.id.layer}};

@@ -69,5 +69,18 @@ TEST_CASE("on a long span a value counts where it brings the reference nearer", 
   CHECK(fitted_values(rows, row, toy_catalogue_of({FaultId::kScale})[0]).empty());
 }
 
+TEST_CASE("tensors of 16 bits tell a value to more digits than their own", "[value_search]") {
+  const Precision bf16 = plain_precision(DType::kBF16);
+  for (double typed : {0.512, 0.0437}) {
+    ToyOracle oracle(toy_catalogue_of({FaultId::kScale}));
+    ToyEngine engine(bf16);
+    engine.plant({FaultId::kScale, typed});
+    const ToySubject subject(engine, toy_case({12}));
+    const RowJudgement row = subject.row(oracle, key_of(Op::kScores), bf16);
+    RowOracle rows(oracle, bf16);
+    CHECK(fitted_values(rows, row, toy_catalogue_of({FaultId::kScale})[0]).at(1) == Variant{FaultId::kScale, typed});
+  }
+}
+
 }  // namespace
 }  // namespace qdiff::diagnose
