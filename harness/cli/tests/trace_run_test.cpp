@@ -309,7 +309,8 @@ TEST_CASE("an error smaller than a coarse bug's own rounding does not confirm th
       REQUIRE(result.verdict == Verdict::kDiverged);
       const Finding& first = *result.first_divergence();
       CHECK(first.tensor.op == op);
-      CHECK(first.explanation.verdict != HypothesisVerdict::kConfirmed);
+      // What was done to the tensor may be solved for; no known bug is it.
+      CHECK((!first.explanation.variant || first.explanation.verdict != HypothesisVerdict::kConfirmed));
       if (factor < 1.0001) CHECK_FALSE(first.explanation.variant.has_value());
     }
   }
