@@ -100,8 +100,9 @@ PYTHON
   done
 }
 
-# Without these the build is slower (ccache) or some tests are skipped (jsonschema, chromium), and no more. Where they cannot be
-# installed, a file in the cache remembers it for a day, so that a machine without network is not asked each time.
+# Without these the build is slower (ccache) or some tests are skipped (jsonschema, chromium), and no more. Where they
+# cannot be installed, a file in the cache remembers it for a day, so that a machine without network is not asked each
+# time.
 is_optional() { [[ "$1" == ccache || "$1" == python3-jsonschema || "$1" == chromium ]]; }
 cache_folder() { echo "${QDIFF_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/qdiff}"; }
 refusal_file() { echo "$(cache_folder)/not-installed"; }

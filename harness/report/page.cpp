@@ -3,12 +3,11 @@
 #include "harness/report/page.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <map>
+#include <set>
 #include <stdexcept>
 #include <string_view>
-#include <tuple>
 #include <vector>
 
 #include "embedded/report_page.h"

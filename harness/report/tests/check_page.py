@@ -15,7 +15,7 @@ import tempfile
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-# What a person would do, run inside a copy of the page; the result replaces the title. The copy alone allows it.
+# What a person would do, run inside a copy of the page, which alone allows it; what it saw is appended to the copy.
 STEPS = """
 const facts = {};
 const grid = document.getElementById('grid');
