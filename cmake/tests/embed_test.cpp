@@ -1,4 +1,5 @@
 // What qdiff_embed() compiles in is byte for byte what lies in the source tree, under the tree's own paths.
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -9,7 +10,7 @@
 namespace {
 
 std::string read_source(std::string_view name) {
-  std::ifstream file(std::string(QDIFF_SOURCE_DIR) + "/" + std::string(name), std::ios::binary);
+  std::ifstream file(std::filesystem::path(QDIFF_SOURCE_DIR) / name, std::ios::binary);
   REQUIRE(file.good());
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
