@@ -69,6 +69,19 @@ class SmallProject(unittest.TestCase):
         self.assertEqual(done.stdout, f"[inspect][a b][--x=*] in {elsewhere}\n")
         self.assertEqual(self.script("run.sh", "0").returncode, 0)
 
+    def test_help_builds_nothing(self):
+        for arguments in [["--help"], ["-h"], ["run", "--help"]]:
+            done = self.script("run.sh", *arguments)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertIn("scripts/run.sh ARGUMENTS…", done.stdout)
+            self.assertIn("qdiff is not built yet", done.stdout)
+            self.assertNotIn("pipefail", done.stdout)
+            self.assertFalse((self.root / "build").exists())
+        self.script("run.sh")
+        self.write("main.cpp", "int main() { return undeclared_name; }\n")
+        done = self.script("run.sh", "run", "--help")
+        self.assertEqual((done.returncode, done.stdout), (7, f"[run][--help] in {self.root}\n"))
+
     def test_a_broken_build_shows_the_compilers_words(self):
         self.write("main.cpp", "int main() { return undeclared_name; }\n")
         done = self.script("run.sh")
