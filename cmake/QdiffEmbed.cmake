@@ -31,6 +31,7 @@ function(qdiff_embed target identifier)
     DEPENDS ${paths} "${PROJECT_SOURCE_DIR}/cmake/embed_files.cmake"
     COMMENT "Embedding ${identifier}"
     VERBATIM)
+  set_source_files_properties("${source}" PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)   # they name their parts alike
   target_sources(${target} PRIVATE "${source}" "${header}")
   target_include_directories(${target} PUBLIC "${folder}")
 endfunction()

@@ -63,10 +63,17 @@ add_library(qdiff_test_options INTERFACE)
 target_link_libraries(qdiff_test_options INTERFACE qdiff_strict_floating_point)
 target_compile_options(qdiff_test_options INTERFACE $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release>>:-O1>)
 
+# qdiff_compile_together(NAME): with QDIFF_UNITY the target's sources are compiled some at a time, so that the headers which
+# they share are read once. So no two sources of a room may give an unnamed namespace the same name.
+function(qdiff_compile_together name)
+  set_target_properties(${name} PROPERTIES UNITY_BUILD ${QDIFF_UNITY} UNITY_BUILD_BATCH_SIZE 8)
+endfunction()
+
 # qdiff_library(NAME SOURCES file... LINKS target...): a static library with the shared settings.
 function(qdiff_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
   add_library(${name} STATIC ${ARG_SOURCES})
+  qdiff_compile_together(${name})
   target_link_libraries(${name} PUBLIC qdiff_base ${ARG_LINKS})
 endfunction()
 

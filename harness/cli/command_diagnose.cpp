@@ -36,7 +36,7 @@ std::optional<std::set<int>> selected(const char* option, const std::optional<Nu
   return wanted->below(end);
 }
 
-double elements_of(const std::vector<TensorKey>& span, const ModelConfig& config, const std::vector<Step>& steps) {
+double elements_of_span(const std::vector<TensorKey>& span, const ModelConfig& config, const std::vector<Step>& steps) {
   double elements = 0.0;
   for (const TensorKey& key : span) {
     const Step& step = steps[static_cast<std::size_t>(key.step)];
@@ -62,7 +62,7 @@ void check_memory_for(const trace::Trace& trace, const ModelConfig& config, cons
     if (diagnose::is_far(span)) {
       planned.free_runs = true;
     } else if (!compare::is_usual_fusion(span)) {
-      planned.span_elements = std::max(planned.span_elements, elements_of(span, config, planned.steps));
+      planned.span_elements = std::max(planned.span_elements, elements_of_span(span, config, planned.steps));
     }
   }
   const std::uint64_t limit = memory_limit(common.max_memory);

@@ -14,8 +14,6 @@
 namespace qdiff::compare {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
 // A tensor as rows of which each belongs to one token or cache slot of one sequence.
 class Rows {
  public:
@@ -135,7 +133,7 @@ PairOutcome outcome_of(const TensorDifference& difference, std::optional<double>
 // Infinite where nothing finite says how far the two lie apart.
 double error_of(const TensorDifference& difference) {
   const bool comparable = difference.same_shape() && difference.nan_mismatches == 0 && difference.inf_mismatches == 0;
-  return comparable ? difference.relative_rms_error : kInfinity;
+  return comparable ? difference.relative_rms_error : std::numeric_limits<double>::infinity();
 }
 
 std::optional<ErrorJump> largest_jump(const std::vector<TensorDifference>& tensors) {

@@ -8,21 +8,21 @@
 namespace qdiff {
 namespace {
 
-[[noreturn]] void refuse(const char* field, const std::string& value, const char* rule) {
+[[noreturn]] void refuse_field(const char* field, const std::string& value, const char* rule) {
   throw std::invalid_argument(std::string("model config: ") + field + " is " + value + ", but " + rule);
 }
 
 void check_positive(const char* field, std::int64_t value) {
   // 2^31 keeps every product of two dimensions inside 64 bits, and every dimension inside LibTorch's and cuBLAS' int.
   if (value < 1 || value > (std::int64_t{1} << 31) - 1) {
-    refuse(field, std::to_string(value), "must be between 1 and 2147483647");
+    refuse_field(field, std::to_string(value), "must be between 1 and 2147483647");
   }
 }
 
 void check_number(const char* field, double value, bool zero_allowed) {
   if (!std::isfinite(value) || value < 0.0 || (value == 0.0 && !zero_allowed)) {
-    refuse(field, std::to_string(value),
-           zero_allowed ? "must be finite and not negative" : "must be finite and positive");
+    refuse_field(field, std::to_string(value),
+                 zero_allowed ? "must be finite and not negative" : "must be finite and positive");
   }
 }
 
@@ -54,10 +54,10 @@ void ModelConfig::validate() const {
   check_positive("vocabulary size", vocab);
   check_positive("max_position_embeddings", max_position_embeddings);
   if (num_q_heads % num_kv_heads != 0) {
-    refuse("number of attention heads", std::to_string(num_q_heads),
-           ("must be a multiple of the number of key/value heads, " + std::to_string(num_kv_heads)).c_str());
+    refuse_field("number of attention heads", std::to_string(num_q_heads),
+                 ("must be a multiple of the number of key/value heads, " + std::to_string(num_kv_heads)).c_str());
   }
-  if (head_dim % 2 != 0) refuse("head dimension", std::to_string(head_dim), "rotary embedding needs an even one");
+  if (head_dim % 2 != 0) refuse_field("head dimension", std::to_string(head_dim), "rotary embedding needs an even one");
   check_positive("width of q (heads times head dimension)", q_width());
   check_number("rms_norm_eps", rms_norm_eps, true);
   check_number("rope_theta", rope_theta, false);

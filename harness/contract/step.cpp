@@ -7,7 +7,7 @@
 namespace qdiff {
 namespace {
 
-[[noreturn]] void refuse(std::size_t step, const std::string& what) {
+[[noreturn]] void refuse_step(std::size_t step, const std::string& what) {
   throw std::invalid_argument("step " + std::to_string(step) + ": " + what);
 }
 
@@ -18,14 +18,14 @@ std::string place(std::size_t b, std::size_t t) {
 void check_values(std::size_t index, const std::vector<std::vector<std::int64_t>>& values, const Step& step,
                   const char* what, std::int64_t end) {
   if (values.size() != step.tokens.size())
-    refuse(index, std::string(what) + "s have another number of rows than tokens");
+    refuse_step(index, std::string(what) + "s have another number of rows than tokens");
   for (std::size_t b = 0; b < values.size(); ++b) {
     if (values[b].size() != step.tokens[b].size())
-      refuse(index, std::string(what) + "s have another length than tokens");
+      refuse_step(index, std::string(what) + "s have another length than tokens");
     for (std::size_t t = 0; t < values[b].size(); ++t) {
       if (values[b][t] < 0 || values[b][t] >= end) {
-        refuse(index, std::string(what) + ' ' + std::to_string(values[b][t]) + place(b, t) + " is not in [0, " +
-                          std::to_string(end) + ")");
+        refuse_step(index, std::string(what) + ' ' + std::to_string(values[b][t]) + place(b, t) + " is not in [0, " +
+                               std::to_string(end) + ")");
       }
     }
   }
@@ -49,18 +49,19 @@ void validate_steps(const std::vector<Step>& steps, std::int64_t vocab, std::int
   std::int64_t past_length = 0;
   for (std::size_t i = 0; i < steps.size(); ++i) {
     const Step& step = steps[i];
-    if (step.index != static_cast<int>(i)) refuse(i, "has index " + std::to_string(step.index));
-    if (step.tokens.empty()) refuse(i, "the batch is empty; it needs at least one row of tokens");
-    if (step.tokens.size() != first.tokens.size()) refuse(i, "the number of rows differs from step 0's");
-    if (step.num_tokens() == 0) refuse(i, "has no tokens");
+    if (step.index != static_cast<int>(i)) refuse_step(i, "has index " + std::to_string(step.index));
+    if (step.tokens.empty()) refuse_step(i, "the batch is empty; it needs at least one row of tokens");
+    if (step.tokens.size() != first.tokens.size()) refuse_step(i, "the number of rows differs from step 0's");
+    if (step.num_tokens() == 0) refuse_step(i, "has no tokens");
     if (step.past_length != past_length) {
-      refuse(i, "past_length is " + std::to_string(step.past_length) + ", but the steps before it hold " +
-                    std::to_string(past_length) + " slots");
+      refuse_step(i, "past_length is " + std::to_string(step.past_length) + ", but the steps before it hold " +
+                         std::to_string(past_length) + " slots");
     }
-    if (step.left_padding != first.left_padding) refuse(i, "left_padding differs from step 0's");
+    if (step.left_padding != first.left_padding) refuse_step(i, "left_padding differs from step 0's");
     std::vector<std::vector<std::int64_t>> ids;
     for (const auto& row : step.tokens) {
-      if (row.size() != step.tokens.front().size()) refuse(i, "rows of tokens differ in length; pad them on the left");
+      if (row.size() != step.tokens.front().size())
+        refuse_step(i, "rows of tokens differ in length; pad them on the left");
       ids.emplace_back(row.begin(), row.end());
     }
     check_values(i, ids, step, "token", vocab);
@@ -68,12 +69,12 @@ void validate_steps(const std::vector<Step>& steps, std::int64_t vocab, std::int
     past_length += step.num_tokens();
   }
   if (first.left_padding.size() != first.tokens.size())
-    refuse(0, "left_padding has another number of rows than tokens");
+    refuse_step(0, "left_padding has another number of rows than tokens");
   for (std::size_t b = 0; b < first.left_padding.size(); ++b) {
     const std::int64_t pads = first.left_padding[b];
     if (pads < 0 || pads >= past_length) {
-      refuse(0, "left_padding " + std::to_string(pads) + " of row " + std::to_string(b) + " is not in [0, " +
-                    std::to_string(past_length) + "), the length of the sequence");
+      refuse_step(0, "left_padding " + std::to_string(pads) + " of row " + std::to_string(b) + " is not in [0, " +
+                         std::to_string(past_length) + "), the length of the sequence");
     }
   }
 }

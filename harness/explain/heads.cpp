@@ -30,8 +30,8 @@ void for_each_element_of(const compare::Layout& layout, std::int64_t head, Visit
 double log_bits(double z) { return 0.5 * std::log2(1.0 + z * z); }
 
 // Bits of error of head `head` of the candidate beside head `other` of the expectation.
-double misfit(Scene& scene, const Instance& instance, const Expectation& expected, std::int64_t head,
-              std::int64_t other) {
+double head_misfit(Scene& scene, const Instance& instance, const Expectation& expected, std::int64_t head,
+                   std::int64_t other) {
   const compare::Layout& layout = scene.layout(instance);
   const std::int64_t width = layout.num_columns();
   const std::vector<double>& actual = scene.actual(instance);
@@ -115,7 +115,7 @@ void add_moved(Scene& scene, const std::vector<const Instance*>& wrong, std::int
     double least = HUGE_VAL;
     for (std::int64_t other = 0; other < heads; ++other) {
       double sum = 0.0;
-      for (const Instance* instance : wrong) sum += misfit(scene, *instance, scene.right(*instance), h, other);
+      for (const Instance* instance : wrong) sum += head_misfit(scene, *instance, scene.right(*instance), h, other);
       if (sum < least) {
         least = sum;
         best = other;
@@ -198,7 +198,8 @@ struct Reading {
   auto operator<=>(const Reading&) const = default;
 };
 
-Expectation reading(Scene& scene, const Instance& instance, const std::vector<TensorId>& caches, const Reading& read) {
+Expectation expected_by_reading(Scene& scene, const Instance& instance, const std::vector<TensorId>& caches,
+                                const Reading& read) {
   Overlay overlay(*instance.recorded);
   for (std::size_t i = 0; i < caches.size(); ++i) {
     const TensorKey key{instance.key.step, caches[i]};
@@ -227,9 +228,9 @@ void add_read(Scene& scene, const std::vector<const Instance*>& wrong, const std
   constexpr std::size_t kMostInstances = 2;
   for (std::size_t n = 0; n < std::min(kMostInstances, wrong.size()); ++n) {
     for (std::size_t i = 0; i < readings.size(); ++i) {
-      const Expectation expected = reading(scene, *wrong[n], caches, readings[i]);
+      const Expectation expected = expected_by_reading(scene, *wrong[n], caches, readings[i]);
       for (std::int64_t h = 0; h < heads; ++h) {
-        misfits[i][static_cast<std::size_t>(h)] += misfit(scene, *wrong[n], expected, h, h);
+        misfits[i][static_cast<std::size_t>(h)] += head_misfit(scene, *wrong[n], expected, h, h);
       }
     }
   }
@@ -263,7 +264,7 @@ void add_read(Scene& scene, const std::vector<const Instance*>& wrong, const std
     Expectation theory = scene.right(instance);
     for (std::size_t i = 0; i < readings.size(); ++i) {
       if (std::find(chosen.begin(), chosen.end(), i) == chosen.end()) continue;
-      const Expectation expected = reading(scene, instance, caches, readings[i]);
+      const Expectation expected = expected_by_reading(scene, instance, caches, readings[i]);
       for (std::size_t h = 0; h < chosen.size(); ++h) {
         const auto head = static_cast<std::int64_t>(h);
         if (chosen[h] == i) copy_head(scene.layout(instance), expected, head, head, theory);

@@ -27,7 +27,8 @@ struct Fitted {
   double left = 0.0;  // RMS in deviations, degrees of freedom taken off
 };
 
-std::optional<Fitted> fit(Scene& scene, const std::vector<SampledRow>& rows, std::int64_t width, std::int64_t group) {
+std::optional<Fitted> fit_groups(Scene& scene, const std::vector<SampledRow>& rows, std::int64_t width,
+                                 std::int64_t group) {
   const auto groups = static_cast<std::size_t>(width / group);
   const std::int64_t columns = scene.layout(scene.instances().front()).num_columns();
   std::vector<double> a, b;
@@ -97,7 +98,7 @@ std::vector<Candidate> recover_product_groups(Scene& scene) {
   std::int64_t group = 0;
   std::optional<Fitted> best;
   for (std::int64_t size : sizes) {
-    auto fitted = fit(scene, rows, width, size);
+    auto fitted = fit_groups(scene, rows, width, size);
     constexpr double kClearlyNearer = 0.5;  // a finer group has to take away half of what is left
     if (!fitted || (best && !(fitted->left < kClearlyNearer * best->left))) continue;
     best = std::move(fitted);

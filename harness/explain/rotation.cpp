@@ -67,7 +67,7 @@ std::vector<Turned> solve(Scene& scene) {
   return turned;
 }
 
-double misfit(const ModelConfig& config, const Turned& of, double position) {
+double turn_misfit(const ModelConfig& config, const Turned& of, double position) {
   double sum = 0.0;
   for (std::size_t i = 0; i < of.by.size(); ++i) {
     const double angle = position * frequency(config, static_cast<std::int64_t>(i));
@@ -80,7 +80,7 @@ std::int64_t nearest_position(const ModelConfig& config, const Turned& of, std::
   std::int64_t best = of.position;
   double least = HUGE_VAL;
   for (std::int64_t p = -largest; p <= largest; ++p) {
-    const double here = misfit(config, of, static_cast<double>(p));
+    const double here = turn_misfit(config, of, static_cast<double>(p));
     if (!(here < least)) continue;
     least = here;
     best = p;

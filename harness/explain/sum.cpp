@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t kMostRows = 24;
 
-std::vector<double> fit(Scene& scene, const std::vector<SampledRow>& rows, const std::vector<TensorId>& terms) {
+std::vector<double> fit_terms(Scene& scene, const std::vector<SampledRow>& rows, const std::vector<TensorId>& terms) {
   std::vector<double> a, b;
   for (const SampledRow& sampled : rows) {
     const Instance& instance = *sampled.instance;
@@ -102,7 +102,7 @@ std::vector<Candidate> recover_sum(Scene& scene) {
     others.push_back(id);
   }
   const auto offer = [&](const std::vector<TensorId>& terms, double bits) {
-    const std::vector<double> fitted = fit(scene, rows, terms);
+    const std::vector<double> fitted = fit_terms(scene, rows, terms);
     if (fitted.empty()) return;
     constexpr double kQuarters = 4.0;
     std::vector<double> whole, quarters;

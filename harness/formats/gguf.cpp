@@ -43,8 +43,6 @@ constexpr std::array<TypeFacts, 13> kTypeFacts = {{
 
 const TypeFacts& facts_of(GgufType type) { return kTypeFacts.at(static_cast<std::size_t>(type)); }
 
-std::string in_quotes(const std::string& name) { return '"' + printable(name) + '"'; }
-
 std::uint64_t little_endian(std::span<const std::byte> bytes) {
   std::uint64_t value = 0;
   for (std::size_t i = 0; i < bytes.size(); ++i) value |= std::to_integer<std::uint64_t>(bytes[i]) << (8 * i);

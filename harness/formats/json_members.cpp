@@ -14,8 +14,6 @@ namespace {
   throw InputError(where + ": " + what + " is " + show(value) + ", but must be " + rule);
 }
 
-std::string in_quotes(std::string_view key) { return '"' + std::string(key) + '"'; }
-
 std::string number_text(double value) {
   for (int significant = 9; significant < 17; ++significant) {  // as short as may be, so that it gives the number back
     const std::string text = digits(value, significant);

@@ -9,6 +9,9 @@ namespace qdiff::formats {
 
 inline constexpr std::uint64_t kMaxFileBytes = std::uint64_t{1} << 40;
 
+// Of any one dimension of a model: what ModelConfig::validate() allows.
+inline constexpr std::int64_t kLargestDimension = (std::int64_t{1} << 31) - 1;
+
 // safetensors. Upstream allows 100,000,000 bytes of header; that of a 72B checkpoint has about 100 KiB.
 inline constexpr std::uint64_t kMaxSafetensorsHeaderBytes = std::uint64_t{16} << 20;
 inline constexpr std::size_t kMaxTensorRank = 64;  // PyTorch's own limit

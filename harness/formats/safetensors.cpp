@@ -35,8 +35,6 @@ std::optional<std::uint64_t> bits_of(std::string_view dtype) {
   return std::nullopt;
 }
 
-std::string in_quotes(const std::string& name) { return '"' + printable(name) + '"'; }
-
 // {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {"key": "text"}}
 class HeaderEvents : public JsonEvents {
  public:

@@ -23,5 +23,7 @@ std::string suggestion(std::string_view name, std::span<const std::string> candi
 // Makes text from a file fit for a terminal and for one line: control characters and bytes that are not UTF-8 become
 // \xNN, quotes stay, and beyond `max_bytes` it ends in "...".
 std::string printable(std::string_view text, std::size_t max_bytes = 120);
+// The same between double quotes.
+std::string in_quotes(std::string_view text);
 
 }  // namespace qdiff::formats

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "harness/contract/error.h"
+#include "harness/formats/limits.h"
 #include "harness/formats/suggest.h"
 
 namespace qdiff::model {
@@ -15,8 +16,6 @@ namespace {
 using formats::GgufHeader;
 using formats::GgufKey;
 using formats::GgufType;
-
-constexpr std::int64_t kLargestDimension = (std::int64_t{1} << 31) - 1;
 
 // A writer rounds 1e-6 to float32, and the double nearest to that is 9.99999997e-07. The shortest decimal that gives
 // the float32 back is the number that was meant, and what config.json of the same model says.
@@ -29,9 +28,9 @@ double as_written(double value) {
   return value;
 }
 
-class ConfigReader {
+class GgufConfigReader {
  public:
-  ConfigReader(const GgufHeader& header, const FindTensor& find_tensor, const std::string& where)
+  GgufConfigReader(const GgufHeader& header, const FindTensor& find_tensor, const std::string& where)
       : header_(header), find_tensor_(find_tensor), where_(where) {}
 
   GgufConfig read() {
@@ -93,10 +92,10 @@ class ConfigReader {
   }
 
   std::int64_t dimension(const std::string& name) const {
-    const std::string rule = "a whole number from 1 to " + std::to_string(kLargestDimension);
+    const std::string rule = "a whole number from 1 to " + std::to_string(formats::kLargestDimension);
     const GgufKey& key = require(name, rule);
     const std::optional<std::int64_t> value = whole(key);
-    if (!value || *value < 1 || *value > kLargestDimension) refuse(key, "must be " + rule);
+    if (!value || *value < 1 || *value > formats::kLargestDimension) refuse(key, "must be " + rule);
     return *value;
   }
 
@@ -193,7 +192,7 @@ class ConfigReader {
 }  // namespace
 
 GgufConfig parse_gguf_config(const GgufHeader& header, const FindTensor& find_tensor, const std::string& where) {
-  return ConfigReader(header, find_tensor, where).read();
+  return GgufConfigReader(header, find_tensor, where).read();
 }
 
 }  // namespace qdiff::model

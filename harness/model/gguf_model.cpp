@@ -254,8 +254,8 @@ class GgufSource : public NotedSource {
                        ", which is not read; quantise the model to another, as Q4_K or Q8_0");
     }
     if (tensor.shape != info.shape) {
-      throw InputError(where + " has the shape " + to_string(tensor.shape) + ", but the file's keys ask for " +
-                       to_string(info.shape) + " (row-major)");
+      throw InputError(where + " has the shape " + qdiff::to_string(tensor.shape) + ", but the file's keys ask for " +
+                       qdiff::to_string(info.shape) + " (row-major)");
     }
     if (info.shape.size() == 1 && !plain_type(tensor.type)) {
       throw InputError(where + " has the type " + std::string(type.name) + ", but vectors must be F32, F16 or BF16");

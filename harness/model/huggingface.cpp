@@ -157,8 +157,8 @@ class HuggingFaceSource : public NotedSource {
                          ", but must be F32, F16 or BF16; quantised checkpoints are not supported");
       }
       if (entry.shape != info.shape) {
-        throw InputError(where + " has the shape " + to_string(entry.shape) + ", but config.json asks for " +
-                         to_string(info.shape));
+        throw InputError(where + " has the shape " + qdiff::to_string(entry.shape) + ", but config.json asks for " +
+                         qdiff::to_string(info.shape));
       }
       info.dtype = *entry.dtype;
       weights_.push_back(std::move(info));

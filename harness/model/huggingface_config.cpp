@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "harness/contract/error.h"
+#include "harness/formats/limits.h"
 #include "harness/formats/suggest.h"
 
 namespace qdiff::model {
@@ -11,11 +12,9 @@ namespace {
 
 using formats::Json;
 
-constexpr std::int64_t kLargestDimension = (std::int64_t{1} << 31) - 1;
-
-class ConfigReader {
+class HuggingFaceConfigReader {
  public:
-  ConfigReader(const Json& json, const std::string& where) : json_(json), where_(where) {}
+  HuggingFaceConfigReader(const Json& json, const std::string& where) : json_(json), where_(where) {}
 
   HuggingFaceConfig read() {
     if (!json_.is_object()) refuse("is " + formats::show(json_) + ", but must be an object");
@@ -57,7 +56,7 @@ class ConfigReader {
   }
 
   std::int64_t dimension(const char* key, std::int64_t otherwise) {
-    if (const auto value = formats::optional_int(json_, key, 1, kLargestDimension, where_)) return *value;
+    if (const auto value = formats::optional_int(json_, key, 1, formats::kLargestDimension, where_)) return *value;
     note_default(key, std::to_string(otherwise));
     return otherwise;
   }
@@ -215,7 +214,7 @@ class ConfigReader {
 }  // namespace
 
 HuggingFaceConfig parse_huggingface_config(const Json& json, const std::string& where) {
-  return ConfigReader(json, where).read();
+  return HuggingFaceConfigReader(json, where).read();
 }
 
 Json to_huggingface_config(const ModelConfig& config) {

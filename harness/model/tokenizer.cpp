@@ -32,7 +32,7 @@ std::string utf8(std::uint32_t c) {  // up to U+07FF
 }
 
 // The bytes that a token's characters stand for; a character that stands for none is left as it is.
-std::string bytes_of(std::string_view token) {
+std::string bytes_of_token(std::string_view token) {
   std::string bytes;
   for (std::size_t at = 0; at < token.size();) {
     const std::size_t length = std::max<std::size_t>(1, formats::utf8_length_at(token, at));
@@ -88,7 +88,7 @@ std::string Tokenizer::text_of(std::int64_t token) const {
     return '<' + std::to_string(token) + '>';
   }
   const Vocabulary::Token& known = vocabulary_.tokens[static_cast<std::size_t>(token)];
-  return known.added ? known.text : bytes_of(known.text);
+  return known.added ? known.text : bytes_of_token(known.text);
 }
 
 std::string Tokenizer::decode(std::span<const std::int32_t> tokens) const {

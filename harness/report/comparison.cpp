@@ -22,8 +22,6 @@ using compare::Verdict;
 
 // ---- JSON ----------------------------------------------------------------------------------------------------------
 
-constexpr int kElementDigits = 9;  // enough to tell any two float32 numbers apart
-
 Document shape_document(const Shape& shape) {
   Document dimensions = Document::array();
   for (std::int64_t dimension : shape) dimensions.push_back(dimension);

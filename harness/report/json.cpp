@@ -14,8 +14,6 @@ using findings::Explanation;
 using findings::Finding;
 using findings::RunResult;
 
-constexpr int kElementDigits = 9;  // enough to tell any two float32 numbers apart
-
 template <typename T>
 Document or_null(const std::optional<T>& value) {
   return value ? Document(*value) : Document(nullptr);

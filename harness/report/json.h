@@ -11,6 +11,7 @@ namespace qdiff::report {
 using Document = nlohmann::ordered_json;
 
 // Rounded to that many significant digits; NaN and infinities become strings.
+inline constexpr int kElementDigits = 9;  // enough to tell any two float32 numbers apart
 Document number(double value, int significant_digits = 6);
 
 Document to_document(const findings::RunResult& result);

@@ -8,7 +8,7 @@
 namespace qdiff::trace {
 namespace {
 
-std::string shown(const std::filesystem::path& path) { return formats::printable(path.string(), 400); }
+std::string name_of(const std::filesystem::path& path) { return formats::printable(path.string(), 400); }
 
 bool is_stored_dtype(const std::optional<DType>& dtype) { return dtype && *dtype != DType::kF64; }
 
@@ -51,7 +51,7 @@ void Trace::open_step(std::size_t step, const std::filesystem::path& path) {
       continue;
     }
     if (!is_stored_dtype(entry.dtype)) {
-      throw InputError(shown(path) + ": " + entry.name + " is " + formats::printable(entry.dtype_name) +
+      throw InputError(name_of(path) + ": " + entry.name + " is " + formats::printable(entry.dtype_name) +
                        ", but a trace holds F32, F16 or BF16; record it as the engine held it");
     }
     places_[{static_cast<int>(step), *id}] = &entry;
@@ -69,7 +69,7 @@ TensorView Trace::get(const TensorKey& key) const {
   if (loaded != loaded_.end()) return loaded->second.view();
   const File& file = *files_[static_cast<std::size_t>(key.step)];
   const formats::InputFile input(file.path);
-  if (input.size() != file.size) throw InputError(shown(file.path) + ": changed while it was read; read it again");
+  if (input.size() != file.size) throw InputError(name_of(file.path) + ": changed while it was read; read it again");
   Tensor tensor(*found->second->dtype, found->second->shape);
   input.read(file.header.data_start + found->second->begin, tensor.bytes());
   return loaded_.emplace(key, std::move(tensor)).first->second.view();

@@ -22,12 +22,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-[[noreturn]] void refuse(const fs::path& path, const std::string& what) {
+[[noreturn]] void refuse_folder(const fs::path& path, const std::string& what) {
   throw InputError(formats::printable(path.string(), 400) + ": " + what);
 }
 
 [[noreturn]] void fail(const fs::path& path, const char* what, int error) {
-  refuse(path, std::string(what) + ": " + std::generic_category().message(error));
+  refuse_folder(path, std::string(what) + ": " + std::generic_category().message(error));
 }
 
 // Absolute, without a trailing separator, so that parent and name are well defined.
@@ -35,7 +35,7 @@ fs::path target_of(const fs::path& given) {
   if (given.empty()) throw InputError("the trace needs a folder's name");
   fs::path path = fs::absolute(given).lexically_normal();
   if (path.filename().empty()) path = path.parent_path();
-  if (path.filename().empty()) refuse(given, "is no place for a trace; name a folder of its own");
+  if (path.filename().empty()) refuse_folder(given, "is no place for a trace; name a folder of its own");
   return path;
 }
 
@@ -60,20 +60,20 @@ bool is_older_trace(const fs::path& directory) {
     fail(directory, "cannot be written", errno);
   }
   if (S_ISLNK(status.st_mode))
-    refuse(directory, "is a symbolic link, so no trace is written there; choose another name");
-  if (!S_ISDIR(status.st_mode)) refuse(directory, "is there already and is no folder; choose another name");
+    refuse_folder(directory, "is a symbolic link, so no trace is written there; choose another name");
+  if (!S_ISDIR(status.st_mode)) refuse_folder(directory, "is there already and is no folder; choose another name");
   std::error_code error;
   bool empty = true;
   for (fs::directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error)) {
     empty = false;
     if (!is_trace_file(entry->path().filename().string())) {
-      refuse(directory, "holds " + formats::printable(entry->path().filename().string()) +
-                            ", which is no part of a trace, so it is not replaced; choose another name");
+      refuse_folder(directory, "holds " + formats::printable(entry->path().filename().string()) +
+                                   ", which is no part of a trace, so it is not replaced; choose another name");
     }
   }
   if (error) fail(directory, "cannot be read", error.value());
   if (!empty && !says_that_it_is_a_trace(directory / kManifestName)) {
-    refuse(directory, "is there already and is no trace, so it is not replaced; choose another name");
+    refuse_folder(directory, "is there already and is no trace, so it is not replaced; choose another name");
   }
   return !empty;
 }
