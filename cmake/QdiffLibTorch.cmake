@@ -65,6 +65,13 @@ target_link_libraries(qdiff_libtorch INTERFACE qdiff_libtorch_c10)
 target_link_options(qdiff_libtorch INTERFACE -Wl,--disable-new-dtags "-Wl,-rpath,${torch_dir}/lib"
                                              "-Wl,-rpath-link,${torch_dir}/lib")
 
+# qdiff_libtorch_openmp: the OpenMP runtime that LibTorch itself uses, for sources that are compiled with GCC's -fopenmp.
+# There has to be one: at::set_num_threads sets the threads of that runtime alone.
+if(EXISTS "${torch_dir}/lib/libgomp.so.1" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  add_library(qdiff_libtorch_openmp SHARED IMPORTED GLOBAL)
+  set_target_properties(qdiff_libtorch_openmp PROPERTIES IMPORTED_LOCATION "${torch_dir}/lib/libgomp.so.1")
+endif()
+
 # A wheel built for CUDA needs the CUDA runtime and CUPTI even on a machine without a GPU: from the wheels beside it, or
 # from a CUDA toolkit.
 if(torch_cuda)
