@@ -68,6 +68,7 @@ SOURCE
     command -v clang-tidy-14 >/dev/null || echo clang-tidy-14
     command -v shellcheck >/dev/null || echo shellcheck
     command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium
+    command -v tidy >/dev/null || echo tidy
     can_fuzz || printf '%s\n' clang libclang-rt-dev
   fi
   if [[ "${1:-}" == --coverage ]]; then
@@ -100,10 +101,10 @@ PYTHON
   done
 }
 
-# Without these the build is slower (ccache) or some tests are skipped (jsonschema, chromium), and no more. Where they
+# Without these the build is slower (ccache) or some tests are skipped (jsonschema, chromium, tidy), and no more. Where they
 # cannot be installed, a file in the cache remembers it for a day, so that a machine without network is not asked each
 # time.
-is_optional() { [[ "$1" == ccache || "$1" == python3-jsonschema || "$1" == chromium ]]; }
+is_optional() { [[ "$1" == ccache || "$1" == python3-jsonschema || "$1" == chromium || "$1" == tidy ]]; }
 cache_folder() { echo "${QDIFF_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/qdiff}"; }
 refusal_file() { echo "$(cache_folder)/not-installed"; }
 refused_lately() { [[ -n "$(find "$(refusal_file)" -mmin -1440 2>/dev/null)" && "$(<"$(refusal_file)")" == "$*" ]]; }

@@ -1,5 +1,5 @@
 """Opens report.html of sample reports in Chromium: it draws, it can be worked with the keyboard, hostile names stay
-text, and no request leaves the page.
+text, no request leaves the page, and HTML Tidy, where it is installed, finds it valid.
 
 Usage: check_page.py REPORT_SAMPLES; ends with 77 where no Chromium is found.
 """
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 
+TIDY = shutil.which("tidy")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 # What a person would do, run inside a copy of the page, which alone allows it; what it saw is appended to the copy.
@@ -68,7 +69,14 @@ def facts_of(page, folder):
     return json.loads(found.group(1).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")), complaints
 
 
+def complaints_of_tidy(page):
+    if TIDY:
+        done = subprocess.run([TIDY, "-errors", "-quiet", page], capture_output=True, text=True, check=False)
+        yield from done.stderr.splitlines()
+
+
 def failures_of(name, page, report, folder):
+    yield from (f"{name}: {complaint}" for complaint in complaints_of_tidy(page))
     facts, complaints = facts_of(page, folder)
     yield from (f"{name}: {complaint}" for complaint in complaints)
     if not facts:
