@@ -6,11 +6,12 @@
         trace.begin_step("decode", tokens=[[311]])
         ...
 
-A tensor is a NumPy array, a PyTorch tensor, or a (nested) list or bytes with `dtype` (and `shape`). It goes to disk at
-once. The folder appears under its name, whole, when the `with` block ends well; after an error nothing is left behind.
+A tensor is a NumPy array, a PyTorch tensor, an array of jax, mlx or any library that speaks DLPack or NumPy's protocol,
+or a (nested) list or bytes with `dtype` (and `shape`). It goes to disk at once. The folder appears under its name, whole, when the `with` block ends well; after an error nothing is left behind.
 """
 
 import array
+import ctypes
 import difflib
 import itertools
 import json
@@ -86,9 +87,13 @@ def dimensions_of(config):
 
 
 class TraceWriter:
-    def __init__(self, directory, engine, compute, config):
-        """`engine` has name, version, device; `compute` says how it rounds; `config` is the model's config.json."""
+    def __init__(self, directory, engine, compute, config, cache_capacity=None):
+        """`engine` has name, version, device; `compute` says how it rounds; `config` is the model's config.json.
+
+        `cache_capacity`: the slots of each row's KV cache, where it has a fixed number of them.
+        """
         self._directory = os.path.abspath(directory)
+        self._capacity = cache_capacity
         self._about = {"engine": dict(engine), "compute": compute, "config": config}
         self._dimensions = dimensions_of(config)
         self._steps, self._entries, self._data = [], None, None
@@ -162,10 +167,11 @@ class TraceWriter:
             raise TraceError("a trace needs at least one step")
         config = json.dumps(self._about["config"])
         architecture = json.dumps(self._about["config"].get("model_type") or "qwen2")
+        capacity = f'  "cache_capacity": {int(self._capacity)},\n' if self._capacity else ""
         lines = ",\n    ".join(json.dumps(step) for step in self._steps)
         text = (f'{{\n  "format": "qdiff-trace", "version": 1,\n  "engine": {json.dumps(self._about["engine"])},\n'
                 f'  "compute": {json.dumps(self._about["compute"])},\n'
-                f'  "model": {{"architecture": {architecture}, "config": {config}}},\n  "steps": [\n    {lines}\n  ]\n}}\n')
+                f'  "model": {{"architecture": {architecture}, "config": {config}}},\n{capacity}  "steps": [\n    {lines}\n  ]\n}}\n')
         with open(os.path.join(self._temporary, "manifest.json"), "w", encoding="utf-8") as manifest:
             manifest.write(text)
         refuse_other_folder(self._directory)
@@ -256,6 +262,14 @@ def _to_bytes(name, values, dtype, shape):
         if sys.byteorder == "big" or values.dtype.byteorder == ">":
             values = values.astype(values.dtype.newbyteorder("<"))
         return held, tuple(values.shape), values.tobytes()
+    if hasattr(values, "__dlpack__") and hasattr(values, "__dlpack_device__"):
+        held, *rest = _from_dlpack(name, values)
+        if dtype not in (None, held):
+            raise TraceError(f"{name} holds {held}, but is said to hold {dtype}; record it as the engine held it")
+        _check_dtype(name, held)
+        return held, *rest
+    if hasattr(values, "__array__"):
+        return _to_bytes(name, values.__array__(), dtype, shape)
     if dtype is None:
         raise TraceError(f"{name}: say which dtype the elements have")
     _check_dtype(name, dtype)
@@ -273,6 +287,48 @@ def _to_bytes(name, values, dtype, shape):
         return dtype, tuple(found if shape is None else shape), _pack(flat, dtype)
     except (OverflowError, struct.error) as error:
         raise TraceError(f"{name}: no list of numbers that {dtype} can hold: {error}") from error
+
+
+class _DLTensor(ctypes.Structure):
+    """dlpack.h of DLPack 0.x and 1.x: the tensor that both kinds of capsule hold."""
+    _fields_ = [("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
+                ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8),
+                ("lanes", ctypes.c_uint16), ("shape", ctypes.POINTER(ctypes.c_int64)),
+                ("strides", ctypes.POINTER(ctypes.c_int64)), ("byte_offset", ctypes.c_uint64)]
+
+
+_DLPACK_FLOATS = {(2, 32): "float32", (2, 16): "float16", (4, 16): "bfloat16"}  # kDLFloat, kDLBfloat
+_DLPACK_HOSTS = (1, 3, 11, 13)  # kDLCPU, kDLCUDAHost, kDLROCMHost, kDLCUDAManaged
+
+
+def _from_dlpack(name, values):
+    """Needs no NumPy, which knows no bfloat16. The capsule is not consumed, so that it frees its tensor itself."""
+    if values.__dlpack_device__()[0] not in _DLPACK_HOSTS:
+        raise TraceError(f"{name}: it lies on a device (DLPack type {int(values.__dlpack_device__()[0])}); "
+                         "copy it to the host first")
+    capsule = values.__dlpack__()
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    tensor = _DLTensor.from_address(get(capsule, b"dltensor"))
+    held = _DLPACK_FLOATS.get((tensor.code, tensor.bits)) if tensor.lanes == 1 else None
+    if held is None:
+        held = f"DLPack's type {tensor.code} of {tensor.bits} bits"
+        _check_dtype(name, held)
+    shape = tuple(tensor.shape[:tensor.ndim])
+    size = DTYPES[held][1]
+    if math.prod(shape) == 0:
+        return held, shape, b""
+    packed = [math.prod(shape[axis + 1:]) for axis in range(len(shape))]
+    strides = tensor.strides[:tensor.ndim] if tensor.strides else packed
+    begin = tensor.data + tensor.byte_offset
+    if all(length == 1 or stride == wanted for length, stride, wanted in zip(shape, strides, packed)):
+        return held, shape, ctypes.string_at(begin, math.prod(shape) * size)
+    # A strided view: rows of the innermost run of elements that lie side by side, one after the other.
+    inner = shape[-1] if strides[-1] == 1 else 1
+    outer = shape[:-1] if inner > 1 or strides[-1] == 1 else shape
+    rows = (ctypes.string_at(begin + size * sum(map(int.__mul__, index, strides)), inner * size)
+            for index in itertools.product(*map(range, outer)))
+    return held, shape, b"".join(rows)
 
 
 def _check_dtype(name, dtype):

@@ -105,6 +105,80 @@ class Writing(unittest.TestCase):
         self.assertEqual(step["model.layers.0.output"], step["model.norm"])  # whatever the order of the bytes
         self.assertEqual(step["model.embed_tokens"], ("BF16", [1, 1, 8], b"\x80\x3f" * 8))
 
+    def test_cache_capacity(self):
+        with TraceWriter(self.trace, ENGINE, compute("bfloat16"), CONFIG, cache_capacity=96) as trace:
+            trace.begin_step("decode", [[1]])
+        self.assertEqual(json.loads((self.trace / "manifest.json").read_text())["cache_capacity"], 96)
+
+    def test_arrays_of_any_library(self):
+        """What speaks DLPack alone, whole or strided, and what NumPy's protocol makes an array of."""
+        try:
+            import numpy
+        except ImportError:
+            self.skipTest("this Python has no numpy")
+
+        class SpeaksDLPack:
+            def __init__(self, values):
+                self.values = values
+
+            def __dlpack__(self, **keywords):
+                return self.values.__dlpack__(**keywords)
+
+            def __dlpack_device__(self):
+                return self.values.__dlpack_device__()
+
+        class Elsewhere(SpeaksDLPack):
+            def __dlpack_device__(self):
+                return 2, 0
+
+        class MakesAnArray:
+            def __array__(self, dtype=None, copy=None):
+                return numpy.arange(10, dtype=numpy.float32).reshape(1, 1, 10)
+
+        whole = numpy.arange(48, dtype=numpy.float32).reshape(1, 2, 8, 3)
+        with self.writer() as trace:
+            trace.begin_step("prefill", [[1, 2]])
+            trace.tensor("model.norm", SpeaksDLPack(numpy.ascontiguousarray(whole[..., 1])))
+            trace.tensor("model.embed_tokens", SpeaksDLPack(whole[..., 1]))  # steps of three elements
+            trace.tensor("model.layers.0.output", SpeaksDLPack(whole[0, :, :, :2].transpose(2, 0, 1)[1:]))
+            trace.tensor("model.layers.0.self_attn.k_rope", SpeaksDLPack(whole.reshape(1, 2, 2, 12)[..., 3:6]))
+            with self.assertRaisesRegex(TraceError, "DLPack's type 2 of 64 bits"):
+                trace.tensor("lm_head", SpeaksDLPack(numpy.zeros((1, 1, 10))))
+            with self.assertRaisesRegex(TraceError, "holds float32, but is said to hold bfloat16"):
+                trace.tensor("lm_head", SpeaksDLPack(numpy.zeros((1, 1, 10), numpy.float32)), "bfloat16")
+            with self.assertRaisesRegex(TraceError, "copy it to the host"):
+                trace.tensor("lm_head", Elsewhere(numpy.zeros((1, 1, 10), numpy.float32)))
+            trace.tensor("lm_head", MakesAnArray())
+        step = read_step(self.trace / "step-0000.safetensors")
+        for name in ("model.norm", "model.embed_tokens", "model.layers.0.output"):
+            self.assertEqual(step[name], ("F32", [1, 2, 8], whole[..., 1].tobytes()), name)
+        self.assertEqual(step["model.layers.0.self_attn.k_rope"][2], whole.reshape(1, 2, 2, 12)[..., 3:6].tobytes())
+        self.assertEqual(step["lm_head"], ("F32", [1, 1, 10], struct.pack("<10f", *range(10))))
+
+    def test_bfloat16_by_dlpack(self):
+        """jax and mlx hold bfloat16, of which NumPy's own DLPack knows nothing."""
+        arrays = []
+        try:
+            import jax.numpy
+            arrays.append(jax.numpy.arange(8, dtype=jax.numpy.bfloat16).reshape(1, 1, 8))
+        except ImportError:
+            pass
+        try:
+            import mlx.core
+            arrays.append(mlx.core.arange(8, dtype=mlx.core.bfloat16).reshape(1, 1, 8))
+        except ImportError:
+            pass
+        if not arrays:
+            self.skipTest("this Python has neither jax nor mlx")
+        for values in arrays:
+            with self.writer() as trace:
+                trace.begin_step("decode", [[1]])
+                trace.tensor("model.norm", values)
+            step = read_step(self.trace / "step-0000.safetensors")
+            self.assertEqual(step["model.norm"][:2], ("BF16", [1, 1, 8]))
+            self.assertEqual([bits << 16 for bits in array.array("H", step["model.norm"][2])],
+                             list(struct.unpack("<8I", struct.pack("<8f", *range(8)))))
+
     def test_refuses_what_is_no_trace(self):
         with self.writer() as trace:
             with self.assertRaisesRegex(TraceError, "no step has begun"):
