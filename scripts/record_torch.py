@@ -20,7 +20,7 @@ import recording
 import trace_writer
 from recording import UsageError
 
-TAKE_KEYS = {"tensor", "take", "layout", "columns"}
+TAKE_KEYS = {"tensor", "take", "layout", "columns", "slots", "call"}
 
 
 def read_map(path):
@@ -32,13 +32,16 @@ def read_map(path):
         raise UsageError(f"{path}: no JSON: {error}") from error
     if not isinstance(names, dict) or not isinstance(names.get("compute"), dict):
         raise UsageError(f'{path}: must be an object with "compute", and "modules" or "functions"')
-    unknown = set(names) - {"engine", "compute", "layers", "modules", "functions"}
+    unknown = set(names) - {"engine", "compute", "cache_capacity", "layers", "modules", "functions"}
     if unknown:
         raise UsageError(f"{path}: unknown key {sorted(unknown)[0]!r}")
     if not isinstance(names.get("layers", ""), str):
         raise UsageError(f'{path}: "layers" must be the path of a layer, as "model.layers.{{i}}"')
     if not isinstance(names.get("engine", {}), dict):
         raise UsageError(f'{path}: "engine" must be an object')
+    capacity = names.get("cache_capacity")
+    if capacity is not None and (not isinstance(capacity, int) or capacity < 1):
+        raise UsageError(f'{path}: "cache_capacity" is {capacity!r}, but must be the slots of a row of the cache')
     for group in ("modules", "functions"):
         if not isinstance(names.get(group, {}), dict):
             raise UsageError(f'{path}: "{group}" must be an object, from a name to {{"input": …, "output": …}}')
@@ -59,9 +62,14 @@ def read_map(path):
                     how = {} if isinstance(take, str) else take
                     if not isinstance(how.get("layout", ""), str):
                         raise UsageError(f'{path}: {target}: "layout" is {how["layout"]!r}, but must be as "T B H*d"')
-                    columns = how.get("columns", [0, 0])
-                    if not isinstance(columns, list) or len(columns) != 2:
-                        raise UsageError(f'{path}: {target}: "columns" is {columns!r}, but must be as [0, "H*d"]')
+                    for key, example in (("columns", '[0, "H*d"]'), ("slots", '[0, "S"]')):
+                        edges = how.get(key, [0, 0])
+                        if not isinstance(edges, list) or len(edges) != 2:
+                            raise UsageError(f'{path}: {target}: "{key}" is {edges!r}, but must be as {example}')
+                    call = how.get("call", 0)
+                    if not isinstance(call, int) or call < 0:
+                        raise UsageError(f'{path}: {target}: "call" is {call!r}, but must be 0 for the first call of a '
+                                         'layer, 1 for the second, and so on')
                     trace_writer.shape_of(tensor.replace("{i}", "0"))
                     if "{i}" in tensor and "layers" not in names and (group == "functions" or "{i}" not in target):
                         raise UsageError(f'{path}: {target}: {tensor!r} needs to know which layer runs; name the layers '
@@ -80,6 +88,18 @@ def size_of(text, sizes):
                    for term in str(text).replace(" ", "").split("+"))
     except ValueError as error:
         raise UsageError(f"{text!r} is no size; write numbers and the letters of docs/trace-format.md") from error
+
+
+def of_slots(value, name, layout, edges):
+    """Slots [first, last) of a cache that has room for more."""
+    parts = layout.split()
+    if "S" not in parts or len(parts) != value.dim():
+        raise UsageError(f'{name}: "slots" needs a layout with S for each dimension of {list(value.shape)}, as "B K S d"')
+    axis = parts.index("S")
+    first, last = edges
+    if not 0 <= first <= last <= value.shape[axis]:
+        raise UsageError(f"{name}: slots {first} to {last} of {value.shape[axis]}")
+    return value.narrow(axis, first, last - first)
 
 
 def to_contract(value, name, layout, sizes, left_padding):
@@ -133,21 +153,38 @@ class Recorder:
         self._sizes = trace_writer.dimensions_of(config)
         self._left_padding = left_padding
         self._layer = None
+        self._calls, self._entered = {}, {}
         if "layers" in names:
-            for index in range(self._num_layers):
-                self._find(module, names["layers"].replace("{i}", str(index))).register_forward_pre_hook(
-                    lambda module, arguments, index=index: setattr(self, "_layer", index))
+            for layer, indices in self._found(module, names["layers"]):
+                layer.register_forward_pre_hook(
+                    lambda module, arguments, indices=indices: self._enter(module, indices))
         for path, places in names.get("modules", {}).items():
-            for index in range(self._num_layers) if "{i}" in path else [None]:
-                found = self._find(module, path.replace("{i}", str(index)))
+            for found, indices in self._found(module, path):
+                # Of a module that stands in several layers the layer that runs says which one it is.
+                index = indices[0] if len(indices) == 1 else None
                 if "input" in places:
                     found.register_forward_pre_hook(
-                        lambda module, arguments, keywords, takes=places["input"], index=index:
-                        self._take(takes, index, arguments, keywords), with_kwargs=True)
+                        lambda module, arguments, keywords, takes=places["input"], index=index, path=path:
+                        self._take(takes, index, arguments, keywords, (path, "input")), with_kwargs=True)
                 if "output" in places:
                     found.register_forward_hook(
-                        lambda module, arguments, output, takes=places["output"], index=index:
-                        self._take(takes, index, output, {}))
+                        lambda module, arguments, output, takes=places["output"], index=index, path=path:
+                        self._take(takes, index, output, {}, (path, "output")))
+
+    def _found(self, module, path):
+        """The modules of a path, each once, with the layers in which it stands; [None] where the path names no layer."""
+        if "{i}" not in path:
+            return [(self._find(module, path), [None])]
+        layers = {}
+        for index in range(self._num_layers):
+            found = self._find(module, path.replace("{i}", str(index)))
+            layers.setdefault(id(found), (found, []))[1].append(index)
+        return list(layers.values())
+
+    def _enter(self, module, indices):
+        """A layer that stands in several places is called once for each of them."""
+        times = self._entered[id(module)] = self._entered.get(id(module), -1) + 1
+        self._layer = indices[times % len(indices)]
 
     @staticmethod
     def _find(module, path):
@@ -158,11 +195,17 @@ class Recorder:
 
     def begin_step(self, batch, num_tokens, past):
         self._sizes |= {"B": batch, "T": num_tokens, "S": past + num_tokens}
+        self._layer = None
+        self._calls.clear()
+        self._entered.clear()
 
-    def _take(self, takes, layer, value, keywords):
+    def _take(self, takes, layer, value, keywords, place=None):
+        layer = self._layer if layer is None else layer
+        call = self._calls[place, layer] = self._calls.get((place, layer), -1) + 1
         for take in as_list(takes):
             take = {"tensor": take} if isinstance(take, str) else take
-            layer = self._layer if layer is None else layer
+            if take.get("call", call) != call:
+                continue
             if layer is None and "{i}" in take["tensor"]:
                 raise UsageError(f'{take["tensor"]}: it ran before any of the layers that "layers" names')
             name = take["tensor"].replace("{i}", str(layer))
@@ -182,6 +225,9 @@ class Recorder:
                 first, last = (size_of(edge, self._sizes) for edge in take["columns"])
                 found = found[..., first:last]
             layout = take.get("layout", trace_writer.shape_of(name))
+            if "slots" in take:
+                edges = [size_of(edge, self._sizes) for edge in take["slots"]]
+                found = of_slots(found, name, layout, edges)
             self._writer.tensor(name, to_contract(found.detach(), name, layout, self._sizes, self._left_padding))
 
     @contextlib.contextmanager
@@ -197,19 +243,19 @@ class Recorder:
                 except (ImportError, AttributeError) as error:
                     raise UsageError(f"functions: {target}: {error}") from error
                 originals.append((holder, function, original))
-                setattr(holder, function, self._wrapper(original, places))
+                setattr(holder, function, self._wrapper(original, places, target))
             yield
         finally:
             for holder, function, original in reversed(originals):
                 setattr(holder, function, original)
 
-    def _wrapper(self, original, places):
+    def _wrapper(self, original, places, target):
         def wrapper(*arguments, **keywords):
             if "input" in places:
-                self._take(places["input"], None, arguments, keywords)
+                self._take(places["input"], None, arguments, keywords, (target, "input"))
             output = original(*arguments, **keywords)
             if "output" in places:
-                self._take(places["output"], None, output, {})
+                self._take(places["output"], None, output, {}, (target, "output"))
             return output
         return wrapper
 
@@ -231,7 +277,7 @@ def main():
     parser.add_argument("--engine", required=True, type=pathlib.Path, metavar="FILE", help="defines load(directory)")
     parser.add_argument("--map", required=True, type=pathlib.Path, metavar="FILE", help="the name map, JSON")
     arguments = parser.parse_args()
-    config = recording.read_config(arguments.model)
+    config = recording.read_config(arguments.model, ("qwen2", "llama"))
     plan = recording.Plan(arguments, config)
     names = read_map(arguments.map)
     selected = recording.Filter(arguments.tensors, config["num_hidden_layers"])
@@ -242,7 +288,8 @@ def main():
         raise UsageError("this Python has no torch") from error
     module, run_step = load_engine(arguments.engine, arguments.model)
     engine = {"name": arguments.engine.stem, "device": "cpu"} | names.get("engine", {})
-    with trace_writer.TraceWriter(arguments.trace, engine, names["compute"], config) as writer:
+    with trace_writer.TraceWriter(arguments.trace, engine, names["compute"], config,
+                                  names.get("cache_capacity")) as writer:
         recorder = Recorder(module, names, config, writer, selected, plan.left_padding)
 
         def step(tokens, positions, past):

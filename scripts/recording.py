@@ -47,8 +47,8 @@ def numbers(text):
     return values
 
 
-def read_config(directory):
-    """config.json of a Qwen2 checkpoint."""
+def read_config(directory, architectures=("qwen2",)):
+    """config.json of a checkpoint of one of these architectures."""
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -56,9 +56,9 @@ def read_config(directory):
         raise UsageError(f"{path}: {error.strerror}; --model needs a Hugging Face directory") from error
     except ValueError as error:
         raise UsageError(f"{path}: no JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("model_type") != "qwen2":
-        kind = config.get("model_type") if isinstance(config, dict) else config
-        raise UsageError(f"{path}: model_type is {kind!r}, but must be 'qwen2'")
+    kind = config.get("model_type") if isinstance(config, dict) else config
+    if kind not in architectures:
+        raise UsageError(f"{path}: model_type is {kind!r}, but must be {' or '.join(map(repr, architectures))}")
     for key in ("vocab_size", "num_hidden_layers"):
         if not isinstance(config.get(key), int) or config[key] < 1:
             raise UsageError(f"{path}: {key} is {config.get(key)!r}, but must be a positive integer")

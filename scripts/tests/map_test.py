@@ -38,6 +38,9 @@ class Maps(unittest.TestCase):
                             ({"modules": {"ln1": {"output": {"tensor": "model.norm", "layout": 3}}}}, '"layout" is 3'),
                             ({"modules": {"ln1": {"output": {"tensor": "model.norm", "columns": [4]}}}},
                              '"columns" is [4]'),
+                            ({"modules": {"ln1": {"output": {"tensor": "model.norm", "slots": "S"}}}}, '"slots" is'),
+                            ({"modules": {"ln1": {"output": {"tensor": "model.norm", "call": -1}}}}, '"call" is -1'),
+                            ({"cache_capacity": 0}, '"cache_capacity" is 0'),
                             ({"layers": 3}, '"layers" must be'), ({"engine": []}, '"engine" must be'),
                             ({"functions": {"ops:rope": {"output": layer_tensor}}}, "ops:rope: '" + layer_tensor),
                             ({"modules": {"rope": {"output": layer_tensor}}}, "which layer runs")):
@@ -49,6 +52,7 @@ class Maps(unittest.TestCase):
     def test_a_function_outside_the_layers(self):
         recorder = record_torch.Recorder.__new__(record_torch.Recorder)
         recorder._layer, recorder._selected = None, lambda name: True  # pylint: disable=protected-access
+        recorder._calls = {}  # pylint: disable=protected-access
         with self.assertRaises(UsageError) as caught:
             recorder._take("model.layers.{i}.self_attn.q_rope", None, None, {})  # pylint: disable=protected-access
         self.assertIn("before any of the layers", str(caught.exception))

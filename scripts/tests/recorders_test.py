@@ -239,6 +239,53 @@ class Recorders(unittest.TestCase):
                                           "--prompt-tokens", 3, status=2))
         self.assertFalse((self.folder / "bad").exists())
 
+    def test_one_module_in_two_layers_called_twice(self):
+        """A block that both layers share, one norm for both of its places, and a cache with room for more."""
+        (self.folder / "engine.py").write_text("""
+import torch
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.cache = torch.nn.Identity(), torch.nn.Identity()
+    def forward(self, x):
+        x = self.norm(x + 1)
+        slots = torch.arange(12.0).reshape(1, 1, 12, 1).expand(1, %(kv)d, 12, %(width)d)
+        self.cache(slots + x.max())
+        return self.norm(x + 1)
+
+def load(directory):
+    module = torch.nn.Module()
+    module.layers = torch.nn.ModuleList([Block()] * %(layers)d)
+    def step(tokens, positions, past_length, left_padding):
+        x = torch.zeros(1, len(tokens[0]), %(hidden)d)
+        for layer in module.layers:
+            x = layer(x)
+        return torch.zeros(1, 1, %(vocab)d)
+    return module, step
+""" % {"kv": KV_HEADS, "width": WIDTH, "layers": LAST + 1, "hidden": CONFIG["hidden_size"], "vocab": CONFIG["vocab_size"]})
+        (self.folder / "names.json").write_text(json.dumps({
+            "compute": {"weights": "float32", "activations": "float32", "accumulate": "float32"},
+            "cache_capacity": 12, "layers": "layers.{i}", "modules": {
+                "layers.{i}.norm": {"output": [
+                    {"call": 0, "tensor": "model.layers.{i}.input_layernorm"},
+                    {"call": 1, "tensor": "model.layers.{i}.post_attention_layernorm"}]},
+                "layers.{i}.cache": {"output": {"tensor": "model.layers.{i}.self_attn.k_cache",
+                                                "layout": "B K S d", "slots": [0, "S"]}}}}))
+        self.call("record_torch.py", "--engine", self.folder / "engine.py", "--map", self.folder / "names.json",
+                  "--trace", self.folder / "shared", "--prompt-tokens", 3, "--decode", 1)
+        self.assertEqual(json.loads((self.folder / "shared/manifest.json").read_text())["cache_capacity"], 12)
+        for step, slots in ((0, 3), (1, 4)):
+            tensors = self.tensors("shared", step)
+            for layer in range(LAST + 1):
+                first = 2.0 * layer + 1
+                prefix = f"model.layers.{layer}."
+                self.assertEqual(tensors[prefix + "input_layernorm"].unique().tolist(), [first])
+                self.assertEqual(tensors[prefix + "post_attention_layernorm"].unique().tolist(), [first + 1])
+                cache = tensors[prefix + "self_attn.k_cache"]
+                self.assertEqual(list(cache.shape), [1, slots, KV_HEADS, WIDTH])
+                self.assertEqual(cache[0, :, 0, 0].tolist(), [first + slot for slot in range(slots)])
+
     def test_layouts(self):
         sizes = {"B": 2, "T": 3, "S": 3, "D": 4, "H": 2, "K": 1, "d": 5, "I": 6, "V": 7}
         right = torch.arange(2 * 3 * 10).reshape(2, 3, 10)
