@@ -21,6 +21,7 @@ ROOMS = {
     "harness/compare": ["harness/contract"],
     "harness/pattern": ["harness/contract", "harness/compare"],
     "harness/findings": ["harness/contract", "harness/compare"],  # data: what the diagnosis hands to the reports
+    "harness/acceptance": COMPARING + ["harness/findings"],
     "harness/model": COMPARING,
     "harness/trace": COMPARING,
     "harness/cases": COMPARING,
@@ -28,9 +29,11 @@ ROOMS = {
     "harness/explain": ["harness/contract", "harness/compare"],
     # It judges recordings, which are traces in memory.
     "harness/diagnose": COMPARING + ["harness/pattern", "harness/explain", "harness/findings", "harness/trace"],
-    "harness/cli": COMPARING + ["harness/findings", "harness/model", "harness/trace", "harness/cases", "harness/report",
+    "harness/cli": COMPARING + ["harness/findings", "harness/acceptance", "harness/model", "harness/trace", "harness/cases", "harness/report",
                                 "harness/diagnose", "harness/selftest", "harness/calibration", "reference",
                                 "optimized"],
+    # A library for the tests of others.
+    "harness/matchers": COMPARING + ["harness/trace", "reference"],
     "harness/selftest": COMPARING + ["harness/findings", "harness/model", "harness/trace", "harness/cases",
                                      "harness/report", "harness/diagnose"],
     "harness/calibration": COMPARING + ["harness/model", "reference"],  # a program: measures the judge's bounds
@@ -46,6 +49,8 @@ LIBRARIES = {
     "c10/": ["reference"],
     "torch/": ["reference"],
     "nlohmann/": ["harness/formats", "harness/model", "harness/trace", "harness/cases", "harness/report", "harness/cli"],
+    "catch2/": ["harness/matchers", "cmake"],
+    "gtest/": ["harness/matchers"],
     "CLI/": ["harness/cli", "harness/calibration"],
     "cuda": ["optimized/cuda"],
 }
@@ -58,7 +63,8 @@ BENCHMARKS_MAY = ("harness/model/",)
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 SUFFIXES = {".h", ".hpp", ".cpp", ".cc", ".cu", ".cuh"}
-SKIPPED_FOLDERS = re.compile(r"^(build(-[^/]*)?|qdiff-report|\.[^/]*)/")
+# The example of the matchers is a project of its own, with an installed qdiff.
+SKIPPED_FOLDERS = re.compile(r"^(build(-[^/]*)?|qdiff-report|\.[^/]*|harness/matchers/example)/")
 
 
 def room_of(path):

@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <filesystem>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "embedded/case_files.h"
 #include "harness/contract/error.h"
 #include "harness/formats/input_file.h"
 #include "harness/formats/limits.h"
+#include "harness/formats/suggest.h"
 
 namespace qdiff::cases {
 namespace {
@@ -49,12 +52,16 @@ Case load_case(const std::string& path_or_id) {
     return parse_case(formats::read_text_file(path_or_id, formats::kDocumentLimits.bytes), path_or_id);
   }
   std::string known;
+  std::vector<std::string> ids;
   for (const Case& candidate : embedded_suite()) {
     if (candidate.id == path_or_id || candidate.argument == path_or_id) return candidate;
     known += (known.empty() ? "" : ", ") + candidate.id;
+    ids.push_back(candidate.id);
   }
   if (error) throw InputError(path_or_id + ": the case file cannot be opened: " + error.message());
-  throw InputError(path_or_id + ": no such case file, nor a case of the built-in suite (it has " + known + ")");
+  throw InputError(path_or_id + ": no such case file, nor a case of the built-in suite" +
+                   formats::suggestion(std::filesystem::path(path_or_id).stem().string(), ids) + " (it has " + known +
+                   ")");
 }
 
 }  // namespace qdiff::cases

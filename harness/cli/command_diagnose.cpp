@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 
+#include "harness/cli/acceptance.h"
 #include "harness/cli/commands.h"
 #include "harness/cli/delivery.h"
 #include "harness/cli/memory.h"
@@ -102,6 +103,8 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
   options.allow_precision = arguments.allow_precision;
   options.infer_points = arguments.infer_points;
   check_output_folder(arguments.out);
+  const auto terms = read_terms(arguments.acceptance, arguments.out, arguments.allow_precision);
+  if (terms) acceptance::check_baseline(*terms, true, {options.id});
 
   Progress progress(arguments.common.quiet);
   options.progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
@@ -118,8 +121,13 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
   progress.clear();
   if (tokenizer != nullptr) {
     for (findings::FreeRun& run : result.free_runs) put_words(*tokenizer, run);
+    if (result.fed_tokens && result.fed_tokens->not_chosen > 0) {
+      result.fed_tokens->fed_word = words(*tokenizer, {result.fed_tokens->fed});
+      result.fed_tokens->chosen_word = words(*tokenizer, {result.fed_tokens->chosen});
+    }
   }
   result.command = command;
+  apply_terms(terms, result);
   return deliver(result, arguments.common, arguments.out);
 }
 

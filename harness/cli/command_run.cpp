@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "harness/cases/case.h"
+#include "harness/cli/acceptance.h"
 #include "harness/cli/case_model.h"
 #include "harness/cli/commands.h"
 #include "harness/cli/delivery.h"
@@ -159,8 +160,8 @@ void print_gemms(Engine& engine, const ModelConfig& config, const std::string& m
   std::fflush(stdout);
 }
 
-findings::RunResult run_group(Group& group, const RunArguments& arguments, const MemoryPlan& plan,
-                              const std::optional<std::set<int>>& steps, Progress& progress) {
+findings::RunResult run_group(Group& group, const std::string& which, const RunArguments& arguments,
+                              const MemoryPlan& plan, const std::optional<std::set<int>>& steps, Progress& progress) {
   const auto candidate = make_engine(arguments.backend, *group.model,
                                      {.dtype = group.dtype,
                                       .threads = arguments.common.threads,
@@ -179,7 +180,7 @@ findings::RunResult run_group(Group& group, const RunArguments& arguments, const
   options.inject = group.inject;
   options.repeat_arguments = repeat_arguments(arguments, group.inject);
   options.progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
-    progress.show(group.spec + ": " + what, done, total);
+    progress.show(which + group.spec + ": " + what, done, total);
   };
   std::vector<std::int64_t> expected, actual;
   if (arguments.prompt) {
@@ -204,6 +205,14 @@ findings::RunResult run_group(Group& group, const RunArguments& arguments, const
   return result;
 }
 
+std::vector<std::string> ids_of(const std::vector<Group>& groups) {
+  std::vector<std::string> ids;
+  for (const Group& group : groups) {
+    for (const CaseInput& input : group.cases) ids.push_back(input.id);
+  }
+  return ids;
+}
+
 }  // namespace
 
 ExitStatus run_command(const RunArguments& arguments, const std::string& command) {
@@ -217,13 +226,17 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
     place_fault(groups, *arguments.inject);
   }
   check_output_folder(arguments.out);
+  const auto terms = read_terms(arguments.acceptance, arguments.out, false);
+  if (terms) acceptance::check_baseline(*terms, false, ids_of(groups));
   std::vector<MemoryPlan> plans;
   for (const Group& group : groups) plans.push_back(plan_group(group, arguments));
 
   Progress progress(arguments.common.quiet);
   std::vector<findings::RunResult> results;
   for (std::size_t i = 0; i < groups.size(); ++i) {
-    results.push_back(run_group(groups[i], arguments, plans[i], steps, progress));
+    const std::string which =
+        groups.size() == 1 ? "" : "model " + std::to_string(i + 1) + " of " + std::to_string(groups.size()) + ", ";
+    results.push_back(run_group(groups[i], which, arguments, plans[i], steps, progress));
   }
   progress.clear();
   findings::RunResult result = diagnose::merge(std::move(results));
@@ -234,6 +247,7 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
     result.reason = "the planted fault " + to_string(*arguments.inject) +
                     " never ran in a place where it differs from the right code; choose a case that runs it";
   }
+  apply_terms(terms, result);
   return deliver(result, arguments.common, arguments.out);
 }
 

@@ -16,6 +16,7 @@ ExitStatus inspect_command(const InspectArguments& arguments);
 ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::string& command);
 ExitStatus compare_command(const CompareArguments& arguments);
 ExitStatus selftest_command(const SelftestArguments& arguments, const std::string& command);
+ExitStatus completion_command(const CompletionArguments& arguments);
 
 inline ExitStatus status_of(compare::Verdict verdict) {
   switch (verdict) {
@@ -27,6 +28,12 @@ inline ExitStatus status_of(compare::Verdict verdict) {
       break;
   }
   return ExitStatus::kCannotJudge;
+}
+
+inline ExitStatus status_of(findings::AcceptanceVerdict verdict) {
+  using findings::AcceptanceVerdict;
+  if (verdict == AcceptanceVerdict::kAccepted) return ExitStatus::kMatch;
+  return verdict == AcceptanceVerdict::kRefused ? ExitStatus::kDiverged : ExitStatus::kCannotJudge;
 }
 
 }  // namespace qdiff::cli

@@ -46,8 +46,8 @@ void tell_github_actions(const findings::RunResult& result, bool quiet) {
 ExitStatus deliver(const findings::RunResult& result, const CommonArguments& common, const std::string& out) {
   const bool on_github = in_github_actions();
   if (!common.quiet) {
-    const std::string text =
-        report::format_terminal(result, {.color = use_color(common.color), .width = output_columns(), .reports = out});
+    const std::string text = report::format_terminal(
+        result, {.color = use_color(common.color), .width = output_columns(), .reports = out, .all = common.all});
     std::fputs(on_github ? report::without_github_commands(text).c_str() : text.c_str(), stdout);
   }
   if (on_github) tell_github_actions(result, common.quiet);
@@ -55,7 +55,7 @@ ExitStatus deliver(const findings::RunResult& result, const CommonArguments& com
   if (result.inferred_points) std::fputs(report::points_json(*result.inferred_points).c_str(), stdout);
   std::fflush(stdout);
   report::write_reports(result, out);  // last: a disk that is full by now must not lose the verdict
-  return status_of(result.verdict);
+  return result.acceptance ? status_of(result.acceptance->verdict) : status_of(result.verdict);
 }
 
 }  // namespace qdiff::cli

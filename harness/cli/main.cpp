@@ -38,6 +38,8 @@ ExitStatus dispatch(const CommandLine& line) {
   if (const auto* diagnose = std::get_if<DiagnoseArguments>(&line.arguments)) {
     return diagnose_command(*diagnose, line.command);
   }
+  if (const auto* completion = std::get_if<CompletionArguments>(&line.arguments))
+    return completion_command(*completion);
   return inspect_command(std::get<InspectArguments>(line.arguments));
 }
 
@@ -115,5 +117,7 @@ ExitStatus flush_output(ExitStatus status) {
 int main(int argc, char** argv) {
   qdiff::cli::fill_missing_streams();
   std::signal(SIGPIPE, SIG_IGN);  // a write then fails instead
-  return static_cast<int>(qdiff::cli::flush_output(qdiff::cli::guarded(argc, argv)));
+  const qdiff::ExitStatus status = qdiff::cli::flush_output(qdiff::cli::guarded(argc, argv));
+  if (status == qdiff::ExitStatus::kBadInput) return qdiff::cli::bad_input_status(argc, argv);
+  return static_cast<int>(status);
 }

@@ -3,8 +3,11 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>
+#include <sstream>
 #include <utility>
 
+#include "harness/cli/completion.h"
+#include "harness/cli/man_page.h"
 #include "harness/cli/text.h"
 #include "harness/contract/error.h"
 #include "harness/formats/suggest.h"
@@ -16,6 +19,11 @@
 namespace qdiff::cli {
 namespace {
 
+constexpr const char* kAbout =
+    "qdiff finds the first wrong tensor of a Qwen2.5 inference engine, and the known bug that explains it.";
+
+constexpr const char* kBadInputStatus = "--bad-input-status";
+
 constexpr const char* kExitStatuses =
     "Exit status:\n"
     "  0    match: everything that was judged is right\n"
@@ -23,9 +31,12 @@ constexpr const char* kExitStatuses =
     "  2    bad usage or bad input: nothing was judged\n"
     "  125  cannot judge here: no such device, nothing left to judge, or inconclusive\n";
 
+constexpr char kBetweenChoices = '|';
+
 // Adds an option that fills `value` with what `read(flag, text)` returns; `read` throws InputError for a bad text.
+// Where it knows the words that it takes, those stand in --help for `value_name`.
 template <typename Value, typename Read>
-CLI::Option* add_value(CLI::App& app, const std::string& flag, Value& value, const std::string& value_name, Read read,
+CLI::Option* add_value(CLI::App& app, const std::string& flag, Value& value, std::string value_name, Read read,
                        const std::string& description) {
   const auto store = [&value, flag, read](const std::string& text) {
     if (text.starts_with("--")) {  // "--model --quiet": CLI11 takes the second option as the first one's value
@@ -34,6 +45,10 @@ CLI::Option* add_value(CLI::App& app, const std::string& flag, Value& value, con
     }
     value = read(flag, text);
   };
+  if constexpr (requires { read.words(); }) {
+    value_name.clear();
+    for (const std::string& word : read.words()) value_name += (value_name.empty() ? "" : "|") + word;
+  }
   return app.add_option_function<std::string>(flag, store, description)->type_name(value_name);
 }
 
@@ -71,8 +86,12 @@ void add_output_options(CLI::App& app, CommonArguments& common) {
   const auto read = one_of<ColorChoice>(
       {{"auto", ColorChoice::kAuto}, {"always", ColorChoice::kAlways}, {"never", ColorChoice::kNever}});
   add_value(app, "--color", common.color, "WHEN", read,
-            "auto, always or never (default: auto, colour on a terminal only)");
+            "When to colour the report (default: auto, on a terminal only)");
   app.add_flag("--quiet", common.quiet, "No progress line, and no report on standard output");
+}
+
+void add_all(CLI::App& app, CommonArguments& common) {
+  app.add_flag("--all", common.all, "Show the ten hypotheses, and every cause, however many there are");
 }
 
 void add_common(CLI::App& app, CommonArguments& common) {
@@ -82,11 +101,35 @@ void add_common(CLI::App& app, CommonArguments& common) {
   add_output_options(app, common);
 }
 
+int parse_bad_input_status(const std::string& text) {
+  constexpr std::int64_t kFirst = 2, kLast = 255;  // never that of a match or of a divergence
+  return static_cast<int>(parse_whole(kBadInputStatus, text, kFirst, kLast));
+}
+
+// `git bisect run` takes 125 for a commit that cannot be told, and 2 for a bad one.
+void add_bad_input_status(CLI::App& app) {
+  // main() reads the value from the words.
+  const auto check = [](const std::string& text) { parse_bad_input_status(text); };
+  app.add_option_function<std::string>(
+         kBadInputStatus, check, "The exit status for bad usage and bad input instead of 2: 125 under git bisect run")
+      ->type_name("N");
+}
+
+void add_acceptance(CLI::App& app, AcceptanceArguments& acceptance) {
+  add_value(app, "--baseline", acceptance.baseline, "DIR", parse_path,
+            "The folder of an earlier run's reports: what it has is known, and only new findings fail");
+  add_value(app, "--waivers", acceptance.waivers, "FILE", parse_path,
+            "Findings to live with, each with its reason, owner and last day; one that is expired or that no longer "
+            "occurs fails");
+  add_value(app, "--fail-on", acceptance.fail_on, "KINDS", parse_kinds,
+            "logic, precision, or any: the kinds of finding that fail, separated by commas (default: any)");
+}
+
 template <typename Arguments>
 void add_engine_options(CLI::App& app, Arguments& arguments) {
   const auto read = one_of<DType>({{"float32", DType::kF32}, {"bfloat16", DType::kBF16}, {"float16", DType::kF16}});
   add_value(app, "--dtype", arguments.dtype, "DTYPE", read,
-            "float32, bfloat16 or float16: weights and tensors of the engine (default: as the checkpoint)");
+            "The type of the engine's weights and tensors (default: as the checkpoint)");
   add_value(app, "--inject", arguments.inject, "FAULT", parse_fault,
             "Hnn.name[=value][@layer]: the engine computes with that known bug planted, as H05.modulo");
   app.add_flag("--print-gemms", arguments.print_gemms,
@@ -126,7 +169,7 @@ void add_run(CLI::App& app, CommandLine& line) {
   add_value(command, "--tokens", run->tokens, "N", read_tokens,
             "With --prompt: how many tokens it writes at most (default: 12)")
       ->needs(prompt);
-  add_backend(command, run->backend, "cpu or cuda: the engine to judge (default: cpu)");
+  add_backend(command, run->backend, "The engine to judge (default: cpu)");
   using reference::Where;
   add_value(command, "--reference", run->reference, "WHERE",
             one_of<Where>({{"host", Where::kHost}, {"gpu", Where::kGpu}, {"auto", Where::kBySize}}),
@@ -138,7 +181,10 @@ void add_run(CLI::App& app, CommandLine& line) {
                        "Judge only these steps of each case, as 0,4");
   add_mode(command, run->mode,
            "lockstep: each layer gets the reference's input; free: the engine feeds itself; both (default: both)");
+  add_acceptance(command, run->acceptance);
+  add_all(command, run->common);
   add_common(command, run->common);
+  add_bad_input_status(command);
   command.footer(std::string("Examples:\n"
                              "  qdiff run --model ~/models/Qwen2.5-0.5B --out report\n"
                              "  qdiff run cases/H05-gqa.json --layers 0 --steps 0 --dtype float32\n"
@@ -164,7 +210,7 @@ void add_record(CLI::App& app, CommandLine& line) {
       ->required();
   const auto read_engine = one_of<EngineKind>(
       {{"reference", EngineKind::kReference}, {"cpu", EngineKind::kCpu}, {"cuda", EngineKind::kCuda}});
-  add_value(command, "--engine", record->engine, "NAME", read_engine, "reference, cpu or cuda")->required();
+  add_value(command, "--engine", record->engine, "NAME", read_engine, "The engine to record")->required();
   add_value(command, "--trace", record->trace, "DIR", parse_path,
             "The trace to write; replaces an older trace, nothing else")
       ->required();
@@ -174,6 +220,7 @@ void add_record(CLI::App& app, CommandLine& line) {
   add_mode(command, record->mode,
            "free: the engine feeds itself; lockstep: each layer gets the reference's input (default: free)");
   add_common(command, record->common);
+  add_bad_input_status(command);
   command.footer(
       "Example:\n"
       "  qdiff record --model synthetic:qwen2.5-0.5b --case H05-gqa --engine cpu --trace t\n\n"
@@ -215,6 +262,7 @@ void add_compare(CLI::App& app, CommandLine& line) {
             "Accept a relative RMS error up to R, across element types too (default: all bits equal)");
   add_out(command, compare->out, "Also write compare.json there");
   add_output_options(command, compare->common);
+  add_bad_input_status(command);
   command.footer(
       "No rounding is known without a model, so nothing is judged: 'qdiff run' does that.\n\n"
       "Examples:\n"
@@ -241,13 +289,22 @@ void add_diagnose(CLI::App& app, CommandLine& line) {
                    "Propose, on standard output, the compute.points that would declare every rounding found");
   command.add_flag("--allow-precision", diagnose->allow_precision,
                    "Undeclared roundings are reported, but the exit status leaves them aside");
+  add_acceptance(command, diagnose->acceptance);
+  add_all(command, diagnose->common);
   add_common(command, diagnose->common);
+  add_bad_input_status(command);
   command.footer(std::string("Any tensor may be missing from a trace; the more there are, the narrower the finding.\n\n"
                              "Examples:\n"
                              "  qdiff diagnose --model ~/models/Qwen2.5-0.5B --trace trace/\n"
                              "  qdiff diagnose --model ~/models/Qwen2.5-0.5B --trace trace/ --infer-points\n\n") +
                  kExitStatuses);
-  command.callback([diagnose, &line] { line.arguments = *diagnose; });
+  command.callback([diagnose, &line] {
+    const auto& kinds = diagnose->acceptance.fail_on;
+    if (diagnose->allow_precision && kinds && std::ranges::count(*kinds, findings::FindingKind::kPrecision) > 0) {
+      throw InputError("--allow-precision and --fail-on with precision contradict each other; leave one out");
+    }
+    line.arguments = *diagnose;
+  });
 }
 
 void add_selftest(CLI::App& app, CommandLine& line) {
@@ -273,6 +330,31 @@ void add_selftest(CLI::App& app, CommandLine& line) {
   command.callback([selftest, &line] { line.arguments = *selftest; });
 }
 
+void add_completion(CLI::App& app, CommandLine& line) {
+  const auto completion = std::make_shared<CompletionArguments>();
+  CLI::App& command = *app.add_subcommand("completion", "Print the completion script of a shell");
+  add_place(command, "SHELL", completion->shell, "bash, zsh or fish")->required();
+  command.footer(
+      "Examples:\n"
+      "  source <(qdiff completion bash)\n"
+      "  qdiff completion zsh > ~/.zfunc/_qdiff\n"
+      "  qdiff completion fish > ~/.config/fish/completions/qdiff.fish\n\n"
+      "Exit status:\n"
+      "  0    the script is printed\n"
+      "  2    there is none for this shell\n");
+  command.callback([completion, &line] { line.arguments = *completion; });
+}
+
+void add_man(CLI::App& app, CommandLine& line) {
+  CLI::App& command = *app.add_subcommand("man", "Print the manual page");
+  command.footer(
+      "Example:\n"
+      "  qdiff man | man -l -\n\n"
+      "Exit status:\n"
+      "  0    the page is printed\n");
+  command.callback([&line] { line.arguments = PrintText{man_page(describe_commands(), QDIFF_VERSION)}; });
+}
+
 void add_commands(CLI::App& app, CommandLine& line) {
   app.set_version_flag("--version", "qdiff " QDIFF_VERSION, "Print the version and stop");
   app.require_subcommand(1);
@@ -291,6 +373,36 @@ void add_commands(CLI::App& app, CommandLine& line) {
   add_compare(app, line);
   add_diagnose(app, line);
   add_selftest(app, line);
+  add_completion(app, line);
+  add_man(app, line);
+}
+
+// ---- What --help says, as data ----
+
+OptionFacts facts_of(const CLI::Option& option) {
+  OptionFacts facts{.name = option.get_positional() ? option.get_single_name() : "--" + option.get_lnames().front(),
+                    .value = option.get_type_name(),
+                    .description = option.get_description(),
+                    .required = option.get_required()};
+  if (option.get_positional()) {
+    facts.value = facts.name;
+    facts.many = option.get_items_expected_max() > 1;
+    return facts;
+  }
+  if (option.get_items_expected_max() == 0) facts.value.clear();  // a flag
+  if (facts.value.find(kBetweenChoices) == std::string::npos) return facts;
+  std::istringstream words(facts.value);
+  for (std::string word; std::getline(words, word, kBetweenChoices);) facts.choices.push_back(word);
+  return facts;
+}
+
+CommandFacts facts_of(const CLI::App& app, const std::string& name) {
+  CommandFacts facts{
+      .name = name, .description = app.get_description(), .options = {}, .places = {}, .footer = app.get_footer()};
+  for (const CLI::Option* option : app.get_options()) {
+    (option->get_positional() ? facts.places : facts.options).push_back(facts_of(*option));
+  }
+  return facts;
 }
 
 // ---- What is wrong with the words, said better than CLI11 would ----
@@ -353,11 +465,38 @@ std::string repeat_arguments(const RunArguments& arguments, const std::optional<
   return text;
 }
 
+std::vector<CommandFacts> describe_commands() {
+  CommandLine line{.command = "", .arguments = PrintText{}};
+  CLI::App app(kAbout, "qdiff");
+  add_commands(app, line);
+  std::vector<CommandFacts> commands = {facts_of(app, "")};
+  for (const CLI::App* command : app.get_subcommands({})) commands.push_back(facts_of(*command, command->get_name()));
+  return commands;
+}
+
+int bad_input_status(int argc, const char* const* argv) {
+  constexpr int kUsual = static_cast<int>(ExitStatus::kBadInput);
+  const std::string_view option = kBadInputStatus;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--") break;
+    std::string value;
+    if (word == option && i + 1 < argc) value = argv[i + 1];
+    if (word.starts_with(option) && word.substr(option.size()).starts_with('=')) value = word.substr(option.size() + 1);
+    if (value.empty()) continue;
+    try {
+      return parse_bad_input_status(value);
+    } catch (const InputError&) {
+      return kUsual;  // said by the reader of the command line
+    }
+  }
+  return kUsual;
+}
+
 CommandLine parse_command_line(int argc, const char* const* argv) {
   CommandLine line{.command = "qdiff", .arguments = PrintText{}};
   for (int i = 1; i < argc; ++i) line.command += ' ' + shell_quote(argv[i]);
-  CLI::App app("qdiff finds the first wrong tensor of a Qwen2.5 inference engine, and the known bug that explains it.",
-               "qdiff");
+  CLI::App app(kAbout, "qdiff");
   add_commands(app, line);
   check_command_name(app, argc, argv);
   const auto asked = [&app]() -> const CLI::App& {

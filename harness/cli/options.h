@@ -11,6 +11,7 @@
 #include "harness/cli/values.h"
 #include "harness/contract/engine.h"
 #include "harness/diagnose/run.h"
+#include "harness/findings/finding_kind.h"
 #include "reference/reference.h"
 
 namespace qdiff::cli {
@@ -23,6 +24,15 @@ struct CommonArguments {
   std::optional<int> threads;
   ColorChoice color = ColorChoice::kAuto;
   bool quiet = false;
+  bool all = false;  // show the ten hypotheses and every cause, whatever was found
+};
+
+// What a pipeline accepts.
+struct AcceptanceArguments {
+  std::optional<std::string> baseline, waivers;
+  std::optional<std::vector<findings::FindingKind>> fail_on;
+
+  bool given() const { return baseline || waivers || fail_on; }
 };
 
 struct RunArguments {
@@ -40,6 +50,7 @@ struct RunArguments {
   diagnose::Mode mode = diagnose::Mode::kBoth;
   std::optional<Fault> inject;
   bool print_gemms = false;
+  AcceptanceArguments acceptance;
 };
 
 struct RecordArguments {
@@ -83,9 +94,14 @@ struct DiagnoseArguments {
   std::optional<NumberRanges> steps;
   bool infer_points = false;
   bool allow_precision = false;
+  AcceptanceArguments acceptance;
 };
 
-// `--help` and `--version`: text for standard output, and nothing else to do.
+struct CompletionArguments {
+  std::string shell;
+};
+
+// `--help`, `--version` and `man`: text for standard output, and nothing else to do.
 struct PrintText {
   std::string text;
 };
@@ -93,12 +109,16 @@ struct PrintText {
 struct CommandLine {
   std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
   std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, DiagnoseArguments,
-               SelftestArguments>
+               SelftestArguments, CompletionArguments>
       arguments;
 };
 
 // Throws InputError for bad usage; the message is one sentence that says what to do, without the program's name.
 CommandLine parse_command_line(int argc, const char* const* argv);
+
+// The exit status for bad usage and bad input: 2, or what --bad-input-status says, wherever it stands. It is read from
+// the words alone, for a command line that is refused as a whole still says so.
+int bad_input_status(int argc, const char* const* argv);
 
 // Arguments that give a finding's command the same candidate as this run: " --model M --dtype float32 --inject …".
 // `inject` is the fault as it was planted in that candidate.

@@ -4,9 +4,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <cstdlib>
 
 #include "harness/cli/text.h"
+#include "harness/cli/values.h"
+#include "harness/contract/error.h"
+#include "harness/formats/duration.h"
 
 namespace qdiff::cli {
 namespace {
@@ -17,20 +22,66 @@ std::size_t terminal_columns() {
   return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : kUsual;
 }
 
+double seconds_between_lines() {
+  constexpr double kUsual = 30.0;
+  const char* given = std::getenv("QDIFF_PROGRESS_SECONDS");
+  if (given == nullptr) return kUsual;
+  try {
+    return parse_tolerance("QDIFF_PROGRESS_SECONDS", given);
+  } catch (const InputError&) {
+    return kUsual;  // no reason to refuse work
+  }
+}
+
 }  // namespace
 
-Progress::Progress(bool quiet) : enabled_(!quiet && isatty(STDERR_FILENO) == 1) {}
+std::string progress_bar(double share) {
+  constexpr int kWidth = 10;
+  const double within = std::clamp(share, 0.0, 1.0);
+  const int filled = static_cast<int>(within * kWidth);
+  char percent[8];
+  std::snprintf(percent, sizeof percent, "%3d%%", static_cast<int>(within * 100.0));
+  return '[' + std::string(static_cast<std::size_t>(filled), '=') +
+         std::string(static_cast<std::size_t>(kWidth - filled), ' ') + "] " + percent;
+}
+
+Progress::Progress(bool quiet)
+    : enabled_(!quiet), terminal_(isatty(STDERR_FILENO) == 1), between_lines_(seconds_between_lines()) {}
 
 void Progress::show(const std::string& what, std::int64_t done, std::int64_t total) {
   if (!enabled_) return;
-  const auto now = std::chrono::steady_clock::now();
-  if (columns_drawn_ != 0 && now - last_drawn_ < std::chrono::milliseconds(100)) return;
-  last_drawn_ = now;
-  std::string line = one_line(what);
-  if (total > 0) {
-    const std::int64_t percent = std::clamp<std::int64_t>(done * 100 / total, 0, 100);
-    line = std::to_string(percent) + "% (" + std::to_string(done) + " of " + std::to_string(total) + ")  " + line;
+  const auto now = Clock::now();
+  if (what != counted_ || done < counted_from_) {
+    counted_ = what;
+    counted_since_ = now;
+    counted_from_ = done;
   }
+  if (terminal_) {
+    if (columns_drawn_ != 0 && now - last_shown_ < std::chrono::milliseconds(100)) return;
+    redraw(line_of(what, done, total, now));
+  } else {
+    if (now - last_shown_ < between_lines_) return;
+    std::fprintf(stderr, "qdiff: %s\n", line_of(what, done, total, now).c_str());
+  }
+  last_shown_ = now;
+}
+
+std::string Progress::line_of(const std::string& what, std::int64_t done, std::int64_t total, Clock::time_point now) {
+  const auto seconds = [](Clock::duration duration) { return std::chrono::duration<double>(duration).count(); };
+  std::string line;
+  if (total > 0) {
+    line = progress_bar(static_cast<double>(done) / static_cast<double>(total)) + "  " + std::to_string(done) + " of " +
+           std::to_string(total) + "  ";
+  }
+  line += one_line(what) + ", " + formats::duration_text(std::floor(seconds(now - started_)));
+  if (done > counted_from_ && total > done) {
+    const double each = seconds(now - counted_since_) / static_cast<double>(done - counted_from_);
+    line += ", about " + formats::duration_text(std::ceil(each * static_cast<double>(total - done))) + " left of this";
+  }
+  return line;
+}
+
+void Progress::redraw(std::string line) {
   line.resize(std::min(line.size(), terminal_columns() - 1));  // a wrapped line could not be redrawn
   const std::size_t drawn = line.size();
   // Spaces rather than an escape sequence wipe what the longer line before left.

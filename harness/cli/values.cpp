@@ -52,7 +52,11 @@ std::optional<double> unsigned_number(std::string_view text) {
 
 std::string suggested_fault(const std::string& id) {
   std::vector<std::string> names;
-  for (const VariantFacts& facts : fault_table()) names.emplace_back(name(facts.id));
+  for (const VariantFacts& facts : fault_table()) {
+    names.emplace_back(name(facts.id));
+    // "modulo": the name is right, and its hypothesis is left out.
+    if (!id.empty() && names.back().ends_with('.' + id)) return "; did you mean \"" + names.back() + "\"?";
+  }
   return formats::suggestion(id, names);
 }
 
@@ -130,6 +134,30 @@ std::string parse_path(const std::string& option, const std::string& text) {
   return text;
 }
 
+std::vector<findings::FindingKind> parse_kinds(const std::string& option, const std::string& text) {
+  std::vector<findings::FindingKind> kinds;
+  const auto add = [&](findings::FindingKind kind) {
+    if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
+  };
+  std::string_view rest = text;
+  while (true) {
+    const std::size_t comma = rest.find(',');
+    const std::string_view word = rest.substr(0, comma);
+    std::vector<std::string> known = {"any"};
+    bool found = word == "any";
+    for (std::size_t i = 0; i < findings::kFindingKindNames.size(); ++i) {
+      const auto kind = static_cast<findings::FindingKind>(i);
+      known.emplace_back(findings::name(kind));
+      if (word != "any" && word != findings::name(kind)) continue;
+      add(kind);
+      found = true;
+    }
+    if (!found) refuse_choice(option, std::string(word), known);
+    if (comma == std::string_view::npos) return kinds;
+    rest.remove_prefix(comma + 1);
+  }
+}
+
 void refuse_choice(const std::string& option, const std::string& text, const std::vector<std::string>& choices) {
   refuse(option, text, "must be " + join(choices) + formats::suggestion(text, choices));
 }
@@ -143,7 +171,7 @@ Fault parse_fault(const std::string& option, const std::string& text) {
   const std::string family = id.substr(0, dot);
   const bool is_hypothesis = family.size() == 3 && family[0] == 'H' && is_digits(family.substr(1));
   if (dot == std::string::npos || dot + 1 == id.size() || !(is_hypothesis || family == "X")) {
-    refuse(option, text, rule);
+    refuse(option, text, rule + suggested_fault(id));
   }
   const std::optional<FaultId> known = parse_fault_id(id);
   if (!known) refuse(option, id, "there is no such fault; docs/faults.md lists them" + suggested_fault(id));

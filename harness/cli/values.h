@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "harness/contract/engine.h"
+#include "harness/findings/finding_kind.h"
 
 namespace qdiff::cli {
 
@@ -42,21 +43,38 @@ double parse_tolerance(const std::string& option, const std::string& text);
 // Any text but none: a path, or a name of something built in.
 std::string parse_path(const std::string& option, const std::string& text);
 
+// "logic,precision" or "any": kinds of finding, each once.
+std::vector<findings::FindingKind> parse_kinds(const std::string& option, const std::string& text);
+
 // Throws InputError that lists the choices and names the nearest.
 [[noreturn]] void refuse_choice(const std::string& option, const std::string& text,
                                 const std::vector<std::string>& choices);
 
 // A reader of one of these words.
 template <typename Value>
-auto one_of(std::vector<std::pair<std::string, Value>> choices) {
-  return [choices = std::move(choices)](const std::string& option, const std::string& text) {
-    std::vector<std::string> words;
-    for (const auto& [word, value] : choices) {
+class OneOf {
+ public:
+  explicit OneOf(std::vector<std::pair<std::string, Value>> choices) : choices_(std::move(choices)) {}
+
+  Value operator()(const std::string& option, const std::string& text) const {
+    for (const auto& [word, value] : choices_) {
       if (word == text) return value;
-      words.push_back(word);
     }
-    refuse_choice(option, text, words);
-  };
+    refuse_choice(option, text, words());
+  }
+  std::vector<std::string> words() const {
+    std::vector<std::string> words;
+    for (const auto& [word, value] : choices_) words.push_back(word);
+    return words;
+  }
+
+ private:
+  std::vector<std::pair<std::string, Value>> choices_;
+};
+
+template <typename Value>
+OneOf<Value> one_of(std::vector<std::pair<std::string, Value>> choices) {
+  return OneOf<Value>(std::move(choices));
 }
 
 // "Hnn.name[=value][@layer]" or "X.name…", of a bug in the fault table.

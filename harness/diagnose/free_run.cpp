@@ -99,6 +99,32 @@ std::int64_t top_token(const TensorView& logits, std::int64_t row, std::int64_t 
   return best;
 }
 
+std::optional<findings::FedTokens> fed_tokens(const std::vector<Step>& steps, const std::set<int>& judged,
+                                              const TensorStore& candidate, const ModelConfig& config) {
+  findings::FedTokens fed;
+  for (std::size_t s = 1; s < steps.size(); ++s) {
+    const Step& before = steps[s - 1];
+    const TensorKey head{before.index, {Op::kLmHead}};
+    if (steps[s].phase != Phase::kDecode || !judged.contains(before.index) || !candidate.has(head)) continue;
+    const TensorView logits = candidate.get(head);
+    const Shape all = {before.batch(), before.num_tokens(), config.vocab}, last = {before.batch(), 1, config.vocab};
+    if (logits.shape != all && logits.shape != last) continue;
+    for (std::int64_t row = 0; row < before.batch(); ++row) {
+      if (before.is_pad(row, before.num_tokens() - 1)) continue;
+      const std::int64_t chosen = top_token(logits, last_row(logits, row), config.vocab);
+      if (chosen < 0) continue;
+      const std::int64_t token = steps[s].tokens[static_cast<std::size_t>(row)].front();
+      ++fed.compared;
+      if (token == chosen || fed.not_chosen++ > 0) continue;
+      fed.step = steps[s].index;
+      fed.row = row;
+      fed.fed = token;
+      fed.chosen = chosen;
+    }
+  }
+  return fed.compared > 0 ? std::optional(fed) : std::nullopt;
+}
+
 findings::FreeRun free_run_figures(const std::string& case_id, const std::vector<Step>& steps,
                                    const TensorStore& candidate, const ReferenceChain& chain,
                                    const ModelConfig& config) {

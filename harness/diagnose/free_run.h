@@ -2,6 +2,8 @@
 // Figures, never a verdict.
 #pragma once
 
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,11 @@ namespace qdiff::diagnose {
 
 // The token of the largest logit in a row of logits [..., vocab], the first of several; -1 where there is NaN.
 std::int64_t top_token(const TensorView& logits, std::int64_t row, std::int64_t vocab);
+
+// The tokens of those decode steps whose step before has logits and is among `judged`, beside what these would choose.
+// Nothing where there are none.
+std::optional<findings::FedTokens> fed_tokens(const std::vector<Step>& steps, const std::set<int>& judged,
+                                              const TensorStore& candidate, const ModelConfig& config);
 
 findings::FreeRun free_run_figures(const std::string& case_id, const std::vector<Step>& steps,
                                    const TensorStore& candidate, const ReferenceChain& chain,

@@ -142,6 +142,10 @@ findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions&
   if (options.beside_reference && extent.outside_layers) {
     if (auto figures = beside_reference(of)) result.free_runs.push_back(std::move(*figures));
   }
+  if (extent.outside_layers) {
+    result.fed_tokens = fed_tokens(manifest.steps, of.steps(), parties.trace, of.config());
+    parties.trace.forget();
+  }
   const auto repeat_command = [&](const Subject&, const TensorKey& key) {
     return options.command + options_selecting(key);
   };

@@ -21,6 +21,8 @@
 #include "harness/contract/fault_table.h"
 #include "harness/contract/operation_table.h"
 #include "harness/contract/step.h"
+#include "harness/findings/acceptance.h"
+#include "harness/findings/finding_kind.h"
 
 namespace qdiff::findings {
 
@@ -67,8 +69,6 @@ struct Explanation {
   std::map<std::string, std::string> points;  // kind precision: entries of compute.points that would declare it
 };
 
-enum class FindingKind : std::uint8_t { kLogic, kPrecision };
-
 struct Finding {
   std::string case_id;
   std::string mode;  // "lockstep", "free" or, for a trace, "trace"
@@ -97,6 +97,16 @@ struct JudgedTensor {
 // Whether a known bug, a mechanism or roundings that nobody declared reproduce the wrong tensor.
 inline bool is_explained(const Explanation& explanation) {
   return explanation.variant || explanation.mechanism || !explanation.points.empty();
+}
+
+// What explains it, in a name that is the same in every run: a known bug, a mechanism, or the points of a rounding.
+// Empty where nothing does. A fitted value is no part of it, for rounding moves it.
+inline std::string cause_name(const Explanation& explanation) {
+  if (explanation.variant) return std::string(name(*explanation.variant));
+  if (explanation.mechanism) return *explanation.mechanism;
+  std::string text;
+  for (const auto& [point, dtype] : explanation.points) text += (text.empty() ? "" : ", ") + point;
+  return text;
 }
 
 // Whether it names the hypothesis, first or among its alternatives.
@@ -173,6 +183,18 @@ struct FreeRun {
   std::optional<std::string> expected_written = {}, actual_written = {};
 };
 
+// Of a trace: the tokens that its decode steps were fed, beside what the logits before each would choose. A sampler may
+// choose otherwise; a greedy engine that does has its bug behind the logits.
+struct FedTokens {
+  std::int64_t compared = 0;    // of all rows and steps whose step before has logits of its last token
+  std::int64_t not_chosen = 0;  // of these, not the one with the largest logit
+  // The first of those.
+  int step = 0;
+  std::int64_t row = 0;
+  std::int64_t fed = 0, chosen = 0;
+  std::optional<std::string> fed_word = {}, chosen_word = {};  // where there is a vocabulary
+};
+
 // A bug planted in the whole forward pass, and how near what comes out is to the candidate's.
 struct RankedVariant {
   std::optional<FaultId> variant;  // none: right code
@@ -236,8 +258,10 @@ struct RunResult {
   bool precision_allowed = false;  // findings of kind precision leave the verdict as it is
   // Where asked for: the entries of compute.points under which there would be no finding of kind precision.
   std::optional<std::map<std::string, std::string>> inferred_points;
-  std::optional<FreeRanking> ranking;  // of a trace with tensors that replay does not reach
-  double seconds = 0.0;                // the only field that differs between two equal runs
+  std::optional<FreeRanking> ranking;    // of a trace with tensors that replay does not reach
+  std::optional<FedTokens> fed_tokens;   // of a trace with such steps
+  std::optional<Acceptance> acceptance;  // where a baseline, waivers or kinds of finding were named
+  double seconds = 0.0;                  // the only field that differs between two equal runs
 
   // The first finding of kind logic, else the first; null where there is none.
   const Finding* first_divergence() const {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 #include <vector>
 
 #include "harness/formats/utf8.h"
@@ -29,7 +30,21 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
   return current[b.size()];
 }
 
+namespace {
+
+// Names that libraries use for element types, and that no count of letters brings near ours.
+constexpr std::pair<std::string_view, std::string_view> kShortTypes[] = {
+    {"bf16", "bfloat16"}, {"BF16", "bfloat16"}, {"fp16", "float16"},  {"f16", "float16"}, {"F16", "float16"},
+    {"half", "float16"},  {"fp32", "float32"},  {"f32", "float32"},   {"F32", "float32"}, {"float", "float32"},
+    {"fp64", "float64"},  {"f64", "float64"},   {"double", "float64"}};
+
+}  // namespace
+
 std::optional<std::string> nearest_name(std::string_view name, std::span<const std::string> candidates) {
+  for (const auto& [shortened, full] : kShortTypes) {
+    const auto found = std::find(candidates.begin(), candidates.end(), full);
+    if (name == shortened && found != candidates.end()) return *found;
+  }
   std::optional<std::string> nearest;
   std::size_t smallest = 1 + name.size() / 3;
   for (const std::string& candidate : candidates) {

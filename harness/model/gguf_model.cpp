@@ -16,6 +16,7 @@
 #include "harness/contract/error.h"
 #include "harness/formats/gguf.h"
 #include "harness/formats/limits.h"
+#include "harness/formats/shape_hint.h"
 #include "harness/formats/suggest.h"
 #include "harness/model/gguf_config.h"
 #include "harness/model/gguf_keys.h"
@@ -255,7 +256,7 @@ class GgufSource : public NotedSource {
     }
     if (tensor.shape != info.shape) {
       throw InputError(where + " has the shape " + qdiff::to_string(tensor.shape) + ", but the file's keys ask for " +
-                       qdiff::to_string(info.shape) + " (row-major)");
+                       qdiff::to_string(info.shape) + " (row-major)" + formats::shape_hint(tensor.shape, info.shape));
     }
     if (info.shape.size() == 1 && !plain_type(tensor.type)) {
       throw InputError(where + " has the type " + std::string(type.name) + ", but vectors must be F32, F16 or BF16");

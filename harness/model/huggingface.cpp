@@ -11,6 +11,7 @@
 #include "harness/contract/operation_table.h"
 #include "harness/formats/input_file.h"
 #include "harness/formats/safetensors.h"
+#include "harness/formats/shape_hint.h"
 #include "harness/formats/strict_json.h"
 #include "harness/formats/suggest.h"
 #include "harness/model/huggingface_config.h"
@@ -158,7 +159,7 @@ class HuggingFaceSource : public NotedSource {
       }
       if (entry.shape != info.shape) {
         throw InputError(where + " has the shape " + qdiff::to_string(entry.shape) + ", but config.json asks for " +
-                         qdiff::to_string(info.shape));
+                         qdiff::to_string(info.shape) + formats::shape_hint(entry.shape, info.shape));
       }
       info.dtype = *entry.dtype;
       weights_.push_back(std::move(info));

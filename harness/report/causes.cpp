@@ -64,6 +64,29 @@ std::vector<Cause> causes_of(const RunResult& result) {
   return causes;
 }
 
+std::string name_of_cause(const Finding& finding) {
+  const std::string named = findings::cause_name(finding.explanation);
+  if (!named.empty()) return named;
+  const std::string at = name_in_layer(finding.tensor);
+  const bool has_pattern = finding.explanation.verdict && finding.explanation.hypothesis;
+  return has_pattern ? *finding.explanation.hypothesis + " by its pattern: " + at : "unexplained: " + at;
+}
+
+std::vector<NamedCause> named_causes_of(const RunResult& result) {
+  std::vector<NamedCause> causes;
+  for (std::size_t i = 0; i < result.findings.size(); ++i) {
+    const std::string name = name_of_cause(result.findings[i]);
+    auto cause =
+        std::find_if(causes.begin(), causes.end(), [&](const NamedCause& known) { return known.name == name; });
+    if (cause == causes.end()) cause = causes.insert(causes.end(), NamedCause{name});
+    cause->findings.push_back(i);
+  }
+  std::stable_partition(causes.begin(), causes.end(), [&](const NamedCause& cause) {
+    return result.findings[cause.findings.front()].kind == findings::FindingKind::kLogic;
+  });
+  return causes;
+}
+
 std::string distance_from_bound(const compare::Judgement& judgement) {
   if (judgement.ratio_to_bound == 0.0) return judgement.decisive_statistic;
   return digits(judgement.ratio_to_bound, 2) + " of its bound";

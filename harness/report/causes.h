@@ -27,6 +27,16 @@ struct Cause {
 // In the order in which the first finding of each stands: by case, step and execution order.
 std::vector<Cause> causes_of(const findings::RunResult& result);
 
+// The findings by the name of what explains them, over all tensors; unexplained ones by the tensor that is wrong.
+struct NamedCause {
+  std::string name;                        // "H05.modulo", "heads.layout", "unexplained: self_attn.q_rope"
+  std::vector<std::size_t> findings = {};  // indices into RunResult::findings
+};
+
+// That of the first divergence first: those of kind logic before the others, and else in the order found.
+std::vector<NamedCause> named_causes_of(const findings::RunResult& result);
+std::string name_of_cause(const findings::Finding& finding);
+
 // What such an engine computes, in the bug's own line; where no bug is named, why the pattern speaks for a hypothesis.
 std::string meaning_of(const findings::RunResult& result, const findings::Explanation& explanation);
 

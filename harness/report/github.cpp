@@ -4,6 +4,8 @@
 #include <string_view>
 #include <vector>
 
+#include "harness/report/acceptance.h"
+#include "harness/report/causes.h"
 #include "harness/report/json.h"
 #include "harness/report/report.h"
 #include "harness/report/sentences.h"
@@ -54,26 +56,14 @@ std::string command(const char* kind, const std::string& title, const std::vecto
          '\n';
 }
 
-std::string name_of(const Explanation& explanation) {
-  if (explanation.variant) return std::string(name(*explanation.variant));
-  if (explanation.mechanism) return *explanation.mechanism;
-  return explanation.hypothesis.value_or("unexplained");
-}
-
-std::string error_command(const Finding& finding) {
+std::string error_command(const NamedCause& cause, const Finding& finding) {
   const Explanation& explanation = finding.explanation;
   std::vector<std::string> lines = {tensor_name(finding.tensor) + ", case " + finding.case_id + ", " +
                                     place_of(finding) + ": " + finding.judgement.reason};
   lines.push_back("cause: " + cause_of(explanation));
   if (!explanation.points.empty()) lines.push_back("declare: " + points_entry(explanation.points));
   lines.push_back("repeat: " + finding.command);
-  return command("error", "qdiff: " + name_of(explanation), lines);
-}
-
-bool same_explanation(const Finding& a, const Finding& b) {
-  return a.kind == b.kind && a.explanation.hypothesis == b.explanation.hypothesis &&
-         a.explanation.variant == b.explanation.variant && a.explanation.mechanism == b.explanation.mechanism &&
-         a.explanation.points == b.explanation.points;
+  return command("error", "qdiff: " + cause.name, lines);
 }
 
 // GitHub's Markdown, in a table's cell: every sign that could begin something becomes a character reference, which is
@@ -116,28 +106,67 @@ std::string hypothesis_row(const HypothesisResult& hypothesis) {
                 code(hypothesis.first_divergence->command)});
 }
 
+// One line for each cause, tensor and kind of step, as on a terminal. GitHub takes a summary of at most 1 MiB, so that
+// many explained ones are counted; unexplained ones are all there, up to a number that no step summary is read for.
+std::string causes_table(const RunResult& result) {
+  constexpr std::size_t kMostExplained = 30, kMost = 200;
+  std::string rows;
+  std::size_t shown = 0;
+  std::int64_t left_out = 0;
+  for (const Cause& cause : causes_of(result)) {
+    if (shown >= (cause.explained ? kMostExplained : kMost)) {
+      ++left_out;
+      continue;
+    }
+    ++shown;
+    const std::string standing = standing_of(result, cause.findings);
+    rows += cells({markdown_text(cause.what + (standing.empty() ? "" : "; " + standing)),
+                   code(cause.tensor) + ' ' + markdown_text(cause.where()), std::to_string(cause.findings.size()),
+                   markdown_text(distance_from_bound(result.findings[cause.worst].judgement))});
+  }
+  if (rows.empty()) return "";
+  std::string text = "| cause | wrong | tensors | worst |\n|---|---|---|---|\n" + rows;
+  if (left_out > 0) text += cells({"and " + counted(left_out, "more line") + " in report.html", "", "", ""});
+  return text + '\n';
+}
+
+// Nothing fails; a run that could not be judged to its end says so.
+std::string doubt_command(const RunResult& result) {
+  if (!result.acceptance) {
+    return result.verdict == Verdict::kInconclusive
+               ? command("warning", "qdiff: " + std::string(compare::name(result.verdict)), {result.reason})
+               : "";
+  }
+  if (result.acceptance->verdict != findings::AcceptanceVerdict::kUndecided) return "";
+  return command("warning", "qdiff: undecided", result.acceptance->reasons);
+}
+
 }  // namespace
 
 std::string github_commands(const RunResult& result) {
   constexpr std::size_t kMostCommands = 10;  // GitHub shows ten errors of a step
-  const Finding* first = result.first_divergence();
-  if (first == nullptr || !counts(result, *first)) {
-    if (result.verdict == Verdict::kMatch) return "";
-    return command("warning", "qdiff: " + std::string(compare::name(result.verdict)), {result.reason});
+  std::vector<std::string> commands;
+  for (const NamedCause& cause : named_causes_of(result)) {
+    const auto first =
+        std::find_if(cause.findings.begin(), cause.findings.end(), [&](std::size_t i) { return fails(result, i); });
+    if (first != cause.findings.end()) commands.push_back(error_command(cause, result.findings[*first]));
   }
-  std::vector<const Finding*> told = {first};
-  for (const Finding& finding : result.findings) {
-    const bool known =
-        std::any_of(told.begin(), told.end(), [&](const Finding* other) { return same_explanation(*other, finding); });
-    if (!known && counts(result, finding) && told.size() < kMostCommands) told.push_back(&finding);
+  if (result.acceptance) {
+    for (const findings::WaiverOutcome& waiver : result.acceptance->waivers) {
+      if (!waiver.problem.empty()) commands.push_back(command("error", "qdiff: waiver", {waiver.problem}));
+    }
   }
+  commands.resize(std::min(commands.size(), kMostCommands));
+  if (commands.empty()) commands.push_back(doubt_command(result));
   std::string text;
-  for (const Finding* finding : told) text += error_command(*finding);
+  for (const std::string& line : commands) text += line;
   return text;
 }
 
 std::string github_summary(const RunResult& result) {
-  std::string text = "### qdiff: " + std::string(compare::name(result.verdict)) + "\n\n";
+  std::string text = "### qdiff: " + std::string(compare::name(result.verdict)) +
+                     (result.acceptance ? ", " + std::string(findings::name(result.acceptance->verdict)) : "") +
+                     "\n\n" + markdown_text(verdict_sentence(result)) + "\n\n";
   text += markdown_text(result.engine.empty() ? "no" : result.engine) + " engine in " +
           std::string(name(result.precision.activations)) +
           (result.model.empty() ? std::string() : " on " + code(result.model)) + ", " +
@@ -145,6 +174,10 @@ std::string github_summary(const RunResult& result) {
           counted(result.coverage.tensors_compared, "tensor") + " compared.";
   if (result.injected) text += " Planted: " + code(to_string(*result.injected)) + '.';
   text += "\n\n";
+  if (result.acceptance) {
+    for (const std::string& line : acceptance_lines(*result.acceptance)) text += "- " + markdown_text(line) + '\n';
+    text += '\n';
+  }
   const Finding* first = result.first_divergence();
   if (first != nullptr && counts(result, *first)) {
     text += "First divergence: " + finding_cell(*first) + ".\n\nCause: " + markdown_text(cause_of(first->explanation)) +
@@ -154,6 +187,7 @@ std::string github_summary(const RunResult& result) {
   }
   const std::string declared = points_entry(points_of(result));
   if (!declared.empty()) text += "Declare: " + code(declared) + "\n\n";
+  text += causes_table(result);
   text += "| hypothesis | verdict | first divergence | repeat |\n|---|---|---|---|\n";
   for (const HypothesisResult& hypothesis : all_hypotheses(result)) text += hypothesis_row(hypothesis);
   return text + '\n';

@@ -5,6 +5,7 @@
 
 #include "harness/contract/hypothesis.h"
 #include "harness/contract/number_text.h"
+#include "harness/report/acceptance.h"
 #include "harness/report/report.h"
 
 namespace qdiff::report {
@@ -48,7 +49,7 @@ Document divergence_document(const Finding& finding) {
           {"phase", name(finding.phase)},
           {"layer", finding.tensor.layer == kNoLayer ? Document(nullptr) : Document(finding.tensor.layer)},
           {"tensor", tensor_name(finding.tensor)},
-          {"kind", finding.kind == findings::FindingKind::kLogic ? "logic" : "precision"},
+          {"kind", findings::name(finding.kind)},
           {"index", list(judgement.worst_index)},
           {"actual", has_worst ? number(judgement.actual, kElementDigits) : Document(nullptr)},
           {"expected", has_worst ? number(judgement.expected, kElementDigits) : Document(nullptr)},
@@ -147,6 +148,20 @@ Document free_run_document(const findings::FreeRun& run) {
           {"actual_text", or_null(run.actual_text)},
           {"expected_written", or_null(run.expected_written)},
           {"actual_written", or_null(run.actual_written)}};
+}
+
+Document fed_tokens_document(const std::optional<findings::FedTokens>& tokens) {
+  if (!tokens) return nullptr;
+  Document first = nullptr;
+  if (tokens->not_chosen > 0) {
+    first = {{"step", tokens->step},
+             {"row", tokens->row},
+             {"fed", tokens->fed},
+             {"chosen", tokens->chosen},
+             {"fed_text", or_null(tokens->fed_word)},
+             {"chosen_text", or_null(tokens->chosen_word)}};
+  }
+  return {{"compared", tokens->compared}, {"not_chosen", tokens->not_chosen}, {"first", first}};
 }
 
 Document case_document(const findings::CaseSummary& summary) {
@@ -299,8 +314,10 @@ Document to_document(const RunResult& result) {
           {"closest_to_bound", closest_document(result.closest)},
           {"free_runs", list(result.free_runs, free_run_document)},
           {"ranking", ranking_document(result.ranking)},
+          {"fed_tokens", fed_tokens_document(result.fed_tokens)},
           {"inferred_points", points_document(result.inferred_points)},
           {"precision_allowed", result.precision_allowed},
+          {"acceptance", acceptance_document(result.acceptance)},
           {"notes", list(result.notes)},
           {"cases", list(result.cases, case_document)},
           {"command", result.command},

@@ -1,10 +1,14 @@
-// JUnit's XML has no specification; readers agree on what https://github.com/testmoapp/junitxml describes: a failure is
-// a wrong result, an error one that could not be had, and both carry a short message and a longer text.
+// JUnit's XML has no specification. Readers agree on what https://github.com/testmoapp/junitxml describes: a failure is
+// a wrong result, an error one that could not be had, and both carry a short message and a longer text. The strictest
+// of them is the schema of Jenkins' xUnit plugin, junit-10.xsd, under which these files are valid: it has no `skipped`
+// for <testsuites>.
 #include <algorithm>
 #include <string>
 #include <vector>
 
 #include "harness/contract/number_text.h"
+#include "harness/report/acceptance.h"
+#include "harness/report/causes.h"
 #include "harness/report/json.h"
 #include "harness/report/report.h"
 #include "harness/report/sentences.h"
@@ -25,64 +29,111 @@ struct TestCase {
   std::string element = {};  // "failure", "error", "skipped"; empty: passed
   std::string message = {};
   std::vector<std::string> text = {};  // lines
+  double seconds = 0.0;
 };
 
-std::string element_for(Verdict verdict) {
-  switch (verdict) {
-    case Verdict::kMatch:
-      return "";
-    case Verdict::kDiverged:
-      return "failure";
-    case Verdict::kInconclusive:
-      break;
-  }
-  return "error";
-}
+constexpr const char* kCauses = "qdiff.causes";
 
 std::string sentence_of(const Finding& finding) {
   return tensor_name(finding.tensor) + " at " + place_of(finding) + ": " + finding.judgement.reason;
+}
+
+std::string sentences_of(const std::vector<std::string>& sentences) {
+  std::string text;
+  for (const std::string& sentence : sentences) text += (text.empty() ? "" : "; ") + sentence;
+  return text;
 }
 
 // The first finding in full, the others by name: each can be repeated from report.json.
 void tell(const std::vector<const Finding*>& findings, TestCase& test) {
   constexpr std::size_t kMostOthers = 20;
   const Finding& first = *findings.front();
-  test.message = sentence_of(first);
-  test.text = {sentence_of(first)};
+  test.message = "case " + first.case_id + ", " + sentence_of(first);
+  test.text = {test.message};
   if (!first.judgement.worst_index.empty()) {
     test.text.push_back("element " + to_string(first.judgement.worst_index) + ": actual " +
                         digits(first.judgement.actual, 9) + ", expected " + digits(first.judgement.expected, 9));
   }
   if (!first.explanation.pattern.empty()) test.text.push_back("pattern: " + first.explanation.pattern);
   test.text.push_back("cause: " + cause_of(first.explanation));
+  if (!first.explanation.sentence.empty()) test.text.push_back("meaning: " + first.explanation.sentence);
   for (const std::string& alternative : alternatives_of(first.explanation))
     test.text.push_back("or else " + alternative);
   if (!first.explanation.points.empty()) test.text.push_back("declare: " + points_entry(first.explanation.points));
   test.text.push_back("repeat: " + first.command);
   for (std::size_t i = 1; i < findings.size() && i <= kMostOthers; ++i) {
-    test.text.push_back("also " + sentence_of(*findings[i]));
+    test.text.push_back("also case " + findings[i]->case_id + ", " + sentence_of(*findings[i]));
   }
   if (findings.size() > kMostOthers + 1) {
     test.text.push_back("and " + std::to_string(findings.size() - kMostOthers - 1) + " more wrong tensors");
   }
 }
 
+// What is wrong in a case, by the tests that fail for it; empty where nothing is.
 template <typename Predicate>
-std::vector<const Finding*> findings_that(const RunResult& result, const Predicate& wanted) {
-  std::vector<const Finding*> findings;
-  for (const Finding& finding : result.findings) {
-    if (wanted(finding)) findings.push_back(&finding);
+std::string causes_where(const RunResult& result, const Predicate& wanted) {
+  std::vector<std::string> names;
+  for (const NamedCause& cause : named_causes_of(result)) {
+    const bool here = std::any_of(cause.findings.begin(), cause.findings.end(), [&](std::size_t i) {
+      return counts(result, result.findings[i]) && wanted(result.findings[i]);
+    });
+    if (here) names.push_back(cause.name);
   }
-  return findings;
+  return joined(names, 6);
 }
 
+// The exit status as a test. What diverged fails in the test of its cause, and not here once more.
 TestCase verdict_test(const RunResult& result) {
-  TestCase test{"qdiff.run", "verdict", element_for(result.verdict)};
-  if (const Finding* first = result.first_divergence()) {
-    tell({first}, test);
-    test.message = "first divergence in case " + first->case_id + ", " + test.message;
-  } else if (result.verdict != Verdict::kMatch) {
+  TestCase test{"qdiff.run", "verdict"};
+  test.seconds = result.seconds;
+  if (result.acceptance) {
+    using findings::AcceptanceVerdict;
+    const AcceptanceVerdict verdict = result.acceptance->verdict;
+    if (verdict == AcceptanceVerdict::kAccepted) return test;
+    test.element = verdict == AcceptanceVerdict::kRefused ? "skipped" : "error";
+    test.message = std::string(findings::name(verdict)) + ": " + sentences_of(result.acceptance->reasons);
+  } else if (result.verdict == Verdict::kDiverged) {
+    test.element = "skipped";
+    test.message = "diverged: " + causes_where(result, [](const Finding&) { return true; });
+  } else if (result.verdict == Verdict::kInconclusive) {
+    test.element = "error";
     test.message = result.reason;
+  }
+  return test;
+}
+
+// One failure for one cause, wherever it shows. What does not fail the run is skipped, with the reason.
+TestCase cause_test(const RunResult& result, const NamedCause& cause) {
+  std::vector<const Finding*> failing;
+  for (const std::size_t i : cause.findings) {
+    if (fails(result, i)) failing.push_back(&result.findings[i]);
+  }
+  TestCase test{kCauses, cause.name};
+  if (failing.empty()) {
+    test.element = "skipped";
+    const std::string standing = standing_of(result, cause.findings);
+    test.message =
+        (standing.empty() ? "allowed" : standing) + ": " + sentence_of(result.findings[cause.findings.front()]);
+    return test;
+  }
+  test.element = "failure";
+  tell(failing, test);
+  for (const HypothesisResult& hypothesis : result.hypotheses) {
+    if (!speaks_for(failing.front()->explanation, hypothesis.id)) continue;
+    for (const std::string& sentence : hypothesis.evidence) test.text.push_back("evidence: " + sentence);
+  }
+  return test;
+}
+
+TestCase waiver_test(const findings::WaiverOutcome& waiver) {
+  TestCase test{"qdiff.waivers", waiver.what};
+  if (!waiver.problem.empty()) {
+    test.element = "failure";
+    test.message = waiver.problem;
+    test.text = {"reason: " + waiver.reason, "owner: " + waiver.link, "expires: " + waiver.expires};
+  } else if (waiver.state == findings::WaiverState::kNotShown) {
+    test.element = "skipped";
+    test.message = "these inputs would not show what it is for";
   }
   return test;
 }
@@ -95,14 +146,20 @@ std::string doubt_of(const RunResult& result, const findings::CaseSummary& summa
   return result.reason.empty() ? "no tensor of it could be compared" : result.reason;
 }
 
+// Whether what could not be judged is accepted.
+bool doubts_decide(const RunResult& result) {
+  return !result.acceptance || result.acceptance->verdict == findings::AcceptanceVerdict::kUndecided;
+}
+
 TestCase case_test(const RunResult& result, const findings::CaseSummary& summary) {
-  TestCase test{"qdiff.cases", summary.id, element_for(summary.verdict)};
-  if (summary.verdict == Verdict::kMatch) return test;
-  const auto findings = findings_that(result, [&](const Finding& finding) { return finding.case_id == summary.id; });
-  if (findings.empty()) {
+  TestCase test{"qdiff.cases", summary.id};
+  if (summary.verdict == Verdict::kDiverged) {
+    test.element = "skipped";
+    test.message =
+        "diverged: " + causes_where(result, [&](const Finding& finding) { return finding.case_id == summary.id; });
+  } else if (summary.verdict == Verdict::kInconclusive) {
+    test.element = doubts_decide(result) ? "error" : "skipped";
     test.message = doubt_of(result, summary);
-  } else {
-    tell(findings, test);
   }
   return test;
 }
@@ -117,24 +174,22 @@ bool would_show(const findings::CaseSummary& summary, const HypothesisResult& hy
 TestCase hypothesis_test(const RunResult& result, const HypothesisResult& hypothesis,
                          const findings::CaseSummary& summary) {
   TestCase test{hypothesis.id, summary.id};
-  const auto findings = findings_that(result, [&](const Finding& finding) {
-    return finding.case_id == summary.id && speaks_for(finding.explanation, hypothesis.id) && counts(result, finding);
+  const std::string causes = causes_where(result, [&](const Finding& finding) {
+    return finding.case_id == summary.id && speaks_for(finding.explanation, hypothesis.id);
   });
-  if (!findings.empty()) {
-    test.element = "failure";
-    tell(findings, test);
-    for (const std::string& sentence : hypothesis.evidence) test.text.push_back("evidence: " + sentence);
+  test.element = "skipped";
+  if (!causes.empty()) {
+    test.message = std::string(findings::name(hypothesis.verdict)) + ": " + causes;
   } else if (hypothesis.verdict == HypothesisVerdict::kUndetectable ||
              hypothesis.verdict == HypothesisVerdict::kNotExercised) {
-    test.element = "skipped";
     test.message = hypothesis.verdict == HypothesisVerdict::kUndetectable ? "undetectable: " : "not exercised: ";
     test.message += why_not_judged(hypothesis);
   } else if (summary.verdict == Verdict::kInconclusive) {
-    test.element = "skipped";
     test.message = "the case is inconclusive: " + doubt_of(result, summary);
   } else if (!would_show(summary, hypothesis)) {
-    test.element = "skipped";
     test.message = "this case would show no variant of the hypothesis";
+  } else {
+    test.element.clear();
   }
   return test;
 }
@@ -150,7 +205,8 @@ std::string attribute(std::string_view name, const std::string& value) {
 }
 
 std::string xml_of(const TestCase& test) {
-  const std::string start = "    <testcase" + attribute("classname", test.group) + attribute("name", test.name);
+  const std::string start = "    <testcase" + attribute("classname", test.group) + attribute("name", test.name) +
+                            attribute("time", decimals(test.seconds, 3));
   if (test.element.empty()) return start + "/>\n";
   std::string text = start + ">\n      <" + test.element + attribute("message", test.message);
   if (test.text.empty()) return text + "/>\n    </testcase>\n";
@@ -159,24 +215,32 @@ std::string xml_of(const TestCase& test) {
   return text + "</" + test.element + ">\n    </testcase>\n";
 }
 
-}  // namespace
-
-std::string junit_xml(const RunResult& result) {
+std::vector<TestCase> tests_of(const RunResult& result) {
   std::vector<TestCase> tests = {verdict_test(result)};
+  for (const NamedCause& cause : named_causes_of(result)) tests.push_back(cause_test(result, cause));
+  if (result.acceptance) {
+    for (const findings::WaiverOutcome& waiver : result.acceptance->waivers) tests.push_back(waiver_test(waiver));
+  }
   for (const findings::CaseSummary& summary : result.cases) tests.push_back(case_test(result, summary));
   for (const HypothesisResult& hypothesis : all_hypotheses(result)) {
     for (const findings::CaseSummary& summary : result.cases) {
       tests.push_back(hypothesis_test(result, hypothesis, summary));
     }
   }
+  return tests;
+}
 
+}  // namespace
+
+std::string junit_xml(const RunResult& result) {
+  const std::vector<TestCase> tests = tests_of(result);
   const std::string counts = attribute("tests", std::to_string(tests.size())) +
                              attribute("failures", std::to_string(count_with(tests, "failure"))) +
-                             attribute("errors", std::to_string(count_with(tests, "error"))) +
-                             attribute("skipped", std::to_string(count_with(tests, "skipped"))) +
-                             attribute("time", decimals(result.seconds, 3));
-  std::string text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites" + counts + ">\n  <testsuite" +
-                     attribute("name", "qdiff") + counts + ">\n";
+                             attribute("errors", std::to_string(count_with(tests, "error")));
+  const std::string skipped = attribute("skipped", std::to_string(count_with(tests, "skipped")));
+  const std::string time = attribute("time", decimals(result.seconds, 3));
+  std::string text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites" + counts + time + ">\n  <testsuite" +
+                     attribute("name", "qdiff") + counts + skipped + time + ">\n";
   for (const TestCase& test : tests) text += xml_of(test);
   return text + "  </testsuite>\n</testsuites>\n";
 }

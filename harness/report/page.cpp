@@ -12,6 +12,7 @@
 
 #include "embedded/report_page.h"
 #include "harness/compare/bounds.h"
+#include "harness/report/acceptance.h"
 #include "harness/report/causes.h"
 #include "harness/report/json.h"
 #include "harness/report/sentences.h"
@@ -178,6 +179,7 @@ Document page_document(const RunResult& result) {
   return {{"sentence", verdict_sentence(result)},
           {"subject", subject_of(result)},
           {"diverged_ratio", compare::kDivergedRatio},
+          {"acceptance", result.acceptance ? Document(acceptance_lines(*result.acceptance)) : Document::array()},
           {"causes", causes_document(result)},
           {"finding_causes", finding_causes},
           {"grid", map_document(result)},

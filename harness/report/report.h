@@ -29,6 +29,7 @@ struct TerminalOptions {
   bool color = false;
   int width = 100;      // columns; text that repeats a command or names a tensor is never cut
   std::string reports;  // the folder that holds the reports; empty: none were written
+  bool all = false;     // the ten hypotheses and every cause, whatever was found
 };
 std::string format_terminal(const findings::RunResult& result, const TerminalOptions& options);
 

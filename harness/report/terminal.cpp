@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "harness/contract/number_text.h"
+#include "harness/formats/duration.h"
+#include "harness/report/acceptance.h"
 #include "harness/report/causes.h"
 #include "harness/report/json.h"
 #include "harness/report/report.h"
@@ -51,27 +53,28 @@ void write_alternatives(const findings::Explanation& explanation, Writer& out) {
 }
 
 // One line for each cause, tensor and kind of step. Many explained ones are cut short; unexplained ones never are.
-void write_causes(const RunResult& result, Writer& out) {
+void write_causes(const RunResult& result, bool all, Writer& out) {
   if (result.findings.size() < 2) return;
   constexpr std::size_t kMostLines = 10;
   std::size_t lines = 0;
   std::int64_t left_out = 0;
   for (const Cause& cause : causes_of(result)) {
-    if (lines >= kMostLines && cause.explained) {
+    if (lines >= kMostLines && cause.explained && !all) {
       ++left_out;
       continue;
     }
-    const std::string where = cause.where();
+    const std::string where = cause.where(), standing = standing_of(result, cause.findings);
     out.field(lines == 0 ? "wrong" : "", cause.tensor + (where.empty() ? "" : " in " + where) + ": " +
                                              counted(static_cast<std::int64_t>(cause.findings.size()), "tensor") +
                                              ", " + cause.what + ", worst " +
-                                             distance_from_bound(result.findings[cause.worst].judgement));
+                                             distance_from_bound(result.findings[cause.worst].judgement) +
+                                             (standing.empty() ? "" : "; " + standing));
     ++lines;
   }
   if (left_out > 0) out.field("", "and " + counted(left_out, "more line") + " like these in report.html");
 }
 
-void write_divergence(const RunResult& result, const Finding& first, Writer& out) {
+void write_divergence(const RunResult& result, const Finding& first, bool all, Writer& out) {
   const std::string tensor = tensor_name(first.tensor);
   out.blank();
   out.whole_field("first at", tensor, kBold);
@@ -89,7 +92,7 @@ void write_divergence(const RunResult& result, const Finding& first, Writer& out
   write_alternatives(first.explanation, out);
   out.whole_field("repeat", first.command, kBold);
 
-  write_causes(result, out);
+  write_causes(result, all, out);
   out.whole_field("declare", points_entry(result.inferred_points ? *result.inferred_points : points_of(result)));
 }
 
@@ -120,8 +123,42 @@ std::string note_of(const findings::HypothesisResult& hypothesis) {
   return why_not_judged(hypothesis);
 }
 
-void write_hypotheses(const RunResult& result, Writer& out) {
+// Nothing found speaks for it, and nothing keeps it open.
+bool is_quiet(const findings::HypothesisResult& hypothesis) {
+  return hypothesis.verdict == HypothesisVerdict::kRefuted || hypothesis.verdict == HypothesisVerdict::kUndetectable ||
+         hypothesis.verdict == HypothesisVerdict::kNotExercised;
+}
+
+// "all of H09, H10; H01.no_batch_stride, H03.theta and 5 more"
+std::string not_shown(const std::vector<findings::HypothesisResult>& hypotheses) {
+  std::vector<std::string> whole, variants;
+  for (const auto& hypothesis : hypotheses) {
+    if (hypothesis.exercised_variants.empty()) {
+      whole.push_back(hypothesis.id);
+      continue;
+    }
+    for (const findings::BlindVariant& variant : hypothesis.blind_variants)
+      variants.emplace_back(name(variant.variant));
+  }
+  std::string text = whole.empty() ? "" : "all of " + joined(whole, whole.size());
+  if (!variants.empty()) text += (text.empty() ? "" : "; ") + joined(variants, 6);
+  return text;
+}
+
+// The ten in one line, where none of them has anything to say.
+void write_quiet(const std::vector<findings::HypothesisResult>& hypotheses, Writer& out) {
+  std::size_t looked_for = 0;
+  for (const auto& hypothesis : hypotheses) {
+    looked_for += hypothesis.exercised_variants.size() + hypothesis.blind_variants.size();
+  }
+  const std::string missing = not_shown(hypotheses);
+  out.field("bugs", "of " + counted(static_cast<std::int64_t>(looked_for), "known bug") + " none" +
+                        (missing.empty() ? "" : "; not shown by these inputs: " + missing));
+}
+
+void write_hypotheses(const RunResult& result, bool whole, Writer& out) {
   out.blank();
+  if (!whole) return;
   const std::vector<findings::HypothesisResult> all = all_hypotheses(result);
   std::size_t title_width = 0;
   for (const auto& hypothesis : all) title_width = std::max(title_width, display_width(out.plain(hypothesis.title)));
@@ -214,8 +251,34 @@ void write_texts(const std::vector<findings::FreeRun>& runs, Writer& out) {
   if (more > 0) out.field("", "and in " + counted(more, "more case"));
 }
 
-void write_coverage(const RunResult& result, Writer& out) {
-  out.blank();
+// The forward pass is right, and the text is not: where else to look, with what these steps show of it.
+void write_elsewhere(const RunResult& result, Writer& out) {
+  if (!result.of_trace || result.verdict != Verdict::kMatch || !result.findings.empty()) return;
+  const auto& missing = result.coverage.tensors_missing;
+  const bool to_the_logits =
+      std::find(missing.begin(), missing.end(), tensor_name({Op::kLmHead, kNoLayer})) == missing.end();
+  if (!to_the_logits) {
+    out.field("text", "lm_head was not recorded, so that the logits themselves were not judged");
+    return;
+  }
+  out.field("text",
+            "the forward pass is right on these inputs: garbage text then comes from behind the logits (sampler, "
+            "detokenizer) or from before the tokens (tokenizer, prompt template, special tokens)");
+  const auto& fed = result.fed_tokens;
+  if (!fed || fed->not_chosen == 0) return;
+  const auto token = [](std::int64_t number, const std::optional<std::string>& word) {
+    return (word ? '"' + *word + "\" " : std::string()) + "(token " + std::to_string(number) + ')';
+  };
+  out.field("", "of " + counted(fed->compared, "token") + " that decode steps were fed, " +
+                    std::to_string(fed->not_chosen) + (fed->not_chosen == 1 ? " is" : " are") +
+                    " not the one with the largest logit before: the first in step " + std::to_string(fed->step) +
+                    ", row " + std::to_string(fed->row) + ", was " + token(fed->fed, fed->fed_word) + " where " +
+                    token(fed->chosen, fed->chosen_word) +
+                    " has the largest. If the engine writes greedily, what picks the token is wrong");
+}
+
+void write_coverage(const RunResult& result, bool whole, Writer& out) {
+  if (whole) out.blank();
   const findings::Coverage& coverage = result.coverage;
   std::string compared = counted(coverage.tensors_compared, "tensor");
   if (!coverage.tensors_missing.empty()) {
@@ -231,7 +294,8 @@ void write_coverage(const RunResult& result, Writer& out) {
     out.field("cases", joined(verdicts, 12));
   }
   out.field("unjudged", joined(by_reason(coverage.not_compared), 2));
-  if (!coverage.blind.empty()) {
+  if (!whole) write_quiet(all_hypotheses(result), out);
+  if (whole && !coverage.blind.empty()) {
     out.field("blind", joined(coverage.blind, 10) + ": these inputs do not show whether they hold");
   }
   if (result.closest && result.findings.empty()) {
@@ -240,6 +304,7 @@ void write_coverage(const RunResult& result, Writer& out) {
                              " (case " + closest.case_id + ", step " + std::to_string(closest.step) + ")");
   }
   write_texts(result.free_runs, out);
+  write_elsewhere(result, out);
 }
 
 // ---- What only a trace has ----
@@ -288,8 +353,8 @@ void write_headline(const RunResult& result, Writer& out) {
   out.line(out.painted(color_of(result.verdict), headline_of(result.verdict)) + "  " +
            out.plain(engine + " engine in " + std::string(name(result.precision.activations)) +
                      (result.model.empty() ? "" : " on " + models_of(result))) +
-           ", " + counted(static_cast<std::int64_t>(result.cases.size()), "case") + ", " + digits(result.seconds, 2) +
-           " s");
+           ", " + counted(static_cast<std::int64_t>(result.cases.size()), "case") + ", " +
+           formats::duration_text(result.seconds));
   if (result.injected) {
     out.field("planted", to_string(*result.injected) + ", which ran " + counted(result.planted_executions, "time") +
                              " where it differs from right code");
@@ -297,16 +362,35 @@ void write_headline(const RunResult& result, Writer& out) {
   if (result.findings.empty()) out.field("because", result.verdict == Verdict::kMatch ? "" : result.reason);
 }
 
+// What the exit status follows, where it is not the verdict alone.
+void write_acceptance(const std::optional<findings::Acceptance>& acceptance, Writer& out) {
+  if (!acceptance) return;
+  std::string label(findings::name(acceptance->verdict));
+  for (const std::string& line : acceptance_lines(*acceptance)) {
+    out.field(label, line);
+    label.clear();
+  }
+}
+
 }  // namespace
 
 std::string format_terminal(const RunResult& result, const TerminalOptions& options) {
   Writer out(options);
   write_headline(result, out);
-  if (const Finding* first = result.first_divergence()) write_divergence(result, *first, out);
+  write_acceptance(result.acceptance, out);
+  // What may have kept a tensor from being compared is said before the good news.
+  const bool notes_first = result.verdict == Verdict::kMatch && result.findings.empty();
+  const auto write_notes = [&] {
+    for (const std::string& note : result.notes) out.field("note", note);
+  };
+  if (notes_first) write_notes();
+  if (const Finding* first = result.first_divergence()) write_divergence(result, *first, options.all, out);
   if (result.ranking) write_ranking(*result.ranking, out);
-  write_hypotheses(result, out);
-  write_coverage(result, out);
-  for (const std::string& note : result.notes) out.field("note", note);
+  const auto hypotheses = all_hypotheses(result);
+  const bool whole = options.all || !std::all_of(hypotheses.begin(), hypotheses.end(), is_quiet);
+  write_hypotheses(result, whole, out);
+  write_coverage(result, whole, out);
+  if (!notes_first) write_notes();
   out.whole_field("reports", options.reports);
   return out.take();
 }

@@ -40,7 +40,7 @@ Document finding_document(const findings::Finding& finding) {
   return {{"case", finding.case_id},
           {"tensor", tensor_name(finding.tensor)},
           {"step", finding.step},
-          {"kind", finding.kind == findings::FindingKind::kLogic ? "logic" : "precision"},
+          {"kind", findings::name(finding.kind)},
           {"hypothesis", or_null(explanation.hypothesis)},
           {"variant", explanation.variant ? Document(name(*explanation.variant)) : Document(nullptr)},
           {"value", or_null(explanation.value)},

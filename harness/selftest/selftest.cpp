@@ -76,7 +76,9 @@ Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers,
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
   if (result.of_some_faults) {
-    if (result.trials.empty()) throw InputError("--only " + settings.only + ": no fault has an id that begins so");
+    if (result.trials.empty())
+      throw InputError("--only " + settings.only +
+                       ": no fault has an id that begins so; ids begin with H01 to H10 or X");
     result.seconds = seconds();
     return result;
   }

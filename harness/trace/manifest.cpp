@@ -35,8 +35,10 @@ const Json& member(const Json& object, const char* key, const std::string& where
 DType dtype_of(const Json& value, const std::string& what, const std::string& where) {
   const auto dtype = value.is_string() ? parse_dtype(value.get_ref<const std::string&>()) : std::nullopt;
   if (!dtype) {
+    const std::vector<std::string> names = {"float32", "float16", "bfloat16", "float64"};
     refuse(where, '"' + what + "\" is " + formats::show(value) +
-                      ", but must be \"float32\", \"float16\", \"bfloat16\" or \"float64\"");
+                      ", but must be \"float32\", \"float16\", \"bfloat16\" or \"float64\"" +
+                      (value.is_string() ? formats::suggestion(value.get_ref<const std::string&>(), names) : ""));
   }
   return *dtype;
 }

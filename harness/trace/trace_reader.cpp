@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "harness/contract/error.h"
+#include "harness/formats/shape_hint.h"
 #include "harness/formats/suggest.h"
 
 namespace qdiff::trace {
@@ -104,7 +105,8 @@ void check_shapes(const Trace& trace, const DeclaredConfig& config) {
     if (may_be_last_row_alone(key.id.op)) last_row[1] = 1;
     if (fits(trace.shape(key), expected) || fits(trace.shape(key), last_row)) continue;
     throw InputError(where + " has shape " + to_string(trace.shape(key)) +
-                     ", but the manifest's steps and config give " + to_string(expected));
+                     ", but the manifest's steps and config give " + to_string(expected) +
+                     formats::shape_hint(trace.shape(key), expected));
   }
 }
 

@@ -91,6 +91,7 @@ class CommandLineTest(unittest.TestCase):
 def main():
     global QDIFF
     QDIFF = os.path.abspath(sys.argv.pop(1))
+    os.environ["QDIFF_PROGRESS_SECONDS"] = "1e9"  # a slow machine does not change what is printed
     # The tests import this module by its name, and here it runs as __main__.
     sys.modules["driver"] = sys.modules["__main__"]
     pattern = sys.argv.pop(1)

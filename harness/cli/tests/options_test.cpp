@@ -6,6 +6,7 @@
 
 #include "cmake/catch2.h"
 #include "harness/cli/memory.h"
+#include "harness/cli/progress.h"
 #include "harness/cli/text.h"
 #include "harness/contract/error.h"
 #include "harness/contract/tests/small_model.h"
@@ -43,6 +44,53 @@ TEST_CASE("run without options is the main job") {
   CHECK(arguments.mode == diagnose::Mode::kBoth);
   CHECK_FALSE(arguments.common.quiet);
   CHECK(repeat_arguments(arguments, arguments.inject).empty());
+}
+
+TEST_CASE("the bar of a share") {
+  CHECK(progress_bar(0.0) == "[          ]   0%");
+  CHECK(progress_bar(0.55) == "[=====     ]  55%");
+  CHECK(progress_bar(1.0) == "[==========] 100%");
+  CHECK(progress_bar(7.0) == "[==========] 100%");
+}
+
+TEST_CASE("what a pipeline accepts") {
+  using findings::FindingKind;
+  CHECK_FALSE(run({}).acceptance.given());
+  const AcceptanceArguments all =
+      run({"--baseline", "old", "--waivers", "w.json", "--fail-on", "precision,logic,precision"}).acceptance;
+  CHECK(all.baseline == "old");
+  CHECK(all.waivers == "w.json");
+  CHECK(all.fail_on == std::vector{FindingKind::kPrecision, FindingKind::kLogic});
+  CHECK(run({"--fail-on", "logic"}).acceptance.fail_on == std::vector{FindingKind::kLogic});
+  CHECK(run({"--fail-on", "any"}).acceptance.fail_on->size() == findings::kFindingKindNames.size());
+  CHECK(error_of({"run", "--fail-on", "logik"}) ==
+        "--fail-on 'logik': must be any, logic or precision; did you mean \"logic\"?");
+  CHECK_THAT(error_of({"run", "--fail-on", "logic,"}), StartsWith("--fail-on '': must be"));
+  CHECK(error_of({"diagnose", "--model", "m", "--trace", "t", "--allow-precision", "--fail-on", "any"}) ==
+        "--allow-precision and --fail-on with precision contradict each other; leave one out");
+  CHECK(error_of({"diagnose", "--model", "m", "--trace", "t", "--allow-precision", "--fail-on", "logic"}) ==
+        "accepted");
+}
+
+int status_for(std::vector<std::string> words) {
+  words.insert(words.begin(), "qdiff");
+  std::vector<const char*> argv;
+  for (const std::string& word : words) argv.push_back(word.c_str());
+  return bad_input_status(static_cast<int>(argv.size()), argv.data());
+}
+
+TEST_CASE("the status of bad input is read wherever it stands, and never that of a verdict") {
+  CHECK(status_for({"run"}) == 2);
+  CHECK(status_for({"run", "--bad-input-status", "125", "--oops"}) == 125);
+  CHECK(status_for({"rnu", "--bad-input-status=125"}) == 125);
+  CHECK(status_for({"run", "--", "--bad-input-status=125"}) == 2);
+  for (const char* value : {"0", "1", "256", "x", ""}) {
+    INFO(value);
+    CHECK(status_for({"run", "--bad-input-status", value}) == 2);
+    CHECK_THAT(error_of({"run", "--bad-input-status", value}),
+               ContainsSubstring("must be a whole number from 2 to 255"));
+  }
+  CHECK(error_of({"run", "--bad-input-status", "125"}) == "accepted");
 }
 
 TEST_CASE("diagnose with every option, and with as few as there must be") {

@@ -86,9 +86,10 @@ class ReadingAReport(CommandLineTest):
             self.assertEqual(language, "", text)
             quotations += 1
             self.check_quotation(text, printed.stdout.decode())
-            verdict = json.loads((self.folder / "qdiff-report/report.json").read_text())["verdict"]
-            self.assertEqual(printed.returncode, {"match": 0, "diverged": 1}[verdict], text)
-        self.assertEqual(quotations, 6)
+            report = json.loads((self.folder / "qdiff-report/report.json").read_text())
+            outcome = (report["acceptance"] or report)["verdict"]
+            self.assertEqual(printed.returncode, {"match": 0, "accepted": 0, "diverged": 1}[outcome], text)
+        self.assertEqual(quotations, 7)
 
     def test_patterns_of_its_table(self):
         rows = PATTERN_ROW.findall(PAGE.read_text())

@@ -3,6 +3,7 @@ import json
 import os
 import pty
 import resource
+import struct
 import subprocess
 
 import driver
@@ -71,6 +72,39 @@ class BadUsage(CommandLineTest):
         self.refused("run", self.case, "--inject", "H05.modulo=3", says="H05.modulo")
         self.refused("run", self.case, self.case, says="two cases have the id tiny")
         self.refused("run", self.case, "--model", "synthetic:qwen2.5-1.7b", says="qwen2.5-1.5b")
+
+    def test_mistyped_names_are_suggested(self):
+        record = ["record", "--model", MODEL, "--case", self.case, "--trace", "t", "--engine"]
+        for arguments, meant in [
+                (["run", "H05-gpa"], "H05-gqa"), (["run", "cases/H05-gqa.jsn"], "H05-gqa"),
+                (["inspect", "end-to-ned"], "end-to-end"), (["run", "--dtype", "bf16"], "bfloat16"),
+                (["run", "--dtype", "half"], "float16"), (["run", "--inject", "H5.modulo"], "H05.modulo"),
+                (["run", "--inject", "modulo"], "H05.modulo"), (["run", "--inject", "H03.theat=1e4"], "H03.theta"),
+                (["run", "--mode", "lock-step"], "lockstep"), ([*record, "referenc"], "reference"),
+                (["run", "--model", "synthetic:qwen2.5-05b"], "qwen2.5-0.5b"), (["dignose"], "diagnose"),
+                (["run", "--bad-input-stats", "125"], "--bad-input-status")]:
+            self.refused(*arguments, says=f'did you mean "{meant}"?')
+
+    def test_names_and_shapes_in_a_trace(self):
+        self.qdiff("record", "--model", MODEL, "--case", self.case, "--engine", "cpu", "--trace", "t")
+        manifest = self.folder / "t/manifest.json"
+        good = manifest.read_text()
+        document = json.loads(good)
+        document["compute"]["activations"] = "bf16"
+        manifest.write_text(json.dumps(document))
+        self.refused("inspect", "t", says=['"activations" is "bf16"', 'did you mean "bfloat16"?'])
+        manifest.write_text(good)
+        step = self.folder / "t/step-0000.safetensors"
+        raw = step.read_bytes()
+        size, = struct.unpack("<Q", raw[:8])
+        for change, words in [(lambda shape: [shape[0], shape[2], shape[1]], "so it is written transposed"),
+                              (lambda shape: shape[1:], "view it in that shape")]:
+            header = json.loads(raw[8:8 + size])
+            entry = header["model.layers.0.mlp.act"]
+            entry["shape"] = change(entry["shape"])
+            text = json.dumps(header).encode()
+            step.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + size:])
+            self.refused("diagnose", "--model", MODEL, "--trace", "t", says=["model.layers.0.mlp.act", words])
 
     def test_empty_values(self):
         for option, rule in [("--layers", "as 0-3 or 0,2"), ("--steps", "as 0-3 or 0,2"), ("--inject", "Hnn.name"),
@@ -237,7 +271,7 @@ class Streams(CommandLineTest):
         for path in (self.folder / "usual").iterdir():
             self.assertEqual(path.read_bytes(), (self.folder / "closed" / path.name).read_bytes())
 
-    def test_progress_is_for_terminals_only(self):
+    def test_progress_redraws_a_terminal_s_line_and_is_a_line_now_and_then_in_a_pipe(self):
         def on_terminal(*arguments):
             main, other = pty.openpty()
             process = subprocess.Popen([driver.QDIFF, *map(str, arguments)], cwd=self.folder, stdout=subprocess.PIPE,
@@ -260,6 +294,13 @@ class Streams(CommandLineTest):
         self.assertNotIn(b"\n", shown)
         self.assertEqual(on_terminal(*command, "--quiet"), (MATCH, b""))
         self.assertEqual(self.qdiff(*command).stderr, b"")
+        always = {**os.environ, "QDIFF_PROGRESS_SECONDS": "0"}
+        lines = self.qdiff(*command, env=always).stderr.decode().splitlines()
+        self.assertTrue(lines)
+        for line in lines:
+            self.assertRegex(line, r"\Aqdiff: (\[=* *\] +\d+%  \d+ of \d+  )?[^\r\x1b]+, [\d.]+ s(, about .* left of this)?\Z")
+        self.assertEqual(self.qdiff(*command, "--quiet", env=always).stderr, b"")
+        self.assertEqual(self.qdiff(*command, env={**always, "QDIFF_PROGRESS_SECONDS": "soon"}).stderr, b"")
 
 
 class Record(CommandLineTest):

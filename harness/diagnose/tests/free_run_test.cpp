@@ -104,3 +104,44 @@ TEST_CASE("among NaN nothing is chosen, which differs from any choice and has no
   CHECK(run.actual_tokens == std::vector<std::int64_t>{1, -1});
   CHECK_FALSE(run.margin.has_value());
 }
+
+namespace {
+
+// Every decode step is fed token 1.
+std::optional<findings::FedTokens> fed(const Chosen& actual, std::int64_t pads_of_row_1 = 0,
+                                       std::set<int> judged = {0, 1, 2}, bool last_rows_only = false) {
+  trace::Recording candidate;
+  ModelConfig config;
+  config.vocab = kVocab;
+  const std::vector<Step> all = steps(pads_of_row_1);
+  for (const Step& step : all) {
+    const auto s = static_cast<std::size_t>(step.index);
+    candidate.put({step.index, {Op::kLmHead}}, logits_of(actual[s], last_rows_only ? 1 : step.num_tokens()));
+  }
+  return fed_tokens(all, judged, candidate, config);
+}
+
+}  // namespace
+
+TEST_CASE("tokens that decode steps were fed, beside what the logits before would choose") {
+  const auto chosen = fed({{1, 1}, {1, 1}, {2, 3}});  // behind the last step nothing is fed
+  REQUIRE(chosen.has_value());
+  CHECK(chosen->compared == 4);
+  CHECK(chosen->not_chosen == 0);
+  for (const bool last_rows_only : {false, true}) {
+    const auto others = fed({{1, 1}, {1, 3}, {1, 1}}, 0, {0, 1, 2}, last_rows_only);
+    CHECK(others->not_chosen == 1);
+    CHECK(others->step == 2);
+    CHECK(others->row == 1);
+    CHECK(others->fed == 1);
+    CHECK(others->chosen == 3);
+  }
+  CHECK(fed({{2, 1}, {0, 3}, {1, 1}})->not_chosen == 3);
+}
+
+TEST_CASE("where nothing was chosen nothing is said of what was fed") {
+  CHECK(fed({{1, 2}, {1, 1}, {1, 1}}, 2)->compared == 3);  // row 1 holds nothing but padding in step 0
+  CHECK(fed({{-1, 1}, {1, 1}, {1, 1}})->compared == 3);    // NaN
+  CHECK(fed({{1, 2}, {1, 1}, {1, 1}}, 0, {1, 2})->not_chosen == 0);
+  CHECK_FALSE(fed({{1, 1}, {1, 1}, {1, 1}}, 0, {2}).has_value());
+}

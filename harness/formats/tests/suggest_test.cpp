@@ -28,6 +28,17 @@ TEST_CASE("the nearest name is found only where it is near") {
   CHECK(suggestion("zzzzzzzz", names).empty());
 }
 
+TEST_CASE("short names of element types are known where the long ones are asked for") {
+  const std::vector<std::string> types = {"float32", "bfloat16", "float16"};
+  CHECK(nearest_name("bf16", types) == "bfloat16");
+  CHECK(nearest_name("half", types) == "float16");
+  CHECK(nearest_name("F32", types) == "float32");
+  CHECK(nearest_name("float61", types) == "float16");
+  CHECK_FALSE(nearest_name("int8", types).has_value());
+  const std::vector<std::string> others = {"lockstep", "free", "both"};
+  CHECK_FALSE(nearest_name("bf16", others).has_value());
+}
+
 TEST_CASE("printable text holds no control sequence") {
   CHECK(printable("plain \"text\"") == "plain \"text\"");
   CHECK(printable("a\x1B[31mb\n") == "a\\x1B[31mb\\x0A");

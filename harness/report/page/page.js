@@ -53,6 +53,11 @@
     badge.classList.add(report.verdict);
     byId('sentence').textContent = data.sentence;
     byId('subject').textContent = data.subject;
+    if (report.acceptance !== null) {
+      byId('acceptance').replaceChildren(element('strong', {}, report.acceptance.verdict),
+        element('ul', {}, data.acceptance.map((line) => element('li', {}, line))));
+      byId('acceptance').hidden = false;
+    }
     for (const section of document.querySelectorAll('main section')) {
       if (section.hidden) continue;
       byId('sections').append(element('a', {href: `#${section.id}`}, section.querySelector('h2').textContent));

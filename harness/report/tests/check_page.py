@@ -23,6 +23,7 @@ const grid = document.getElementById('grid');
 const cells = () => [...grid.querySelectorAll('td[data-row]')];
 facts.badge = document.getElementById('badge').textContent;
 facts.sentence = document.getElementById('sentence').textContent;
+facts.acceptance = document.getElementById('acceptance').hidden ? '' : document.getElementById('acceptance').textContent;
 facts.causes = document.querySelectorAll('#causes tbody tr').length;
 facts.cells = cells().length;
 facts.wrong = grid.querySelectorAll('td.wrong').length;
@@ -92,6 +93,12 @@ def failures_of(name, page, report, folder):
         yield f"{name}: no cause is shown"
     if name == "diverged" and report["findings"][0]["command"] not in facts["detail"]:
         yield f"{name}: the first finding is not shown with the command that repeats it"
+    accepted = report["acceptance"]
+    shown = facts["acceptance"]
+    if bool(shown) != bool(accepted) or (accepted and not shown.startswith(accepted["verdict"])):
+        yield f"{name}: what a pipeline makes of it is shown as {shown!r}"
+    if name == "refused" and "the waiver for X.layer_repeated expired on 2026-01-31" not in facts["acceptance"]:
+        yield f"{name}: the waiver's problem is not shown"
     links = re.findall(r"""(?:src|href|action)=["'](?!#)[^"']*|url\(|@import""", page.read_text().split("<body>")[0])
     if links:
         yield f"{name}: the page refers to {links[0]}"
@@ -105,7 +112,7 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         subprocess.run([sys.argv[1], folder / "samples"], check=True)
-        for name in ("match", "diverged", "hostile", "not_numbers", "empty"):
+        for name in ("match", "diverged", "refused", "hostile", "not_numbers", "empty"):
             run = folder / "samples/runs" / name
             work = folder / name
             work.mkdir()

@@ -5,6 +5,7 @@ Usage: check_reports.py REPORT_SAMPLES SCHEMA_FOLDER
 import copy
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -66,28 +67,75 @@ def strictness_failures(validator, document, name):
                 yield f"{name}: valid though {change.__name__} was done at {'/'.join(map(str, path))}"
 
 
+# What junit-10.xsd of Jenkins' xUnit plugin allows: of each element its attributes, with "!" those that must be there,
+# and its children. (jenkinsci/xunit-plugin, src/main/resources/org/jenkinsci/plugins/xunit/types/model/xsd)
+TIME = re.compile(r"(([0-9]{0,3},)*[0-9]{3}|[0-9]{0,3})*(\.[0-9]*)?")
+OUTCOME = (("type", "message"), ())
+JENKINS = {
+    "testsuites": (("name", "time", "tests", "failures", "errors"), ("testsuite",)),
+    "testsuite": (("name!", "tests!", "failures!", "errors!", "group", "time", "skipped", "timestamp", "hostname", "id",
+                   "package", "file", "log", "url"), ("testsuite", "properties", "testcase", "system-out", "system-err")),
+    "testcase": (("name!", "time", "classname", "group"),
+                 ("skipped", "error", "failure", "rerunFailure", "rerunError", "flakyFailure", "flakyError", "system-out",
+                  "system-err")),
+    "failure": OUTCOME, "error": OUTCOME, "skipped": OUTCOME,
+}
+
+
+def jenkins_refuses(element):
+    if element.tag not in JENKINS:
+        yield f"<{element.tag}> is no element that this check knows"
+        return
+    attributes, children = JENKINS[element.tag]
+    allowed = {attribute.rstrip("!") for attribute in attributes}
+    for name in element.keys():
+        if name not in allowed:
+            yield f"<{element.tag}> has the attribute {name}"
+    for attribute in attributes:
+        if attribute.endswith("!") and element.get(attribute[:-1]) is None:
+            yield f"<{element.tag}> lacks the attribute {attribute[:-1]}"
+    if element.tag.startswith("testsuite") and not TIME.fullmatch(element.get("time", "")):
+        yield f"<{element.tag}> has the time {element.get('time')}"
+    for child in element:
+        if child.tag not in children:
+            yield f"<{element.tag}> holds <{child.tag}>"
+        yield from jenkins_refuses(child)
+
+
 def check_junit(path, report):
     root = xml.etree.ElementTree.parse(path).getroot()
-    cases = root.findall("./testsuite/testcase")
+    yield from (f"{path}: {problem}" for problem in jenkins_refuses(root))
+    suite = root.find("testsuite")
+    cases = suite.findall("testcase")
     for attribute, element in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
-        if int(root.get(attribute)) != len(root.findall(f".//{element}")):
+        if int(suite.get(attribute)) != len(root.findall(f".//{element}")):
             yield f"{path}: {attribute} is not the number of its elements"
-    if int(root.get("tests")) != len(cases) or len(cases) != 1 + 11 * len(report["cases"]):
+    acceptance = report["acceptance"]
+    causes = [case for case in cases if case.get("classname") == "qdiff.causes"]
+    waivers = len(acceptance["waivers"]) if acceptance else 0
+    if int(root.get("tests")) != len(cases) or len(cases) != 1 + len(causes) + waivers + 11 * len(report["cases"]):
         yield f"{path}: {len(cases)} test cases for {len(report['cases'])} cases, each with ten hypotheses"
-    # A hypothesis that the run confirmed fails somewhere, and one that it could not judge passes nowhere.
+    if len({(case.get("classname"), case.get("name")) for case in causes}) != len(causes):
+        yield f"{path}: two tests of one cause"
+    if bool(causes) != bool(report["findings"]):
+        yield f"{path}: {len(causes)} causes of {len(report['findings'])} findings"
+    failing = [case for case in cases if case.find("failure") is not None]
+    if any(case.get("classname") not in ("qdiff.causes", "qdiff.waivers") for case in failing):
+        yield f"{path}: what is no cause fails"
+    # A hypothesis that the run confirmed passes in no case of such a finding, and one that it could not judge in none.
     for hypothesis in report["hypotheses"]:
-        tests = [case for case in cases if case.get("classname") == hypothesis["id"]]
-        if hypothesis["verdict"] in ("undetectable", "not_exercised"):
-            right = all(test.find("skipped") is not None for test in tests)
-        elif hypothesis["verdict"] in ("confirmed", "consistent") and not report["precision_allowed"]:
-            right = any(test.find("failure") is not None for test in tests)
-        else:
-            right = not any(test.find("failure") is not None for test in tests)
-        if not right:
-            yield f"{path}: {hypothesis['id']} is {hypothesis['verdict']}, but its test cases say otherwise"
+        tests = {case.get("name"): case for case in cases if case.get("classname") == hypothesis["id"]}
+        wrong_in = {finding["case"] for finding in report["findings"]
+                    if finding["explanation"]["verdict"] and finding["explanation"]["hypothesis"] == hypothesis["id"]
+                    and not (report["precision_allowed"] and finding["kind"] == "precision")}
+        blind = hypothesis["verdict"] in ("undetectable", "not_exercised")
+        for name, test in tests.items():
+            if (blind or name in wrong_in) and test.find("skipped") is None:
+                yield f"{path}: {hypothesis['id']} is {hypothesis['verdict']}, but passes in {name}"
     green = not root.findall(".//failure") and not root.findall(".//error")
-    if green != (report["verdict"] == "match"):
-        yield f"{path}: green is {green}, but the verdict {report['verdict']}"
+    right = acceptance["verdict"] == "accepted" if acceptance else report["verdict"] == "match"
+    if green != right:
+        yield f"{path}: green is {green}, but the run's outcome says {right}"
 
 
 def check(folder, validators):
@@ -112,7 +160,7 @@ def check(folder, validators):
             yield from strictness_failures(validators["tensor"], lines[0], "tensor")
         yield from check_junit(run / "junit.xml", report)
         # One small report of each shape is enough to try every field of the schemas.
-        if run.name in ("ties", "inconclusive", "rounding"):
+        if run.name in ("ties", "inconclusive", "rounding", "refused"):
             yield from strictness_failures(validators["report"], report, run.name)
     first = next(h for h in report_of(folder, "ties")["hypotheses"] if h["first_divergence"])
     yield from strictness_failures(validators["hypothesis"], first, "hypothesis")

@@ -35,7 +35,7 @@ TEST_CASE("GitHub: one error for one bug, however many tensors it spoils", "[rep
 TEST_CASE("GitHub: the first divergence comes first, then each other explanation", "[report]") {
   const std::vector<std::string> lines = lines_of(github_commands(tests::unexplained()));
   REQUIRE(lines.size() == 2);
-  CHECK_THAT(lines[0], StartsWith("::error title=qdiff%3A unexplained::lm_head"));  // of kind logic
+  CHECK_THAT(lines[0], StartsWith("::error title=qdiff%3A unexplained%3A lm_head::lm_head"));  // of kind logic
   CHECK_THAT(lines[1], StartsWith("::error title=qdiff%3A H02.attention_probs_bf16::model.layers.0.self_attn.probs"));
   CHECK_THAT(lines[1], ContainsSubstring("%0Adeclare: \"points\": {\"attention.probs\": \"bfloat16\""));
 }
@@ -70,7 +70,8 @@ TEST_CASE("GitHub: text from files ends no command and begins none", "[report]")
   result.findings[0].command = "100% :: ,\r\n::set-env name=A::b";
   const std::string commands = github_commands(result);
   CHECK(lines_of(commands).size() == 1);
-  CHECK_THAT(commands, StartsWith("::error title=qdiff%3A a%3Ab%2Cc%3A%3Ad%25  %3A%3Aerror%3A%3Ax::model"));
+  CHECK_THAT(commands, StartsWith("::error title=qdiff%3A a%3Ab%2Cc%3A%3Ad%25  %3A%3Aerror%3A%3Ax by its pattern%3A "
+                                  "self_attn.attn_output::model"));
   CHECK_THAT(commands, ContainsSubstring("repeat: 100%25 :: ,  ::set-env name=A::b\n"));
   CHECK(is_printable(github_commands(tests::hostile())));
 }
@@ -88,6 +89,39 @@ TEST_CASE("GitHub's page: a table of the hypotheses", "[report]") {
   CHECK_THAT(page, ContainsSubstring("\n| H10 Masking | not exercised |  |  |\n"));
   CHECK_THAT(github_summary(tests::empty()), ContainsSubstring("\n\nnothing was compared\n\n"));
   CHECK_THAT(github_summary(tests::rounding()), ContainsSubstring("Declare: <code>&#34;points&#34;&#58; "));
+}
+
+TEST_CASE("GitHub: what a pipeline knows is no error, and a waiver that does not hold is one", "[report]") {
+  const std::vector<std::string> lines = lines_of(github_commands(tests::refused()));
+  REQUIRE(lines.size() == 2);
+  CHECK_THAT(lines[0], StartsWith("::error title=qdiff%3A unexplained%3A lm_head::lm_head"));
+  CHECK(lines[1] == "::error title=qdiff%3A waiver::the waiver for X.layer_repeated expired on 2026-01-31");
+  CHECK(github_commands(tests::accepted()).empty());
+  findings::RunResult undecided = tests::accepted();
+  undecided.acceptance->verdict = findings::AcceptanceVerdict::kUndecided;
+  undecided.acceptance->reasons = {"lm_head holds NaN"};
+  CHECK(github_commands(undecided) == "::warning title=qdiff%3A undecided::lm_head holds NaN\n");
+  const std::string page = github_summary(tests::refused());
+  CHECK_THAT(page, StartsWith("### qdiff: diverged, refused\n"));
+  CHECK_THAT(page, ContainsSubstring("\n- 1 new finding&#58; 1 of unexplained\n"));
+  CHECK_THAT(page, ContainsSubstring("\n- fixed since the baseline&#58; 1 of H03.theta, 1 unexplained\n"));
+}
+
+TEST_CASE("GitHub's page: every unexplained tensor is there, and many explained ones are counted", "[report]") {
+  CHECK_THAT(
+      github_summary(tests::unexplained()),
+      ContainsSubstring("\n| unexplained&#58; no known bug and no mechanism reproduces it | <code>lm&#95;head</code> "
+                        "prefill | 1 | shape |\n"));
+  findings::RunResult result = tests::diverged();
+  const findings::Finding explained = result.findings.front();
+  for (std::size_t i = 0; i < 40; ++i) {
+    result.findings.push_back(explained);
+    result.findings.back().explanation.variant = fault_table()[i].id;
+  }
+  result.findings.push_back(tests::unexplained().findings.back());
+  const std::string page = github_summary(result);
+  CHECK_THAT(page, ContainsSubstring("more lines in report.html |"));
+  CHECK_THAT(page, ContainsSubstring("<code>lm&#95;head</code> prefill | 1 |"));
 }
 
 TEST_CASE("R01 R02 GitHub's page: text from files is neither HTML nor Markdown", "[report]") {

@@ -277,6 +277,48 @@ RunResult allowed() {
   return result;
 }
 
+RunResult refused() {
+  using findings::FindingState;
+  RunResult result = diverged();
+  result.fed_tokens = findings::FedTokens{12, 2, 3, 1, 17, 4, " sea", std::nullopt};
+  Finding head = finding_at(Op::kLmHead, kNoLayer, 0, Phase::kPrefill);
+  Finding rounded = finding_at(Op::kProbs, 0, 0, Phase::kPrefill);
+  rounded.kind = FindingKind::kPrecision;
+  rounded.explanation.verdict = HypothesisVerdict::kConfirmed;
+  rounded.explanation.points = {{"mlp.silu", "bfloat16"}};
+  result.findings.push_back(head);
+  result.findings.push_back(rounded);
+  findings::Acceptance acceptance;
+  acceptance.verdict = findings::AcceptanceVerdict::kRefused;
+  acceptance.reasons = {"1 new finding: 1 of unexplained", "the waiver for X.layer_repeated expired on 2026-01-31"};
+  acceptance.fail_on = {FindingKind::kLogic};
+  acceptance.baseline = "reports/main";
+  acceptance.states = {FindingState::kUnchanged, FindingState::kUnchanged, FindingState::kWaived, FindingState::kNew,
+                       FindingState::kNotCounted};
+  acceptance.fixed = {{"H05-gqa", "lockstep", 0, "model.layers.0.mlp.act", FindingKind::kLogic, "H03.theta"},
+                      {"H05-gqa", "lockstep", 1, "model.layers.0.mlp.act", FindingKind::kLogic, ""}};
+  acceptance.not_judged = {{"other", "free", 0, "lm_head", FindingKind::kPrecision, "mlp.silu"}};
+  acceptance.waivers = {{"H05.modulo in case H05-gqa", "the new kernel lands in March", "https://example.org/1",
+                         "2027-03-31", findings::WaiverState::kUsed, 1},
+                        {"X.layer_repeated", "an old export", "https://example.org/2", "2026-01-31",
+                         findings::WaiverState::kExpired, 0, "the waiver for X.layer_repeated expired on 2026-01-31"},
+                        {"H10.window", "short prompts alone", "https://example.org/3", "2027-03-31",
+                         findings::WaiverState::kNotShown, 0}};
+  result.acceptance = acceptance;
+  return result;
+}
+
+RunResult accepted() {
+  RunResult result = refused();
+  findings::Acceptance& acceptance = *result.acceptance;
+  acceptance.verdict = findings::AcceptanceVerdict::kAccepted;
+  acceptance.reasons.clear();
+  acceptance.states[3] = findings::FindingState::kUnchanged;
+  acceptance.waivers.erase(acceptance.waivers.begin() + 1);
+  result.fed_tokens = findings::FedTokens{12, 0};
+  return result;
+}
+
 RunResult not_numbers() {
   RunResult result = diverged();
   Finding& finding = result.findings.front();
@@ -339,6 +381,15 @@ RunResult hostile() {
     hypothesis.shown_by = {{FaultId::kEps, {text}}};
     hypothesis.blind_variants = {{FaultId::kEps, text}};
   }
+  result.acceptance = refused().acceptance;
+  result.acceptance->states.resize(result.findings.size());
+  result.acceptance->baseline = text;
+  result.acceptance->reasons = {text};
+  for (findings::WaiverOutcome& waiver : result.acceptance->waivers) {
+    waiver.what = waiver.reason = waiver.link = waiver.problem = text;
+  }
+  for (findings::BaselineFinding& finding : result.acceptance->fixed) finding.tensor = finding.cause = text;
+  result.fed_tokens = findings::FedTokens{1, 1, 1, 0, 2, 3, text, text};
   result.coverage.tensors_missing = {text};
   result.coverage.not_compared = {{text, "free", 0, text, text}};
   result.closest = {text, "free", 0, text, text, 0.5};
@@ -359,6 +410,8 @@ std::vector<std::pair<std::string, RunResult>> all() {
           {"rounding", rounding()},
           {"ranked", ranked()},
           {"allowed", allowed()},
+          {"refused", refused()},
+          {"accepted", accepted()},
           {"not_numbers", not_numbers()},
           {"empty", empty()},
           {"hostile", hostile()}};

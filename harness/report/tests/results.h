@@ -17,9 +17,11 @@ findings::RunResult unexplained();   // nothing known fits; precision findings t
 findings::RunResult rounding();      // undeclared roundings alone
 findings::RunResult ranked();        // a trace's logits alone, with the bugs that come nearest
 findings::RunResult allowed();       // a trace whose undeclared roundings do not count, and what would declare them
-findings::RunResult not_numbers();   // NaN and infinities wherever a number stands
-findings::RunResult empty();         // nothing was run
-findings::RunResult hostile();       // every text tries to break out of where it is shown
+findings::RunResult refused();   // by a pipeline: known, waived, uncounted and new findings, and a waiver that expired
+findings::RunResult accepted();  // by a pipeline, though the verdict is diverged
+findings::RunResult not_numbers();  // NaN and infinities wherever a number stands
+findings::RunResult empty();        // nothing was run
+findings::RunResult hostile();      // every text tries to break out of where it is shown
 
 std::vector<std::pair<std::string, findings::RunResult>> all();  // with their names
 

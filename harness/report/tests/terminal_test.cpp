@@ -30,9 +30,66 @@ TEST_CASE("a match fits a glance and says how much room it had", "[report]") {
   CHECK_THAT(text, StartsWith("MATCH  cpu engine in bfloat16 on synthetic:toy-15x5,profile=qwen, 2 cases, 3.2 s\n"));
   CHECK_THAT(text, ContainsSubstring("1404 tensors"));
   CHECK_THAT(text, ContainsSubstring("worst_slice_rms at 0.812 of its bound"));
-  CHECK_THAT(text, ContainsSubstring("blind     H09, H10"));
+  CHECK_THAT(text, ContainsSubstring("bugs      of 17 known bugs none; not shown by these inputs: all of H09, H10\n"));
+  CHECK_THAT(text, !ContainsSubstring("H01  KV cache"));
   CHECK_THAT(text, ContainsSubstring("reports   qdiff-report\n"));
   CHECK(text.find("first at") == std::string::npos);
+}
+
+TEST_CASE("the ten hypotheses are shown where one has something to say, or where they are asked for", "[report]") {
+  TerminalOptions all = plain();
+  all.all = true;
+  const std::string text = format_terminal(tests::match(), all);
+  CHECK_THAT(text, ContainsSubstring("H01  KV cache"));
+  CHECK_THAT(text, ContainsSubstring("blind     H09, H10"));
+  CHECK_THAT(text, !ContainsSubstring("bugs      of"));
+  findings::RunResult open = tests::match();
+  open.hypotheses[3].verdict = findings::HypothesisVerdict::kOpen;
+  CHECK_THAT(format_terminal(open, plain()), ContainsSubstring("H01  KV cache"));
+  findings::RunResult partly = tests::match();
+  for (int i = 0; i < 8; ++i)
+    partly.hypotheses[0].blind_variants.push_back({fault_table()[static_cast<std::size_t>(i)].id, "why"});
+  CHECK_THAT(format_terminal(partly, plain(400)),
+             ContainsSubstring("of 25 known bugs none; not shown by these inputs: all of H09, H10; H01."));
+  CHECK_THAT(format_terminal(partly, plain(400)), ContainsSubstring(" and 2 more\n"));
+}
+
+TEST_CASE("every cause is shown where that is asked for", "[report]") {
+  findings::RunResult result = tests::diverged();
+  result.findings.resize(20, result.findings.front());
+  for (std::size_t i = 0; i < result.findings.size(); ++i) result.findings[i].explanation.variant = fault_table()[i].id;
+  TerminalOptions all = plain();
+  CHECK_THAT(format_terminal(result, all), ContainsSubstring("and 10 more lines like these in report.html"));
+  all.all = true;
+  const std::string text = format_terminal(result, all);
+  CHECK_THAT(text, !ContainsSubstring("more lines like these"));
+  CHECK_THAT(text, ContainsSubstring(std::string(name(fault_table()[19].id)) + " (confirmed)"));
+}
+
+TEST_CASE("after a trace's match: where else garbage comes from, with what the steps show of it", "[report]") {
+  findings::RunResult result = tests::match();
+  CHECK_THAT(format_terminal(result, plain(400)), !ContainsSubstring("garbage"));  // no trace
+  result.of_trace = true;
+  const std::string right = "the forward pass is right on these inputs: garbage text then comes from behind the logits";
+  CHECK_THAT(format_terminal(result, plain(400)), ContainsSubstring(right));
+  CHECK_THAT(format_terminal(result, plain(400)), !ContainsSubstring("largest logit"));
+  result.fed_tokens = findings::FedTokens{12, 2, 3, 1, 17, 4, " sea", " is"};
+  CHECK_THAT(
+      format_terminal(result, plain(400)),
+      ContainsSubstring("of 12 tokens that decode steps were fed, 2 are not the one with the largest logit before: the "
+                        "first in step 3, row 1, was \" sea\" (token 17) where \" is\" (token 4) has the largest. If "
+                        "the engine writes greedily, what picks the token is wrong\n"));
+  result.coverage.tensors_missing = {"lm_head"};
+  CHECK_THAT(format_terminal(result, plain(400)), !ContainsSubstring(right));
+  CHECK_THAT(format_terminal(result, plain(400)), ContainsSubstring("the logits themselves were not judged"));
+}
+
+TEST_CASE("what may have kept a tensor from being compared is said before a match's good news", "[report]") {
+  findings::RunResult result = tests::match();
+  result.notes = {"step 0 holds model.layers.0.mlp.gate, which is no tensor of the table"};
+  const std::string text = format_terminal(result, plain(200));
+  CHECK(text.find("  note      step 0 holds") < text.find("  compared"));
+  CHECK(lines_of(text)[1] == "  note      step 0 holds model.layers.0.mlp.gate, which is no tensor of the table");
 }
 
 TEST_CASE("logits alone: right code, the bugs that come nearest, and what to record", "[report]") {
@@ -108,6 +165,28 @@ TEST_CASE("a divergence: where, what, why and the command, before anything else"
   }
 }
 
+TEST_CASE("what a pipeline makes of a run stands under its verdict", "[report]") {
+  const std::string text = format_terminal(tests::refused(), plain(200));
+  CHECK_THAT(text, StartsWith("DIVERGED"));
+  CHECK_THAT(text,
+             ContainsSubstring("  refused   1 new finding: 1 of unexplained\n"
+                               "            the waiver for X.layer_repeated expired on 2026-01-31\n"
+                               "            2 findings are in the baseline reports/main\n"
+                               "            1 finding is waived\n"
+                               "            1 finding is of a kind that does not fail this run\n"
+                               "            fixed since the baseline: 1 of H03.theta, 1 unexplained\n"
+                               "            of the baseline, and not judged in this run: 1 of mlp.silu\n"
+                               "            H05.modulo in case H05-gqa is waived until 2027-03-31: the new kernel "
+                               "lands in March (https://example.org/1)\n"
+                               "            these inputs would not show what the waiver for H10.window is for\n"));
+  CHECK_THAT(text,
+             ContainsSubstring("3 tensors, H05.modulo (confirmed), worst 4.1e+02 of its bound; 2 in the baseline, "
+                               "1 waived\n"));
+  CHECK_THAT(text, ContainsSubstring("lm_head in prefill: 1 tensor, unexplained"));
+  CHECK_THAT(text, ContainsSubstring("of its bound; new\n"));
+  CHECK_THAT(format_terminal(tests::accepted(), plain(200)), ContainsSubstring("  accepted  nothing is new\n"));
+}
+
 TEST_CASE("a fitted value, its right one, a span and a tie", "[report]") {
   const std::string text = format_terminal(tests::ties(), plain());
   CHECK_THAT(text,
@@ -164,6 +243,12 @@ TEST_CASE("parameters are plain numbers, and stand beside their own variant alon
   row.variant = FaultId::kNoRope;
   text = format_terminal(result, plain(120));
   CHECK_THAT(text, ContainsSubstring("H03.none\n"));
+}
+
+TEST_CASE("a long run's time is in minutes", "[report]") {
+  findings::RunResult result = tests::match();
+  result.seconds = 201.0;
+  CHECK_THAT(format_terminal(result, plain()), ContainsSubstring("2 cases, 3 min 21 s\n"));
 }
 
 TEST_CASE("an unexplained divergence says so, and stands beside the undeclared rounding", "[report]") {

@@ -1,0 +1,16 @@
+// What kind of finding it is.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+namespace qdiff::findings {
+
+// kPrecision: a rounding that the engine did not declare.
+enum class FindingKind : std::uint8_t { kLogic, kPrecision };
+inline constexpr std::array<std::string_view, 2> kFindingKindNames = {"logic", "precision"};
+constexpr std::string_view name(FindingKind kind) { return kFindingKindNames[static_cast<std::size_t>(kind)]; }
+
+}  // namespace qdiff::findings
