@@ -44,6 +44,38 @@ class PlantedTree(unittest.TestCase):
             self.assertIn(word, output)
 
 
+class CiFiles(PlantedTree):
+    def setUp(self):
+        super().setUp()
+        for name in [".github", ".gitlab-ci.yml", "docs/ci.md"]:
+            source, target = SCRIPTS.parent / name, self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+        if self.run_check("check_ci_files.py")[0] == SKIPPED:
+            self.skipTest("Python has no check-jsonschema")
+
+    def change(self, path, old, new):
+        text = (self.root / path).read_text()
+        self.assertIn(old, text)
+        self.write(path, text.replace(old, new, 1))
+
+    def test_right_files_pass(self):
+        self.assert_clean("check_ci_files.py")
+
+    def test_misspelt_keys(self):
+        self.change(".github/actions/qdiff/action.yml", "using: composite", "using: compost")
+        self.assert_found("check_ci_files.py", "action.yml", "1 problems")
+        self.change(".github/workflows/ci.yml", "runs-on:", "run-on:")
+        self.change(".gitlab-ci.yml", "artifacts:", "artefacts:")
+        self.assert_found("check_ci_files.py", "ci.yml", "3 problems")
+
+    def test_what_the_page_shows(self):
+        self.change("docs/ci.md", "    runs-on:", "    run-on:")
+        self.assert_found("check_ci_files.py", "GitHub Actions of ci.md, block 0")
+        self.write("docs/ci.md", "# Nothing\n")
+        self.assert_found("check_ci_files.py", "docs/ci.md shows too few files")
+
+
 class Arrows(PlantedTree):
     def setUp(self):
         super().setUp()
