@@ -271,6 +271,15 @@ def load_engine(path, model):
     return engine.load(model)
 
 
+def refuse_compiled(module, path):
+    """Hooks do not run inside a compiled graph, and what it fuses is no tensor at all."""
+    from torch._dynamo.eval_frame import OptimizedModule
+    for name, part in module.named_modules():
+        if isinstance(part, OptimizedModule) or getattr(part, "_compiled_call_impl", None) is not None:
+            raise UsageError(f"{path}: {name or 'the module'} is compiled, and hooks do not run in it; load the engine "
+                             "without torch.compile(), or record its logits alone by trace_writer.py")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     recording.add_arguments(parser)
@@ -287,6 +296,7 @@ def main():
     except ImportError as error:
         raise UsageError("this Python has no torch") from error
     module, run_step = load_engine(arguments.engine, arguments.model)
+    refuse_compiled(module, arguments.engine)
     engine = {"name": arguments.engine.stem, "device": "cpu"} | names.get("engine", {})
     with trace_writer.TraceWriter(arguments.trace, engine, names["compute"], config,
                                   names.get("cache_capacity")) as writer:

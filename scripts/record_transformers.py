@@ -3,6 +3,7 @@
 
     record_transformers.py --model Qwen2.5-0.5B --trace trace --prompt-tokens 64 --decode 4
     record_transformers.py --model DIR --trace DIR --tokens ids.json --chunks 37,27 --attn sdpa --dtype float32
+    record_transformers.py --model DIR --trace DIR --prompt-tokens 9,6 --decode 4 --cache static --generate
 
 Hooks on the modules, and wrappers of the functions between them, write each tensor as it is produced, so that one
 tensor is in memory besides what the model itself needs. Nothing is computed a second time: what is recorded is what the
@@ -86,6 +87,7 @@ class Recorder:
     def __init__(self, model, put):
         self._model, self._put = model, put
         self._layer = None
+        self.slots = None  # up to this step's; a static cache has more
         self._after(model.model.embed_tokens, "model.embed_tokens")
         self._after(model.model.norm, "model.norm")
         self._after(model.lm_head, "lm_head")
@@ -128,11 +130,11 @@ class Recorder:
             return q, k
 
         def recorded_cache(key, value):  # what the cache object handed out: all slots up to this step's
-            self._attention("k_cache", key.transpose(1, 2))
-            self._attention("v_cache", value.transpose(1, 2))
+            self._attention("k_cache", key[:, :, :self.slots].transpose(1, 2))
+            self._attention("v_cache", value[:, :, :self.slots].transpose(1, 2))
 
         def recorded_softmax(scores, *arguments, **keywords):
-            self._attention("scores", scores)
+            self._attention("scores", scores[..., :self.slots])
             return softmax(scores, *arguments, **keywords)
 
         def recorded_eager(module, query, key, value, *arguments, **keywords):
@@ -142,7 +144,7 @@ class Recorder:
                 output, probs = eager(module, query, key, value, *arguments, **keywords)
             finally:
                 nn.functional.softmax = softmax
-            self._attention("probs", probs)
+            self._attention("probs", probs[..., :self.slots])
             return output, probs
 
         def recorded_sdpa(module, query, key, value, *arguments, **keywords):
@@ -158,23 +160,60 @@ class Recorder:
             AttentionInterface._global_mapping["sdpa"] = sdpa
 
 
-def record(model, plan, writer, selected, last_logits):
+def generate(model, plan, writer, recorder, cache, padding):
+    """The steps as transformers' own generate() takes them, greedily; a hook sees what it hands to the model."""
     import torch
-    from transformers import DynamicCache
+    tokens = torch.tensor(plan.prompt)
+
+    def begin(module, arguments, keywords):
+        ids, past = keywords["input_ids"], cache.get_seq_length()
+        recorder.slots = int(past) + ids.shape[1]
+        positions = keywords.get("position_ids")
+        writer.begin_step("decode" if past else "prefill", ids.tolist(), int(past),
+                          None if positions is None else positions.expand(len(ids), -1).tolist(), plan.left_padding)
+    hook = model.register_forward_pre_hook(begin, with_kwargs=True)
+    model.generation_config.eos_token_id = None
+    try:
+        with torch.no_grad():
+            model.generate(tokens, attention_mask=(torch.arange(tokens.shape[1])[None] >= padding[:, None]).long(),
+                           past_key_values=cache, max_new_tokens=plan.num_decode + 1, do_sample=False,
+                           disable_compile=True)
+    finally:
+        hook.remove()
+
+
+def make_cache(model, static, plan):
+    from transformers import DynamicCache, StaticCache
+    if not static:
+        return DynamicCache(config=model.config)
+    return StaticCache(config=model.config, max_cache_len=capacity_of(plan))
+
+
+def capacity_of(plan):
+    """Slots of a static cache: some that this recording leaves free, as a server's has them."""
+    return len(plan.prompt[0]) + plan.num_decode + 8
+
+
+def record(model, plan, writer, selected, arguments):
+    import torch
     recorder = Recorder(model, lambda name, tensor: writer.tensor(name, tensor) if selected(name) else None)
-    cache = DynamicCache(config=model.config)
+    cache = make_cache(model, arguments.cache == "static", plan)
     padding = torch.tensor(plan.left_padding)
 
     def step(tokens, positions, past):
         slots = torch.arange(past + len(tokens[0]))
+        recorder.slots = len(slots)
         with torch.no_grad():
             output = model(input_ids=torch.tensor(tokens), position_ids=torch.tensor(positions),
                            attention_mask=(slots[None, :] >= padding[:, None]).long(),
-                           past_key_values=cache, use_cache=True, logits_to_keep=1 if last_logits else 0)
+                           past_key_values=cache, use_cache=True, logits_to_keep=1 if arguments.last_logits else 0)
         return output.logits[:, -1].float().argmax(-1).tolist()
 
     with recorder.wrapped():
-        plan.run(writer, step)
+        if arguments.generate:
+            generate(model, plan, writer, recorder, cache, padding)
+        else:
+            plan.run(writer, step)
 
 
 def main():
@@ -182,6 +221,9 @@ def main():
     recording.add_arguments(parser)
     parser.add_argument("--dtype", choices=trace_writer.DTYPES, help="default: the checkpoint's")
     parser.add_argument("--attn", choices=["eager", "sdpa"], default="eager", help="(default: eager)")
+    parser.add_argument("--cache", choices=["dynamic", "static"], default="dynamic", help="(default: dynamic)")
+    parser.add_argument("--generate", action="store_true",
+                        help="the steps that transformers' generate() takes, greedily; it prefills in one step")
     parser.add_argument("--last-logits", action="store_true", help="logits of the last token of a step alone")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: PyTorch's own choice")
     wrong = parser.add_argument_group("to make a wrong engine on purpose")
@@ -192,6 +234,8 @@ def main():
     arguments = parser.parse_args()
     config = recording.read_config(arguments.model)
     plan = recording.Plan(arguments, config)
+    if arguments.generate and (arguments.chunks or arguments.decode_tokens):
+        raise UsageError("--generate takes the steps of generate() itself: no --chunks and no --decode-tokens")
     selected = recording.Filter(arguments.tensors, config["num_hidden_layers"])
     trace_writer.refuse_other_folder(arguments.trace)
     dtype = arguments.dtype or config.get("dtype") or config.get("torch_dtype") or "float32"
@@ -211,8 +255,9 @@ def main():
     engine = {"name": f"transformers-{arguments.attn}", "version": transformers.__version__, "device": "cpu"}
     # What config.json says stands in the manifest, as with an engine that misreads it.
     with trace_writer.TraceWriter(arguments.trace, engine,
-                                  trace_writer.compute(dtype, points=points(arguments.attn, dtype)), config) as writer:
-        record(model, plan, writer, selected, arguments.last_logits)
+                                  trace_writer.compute(dtype, points=points(arguments.attn, dtype)), config,
+                                  capacity_of(plan) if arguments.cache == "static" else None) as writer:
+        record(model, plan, writer, selected, arguments)
     print(f"{arguments.trace}: {plan.num_decode + len(plan.chunks)} steps")
 
 

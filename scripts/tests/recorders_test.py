@@ -239,6 +239,34 @@ class Recorders(unittest.TestCase):
                                           "--prompt-tokens", 3, status=2))
         self.assertFalse((self.folder / "bad").exists())
 
+    def test_static_cache_and_generate(self):
+        """The same tensors as by the dynamic cache, up to the order of sums over the free slots; and the cache's size."""
+        prompt = ("--prompt-tokens", "9,6", "--decode", 2, "--dtype", "float32")
+        self.record("dynamic", *prompt)
+        for name, more in (("static", ("--cache", "static")), ("generate", ("--generate",)),
+                           ("both", ("--cache", "static", "--generate"))):
+            manifest = self.record(name, *prompt, *more)
+            self.assertEqual(manifest.get("cache_capacity"), 9 + 2 + 8 if "static" in more else None)
+            self.assertEqual([(step["phase"], step["past_length"]) for step in manifest["steps"]],
+                             [("prefill", 0), ("decode", 9), ("decode", 10)])
+            for step in range(3):
+                right, here = self.tensors("dynamic", step), self.tensors(name, step)
+                self.assertEqual(set(right), set(here))
+                for tensor, value in right.items():
+                    if tensor != "lm_head":  # of which generate() asks for the last row
+                        self.assertEqual(value.shape, here[tensor].shape, tensor)
+                self.assertTrue(torch.allclose(right["lm_head"][:, -1], here["lm_head"][:, -1], atol=1e-4))
+        self.assertIn("--generate", self.call("record_transformers.py", "--trace", self.folder / "no", "--generate",
+                                              "--prompt-tokens", 4, "--chunks", "2,2", status=2))
+
+    def test_a_compiled_module_is_refused(self):
+        (self.folder / "engine.py").write_text("import torch\n\ndef load(directory):\n"
+                                               "    return torch.compile(torch.nn.Linear(2, 2)), None\n")
+        (self.folder / "names.json").write_text(json.dumps({"compute": {}, "modules": {}}))
+        self.assertIn("is compiled", self.call("record_torch.py", "--engine", self.folder / "engine.py", "--map",
+                                               self.folder / "names.json", "--trace", self.folder / "no",
+                                               "--prompt-tokens", 3, status=2))
+
     def test_one_module_in_two_layers_called_twice(self):
         """A block that both layers share, one norm for both of its places, and a cache with room for more."""
         (self.folder / "engine.py").write_text("""
