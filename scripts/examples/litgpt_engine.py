@@ -7,6 +7,7 @@ from litgpt import Config
 from litgpt.model import GPT
 from safetensors.torch import load_file
 
+MOST_ROWS = 4
 NAMES = {"input_layernorm": "norm_1", "self_attn.o_proj": "attn.proj", "post_attention_layernorm": "norm_2",
          "mlp.gate_proj": "mlp.fc_1", "mlp.up_proj": "mlp.fc_2", "mlp.down_proj": "mlp.proj"}
 
@@ -36,13 +37,12 @@ def load(directory):
     model = GPT(config).to(dtype).eval()
     model.load_state_dict(ours)
     model.max_seq_length = config.block_size
-    ready = []
+    model.set_kv_cache(batch_size=MOST_ROWS, dtype=dtype)  # before the recorder looks for its modules
 
     def step(tokens, positions, past_length, left_padding):
         if any(left_padding):
             raise ValueError("litgpt knows no pads: give rows of one length")
-        if not ready:
-            model.set_kv_cache(len(tokens), dtype=dtype)
-            ready.append(True)
+        if len(tokens) > MOST_ROWS:
+            raise ValueError(f"this engine's cache has room for {MOST_ROWS} rows")
         return model(torch.tensor(tokens), torch.arange(past_length, past_length + len(tokens[0])))
     return model, step
