@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How a Python engine writes a trace with scripts/trace_writer.py (copy that): record_trace.py CONFIG.JSON TRACE"""
+"""How a Python engine writes a trace with python/qdiff/trace_writer.py (copy that): record_trace.py CONFIG.JSON TRACE"""
 
 import json
 import pathlib

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""scripts/trace_writer.py, read back by the layout of safetensors. With the standard library alone; NumPy where it is.
+"""python/qdiff/trace_writer.py, read back by the layout of safetensors. With the standard library alone; NumPy where it is.
 
     trace_writer_test.py [-v] [name of a test]
 """

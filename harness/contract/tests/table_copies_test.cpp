@@ -73,7 +73,7 @@ std::string replaced(std::string text, const char* pattern, const char* by) {
 
 TEST_CASE("the Python writer of traces knows the rows of the table", "[table]") {
   std::vector<Copy> copies;
-  for (const auto& match : matches(text_of("scripts/trace_writer.py", "OUTSIDE_LAYERS = ", "DTYPES = "),
+  for (const auto& match : matches(text_of("python/qdiff/trace_writer.py", "OUTSIDE_LAYERS = ", "DTYPES = "),
                                    R"rx("([a-z_.]+)": "([^"]+)")rx")) {
     copies.push_back({match[1], match[2]});
   }

@@ -182,7 +182,7 @@ TEST_CASE("the standalone writer's example runs, and its trace is read") {
   CHECK_NOTHROW(trace::check_shapes(*read, read->manifest().config));
 }
 
-// Made by scripts/make_trace_data.py: transformers and the NumPy engine, both through scripts/trace_writer.py.
+// Made by scripts/make_trace_data.py: transformers and the NumPy engine, both through python/qdiff/trace_writer.py.
 TEST_CASE("traces that the Python writer made are read") {
   const fs::path traces = fs::path(QDIFF_SOURCE_DIR) / "harness/trace/tests/data/traces";
   const auto read = [&](const char* name) {

@@ -1,0 +1,19 @@
+"""The program qdiff, as this package has it: `python -m qdiff run`, and the command `qdiff`."""
+
+import os
+import sys
+
+from qdiff.judging import program
+
+
+def main():
+    try:
+        path = program()
+    except FileNotFoundError as error:
+        print(f"qdiff: {error}", file=sys.stderr)
+        sys.exit(2)
+    os.execv(path, ["qdiff", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()
