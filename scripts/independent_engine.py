@@ -4,6 +4,7 @@
     independent_engine.py --model DIR --trace DIR --prompt-tokens 20,13 --chunks 12,8 --decode 3
     independent_engine.py ... --inject H03.theta=1e4@1         a catalogued fault (docs/faults.md)
     independent_engine.py ... --unlisted rope_on_values        a bug that no catalogue lists
+    independent_engine.py ... --kernel cosine_by_sine          a right kernel of another kind
 
 It serves to score the diagnosis: no line of it is shared with the reference or the optimized engines. It needs NumPy.
 """
@@ -36,6 +37,10 @@ def main():
     parser.add_argument("--scores", action="store_true", help="record scores and probs, which are held in float32")
     parser.add_argument("--capacity", type=int, metavar="N",
                         help="cache slots of a row (default: as many as tokens, and two more for H08, which goes beyond)")
+    parser.add_argument("--kernel", action="append", default=[], metavar="NAME",
+                        help="a right kernel of another kind, of scripts/engines/kernels.py; as often as wanted")
+    parser.add_argument("--library", metavar="NAME",
+                        help="compute with a library's kernels: onnxruntime, tinygrad, jax or torch")
     wrong = parser.add_mutually_exclusive_group()
     wrong.add_argument("--inject", metavar="ID[=VALUE][@LAYER]", help="plant a fault of docs/faults.md")
     wrong.add_argument("--unlisted", metavar="NAME", help="plant a bug of scripts/engines/unlisted_faults.json")
@@ -53,7 +58,7 @@ def main():
         import numpy
     except ImportError as error:
         raise UsageError("this Python has no NumPy") from error
-    from engines import arithmetic, checkpoint, faults, forward, unlisted
+    from engines import arithmetic, checkpoint, faults, forward, kernels, libraries, unlisted
     config = checkpoint.Config(raw)
     options = {"dtype": dtype, "order": arguments.order, "softmax": arguments.softmax,
                "record_scores": arguments.scores}
@@ -66,8 +71,13 @@ def main():
         engine = forward.Engine(config, weights, **options)
         if arguments.unlisted:
             unlisted.plant(engine, arguments.unlisted)
+    library = libraries.install(engine, arguments.library) if arguments.library else None
+    for kernel in arguments.kernel:
+        kernels.install(engine, kernel)
     engine.allocate(len(plan.prompt), capacity_of(arguments, len(plan.prompt[0]) + plan.num_decode))
     about = {"name": f"numpy-{arguments.order}-{arguments.softmax}", "version": numpy.__version__, "device": "cpu"}
+    if library:
+        about |= {"name": f"numpy-with-{arguments.library}", "version": library}
     with trace_writer.TraceWriter(arguments.trace, about, trace_writer.compute(dtype), raw) as writer:
         def put(name, values, stored=dtype):
             if selected(name):

@@ -23,7 +23,7 @@ except ImportError:
 
 import recording  # noqa: E402
 import trace_writer  # noqa: E402
-from engines import arithmetic, checkpoint, faults, forward, unlisted  # noqa: E402
+from engines import arithmetic, checkpoint, faults, forward, kernels, unlisted  # noqa: E402
 
 ORDER = ["model.embed_tokens", *(f"model.layers.{i}.{part}" for i in range(3) for part in trace_writer.IN_LAYERS),
          "model.norm", "lm_head"]
@@ -296,6 +296,26 @@ class Unlisted(unittest.TestCase):
                 self.assertTrue(fault["words"] and all(fault["words"]))
         with self.assertRaises(recording.UsageError):
             unlisted.plant(engine(), "gremlins")
+
+
+class Kernels(unittest.TestCase):
+    def test_each_computes_the_same_function_in_other_bits(self):
+        """Near to a plain engine, as right code of another rounding is, and not equal to it; with its own type alone."""
+        for name in kernels.KERNELS:
+            for dtype in kernels.TYPES[name]:
+                with self.subTest(f"{name}, {dtype}"):
+                    plain, other = engine(dtype=dtype), engine(dtype=dtype)
+                    kernels.install(other, name)
+                    right, here = (run(one, [9, 7], 3, [0, 2])[0][1] for one in (plain, other))
+                    # The norm, the rotation, attention and the gate of layer 0, whichever the kernel is of.
+                    apart = [numpy.abs(here[tensor] - right[tensor])[-1].max() / numpy.abs(right[tensor])[-1].max()
+                             for tensor in ("model.layers.0." + part for part in (
+                                 "input_layernorm", "self_attn.q_rope", "self_attn.attn_output", "mlp.act"))]
+                    self.assertLess(max(apart), 4 * {"float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}[dtype])
+                    if dtype == "float32" or name in kernels.POINTS:
+                        self.assertGreater(max(apart), 0)
+        with self.assertRaises(recording.UsageError):
+            kernels.install(engine(), "gremlins")
 
 
 class CommandLine(unittest.TestCase):
