@@ -16,7 +16,7 @@ import trace_writer
 from recording import UsageError
 
 # Where mlx's kernels round in 16 bits between named tensors: sigmoid(gate), and its product with the gate. In float32
-# there is nothing to round. docs/engines.md has what each kernel was seen to do.
+# there is nothing to round. In 16 bits its attention rounds the scaled query, the scores and the probabilities as well.
 POINTS = ["mlp.silu"]
 
 

@@ -1,5 +1,5 @@
 """Kernels of right engines that compute a function otherwise than a textbook does: each replaces one operation of a
-NumPy engine, and none is a bug. The functions are those of libraries in use (docs/engines.md).
+NumPy engine, and none is a bug. The functions are those of libraries in use.
 """
 
 import types
