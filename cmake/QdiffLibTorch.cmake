@@ -62,8 +62,14 @@ set_target_properties(qdiff_libtorch PROPERTIES IMPORTED_LOCATION "${torch_dir}/
 target_include_directories(qdiff_libtorch SYSTEM INTERFACE "${torch_dir}/include")
 target_link_libraries(qdiff_libtorch INTERFACE qdiff_libtorch_c10)
 # RPATH rather than RUNPATH: it also serves the libraries' own libraries, and a foreign LD_LIBRARY_PATH does not win.
-target_link_options(qdiff_libtorch INTERFACE -Wl,--disable-new-dtags "-Wl,-rpath,${torch_dir}/lib"
-                                             "-Wl,-rpath-link,${torch_dir}/lib")
+target_link_options(qdiff_libtorch INTERFACE -Wl,--disable-new-dtags)
+# A program that is installed (QdiffInstall) has its RPATH by CMake's properties, which installing can change.
+function(qdiff_libtorch_folder folder)
+  set_property(GLOBAL APPEND PROPERTY QDIFF_LIBTORCH_FOLDERS "${folder}")
+  set(stays "$<NOT:$<BOOL:$<TARGET_PROPERTY:QDIFF_IS_INSTALLED>>>")
+  target_link_options(qdiff_libtorch INTERFACE "$<${stays}:-Wl,-rpath,${folder}>" "-Wl,-rpath-link,${folder}")
+endfunction()
+qdiff_libtorch_folder("${torch_dir}/lib")
 
 # qdiff_libtorch_openmp: the OpenMP runtime that LibTorch itself uses, for sources that are compiled with GCC's -fopenmp.
 # There has to be one: at::set_num_threads sets the threads of that runtime alone.
@@ -86,6 +92,6 @@ if(torch_cuda)
                           "packages nvidia-cuda-runtime and nvidia-cuda-cupti 13.0 beside it.")
     endif()
     get_filename_component(directory "${QDIFF_DIR_OF_${slug}}" REALPATH)
-    target_link_options(qdiff_libtorch INTERFACE "-Wl,-rpath,${directory}" "-Wl,-rpath-link,${directory}")
+    qdiff_libtorch_folder("${directory}")
   endforeach()
 endif()

@@ -32,8 +32,6 @@ ROOMS = {
     "harness/cli": COMPARING + ["harness/findings", "harness/acceptance", "harness/model", "harness/trace", "harness/cases", "harness/report",
                                 "harness/diagnose", "harness/selftest", "harness/calibration", "reference",
                                 "optimized"],
-    # A library for the tests of others.
-    "harness/matchers": COMPARING + ["harness/trace", "reference"],
     "harness/selftest": COMPARING + ["harness/findings", "harness/model", "harness/trace", "harness/cases",
                                      "harness/report", "harness/diagnose"],
     "harness/calibration": COMPARING + ["harness/model", "reference"],  # a program: measures the judge's bounds
@@ -49,8 +47,6 @@ LIBRARIES = {
     "c10/": ["reference"],
     "torch/": ["reference"],
     "nlohmann/": ["harness/formats", "harness/model", "harness/trace", "harness/cases", "harness/report", "harness/cli"],
-    "catch2/": ["harness/matchers", "cmake"],
-    "gtest/": ["harness/matchers"],
     "CLI/": ["harness/cli", "harness/calibration"],
     "cuda": ["optimized/cuda"],
 }
@@ -63,8 +59,7 @@ BENCHMARKS_MAY = ("harness/model/",)
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 SUFFIXES = {".h", ".hpp", ".cpp", ".cc", ".cu", ".cuh"}
-# The example of the matchers is a project of its own, with an installed qdiff.
-SKIPPED_FOLDERS = re.compile(r"^(build(-[^/]*)?|qdiff-report|\.[^/]*|harness/matchers/example)/")
+SKIPPED_FOLDERS = re.compile(r"^(build(-[^/]*)?|qdiff-report|\.[^/]*)/")
 
 
 def room_of(path):
