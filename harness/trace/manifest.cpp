@@ -235,37 +235,88 @@ std::vector<std::int64_t> padding_of(const Json& steps, std::size_t batch, const
   return padding.value_or(std::vector<std::int64_t>(batch, 0));
 }
 
-// Positions that the caller asked for; those of pads count for nothing and become 0.
-void read_positions(const Json& fields, const DeclaredConfig& config, const std::string& where, Step& step,
-                    std::vector<std::string>& notes) {
-  set_default_positions(step);
-  if (!fields.contains("positions")) return;
+// What stands in "positions"; those of pads count for nothing and become 0. Empty: nothing is said.
+std::vector<std::vector<std::int64_t>> positions_of(const Json& fields, const DeclaredConfig& config,
+                                                    const std::string& where, const Step& step) {
+  if (!fields.contains("positions")) return {};
   auto rows = rows_of<std::int64_t>(fields, "positions", std::numeric_limits<std::int32_t>::min(), kMaxInt, where);
   if (rows.size() != step.tokens.size() || rows.front().size() != step.tokens.front().size()) {
     refuse(where, "\"positions\" has other rows and columns than \"tokens\"");
   }
   const std::int64_t end = config.max_position_embeddings.value_or(kMaxInt);
-  bool noted = false;
   for (std::size_t b = 0; b < rows.size(); ++b) {
     for (std::size_t t = 0; t < rows[b].size(); ++t) {
       if (step.is_pad(static_cast<std::int64_t>(b), static_cast<std::int64_t>(t))) {
         rows[b][t] = 0;
         continue;
       }
+      if (rows[b][t] >= 0 && rows[b][t] < end) continue;
       const std::string place = "positions[" + std::to_string(b) + "][" + std::to_string(t) + ']';
-      if (rows[b][t] < 0 || rows[b][t] >= end) {
-        refuse(where, '"' + place + "\" is " + std::to_string(rows[b][t]) + ", but must be in [0, " +
-                          std::to_string(end) + ')');
-      }
-      if (!noted && rows[b][t] != step.positions[b][t]) {
-        noted = true;
-        notes.push_back("step " + std::to_string(step.index) + " asks for " + place + " = " +
-                        std::to_string(rows[b][t]) + ", where its slot and the padding give " +
-                        std::to_string(step.positions[b][t]));
+      refuse(where,
+             '"' + place + "\" is " + std::to_string(rows[b][t]) + ", but must be in [0, " + std::to_string(end) + ')');
+    }
+  }
+  return rows;
+}
+
+// How the positions of all steps lie to those that follow from their slots and the padding.
+struct PositionShift {
+  std::optional<std::int64_t> first = {};  // of the first token
+  bool constant = true;                    // the same for all tokens
+  std::string example = {};                // the first that differs
+
+  bool any() const { return !example.empty(); }
+
+  void add(const Step& step, const std::vector<std::vector<std::int64_t>>& rows) {
+    for (std::size_t b = 0; b < rows.size(); ++b) {
+      for (std::size_t t = 0; t < rows[b].size(); ++t) {
+        if (step.is_pad(static_cast<std::int64_t>(b), static_cast<std::int64_t>(t))) continue;
+        const std::int64_t shift = rows[b][t] - step.positions[b][t];
+        if (!first) first = shift;
+        constant &= shift == *first;
+        if (shift == 0 || any()) continue;
+        example = "step " + std::to_string(step.index) + " asks for positions[" + std::to_string(b) + "][" +
+                  std::to_string(t) + "] = " + std::to_string(rows[b][t]) + ", where its slot and the padding give " +
+                  std::to_string(step.positions[b][t]);
       }
     }
   }
-  step.positions = std::move(rows);
+};
+
+// Positions are judged against what follows from slots and padding, for a manifest may repeat those that its engine got
+// wrong; unless it says that the caller chose them.
+void read_positions(const Json& document, const Json& steps, const std::string& source, Manifest& manifest) {
+  if (document.contains("positions_are")) {
+    const std::string are = formats::require_string(document, "positions_are", source);
+    if (are != "requested") {
+      refuse(source, "\"positions_are\" is \"" + formats::printable(are) +
+                         "\", but must be \"requested\", or left out where nobody chose them");
+    }
+    manifest.positions_requested = true;
+  }
+  PositionShift shift;
+  for (std::size_t i = 0; i < manifest.steps.size(); ++i) {
+    Step& step = manifest.steps[i];
+    set_default_positions(step);
+    auto rows = positions_of(steps[i], manifest.config, source + ": steps[" + std::to_string(i) + ']', step);
+    shift.add(step, rows.empty() ? step.positions : rows);
+    if (manifest.positions_requested && !rows.empty()) step.positions = std::move(rows);
+  }
+  if (!shift.any()) return;
+  if (!manifest.positions_requested) {
+    manifest.notes.push_back(shift.example +
+                             "; if the caller chose it, give the manifest \"positions_are\": "
+                             "\"requested\"");
+    manifest.conditions.emplace_back(
+        "judged with the positions that slots and padding give, which are not those of the manifest");
+    return;
+  }
+  manifest.notes.push_back(shift.example);
+  manifest.conditions.push_back("judged with the positions that the manifest requests, which are " +
+                                (shift.constant ? "all " + std::to_string(std::abs(*shift.first)) +
+                                                      (*shift.first > 0 ? " above" : " below") +
+                                                      " those that slots and padding give"
+                                                : std::string("not those that slots and padding give")));
 }
 
 void read_steps(const Json& document, const std::string& source, Manifest& manifest) {
@@ -288,8 +339,8 @@ void read_steps(const Json& document, const std::string& source, Manifest& manif
                            std::to_string(padding.size()));
     }
     step.left_padding = padding;
-    read_positions(steps[i], manifest.config, where(i), step, manifest.notes);
   }
+  read_positions(document, steps, source, manifest);
   try {
     validate_steps(manifest.steps, manifest.config.vocab.value_or(kMaxInt),
                    manifest.config.max_position_embeddings.value_or(kMaxInt));
@@ -432,6 +483,7 @@ std::string to_json(const Manifest& manifest) {
   std::string text = "{\n\"format\": \"qdiff-trace\",\n\"version\": 1,\n\"engine\": " + engine.dump() +
                      ",\n\"compute\": " + compute_json(manifest).dump() + ",\n\"model\": " + model.dump();
   if (manifest.cache_capacity) text += ",\n\"cache_capacity\": " + std::to_string(*manifest.cache_capacity);
+  if (manifest.positions_requested) text += ",\n\"positions_are\": \"requested\"";
   text += ",\n\"steps\": [\n";
   for (std::size_t i = 0; i < manifest.steps.size(); ++i) {
     const Step& step = manifest.steps[i];

@@ -57,11 +57,15 @@ struct Manifest {
   DeclaredConfig config;
   std::map<std::string, std::string> weights_sha256;  // by tensor name, 64 hexadecimal digits
   std::vector<Step> steps;
+  // Whether the caller chose the steps' positions. Where not, they are those that slots and padding give.
+  bool positions_requested = false;
   std::optional<std::int64_t> cache_capacity;  // cache slots of each row, where the engine had a fixed number
   std::vector<std::string> files;              // of each step: a name, never a path
   // What was read and understood but deserves a word in a report: positions that are not the usual ones, rounding
   // points of another version.
   std::vector<std::string> notes;
+  // What every verdict on the trace depends on, for its first line: which positions it was judged with.
+  std::vector<std::string> conditions;
 };
 
 // `source` stands in errors. Throws InputError that names the field, its value and what it must be. Unknown keys are

@@ -4,7 +4,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <stdexcept>
@@ -13,6 +12,7 @@
 
 #include "harness/contract/error.h"
 #include "harness/formats/atomic_file.h"
+#include "harness/formats/atomic_folder.h"
 #include "harness/formats/safetensors.h"
 #include "harness/formats/strict_json.h"
 #include "harness/formats/suggest.h"
@@ -78,16 +78,6 @@ bool is_older_trace(const fs::path& directory) {
   return !empty;
 }
 
-fs::path make_temporary_folder(const fs::path& parent) {
-  static std::atomic<unsigned> counter{0};
-  for (int attempt = 0;; ++attempt) {
-    fs::path path =
-        parent / (".qdiff-trace-" + std::to_string(::getpid()) + '-' + std::to_string(counter.fetch_add(1)) + ".tmp");
-    if (::mkdir(path.c_str(), 0777) == 0) return path;
-    if (errno != EEXIST || attempt == 100) fail(parent, "cannot be written", errno);
-  }
-}
-
 // Removes a folder of trace files; what else may have come into it stays, and the folder with it.
 void remove_trace_files(const fs::path& directory) {
   std::error_code ignored;
@@ -121,11 +111,20 @@ TraceWriter::TraceWriter(const fs::path& directory) : directory_(target_of(direc
   std::error_code error;
   fs::create_directories(directory_.parent_path(), error);
   if (error) fail(directory_.parent_path(), "cannot be made", error.value());
-  temporary_ = make_temporary_folder(directory_.parent_path());
+  const fs::path parent = directory_.parent_path();
+  formats::clear_abandoned(parent);
+  constexpr int kMostAttempts = 100;
+  for (int attempt = 0; lock_ < 0; ++attempt) {
+    const fs::path path = parent / formats::temporary_name();
+    lock_ = formats::make_held_folder(path);
+    if (lock_ >= 0) temporary_ = path;
+    if (lock_ < 0 && (errno != EEXIST || attempt == kMostAttempts)) fail(parent, "cannot be written", errno);
+  }
 }
 
 TraceWriter::~TraceWriter() {
   if (!temporary_.empty()) remove_trace_files(temporary_);
+  if (lock_ >= 0) ::close(lock_);
 }
 
 void TraceWriter::write_step(const Step& step, const Recording& tensors) {
@@ -151,6 +150,11 @@ void TraceWriter::write_step(const Step& step, const Recording& tensors) {
 void TraceWriter::commit(Manifest about) {
   about.steps = steps_;
   about.files = files_;
+  for (Step usual : steps_) {
+    const auto asked = usual.positions;
+    set_default_positions(usual);
+    about.positions_requested |= asked != usual.positions;
+  }
   formats::write_file(temporary_ / kManifestName, to_json(about));
   if (replaces_) {
     exchange(temporary_, directory_);

@@ -30,6 +30,7 @@ class TraceWriter {
  private:
   std::filesystem::path directory_;
   std::filesystem::path temporary_;
+  int lock_ = -1;  // says that temporary_ is in use
   bool replaces_ = false;
   std::vector<Step> steps_;
   std::vector<std::string> files_;

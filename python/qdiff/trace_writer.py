@@ -87,13 +87,15 @@ def dimensions_of(config):
 
 
 class TraceWriter:
-    def __init__(self, directory, engine, compute, config, cache_capacity=None):
+    def __init__(self, directory, engine, compute, config, cache_capacity=None, positions_requested=False):
         """`engine` has name, version, device; `compute` says how it rounds; `config` is the model's config.json.
 
         `cache_capacity`: the slots of each row's KV cache, where it has a fixed number of them.
+        `positions_requested`: the caller chose positions that do not follow from slots and padding.
         """
         self._directory = os.path.abspath(directory)
         self._capacity = cache_capacity
+        self._positions_requested = positions_requested
         self._about = {"engine": dict(engine), "compute": compute, "config": config}
         self._dimensions = dimensions_of(config)
         self._steps, self._entries, self._data = [], None, None
@@ -168,10 +170,12 @@ class TraceWriter:
         config = json.dumps(self._about["config"])
         architecture = json.dumps(self._about["config"].get("model_type") or "qwen2")
         capacity = f'  "cache_capacity": {int(self._capacity)},\n' if self._capacity else ""
+        requested = '  "positions_are": "requested",\n' if self._positions_requested else ""
         lines = ",\n    ".join(json.dumps(step) for step in self._steps)
         text = (f'{{\n  "format": "qdiff-trace", "version": 1,\n  "engine": {json.dumps(self._about["engine"])},\n'
                 f'  "compute": {json.dumps(self._about["compute"])},\n'
-                f'  "model": {{"architecture": {architecture}, "config": {config}}},\n{capacity}  "steps": [\n    {lines}\n  ]\n}}\n')
+                f'  "model": {{"architecture": {architecture}, "config": {config}}},\n'
+                f'{capacity}{requested}  "steps": [\n    {lines}\n  ]\n}}\n')
         with open(os.path.join(self._temporary, "manifest.json"), "w", encoding="utf-8") as manifest:
             manifest.write(text)
         refuse_other_folder(self._directory)

@@ -76,6 +76,15 @@ class Writing(unittest.TestCase):
         self.assertEqual(first["model.norm"], ("F32", [2, 2, 8], struct.pack("<32f", *[1.5] * 16, *[-2.0] * 16)))
         self.assertEqual(second, {"lm_head": ("F16", [2, 1, 10], struct.pack("<20e", *[0.5] * 20))})
 
+    def test_says_whether_the_caller_chose_the_positions(self):
+        with TraceWriter(self.trace, ENGINE, compute("bfloat16"), CONFIG, positions_requested=True) as trace:
+            trace.begin_step("prefill", [[3, 4]], positions=[[7, 8]])
+        manifest = json.loads((self.trace / "manifest.json").read_text())
+        self.assertEqual(manifest["positions_are"], "requested")
+        with self.writer() as trace:
+            trace.begin_step("prefill", [[3, 4]])
+        self.assertNotIn("positions_are", json.loads((self.trace / "manifest.json").read_text()))
+
     def test_bfloat16_of_floats(self):
         unit = 2.0 ** -8
         values = [1 + unit, 1 + 3 * unit, 1 + 1.01 * unit, -0.0, float("inf"), float("nan"), 3.4e38, 2.0 ** -133]

@@ -35,6 +35,8 @@ struct TraceAbout {
   std::map<std::string, std::string> points;
   std::string architecture = "qwen2";
   std::string config_json;  // the text of the model's config.json, unchanged
+  // The caller chose positions that do not follow from slots and padding. Without it they are judged against what does.
+  bool positions_requested = false;
 };
 
 class TraceWriter {
@@ -135,7 +137,8 @@ class TraceWriter {
       comma = ", ";
     }
     manifest << "}},\n  \"model\": {\"architecture\": " << quoted(about_.architecture)
-             << ", \"config\": " << about_.config_json << "},\n  \"steps\": [";
+             << ", \"config\": " << about_.config_json << "},\n"
+             << (about_.positions_requested ? "  \"positions_are\": \"requested\",\n" : "") << "  \"steps\": [";
     comma = "\n    ";
     for (const std::string& step : steps_) {
       manifest << comma << step;

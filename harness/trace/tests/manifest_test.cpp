@@ -100,13 +100,47 @@ TEST_CASE("the older dialect of config.json and an engine that knows little of i
   CHECK(parse(document).config == DeclaredConfig{});
 }
 
-TEST_CASE("positions that a caller chose are kept and noted") {
+TEST_CASE("positions that nobody is said to have chosen are those that slots and padding give") {
   Json document = valid();
   document["steps"][0]["positions"] = {{-7, 0, 1}, {0, 1, 5}};  // the pad's counts for nothing
   const Manifest manifest = parse(document);
-  CHECK(manifest.steps[0].positions == std::vector<std::vector<std::int64_t>>{{0, 0, 1}, {0, 1, 5}});
+  CHECK_FALSE(manifest.positions_requested);
+  CHECK(manifest.steps[0].positions == std::vector<std::vector<std::int64_t>>{{0, 0, 1}, {0, 1, 2}});
   REQUIRE(manifest.notes.size() == 1);
   CHECK_THAT(manifest.notes[0], ContainsSubstring("positions[1][2] = 5"));
+  CHECK_THAT(manifest.notes[0], ContainsSubstring("\"positions_are\": \"requested\""));
+  REQUIRE(manifest.conditions.size() == 1);
+  CHECK_THAT(manifest.conditions[0], ContainsSubstring("not those of the manifest"));
+}
+
+TEST_CASE("positions that a caller chose are kept, and every verdict depends on them") {
+  Json document = valid();
+  document["positions_are"] = "requested";
+  CHECK(parse(document).conditions.empty());  // they are the usual ones
+  document["steps"][0]["positions"] = {{-7, 0, 1}, {0, 1, 5}};
+  const Manifest some = parse(document);
+  CHECK(some.positions_requested);
+  CHECK(some.steps[0].positions == std::vector<std::vector<std::int64_t>>{{0, 0, 1}, {0, 1, 5}});
+  REQUIRE(some.conditions.size() == 1);
+  CHECK_THAT(some.conditions[0], ContainsSubstring("requests, which are not those that slots and padding give"));
+  const Manifest again = parse_manifest(to_json(some), "again");
+  CHECK(again.positions_requested);
+  CHECK(again.steps[0].positions == some.steps[0].positions);
+
+  for (std::size_t i = 0; i < document["steps"].size(); ++i) {
+    const Manifest usual = parse(valid());
+    Json rows = usual.steps[i].positions;
+    for (std::size_t b = 0; b < rows.size(); ++b) {
+      for (auto& position : rows[b]) position = position.get<std::int64_t>() + 7;
+    }
+    document["steps"][i]["positions"] = rows;
+  }
+  const Manifest all = parse(document);
+  REQUIRE(all.conditions.size() == 1);
+  CHECK_THAT(all.conditions[0], ContainsSubstring("all 7 above those"));
+
+  document["positions_are"] = "guessed";
+  CHECK_THROWS_WITH(parse(document), ContainsSubstring("must be \"requested\""));
 }
 
 TEST_CASE("an unknown rounding point is noted, with the one that was meant") {
