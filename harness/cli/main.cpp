@@ -116,7 +116,8 @@ ExitStatus flush_output(ExitStatus status) {
 
 int main(int argc, char** argv) {
   qdiff::cli::fill_missing_streams();
-  std::signal(SIGPIPE, SIG_IGN);  // a write then fails instead
+  std::signal(SIGPIPE, SIG_IGN);  // a write then fails instead, and so it does beyond the limit of a file's size
+  std::signal(SIGXFSZ, SIG_IGN);
   const qdiff::ExitStatus status = qdiff::cli::flush_output(qdiff::cli::guarded(argc, argv));
   if (status == qdiff::ExitStatus::kBadInput) return qdiff::cli::bad_input_status(argc, argv);
   return static_cast<int>(status);

@@ -5,26 +5,28 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <string>
 #include <system_error>
 
 #include "harness/contract/error.h"
+#include "harness/formats/atomic_folder.h"
 #include "harness/formats/suggest.h"
 
 namespace qdiff::formats {
 
 AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(path) {
-  static std::atomic<unsigned> counter{0};
   if (path.filename().empty() || path.string().find('\0') != std::string::npos) fail("cannot be written", EINVAL);
   refuse_anything_but_a_file();
+  clear_abandoned(path.parent_path());
   // A name of its own rather than one made from `path`, which may be as long as names can be.
   for (int attempt = 0; descriptor_ < 0; ++attempt) {
-    temporary_ = path.parent_path() /
-                 (".qdiff-" + std::to_string(::getpid()) + "-" + std::to_string(counter.fetch_add(1)) + ".tmp");
+    temporary_ = path.parent_path() / temporary_name();
     descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (descriptor_ < 0 && (errno != EEXIST || attempt == 100)) fail("cannot be created", errno);
+    if (descriptor_ < 0 || hold_temporary(descriptor_, temporary_)) continue;
+    ::close(descriptor_);
+    descriptor_ = -1;
   }
 }
 

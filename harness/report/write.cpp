@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <fstream>
@@ -8,6 +10,7 @@
 #include "embedded/report_schemas.h"
 #include "harness/contract/error.h"
 #include "harness/formats/atomic_file.h"
+#include "harness/formats/atomic_folder.h"
 #include "harness/formats/suggest.h"
 #include "harness/report/comparison.h"
 #include "harness/report/json.h"
@@ -22,6 +25,36 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string shown(const fs::path& path) { return formats::printable(path.string()); }
+
+// Whether the folder, if it is there, could be replaced by one of these files: it holds regular files of these names.
+bool holds_nothing_but(const std::vector<ReportFile>& files, const fs::path& out) {
+  if (fs::is_symlink(out)) return false;
+  std::error_code error;
+  for (fs::recursive_directory_iterator entry(out, error), end; !error && entry != end; entry.increment(error)) {
+    const bool known = std::any_of(files.begin(), files.end(), [&](const ReportFile& file) {
+      return entry->is_directory() ? file.path.parent_path() == entry->path() : file.path == entry->path();
+    });
+    if (!known || entry->is_symlink()) return false;
+  }
+  return !error;
+}
+
+bool write_in_one_piece(const std::vector<ReportFile>& files, const fs::path& out) {
+  fs::path target = fs::absolute(out).lexically_normal();
+  if (target.filename().empty()) target = target.parent_path();
+  // The program's own folder and those above it keep their names.
+  if (target.filename().empty() || !fs::relative(fs::current_path(), target).string().starts_with("..")) return false;
+  if (::access(target.parent_path().c_str(), W_OK | X_OK) != 0) return false;
+  formats::AtomicFolder folder(target);
+  std::error_code error;
+  fs::permissions(folder.temporary(), fs::status(out, error).permissions(), error);
+  for (const ReportFile& file : files) {
+    const fs::path path = folder.temporary() / file.path.lexically_relative(out);
+    make_folder(path.parent_path());
+    formats::write_file(path, file.text);
+  }
+  return folder.commit();
+}
 
 std::string_view embedded_schema(std::string_view name) {
   for (const embedded::File& file : embedded::report_schemas()) {
@@ -75,8 +108,13 @@ void write_reports(const findings::RunResult& result, const fs::path& out) {
   if (fs::is_symlink(folder)) {
     throw InputError(shown(folder) + ": is a symbolic link, which reports do not follow; remove it");
   }
-  make_folder(folder);
   for (const ReportFile& file : files) check_own_file(file.path, file.mark);
+  if (holds_nothing_but(files, out) && write_in_one_piece(files, out)) return;
+  // Until the last file is there, no report tells what was found.
+  const ReportFile& last = files.back();
+  std::error_code ignored;
+  if (fs::is_regular_file(fs::symlink_status(last.path, ignored))) fs::remove(last.path, ignored);
+  make_folder(folder);
   for (const ReportFile& file : files) formats::write_file(file.path, file.text);
 }
 

@@ -1,3 +1,4 @@
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -71,6 +72,34 @@ TEST_CASE("a second run replaces the first one's reports and leaves other files 
   CHECK(text_of(folder / "notes.txt") == "mine");
   CHECK(text_of(folder / "hypotheses/H11.json") == "mine too");
   CHECK(files_under(folder.path()).size() == 16);
+}
+
+TEST_CASE("a folder of reports is exchanged in one piece, and what a killed run left is cleared", "[report]") {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "reports";
+  write_reports(tests::diverged(), out);
+  const auto inode = [&] {
+    struct stat status {};
+    REQUIRE(::stat(out.c_str(), &status) == 0);
+    return status.st_ino;
+  };
+  const auto before = inode();
+  fs::create_directories(folder / ".qdiff-1-0.tmp/hypotheses");
+  std::ofstream(folder / ".qdiff-1-0.tmp/report.json") << "half";
+  std::ofstream(out / ".qdiff-1-1.tmp") << "half";
+  write_reports(tests::match(), out / "");
+  CHECK(text_of(out / "report.json") == report_json(tests::match()));
+  CHECK_FALSE(fs::exists(folder / ".qdiff-1-0.tmp"));
+  CHECK(files_under(folder.path()).size() == 14);
+
+  write_reports(tests::match(), out);
+  CHECK(inode() != before);
+  // Beside somebody's file the folder stays, and no old report.json stands beside new files.
+  std::ofstream(out / "notes.txt") << "mine";
+  const auto kept = inode();
+  write_reports(tests::diverged(), out);
+  CHECK(inode() == kept);
+  CHECK(text_of(out / "report.json") == report_json(tests::diverged()));
 }
 
 TEST_CASE("R04 files of others are kept, and then nothing is written", "[report]") {
