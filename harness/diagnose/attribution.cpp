@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "harness/compare/layout.h"
 #include "harness/compare/sums.h"
 #include "harness/diagnose/roundings.h"
 #include "harness/diagnose/row_oracle.h"
@@ -223,19 +224,60 @@ class LayerAttribution {
     });
   }
 
-  // Sums in 16 bits in another order than the reference's lie as far from it as right code does, and so does any small
-  // error. Such a fit proves nothing; and it is none where an engine with that bug would be off by far more. Returns
-  // whether it is one.
+  // The elements whose error is beyond rounding, under right code and under a fit.
+  struct BeyondRounding {
+    double of_right = 0.0, of_fit = 0.0;     // sums of squared errors, in right code's deviations
+    std::int64_t moved = 0, would_move = 0;  // how many the candidate moved so far, and how many the fit does
+  };
+
+  std::optional<BeyondRounding> beyond_rounding(const RowJudgement& row, const Fit& fit) {
+    const Expectation& right = oracle_.right(row);
+    const TensorView actual = row.actual();
+    const compare::Layout layout(row.key.id.op, actual.shape, row.step(), oracle_.config());
+    if (right.exact || right.shape != actual.shape) return std::nullopt;
+    const Tensor planted = oracle_.emulate(row, fit.supposition());
+    BeyondRounding result;
+    for (std::int64_t r = 0; r < layout.num_rows(); ++r) {
+      if (!layout.counts(r)) continue;
+      for (std::int64_t i = r * layout.num_columns(); i < (r + 1) * layout.num_columns(); ++i) {
+        const auto e = static_cast<std::size_t>(i);
+        const double gold = right.value[e];
+        const double unit =
+            compare::deviation(right.sigma_independent[e], right.sigma_shared[e], spacing(actual.dtype, gold));
+        const double candidate = load_element(actual.data, actual.dtype, e);
+        const double error = std::fabs(candidate - gold) / unit;
+        result.would_move += std::fabs(planted.at(i) - gold) / unit > kBeyondRounding ? 1 : 0;
+        if (!(error > kBeyondRounding)) continue;
+        ++result.moved;
+        const double left = (candidate - planted.at(i)) / unit;
+        result.of_right += error * error;
+        result.of_fit += left * left;
+      }
+    }
+    return result;
+  }
+
+  // A fit that comes no nearer than right code does may cover any small error with the width of its own rounding. It
+  // has to say why these elements are wrong: its own computation gives their errors, or, where the order of its sums
+  // decides them (sums in 16 bits), it moves about as many. Of the latter an engine may have done the same in another
+  // order, so it is in doubt. Returns whether it is a fit.
   bool weigh_coarse(const RowJudgement& row, Fit& fit) {
     if (fit.distance <= kLargestShareLeft * oracle_.distance(row)) return true;
+    const bool rounds_once = oracle_.facts_of(*fit.variant).only_rounds;
+    const auto beyond = beyond_rounding(row, fit);
+    const bool predicts =
+        beyond && beyond->of_right > 0.0 && beyond->of_fit <= kLargestShareLeft * kLargestShareLeft * beyond->of_right;
     const DType stored = row.actual().dtype;
     const double right = mean_deviation(oracle_.right(row), stored);
     const double planted = mean_deviation(oracle_.evaluate(row, fit.supposition()), stored);
-    if (planted <= kCoarseRounding * right) return true;
+    if (planted <= kCoarseRounding * right) return predicts || !rounds_once;
     fit.doubt =
         "its own rounding is so coarse that it covers this error, and what it computes comes no nearer to the "
         "candidate than right code does";
-    return row.judgement.statistics.rms * right >= kLeastShareOfCoarseRounding * planted;
+    const bool moves_as_many =
+        !beyond || predicts ||
+        static_cast<double>(beyond->moved) >= kLeastShareOfMoved * static_cast<double>(beyond->would_move);
+    return moves_as_many && row.judgement.statistics.rms * right >= kLeastShareOfCoarseRounding * planted;
   }
 
   RowOracle oracle_;
