@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -108,6 +109,10 @@ std::optional<Unusable> what_is_unusable(std::span<const TensorKey> operations, 
 // The operations to evaluate, in order, so that `target` follows from recorded tensors alone: the target's own row
 // and, before it, the rows of every input that the candidate did not record, back to recorded ones (or to the tokens).
 std::vector<TensorKey> replay_span(const TensorKey& target, const TensorStore& recorded, const ModelConfig& config);
+
+// The recorded tensors that these operations read, in execution order.
+std::set<TensorKey> recorded_inputs(std::span<const TensorKey> operations, const TensorStore& recorded,
+                                    const ModelConfig& config);
 
 // The last recorded tensor before `target` that the span starts from, as the report's `span` names it; a span with
 // nothing recorded before it starts at model.embed_tokens.

@@ -21,19 +21,6 @@ std::vector<TensorKey> inputs_of(const TensorKey& key, const ModelConfig& config
   return inputs;
 }
 
-// The recorded tensors that a span reads, in execution order.
-std::set<TensorKey> recorded_inputs(std::span<const TensorKey> operations, const TensorStore& recorded,
-                                    const ModelConfig& config) {
-  std::set<TensorKey> result;
-  for (const TensorKey& key : operations) {
-    for (const TensorKey& input : inputs_of(key, config)) {
-      const bool evaluated = std::find(operations.begin(), operations.end(), input) != operations.end();
-      if (!evaluated && recorded.has(input)) result.insert(input);
-    }
-  }
-  return result;
-}
-
 bool row_has_nan(const TensorView& view, std::int64_t row, std::int64_t width) {
   std::array<double, 512> values;
   for (std::int64_t first = 0; first < width; first += static_cast<std::int64_t>(values.size())) {
@@ -78,6 +65,18 @@ std::vector<TensorKey> replay_span(const TensorKey& target, const TensorStore& r
     }
   }
   return {span.begin(), span.end()};  // by step, then execution order: every row after the rows it reads
+}
+
+std::set<TensorKey> recorded_inputs(std::span<const TensorKey> operations, const TensorStore& recorded,
+                                    const ModelConfig& config) {
+  std::set<TensorKey> result;
+  for (const TensorKey& key : operations) {
+    for (const TensorKey& input : inputs_of(key, config)) {
+      const bool evaluated = std::find(operations.begin(), operations.end(), input) != operations.end();
+      if (!evaluated && recorded.has(input)) result.insert(input);
+    }
+  }
+  return result;
 }
 
 TensorId span_start(std::span<const TensorKey> operations, const TensorStore& recorded, const ModelConfig& config) {

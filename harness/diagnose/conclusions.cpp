@@ -128,6 +128,7 @@ class Concluding {
 
   void explain(const WrongTensor& tensor) {
     if (tensor.seen_by == SeenBy::kLaterWrite) return explain_later_write(tensor);
+    if (tensor.seen_by == SeenBy::kRecorder) return blame_recorder(tensor);
     const std::vector<Variant> variants = preference_.order(tensor);
     const bool only_rounding = variants.empty() && !tensor.fits.empty();
     if (!only_rounding) {
@@ -184,6 +185,16 @@ class Concluding {
     found_.push_back({case_index(*tensor.subject), std::move(finding)});
   }
 
+  void blame_recorder(const WrongTensor& tensor) {
+    Finding finding = finding_at(tensor, FindingKind::kRecording);
+    describe(tensor.pattern, finding.explanation);
+    finding.explanation.hypothesis.reset();  // a pattern of what the engine did not compute speaks for nothing
+    finding.explanation.verdict.reset();
+    finding.explanation.sentence = tensor.holds;
+    finding.explanation.evidence = finding.explanation.sentence;
+    found_.push_back({case_index(*tensor.subject), std::move(finding)});
+  }
+
   // Layers and phases in which the same variant was found; of what is unexplained, in which the same operation is.
   void fill_extent(Finding& finding) const {
     Explanation& explanation = finding.explanation;
@@ -193,12 +204,13 @@ class Concluding {
       if (other.finding.explanation.variant != explanation.variant) continue;
       if (other.finding.explanation.mechanism != explanation.mechanism) continue;
       if (!explanation.variant && other.finding.tensor.op != finding.tensor.op) continue;
+      if ((other.finding.kind == FindingKind::kRecording) != (finding.kind == FindingKind::kRecording)) continue;
       if (other.finding.tensor.layer != kNoLayer) layers.insert(other.finding.tensor.layer);
       phases.insert(other.finding.phase);
     }
     explanation.layers.assign(layers.begin(), layers.end());
     explanation.phase = phases.size() > 1 ? "both" : std::string(name(*phases.begin()));
-    const bool named = explanation.variant || explanation.mechanism;
+    const bool named = explanation.variant || explanation.mechanism || finding.kind == FindingKind::kRecording;
     if (!named && explanation.phase != "both" && both_phases_judged(finding)) {
       explanation.pattern += (explanation.pattern.empty() ? "" : ", ") + explanation.phase + " alone";
     }
@@ -232,7 +244,7 @@ class Concluding {
   }
 
   static bool counts(const Finding& finding, bool precision_allowed) {
-    return !precision_allowed || finding.kind == FindingKind::kLogic;
+    return finding.kind == FindingKind::kLogic || (finding.kind == FindingKind::kPrecision && !precision_allowed);
   }
 
   void decide(findings::RunResult& result) const {
@@ -245,6 +257,11 @@ class Concluding {
       result.reason =
           "nothing was compared: " + (left_out.empty() ? "no tensor of the judged layers and steps was recorded"
                                                        : left_out.front().tensor + ": " + left_out.front().reason);
+    } else if (const auto misrecorded = std::ranges::find(result.findings, FindingKind::kRecording, &Finding::kind);
+               misrecorded != result.findings.end()) {
+      result.verdict = Verdict::kInconclusive;
+      result.reason = tensor_name(misrecorded->tensor) + " of step " + std::to_string(misrecorded->step) + " was " +
+                      misrecorded->explanation.sentence;
     } else if (!result.coverage.not_compared.empty()) {
       result.verdict = Verdict::kInconclusive;
       result.reason = result.coverage.not_compared.front().tensor + ": " + result.coverage.not_compared.front().reason;
@@ -261,7 +278,10 @@ class Concluding {
       return conclusion.case_index == c && counts(conclusion.finding, precision_allowed);
     });
     const bool doubtful =
-        std::ranges::any_of(judged_.not_compared, [&](const auto& entry) { return entry.case_id == input.id; });
+        std::ranges::any_of(judged_.not_compared, [&](const auto& entry) { return entry.case_id == input.id; }) ||
+        std::ranges::any_of(found_, [&](const Conclusion& conclusion) {
+          return conclusion.case_index == c && conclusion.finding.kind == FindingKind::kRecording;
+        });
     if (diverged) {
       summary.verdict = Verdict::kDiverged;
     } else if (doubtful || summary.tensors_compared == 0) {

@@ -23,11 +23,12 @@ bool is_covered(const findings::Explanation& explanation) {
 const Finding* unexplained_within_reach(const std::vector<Finding>& findings,
                                         const std::vector<VariantFacts>& catalogue, const std::string& id) {
   const auto within_reach = [&](const Finding& finding) {
-    return !is_covered(finding.explanation) && std::ranges::any_of(catalogue, [&](const VariantFacts& facts) {
-      return hypothesis_of(facts.id) == id && std::ranges::any_of(finding.operations, [&](Op op) {
-               return std::ranges::find(facts.ops, op) != facts.ops.end();
-             });
-    });
+    return finding.kind != findings::FindingKind::kRecording && !is_covered(finding.explanation) &&
+           std::ranges::any_of(catalogue, [&](const VariantFacts& facts) {
+             return hypothesis_of(facts.id) == id && std::ranges::any_of(finding.operations, [&](Op op) {
+                      return std::ranges::find(facts.ops, op) != facts.ops.end();
+                    });
+           });
   };
   const auto found = std::ranges::find_if(findings, within_reach);
   return found == findings.end() ? nullptr : &*found;

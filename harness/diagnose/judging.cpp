@@ -141,8 +141,7 @@ std::string reason_of(const RowJudgement& row, const Walk& walk) {
   return row.judgement.reason + ", and so does right code: a weight that is not finite, or an infinity in its inputs";
 }
 
-void tally(Walk& walk, const RowJudgement& row, const std::vector<Fit>& fits,
-           const std::shared_ptr<const explain::Theory>& theory) {
+void tally(Walk& walk, const RowJudgement& row) {
   const Subject& subject = *row.subject;
   const compare::Judgement& judgement = row.judgement;
   Judged& result = walk.result;
@@ -157,29 +156,59 @@ void tally(Walk& walk, const RowJudgement& row, const std::vector<Fit>& fits,
     result.closest = {subject.input->id,       subject.mode, row.key.step, name, judgement.decisive_statistic,
                       judgement.ratio_to_bound};
   } else if (row.wrong()) {
-    result.wrong.push_back({&subject, row.key, row.span,
-                            compare::span_start(row.span, *subject.inputs, walk.oracle.config()), judgement,
-                            row.pattern, fits, theory, row.profile});
+    result.wrong.push_back({&subject,
+                            row.key,
+                            row.span,
+                            compare::span_start(row.span, *subject.inputs, walk.oracle.config()),
+                            judgement,
+                            row.pattern,
+                            {},
+                            {},
+                            row.profile});
   } else {
     result.not_compared.push_back({subject.input->id, subject.mode, row.key.step, name, reason_of(row, walk)});
   }
 }
 
-// All rows of a layer are judged before any is explained: a bug may change several of them.
-void judge_scope(Walk& walk, Scope scope, int layer) {
+void end_part(const Walk& walk) {
+  if (walk.options.after_part) walk.options.after_part();
+}
+
+// The rows of a layer, or of what lies before or behind all layers; the wrong ones stand in the result from
+// `first_wrong` on.
+struct Part {
   std::vector<RowJudgement> rows;
+  std::size_t first_wrong = 0;
+};
+
+Part judge_part(Walk& walk, Scope scope, int layer) {
+  Part part{{}, walk.result.wrong.size()};
   for (const OperationRow& operation : kOperationTable) {
     if (operation.scope != scope) continue;
     std::vector<RowJudgement> recorded = recorded_rows(walk, {operation.op, layer});
     const auto judgeable =
         std::ranges::find_if_not(recorded, [](const RowJudgement& row) { return row.unusable.has_value(); });
     judge_rows(walk, {judgeable, recorded.end()});
-    std::ranges::move(recorded, std::back_inserter(rows));
+    std::ranges::move(recorded, std::back_inserter(part.rows));
   }
-  const std::vector<std::vector<Fit>> fits = explain_layer(walk.oracle, rows, walk.precision, walk.known);
-  const Theories theories = explain_unnamed(walk.oracle, rows, fits, walk.precision, walk.unsolved);
-  for (std::size_t i = 0; i < rows.size(); ++i) tally(walk, rows[i], fits[i], theories[i]);
-  if (walk.options.after_part) walk.options.after_part();
+  for (const RowJudgement& row : part.rows) tally(walk, row);
+  end_part(walk);
+  return part;
+}
+
+// All rows of a layer are judged before any is explained: a bug may change several of them.
+void explain_part(Walk& walk, const Part& part) {
+  if (std::ranges::none_of(part.rows, &RowJudgement::wrong)) return;
+  const std::vector<std::vector<Fit>> fits = explain_layer(walk.oracle, part.rows, walk.precision, walk.known);
+  const Theories theories = explain_unnamed(walk.oracle, part.rows, fits, walk.precision, walk.unsolved);
+  std::size_t wrong = part.first_wrong;
+  for (std::size_t i = 0; i < part.rows.size(); ++i) {
+    if (!part.rows[i].wrong()) continue;
+    walk.result.wrong[wrong].fits = fits[i];
+    walk.result.wrong[wrong].theory = theories[i];
+    ++wrong;
+  }
+  end_part(walk);
 }
 
 }  // namespace
@@ -192,14 +221,26 @@ Judged judge_subjects(const std::vector<Subject>& subjects, Oracle& oracle, cons
   const auto progress = [&](const std::string& what, std::int64_t done) {
     if (options.progress) options.progress(what, done, total);
   };
-  if (extent.outside_layers) judge_scope(walk, Scope::kBeforeLayers, kNoLayer);
+  std::vector<Part> unexplained;
+  const auto take = [&](Scope scope, int layer) {
+    Part part = judge_part(walk, scope, layer);
+    // At once where nobody asks first, while the oracle has the layer's weights at hand.
+    if (options.is_explained_otherwise) {
+      unexplained.push_back(std::move(part));
+    } else {
+      explain_part(walk, part);
+    }
+  };
+  if (extent.outside_layers) take(Scope::kBeforeLayers, kNoLayer);
   std::int64_t done = 0;
   for (int layer : extent.layers) {
     progress("judging layers", done++);
-    judge_scope(walk, Scope::kLayer, layer);
+    take(Scope::kLayer, layer);
   }
   progress("judging the head", done);
-  if (extent.outside_layers) judge_scope(walk, Scope::kAfterLayers, kNoLayer);
+  if (extent.outside_layers) take(Scope::kAfterLayers, kNoLayer);
+  if (options.is_explained_otherwise && options.is_explained_otherwise(walk.result)) return std::move(walk.result);
+  for (const Part& part : unexplained) explain_part(walk, part);
   weigh_span_evidence(walk.result.wrong);
   return std::move(walk.result);
 }

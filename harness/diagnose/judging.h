@@ -27,8 +27,10 @@ struct Judged {
 struct JudgingOptions {
   bool probing = true;  // ask of each variant whether these inputs would show it; without, no hypothesis is refuted
   ProgressReport progress;
-  // Called when the embedding, a layer or the head is judged: no view of a tensor is held then.
+  // Called when the embedding, a layer or the head is judged or explained: no view of a tensor is held then.
   std::function<void()> after_part;
+  // Called when all is judged and nothing is explained yet. True: no explanation is looked for.
+  std::function<bool(const Judged&)> is_explained_otherwise = {};
 };
 
 Judged judge_subjects(const std::vector<Subject>& subjects, Oracle& oracle, const Precision& precision,

@@ -10,7 +10,8 @@ namespace {
 const WrongTensor* unexplained_within(const WrongTensor& tensor, const std::vector<WrongTensor>& wrong) {
   const WrongTensor* found = nullptr;
   for (const WrongTensor& other : wrong) {
-    if (&other == &tensor || other.seen_by == SeenBy::kLaterWrite || !other.fits.empty() || other.theory) continue;
+    if (&other == &tensor || other.seen_by == SeenBy::kLaterWrite || other.seen_by == SeenBy::kRecorder) continue;
+    if (!other.fits.empty() || other.theory) continue;
     const bool within =
         std::ranges::any_of(tensor.span, [&](const TensorKey& key) { return key.id.op == other.key.id.op; });
     if (within && (found == nullptr || (found->is_long() && !other.is_long()))) found = &other;

@@ -74,6 +74,7 @@ enum class SeenBy : std::uint8_t {
   kLaterWrite,   // right when it was handed out, and written again afterwards
   kUntappedRun,  // a second run, with nothing recorded, gave other logits
   kWholePass,    // held against whole forward passes (far/ranking.h)
+  kRecorder,     // what was computed from it followed from the right value (misrecorded.h)
 };
 
 // A wrong tensor with everything that explains it; the findings of a report are made of these (conclusions.h).
@@ -88,6 +89,7 @@ struct WrongTensor {
   std::shared_ptr<const explain::Theory> theory = {};  // where no fit explains it and one does
   std::optional<compare::ErrorProfile> profile = {};
   SeenBy seen_by = SeenBy::kReplay;
+  std::string holds = {};  // of what the recorder got wrong: what it holds instead, in words
 
   bool is_long() const { return !compare::is_usual_fusion(span); }
 };

@@ -44,6 +44,20 @@ inline constexpr double kCoarseRounding = 4.0;
 // it.
 inline constexpr double kLeastShareOfCoarseRounding = 0.05;
 
+// In right code's deviations: what lies further from right code was not moved by its rounding. Of an error that is
+// uniform over a spacing none lies beyond 3.5.
+inline constexpr double kBeyondRounding = 4.0;
+// Engines that sum in 16 bits in another order move as many elements beyond rounding as the reference that does.
+inline constexpr double kLeastShareOfMoved = 0.25;
+
+// ---- Recorders ----
+
+// A recorder that rounds tensors which the engine did not round makes nearly everything wrong that reads them; a share
+// of a half leaves room for what a rounding does not show in.
+inline constexpr double kLeastShareOfMisfits = 0.5;
+// What may stay wrong once it is known: nine of ten are explained.
+inline constexpr double kLargestShareStillWrong = 0.1;
+
 // ---- Searches for a value, over its natural logarithm ----
 
 inline constexpr double kSearchedBeyondListed = 9.210340371976184;  // a factor of 10000: rms_norm_eps 1e-3 for 1e-6

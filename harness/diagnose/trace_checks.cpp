@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <string_view>
 #include <unordered_set>
 
@@ -44,6 +45,17 @@ class EmbeddingTable {
     const std::vector<double> values = to_doubles(raw.view());
     const Tensor weights = Tensor::rounded(rounded_to_, {count, width_}, values);
     return Tensor::rounded(stored, {count, width_}, to_doubles(weights.view()));
+  }
+
+  // What an engine finds for a token that takes the table for its transpose: every size()-th element.
+  std::vector<double> transposed_row(std::int64_t token) const {
+    std::vector<double> values;
+    Tensor raw(info_.dtype, {1});
+    for (std::int64_t c = 0; c < width_; ++c) {
+      model_.read(info_, c * size() + token, 1, raw.bytes());
+      values.push_back(round_to(rounded_to_, raw.at(0)));
+    }
+    return values;
   }
 
  private:
@@ -101,7 +113,9 @@ bool own_token_found(const trace::Trace& trace, const EmbeddingTable& table, std
         const std::int32_t token = step.tokens[static_cast<std::size_t>(b)][static_cast<std::size_t>(t)];
         const Tensor own = table.rows(token, 1, view.dtype);
         if (actual == row_bytes(own.bytes().data(), 0, bytes)) return true;
-        if (is_multiple(view, b * step.num_tokens() + t, to_doubles(own.view()))) return true;
+        const std::int64_t row = b * step.num_tokens() + t;
+        if (is_multiple(view, row, to_doubles(own.view()))) return true;
+        if (list->rows.empty() && is_multiple(view, row, table.transposed_row(token))) return true;
         list->rows.emplace(actual);
       }
     }
@@ -123,17 +137,32 @@ bool any_row_found(const EmbeddingTable& table, std::int64_t width, const std::v
   return false;
 }
 
-void check_embeddings(const trace::Trace& trace, const WeightSource& model) {
-  const EmbeddingTable table(model, trace.manifest().precision.weights);
-  std::vector<WantedRows> wanted;
-  if (own_token_found(trace, table, wanted)) return;
-  const bool any_compared =
-      std::any_of(wanted.begin(), wanted.end(), [](const auto& list) { return !list.rows.empty(); });
-  if (!any_compared || any_row_found(table, model.config().hidden, wanted)) return;
-  throw InputError(
-      "no row of the trace's model.embed_tokens occurs in the model's embedding table, so the trace was made with "
-      "other "
-      "weights; give --model the checkpoint that the engine ran");
+// "model.layers.*.mlp.gate" of all layers.
+std::string without_numbers(const std::string& name) {
+  std::string text;
+  for (char c : name) {
+    const bool digit = c >= '0' && c <= '9';
+    if (!digit) {
+      text += c;
+    } else if (text.empty() || text.back() != '*') {
+      text += '*';
+    }
+  }
+  return text;
+}
+
+// One note for each kind of name.
+void note_unknown(const trace::Trace& trace, std::vector<std::string>& notes) {
+  std::map<std::string, std::vector<const trace::Trace::Unknown*>> kinds;
+  for (const trace::Trace::Unknown& unknown : trace.unknown()) kinds[without_numbers(unknown.name)].push_back(&unknown);
+  for (const auto& [kind, tensors] : kinds) {
+    const trace::Trace::Unknown& first = *tensors.front();
+    const std::string others = tensors.size() == 1 ? "" : " and " + std::to_string(tensors.size() - 1) + " like it";
+    notes.push_back("step " + std::to_string(first.step) + " holds " + formats::printable(first.name) + others +
+                    ", which " +
+                    (tensors.size() == 1 ? "is no tensor of the table and is" : "are no tensors of the table and are") +
+                    " not compared");
+  }
 }
 
 }  // namespace
@@ -149,13 +178,19 @@ std::vector<std::string> check_trace(const trace::Trace& trace, const WeightSour
     throw InputError(std::string(trace::kManifestName) + ": " + error.what());
   }
   trace::check_shapes(trace, trace::declare(config));
-  check_embeddings(trace, model);
-  for (const trace::Trace::Unknown& unknown : trace.unknown()) {
-    notes.push_back("step " + std::to_string(unknown.step) + " holds " + formats::printable(unknown.name) +
-                    ", which is no tensor of the table and is not compared");
-  }
+  note_unknown(trace, notes);
   trace.forget();
   return notes;
+}
+
+bool embedding_follows_from_table(const trace::Trace& trace, const WeightSource& model) {
+  const EmbeddingTable table(model, trace.manifest().precision.weights);
+  std::vector<WantedRows> wanted;
+  const bool found = own_token_found(trace, table, wanted) ||
+                     std::ranges::all_of(wanted, [](const WantedRows& list) { return list.rows.empty(); }) ||
+                     any_row_found(table, model.config().hidden, wanted);
+  trace.forget();
+  return found;
 }
 
 }  // namespace qdiff::diagnose

@@ -3,28 +3,20 @@
 #include <algorithm>
 #include <chrono>
 
+#include "harness/contract/error.h"
 #include "harness/diagnose/conclusions.h"
+#include "harness/diagnose/declaration.h"
 #include "harness/diagnose/far/ranking.h"
 #include "harness/diagnose/free_run.h"
 #include "harness/diagnose/infer_points.h"
+#include "harness/diagnose/misrecorded.h"
 #include "harness/diagnose/record.h"
+#include "harness/diagnose/row_oracle.h"
 #include "harness/diagnose/thresholds.h"
 #include "harness/diagnose/trace_checks.h"
 
 namespace qdiff::diagnose {
 namespace {
-
-// A trace without the tensors that replay cannot reach.
-class WithoutFar final : public TensorStore {
- public:
-  WithoutFar(const TensorStore& all, const std::set<TensorKey>& far) : all_(all), far_(far) {}
-  bool has(const TensorKey& key) const override { return all_.has(key) && !far_.contains(key); }
-  TensorView get(const TensorKey& key) const override { return all_.get(key); }
-
- private:
-  const TensorStore& all_;
-  const std::set<TensorKey>& far_;
-};
 
 // The trace as it is judged: one case in one mode.
 struct TraceCase {
@@ -33,9 +25,10 @@ struct TraceCase {
   CaseInput input;
   std::vector<Subject> subjects = {};  // one
   std::set<TensorKey> far = {};
+  Precision declared = parties.trace.manifest().precision;  // as the trace is judged
 
   const trace::Trace& trace() const { return parties.trace; }
-  const Precision& precision() const { return parties.trace.manifest().precision; }
+  const Precision& precision() const { return declared; }
   const ModelConfig& config() const { return parties.model.config(); }
   const std::set<int>& steps() const { return subjects.front().steps; }
 };
@@ -77,6 +70,99 @@ std::optional<findings::FreeRanking> judge_far(const TraceCase& of, Judged& judg
   return ranking;
 }
 
+using Judge = std::function<Judged()>;
+
+// What the recorder got wrong, and the trace without it.
+struct Recorder {
+  TraceCase& of;
+  std::vector<WrongTensor> wrong = {};
+  std::vector<findings::JudgedTensor> tensors = {};
+  std::set<TensorKey> keys = {};
+  Without right;  // all other tensors
+  Without near;   // those of them that replay reaches
+
+  explicit Recorder(TraceCase& judged_case)
+      : of(judged_case), right(of.trace(), keys), near(*of.subjects.front().candidate, keys) {}
+  Recorder(const Recorder&) = delete;
+  Recorder& operator=(const Recorder&) = delete;
+
+  // Whether anything is the recorder's. Then the trace has to be judged again: `judge` does it without explanations.
+  bool find(const Judged& judged, const Judge& judge) {
+    if (judged.wrong.empty()) return false;
+    const std::optional<Judged> unrounded = find_rounded(judged, judge);
+    const Judged& now = unrounded ? *unrounded : judged;
+    for (const Misrecorded& misrecorded : find_misrecorded(of.subjects.front(), now, of.parties.oracle, of.precision(),
+                                                           [this] { of.trace().forget(); })) {
+      WrongTensor tensor = *std::ranges::find(now.wrong, misrecorded.key, &WrongTensor::key);
+      tensor.seen_by = SeenBy::kRecorder;
+      tensor.holds = misrecorded.holds;
+      wrong.push_back(std::move(tensor));
+      keys.insert(misrecorded.key);
+    }
+    std::ranges::copy_if(now.tensors, std::back_inserter(tensors), [this](const auto& tensor) {
+      return keys.contains({tensor.step, tensor.id});
+    });
+    return !wrong.empty();
+  }
+
+  void add_to(Judged& judged) const {
+    judged.wrong.insert(judged.wrong.end(), wrong.begin(), wrong.end());
+    judged.tensors.insert(judged.tensors.end(), tensors.begin(), tensors.end());
+  }
+
+ private:
+  // Tensors stored in a narrower type than the engine held them in: nearly all that reads them is wrong, and right if
+  // the engine went on with the unrounded ones. Then they are taken so; the first of each operation stands for all.
+  std::optional<Judged> find_rounded(const Judged& judged, const Judge& judge) {
+    const Subject& subject = of.subjects.front();
+    const std::set<Op> ops = stored_narrower(judged, of.trace(), of.precision());
+    of.trace().forget();
+    if (ops.empty() || !misfits_readers(subject, judged, ops, of.config())) return std::nullopt;
+    const Precision before = of.declared;
+    for (Op op : ops) of.declared.taken_as[op] = of.declared.activations;
+    Judged unrounded = judge();
+    const double allowed = kLargestShareStillWrong * static_cast<double>(judged.wrong.size());
+    if (!(static_cast<double>(unrounded.wrong.size()) <= allowed)) {
+      of.declared = before;
+      return std::nullopt;
+    }
+    std::set<Op> known;
+    for (const findings::JudgedTensor& tensor : judged.tensors) {
+      if (!ops.contains(tensor.id.op) || !known.insert(tensor.id.op).second) continue;
+      const TensorKey key{tensor.step, tensor.id};
+      const std::string stored(name(of.trace().dtype(key))), held(name(of.declared.activations));
+      wrong.push_back({.subject = &subject,
+                       .key = key,
+                       .span_start = tensor.id,
+                       .judgement = tensor.judgement,
+                       .seen_by = SeenBy::kRecorder,
+                       .holds = "recorded in " + stored + " where the engine is said to hold " + held +
+                                ", and what was computed from it follows from a value that is not rounded"});
+    }
+    return unrounded;
+  }
+};
+
+// Entries of the declaration that the trace does not need are named, and it is judged without them.
+std::optional<Judged> judge_tighter(TraceCase& of, const Judged& judged, const Judge& judge_again,
+                                    findings::RunResult& result) {
+  const Declaration tighter = tightest_declaration(of.subjects.front(), judged, of.parties.oracle, of.declared);
+  of.trace().forget();
+  if (!tighter.condition.empty()) result.conditions.push_back(tighter.condition);
+  if (tighter.unused.empty()) return std::nullopt;
+  const Precision before = of.declared;
+  of.declared = tighter.precision;
+  Judged again = judge_again();
+  if (again.wrong.size() > judged.wrong.size() || again.not_compared.size() > judged.not_compared.size()) {
+    of.declared = before;
+    return std::nullopt;
+  }
+  std::string text = "the manifest declares roundings that the trace does not need, and it is judged without them: ";
+  for (const std::string& entry : tighter.unused) text += (entry == tighter.unused.front() ? "" : ", ") + entry;
+  result.notes.push_back(text);
+  return again;
+}
+
 // Logits that were recorded, beside those of the reference feeding itself: what a user reads, never a verdict.
 std::optional<findings::FreeRun> beside_reference(const TraceCase& of) {
   const bool recorded = std::ranges::any_of(of.steps(), [&](int step) {
@@ -95,6 +181,38 @@ std::optional<findings::FreeRun> beside_reference(const TraceCase& of) {
   return figures;
 }
 
+// Whether the model's weights made some tensor of the trace: the first products that can be recomputed from what was
+// recorded, or spans that hold some.
+bool some_product_fits(const TraceCase& of) {
+  constexpr std::size_t kMostAsked = 64, kMostLongAsked = 8;  // a long span costs twenty evaluations
+  const RowOracle rows(of.parties.oracle, of.precision());
+  const Subject& subject = of.subjects.front();
+  std::size_t asked = 0, long_asked = 0;
+  for (const bool long_spans : {false, true}) {
+    for (const TensorKey& key : of.trace().keys()) {
+      RowJudgement row{&subject, key, compare::replay_span(key, of.trace(), of.config()), {}, {}, {}};
+      const bool holds_product = std::ranges::any_of(
+          row.span, [](const TensorKey& in) { return arithmetic_of(in.id.op) == Arithmetic::kProduct; });
+      if (!holds_product || is_far(row.span) || row.is_long() != long_spans ||
+          row.span.front().id.op == Op::kEmbedTokens)
+        continue;
+      if (compare::what_is_unusable(row.span, of.trace(), of.input.steps, of.config())) continue;
+      if (rows.judge(row, {}).outcome == compare::Outcome::kMatch) return true;
+      of.trace().forget();
+      if (++(long_spans ? long_asked : asked) == (long_spans ? kMostLongAsked : kMostAsked)) break;
+    }
+  }
+  return false;
+}
+
+void check_weights(const TraceCase& of) {
+  if (embedding_follows_from_table(of.trace(), of.parties.model) || some_product_fits(of)) return;
+  throw InputError(
+      "no row of the trace's model.embed_tokens follows from the model's embedding table, and no product that was "
+      "recorded from its weights, so the trace was made with other weights; give --model the checkpoint that the "
+      "engine ran");
+}
+
 }  // namespace
 
 bool is_far(const std::vector<TensorKey>& span) {
@@ -110,7 +228,7 @@ findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions&
   const trace::Manifest& manifest = parties.trace.manifest();
   findings::RunResult result;
   result.notes = check_trace(parties.trace, parties.model);
-  if (options.before_judging) options.before_judging();
+  result.conditions = manifest.conditions;
   result.of_trace = true;
   result.command = options.command;
   result.model = parties.model.description();
@@ -122,15 +240,38 @@ findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions&
 
   TraceCase of{parties, options, input_of(manifest, options.id)};
   const Extent extent = select_layers(options.layers, of.config());
-  const WithoutFar near(parties.trace, of.far);
+  const Without near(parties.trace, of.far);
   of.subjects.push_back({&of.input, "trace", &near, &parties.trace, select_steps(options.steps, manifest.steps), 0.0});
   for (const TensorKey& key : parties.trace.keys()) {
     const bool judged = of.steps().contains(key.step) && extent.has(key.id);
     if (judged && is_far(compare::replay_span(key, parties.trace, of.config()))) of.far.insert(key);
   }
-  const JudgingOptions judging{
-      .probing = options.probing, .progress = options.progress, .after_part = [&parties] { parties.trace.forget(); }};
-  Judged judged = judge_subjects(of.subjects, parties.oracle, of.precision(), extent, judging);
+  check_weights(of);
+  if (options.before_judging) options.before_judging();
+  const auto forget = [&parties] { parties.trace.forget(); };
+  JudgingOptions judging{.probing = options.probing, .progress = options.progress, .after_part = forget};
+  const auto judge_again = [&] { return judge_subjects(of.subjects, parties.oracle, of.precision(), extent, judging); };
+  // What is the recorder's is known before anything is explained by the engine.
+  Recorder recorder(of);
+  bool judges_again = false;
+  judging.is_explained_otherwise = [&](const Judged& judged) {
+    const JudgingOptions judging_alone{
+        .probing = false, .progress = {}, .after_part = forget, .is_explained_otherwise = [](const Judged&) {
+          return true;
+        }};
+    judges_again = recorder.find(
+        judged, [&] { return judge_subjects(of.subjects, parties.oracle, of.precision(), extent, judging_alone); });
+    return judges_again;
+  };
+  Judged judged = judge_again();
+  judging.is_explained_otherwise = nullptr;
+  if (judges_again) {
+    of.subjects.front().candidate = &recorder.near;
+    of.subjects.front().inputs = &recorder.right;
+    judged = judge_again();
+  } else if (auto tighter = judge_tighter(of, judged, judge_again, result)) {
+    judged = std::move(*tighter);
+  }
   // Recorded in every judged step, though replay does not reach it.
   std::erase_if(judged.missing, [&](const TensorId& id) {
     return std::ranges::all_of(of.steps(), [&](int step) { return parties.trace.has({step, id}); });
@@ -146,6 +287,7 @@ findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions&
     result.fed_tokens = fed_tokens(manifest.steps, of.steps(), parties.trace, of.config());
     parties.trace.forget();
   }
+  recorder.add_to(judged);
   const auto repeat_command = [&](const Subject&, const TensorKey& key) {
     return options.command + options_selecting(key);
   };

@@ -254,6 +254,8 @@ struct RunResult {
   std::vector<FreeRun> free_runs;
   // For a trace: what its manifest says that differs from the model or is unusual. Never a verdict.
   std::vector<std::string> notes;
+  // Under which the verdict holds, for its first line: "with the positions that its manifest requests".
+  std::vector<std::string> conditions;
   bool of_trace = false;           // judged is a recording, not an engine that hands its tensors out
   bool precision_allowed = false;  // findings of kind precision leave the verdict as it is
   // Where asked for: the entries of compute.points under which there would be no finding of kind precision.
@@ -263,12 +265,14 @@ struct RunResult {
   std::optional<Acceptance> acceptance;  // where a baseline, waivers or kinds of finding were named
   double seconds = 0.0;                  // the only field that differs between two equal runs
 
-  // The first finding of kind logic, else the first; null where there is none.
+  // The first finding of kind logic, else the first of kind precision; null where there is neither.
   const Finding* first_divergence() const {
-    for (const Finding& finding : findings) {
-      if (finding.kind == FindingKind::kLogic) return &finding;
+    for (const FindingKind kind : {FindingKind::kLogic, FindingKind::kPrecision}) {
+      for (const Finding& finding : findings) {
+        if (finding.kind == kind) return &finding;
+      }
     }
-    return findings.empty() ? nullptr : &findings.front();
+    return nullptr;
   }
 };
 

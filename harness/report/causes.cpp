@@ -44,13 +44,13 @@ std::vector<Cause> causes_of(const RunResult& result) {
     const Finding& finding = result.findings[i];
     const findings::Explanation& explanation = finding.explanation;
     std::string what = cause_without_extent(explanation);
-    if (!explanation.sentence.empty()) what += ": " + explanation.sentence;
+    if (!explanation.sentence.empty() && what != explanation.sentence) what += ": " + explanation.sentence;
     const std::string tensor = name_in_layer(finding.tensor);
     auto cause = std::find_if(causes.begin(), causes.end(),
                               [&](const Cause& known) { return known.what == what && known.tensor == tensor; });
     if (cause == causes.end()) {
       causes.push_back({.what = what,
-                        .explained = explanation.verdict.has_value(),
+                        .explained = explanation.verdict || finding.kind == findings::FindingKind::kRecording,
                         .meaning = explanation.sentence.empty() ? meaning_of(result, explanation) : "",
                         .tensor = tensor,
                         .worst = i});
@@ -68,6 +68,7 @@ std::string name_of_cause(const Finding& finding) {
   const std::string named = findings::cause_name(finding.explanation);
   if (!named.empty()) return named;
   const std::string at = name_in_layer(finding.tensor);
+  if (finding.kind == findings::FindingKind::kRecording) return "recorded wrongly: " + at;
   const bool has_pattern = finding.explanation.verdict && finding.explanation.hypothesis;
   return has_pattern ? *finding.explanation.hypothesis + " by its pattern: " + at : "unexplained: " + at;
 }
@@ -98,7 +99,7 @@ std::string verdict_sentence(const RunResult& result) {
   if (first == nullptr) {
     if (result.verdict == Verdict::kMatch) {
       return "The engine computes what it should: all of " + compared +
-             " agree with the reference to within what rounding explains.";
+             " agree with the reference to within what rounding explains" + conditions_of(result) + ".";
     }
     return "Nothing firm can be said: " + (result.reason.empty() ? "nothing was compared" : result.reason) + ".";
   }

@@ -319,6 +319,7 @@ Document to_document(const RunResult& result) {
           {"precision_allowed", result.precision_allowed},
           {"acceptance", acceptance_document(result.acceptance)},
           {"notes", list(result.notes)},
+          {"conditions", list(result.conditions)},
           {"cases", list(result.cases, case_document)},
           {"command", result.command},
           {"model", {{"argument", result.model}, {"config", result.config}}},

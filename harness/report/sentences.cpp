@@ -84,6 +84,7 @@ std::vector<std::string> by_layer(const std::vector<std::string>& names) {
 
 std::string cause_without_extent(const findings::Explanation& explanation) {
   std::string text = what_fits(explanation);
+  if (text.empty() && !explanation.sentence.empty()) return explanation.sentence;  // of the recorder's mistake
   if (text.empty()) return "unexplained: no known bug and no mechanism reproduces it";
   if (explanation.value) {
     text += ", with " + plain_number(*explanation.value);
@@ -127,8 +128,15 @@ std::map<std::string, std::string> points_of(const findings::RunResult& result) 
   return points;
 }
 
+std::string conditions_of(const findings::RunResult& result) {
+  std::string text;
+  for (const std::string& condition : result.conditions) text += "; " + condition;
+  return text;
+}
+
 bool counts(const findings::RunResult& result, const findings::Finding& finding) {
-  return !result.precision_allowed || finding.kind == findings::FindingKind::kLogic;
+  return finding.kind == findings::FindingKind::kLogic ||
+         (finding.kind == findings::FindingKind::kPrecision && !result.precision_allowed);
 }
 
 std::string place_of(const findings::Finding& finding) {

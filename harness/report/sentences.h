@@ -40,6 +40,9 @@ std::string points_entry(const std::map<std::string, std::string>& points);
 std::map<std::string, std::string> points_of(const findings::RunResult& result);
 
 // Whether the finding makes the verdict diverged.
+// "; with the positions that its manifest requests", to be appended to a verdict; empty where it holds as it stands.
+std::string conditions_of(const findings::RunResult& result);
+
 bool counts(const findings::RunResult& result, const findings::Finding& finding);
 
 // "step 2 (decode), layer 1, lockstep"

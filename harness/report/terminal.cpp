@@ -354,12 +354,15 @@ void write_headline(const RunResult& result, Writer& out) {
            out.plain(engine + " engine in " + std::string(name(result.precision.activations)) +
                      (result.model.empty() ? "" : " on " + models_of(result))) +
            ", " + counted(static_cast<std::int64_t>(result.cases.size()), "case") + ", " +
-           formats::duration_text(result.seconds));
+           formats::duration_text(result.seconds) + out.plain(conditions_of(result)));
   if (result.injected) {
     out.field("planted", to_string(*result.injected) + ", which ran " + counted(result.planted_executions, "time") +
                              " where it differs from right code");
   }
-  if (result.findings.empty()) out.field("because", result.verdict == Verdict::kMatch ? "" : result.reason);
+  if (result.first_divergence() == nullptr) {
+    out.field("because", result.verdict == Verdict::kMatch ? "" : result.reason);
+    write_causes(result, /*all=*/false, out);
+  }
 }
 
 // What the exit status follows, where it is not the verdict alone.

@@ -39,9 +39,13 @@ bool holds_nothing_but(const std::vector<ReportFile>& files, const fs::path& out
   return !error;
 }
 
+fs::path without_trailing_slash(const fs::path& folder) {
+  const fs::path path = fs::absolute(folder).lexically_normal();
+  return path.filename().empty() ? path.parent_path() : path;
+}
+
 bool write_in_one_piece(const std::vector<ReportFile>& files, const fs::path& out) {
-  fs::path target = fs::absolute(out).lexically_normal();
-  if (target.filename().empty()) target = target.parent_path();
+  const fs::path target = without_trailing_slash(out);
   // The program's own folder and those above it keep their names.
   if (target.filename().empty() || !fs::relative(fs::current_path(), target).string().starts_with("..")) return false;
   if (::access(target.parent_path().c_str(), W_OK | X_OK) != 0) return false;
@@ -109,6 +113,8 @@ void write_reports(const findings::RunResult& result, const fs::path& out) {
     throw InputError(shown(folder) + ": is a symbolic link, which reports do not follow; remove it");
   }
   for (const ReportFile& file : files) check_own_file(file.path, file.mark);
+  formats::clear_abandoned(out);
+  formats::clear_abandoned(without_trailing_slash(out).parent_path());
   if (holds_nothing_but(files, out) && write_in_one_piece(files, out)) return;
   // Until the last file is there, no report tells what was found.
   const ReportFile& last = files.back();

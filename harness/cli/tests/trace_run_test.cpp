@@ -16,7 +16,7 @@ using findings::HypothesisVerdict;
 using findings::RunResult;
 
 std::string first_words(const RunResult& result) {
-  if (result.findings.empty()) return result.reason;
+  if (result.first_divergence() == nullptr) return result.reason;
   const Finding& first = *result.first_divergence();
   return tensor_name(first.tensor) + " step " + std::to_string(first.step) + ": " + first.judgement.reason + "; " +
          std::string(first.explanation.variant ? name(*first.explanation.variant) : "unexplained") + "; " +
@@ -98,6 +98,50 @@ TEST_CASE("a bug is found at its tensor and named, with and without optional ten
       CHECK(first.command == "qdiff diagnose --model M --trace trace --layers 1 --steps " + std::to_string(first.step));
     }
   }
+}
+
+// An engine that gets its positions wrong writes the wrong ones into its manifest as well.
+TEST_CASE("positions of a manifest do not excuse an engine, unless the caller chose them", "[trace]") {
+  for (const auto& [id, shift] : {std::pair{FaultId::kDecodePosZero, std::optional<std::int64_t>()},
+                                  std::pair{FaultId::kDecodePosPlusOne, std::optional<std::int64_t>(1)}}) {
+    INFO(name(id));
+    const auto claim = [shift = shift](std::vector<Step>& steps) {
+      for (Step& step : steps) {
+        if (step.phase != Phase::kDecode) continue;
+        for (auto& row : step.positions) row[0] = shift ? row[0] + *shift : 0;
+      }
+    };
+    TraceSetting setting{
+        .inject = Fault{id, {}, {}}, .claim = claim, .positions_requested = false, .options = {.probing = false}};
+    const RunResult wrong = judge_trace_of(setting);
+    INFO(first_words(wrong));
+    REQUIRE(wrong.verdict == Verdict::kDiverged);
+    CHECK(wrong.first_divergence()->explanation.variant == id);
+    CHECK(wrong.notes.size() == 1);
+
+    setting.positions_requested = true;
+    const RunResult right = judge_trace_of(setting);
+    INFO(first_words(right));
+    CHECK(right.verdict == Verdict::kMatch);
+    REQUIRE(right.conditions.size() == 1);
+    CHECK_THAT(right.conditions[0], ContainsSubstring("requests"));
+  }
+}
+
+TEST_CASE("a prompt that starts at another position than 0 is judged as it was asked for", "[trace]") {
+  cases::Case far = small_case();
+  const std::vector<Step> usual = cases::make_steps(far, model::open_model(far.model)->config());
+  for (std::size_t s = 0; s < usual.size(); ++s) {
+    far.steps[s].positions = usual[s].positions;
+    for (auto& row : far.steps[s].positions) {
+      for (std::int64_t& position : row) position += 40;
+    }
+  }
+  const RunResult result = judge_trace_of({.test_case = far, .options = {.probing = false}});
+  INFO(first_words(result));
+  CHECK(result.verdict == Verdict::kMatch);
+  REQUIRE(result.conditions.size() == 1);
+  CHECK_THAT(result.conditions[0], ContainsSubstring("all 40 above"));
 }
 
 // Whatever is listed beside it, 1e-12 in rows of tiny norm among them.
@@ -392,6 +436,79 @@ TEST_CASE("declared roundings are no findings where scores are huge", "[trace]")
                                            .options = {.probing = false}});
   INFO(first_words(result));
   CHECK(result.verdict == Verdict::kMatch);
+}
+
+TEST_CASE("declared roundings that the engine does not make are named and no finding", "[trace]") {
+  for (const char* what : {"points", "accumulate"}) {
+    INFO(what);
+    Precision declared = plain_precision(DType::kF32);
+    if (std::string(what) == "points") {
+      declared.points[RoundingPoint::kKvCache] = DType::kBF16;
+      declared.points[RoundingPoint::kMlpSilu] = DType::kBF16;
+      declared.taken_as[Op::kOProj] = DType::kBF16;
+    } else {
+      declared.accumulate = DType::kBF16;
+    }
+    const RunResult result =
+        judge_trace_of({.dtype = DType::kF32, .declared = declared, .options = {.probing = false}});
+    INFO(first_words(result));
+    CHECK(result.verdict == Verdict::kMatch);
+    CHECK(result.findings.empty());
+    REQUIRE(result.notes.size() == 1);
+    if (std::string(what) == "points") {
+      for (const char* entry : {"kv_cache: bfloat16", "mlp.silu: bfloat16", "self_attn.o_proj: bfloat16"}) {
+        CHECK_THAT(result.notes[0], ContainsSubstring(entry));
+      }
+    } else {
+      CHECK_THAT(result.notes[0], ContainsSubstring("accumulate: bfloat16"));
+    }
+  }
+}
+
+TEST_CASE("a declared rounding that the engine makes is not called unneeded", "[trace]") {
+  Precision rounds = plain_precision(DType::kF32);
+  rounds.points[RoundingPoint::kMlpSilu] = DType::kBF16;
+  rounds.points[RoundingPoint::kRopeTable] = DType::kBF16;
+  const RunResult result = judge_trace_of({.reference_engine = true, .rounds = rounds, .options = {.probing = false}});
+  INFO(first_words(result));
+  CHECK(result.verdict == Verdict::kMatch);
+  CHECK(result.notes.empty());
+}
+
+TEST_CASE("sums that are declared coarse and are not hide nothing, or the report says so", "[trace]") {
+  Precision declared = plain_precision(DType::kF32);
+  declared.accumulate = DType::kBF16;
+  const RunResult result = judge_trace_of({.dtype = DType::kF32,
+                                           .inject = Fault{FaultId::kScale, 1.01, {}},
+                                           .declared = declared,
+                                           .options = {.probing = false}});
+  INFO(first_words(result));
+  if (result.verdict == Verdict::kMatch) {
+    REQUIRE(result.conditions.size() == 1);
+    CHECK_THAT(result.conditions[0], ContainsSubstring("accumulate: bfloat16") && ContainsSubstring("attn_output"));
+  } else {
+    CHECK(result.first_divergence()->explanation.variant == FaultId::kScale);
+  }
+}
+
+TEST_CASE("a few elements that moved are not taken for a bug whose rounding covers them", "[trace]") {
+  for (DType dtype : {DType::kBF16, DType::kF32}) {
+    INFO(name(dtype));
+    const auto moved = [](const TensorId& id, Tensor& tensor) {
+      if (id != TensorId{Op::kDownProj, 1}) return;
+      const std::int64_t width = tensor.shape().back();
+      for (std::int64_t i = 5; i < tensor.size(); i += 4 * width) tensor.set(i, 1.06 * tensor.at(i) + 0.01);
+    };
+    // Nothing is kept that was computed from it: that would say that the recorder moved them.
+    const Keep until = [](const TensorId& id) {
+      return id == TensorId{Op::kOutput, 0} || (id.layer == 1 && id.op != Op::kOutput);
+    };
+    const RunResult result =
+        judge_trace_of({.dtype = dtype, .keep = until, .change = moved, .options = {.probing = false}});
+    INFO(first_words(result));
+    REQUIRE(result.verdict == Verdict::kDiverged);
+    for (const Finding& finding : result.findings) CHECK_FALSE(finding.explanation.variant.has_value());
+  }
 }
 
 TEST_CASE("allowed roundings do not cover a bug", "[trace]") {

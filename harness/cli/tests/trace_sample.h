@@ -46,6 +46,9 @@ struct TraceSetting {
   Keep keep = [](const TensorId&) { return true; };
   bool last_row_of_logits = false;
   std::function<void(const TensorId&, Tensor&)> change = {};  // what another engine would have recorded there
+  std::function<void(trace::Recording&)> rewrite = {};        // the same, with all tensors at hand
+  std::function<void(std::vector<Step>&)> claim = {};         // steps as the manifest has them
+  bool positions_requested = true;                            // it says so of positions that are not the usual
   diagnose::TraceOptions options = {};
 };
 
@@ -89,6 +92,7 @@ class TraceSample {
         recording.put(key, std::move(changed));
       }
     }
+    if (setting_.rewrite) setting_.rewrite(recording);
     if (setting_.last_row_of_logits) {
       for (const TensorKey& key : recording.keys()) {
         if (key.id.op != Op::kLmHead) continue;
@@ -101,7 +105,10 @@ class TraceSample {
     about.engine = {engine->name(), "1", "cpu"};
     about.precision = setting_.declared.value_or(engine->precision());
     about.config = trace::declare(model_->config());
-    trace::write_trace(folder_.path() / "trace", about, steps, recording);
+    std::vector<Step> claimed = steps;
+    if (setting_.claim) setting_.claim(claimed);
+    trace::write_trace(folder_.path() / "trace", about, claimed, recording);
+    if (!setting_.positions_requested) forget_who_chose_positions();
     planted_executions_ = engine->planted_executions();
   }
 
@@ -120,6 +127,14 @@ class TraceSample {
   }
 
  private:
+  void forget_who_chose_positions() const {
+    const std::filesystem::path path = folder_.path() / "trace" / trace::kManifestName;
+    std::string text = formats::read_text_file(path, std::size_t{1} << 20);
+    const std::string says = "\"positions_are\": \"requested\",\n";
+    if (const std::size_t at = text.find(says); at != std::string::npos) text.erase(at, says.size());
+    formats::write_file(path, text);
+  }
+
   std::unique_ptr<Engine> make_engine() const {
     if (setting_.reference_engine) {
       return reference::make_engine(*model_, setting_.rounds.value_or(plain_precision(setting_.dtype)), {});

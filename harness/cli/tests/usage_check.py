@@ -111,6 +111,7 @@ class BadUsage(CommandLineTest):
                              ("--dtype", "bfloat16"), ("--mode", "lockstep"), ("--out", "path"), ("--model", "path")]:
             self.refused("run", self.case, option, "", says=[option, rule])
             self.refused("run", self.case, option + "=", says=option + " is empty")
+        self.refused("selftest", "--only", "", says=["--only is empty", "H03"])
 
     def test_a_fault_outside_the_judged_layers(self):
         self.refused("run", self.case, "--inject", "H05.modulo@1", "--layers", "0",
@@ -246,6 +247,16 @@ class BadInput(CommandLineTest):
         self.assertEqual(result.returncode, BAD_INPUT, result.stderr)
         self.assertRegex(result.stderr.decode(), r"\Aqdiff: out of memory[^\n]*\n\Z")
         self.assertEqual([path.name for path in self.folder.iterdir() if "trace" in path.name], [])
+
+
+    def test_files_beyond_the_limit_of_their_size_give_an_error_and_no_signal(self):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        result = self.qdiff("record", "--model", MODEL, "--case", self.case, "--engine", "cpu", "--trace", "t",
+                            preexec_fn=limit)
+        self.assertEqual(result.returncode, BAD_INPUT, result.stderr)
+        self.assertRegex(result.stderr.decode(), r"\Aqdiff: [^\n]*cannot be written: File too large[^\n]*\n\Z")
+        self.assertEqual([path.name for path in self.folder.iterdir() if path.name.startswith((".qdiff", "t"))], ["tiny.json"])
 
 
 class Streams(CommandLineTest):

@@ -1,6 +1,8 @@
 // A trace that does not fit the model is refused before anything of it is judged.
 #include "harness/diagnose/trace_checks.h"
 
+#include <functional>
+
 #include "cmake/catch2.h"
 #include "harness/contract/error.h"
 #include "harness/diagnose/tests/toy_trace.h"
@@ -45,27 +47,52 @@ TEST_CASE("a tensor of another shape than the steps give it is an error", "[trac
   CHECK_THROWS_WITH(check(toy), ContainsSubstring("mlp.act"));
 }
 
-TEST_CASE("embeddings that occur nowhere in the model's table are of other weights", "[trace_checks]") {
-  ToyTrace toy(ToyEngine{kF32});
-  CHECK_THROWS_WITH(check(toy, ToyWeights(0.125)), ContainsSubstring("other weights"));
+bool follows(ToyTrace& toy, const ToyWeights& weights = ToyWeights{}) {
+  const auto trace = toy.write();
+  return embedding_follows_from_table(*trace, weights);
+}
 
-  // One row of the table, though of another token, says that the weights are the model's: the look-up is wrong.
+// Records something else in the place of both steps' embeddings: of step, row and column.
+void embed(ToyTrace& toy, const std::function<double(int, std::int64_t, std::int64_t)>& value) {
   for (int step : {0, 1}) {
     Tensor recorded = Tensor::copy_of(toy.tensors.get({step, {Op::kEmbedTokens}}));
-    for (std::int64_t i = 0; i < recorded.size(); ++i) recorded.set(i, 0.5);
-    if (step == 0) {
-      const Tensor table = ToyWeights{}.read_all("model.embed_tokens.weight");
-      for (std::int64_t i = 0; i < toy_config().hidden; ++i) recorded.set(i, table.at(11 * toy_config().hidden + i));
-    }
+    const std::int64_t hidden = toy_config().hidden;
+    for (std::int64_t i = 0; i < recorded.size(); ++i) recorded.set(i, value(step, i / hidden, i % hidden));
     replace(toy.tensors, {step, {Op::kEmbedTokens}}, std::move(recorded));
   }
-  REQUIRE(toy.input.steps[0].tokens[0][0] != 11);
-  CHECK(check(toy).empty());
-  CHECK_THROWS_AS(check(toy, ToyWeights(0.125)), InputError);
+}
 
+TEST_CASE("an embedding of other weights follows from no row of the table", "[trace_checks]") {
+  ToyTrace toy(ToyEngine{kF32});
+  CHECK(follows(toy));
+  CHECK_FALSE(follows(toy, ToyWeights(0.125)));
   // Without embeddings nothing can be said.
   toy.keep({Op::kOutput});
-  CHECK(check(toy, ToyWeights(0.125)).empty());
+  CHECK(follows(toy, ToyWeights(0.125)));
+}
+
+TEST_CASE("an embedding follows from the table by one row, a multiple or the transpose", "[trace_checks]") {
+  ToyTrace toy(ToyEngine{kF32});
+  const std::int64_t hidden = toy_config().hidden, vocab = toy_config().vocab;
+  const std::vector<double> table = to_doubles(ToyWeights{}.read_all("model.embed_tokens.weight").view());
+  const auto at = [&](std::int64_t element) { return table[static_cast<std::size_t>(element)]; };
+  const auto token = [&](int step, std::int64_t row) {
+    return static_cast<std::int64_t>(
+        toy.input.steps[static_cast<std::size_t>(step)].tokens[0][static_cast<std::size_t>(row)]);
+  };
+  REQUIRE(token(0, 0) != 11);
+  embed(toy,
+        [&](int step, std::int64_t row, std::int64_t c) { return step == 0 && row == 0 ? at(11 * hidden + c) : 0.5; });
+  CHECK(follows(toy));
+  CHECK_FALSE(follows(toy, ToyWeights(0.125)));
+  embed(toy, [&](int step, std::int64_t row, std::int64_t c) { return 4.5 * at(token(step, row) * hidden + c); });
+  CHECK(follows(toy));
+  embed(toy, [&](int step, std::int64_t row, std::int64_t c) { return at(c * vocab + token(step, row)); });
+  CHECK(follows(toy));
+  embed(toy, [&](int step, std::int64_t row, std::int64_t c) {
+    return at(token(step, row) * hidden + c) + 0.25 * static_cast<double>(c);
+  });
+  CHECK_FALSE(follows(toy));
 }
 
 }  // namespace

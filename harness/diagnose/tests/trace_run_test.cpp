@@ -1,6 +1,8 @@
 // The judgement of a trace: row by row where replay reaches, against whole forward passes where it does not.
 #include "harness/diagnose/trace_run.h"
 
+#include <cmath>
+
 #include "cmake/catch2.h"
 #include "harness/contract/error.h"
 #include "harness/diagnose/tests/toy_trace.h"
@@ -72,6 +74,30 @@ TEST_CASE("a trace of another model is refused", "[trace_run]") {
   options.before_judging = [&] { judged = true; };
   CHECK_THROWS_AS(judge(toy, options), InputError);
   CHECK_FALSE(judged);
+}
+
+// Neither embedding is the model's; what the first engine makes of its own has the model's weights in it.
+TEST_CASE("a wrong embedding is a divergence where later products follow from the weights", "[trace_run]") {
+  const auto strange = [](bool in_products) {
+    ToyEngine engine{kF32};
+    engine.change = [in_products](int, const TensorId& id, Tensor& tensor) {
+      const bool product = arithmetic_of(id.op) == Arithmetic::kProduct;
+      for (std::int64_t i = 0; (id.op == Op::kEmbedTokens || (in_products && product)) && i < tensor.size(); ++i) {
+        tensor.set(i, 0.25 + std::cos(0.5 * static_cast<double>(i)));
+      }
+    };
+    return ToyTrace(std::move(engine));
+  };
+  ToyTrace wrong_embedding = strange(false);
+  const RunResult result = judge(wrong_embedding);
+  CHECK(result.verdict == Verdict::kDiverged);
+  REQUIRE(result.findings.size() == 2);
+  for (const auto& finding : result.findings) {
+    CHECK(finding.tensor == TensorId{Op::kEmbedTokens});
+    CHECK(finding.kind == FindingKind::kLogic);
+  }
+  ToyTrace other_weights = strange(true);
+  CHECK_THROWS_WITH(judge(other_weights), ContainsSubstring("other weights"));
 }
 
 TEST_CASE("tensors beyond the reach of replay are held against whole passes", "[trace_run]") {

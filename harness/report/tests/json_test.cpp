@@ -204,8 +204,8 @@ TEST_CASE("keys stand in a fixed order", "[report]") {
       "format",      "version",  "verdict",    "reason",          "first_divergence",
       "explanation", "findings", "hypotheses", "coverage",        "closest_to_bound",
       "free_runs",   "ranking",  "fed_tokens", "inferred_points", "precision_allowed",
-      "acceptance",  "notes",    "cases",      "command",         "model",
-      "engine",      "injected", "seconds"};
+      "acceptance",  "notes",    "conditions", "cases",           "command",
+      "model",       "engine",   "injected",   "seconds"};
   for (const auto& [name, result] : tests::all()) {
     INFO(name);
     CHECK(keys_of(report_json(result)) == wanted);
@@ -236,7 +236,7 @@ TEST_CASE("R01 text from files stays text in JSON", "[report]") {
   const bool plain = std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); });
   CHECK(plain);
   const json report = json::parse(text);
-  CHECK(keys_of(text).size() == 23);
+  CHECK(keys_of(text).size() == 24);
   CHECK_THAT(report["model"]["argument"].get<std::string>(),
              StartsWith("<script>alert('1')</script> \"]]>&amp; \x1b[31mred"));
 }

@@ -1,0 +1,198 @@
+// Traces of right engines whose recorder copied a tensor too late or from the wrong buffer; and of engines that really
+// overwrite one.
+#include <set>
+
+#include "cmake/catch2.h"
+#include "harness/cli/tests/trace_sample.h"
+
+namespace qdiff {
+namespace {
+
+using compare::Verdict;
+using findings::Finding;
+using findings::FindingKind;
+using findings::RunResult;
+
+const char* const kSquare = "synthetic:toy-14x2";  // H·d is D there
+
+// Records at `to` what stands at `from`, which may not be recorded.
+void copy(trace::Recording& recording, const TensorKey& from, const TensorKey& to) {
+  if (!recording.has(from) || !recording.has(to)) return;
+  const Tensor right = Tensor::copy_of(recording.get(from));
+  const Shape shape = recording.get(to).shape;
+  recording.erase(to);
+  recording.put(to, Tensor::rounded(right.dtype(), shape, to_doubles(right.view())));
+}
+
+// Calls `at(step, layer)` for each.
+template <typename At>
+void everywhere(const trace::Recording& recording, const At& at) {
+  for (const TensorKey& key : recording.keys()) {
+    if (key.id.op == Op::kInputLayernorm) at(key.step, key.id.layer);
+  }
+}
+
+struct Mistake {
+  const char* what;
+  std::set<Op> ops;  // whose tensors are wrong
+  const char* holds;
+  std::function<void(trace::Recording&)> make;
+  std::function<bool(const TensorKey&)> spares = [](const TensorKey&) { return false; };
+};
+
+std::vector<Mistake> mistakes() {
+  const auto rotated = [](std::vector<Op> queries, std::vector<Op> keys) {
+    return [queries, keys](trace::Recording& recording) {
+      everywhere(recording, [&](int step, int layer) {
+        for (Op op : queries) copy(recording, {step, {Op::kQRope, layer}}, {step, {op, layer}});
+        for (Op op : keys) copy(recording, {step, {Op::kKRope, layer}}, {step, {op, layer}});
+      });
+    };
+  };
+  return {
+      {"q and k are rotated in place",
+       {Op::kQProj, Op::kKProj},
+       "self_attn.q_rope of the same layer to the bit",
+       rotated({Op::kQProj}, {Op::kKProj})},
+      {"q and k have one buffer for all of their stages",
+       {Op::kQProjMatmul, Op::kKProjMatmul, Op::kQProj, Op::kKProj},
+       "to the bit",
+       rotated({Op::kQProjMatmul, Op::kQProj}, {Op::kKProjMatmul, Op::kKProj})},
+      {"q is rotated in place and its rotation is not recorded",
+       {Op::kQProj},
+       "what right code makes of it, self_attn.q_rope of the same layer",
+       [](trace::Recording& recording) {
+         everywhere(recording, [&](int step, int layer) {
+           copy(recording, {step, {Op::kQRope, layer}}, {step, {Op::kQProj, layer}});
+           recording.erase({step, {Op::kQRope, layer}});
+           recording.erase({step, {Op::kQProjMatmul, layer}});
+         });
+       }},
+      {"all norms of a step have one buffer",
+       {Op::kInputLayernorm, Op::kPostAttentionLayernorm},
+       "model.norm to the bit",
+       [](trace::Recording& recording) {
+         everywhere(recording, [&](int step, int layer) {
+           copy(recording, {step, {Op::kNorm, kNoLayer}}, {step, {Op::kInputLayernorm, layer}});
+           copy(recording, {step, {Op::kNorm, kNoLayer}}, {step, {Op::kPostAttentionLayernorm, layer}});
+         });
+       }},
+      {"layers write into two buffers in turn",
+       {Op::kOutput},
+       "output of layer 2 to the bit",
+       [](trace::Recording& recording) {
+         everywhere(recording, [&](int step, int layer) {
+           if (layer == 0) copy(recording, {step, {Op::kOutput, 2}}, {step, {Op::kOutput, 0}});
+         });
+       },
+       [](const TensorKey& key) { return key.id.layer != 0; }},
+      {"the residual stream is one buffer",
+       {Op::kEmbedTokens, Op::kResidMid, Op::kOutput},
+       "output of layer 2 to the bit",
+       [](trace::Recording& recording) {
+         everywhere(recording, [&](int step, int layer) {
+           const TensorKey last{step, {Op::kOutput, 2}};
+           copy(recording, last, {step, {Op::kEmbedTokens, kNoLayer}});
+           copy(recording, last, {step, {Op::kResidMid, layer}});
+           copy(recording, last, {step, {Op::kOutput, layer}});
+         });
+       },
+       [](const TensorKey& key) {
+         return key.id == TensorId{Op::kOutput, 2};
+       }},
+      {"the projection is written over its input",
+       {Op::kAttnOutput},
+       "self_attn.o_proj of the same layer to the bit",
+       [](trace::Recording& recording) {
+         everywhere(recording, [&](int step, int layer) {
+           copy(recording, {step, {Op::kOProj, layer}}, {step, {Op::kAttnOutput, layer}});
+         });
+       }},
+  };
+}
+
+TEST_CASE("a right engine is not blamed for what its recorder copied too late or from another buffer", "[recorder]") {
+  DType dtype = DType::kF32;  // the types take turns
+  for (const Mistake& mistake : mistakes()) {
+    dtype = dtype == DType::kF32 ? DType::kBF16 : DType::kF32;
+    INFO(mistake.what << " in " << name(dtype));
+    std::set<TensorKey> wrong;
+    const RunResult result = judge_trace_of({.test_case = small_case(kSquare),
+                                             .dtype = dtype,
+                                             .keep = everything,
+                                             .rewrite =
+                                                 [&](trace::Recording& recording) {
+                                                   mistake.make(recording);
+                                                   for (const TensorKey& key : recording.keys()) {
+                                                     const bool of = mistake.ops.contains(key.id.op);
+                                                     if (of && !mistake.spares(key)) wrong.insert(key);
+                                                   }
+                                                 },
+                                             .options = {.probing = false}});
+    INFO(result.reason);
+    CHECK(result.verdict == Verdict::kInconclusive);
+    CHECK(result.first_divergence() == nullptr);
+    REQUIRE_FALSE(result.findings.empty());
+    for (const Finding& finding : result.findings) {
+      INFO(tensor_name(finding.tensor) << " step " << finding.step << ": " << finding.judgement.reason);
+      CHECK(finding.kind == FindingKind::kRecording);
+      CHECK(wrong.erase({finding.step, finding.tensor}) == 1);
+      CHECK_FALSE(finding.explanation.hypothesis.has_value());
+    }
+    INFO((wrong.empty() ? "" : tensor_name(wrong.begin()->id) + " step " + std::to_string(wrong.begin()->step)));
+    CHECK(wrong.empty());
+    CHECK_THAT(result.findings.front().explanation.sentence, ContainsSubstring(mistake.holds));
+    CHECK_THAT(result.reason, ContainsSubstring("recorded too late or from the wrong buffer"));
+  }
+}
+
+TEST_CASE("tensors that a recorder rounded are the recorder's", "[recorder]") {
+  const auto narrow = [](const TensorId&, Tensor& tensor) {
+    tensor = Tensor::rounded(DType::kBF16, tensor.shape(), to_doubles(tensor.view()));
+  };
+  const RunResult result = judge_trace_of(
+      {.test_case = small_case(kSquare), .dtype = DType::kF32, .change = narrow, .options = {.probing = false}});
+  INFO(result.reason);
+  CHECK(result.verdict == Verdict::kInconclusive);
+  REQUIRE_FALSE(result.findings.empty());
+  for (const Finding& finding : result.findings) {
+    INFO(tensor_name(finding.tensor) << ": " << finding.judgement.reason);
+    CHECK(finding.kind == FindingKind::kRecording);
+    CHECK_THAT(finding.explanation.sentence, ContainsSubstring("recorded in bfloat16"));
+  }
+}
+
+TEST_CASE("a recorder's mistake does not hide an engine's", "[recorder]") {
+  const std::vector<Mistake> all = mistakes();
+  for (const Mistake& mistake : {all.front(), all.back()}) {
+    INFO(mistake.what);
+    const RunResult result = judge_trace_of({.test_case = small_case(kSquare),
+                                             .inject = Fault{FaultId::kNoSilu, {}, 1},
+                                             .keep = everything,
+                                             .rewrite = mistake.make,
+                                             .options = {.probing = false}});
+    REQUIRE(result.verdict == Verdict::kDiverged);
+    CHECK(result.first_divergence()->tensor == TensorId{Op::kAct, 1});
+    CHECK(result.first_divergence()->explanation.variant == FaultId::kNoSilu);
+    for (const Finding& finding : result.findings) {
+      CHECK((finding.kind == FindingKind::kRecording) == (finding.tensor.op != Op::kAct));
+    }
+  }
+}
+
+TEST_CASE("an engine that overwrites what it still needs is not excused", "[recorder]") {
+  for (const char* model : {kSquare, "synthetic:toy-15x5,profile=qwen"}) {
+    for (FaultId id : {FaultId::kWoCols, FaultId::kNormIntoResidual, FaultId::kResidualLost, FaultId::kDownInAct}) {
+      INFO(name(id) << " in " << model);
+      const RunResult result = judge_trace_of({.test_case = small_case(model),
+                                               .inject = Fault{id, {}, {}},
+                                               .keep = everything,
+                                               .options = {.probing = false}});
+      CHECK(result.verdict == Verdict::kDiverged);
+      for (const Finding& finding : result.findings) CHECK(finding.kind != FindingKind::kRecording);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace qdiff

@@ -1,0 +1,83 @@
+// What a recorder got wrong, told from what an engine did.
+#include "harness/diagnose/misrecorded.h"
+
+#include "cmake/catch2.h"
+#include "harness/diagnose/tests/toy_trace.h"
+#include "harness/diagnose/trace_run.h"
+
+namespace qdiff::diagnose {
+namespace {
+
+using compare::Verdict;
+using findings::FindingKind;
+using findings::RunResult;
+
+RunResult judge(ToyTrace& toy) {
+  const auto trace = toy.write();
+  const ToyWeights weights;
+  ToyOracle oracle;
+  return judge_trace(
+      {*trace, weights, oracle, [](const Precision& precision) { return std::make_unique<ToyEngine>(precision); }},
+      {.id = "trace", .command = "qdiff diagnose --trace trace", .probing = false});
+}
+
+// The last layer's output stands where that of layer 0 should.
+void misrecord(ToyTrace& toy) {
+  replace(toy.tensors, key_of(Op::kOutput, 0), Tensor::copy_of(toy.tensors.get(key_of(Op::kOutput, 2))));
+}
+
+TEST_CASE("a tensor whose readers follow from the right value was recorded wrongly", "[misrecorded]") {
+  ToyTrace toy(ToyEngine{kF32});
+  misrecord(toy);
+  const RunResult result = judge(toy);
+  CHECK(result.verdict == Verdict::kInconclusive);
+  REQUIRE(result.findings.size() == 1);
+  CHECK(result.findings[0].kind == FindingKind::kRecording);
+  CHECK(result.findings[0].tensor == TensorId{Op::kOutput, 0});
+  CHECK(result.findings[0].step == 0);
+  CHECK_THAT(result.findings[0].explanation.sentence, ContainsSubstring("it holds output of layer 2 to the bit"));
+  CHECK_FALSE(result.findings[0].explanation.hypothesis.has_value());
+  CHECK(result.first_divergence() == nullptr);
+  CHECK_THAT(result.reason, ContainsSubstring("model.layers.0.output of step 0 was recorded too late"));
+  CHECK(result.cases[0].verdict == Verdict::kInconclusive);
+  // It was recorded, so it is not missing.
+  CHECK(result.coverage.tensors_missing.empty());
+}
+
+TEST_CASE("a tensor whose readers follow from what it holds is the engine's own", "[misrecorded]") {
+  ToyEngine engine{kF32};
+  engine.change = [](int step, const TensorId& id, Tensor& tensor) {
+    for (std::int64_t i = 0; step == 0 && id == TensorId{Op::kOutput, 0} && i < tensor.size(); ++i) {
+      tensor.set(i, 2.0 * tensor.at(i));
+    }
+  };
+  ToyTrace toy(std::move(engine));
+  const RunResult result = judge(toy);
+  CHECK(result.verdict == Verdict::kDiverged);
+  REQUIRE(result.findings.size() == 1);
+  CHECK(result.findings[0].kind == FindingKind::kLogic);
+}
+
+TEST_CASE("nothing speaks for the engine where no reader was recorded", "[misrecorded]") {
+  ToyTrace toy(ToyEngine{kF32});
+  misrecord(toy);
+  for (const TensorKey& key : toy.tensors.keys()) {
+    if (key.id.layer > 0 || key.id.op == Op::kNorm || key.id.op == Op::kLmHead) toy.tensors.erase(key);
+  }
+  const RunResult result = judge(toy);
+  CHECK(result.verdict == Verdict::kDiverged);
+  for (const auto& finding : result.findings) CHECK(finding.kind == FindingKind::kLogic);
+}
+
+TEST_CASE("a bug beside a recorder's mistake is found and named", "[misrecorded]") {
+  ToyTrace toy(toy_engine({FaultId::kNoSilu, {}, 1}));
+  misrecord(toy);
+  const RunResult result = judge(toy);
+  CHECK(result.verdict == Verdict::kDiverged);
+  REQUIRE(result.findings.size() == 3);
+  CHECK(result.first_divergence()->explanation.variant == FaultId::kNoSilu);
+  CHECK(std::ranges::count(result.findings, FindingKind::kRecording, &findings::Finding::kind) == 1);
+}
+
+}  // namespace
+}  // namespace qdiff::diagnose
