@@ -7,6 +7,7 @@
 #include "harness/contract/error.h"
 #include "harness/contract/session_checks.h"
 #include "reference/evaluation.h"
+#include "reference/mistakes.h"
 #include "reference/reference.h"
 #include "reference/walk.h"
 
@@ -23,6 +24,7 @@ struct Machine {
   std::optional<Rounding> planted_rounding;  // of a fault that is a rounding
   std::optional<Variant> planted;
   std::optional<int> planted_layer;
+  std::vector<PlantedMistake> mistakes;
   std::int64_t planted_executions = 0;
 
   Machine(const WeightSource& source, const Precision& p)
@@ -38,7 +40,11 @@ class TorchSession : public Session {
         variant_rounding_(machine.planted_rounding),
         variant_layer_(machine.planted_layer),
         caches_(static_cast<std::size_t>(config().num_layers)),
-        history_(options_.capacity) {}
+        history_(options_.capacity) {
+    for (const PlantedMistake& planted : machine_.mistakes) {
+      history_.remembered.insert(planted.remembered().begin(), planted.remembered().end());
+    }
+  }
 
   TensorView run_embedding(const Step& step, TensorSink* sink) override {
     check(step);
@@ -89,7 +95,7 @@ class TorchSession : public Session {
   };
 
   // What a planted fault may ask for, as the operations took it: the tensors of the present step and layer, and of all
-  // others what was written to the cache.
+  // others what was written to the cache and what `remembered` names.
   class History final : public Surroundings {
    public:
     explicit History(std::int64_t capacity) : capacity_(capacity) {}
@@ -104,24 +110,27 @@ class TorchSession : public Session {
     double unwritten() const override { return 0.0; }  // this engine starts from zeroed memory
 
     void begin_part() {
-      std::erase_if(tensors, [](const auto& entry) {
+      std::erase_if(tensors, [this](const auto& entry) {
         const Op op = entry.first.id.op;
-        return op != kKProj && op != kKRope && op != kVProj;
+        return op != kKProj && op != kKRope && op != kVProj && !remembered.contains(op);
       });
     }
 
     Values tensors;
     std::vector<Step> past_steps;
+    std::set<Op> remembered;
 
    private:
     std::int64_t capacity_;
   };
 
   void remember(const Step& step) {
-    if (variant_ && static_cast<std::size_t>(step.index) >= history_.past_steps.size()) {
+    if (is_planted() && static_cast<std::size_t>(step.index) >= history_.past_steps.size()) {
       history_.past_steps.push_back(step);
     }
   }
+
+  bool is_planted() const { return variant_ || !machine_.mistakes.empty(); }
 
   const ModelConfig& config() const { return machine_.weights.config(); }
 
@@ -166,12 +175,15 @@ class TorchSession : public Session {
       if (operation.scope != scope) continue;
       const Op op = operation.op;
       const std::vector<at::Tensor> inputs = inputs_of(op, layer, here, residual);
-      const at::Tensor value = evaluate(op, inputs, setting);
+      at::Tensor value = evaluate(op, inputs, setting);
       if (planted) count_if_different(op, inputs, setting, value);
+      for (const PlantedMistake& mistake : machine_.mistakes) {
+        if (mistake.acts_on(op, setting)) value = evaluate_mistaken(mistake, {op, inputs, setting, value});
+      }
       const DType kept = kept_as(op, machine_.precision);
       const at::Tensor rounded = round_to(kept, value);
       here[op] = machine_.precision.taken_as.contains(op) ? machine_.rounding.taken(op, value) : rounded;
-      if (variant_) history_.tensors[{step.index, {op, layer}}] = here[op];
+      if (is_planted()) history_.tensors[{step.index, {op, layer}}] = here[op];
       handed_out_.push_back(rounded.to(scalar_type(kept)).contiguous().cpu());
       view = {handed_out_.back().const_data_ptr(), kept, handed_out_.back().sizes().vec(), {}, nullptr};
       if (sink != nullptr) sink->take({op, layer}, view);
@@ -201,8 +213,22 @@ class TorchSession : public Session {
     const Setting right_setting = {
         machine_.weights, machine_.precision, machine_.rounding, setting.step, setting.layer, 1, nullptr, nullptr};
     const at::Tensor right = evaluate_row(op, inputs, right_setting);
-    const at::Tensor same = right.eq(value).logical_or(at::isnan(right).logical_and(at::isnan(value)));
-    if (!same.all().item<bool>()) ++machine_.planted_executions;
+    if (!same(right, value)) ++machine_.planted_executions;
+  }
+
+  static bool same(const at::Tensor& a, const at::Tensor& b) {
+    return a.eq(b).logical_or(at::isnan(a).logical_and(at::isnan(b))).all().item<bool>();
+  }
+
+  at::Tensor evaluate_mistaken(const PlantedMistake& mistake, const Operation& operation) {
+    try {
+      const at::Tensor value = mistake(operation);
+      if (!same(operation.right, value)) ++machine_.planted_executions;
+      return value;
+    } catch (const MissingTensor& missing) {
+      throw InputError("'" + to_string(mistake.mistake()) + "' needs " + missing.what() +
+                       ", which this session has not run by then");
+    }
   }
 
   Machine& machine_;
@@ -217,7 +243,10 @@ class TorchSession : public Session {
 
 class TorchEngine : public Engine {
  public:
-  TorchEngine(const WeightSource& weights, const Precision& precision) : machine_(weights, precision) {}
+  TorchEngine(const WeightSource& weights, const Precision& precision, const std::vector<Mistake>& mistakes)
+      : machine_(weights, precision) {
+    for (const Mistake& mistake : mistakes) machine_.mistakes.emplace_back(mistake, weights.config());
+  }
   ~TorchEngine() override { release_unused_memory(); }
 
   std::string name() const override { return "reference"; }
@@ -267,10 +296,11 @@ class TorchEngine : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> make_engine(const WeightSource& weights, const Precision& precision, const Options& options) {
+std::unique_ptr<Engine> make_engine(const WeightSource& weights, const Precision& precision, const Options& options,
+                                    const std::vector<Mistake>& mistakes) {
   use_threads(options.num_threads, weights.config());
   use_device(options.where, weights.config());
-  return std::make_unique<TorchEngine>(weights, precision);
+  return std::make_unique<TorchEngine>(weights, precision, mistakes);
 }
 
 }  // namespace qdiff::reference

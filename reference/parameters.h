@@ -74,6 +74,7 @@ struct AttentionRule {
   double scale_after = 1.0;           // of the probabilities
   std::vector<std::int64_t> kv_head;  // [H]: the key/value head that each query head reads
   std::function<SlotRange(std::int64_t b, std::int64_t t)> visible;  // slots that query t of row b sees
+  bool inverted = false;                                             // it sees exactly the others
   double hidden_score = -std::numeric_limits<double>::infinity();
   // (scores [B,H,T,S], place) in the place of softmax.
   std::function<Softmaxed(const at::Tensor&, const SoftmaxPlace&)> softmax;

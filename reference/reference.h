@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "harness/contract/engine.h"
+#include "harness/contract/mistake.h"
 #include "harness/contract/oracle.h"
 #include "harness/contract/precision.h"
 #include "harness/contract/weights.h"
@@ -39,6 +41,11 @@ std::unique_ptr<Oracle> make_oracle(const WeightSource& weights, const Options& 
 
 // The same operations as a candidate: in float64 throughout where `precision` says float64 (gold), else rounding at
 // exactly the points that `precision` declares. Can plant every fault of the catalogue. `weights` must outlive it.
-std::unique_ptr<Engine> make_engine(const WeightSource& weights, const Precision& precision, const Options& options);
+// It computes with `mistakes`; throws InputError where the model has no place for one of them.
+std::unique_ptr<Engine> make_engine(const WeightSource& weights, const Precision& precision, const Options& options,
+                                    const std::vector<Mistake>& mistakes = {});
+
+// Throws InputError where a model of that config has no place for it.
+void check_mistake(const Mistake& mistake, const ModelConfig& config);
 
 }  // namespace qdiff::reference

@@ -43,11 +43,14 @@ struct Setting {
   const Variant* variant = nullptr;
   const Surroundings* around = nullptr;  // needed where there is a variant
   bool quantizes = true;                 // false: inputs of GEMMs have been quantized, where the engine does that
+  const std::function<void(Parameters&)>* change = nullptr;  // of a mistake (mistakes.h)
 
   const ModelConfig& config() const { return weights.config(); }
   Parameters parameters(Op op) const {
-    return parameters_at(
+    Parameters told = parameters_at(
         {.op = op, .layer = layer, .step = step, .config = config(), .first_of_phase = first_of_phase()}, variant);
+    if (change != nullptr) (*change)(told);
+    return told;
   }
   bool first_of_phase() const {
     if (variant == nullptr) return false;  // right code does not ask

@@ -37,7 +37,7 @@ struct Extent {
 Extent extent_of(const RecordArguments& arguments, std::int64_t num_layers, std::int64_t num_steps) {
   if (arguments.layers) check_below("--layers", *arguments.layers, num_layers, "layer");
   if (arguments.steps) check_below("--steps", *arguments.steps, num_steps, "step");
-  if (arguments.inject && arguments.layers) check_fault_is_among(*arguments.inject, *arguments.layers);
+  if (arguments.inject && arguments.layers) check_injection_is_among(*arguments.inject, *arguments.layers);
   const NumberRanges all{.text = "", .ranges = {{0, std::max(num_layers, num_steps)}}};
   return {.layers = arguments.layers.value_or(all).below(num_layers),
           .outside_layers = !arguments.layers,

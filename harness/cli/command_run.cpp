@@ -31,7 +31,7 @@ struct Group {
   std::unique_ptr<model::Tokenizer> tokenizer;  // null where the model has none that is known
   DType dtype = DType::kBF16;
   std::optional<std::set<int>> layers;
-  std::optional<Fault> inject;
+  std::optional<Injection> inject;
   std::vector<CaseInput> cases;
 };
 
@@ -97,26 +97,33 @@ void select_layers(std::vector<Group>& groups, const NumberRanges& wanted) {
   std::erase_if(groups, [](const Group& group) { return group.layers->empty(); });
 }
 
-// A fault of one layer is planted in the models that have it; the cases of the others run without it, by name.
-void place_fault(std::vector<Group>& groups, const Fault& fault) {
-  std::int64_t most_layers = 0;
-  std::string clean;
+// Throws InputError where the model has no place for it.
+void check_place(const Injection& injection, const ModelConfig& config) {
+  if (const auto* fault = std::get_if<Fault>(&injection)) return check_fault_layer(*fault, config.num_layers);
+  reference::check_mistake(std::get<Mistake>(injection), config);
+}
+
+// A fault or mistake is planted in the models that have its place; the cases of the others run without it, by name.
+void place_fault(std::vector<Group>& groups, const Injection& injection) {
+  std::string clean, why;
+  const ModelConfig* largest = &groups.front().model->config();
   for (Group& group : groups) {
-    const std::int64_t num_layers = group.model->config().num_layers;
-    most_layers = std::max(most_layers, num_layers);
-    if (!fault.layer || *fault.layer < num_layers) {
-      group.inject = fault;
-    } else {
+    const ModelConfig& config = group.model->config();
+    if (config.num_layers > largest->num_layers) largest = &config;
+    try {
+      check_place(injection, config);
+      group.inject = injection;
+    } catch (const InputError& error) {
+      why = error.what();
       for (const CaseInput& input : group.cases) clean += ' ' + input.id;
     }
   }
-  if (fault.layer && *fault.layer >= most_layers) {
-    throw InputError("--inject '" + to_string(fault) + "': there is no layer " + std::to_string(*fault.layer) +
-                     "; there are layers 0 to " + std::to_string(most_layers - 1));
+  if (std::none_of(groups.begin(), groups.end(), [](const Group& group) { return group.inject.has_value(); })) {
+    check_place(injection, *largest);  // says which layers there are at most
+    throw InputError(why);
   }
   if (clean.empty()) return;
-  std::fprintf(stderr, "qdiff: no layer %d, so these run without the fault:%s\n", *fault.layer,
-               one_line(clean).c_str());
+  std::fprintf(stderr, "qdiff: %s; so these run without it:%s\n", one_line(why).c_str(), one_line(clean).c_str());
 }
 
 // Cases without a wanted step are left out, by name; a step that none has is a mistake.
@@ -217,12 +224,13 @@ std::vector<std::string> ids_of(const std::vector<Group>& groups) {
 
 ExitStatus run_command(const RunArguments& arguments, const std::string& command) {
   check_available(arguments.backend);
+  if (arguments.inject) check_plantable(arguments.backend, *arguments.inject);
   std::vector<Group> groups =
       arguments.prompt ? group_of_prompt(arguments) : group_by_model(load_cases(arguments), arguments);
   if (arguments.layers) select_layers(groups, *arguments.layers);
   const auto steps = arguments.steps ? std::optional(select_steps(groups, *arguments.steps)) : std::nullopt;
   if (arguments.inject) {
-    if (arguments.layers) check_fault_is_among(*arguments.inject, *arguments.layers);
+    if (arguments.layers) check_injection_is_among(*arguments.inject, *arguments.layers);
     place_fault(groups, *arguments.inject);
   }
   check_output_folder(arguments.out);

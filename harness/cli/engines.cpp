@@ -21,13 +21,26 @@ void check_available(EngineKind kind) {
 #endif
 }
 
+void check_plantable(EngineKind kind, const Injection& injection) {
+  if (kind == EngineKind::kReference || std::holds_alternative<Fault>(injection)) return;
+  throw InputError("--inject '" + to_string(injection) +
+                   "': the optimized engines plant known bugs alone (see 'qdiff list faults'); the reference plants "
+                   "mechanisms, with --backend reference of run and --engine reference of record");
+}
+
 namespace {
+
+std::vector<Mistake> mistakes_of(const EngineSettings& settings) {
+  const auto* mistake = settings.inject ? std::get_if<Mistake>(&*settings.inject) : nullptr;
+  return mistake == nullptr ? std::vector<Mistake>() : std::vector{*mistake};
+}
 
 std::unique_ptr<Engine> make(EngineKind kind, const WeightSource& weights, const EngineSettings& settings) {
   const int threads = settings.threads.value_or(0);
   switch (kind) {
     case EngineKind::kReference:
-      return reference::make_engine(weights, plain_precision(settings.dtype), {.num_threads = threads});
+      return reference::make_engine(weights, plain_precision(settings.dtype), {.num_threads = threads},
+                                    mistakes_of(settings));
     case EngineKind::kCuda:
 #ifdef QDIFF_HAVE_CUDA
       return optimized::cuda::make_engine(weights, {.dtype = settings.dtype});
@@ -45,8 +58,10 @@ std::unique_ptr<Engine> make(EngineKind kind, const WeightSource& weights, const
 
 std::unique_ptr<Engine> make_engine(EngineKind kind, const WeightSource& weights, const EngineSettings& settings) {
   check_available(kind);
+  if (settings.inject) check_plantable(kind, *settings.inject);
   std::unique_ptr<Engine> engine = make(kind, weights, settings);
-  if (settings.inject) engine->plant(*settings.inject);
+  const auto* fault = settings.inject ? std::get_if<Fault>(&*settings.inject) : nullptr;
+  if (fault != nullptr) engine->plant(*fault);
   return engine;
 }
 

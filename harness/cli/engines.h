@@ -7,6 +7,7 @@
 
 #include "harness/cli/options.h"
 #include "harness/contract/engine.h"
+#include "harness/contract/mistake.h"
 #include "harness/contract/weights.h"
 
 namespace qdiff::cli {
@@ -18,10 +19,14 @@ struct EngineSettings {
   DType dtype = DType::kBF16;
   std::optional<int> threads = {};
   std::int64_t max_resident_bytes = 0;  // 0: all weights stay in memory
-  std::optional<Fault> inject = {};
+  std::optional<Injection> inject = {};
 };
 
-// `weights` must outlive the engine. Throws InputError where the fault is none of the engine's.
+// Throws InputError where it is a mistake and the engine is another than the reference, which alone plants them.
+void check_plantable(EngineKind kind, const Injection& injection);
+
+// `weights` must outlive the engine. Throws InputError where the fault is none of the engine's, or the model has no
+// place for the mistake.
 std::unique_ptr<Engine> make_engine(EngineKind kind, const WeightSource& weights, const EngineSettings& settings);
 
 }  // namespace qdiff::cli

@@ -32,6 +32,7 @@ ExitStatus dispatch(const CommandLine& line) {
   if (const auto* run = std::get_if<RunArguments>(&line.arguments)) return run_command(*run, line.command);
   if (const auto* record = std::get_if<RecordArguments>(&line.arguments)) return record_command(*record);
   if (const auto* compare = std::get_if<CompareArguments>(&line.arguments)) return compare_command(*compare);
+  if (const auto* list = std::get_if<ListArguments>(&line.arguments)) return list_command(*list);
   if (const auto* selftest = std::get_if<SelftestArguments>(&line.arguments)) {
     return selftest_command(*selftest, line.command);
   }

@@ -133,8 +133,9 @@ void add_engine_options(CLI::App& app, Arguments& arguments) {
   const auto read = one_of<DType>({{"float32", DType::kF32}, {"bfloat16", DType::kBF16}, {"float16", DType::kF16}});
   add_value(app, "--dtype", arguments.dtype, "DTYPE", read,
             "The type of the engine's weights and tensors (default: as the checkpoint)");
-  add_value(app, "--inject", arguments.inject, "FAULT", parse_fault,
-            "Hnn.name[=value][@layer]: the engine computes with that known bug planted, as H05.modulo");
+  add_value(app, "--inject", arguments.inject, "FAULT", parse_injection,
+            "Hnn.name[=value][@layer]: the engine computes with that known bug planted, as H05.modulo; or a mechanism "
+            "that a report gives, as 'bias:coefficient=2@self_attn.q_proj;phase=decode', planted in the reference");
   app.add_flag("--print-gemms", arguments.print_gemms,
                "First print the engine's matrix products: shapes, strides, biases");
 }
@@ -172,7 +173,10 @@ void add_run(CLI::App& app, CommandLine& line) {
   add_value(command, "--tokens", run->tokens, "N", read_tokens,
             "With --prompt: how many tokens it writes at most (default: 12)")
       ->needs(prompt);
-  add_backend(command, run->backend, "The engine to judge (default: cpu)");
+  add_value(command, "--backend", run->backend, "NAME",
+            one_of<EngineKind>(
+                {{"cpu", EngineKind::kCpu}, {"cuda", EngineKind::kCuda}, {"reference", EngineKind::kReference}}),
+            "The engine to judge; the reference is held against itself (default: cpu)");
   using reference::Where;
   add_value(command, "--reference", run->reference, "WHERE",
             one_of<Where>({{"host", Where::kHost}, {"gpu", Where::kGpu}, {"auto", Where::kBySize}}),
@@ -256,6 +260,31 @@ void add_inspect(CLI::App& app, CommandLine& line) {
   command.callback([inspect, &line] { line.arguments = *inspect; });
 }
 
+void add_list(CLI::App& app, CommandLine& line) {
+  const auto list = std::make_shared<ListArguments>();
+  CLI::App& command = *app.add_subcommand("list", "List what there is by name, for --inject, --case and --model");
+  const auto read = one_of<Listed>({{"mechanisms", Listed::kMechanisms},
+                                    {"faults", Listed::kFaults},
+                                    {"cases", Listed::kCases},
+                                    {"models", Listed::kModels},
+                                    {"tensors", Listed::kTensors}});
+  command
+      .add_option_function<std::string>(
+          "WHAT", [list, read](const std::string& text) { list->listed = read("list", text); },
+          "mechanisms, faults, cases, models or tensors")
+      ->type_name("")
+      ->required();
+  command.add_flag("--json", list->json, "The same as a JSON array");
+  command.footer(
+      "Examples:\n"
+      "  qdiff list faults\n"
+      "  qdiff list mechanisms --json\n\n"
+      "Exit status:\n"
+      "  0    listed\n"
+      "  2    bad usage\n");
+  command.callback([list, &line] { line.arguments = *list; });
+}
+
 void add_compare(CLI::App& app, CommandLine& line) {
   const auto compare = std::make_shared<CompareArguments>();
   CLI::App& command = *app.add_subcommand("compare", "Lay two traces side by side, without a model");
@@ -321,7 +350,20 @@ void add_selftest(CLI::App& app, CommandLine& line) {
     return text;
   };
   add_value(command, "--only", selftest->only, "TEXT", read_only,
-            "Faults whose id begins so, as H03; no honest runs and no doses");
+            "Faults whose id begins so, as H03, or novel: those that no table lists; no honest runs and no doses");
+  const auto read_count = [](const std::string& flag, const std::string& text) {
+    constexpr std::int64_t kMostRuns = 1'000'000;
+    return parse_whole(flag, text, 0, kMostRuns);
+  };
+  add_value(command, "--novel", selftest->novel, "N", read_count,
+            "So many faults drawn at random from mechanisms, parameters and scopes (default: 600, quick 12)");
+  add_value(command, "--pairs", selftest->pairs, "N", read_count, "So many pairs of them (default: 300, quick 4)");
+  add_value(command, "--spoiled", selftest->spoiled, "N", read_count,
+            "So many recordings of right code spoiled at random places (default: 1000, quick 20)");
+  const auto read_seed = [](const std::string& flag, const std::string& text) {
+    return parse_whole(flag, text, 0, std::int64_t{1} << 53);
+  };
+  add_value(command, "--seed", selftest->seed, "N", read_seed, "Seed of the first of these (default: 7000000)");
   add_out(command, selftest->out, "Where selftest.json goes (default: qdiff-report)");
   add_threads(command, selftest->common, "Faults to plant side by side (default: all cores)");
   command.add_flag("--quiet", selftest->common.quiet, "No progress line, and no table on standard output");
@@ -376,6 +418,7 @@ void add_commands(CLI::App& app, CommandLine& line) {
   add_run(app, line);
   add_record(app, line);
   add_inspect(app, line);
+  add_list(app, line);
   add_compare(app, line);
   add_diagnose(app, line);
   add_selftest(app, line);
@@ -462,10 +505,11 @@ void check_values_given(int argc, const char* const* argv) {
 
 }  // namespace
 
-std::string repeat_arguments(const RunArguments& arguments, const std::optional<Fault>& inject) {
+std::string repeat_arguments(const RunArguments& arguments, const std::optional<Injection>& inject) {
   std::string text;
   if (arguments.model) text += " --model " + shell_quote(*arguments.model);
   if (arguments.backend == EngineKind::kCuda) text += " --backend cuda";
+  if (arguments.backend == EngineKind::kReference) text += " --backend reference";
   if (arguments.dtype) text += " --dtype " + std::string(name(*arguments.dtype));
   if (inject) text += " --inject " + shell_quote(to_string(*inject));
   return text;

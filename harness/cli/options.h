@@ -10,6 +10,7 @@
 
 #include "harness/cli/values.h"
 #include "harness/contract/engine.h"
+#include "harness/contract/mistake.h"
 #include "harness/diagnose/run.h"
 #include "harness/findings/finding_kind.h"
 #include "reference/reference.h"
@@ -48,7 +49,7 @@ struct RunArguments {
   std::optional<NumberRanges> layers;
   std::optional<NumberRanges> steps;
   diagnose::Mode mode = diagnose::Mode::kBoth;
-  std::optional<Fault> inject;
+  std::optional<Injection> inject;
   bool print_gemms = false;
   AcceptanceArguments acceptance;
 };
@@ -63,12 +64,19 @@ struct RecordArguments {
   std::optional<NumberRanges> layers;
   std::optional<NumberRanges> steps;
   diagnose::Mode mode = diagnose::Mode::kFree;  // never kBoth: a trace holds one run
-  std::optional<Fault> inject;
+  std::optional<Injection> inject;
   bool print_gemms = false;
 };
 
 struct InspectArguments {
   std::string path;
+};
+
+enum class Listed : std::uint8_t { kMechanisms, kFaults, kCases, kModels, kTensors };
+
+struct ListArguments {
+  Listed listed = Listed::kMechanisms;
+  bool json = false;
 };
 
 struct CompareArguments {
@@ -82,7 +90,8 @@ struct SelftestArguments {
   CommonArguments common;
   EngineKind backend = EngineKind::kCpu;
   bool quick = false;
-  std::string only;  // what the fault ids begin with; empty: all
+  std::string only;                                         // what the fault ids begin with, or "novel"; empty: all
+  std::optional<std::int64_t> novel, pairs, spoiled, seed;  // none: by `quick`
   std::string out = "qdiff-report";
 };
 
@@ -109,7 +118,7 @@ struct PrintText {
 struct CommandLine {
   std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
   std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, DiagnoseArguments,
-               SelftestArguments, CompletionArguments>
+               SelftestArguments, CompletionArguments, ListArguments>
       arguments;
 };
 
@@ -121,7 +130,7 @@ CommandLine parse_command_line(int argc, const char* const* argv);
 int bad_input_status(int argc, const char* const* argv);
 
 // Arguments that give a finding's command the same candidate as this run: " --model M --dtype float32 --inject …".
-// `inject` is the fault as it was planted in that candidate.
-std::string repeat_arguments(const RunArguments& arguments, const std::optional<Fault>& inject);
+// `inject` is the fault or the mistake as it was planted in that candidate.
+std::string repeat_arguments(const RunArguments& arguments, const std::optional<Injection>& inject);
 
 }  // namespace qdiff::cli

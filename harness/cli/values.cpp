@@ -9,6 +9,7 @@
 
 #include "harness/contract/error.h"
 #include "harness/contract/fault_table.h"
+#include "harness/formats/mistake_text.h"
 #include "harness/formats/suggest.h"
 
 namespace qdiff::cli {
@@ -191,10 +192,34 @@ Fault parse_fault(const std::string& option, const std::string& text) {
   return fault;
 }
 
-void check_fault_is_among(const Fault& fault, const NumberRanges& layers) {
-  if (!fault.layer || fault_facts(fault.id).leaves_layer || layers.below(*fault.layer + 1).contains(*fault.layer))
-    return;
-  throw InputError("--inject '" + to_string(fault) + "': layer " + std::to_string(*fault.layer) +
+Injection parse_injection(const std::string& option, const std::string& text) {
+  // Names of mechanisms are in small letters.
+  const bool is_mechanism = !text.empty() && text.front() >= 'a' && text.front() <= 'z';
+  if (!is_mechanism) return parse_fault(option, text);
+  try {
+    return formats::parse_mistake(text);
+  } catch (const InputError& error) {
+    throw InputError(option + ' ' + error.what());
+  }
+}
+
+void check_injection_is_among(const Injection& injection, const NumberRanges& layers) {
+  std::vector<std::int64_t> needed;  // one of these has to be among the layers
+  if (const auto* fault = std::get_if<Fault>(&injection)) {
+    if (fault->layer && !fault_facts(fault->id).leaves_layer) needed.push_back(*fault->layer);
+  } else {
+    const Selection& selection = std::get<Mistake>(injection).scope.layers;
+    if (selection.kind == Selection::Kind::kOnly) needed = selection.only;
+    if (selection.kind == Selection::Kind::kFrom) needed.push_back(std::max(selection.bound, layers.largest()));
+    if (selection.kind == Selection::Kind::kBelow) {
+      for (std::int64_t layer = 0; layer < selection.bound; ++layer) needed.push_back(layer);
+    }
+  }
+  const bool seen = std::any_of(needed.begin(), needed.end(), [&](std::int64_t layer) {
+    return layers.below(layer + 1).contains(static_cast<int>(layer));
+  });
+  if (needed.empty() || seen) return;
+  throw InputError("--inject '" + to_string(injection) + "': layer " + std::to_string(needed.front()) +
                    " is not among those of --layers '" + layers.text +
                    "', so the fault could not be seen; take that layer in, or plant it in one of these");
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "harness/contract/engine.h"
+#include "harness/contract/mistake.h"
 #include "harness/findings/finding_kind.h"
 
 namespace qdiff::cli {
@@ -80,9 +81,12 @@ OneOf<Value> one_of(std::vector<std::pair<std::string, Value>> choices) {
 // "Hnn.name[=value][@layer]" or "X.name…", of a bug in the fault table.
 Fault parse_fault(const std::string& option, const std::string& text);
 
-// A fault in a layer that is left out shows nowhere: the run would end without an answer, hours later perhaps. Throws
+// A fault, or a mistake as "MECHANISM[:name=value;...]@TENSOR[;name=value...]" (contract/mistake.h).
+Injection parse_injection(const std::string& option, const std::string& text);
+
+// What lies in layers that are left out shows nowhere: the run would end without an answer, hours later perhaps. Throws
 // InputError.
-void check_fault_is_among(const Fault& fault, const NumberRanges& layers);
+void check_injection_is_among(const Injection& injection, const NumberRanges& layers);
 
 // Throws InputError where `wanted` names a number that is not below `end`: "there is no step 7; there are steps 0 to
 // 1".

@@ -1,11 +1,11 @@
 #include "harness/contract/fault.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 
 #include "harness/contract/error.h"
 #include "harness/contract/fault_table.h"
+#include "harness/contract/number_text.h"
 
 namespace qdiff {
 namespace {
@@ -35,17 +35,11 @@ bool acceptable(const VariantFacts& row, double value) {
   return false;
 }
 
-std::string number_text(double value) {
-  char buffer[40];
-  const auto [end, error] = std::to_chars(buffer, buffer + sizeof buffer, value);  // shortest that reads back the same
-  return error == std::errc{} ? std::string(buffer, end) : std::string();
-}
-
 std::string rule_of(const VariantFacts& row) {
   switch (row.takes) {
     case Takes::kListed: {
       std::string text = "must be ";
-      for (std::size_t i = 0; i < row.values.size(); ++i) text += (i == 0 ? "" : " or ") + number_text(row.values[i]);
+      for (std::size_t i = 0; i < row.values.size(); ++i) text += (i == 0 ? "" : " or ") + shortest(row.values[i]);
       return text;
     }
     case Takes::kPositive:
@@ -70,7 +64,7 @@ std::string rule_of(const VariantFacts& row) {
 
 std::string to_string(const Fault& fault) {
   std::string text(name(fault.id));
-  if (fault.value) text += '=' + number_text(*fault.value);
+  if (fault.value) text += '=' + shortest(*fault.value);
   if (fault.layer) text += '@' + std::to_string(*fault.layer);
   return text;
 }
@@ -79,7 +73,7 @@ void check_fault_value(const Fault& fault) {
   if (!fault.value) return;
   const VariantFacts& row = fault_facts(fault.id);
   const std::string id(name(fault.id));
-  const std::string value = number_text(*fault.value);
+  const std::string value = shortest(*fault.value);
   if (row.takes == Takes::kNothing) {
     throw InputError("fault " + id + " takes no value; plant it without \"=" + value + "\"");
   }

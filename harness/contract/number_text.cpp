@@ -17,6 +17,12 @@ std::string text_of(double value, std::chars_format format, int precision) {
 
 std::string digits(double value, int significant) { return text_of(value, std::chars_format::general, significant); }
 
+std::string shortest(double value) {
+  std::array<char, 40> text{};
+  const auto [end, error] = std::to_chars(text.data(), text.data() + text.size(), value);
+  return {text.data(), end};
+}
+
 double to_digits(double value, int significant) { return std::strtod(digits(value, significant).c_str(), nullptr); }
 
 std::string decimals(double value, int behind_point) { return text_of(value, std::chars_format::fixed, behind_point); }

@@ -28,7 +28,7 @@ struct RunOptions {
   std::optional<std::set<int>> layers;  // judged layers; none given: all of them, embedding and head too
   std::optional<std::set<int>> steps;   // judged steps; none given: all
   bool probing = true;                  // ask of each variant whether these inputs would show it
-  std::optional<Fault> inject;          // already planted in the candidate; named in the result
+  std::optional<Injection> inject;      // already planted in the candidate; named in the result
   std::string repeat_arguments;         // appended to each finding's command: " --model M --dtype bfloat16"
   ProgressReport progress;
 };

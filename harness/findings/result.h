@@ -19,6 +19,7 @@
 #include "harness/compare/verdict.h"
 #include "harness/contract/fault.h"
 #include "harness/contract/fault_table.h"
+#include "harness/contract/mistake.h"
 #include "harness/contract/operation_table.h"
 #include "harness/contract/step.h"
 #include "harness/findings/acceptance.h"
@@ -43,8 +44,7 @@ struct WrongAxis {
 };
 inline constexpr std::size_t kMostRuns = 64;
 
-// Names and values in the order in which a reader wants them.
-using Facts = std::vector<std::pair<std::string, std::variant<double, std::string>>>;
+using qdiff::Facts;
 
 struct Explanation {
   std::optional<std::string> hypothesis;  // "H05"; none for outsiders and unexplained divergences
@@ -242,7 +242,7 @@ struct RunResult {
   std::string engine;   // "cpu"
   std::string device;
   Precision precision;
-  std::optional<Fault> injected;
+  std::optional<Injection> injected;
   std::int64_t planted_executions = 0;  // how often the planted code ran in a place where it differs
   std::vector<VariantFacts> catalogue;  // the bugs that were considered
   std::vector<CaseSummary> cases;

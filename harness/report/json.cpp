@@ -6,6 +6,7 @@
 #include "harness/contract/hypothesis.h"
 #include "harness/contract/number_text.h"
 #include "harness/report/acceptance.h"
+#include "harness/report/injection.h"
 #include "harness/report/report.h"
 
 namespace qdiff::report {
@@ -108,6 +109,8 @@ Document explanation_document(const Explanation& explanation) {
 Document finding_document(const Finding& finding) {
   Document document = divergence_document(finding);
   document["explanation"] = explanation_document(finding.explanation);
+  const auto mistake = mistake_of(finding);
+  document["inject"] = mistake ? Document(to_string(*mistake)) : Document(nullptr);
   return document;
 }
 

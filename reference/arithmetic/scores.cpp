@@ -31,7 +31,8 @@ at::Tensor visible_slots(const Step& step, const AttentionRule& rule, std::int64
   const auto column = [&](const std::vector<std::int64_t>& bounds) {
     return at::tensor(bounds, of_type(at::kLong)).view({step.batch(), count, 1});
   };
-  return slots.ge(column(first_seen)).logical_and(slots.le(column(last_seen))).repeat({copies, 1, 1});
+  const at::Tensor inside = slots.ge(column(first_seen)).logical_and(slots.le(column(last_seen)));
+  return (rule.inverted ? inside.logical_not() : inside).repeat({copies, 1, 1});
 }
 
 at::Tensor attention_scores(const at::Tensor& query, const at::Tensor& keys, const std::vector<std::int64_t>& kv_head,

@@ -132,9 +132,10 @@ TEST_CASE("run with every option") {
   CHECK(arguments.layers->largest() == 5);
   CHECK(arguments.steps->below(100) == std::set<int>{1});
   CHECK(arguments.mode == diagnose::Mode::kFree);
-  CHECK(arguments.inject->id == FaultId::kTheta);
-  CHECK(arguments.inject->value == 1e4);
-  CHECK(arguments.inject->layer == 7);
+  const Fault& fault = std::get<Fault>(*arguments.inject);
+  CHECK(fault.id == FaultId::kTheta);
+  CHECK(fault.value == 1e4);
+  CHECK(fault.layer == 7);
   CHECK(arguments.common.max_memory == std::uint64_t{3} << 29);
   // More than there are cores are not used.
   CHECK(arguments.common.threads == std::min(3, std::max(1, static_cast<int>(std::thread::hardware_concurrency()))));
@@ -193,16 +194,33 @@ TEST_CASE("values that are refused, in words that name the option") {
       {"--steps", {"", "-1", "all", "1;2"}},
       {"--dtype", {"", "fp32", "float64", "BF16", "float32 "}},
       {"--mode", {"", "lock", "BOTH"}},
-      {"--backend", {"", "reference", "gpu", "CPU"}},
+      {"--backend", {"", "torch", "gpu", "CPU"}},
       {"--reference", {"", "cpu", "cuda", "GPU"}},
       {"--color", {"", "yes"}},
       {"--threads", {"", "0", "-1", "1.5", "1025", "many", "1 "}},
       {"--max-memory",
        {"", "0", "-1G", "nan", "inf", "1e3", "G", "1X", "1GG", "1 G", "99999999999T", "1.5.2G", "0x10"}},
       {"--inject",
-       {"", "H05", "H05.", "5.modulo", "H5.modulo", "Habc.x", "H03.theta=", "H03.theta=nan", "H03.theta=inf",
-        "H03.theta=1e999", "H03.theta=1x", "H03.theta= 1", "H05.modulo@", "H05.modulo@-1", "H05.modulo@x",
-        "H05.modulo@1.5", "H03.theta=1@"}},
+       {"",
+        "H05",
+        "H05.",
+        "5.modulo",
+        "H5.modulo",
+        "Habc.x",
+        "H03.theta=",
+        "H03.theta=nan",
+        "H03.theta=inf",
+        "H03.theta=1e999",
+        "H03.theta=1x",
+        "H03.theta= 1",
+        "H05.modulo@",
+        "H05.modulo@-1",
+        "H05.modulo@x",
+        "H05.modulo@1.5",
+        "H03.theta=1@",
+        "bias",
+        "bias@self_attn.q_proj",
+        "bias:coefficient=2@mlp.act"}},
       {"--model", {""}},
       {"--out", {""}},
   };
@@ -278,6 +296,27 @@ TEST_CASE("help is given whatever else is wrong, and an unknown option is named 
   CHECK_THAT(text({"record", "-h"}), ContainsSubstring("--engine"));
   CHECK_THAT(text({"--help"}), ContainsSubstring("qdiff COMMAND --help"));
   CHECK_THAT(error_of({"run", "--layers", "x", "--modle", "m"}), ContainsSubstring("did you mean \"--model\"?"));
+}
+
+TEST_CASE("a mechanism is injected as a report gives it, and repeated so") {
+  const std::string text = "bias:coefficient=2@self_attn.q_proj;layers=0;tokens=3 and up";
+  const RunArguments arguments = run({"--backend", "reference", "--inject", text});
+  CHECK(to_string(*arguments.inject) == text);
+  CHECK(repeat_arguments(arguments, arguments.inject) == " --backend reference --inject '" + text + "'");
+  const NumberRanges other = parse_ranges("--layers", "1");
+  CHECK_THROWS_WITH(check_injection_is_among(*arguments.inject, other), ContainsSubstring("layer 0 is not among"));
+  CHECK_NOTHROW(check_injection_is_among(*arguments.inject, parse_ranges("--layers", "0-1")));
+}
+
+TEST_CASE("list takes one kind of thing") {
+  const auto list = [](std::vector<std::string> words) {
+    return std::get<ListArguments>(parse(std::move(words)).arguments);
+  };
+  CHECK(list({"list", "faults"}).listed == Listed::kFaults);
+  CHECK_FALSE(list({"list", "faults"}).json);
+  CHECK(list({"list", "mechanisms", "--json"}).json);
+  CHECK_THAT(error_of({"list", "bugs"}), ContainsSubstring("must be mechanisms, faults, cases, models or tensors"));
+  CHECK(error_of({"list"}) != "accepted");
 }
 
 TEST_CASE("arguments after -- are cases") {

@@ -49,7 +49,7 @@ TEST_CASE("a planted bug is found in its layer alone, in both modes, and named",
   RunOptions options;
   options.inject = Fault{FaultId::kScale, 1.0, 1};
   options.repeat_arguments = " --dtype float32";
-  const RunResult result = run(toy_engine(*options.inject), options);
+  const RunResult result = run(toy_engine(std::get<Fault>(*options.inject)), options);
   CHECK(result.verdict == Verdict::kDiverged);
   REQUIRE(result.injected.has_value());
   CHECK(to_string(*result.injected) == "H02.scale=1@1");

@@ -1,0 +1,44 @@
+#include "harness/report/injection.h"
+
+#include <algorithm>
+#include <string>
+
+#include "harness/contract/error.h"
+#include "harness/contract/number_text.h"
+#include "harness/formats/mistake_text.h"
+
+namespace qdiff::report {
+namespace {
+
+std::string value_text(const std::variant<double, std::string>& value) {
+  const double* number = std::get_if<double>(&value);
+  return number != nullptr ? shortest(*number) : std::get<std::string>(value);
+}
+
+}  // namespace
+
+std::optional<Mistake> mistake_of(const findings::Finding& finding) {
+  const findings::Explanation& explanation = finding.explanation;
+  if (!explanation.mechanism) return std::nullopt;
+  std::string text = *explanation.mechanism;
+  char separator = ':';
+  for (const auto& [name, value] : explanation.parameters) {
+    text += separator + name + '=' + value_text(value);
+    separator = ';';
+  }
+  text += '@' + std::string(row(finding.tensor.op).name);
+  for (const auto& [axis, indices] : explanation.scope) text += ';' + axis + '=' + value_text(indices);
+  try {
+    Mistake mistake = formats::parse_mistake(text);
+    if (finding.tensor.layer == kNoLayer) return mistake;
+    std::vector<std::int64_t> layers(explanation.layers.begin(), explanation.layers.end());
+    if (layers.empty()) layers.push_back(finding.tensor.layer);
+    std::sort(layers.begin(), layers.end());
+    mistake.scope.layers = {Selection::Kind::kOnly, 0, std::move(layers)};
+    return mistake;
+  } catch (const InputError&) {  // what was solved for is not always all that an engine needs to be told
+    return std::nullopt;
+  }
+}
+
+}  // namespace qdiff::report
