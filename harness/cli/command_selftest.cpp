@@ -67,6 +67,16 @@ ExitStatus selftest_command(const SelftestArguments& arguments, const std::strin
   const auto size = arguments.quick ? calibration::Size::kQuick : calibration::Size::kFull;
   settings.run_other_honest = [size](std::uint64_t seed, DType dtype) { return run_twin(seed, dtype, size); };
 
+  if (arguments.backend == EngineKind::kCpu) {
+    settings.mistaken = [](const WeightSource& weights, DType dtype, const std::vector<Mistake>& mistakes) {
+      return reference::make_engine(weights, plain_precision(dtype), {.num_threads = 1}, mistakes);
+    };
+  }
+  settings.novel = arguments.novel;
+  settings.pairs = arguments.pairs;
+  settings.spoiled = arguments.spoiled;
+  if (arguments.seed) settings.seed = static_cast<std::uint64_t>(*arguments.seed);
+
   Progress progress(arguments.common.quiet);
   selftest::Result result = selftest::run_selftest(
       cases::embedded_suite(), makers(arguments.backend), settings,

@@ -270,9 +270,8 @@ void add_list(CLI::App& app, CommandLine& line) {
                                     {"tensors", Listed::kTensors}});
   command
       .add_option_function<std::string>(
-          "WHAT", [list, read](const std::string& text) { list->listed = read("list", text); },
-          "mechanisms, faults, cases, models or tensors")
-      ->type_name("")
+          "WHAT", [list, read](const std::string& text) { list->listed = read("list", text); }, "What to list")
+      ->type_name("mechanisms|faults|cases|models|tensors")
       ->required();
   command.add_flag("--json", list->json, "The same as a JSON array");
   command.footer(

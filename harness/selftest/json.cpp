@@ -63,6 +63,56 @@ Document trial_document(const Trial& trial) {
           {"miss", or_null(reason_of_miss(trial))}};
 }
 
+Document novel_mistake_document(const NovelMistake& of) {
+  return {{"inject", to_string(of.mistake)},
+          {"moves", place_document(of.first)},
+          {"deviations", number(of.deviations)},
+          {"found", of.found},
+          {"exact", of.exact},
+          {"explained_as", or_null(of.said)},
+          {"same_mechanism", of.same_mechanism},
+          {"same_effect", of.same_effect},
+          {"hypothesis_refuted", of.hypothesis_refuted}};
+}
+
+Document novel_document(const NovelTrial& trial) {
+  return {{"seed", trial.seed},
+          {"dtype", name(trial.dtype)},
+          {"model", trial.model},
+          {"verdict", compare::name(trial.verdict)},
+          {"mistakes", list(trial.mistakes, novel_mistake_document)},
+          {"miss", or_null(reason_of_miss(trial))}};
+}
+
+Document spoiled_document(const SpoiledTrial& trial) {
+  return {{"seed", trial.seed},
+          {"dtype", name(trial.dtype)},
+          {"spoiled", trial.what},
+          {"verdict", compare::name(trial.verdict)},
+          {"explained_as", or_null(trial.explained_as)}};
+}
+
+Document novel_score_document(const NovelScore& score) {
+  return {{"trials", score.trials},
+          {"found", ratio_document(score.found)},
+          {"exact_tensor", ratio_document(score.exact)},
+          {"named", ratio_document(score.named)},
+          {"same_mechanism", ratio_document(score.same_mechanism)},
+          {"all_named", ratio_document(score.all_named)},
+          {"not_falsely_explained", ratio_document(score.not_false)},
+          {"hypothesis_not_refuted", ratio_document(score.not_refuted)}};
+}
+
+// What became of them together, and each.
+template <typename Trials, typename ToDocument>
+Document scored(const Document& score, const Trials& trials, const ToDocument& to_document) {
+  return {{"score", score}, {"trials", list(trials, to_document)}};
+}
+
+Document spoiled_score_document(const SpoiledScore& score) {
+  return {{"found", ratio_document(score.found)}, {"unexplained", ratio_document(score.unexplained)}};
+}
+
 Document confusion_document(const Confusion& matrix) {
   Document rows = Document::object();
   for (std::size_t row = 0; row < kNumSubjects; ++row) {
@@ -131,6 +181,9 @@ std::string to_json(const Result& result) {
        {"honest", list(result.honest, honest_document)},
        {"smallest_doses", list(result.doses, dose_document)},
        {"trials", list(result.trials, trial_document)},
+       {"novel", scored(novel_score_document(score(result.novel)), result.novel, novel_document)},
+       {"pairs", scored(novel_score_document(score(result.pairs)), result.pairs, novel_document)},
+       {"spoiled", scored(spoiled_score_document(score(result.spoiled)), result.spoiled, spoiled_document)},
        {"command", result.command},
        {"seconds", number(result.seconds)}});
 }

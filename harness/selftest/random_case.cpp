@@ -2,16 +2,10 @@
 
 #include <array>
 
-#include "harness/contract/splitmix64.h"
+#include "harness/selftest/draws.h"
 
 namespace qdiff::selftest {
 namespace {
-
-class Draws : public SplitMix64 {
- public:
-  using SplitMix64::SplitMix64;
-  bool one_in(std::int64_t n) { return between(1, n) == 1; }
-};
 
 ModelConfig random_config(Draws& draw) {
   ModelConfig config;

@@ -14,6 +14,8 @@ constexpr std::array kTypes = {DType::kBF16, DType::kF32, DType::kF16};
 
 // Neither the bounds nor any test has seen them.
 constexpr std::uint64_t kFirstHonestSeed = 5'000'000;
+// Settings::only.
+constexpr std::string_view kNovelAlone = "novel";
 
 std::vector<PlantingPlan> plans_of(const Settings& settings, const Makers& makers) {
   std::vector<PlantingPlan> plans;
@@ -40,6 +42,18 @@ std::vector<PlantingPlan> plans_of(const Settings& settings, const Makers& maker
   return plans;
 }
 
+void run_novel_faults(const Makers& makers, const Settings& settings, const Progress& progress, Result& result) {
+  const auto count = [&](const std::optional<std::int64_t>& asked, std::int64_t whole, std::int64_t quick) {
+    return asked.value_or(settings.quick ? quick : whole);
+  };
+  result.novel = run_all_novel(count(settings.novel, 600, 12), settings.seed, 1, makers, settings.mistaken,
+                               settings.threads, progress);
+  result.pairs = run_all_novel(count(settings.pairs, 300, 4), settings.seed, 2, makers, settings.mistaken,
+                               settings.threads, progress);
+  result.spoiled =
+      run_all_spoiled(count(settings.spoiled, 1000, 20), settings.seed, makers, settings.threads, progress);
+}
+
 }  // namespace
 
 std::vector<Trial> Result::trials_in(const std::string& engine) const {
@@ -55,6 +69,9 @@ std::vector<Goal> Result::goals() const {
     for (Goal& goal : goals_of(engine + ": ", score(trials_in(engine)))) goals.push_back(std::move(goal));
   }
   goals.push_back(false_alarm_goal(honest));
+  for (Goal& goal : novel_goals(score(novel), score(pairs), score(spoiled))) {
+    if (goal.reached.of > 0) goals.push_back(std::move(goal));
+  }
   if (of_some_faults) std::erase_if(goals, [](const Goal& goal) { return goal.reached.of == 0; });
   return goals;
 }
@@ -71,10 +88,16 @@ Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers,
   result.quick = settings.quick;
   result.of_some_faults = !settings.only.empty();
   for (const auto& [engine, make] : makers.engines) result.engines.push_back(engine);
-  result.trials = plant_all(plans_of(settings, makers), suite, makers, settings.threads, progress);
   const auto seconds = [start] {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
+  if (settings.only == kNovelAlone) {
+    result.engines.clear();
+    run_novel_faults(makers, settings, progress, result);
+    result.seconds = seconds();
+    return result;
+  }
+  result.trials = plant_all(plans_of(settings, makers), suite, makers, settings.threads, progress);
   if (result.of_some_faults) {
     if (result.trials.empty())
       throw InputError("--only " + settings.only +
@@ -97,6 +120,7 @@ Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers,
     progress("smallest doses, " + std::string(name(dtype)), 0, 0);
     for (SmallestDose& dose : smallest_doses(suite, makers, dtype)) result.doses.push_back(std::move(dose));
   }
+  if (settings.mistaken) run_novel_faults(makers, settings, progress, result);
   result.seconds = seconds();
   return result;
 }

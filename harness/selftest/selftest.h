@@ -9,14 +9,18 @@
 #include "harness/selftest/bench.h"
 #include "harness/selftest/doses.h"
 #include "harness/selftest/honest.h"
+#include "harness/selftest/novel.h"
 #include "harness/selftest/planting.h"
 #include "harness/selftest/scoring.h"
+#include "harness/selftest/spoiled.h"
 
 namespace qdiff::selftest {
 
 struct Settings {
   bool quick = false;
-  std::string only;  // what the ids of the faults begin with; empty: all of them, and honest runs and doses
+  // What the ids of the faults begin with, or "novel": faults that no table lists alone; empty: all of them, and honest
+  // runs and doses.
+  std::string only;
   int threads = 1;
   // One engine on its own: each of its faults once in each type, and its honest runs. What else a selftest does is the
   // same whichever engine it is.
@@ -24,6 +28,10 @@ struct Settings {
   // Honest engines of another room, beside the clean engine of the first maker; of an engine alone there are none.
   std::string other_honest;
   RunHonest run_other_honest;
+  // Faults that no table lists, on seeds of their own. So many of each kind; nothing: by `quick`.
+  MakeMistaken mistaken;
+  std::optional<std::int64_t> novel, pairs, spoiled;
+  std::uint64_t seed = 7'000'000;  // of the first of each kind; no test and no threshold has seen those that follow
 };
 
 struct Result {
@@ -32,6 +40,8 @@ struct Result {
   std::vector<Trial> trials;
   std::vector<HonestRuns> honest;
   std::vector<SmallestDose> doses;
+  std::vector<NovelTrial> novel, pairs;
+  std::vector<SpoiledTrial> spoiled;
   std::vector<std::string> engines;  // in which faults were planted
   double seconds = 0.0;
   std::string command;

@@ -117,6 +117,37 @@ void append_doses(const Result& result, std::string& text) {
   }
 }
 
+void append_novel(const Result& result, std::string& text) {
+  text +=
+      "\nFaults that no table lists, planted in the reference. Named: what the report says, planted, computes the "
+      "same;\n"
+      "in the same words: its mechanism is the planted one.\n\n";
+  text += formatted("  %-14s %7s %17s %17s %17s %17s %17s %17s\n", "", "trials", "found", "exact tensor", "named",
+                    "in the same words", "not named falsely", "not refuted");
+  const auto line = [&](const std::string& what, const std::vector<NovelTrial>& trials) {
+    if (trials.empty()) return;
+    const NovelScore of = score(trials);
+    text += formatted("  %-14s %7lld %17s %17s %17s %17s %17s %17s\n", what.c_str(), static_cast<long long>(of.trials),
+                      ratio_text(of.found).c_str(), ratio_text(of.exact).c_str(), ratio_text(of.named).c_str(),
+                      ratio_text(of.same_mechanism).c_str(), ratio_text(of.not_false).c_str(),
+                      ratio_text(of.not_refuted).c_str());
+  };
+  line("one", result.novel);
+  line("two at once", result.pairs);
+  std::map<std::string, std::vector<NovelTrial>> by_mechanism;
+  for (const NovelTrial& trial : result.novel) {
+    by_mechanism[std::string(facts(trial.mistakes.front().mistake.kind).name)].push_back(trial);
+  }
+  text += '\n';
+  for (const auto& [mechanism, trials] : by_mechanism) {
+    const NovelScore of = score(trials);
+    text += formatted("    %-24s %17s named\n", mechanism.c_str(), ratio_text(of.named).c_str());
+  }
+  const SpoiledScore spoiled = score(result.spoiled);
+  text += formatted("\n  right code, its recording spoiled in some elements: %s found, %s unexplained\n",
+                    ratio_text(spoiled.found).c_str(), ratio_text(spoiled.unexplained).c_str());
+}
+
 void append_goals(const Result& result, std::string& text) {
   text += "\nGoals\n\n";
   for (const Goal& goal : result.goals()) {
@@ -159,6 +190,20 @@ void append_misses(const Result& result, std::string& text) {
     for (const std::string& alarm : honest.alarms) text += "  false alarm, " + honest.what + ": " + alarm + "\n";
     any |= !honest.alarms.empty();
   }
+  for (const auto* trials : {&result.novel, &result.pairs}) {
+    for (const NovelTrial& trial : *trials) {
+      const std::string reason = reason_of_miss(trial);
+      if (reason.empty()) continue;
+      any = true;
+      text += "  seed " + std::to_string(trial.seed) + ", " + std::string(name(trial.dtype)) + ", " + reason + "\n";
+    }
+  }
+  for (const SpoiledTrial& trial : result.spoiled) {
+    if (trial.explained_as.empty()) continue;
+    any = true;
+    text += "  seed " + std::to_string(trial.seed) + ", " + std::string(name(trial.dtype)) + ", " + trial.what +
+            ": explained as " + trial.explained_as + "\n";
+  }
   if (!any) text += "  none\n";
 }
 
@@ -181,6 +226,7 @@ std::string to_table(const Result& result) {
   for (const std::string& engine : result.engines) append_engine(result, engine, text);
   if (!result.honest.empty()) append_honest(result, text);
   if (!result.doses.empty()) append_doses(result, text);
+  if (!result.novel.empty() || !result.pairs.empty() || !result.spoiled.empty()) append_novel(result, text);
   append_undetectable(result, text);
   append_ties(result, text);
   append_misses(result, text);

@@ -41,6 +41,32 @@ class Selftest(CommandLineTest):
         for engine in document["engines"]:
             self.check_engine(document, engine)
         self.assertEqual(sum(runs["runs"] for runs in document["honest"]), 60)
+        self.assertEqual([len(document[kind]["trials"]) for kind in ["novel", "pairs", "spoiled"]], [12, 4, 20])
+
+    def test_faults_that_no_table_lists(self):
+        """The counts, from the trials; and each is the same again from its seed."""
+        run = ["selftest", "--only", "novel", "--novel", "4", "--pairs", "1", "--spoiled", "4", "--seed", "100"]
+        self.qdiff(*run, "--out", "a", timeout=580)
+        document = json.loads((self.folder / "a/selftest.json").read_text())
+        self.check_schema(document)
+        self.assertEqual((document["engines"], document["trials"]), ([], []))
+        for kind, mistakes in [("novel", 1), ("pairs", 2)]:
+            score, trials = document[kind]["score"], document[kind]["trials"]
+            of_all = [of for trial in trials for of in trial["mistakes"]]
+            self.assertEqual({len(trial["mistakes"]) for trial in trials}, {mistakes})
+            self.assertEqual(score["found"]["hits"], sum(all(of["found"] for of in trial["mistakes"]) for trial in trials))
+            named = [of for of in of_all if of["explained_as"] and of["same_effect"]]
+            self.assertEqual(score["named"], {"hits": len(named), "of": len(of_all)})
+            self.assertEqual(score["same_mechanism"]["hits"], sum(of["same_mechanism"] for of in named))
+            for trial in trials:
+                self.assertEqual(trial["miss"] is None, all(
+                    of["exact"] and of["explained_as"] and of["same_effect"] and not of["hypothesis_refuted"]
+                    for of in trial["mistakes"]), trial)
+        trial = document["novel"]["trials"][3]
+        self.assertEqual(trial["seed"], 103)
+        self.qdiff("selftest", "--only", "novel", "--novel", "1", "--pairs", "0", "--spoiled", "0", "--seed", "103", "--out", "b")
+        again = json.loads((self.folder / "b/selftest.json").read_text())
+        self.assertEqual(again["novel"]["trials"], [trial])
 
     def check_engine(self, document, engine):
         """The counts of one engine, from its trials."""
