@@ -124,13 +124,16 @@ class TorchSession : public Session {
     std::int64_t capacity_;
   };
 
+  // A bug, or keys and values that are taken before they are stored, may ask for any tensor of the session.
+  bool remembers() const {
+    return variant_ || !machine_.mistakes.empty() || machine_.precision.points.contains(RoundingPoint::kKvCachePrefill);
+  }
+
   void remember(const Step& step) {
-    if (is_planted() && static_cast<std::size_t>(step.index) >= history_.past_steps.size()) {
+    if (remembers() && static_cast<std::size_t>(step.index) >= history_.past_steps.size()) {
       history_.past_steps.push_back(step);
     }
   }
-
-  bool is_planted() const { return variant_ || !machine_.mistakes.empty(); }
 
   const ModelConfig& config() const { return machine_.weights.config(); }
 
@@ -183,7 +186,7 @@ class TorchSession : public Session {
       const DType kept = kept_as(op, machine_.precision);
       const at::Tensor rounded = round_to(kept, value);
       here[op] = machine_.precision.taken_as.contains(op) ? machine_.rounding.taken(op, value) : rounded;
-      if (is_planted()) history_.tensors[{step.index, {op, layer}}] = here[op];
+      if (remembers()) history_.tensors[{step.index, {op, layer}}] = here[op];
       handed_out_.push_back(rounded.to(scalar_type(kept)).contiguous().cpu());
       view = {handed_out_.back().const_data_ptr(), kept, handed_out_.back().sizes().vec(), {}, nullptr};
       if (sink != nullptr) sink->take({op, layer}, view);

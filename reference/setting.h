@@ -44,11 +44,13 @@ struct Setting {
   const Surroundings* around = nullptr;  // needed where there is a variant
   bool quantizes = true;                 // false: inputs of GEMMs have been quantized, where the engine does that
   const std::function<void(Parameters&)>* change = nullptr;  // of a mistake (mistakes.h)
+  const Variant* beside = nullptr;                           // a second one, where there is a variant
 
   const ModelConfig& config() const { return weights.config(); }
   Parameters parameters(Op op) const {
-    Parameters told = parameters_at(
-        {.op = op, .layer = layer, .step = step, .config = config(), .first_of_phase = first_of_phase()}, variant);
+    Parameters told =
+        parameters_at({.op = op, .layer = layer, .step = step, .config = config(), .first_of_phase = first_of_phase()},
+                      variant, beside);
     if (change != nullptr) (*change)(told);
     return told;
   }

@@ -56,7 +56,7 @@ Walk::Walk(const Query& query, const Rounding& rounding, WeightStore& weights)
   for (PlacedUnit& placed : units_) {
     if (placed.unit.last != kProbs && placed.unit.last != kAttnOutput) continue;
     const Place place = {.op = kScores, .layer = placed.layer, .step = step(placed), .config = weights.config()};
-    if (!parameters_at(place, query.variant).attention.slots) continue;
+    if (!parameters_at(place, query.variant, query.beside).attention.slots) continue;
     placed.unit.first = kScores;
     for (const UnitInput& input : inputs_of(placed, weights.config())) {
       const bool computed = std::any_of(query.operations.begin(), query.operations.end(),
@@ -68,7 +68,15 @@ Walk::Walk(const Query& query, const Rounding& rounding, WeightStore& weights)
 
 Setting Walk::setting(const PlacedUnit& placed, std::int64_t copies, const Surroundings* around,
                       const Rounding& rounding) const {
-  return {weights_, query_.precision, rounding, step(placed), placed.layer, copies, query_.variant, around};
+  return {.weights = weights_,
+          .precision = query_.precision,
+          .rounding = rounding,
+          .step = step(placed),
+          .layer = placed.layer,
+          .copies = copies,
+          .variant = query_.variant,
+          .around = around,
+          .beside = query_.beside};
 }
 
 at::Tensor WalkSurroundings::tensor(const TensorKey& key) const {

@@ -63,8 +63,10 @@ enum class RoundingPoint : std::uint8_t {
   kAttentionProbs,         // softmax's result before P.V
   kAttentionAccumulate,    // the sums of QK^T and P.V
   kKvCache,                // k and v as stored in the cache
+  kMatmulPartials,         // the sums of parts of a product's input, where they meet (split-K)
+  kKvCachePrefill,         // k and v of a prefill step's own tokens, attended to as they were before the cache
 };
-inline constexpr std::size_t kNumRoundingPoints = 11;
+inline constexpr std::size_t kNumRoundingPoints = 13;
 
 constexpr std::array<std::string_view, kNumRoundingPoints> kRoundingPointNames = {"rms_norm.normalized",
                                                                                   "matmul.before_bias",
@@ -76,7 +78,9 @@ constexpr std::array<std::string_view, kNumRoundingPoints> kRoundingPointNames =
                                                                                   "attention.scaled_scores",
                                                                                   "attention.probs",
                                                                                   "attention.accumulate",
-                                                                                  "kv_cache"};
+                                                                                  "kv_cache",
+                                                                                  "matmul.partials",
+                                                                                  "kv_cache.prefill"};
 constexpr std::string_view name(RoundingPoint point) { return kRoundingPointNames[static_cast<std::size_t>(point)]; }
 std::optional<RoundingPoint> parse_rounding_point(std::string_view text);
 
@@ -182,7 +186,7 @@ struct OperationRow {
   FixedList<Dim, 4> shape;
   FixedList<Input, 3> inputs;
   FixedList<Weight, 2> weights;
-  FixedList<RoundingPoint, 4> points;  // rounding points inside this operation, in order
+  FixedList<RoundingPoint, 5> points;  // rounding points inside this operation, in order
 };
 
 namespace operation_table_detail {
@@ -208,9 +212,9 @@ inline constexpr std::array<OperationRow, kNumOps> kOperationTable = [] {
     // op                     name                        scope    arithmetic       optional fuses into   component shape                         inputs                                                weights                                                     rounding points
     {kEmbedTokens,            "model.embed_tokens",       kBefore, A::kLookup,      kReq,    kAlone,      kCore,    kHiddenRows,                  {},                                                   {Weight{"model.embed_tokens.weight", {kVocab, kHidden}}},   {}},
     {kInputLayernorm,         "input_layernorm",          kL,      A::kNorm,        kReq,    kAlone,      kCore,    kHiddenRows,                  {kResidualStream},                                    {Weight{"input_layernorm.weight", {kHidden}}},              {P::kRmsNormNormalized}},
-    {kQProjMatmul,            "self_attn.q_proj.matmul",  kL,      A::kProduct,     kOpt,    kQProj,      kCore,    kQRows,                       {Input{kInputLayernorm}},                             {Weight{"self_attn.q_proj.weight", {kQWidth, kHidden}}},    {P::kMatmulBeforeBias}},
-    {kKProjMatmul,            "self_attn.k_proj.matmul",  kL,      A::kProduct,     kOpt,    kKProj,      kCore,    kKvRows,                      {Input{kInputLayernorm}},                             {Weight{"self_attn.k_proj.weight", {kKvWidth, kHidden}}},   {P::kMatmulBeforeBias}},
-    {kVProjMatmul,            "self_attn.v_proj.matmul",  kL,      A::kProduct,     kOpt,    kVProj,      kCore,    kKvRows,                      {Input{kInputLayernorm}},                             {Weight{"self_attn.v_proj.weight", {kKvWidth, kHidden}}},   {P::kMatmulBeforeBias}},
+    {kQProjMatmul,            "self_attn.q_proj.matmul",  kL,      A::kProduct,     kOpt,    kQProj,      kCore,    kQRows,                       {Input{kInputLayernorm}},                             {Weight{"self_attn.q_proj.weight", {kQWidth, kHidden}}},    {P::kMatmulPartials, P::kMatmulBeforeBias}},
+    {kKProjMatmul,            "self_attn.k_proj.matmul",  kL,      A::kProduct,     kOpt,    kKProj,      kCore,    kKvRows,                      {Input{kInputLayernorm}},                             {Weight{"self_attn.k_proj.weight", {kKvWidth, kHidden}}},   {P::kMatmulPartials, P::kMatmulBeforeBias}},
+    {kVProjMatmul,            "self_attn.v_proj.matmul",  kL,      A::kProduct,     kOpt,    kVProj,      kCore,    kKvRows,                      {Input{kInputLayernorm}},                             {Weight{"self_attn.v_proj.weight", {kKvWidth, kHidden}}},   {P::kMatmulPartials, P::kMatmulBeforeBias}},
     {kQProj,                  "self_attn.q_proj",         kL,      A::kBias,        kReq,    kAlone,      kQkvBias, kQRows,                       {Input{kQProjMatmul}},                                {Weight{"self_attn.q_proj.bias", {kQWidth}}},               {}},
     {kKProj,                  "self_attn.k_proj",         kL,      A::kBias,        kReq,    kAlone,      kQkvBias, kKvRows,                      {Input{kKProjMatmul}},                                {Weight{"self_attn.k_proj.bias", {kKvWidth}}},              {}},
     {kVProj,                  "self_attn.v_proj",         kL,      A::kBias,        kReq,    kAlone,      kQkvBias, kKvRows,                      {Input{kVProjMatmul}},                                {Weight{"self_attn.v_proj.bias", {kKvWidth}}},              {}},
@@ -218,19 +222,19 @@ inline constexpr std::array<OperationRow, kNumOps> kOperationTable = [] {
     {kKRope,                  "self_attn.k_rope",         kL,      A::kRotate,      kReq,    kAlone,      kCore,    {kB, kT, kKvHeads, kHeadDim}, {Input{kKProj}},                                      {},                                                         {P::kRopeTable, P::kRopeProducts}},
     {kKCache,                 "self_attn.k_cache",        kL,      A::kAppend,      kOpt,    kAlone,      kCore,    kCacheShape,                  {Input{kKCache, From::kPreviousStep}, Input{kKRope}}, {},                                                         {P::kKvCache}},
     {kVCache,                 "self_attn.v_cache",        kL,      A::kAppend,      kOpt,    kAlone,      kCore,    kCacheShape,                  {Input{kVCache, From::kPreviousStep}, Input{kVProj}}, {},                                                         {P::kKvCache}},
-    {kScores,                 "self_attn.scores",         kL,      A::kScores,      kOpt,    kProbs,      kCore,    kScoresShape,                 {Input{kQRope}, Input{kKCache}},                      {},                                                         {P::kAttentionQuery, P::kAttentionAccumulate, P::kAttentionScores, P::kAttentionScaledScores}},
+    {kScores,                 "self_attn.scores",         kL,      A::kScores,      kOpt,    kProbs,      kCore,    kScoresShape,                 {Input{kQRope}, Input{kKCache}},                      {},                                                         {P::kKvCachePrefill, P::kAttentionQuery, P::kAttentionAccumulate, P::kAttentionScores, P::kAttentionScaledScores}},
     {kProbs,                  "self_attn.probs",          kL,      A::kSoftmax,     kOpt,    kAttnOutput, kCore,    kScoresShape,                 {Input{kScores}},                                     {},                                                         {P::kAttentionProbs}},
-    {kAttnOutput,             "self_attn.attn_output",    kL,      A::kWeightedSum, kReq,    kAlone,      kCore,    kQRows,                       {Input{kProbs}, Input{kVCache}},                      {},                                                         {P::kAttentionAccumulate}},
-    {kOProj,                  "self_attn.o_proj",         kL,      A::kProduct,     kReq,    kAlone,      kCore,    kHiddenRows,                  {Input{kAttnOutput}},                                 {Weight{"self_attn.o_proj.weight", {kHidden, kQWidth}}},    {}},
+    {kAttnOutput,             "self_attn.attn_output",    kL,      A::kWeightedSum, kReq,    kAlone,      kCore,    kQRows,                       {Input{kProbs}, Input{kVCache}},                      {},                                                         {P::kKvCachePrefill, P::kAttentionAccumulate}},
+    {kOProj,                  "self_attn.o_proj",         kL,      A::kProduct,     kReq,    kAlone,      kCore,    kHiddenRows,                  {Input{kAttnOutput}},                                 {Weight{"self_attn.o_proj.weight", {kHidden, kQWidth}}},    {P::kMatmulPartials}},
     {kResidMid,               "resid_mid",                kL,      A::kAdd,         kReq,    kAlone,      kCore,    kHiddenRows,                  {kResidualStream, Input{kOProj}},                     {},                                                         {}},
     {kPostAttentionLayernorm, "post_attention_layernorm", kL,      A::kNorm,        kReq,    kAlone,      kCore,    kHiddenRows,                  {Input{kResidMid}},                                   {Weight{"post_attention_layernorm.weight", {kHidden}}},     {P::kRmsNormNormalized}},
-    {kGateProj,               "mlp.gate_proj",            kL,      A::kProduct,     kReq,    kAlone,      kCore,    kIntermediateRows,            {Input{kPostAttentionLayernorm}},                     {Weight{"mlp.gate_proj.weight", {kIntermediate, kHidden}}}, {}},
-    {kUpProj,                 "mlp.up_proj",              kL,      A::kProduct,     kReq,    kAlone,      kCore,    kIntermediateRows,            {Input{kPostAttentionLayernorm}},                     {Weight{"mlp.up_proj.weight", {kIntermediate, kHidden}}},   {}},
+    {kGateProj,               "mlp.gate_proj",            kL,      A::kProduct,     kReq,    kAlone,      kCore,    kIntermediateRows,            {Input{kPostAttentionLayernorm}},                     {Weight{"mlp.gate_proj.weight", {kIntermediate, kHidden}}}, {P::kMatmulPartials}},
+    {kUpProj,                 "mlp.up_proj",              kL,      A::kProduct,     kReq,    kAlone,      kCore,    kIntermediateRows,            {Input{kPostAttentionLayernorm}},                     {Weight{"mlp.up_proj.weight", {kIntermediate, kHidden}}},   {P::kMatmulPartials}},
     {kAct,                    "mlp.act",                  kL,      A::kGate,        kReq,    kAlone,      kCore,    kIntermediateRows,            {Input{kGateProj}, Input{kUpProj}},                   {},                                                         {P::kMlpSilu}},
-    {kDownProj,               "mlp.down_proj",            kL,      A::kProduct,     kReq,    kAlone,      kCore,    kHiddenRows,                  {Input{kAct}},                                        {Weight{"mlp.down_proj.weight", {kHidden, kIntermediate}}}, {}},
+    {kDownProj,               "mlp.down_proj",            kL,      A::kProduct,     kReq,    kAlone,      kCore,    kHiddenRows,                  {Input{kAct}},                                        {Weight{"mlp.down_proj.weight", {kHidden, kIntermediate}}}, {P::kMatmulPartials}},
     {kOutput,                 "output",                   kL,      A::kAdd,         kReq,    kAlone,      kCore,    kHiddenRows,                  {Input{kResidMid}, Input{kDownProj}},                 {},                                                         {}},
     {kNorm,                   "model.norm",               kAfter,  A::kNorm,        kReq,    kAlone,      kCore,    kHiddenRows,                  {kResidualStream},                                    {Weight{"model.norm.weight", {kHidden}}},                   {P::kRmsNormNormalized}},
-    {kLmHead,                 "lm_head",                  kAfter,  A::kProduct,     kReq,    kAlone,      kCore,    {kB, kT, kVocab},             {Input{kNorm}},                                       {Weight{"lm_head.weight", {kVocab, kHidden}}},              {}},
+    {kLmHead,                 "lm_head",                  kAfter,  A::kProduct,     kReq,    kAlone,      kCore,    {kB, kT, kVocab},             {Input{kNorm}},                                       {Weight{"lm_head.weight", {kVocab, kHidden}}},              {P::kMatmulPartials}},
   }};
 }();
 // clang-format on

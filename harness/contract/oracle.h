@@ -40,6 +40,7 @@ struct Query {
   // emulate() alone: a declared attention.probs rounds exp(score - maximum) and the sum divides last, as in flash
   // attention (Dao 2022, algorithm 1); false: it rounds the quotient, as where softmax is an operation of its own.
   bool divides_last = false;
+  const Variant* beside = nullptr;  // a second bug that the same engine has, beside `variant`
 };
 
 // Row-major in the target's shape. `value` is gold: fp64 throughout, weights rounded once to Precision::weights and
@@ -52,7 +53,9 @@ struct Expectation {
   std::vector<double> value;
   std::vector<float> sigma_independent;
   std::vector<float> sigma_shared;
-  bool exact = false;  // data only moves: the candidate must equal `value` rounded to the stored dtype
+  // Data only moves: the candidate must equal `value` rounded to the stored dtype. Where sigma_independent is not 0 (a
+  // cache in 8 bits computes codes and multiplies them out) it is the most that correct engines differ by before that.
+  bool exact = false;
   // Under a variant: 1 where nothing is expected (memory that nobody wrote, a query that sees nothing). Such elements
   // have value and deviations 0 and are not compared. Empty: nowhere. Gold has none.
   std::vector<std::uint8_t> unknown = {};

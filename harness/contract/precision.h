@@ -26,6 +26,16 @@ constexpr std::string_view name(QuantizedInputs quantized) {
   return kQuantizedInputsNames[static_cast<std::size_t>(quantized)];
 }
 
+// In which 8 bits a cache holds k and v, where it does (`kv_cache`).
+enum class QuantizedCache : std::uint8_t {
+  kNone,
+  kInt8,  // round(x / a) for each vector of a slot and head, handed out times a = max |x| / 127 in float32
+};
+inline constexpr std::array<std::string_view, 2> kQuantizedCacheNames = {"none", "int8"};
+constexpr std::string_view name(QuantizedCache quantized) {
+  return kQuantizedCacheNames[static_cast<std::size_t>(quantized)];
+}
+
 // The manifest's `compute` block. Every intermediate is in `accumulate` precision unless `points` names it.
 struct Precision {
   DType weights = DType::kBF16;      // rounded once to this, nearest even, when loaded
@@ -36,6 +46,7 @@ struct Precision {
   // one. The tensor handed out is then a rounded copy of the one that was used.
   std::map<Op, DType> taken_as;
   QuantizedInputs quantized = QuantizedInputs::kNone;
+  QuantizedCache cache = QuantizedCache::kNone;
 
   DType at(RoundingPoint point) const {
     const auto found = points.find(point);
@@ -59,16 +70,24 @@ struct DeclarablePoint {
   std::optional<RoundingPoint> point;  // none: `activations.quantized`
   DType dtype = DType::kF32;           // at a point
   QuantizedInputs quantized = QuantizedInputs::kNone;
+  QuantizedCache cache = QuantizedCache::kNone;  // at kKvCache, in the place of a type
 
   bool operator==(const DeclarablePoint&) const = default;
   std::string key() const { return std::string(point ? name(*point) : kQuantizedInputsPoint); }
-  std::string value() const { return std::string(point ? name(dtype) : name(quantized)); }
+  std::string value() const {
+    if (cache != QuantizedCache::kNone) return std::string(name(cache));
+    return std::string(point ? name(dtype) : name(quantized));
+  }
   // With this value or another.
   bool is_declared(const Precision& precision) const {
-    return point ? precision.points.contains(*point) : precision.quantized != QuantizedInputs::kNone;
+    if (!point) return precision.quantized != QuantizedInputs::kNone;
+    const bool in_8_bits = *point == RoundingPoint::kKvCache && precision.cache != QuantizedCache::kNone;
+    return in_8_bits || precision.points.contains(*point);
   }
   void declare(Precision& precision) const {
-    if (point) {
+    if (cache != QuantizedCache::kNone) {
+      precision.cache = cache;
+    } else if (point) {
       precision.points[*point] = dtype;
     } else {
       precision.quantized = quantized;
@@ -83,13 +102,21 @@ inline std::map<std::string, std::string> declared_points(const Precision& preci
   for (const auto& [point, dtype] : precision.points) add({point, dtype});
   for (const auto& [op, dtype] : precision.taken_as) points[std::string(row(op).name)] = name(dtype);
   if (precision.quantized != QuantizedInputs::kNone) add({std::nullopt, DType::kF32, precision.quantized});
+  if (precision.cache != QuantizedCache::kNone) {
+    add({RoundingPoint::kKvCache, DType::kF32, QuantizedInputs::kNone, precision.cache});
+  }
   return points;
 }
 
 // What an ordinary engine of this storage type does: weights and activations in `dtype`, accumulation in float32.
 inline Precision plain_precision(DType dtype) {
-  return {
-      .weights = dtype, .activations = dtype, .accumulate = DType::kF32, .points = {}, .taken_as = {}, .quantized = {}};
+  return {.weights = dtype,
+          .activations = dtype,
+          .accumulate = DType::kF32,
+          .points = {},
+          .taken_as = {},
+          .quantized = {},
+          .cache = {}};
 }
 
 // Gold: everything in float64, but the weights are those that the candidate was given.
@@ -99,7 +126,8 @@ inline Precision gold_precision(DType weights) {
           .accumulate = DType::kF64,
           .points = {},
           .taken_as = {},
-          .quantized = {}};
+          .quantized = {},
+          .cache = {}};
 }
 
 }  // namespace qdiff

@@ -31,7 +31,15 @@ std::vector<RoundingPoint> points_of(const RowJudgement& row) {
 Points undeclared_in(const RowJudgement& row, const Precision& precision) {
   Points candidates;
   for (RoundingPoint point : points_of(row)) {
+    if (point == RoundingPoint::kKvCachePrefill) {  // k and v as they were handed out, and not rounded
+      candidates.push_back({point, precision.activations});
+      continue;
+    }
     for (DType dtype : {DType::kBF16, DType::kF16}) candidates.push_back({point, dtype});
+  }
+  if (std::ranges::any_of(row.span,
+                          [](const TensorKey& key) { return arithmetic_of(key.id.op) == Arithmetic::kAppend; })) {
+    candidates.push_back({RoundingPoint::kKvCache, DType::kF32, QuantizedInputs::kNone, QuantizedCache::kInt8});
   }
   if (std::ranges::any_of(row.span,
                           [](const TensorKey& key) { return arithmetic_of(key.id.op) == Arithmetic::kProduct; })) {
@@ -80,7 +88,8 @@ Points several_points(const Search& search, const Expectation& scale, double wit
   if (search.row.is_long()) return {};
   std::vector<RoundingPoint> points = points_of(search.row);
   std::erase_if(points, [&](RoundingPoint point) {
-    return search.oracle.declared().points.contains(point) || point == RoundingPoint::kAttentionAccumulate;
+    return search.oracle.declared().points.contains(point) || point == RoundingPoint::kAttentionAccumulate ||
+           point == RoundingPoint::kMatmulPartials || point == RoundingPoint::kKvCachePrefill;
   });
   Points best;
   for (int size : {2, 3}) {

@@ -73,7 +73,9 @@ QuantizedInputs quantized_inputs_of(const Json& value, const std::string& key, c
 
 void read_points(const Json& points, const std::string& where, Manifest& manifest) {
   for (const auto& [key, value] : points.items()) {
-    if (const auto point = parse_rounding_point(key)) {
+    if (key == name(RoundingPoint::kKvCache) && value == name(QuantizedCache::kInt8)) {
+      manifest.precision.cache = QuantizedCache::kInt8;
+    } else if (const auto point = parse_rounding_point(key)) {
       manifest.precision.points[*point] = dtype_of(value, key, where);
     } else if (const auto op = parse_operation(key)) {
       manifest.precision.taken_as[*op] = dtype_of(value, key, where);

@@ -14,9 +14,21 @@ using enum Op;
 // Query rows of attention are taken some at a time, so that scores of a long prefill never stand whole in memory.
 constexpr std::int64_t kScoresAtOnce = std::int64_t{1} << 23;
 
-// Keys or values as they are attended to.
+// Keys or values as they are attended to. A declared kv_cache.prefill takes those of a prefill step's own tokens before
+// the cache; where they are not recorded, the cache stands for them.
 at::Tensor attended(const at::Tensor& cache, Op op, const Parameters& parameters, const Setting& setting) {
-  return parameters.attention.slots ? parameters.attention.slots(cache, op, setting) : cache;
+  if (parameters.attention.slots) return parameters.attention.slots(cache, op, setting);
+  const bool own = setting.precision.points.contains(RoundingPoint::kKvCachePrefill) && setting.around != nullptr &&
+                   setting.step.phase == Phase::kPrefill;
+  if (!own) return cache;
+  try {
+    const at::Tensor now = setting.tensor(op == kScores ? kKRope : kVProj);
+    const at::Tensor taken = setting.rounding.at(RoundingPoint::kKvCachePrefill, now);
+    const at::Tensor heads = taken.dim() == 4 ? taken : split_heads(taken, setting.config());
+    return at::cat({cache.narrow(1, 0, setting.step.past_length), heads.to(cache.scalar_type())}, 1);
+  } catch (const MissingTensor&) {
+    return cache;
+  }
 }
 
 // Query rows [first, first + count) of what one unit takes.

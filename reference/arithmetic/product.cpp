@@ -181,9 +181,29 @@ at::Tensor block_sum_variance(Op op, const QuantizedInput& input, const InputRul
   return 2.0 * dot_variance(sum, product(2.0), n, unit) + rounding_of(sum, unit);
 }
 
+// The parts of a sum are rounded, and so is each sum of some of them. Kernels choose the number of parts; the emulation
+// makes four.
+at::Tensor product_of_parts(Op op, const at::Tensor& x, const Parameters& parameters, const Setting& setting) {
+  constexpr std::int64_t kParts = 4;
+  const DType type = setting.precision.points.at(RoundingPoint::kMatmulPartials);
+  const std::int64_t width = x.size(-1), of_part = (width + kParts - 1) / kParts;
+  at::Tensor sum;
+  for (std::int64_t first = 0; first < width; first += of_part) {
+    const std::int64_t count = std::min(of_part, width - first);
+    at::Tensor part = at::zeros_like(x);
+    part.narrow(-1, first, count).copy_(x.narrow(-1, first, count));
+    const at::Tensor y = round_to(type, product(op, part, parameters, setting, setting.form()));
+    sum = sum.defined() ? round_to(type, sum + y) : y;
+  }
+  return sum;
+}
+
 at::Tensor project_whole(Op op, const QuantizedInput& input, const InputRule& input_rule, const Parameters& parameters,
                          const Setting& setting) {
-  at::Tensor y = product(op, input.value, parameters, setting, setting.form());
+  const bool in_parts =
+      setting.rounding.emulates() && setting.precision.points.contains(RoundingPoint::kMatmulPartials);
+  at::Tensor y = in_parts ? product_of_parts(op, input.value, parameters, setting)
+                          : product(op, input.value, parameters, setting, setting.form());
   if (input.block_sum_errors.defined()) {
     y = y + block_sum_product(op, input.block_sum_errors, 1.0, input_rule.minimum_block, parameters, setting);
   }
@@ -222,6 +242,12 @@ Evaluated project_row(Op op, const at::Tensor& x, const Setting& setting, const 
     noise = {noise.independent + cut_off.independent, cut_off.shared};
   }
   at::Tensor& variance = noise.independent;
+  if (model->declares(RoundingPoint::kMatmulPartials)) {
+    // Kernels that split a sum do so into few parts; each part and each sum of some of them is rounded.
+    constexpr double kMostParts = 32.0;
+    const double unit = unit_roundoff(setting.precision.points.at(RoundingPoint::kMatmulPartials));
+    variance = variance + dot_variance(y, squares, n.clamp_max(kMostParts), unit);
+  }
   if (input.variance.defined()) {
     const WeightForm squared = {setting.precision.weights, at::kFloat, true};
     variance = variance + product(op, input.variance.to(at::kFloat), parameters, setting, squared).to(at::kDouble);

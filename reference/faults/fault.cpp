@@ -56,14 +56,15 @@ void unknown_law(const NumberedLaw& law) {
                          std::string(name(law.law)));
 }
 
-Parameters parameters_at(const Place& place, const Variant* variant) {
-  Parameters parameters = right_parameters(place.config);
-  if (variant == nullptr) return parameters;
+namespace {
+
+void plant(const Variant* variant, const Place& place, Parameters& parameters) {
+  if (variant == nullptr) return;
   const VariantFacts& fault = fault_facts(variant->id);
   if (variant->value && fault.values.empty()) {
     throw std::invalid_argument("fault " + std::string(name(variant->id)) + " takes no value");
   }
-  if (!contains(fault.ops, place.op) || !is_in_model(fault, place.config)) return parameters;
+  if (!contains(fault.ops, place.op) || !is_in_model(fault, place.config)) return;
   const double value = variant->value.value_or(fault.values.empty() ? 0.0 : fault.values.front());
   std::array<Planting, kNumMechanisms> plantings;
   for (const Change& change : fault.changes) {
@@ -78,6 +79,14 @@ Parameters parameters_at(const Place& place, const Variant* variant) {
     plantings[i].scope = fault.scope;
     plant_of(mechanism)(parameters, place, plantings[i]);
   }
+}
+
+}  // namespace
+
+Parameters parameters_at(const Place& place, const Variant* variant, const Variant* beside) {
+  Parameters parameters = right_parameters(place.config);
+  plant(variant, place, parameters);
+  plant(beside, place, parameters);
   return parameters;
 }
 

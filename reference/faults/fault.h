@@ -53,8 +53,9 @@ void plant_source(Parameters& parameters, const Place& place, const Planting& pl
 // Where a parameter of the table has a law that the reference does not know.
 [[noreturn]] void unknown_law(const NumberedLaw& law);
 
-// What the operation at `place` is told, by right code or, where `variant` is given, under that bug. Throws
-// std::invalid_argument where a bug without a parameter is given a value.
-Parameters parameters_at(const Place& place, const Variant* variant);
+// What the operation at `place` is told, by right code or, where `variant` is given, under that bug, or under two at
+// once: where both change the same, `beside` has the last word. Throws std::invalid_argument where a bug without a
+// parameter is given a value.
+Parameters parameters_at(const Place& place, const Variant* variant, const Variant* beside = nullptr);
 
 }  // namespace qdiff::reference

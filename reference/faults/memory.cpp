@@ -37,8 +37,9 @@ class Memory {
     std::int64_t count = 0;
     for (int s = 0; s <= setting_.step.index; ++s) {
       const Step& step = setting_.around->steps().at(static_cast<std::size_t>(s));
-      const at::Tensor now = setting_.rounding.at(RoundingPoint::kKvCache, setting_.around->tensor(source(s)))
-                                 .view({copies, batch, step.num_tokens(), kv_heads_, d});
+      const at::Tensor now = setting_.rounding.at(
+          RoundingPoint::kKvCache,
+          setting_.around->tensor(source(s)).view({copies, batch, step.num_tokens(), kv_heads_, d}));
       written.push_back(now.transpose(2, 3).reshape({copies, -1, d}));  // [copies, B*K*T, d]
       for (std::int64_t b = 0; b < batch; ++b) {
         for (std::int64_t k = 0; k < kv_heads_; ++k) {

@@ -69,11 +69,13 @@ TEST_CASE("a manifest says who computed, how, and on which tokens") {
 TEST_CASE("a manifest comes back as it was written") {
   Manifest manifest = parse(valid());
   manifest.precision.quantized = QuantizedInputs::kQ8_0;
+  manifest.precision.cache = QuantizedCache::kInt8;
   manifest.weights_sha256["model.norm.weight"] = std::string(64, 'a');
   const Manifest again = parse_manifest(to_json(manifest), "copy");
   CHECK(again.engine == manifest.engine);
   CHECK(again.precision == manifest.precision);
   CHECK(again.precision.quantized == QuantizedInputs::kQ8_0);
+  CHECK(again.precision.cache == QuantizedCache::kInt8);
   CHECK(again.config == manifest.config);
   CHECK(again.weights_sha256 == manifest.weights_sha256);
   CHECK(again.files == manifest.files);
