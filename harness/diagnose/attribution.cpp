@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "harness/compare/layout.h"
 #include "harness/compare/sums.h"
@@ -37,6 +38,27 @@ const RowJudgement& largest(const Rows& rows) {
       rows, {}, [](const RowJudgement* row) { return row->wrong() ? row->judgement.statistics.elements_compared : 0; });
 }
 
+// How many slots a cache may have of which `filled` are filled in the end: a few more, or what programs round up to.
+std::vector<std::int64_t> possible_capacities(std::int64_t filled) {
+  constexpr std::int64_t kFewMore = 40;
+  std::vector<std::int64_t> capacities;
+  for (std::int64_t more = 1; more <= kFewMore; ++more) capacities.push_back(filled + more);
+  for (std::int64_t page = 16; page <= 4096; page *= 2) {
+    const std::int64_t rounded = (filled + page - 1) / page * page;
+    for (std::int64_t capacity : {rounded, rounded + page}) {
+      if (capacity > filled + kFewMore) capacities.push_back(capacity);
+    }
+  }
+  return capacities;
+}
+
+// The wrong row of the fewest tokens, the latest of these: it costs least, and most slots stand behind it.
+const RowJudgement& shortest(const Rows& rows) {
+  return **std::ranges::min_element(rows, {}, [](const RowJudgement* row) {
+    return std::tuple(!row->wrong(), row->step().num_tokens(), -row->step().valid_length());
+  });
+}
+
 class LayerAttribution {
  public:
   LayerAttribution(Oracle& oracle, const std::vector<RowJudgement>& rows, const Precision& precision, Known& known)
@@ -51,8 +73,12 @@ class LayerAttribution {
     if (wrong_ops_.empty()) return fits_;
     try_known();
     if (!std::ranges::all_of(wrong_ops_, [this](Op op) { return explained(op); })) try_variants();
+    try_whole_numbers();
     for (Op op : wrong_ops_) {
       if (!explained(op) || explained_by_rounding(op) || !closely_explained(op)) try_roundings(op);
+    }
+    for (Op op : wrong_ops_) {
+      if (!explained(op)) try_pairs(op);
     }
     for (const RowJudgement& row : rows_) keep_nearest(row, fits_of(row));
     return fits_;
@@ -148,6 +174,10 @@ class LayerAttribution {
     const std::vector<Fit> before = known_.fits;
     for (const Fit& fit : before) {
       if (!fit.variant) continue;
+      if (fit.beside) {
+        add_if_it_reproduces(fit, rows_of_both(*fit.variant, *fit.beside));
+        continue;
+      }
       for (const Rows& group : groups_of(oracle_.facts_of(*fit.variant))) add_if_it_reproduces(fit, group);
     }
     for (const Fit& fit : before) {
@@ -178,7 +208,7 @@ class LayerAttribution {
       const Variant nearest = listed.size() == 1 ? listed.front() : *std::ranges::min_element(listed, {}, distance);
       return add({nearest, {}}, group);
     }
-    if (!facts.right_value) return;
+    if (!facts.right_value) return try_capacities(facts, group);
     try {
       const std::vector<Variant> fitted = fitted_values(oracle_, sample, facts);
       // A full judgement of a long span is dear: where the nearest value does not do, shorter numbers are not asked.
@@ -187,6 +217,43 @@ class LayerAttribution {
         if (add_if_it_reproduces({variant, {}, true}, group)) return;
       }
     } catch (const NotEvaluable&) {
+    }
+  }
+
+  // Addresses depend on how many slots the cache has: where nobody stated it, that is an unknown like any other.
+  void try_capacities(const VariantFacts& facts, const Rows& group) {
+    const bool is_memory = std::ranges::any_of(
+        facts.changes, [](const Change& change) { return mechanism_of(change.parameter) == Mechanism::kMemory; });
+    const RowJudgement& sample = largest(group);
+    const CaseInput& input = *sample.subject->input;
+    if (!is_memory || input.capacity > 0 || sample.is_long() ||
+        known_.capacities_in_vain[facts.id] >= kMostVainSearches)
+      return;
+    for (const Variant& variant : doses(facts)) {
+      for (std::int64_t capacity : possible_capacities(input.steps.back().valid_length())) {
+        Fit fit{variant, {}};
+        fit.capacity = capacity;
+        if (add_if_it_reproduces(fit, group)) return;
+      }
+    }
+    ++known_.capacities_in_vain[facts.id];
+  }
+
+  // Bugs whose parameter is a whole number that nobody listed, where nothing listed fits.
+  void try_whole_numbers() {
+    for (const VariantFacts& facts : oracle_.catalogue()) {
+      if (!takes_whole_number(facts)) continue;
+      for (const Rows& group : groups_of(facts)) {
+        const Op op = group.front()->key.id.op;
+        int& in_vain = known_.searched_in_vain[{facts.id, op}];
+        const RowJudgement& sample = shortest(group);
+        if (explained(op) || sample.is_long() || in_vain >= kMostVainSearches) continue;
+        bool found = false;
+        for (const Variant& variant : whole_values(oracle_, sample, facts)) {
+          found |= add_if_it_reproduces({variant, {}, true}, group);
+        }
+        if (!found) ++in_vain;
+      }
     }
   }
 
@@ -209,6 +276,65 @@ class LayerAttribution {
       for (const Rows& group : groups_of(oracle_.facts_of(variant))) add_if_it_reproduces({variant, beside}, group);
       if (explained(op)) return;
     }
+  }
+
+  // What either of two bugs changes within this layer.
+  Rows rows_of_both(const Variant& one, const Variant& other) const {
+    return rows_where([&](const RowJudgement& row) {
+      return concerns(oracle_.facts_of(one), row.span) || concerns(oracle_.facts_of(other), row.span);
+    });
+  }
+
+  // Two bugs inside one span, each of which alone may bring the reference hardly nearer. On the earliest wrong step,
+  // which the fewest operations stand behind, the nearest ones alone are each tried with all others.
+  void try_pairs(Op op) {
+    const Rows wrong = rows_where([op](const RowJudgement& row) { return row.key.id.op == op && row.wrong(); });
+    const RowJudgement& sample =
+        **std::ranges::min_element(wrong, {}, [](const RowJudgement* row) { return row->key.step; });
+    int& in_vain = known_.paired_in_vain[op];
+    if (!sample.is_long() || in_vain >= kMostVainSearches) return;
+    const auto error_of = [&](const Supposition& supposition) {
+      try {
+        const double rms = oracle_.statistics_beside(sample, supposition).rms;
+        return std::isfinite(rms) ? rms : HUGE_VAL;
+      } catch (const NotEvaluable&) {
+        return HUGE_VAL;
+      }
+    };
+    struct Alone {
+      double error;
+      Variant variant;
+    };
+    const double right = error_of({});
+    std::vector<Alone> alone;
+    for (const VariantFacts& facts : oracle_.catalogue()) {
+      if (facts.declares || facts.only_rounds || !concerns(facts, sample.span)) continue;
+      for (const Variant& variant : doses(facts)) {
+        const double error = error_of({&variant});
+        if (error != right) alone.push_back({error, variant});  // else this step does not show it
+      }
+    }
+    std::ranges::stable_sort(alone, {}, &Alone::error);
+    struct Pair {
+      double error;
+      Variant one, other;
+    };
+    std::vector<Pair> pairs;
+    for (std::size_t i = 0; i < std::min(kFirstOfPairs, alone.size()); ++i) {
+      for (std::size_t j = i + 1; j < alone.size(); ++j) {
+        if (alone[i].variant.id == alone[j].variant.id) continue;
+        const double error = error_of({&alone[i].variant, {}, &alone[j].variant});
+        if (error <= kLargestShareLeft * alone[i].error) pairs.push_back({error, alone[i].variant, alone[j].variant});
+      }
+    }
+    std::ranges::stable_sort(pairs, {}, &Pair::error);
+    bool found = false;
+    for (std::size_t i = 0; i < std::min(kJudgedPairs, pairs.size()) && !found; ++i) {
+      Fit fit{pairs[i].one, {}};
+      fit.beside = pairs[i].other;
+      found = add_if_it_reproduces(fit, rows_of_both(pairs[i].one, pairs[i].other));
+    }
+    if (!found) ++in_vain;
   }
 
   // A variant with much expected rounding of its own may cover what another one computes to the bit, and what no

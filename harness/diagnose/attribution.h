@@ -2,6 +2,8 @@
 // own inputs, must compute what the candidate computed, where that is wrong and where it is right.
 #pragma once
 
+#include <map>
+#include <utility>
 #include <vector>
 
 #include "harness/diagnose/subject.h"
@@ -11,6 +13,10 @@ namespace qdiff::diagnose {
 // What the layers judged before have shown: an engine has the same bug in most of its layers.
 struct Known {
   std::vector<Fit> fits;
+  // Layers in which no whole number fitted, and in which no two bugs did.
+  std::map<std::pair<FaultId, Op>, int> searched_in_vain;
+  std::map<Op, int> paired_in_vain;
+  std::map<FaultId, int> capacities_in_vain;
 };
 
 // For each row of one layer (all operations, subjects and steps), what fits it; empty where it is right or nothing

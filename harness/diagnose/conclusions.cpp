@@ -117,13 +117,18 @@ class Concluding {
 
   // What the engine computes was solved for: as good as a known bug, though it has no name.
   static void describe(const explain::Theory& theory, Explanation& explanation) {
-    explanation.mechanism = theory.mechanism;
+    if (theory.variant) {
+      explanation.variant = theory.variant->id;
+      explanation.value = theory.variant->value;
+    } else {
+      explanation.mechanism = theory.mechanism;
+    }
     explanation.parameters = theory.parameters;
     explanation.scope = theory.scope;
     explanation.sentence = theory.sentence;
     explanation.hypothesis = theory.hypothesis;
     explanation.verdict = HypothesisVerdict::kConfirmed;
-    explanation.evidence = theory.sentence;
+    if (!theory.variant) explanation.evidence = theory.sentence;
   }
 
   void explain(const WrongTensor& tensor) {
@@ -137,9 +142,45 @@ class Concluding {
       doubt(tensor, finding.explanation);
       if (variants.empty() && tensor.theory) describe(*tensor.theory, finding.explanation);
       describe(tensor.pattern, finding.explanation);
-      found_.push_back({case_index(*tensor.subject), std::move(finding)});
+      if (const Fit* fit = fit_of(tensor, variants); fit != nullptr && fit->capacity > 0) {
+        finding.explanation.sentence = what_of(*fit->variant) + "; it fits a cache of " +
+                                       std::to_string(fit->capacity) + " slots, which the trace does not state";
+      }
+      const std::size_t case_of = case_index(*tensor.subject);
+      if (const Fit* both = pair_of(tensor, variants)) {
+        Finding second = finding;
+        second.explanation = explanation_of({*both->beside}, catalogue_);
+        describe(tensor.pattern, second.explanation);
+        finding.explanation.sentence = beside(*both->variant, *both->beside);
+        second.explanation.sentence = beside(*both->beside, *both->variant);
+        found_.push_back({case_of, std::move(finding)});
+        finding = std::move(second);
+      }
+      found_.push_back({case_of, std::move(finding)});
     }
     if (const Fit* rounded = preference_.rounding(tensor)) add_precision(tensor, rounded->points);
+  }
+
+  // The leading variant, where it explains the tensor together with a second one.
+  static const Fit* pair_of(const WrongTensor& tensor, const std::vector<Variant>& variants) {
+    if (variants.empty()) return nullptr;
+    const auto found = std::ranges::find_if(
+        tensor.fits, [&](const Fit& fit) { return fit.beside && fit.variant == variants.front(); });
+    return found == tensor.fits.end() ? nullptr : &*found;
+  }
+  std::string beside(const Variant& one, const Variant& other) const {
+    return what_of(one) + "; beside it " + std::string(name(other.id));
+  }
+  std::string what_of(const Variant& variant) const {
+    const VariantFacts* facts = find_variant(catalogue_, variant.id);
+    return facts == nullptr ? std::string(name(variant.id)) : facts->what;
+  }
+  // The first fit of the leading variant.
+  static const Fit* fit_of(const WrongTensor& tensor, const std::vector<Variant>& variants) {
+    if (variants.empty()) return nullptr;
+    const auto found =
+        std::ranges::find_if(tensor.fits, [&](const Fit& fit) { return fit.variant == variants.front(); });
+    return found == tensor.fits.end() ? nullptr : &*found;
   }
 
   // A variant that is in doubt is not confirmed.
@@ -160,6 +201,11 @@ class Concluding {
       if (const std::string_view id = hypothesis_of(facts->id); !id.empty()) explanation.hypothesis = id;
     }
     explanation.verdict = HypothesisVerdict::kConfirmed;
+    if (tensor.theory) {
+      explanation.parameters = tensor.theory->parameters;
+      explanation.scope = tensor.theory->scope;
+      explanation.sentence = tensor.theory->sentence;
+    }
     describe(tensor.pattern, explanation);
     for (const DeclarablePoint& point : points) explanation.points[point.key()] = point.value();
     found_.push_back({case_index(*tensor.subject), std::move(finding)});

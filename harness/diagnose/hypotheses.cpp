@@ -1,6 +1,7 @@
 #include "harness/diagnose/hypotheses.h"
 
 #include <algorithm>
+#include <set>
 
 #include "harness/contract/hypothesis.h"
 #include "harness/diagnose/variants.h"
@@ -32,6 +33,26 @@ const Finding* unexplained_within_reach(const std::vector<Finding>& findings,
   };
   const auto found = std::ranges::find_if(findings, within_reach);
   return found == findings.end() ? nullptr : &*found;
+}
+
+// "; to decide, record model.layers.0.self_attn.q_rope and model.layers.0.self_attn.k_rope": where a finding's span
+// holds what the hypothesis acts on, those tensors. Empty where they were recorded.
+std::string to_be_recorded(const Finding& finding, const std::vector<VariantFacts>& catalogue, const std::string& id) {
+  std::set<Op> inside;
+  for (const VariantFacts& facts : catalogue) {
+    if (hypothesis_of(facts.id) != id) continue;
+    for (Op op : facts.ops) {
+      const bool in_span = std::ranges::find(finding.operations, op) != finding.operations.end();
+      if (in_span && op != finding.tensor.op) inside.insert(op);
+    }
+  }
+  std::string names;
+  for (Op op : inside) {
+    const bool in_layer = row(op).scope == Scope::kLayer;
+    if (in_layer && finding.tensor.layer == kNoLayer) continue;
+    names += (names.empty() ? "" : ", ") + tensor_name({op, in_layer ? finding.tensor.layer : kNoLayer});
+  }
+  return names.empty() ? "" : "; to decide, record " + names;
 }
 
 // The variant of this hypothesis that a finding names, first or among its alternatives.
@@ -99,7 +120,8 @@ void judge_again(std::vector<HypothesisResult>& results, const std::vector<Findi
         result.verdict = HypothesisVerdict::kOpen;
         result.evidence.push_back("no known mistake of this kind fits " + tensor_name(finding->tensor) + " of step " +
                                   std::to_string(finding->step) +
-                                  ", which nothing else explains: the hypothesis is not excluded");
+                                  ", which nothing else explains: the hypothesis is not excluded" +
+                                  to_be_recorded(*finding, catalogue, result.id));
       }
     } else if (result.verdict == HypothesisVerdict::kNotExercised && result.blind_variants.empty()) {
       result.evidence.push_back("the catalogue holds no variant of this hypothesis that these cases could exercise");

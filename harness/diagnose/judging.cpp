@@ -31,7 +31,7 @@ struct Walk {
   Judged result = {};
   std::set<std::pair<const Subject*, TensorKey>> right = {};  // judged so far
   Known known = {};
-  std::map<Op, int> unsolved = {};  // layers in which no theory explains an operation
+  Solved solved = {};
 };
 
 // Whether planting the variant in the reference, on the inputs of this row, would show.
@@ -199,11 +199,12 @@ Part judge_part(Walk& walk, Scope scope, int layer) {
 // All rows of a layer are judged before any is explained: a bug may change several of them.
 void explain_part(Walk& walk, const Part& part) {
   if (std::ranges::none_of(part.rows, &RowJudgement::wrong)) return;
-  const std::vector<std::vector<Fit>> fits = explain_layer(walk.oracle, part.rows, walk.precision, walk.known);
-  const Theories theories = explain_unnamed(walk.oracle, part.rows, fits, walk.precision, walk.unsolved);
+  std::vector<std::vector<Fit>> fits = explain_layer(walk.oracle, part.rows, walk.precision, walk.known);
+  const Theories theories = explain_unnamed(walk.oracle, part.rows, fits, walk.precision, walk.solved);
   std::size_t wrong = part.first_wrong;
   for (std::size_t i = 0; i < part.rows.size(); ++i) {
     if (!part.rows[i].wrong()) continue;
+    if (theories[i] && !theories[i]->points.empty()) fits[i].push_back({std::nullopt, theories[i]->points});
     walk.result.wrong[wrong].fits = fits[i];
     walk.result.wrong[wrong].theory = theories[i];
     ++wrong;

@@ -41,8 +41,9 @@ struct RowQuery {
               .precision = precision,
               .stored = row.actual().dtype,
               .variant = supposition.variant,
-              .capacity = row.subject->input->capacity,
-              .unwritten = row.subject->unwritten} {}
+              .capacity = supposition.capacity > 0 ? supposition.capacity : row.subject->input->capacity,
+              .unwritten = row.subject->unwritten,
+              .beside = supposition.beside} {}
 };
 
 // Whether a softmax inside the span rounds, where no tensor shows if it divides before that or after P·V.
@@ -114,7 +115,8 @@ double RowOracle::distance(const RowJudgement& row, const Supposition& suppositi
 }
 
 double RowOracle::distance(const RowJudgement& row, const Supposition& supposition) {
-  if (!supposition.points.empty()) return distance(row, supposition, right(row));
+  const bool plain = supposition.points.empty() && supposition.beside == nullptr && supposition.capacity == 0;
+  if (!plain) return distance(row, supposition, right(row));
   const Variant* variant = supposition.variant;
   const Asked asked{&row, variant == nullptr ? std::nullopt : std::optional(*variant)};
   const auto found = distances_.find(asked);

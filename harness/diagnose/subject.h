@@ -55,18 +55,26 @@ struct RowJudgement {
 struct Supposition {
   const Variant* variant = nullptr;
   std::vector<DeclarablePoint> points = {};  // roundings that it made and did not declare
+  const Variant* beside = nullptr;           // a second bug in the same engine
+  std::int64_t capacity = 0;                 // cache slots of a row, where nobody stated them; 0: as many as are filled
 };
 
 // One explanation of a row: a bug, roundings that nobody declared, or both at once.
 struct Fit {
   std::optional<Variant> variant;
   std::vector<DeclarablePoint> points;
-  bool fitted = false;     // the variant's value was searched for, not listed
-  double distance = 0.0;   // of the reference that really computes so from the candidate (row_oracle.h)
-  std::string doubt = {};  // why it explains and does not prove (span_evidence.h); empty: no reason
+  bool fitted = false;                 // the variant's value was searched for, not listed
+  double distance = 0.0;               // of the reference that really computes so from the candidate (row_oracle.h)
+  std::string doubt = {};              // why it explains and does not prove (span_evidence.h); empty: no reason
+  std::optional<Variant> beside = {};  // a second bug, without which the first explains nothing
+  std::int64_t capacity = 0;           // cache slots of a row that it needs; 0: as stated, or none in particular
 
-  Supposition supposition() const { return {variant ? &*variant : nullptr, points}; }
-  bool operator==(const Fit& other) const { return variant == other.variant && points == other.points; }
+  Supposition supposition() const {
+    return {variant ? &*variant : nullptr, points, beside ? &*beside : nullptr, capacity};
+  }
+  bool operator==(const Fit& other) const {
+    return variant == other.variant && points == other.points && beside == other.beside && capacity == other.capacity;
+  }
 };
 
 enum class SeenBy : std::uint8_t {

@@ -12,11 +12,16 @@ namespace qdiff::diagnose {
 
 using Theories = std::vector<std::shared_ptr<const explain::Theory>>;
 
+// What the layers judged before have shown.
+struct Solved {
+  std::map<Op, int> in_vain;         // layers in which nothing explained an operation
+  std::map<Op, Variant> by_variant;  // the known bug that explained it in part of its steps, heads or tokens
+};
+
 // For each row of one layer (all operations, subjects and steps) the theory that explains it; null where the row is
 // right, has a fit, or no theory explains all wrong rows of its operation. Spans of several operations are left out,
-// and so are operations that were not solved for in some layers before (`unsolved` counts them).
+// and so are operations that were not solved for in some layers before. Adds to `solved`.
 Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
-                         const std::vector<std::vector<Fit>>& fits, const Precision& precision,
-                         std::map<Op, int>& unsolved);
+                         const std::vector<std::vector<Fit>>& fits, const Precision& precision, Solved& solved);
 
 }  // namespace qdiff::diagnose

@@ -65,6 +65,17 @@ inline constexpr int kSearchGrid = 36;                              // intervals
 inline constexpr int kSearchStepsBeyond = 24;                       // past the grid's end, while that comes nearer
 inline constexpr double kSearchByExcess = 0.02;  // to either side of the nearest by RMS, which leaves far less open
 
+// Whole numbers that compute the same on a row: so many are named, the rest would only lengthen the line.
+inline constexpr std::size_t kMostEqualValues = 3;
+// Layers of which a whole number is searched for in vain: an engine has the same bug in most of them, and to try some
+// hundred numbers costs seconds where a model is large.
+inline constexpr int kMostVainSearches = 2;
+
+// ---- Two bugs inside one span ----
+
+inline constexpr std::size_t kFirstOfPairs = 4;  // the nearest ones alone, beside which all others are tried
+inline constexpr std::size_t kJudgedPairs = 3;   // the nearest ones, which are judged in full
+
 // ---- Whole forward passes ----
 
 // A span over more layers than this is not judged by replay: what rounding does to it is as wide as many a bug.

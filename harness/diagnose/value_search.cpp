@@ -1,8 +1,12 @@
 #include "harness/diagnose/value_search.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <set>
+#include <stdexcept>
 
+#include "harness/contract/error.h"
 #include "harness/contract/number_text.h"
 #include "harness/diagnose/thresholds.h"
 
@@ -36,7 +40,95 @@ double golden_section(double left, double right, double precision, Error error) 
   return 0.5 * (left + right);
 }
 
+// The largest that a whole number can be and still show in this row: a window or a tile beyond all slots, a block wider
+// than the operands, another layer than there are.
+std::int64_t largest_number(const RowJudgement& row, const VariantFacts& facts, const ModelConfig& config) {
+  if (std::ranges::any_of(facts.changes, [](const Change& c) { return c.parameter == Parameter::kWeightLayer; })) {
+    return config.num_layers - 1;
+  }
+  const Step& step = row.step();
+  std::int64_t largest = 2;
+  const auto widest = [&](Op op) {
+    const Shape shape = output_shape(op, config, step.batch(), step.num_tokens(), step.valid_length());
+    largest = std::max(largest, shape.back());
+  };
+  for (const TensorKey& key : row.span) {
+    widest(key.id.op);
+    for (const Input& input : qdiff::row(key.id.op).inputs) widest(input.op);
+  }
+  // A tile that reaches beyond the last slot shows by what lies there.
+  return std::max(largest, 2 * step.valid_length());
+}
+
+// Numbers that a program may hold: all small ones, then those that are round, then sizes of the model and how far they
+// are apart.
+std::vector<std::int64_t> whole_numbers(const RowJudgement& row, const VariantFacts& facts, const ModelConfig& config) {
+  constexpr std::int64_t kAllBelow = 64;
+  const std::int64_t largest = largest_number(row, facts, config);
+  const std::vector<std::int64_t> sizes = {
+      config.hidden,       config.q_width(),        config.kv_width(),        config.head_dim,
+      config.intermediate, row.step().num_tokens(), row.step().valid_length()};
+  std::set<std::int64_t> numbers;
+  for (std::int64_t n = 1; n <= std::min(kAllBelow, largest); ++n) numbers.insert(n);
+  for (std::int64_t n = kAllBelow, step = 8; n <= largest; n += step) {
+    numbers.insert(n);
+    if (n >= 32 * step) step *= 2;
+  }
+  for (std::int64_t a : sizes) {
+    numbers.insert(a);
+    if (facts.takes != Takes::kShift) continue;
+    for (std::int64_t b : sizes) numbers.insert(a - b);
+  }
+  if (facts.takes == Takes::kShift) {
+    const std::set<std::int64_t> ahead = numbers;
+    for (std::int64_t n : ahead) numbers.insert(-n);
+  }
+  std::vector<std::int64_t> left;
+  for (std::int64_t n : numbers) {
+    const bool is_listed = std::ranges::find(facts.values, static_cast<double>(n)) != facts.values.end();
+    const bool fits = n != 0 && std::abs(n) <= largest && (facts.takes == Takes::kShift || n > 0);
+    if (fits && !is_listed) left.push_back(n);
+  }
+  // Of numbers that compute the same, a person has written the one of the fewest binary digits.
+  const auto rank = [](std::int64_t n) {
+    const auto size = static_cast<std::uint64_t>(std::abs(n));
+    return std::pair(std::bit_width(size) - std::countr_zero(size), size);
+  };
+  std::ranges::stable_sort(left, {}, rank);
+  return left;
+}
+
 }  // namespace
+
+bool takes_whole_number(const VariantFacts& facts) {
+  const bool rounds = std::ranges::any_of(facts.changes, [](const Change& c) { return c.law == Law::kInBF16; });
+  return (facts.takes == Takes::kCount || facts.takes == Takes::kShift) && !facts.right_value && !rounds;
+}
+
+std::vector<Variant> whole_values(RowOracle& oracle, const RowJudgement& row, const VariantFacts& facts) {
+  const auto error_of = [&](const Supposition& supposition) {
+    const double rms = oracle.statistics_beside(row, supposition).rms;
+    return std::isfinite(rms) ? rms : HUGE_VAL;
+  };
+  double least = HUGE_VAL;
+  std::vector<Variant> nearest;
+  for (std::int64_t number : whole_numbers(row, facts, oracle.config())) {
+    const Variant variant{facts.id, static_cast<double>(number)};
+    try {
+      const double error = error_of({&variant});
+      if (!(error <= least)) continue;
+      if (error < least) nearest.clear();
+      least = error;
+      if (nearest.size() < kMostEqualValues) nearest.push_back(variant);
+    } catch (const NotEvaluable&) {
+      return {};
+    } catch (const InputError&) {  // no number that these operands allow
+    } catch (const std::invalid_argument&) {
+    }
+  }
+  if (!(least <= std::max(kLargestShareLeft * error_of({}), kNearEnough))) return {};
+  return nearest;
+}
 
 // Searched over logarithms: the best of a grid around the listed and the right values by RMS error, or beyond its ends
 // while that comes nearer, refined between its neighbours, and once more by the largest excess. That is convex near the

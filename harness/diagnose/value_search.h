@@ -1,5 +1,6 @@
-// The value of a continuous parameter (theta, eps, a scale) that somebody typed: searched for, and written with as few
-// digits as do.
+// The value of a parameter that somebody typed, where it is none of the listed ones: searched for on one wrong row. A
+// continuous one (theta, eps, a scale) is written with as few digits as do; a whole number (a tile, a window, a shift)
+// is looked for among those that a program may hold.
 #pragma once
 
 #include <vector>
@@ -10,5 +11,12 @@ namespace qdiff::diagnose {
 
 // Values of the variant's parameter that come nearest to what the candidate computed, the shortest number first.
 std::vector<Variant> fitted_values(RowOracle& oracle, const RowJudgement& row, const VariantFacts& facts);
+
+// Whether the variant's parameter is a whole number of any size. One that says in what blocks a sum is rounded is left
+// to compute.points.
+bool takes_whole_number(const VariantFacts& facts);
+// Whole numbers beside the listed ones that come nearest to what the candidate computed: all that no error on this row
+// tells apart, those of round binary form first. Empty where none takes most of right code's error away.
+std::vector<Variant> whole_values(RowOracle& oracle, const RowJudgement& row, const VariantFacts& facts);
 
 }  // namespace qdiff::diagnose

@@ -56,14 +56,16 @@ void fill_noise(Expectation& expectation, DType stored) {
   }
 }
 
-compare::Outcome judged(Scene& scene, const Instance& instance, const Expectation& expected) {
+compare::Outcome judged(Scene& scene, const Candidate& candidate, const Instance& instance,
+                        const Expectation& expected) {
+  const std::vector<TensorKey> operations = candidate.operations ? candidate.operations(instance) : instance.span;
   return compare::judge({.op = instance.key.id.op,
                          .actual = instance.actual,
                          .expected = expected,
                          .step = instance.step(),
                          .precision = scene.precision(),
                          .config = scene.config(),
-                         .operations = instance.span})
+                         .operations = operations})
       .outcome;
 }
 
@@ -128,7 +130,7 @@ std::optional<Theory> accept(Scene& scene, const Candidate& candidate) {
         if (wrong) return std::nullopt;
         continue;
       }
-      const compare::Outcome outcome = judged(scene, instance, mixed(scene, instance, *of, domain));
+      const compare::Outcome outcome = judged(scene, candidate, instance, mixed(scene, instance, *of, domain));
       if (outcome == compare::Outcome::kMatch) continue;
       if (wrong || outcome != compare::Outcome::kUnjudged) return std::nullopt;
     }

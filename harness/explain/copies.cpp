@@ -296,8 +296,10 @@ std::string words_of(const Law& law, int layer, bool whole_rows) {
 void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
   std::map<const Instance*, std::shared_ptr<Library>> libraries;
   std::map<const Instance*, std::vector<Cell>> cells;
+  // Vectors of zeros: cleared memory that nobody wrote.
+  std::map<const Instance*, std::vector<std::size_t>> unwritten;
   std::int64_t heads = 0;
-  std::size_t num_cells = 0;
+  std::size_t num_cells = 0, num_unwritten = 0;
   for (const Instance& instance : scene.instances()) {
     const auto grid = grid_of(scene, instance.key, instance.step(), instance.actual.shape);
     if (!grid || num_elements(instance.actual.shape) > kMostElements || grid->width < 2) return;
@@ -319,6 +321,11 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
         std::vector<double> vector(actual.begin() + static_cast<std::ptrdiff_t>(start),
                                    actual.begin() + static_cast<std::ptrdiff_t>(start) + grid->width);
         for (double& x : vector) x += 0.0;
+        if (std::all_of(vector.begin(), vector.end(), [](double x) { return x == 0.0; })) {
+          unwritten[&instance].push_back(start);
+          ++num_unwritten;
+          continue;
+        }
         std::vector<Place> found = library->find(vector.data());
         ++num_cells;
         if (!found.empty()) cells[&instance].push_back({b, p + grid->first_position, h, std::move(found)});
@@ -372,9 +379,13 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
       if (!words.empty()) candidate.theory.bits += static_cast<double>(followers[law]) * bits_of_choice(num_cells);
       words += (words.empty() ? "" : "; where that is not it, ") + text;
     }
+    if (num_unwritten > 0) {
+      candidate.theory.bits += static_cast<double>(num_unwritten) * bits_of_choice(num_cells + num_unwritten);
+      words += "; zeros where nobody wrote";
+    }
     candidate.theory.sentence = std::string(row(scene.op()).name) + " holds " + words;
-    candidate.predict = [&scene, some, libraries,
-                         cells](const Instance& instance) mutable -> std::optional<Expectation> {
+    candidate.predict = [&scene, some, libraries, cells,
+                         unwritten](const Instance& instance) mutable -> std::optional<Expectation> {
       const Expectation& right = scene.right(instance);
       const auto grid = grid_of(scene, instance.key, instance.step(), instance.actual.shape);
       if (!libraries.contains(&instance)) libraries[&instance] = std::make_shared<Library>(scene, instance);
@@ -409,6 +420,10 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
           fill(law, cell.batch, cell.position, cell.head);
           break;
         }
+      }
+      for (std::size_t start : unwritten[&instance]) {
+        std::fill_n(theory.value.begin() + static_cast<std::ptrdiff_t>(start), grid->width, 0.0);
+        std::fill_n(theory.unknown.begin() + static_cast<std::ptrdiff_t>(start), grid->width, std::uint8_t{0});
       }
       return theory;
     };

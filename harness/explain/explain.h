@@ -3,13 +3,15 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "harness/explain/scene.h"
 #include "harness/explain/theory.h"
 
 namespace qdiff::explain {
 
-// Nothing where no theory explains all wrong tensors of the scene and leaves the right ones right.
-std::optional<Theory> explain(Scene& scene);
+// Nothing where no theory explains all wrong tensors of the scene and leaves the right ones right. `named` are theories
+// that the caller has beside those of the mechanisms.
+std::optional<Theory> explain(Scene& scene, const std::vector<Candidate>& named = {});
 
 }  // namespace qdiff::explain

@@ -27,6 +27,7 @@ Candidate by_factors(Scene& scene, const std::vector<double>& factors, double bi
   Candidate candidate;
   candidate.theory.mechanism = "factor";
   if (scene.layout(scene.instances().front()).is_scores()) candidate.theory.hypothesis = "H02";
+  if (arithmetic_of(scene.op()) == Arithmetic::kNorm) candidate.theory.hypothesis = "H09";
   candidate.theory.bits = kMechanismBits + bits;
   for (std::size_t h = 0; h < factors.size(); ++h) {
     const std::string name = factors.size() == 1 ? "factor" : "factor of head " + std::to_string(h);
@@ -84,6 +85,9 @@ void add_soft_cap(Scene& scene, std::vector<Candidate>& candidates) {
     caps.push_back(low);
   }
   std::sort(caps.begin(), caps.end());
+  // A cap far below all values would leave their signs alone.
+  constexpr double kLeastShare = 0.01;
+  if (!(caps[caps.size() / 2] >= kLeastShare * elements.front().gold)) return;
   for (int digits : {1, 2, 3}) {
     const double median = caps[caps.size() / 2];
     const double unit = std::pow(10.0, digits - 1 - std::floor(std::log10(median)));
@@ -166,6 +170,15 @@ std::vector<Candidate> recover_factor(Scene& scene) {
   if (heads > 1) {
     std::vector<double> of_heads;
     for (const Sums& head : sums) of_heads.push_back(head.gold_gold > 0.0 ? head.gold_actual / head.gold_gold : 1.0);
+    // One head alone may be scaled: the scope says which.
+    const double farthest = *std::max_element(of_heads.begin(), of_heads.end(), [](double a, double b) {
+      return std::fabs(std::log(std::fabs(a))) < std::fabs(std::log(std::fabs(b)));
+    });
+    if (std::isfinite(farthest) && farthest != 0.0) {
+      for (double value : shortened(farthest)) {
+        candidates.push_back(by_factors(scene, {value}, bits_of_digits(4), number_text(value)));
+      }
+    }
     candidates.push_back(
         by_factors(scene, of_heads, bits_of_digits(6) * static_cast<double>(heads), "a factor for each head"));
   }

@@ -82,6 +82,9 @@ std::vector<Candidate> recover_int8(Scene& scene) {
   candidate.theory.bits = bits;
   const std::string name(of.name);
   candidate.theory.sentence = name + " is kept in int8 with a scale for each slot and head";
+  if (bare.empty()) {  // an honest rounding
+    candidate.theory.points = {{RoundingPoint::kKvCache, DType::kF32, QuantizedInputs::kNone, QuantizedCache::kInt8}};
+  }
   if (!scaled.empty()) candidate.theory.parameters.emplace_back("with their scale", slots_text(scaled));
   if (!bare.empty()) {
     candidate.theory.parameters.emplace_back("without their scale", slots_text(bare));

@@ -14,6 +14,8 @@ namespace qdiff::explain {
 std::vector<Candidate> recover_copies(Scene& scene);
 // The tensor is right code's times a constant, one for all or one for each head, or capped by a tanh.
 std::vector<Candidate> recover_factor(Scene& scene);
+// A whole layer that did not run, and recorded nothing.
+std::vector<Candidate> recover_left_out(Scene& scene);
 // An input is not the recorded one but another recorded tensor of its size.
 std::vector<Candidate> recover_source(Scene& scene);
 // Other coefficients of the terms of a sum, or other terms.
@@ -30,10 +32,14 @@ std::vector<Candidate> recover_product_inputs(Scene& scene);
 std::vector<Candidate> recover_product_groups(Scene& scene);
 // Other positions, or other entries of the table of sines and cosines; caches of what should not have been rotated.
 std::vector<Candidate> recover_rotation(Scene& scene);
+// A rotation between two layouts of a head's dimensions.
+std::vector<Candidate> recover_rotation_pairs(Scene& scene);
 // Other slots are visible than should be.
 std::vector<Candidate> recover_visible(Scene& scene);
 // Query heads that read other key and value heads, heads out of place, heads and tokens exchanged in memory.
 std::vector<Candidate> recover_heads(Scene& scene);
+// Attention put together from rounded parts, or over zeros behind the last slot.
+std::vector<Candidate> recover_attention(Scene& scene);
 // A cache in 8 bits with a scale for each slot and head, or without it.
 std::vector<Candidate> recover_int8(Scene& scene);
 // Another function than SiLU.

@@ -110,14 +110,19 @@ void add_weights(Scene& scene, const TensorId& input, std::vector<Candidate>& ca
     };
     candidates.push_back(std::move(candidate));
   }
+}
+
+// The weight is 1 + w, or that rounded to a 16-bit type.
+void add_one_plus(Scene& scene, const TensorId& input, std::optional<DType> type, std::vector<Candidate>& candidates) {
+  const std::string weight = type ? "1 + w rounded to " + std::string(name(*type)) : "1 + w";
   Candidate plus_one;
   plus_one.theory.mechanism = "norm.weight";
   plus_one.theory.hypothesis = "H09";
-  plus_one.theory.bits = kMechanismBits + 2.0;
-  plus_one.theory.parameters = {{"weight", std::string("1 + w")}};
+  plus_one.theory.bits = kMechanismBits + (type ? 3.0 : 2.0);
+  plus_one.theory.parameters = {{"weight", weight}};
   plus_one.theory.sentence =
-      std::string(row(scene.op()).name) + " multiplies by 1 + w, where right code multiplies by w";
-  plus_one.predict = [&scene, input](const Instance& instance) -> std::optional<Expectation> {
+      std::string(row(scene.op()).name) + " multiplies by " + weight + ", where right code multiplies by w";
+  plus_one.predict = [&scene, input, type](const Instance& instance) -> std::optional<Expectation> {
     const TensorKey from{instance.key.step, input};
     if (!scene.is_recorded(instance, from)) return std::nullopt;
     const TensorView x = instance.recorded->get(from);
@@ -134,7 +139,9 @@ void add_weights(Scene& scene, const TensorId& input, std::vector<Candidate>& ca
       const double w = weights.value[i] * std::sqrt(1.0 + eps);
       const double* start = values.data() + static_cast<std::int64_t>(i) / width * width;
       const double normalised = values[i] / std::sqrt(mean_square(start, width) + eps);
-      set_scaled(theory, i, right, normalised * (1.0 + w), unit_roundoff(scene.precision().accumulate));
+      // The weight as it is stored: the middle between two numbers is frequent in 1 + w.
+      const double sum = type ? round_to(*type, 1.0 + round_to(scene.precision().weights, w)) : 1.0 + w;
+      set_scaled(theory, i, right, normalised * sum, unit_roundoff(scene.precision().accumulate));
     }
     return theory;
   };
@@ -150,6 +157,8 @@ std::vector<Candidate> recover_norm(Scene& scene) {
   const TensorId input = input_keys(first.key, scene.config()).front().id;
   add_blocks(scene, input, candidates);
   add_weights(scene, input, candidates);
+  add_one_plus(scene, input, std::nullopt, candidates);
+  for (DType type : {DType::kBF16, DType::kF16}) add_one_plus(scene, input, type, candidates);
   return candidates;
 }
 

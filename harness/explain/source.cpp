@@ -1,5 +1,7 @@
 // An operation that read another tensor than its own input: right code, evaluated on each recorded tensor of the same
 // size in the input's place.
+#include <algorithm>
+
 #include "harness/explain/mechanisms.h"
 #include "harness/explain/rows.h"
 
@@ -24,6 +26,14 @@ std::vector<Candidate> recover_source(Scene& scene) {
         const TensorKey key{first.key.step, id};
         if (scene.is_recorded(first, key) && num_elements(first.recorded->get(key).shape) == size) others.push_back(id);
       }
+    }
+    // The residual stream as it entered the layer.
+    const TensorId entering = resolve(Input{scene.op(), From::kResidual}, first.key.id, scene.config());
+    const TensorKey entered{first.key.step, entering};
+    const bool is_other = entering != input.id && std::find(others.begin(), others.end(), entering) == others.end();
+    if (scene.layer() != kNoLayer && is_other && scene.is_recorded(first, entered) &&
+        num_elements(first.recorded->get(entered).shape) == size) {
+      others.push_back(entering);
     }
     for (const TensorId& other : others) {
       Candidate candidate;

@@ -26,8 +26,11 @@ struct Theory {
   Facts scope;                            // where it holds, by axis (domain.h); empty: everywhere
   std::string sentence;                   // one line that a person understands
   std::optional<std::string> hypothesis;  // "H07", whose kind of mistake it is
-  double bits = 0.0;                      // length of its description: mechanism, parameters, and scope once derived
-  double evidence = 0.0;                  // bits by which it describes the candidate better than right code does
+  std::optional<Variant> variant = {};    // the known bug that it is, within its scope
+  // Where it is no mistake but a rounding: the entries of compute.points that declare it.
+  std::vector<DeclarablePoint> points = {};
+  double bits = 0.0;      // length of its description: mechanism, parameters, and scope once derived
+  double evidence = 0.0;  // bits by which it describes the candidate better than right code does
 };
 
 // A theory whose scope is still to be derived.
@@ -36,6 +39,9 @@ struct Candidate {
   // What the candidate holds where the theory applies. `unknown` marks elements of which it says nothing, where right
   // code is expected. Nothing: the theory says nothing of this tensor.
   std::function<std::optional<Expectation>(const Instance&)> predict;
+  // The operations that the prediction follows from, where they are not all of the instance's span: how far honest
+  // engines stray goes by them.
+  std::function<std::vector<TensorKey>(const Instance&)> operations = {};
 };
 
 }  // namespace qdiff::explain

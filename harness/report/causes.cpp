@@ -24,6 +24,7 @@ std::string name_in_layer(const TensorId& id) { return std::string(row(id.op).na
 }  // namespace
 
 std::string meaning_of(const RunResult& result, const findings::Explanation& explanation) {
+  if (!explanation.sentence.empty()) return explanation.sentence;
   if (!explanation.variant) return explanation.evidence;
   const VariantFacts* found = find_variant(result.catalogue, *explanation.variant);
   return found == nullptr ? std::string() : found->what;

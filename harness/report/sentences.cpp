@@ -104,7 +104,13 @@ std::vector<std::string> alternatives_of(const findings::Explanation& explanatio
     if (separated) {
       lines.push_back(std::string(name(explanation.alternatives[i])) + ": " + explanation.separated_by[i]);
     } else {
-      unseparated.emplace_back(name(explanation.alternatives[i]));
+      std::string text(name(explanation.alternatives[i]));
+      // The same bug with another value, which these inputs do not tell apart.
+      const bool same = explanation.alternatives[i] == explanation.variant;
+      if (same && i < explanation.alternative_values.size() && explanation.alternative_values[i]) {
+        text += " with " + plain_number(*explanation.alternative_values[i]);
+      }
+      unseparated.push_back(std::move(text));
     }
   }
   if (!unseparated.empty()) lines.push_back(joined(unseparated, 6));

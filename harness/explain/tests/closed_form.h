@@ -283,12 +283,13 @@ inline std::vector<Step> closed_form_steps(SplitMix64& random, const ModelConfig
 // Gives a row's value in the place of right code's, of these inputs; `right` is what right code makes of them.
 using Wronging = std::function<Values(const TensorKey&, const std::vector<Values>& inputs, const Step&, Values right)>;
 
-// A candidate that computes with the closed formulas, stores in bfloat16 and goes on with what it stored.
+// A candidate that computes with the closed formulas, stores in bfloat16 and goes on with what it stored. Scores and
+// probabilities, which a fused attention never stores, may stand in a wider type.
 struct Recorded {
   std::vector<Step> steps;
   MapStore store;
 
-  Recorded(const ClosedForm& oracle, std::uint64_t seed, const Wronging& wrong) {
+  Recorded(const ClosedForm& oracle, std::uint64_t seed, const Wronging& wrong, DType of_scores = DType::kBF16) {
     SplitMix64 random(seed);
     const ModelConfig& config = oracle.config();
     steps = closed_form_steps(random, config);
@@ -303,7 +304,8 @@ struct Recorded {
         }
         const Values value = wrong(key, inputs, step, oracle.value(id, inputs, step));
         const Shape shape = output_shape(id.op, config, step.batch(), step.num_tokens(), step.valid_length());
-        store.tensors[key] = Tensor::rounded(DType::kBF16, shape, value);
+        const bool is_inside = id.op == Op::kScores || id.op == Op::kProbs;
+        store.tensors[key] = Tensor::rounded(is_inside ? of_scores : DType::kBF16, shape, value);
       }
     }
   }

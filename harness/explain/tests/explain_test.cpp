@@ -1,71 +1,12 @@
 #include "harness/explain/explain.h"
 
-#include <memory>
-
 #include "cmake/catch2.h"
-#include "harness/compare/judge.h"
 #include "harness/explain/column_runs.h"
 #include "harness/explain/least_squares.h"
-#include "harness/explain/tests/closed_form.h"
+#include "harness/explain/tests/solved_case.h"
 
 namespace qdiff::explain {
 namespace {
-
-const Precision kPrecision = plain_precision(DType::kBF16);
-
-// The scene of one operation of layer 1, each tensor judged against right code.
-struct Case {
-  ClosedForm oracle{closed_form_config()};
-  std::unique_ptr<Recorded> recorded;
-  std::size_t num_wrong = 0;
-
-  std::optional<Theory> explained(Op op, std::uint64_t seed, const Wronging& wrong) {
-    recorded = std::make_unique<Recorded>(oracle, seed, wrong);
-    std::vector<Instance> instances;
-    for (const Step& step : recorded->steps) {
-      const TensorKey key{step.index, {op, row(op).scope == qdiff::Scope::kLayer ? 1 : kNoLayer}};
-      Instance instance{.key = key,
-                        .span = {key},
-                        .actual = recorded->store.get(key),
-                        .recorded = &recorded->store,
-                        .steps = &recorded->steps};
-      const Expectation right = oracle.evaluate({.operations = instance.span,
-                                                 .recorded = recorded->store,
-                                                 .steps = recorded->steps,
-                                                 .precision = kPrecision,
-                                                 .stored = DType::kBF16});
-      instance.wrong = compare::judge({.op = op,
-                                       .actual = instance.actual,
-                                       .expected = right,
-                                       .step = step,
-                                       .precision = kPrecision,
-                                       .config = oracle.config(),
-                                       .operations = instance.span})
-                           .outcome != compare::Outcome::kMatch;
-      num_wrong += instance.wrong ? 1 : 0;
-      instances.push_back(std::move(instance));
-    }
-    Scene scene(oracle, kPrecision, std::move(instances));
-    return explain(scene);
-  }
-};
-
-// Wrongs one operation of layer 1.
-Wronging at(Op op, std::function<Values(const std::vector<Values>&, const Step&, Values)> wrong) {
-  return [op, wrong](const TensorKey& key, const std::vector<Values>& inputs, const Step& step, Values right) {
-    const bool here = key.id.op == op && (key.id.layer == 1 || key.id.layer == kNoLayer);
-    return here ? wrong(inputs, step, std::move(right)) : right;
-  };
-}
-
-std::string text_of(const Facts& facts, const std::string& name) {
-  for (const auto& [key, value] : facts) {
-    if (key != name) continue;
-    if (const double* number = std::get_if<double>(&value)) return std::to_string(static_cast<int>(*number));
-    return std::get<std::string>(value);
-  }
-  return "";
-}
 
 TEST_CASE("right code is not explained, nor are elements that were spoiled at random", "[explain]") {
   for (Op op : {Op::kInputLayernorm, Op::kQProjMatmul, Op::kKProj, Op::kQRope, Op::kKCache, Op::kScores, Op::kOProj,

@@ -1,0 +1,94 @@
+// Honest engines of unusual precision: undeclared they are findings of kind precision, each with the entry that would
+// declare it; declared they are a match. And bugs whose number nobody listed.
+#include <map>
+#include <string>
+
+#include "cmake/catch2.h"
+#include "harness/cli/tests/trace_sample.h"
+
+namespace qdiff {
+namespace {
+
+using compare::Verdict;
+using findings::Finding;
+using findings::FindingKind;
+using findings::HypothesisVerdict;
+using findings::RunResult;
+
+std::string all_words(const RunResult& result) {
+  std::string words;
+  for (const Finding& finding : result.findings) {
+    const findings::Explanation& explanation = finding.explanation;
+    words += "\n" + tensor_name(finding.tensor) + " step " + std::to_string(finding.step) + ": ";
+    words += explanation.variant ? std::string(name(*explanation.variant)) : explanation.mechanism.value_or("-");
+    words += ", " + explanation.sentence + ", " + finding.judgement.reason;
+  }
+  return words;
+}
+
+// `rounds` has roundings beside the plain ones; they are proposed as `points`, and then the trace matches.
+void check_honest(const std::string& model, const Precision& rounds, const std::map<std::string, std::string>& points,
+                  const Keep& keep) {
+  INFO(model);
+  TraceSetting setting{.test_case = small_case(model),
+                       .dtype = rounds.activations,
+                       .reference_engine = true,
+                       .rounds = rounds,
+                       .declared = plain_precision(rounds.activations),
+                       .keep = keep,
+                       .options = {.infer_points = true, .probing = false}};
+  const RunResult undeclared = judge_trace_of(setting);
+  INFO(all_words(undeclared));
+  CHECK(undeclared.verdict == Verdict::kDiverged);
+  CHECK_FALSE(undeclared.findings.empty());
+  for (const Finding& finding : undeclared.findings) CHECK(finding.kind == FindingKind::kPrecision);
+  REQUIRE(undeclared.inferred_points.has_value());
+  CHECK(*undeclared.inferred_points == points);
+  for (const findings::HypothesisResult& hypothesis : undeclared.hypotheses) {
+    INFO(hypothesis.id);
+    CHECK((hypothesis.verdict != HypothesisVerdict::kConfirmed || hypothesis.id == "H07"));
+  }
+
+  setting.declared = rounds;
+  const RunResult declared = judge_trace_of(setting);
+  INFO(all_words(declared));
+  CHECK(declared.verdict == Verdict::kMatch);
+}
+
+TEST_CASE("a cache in int8 with its scales is a rounding, proposed and declared", "[precision]") {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    INFO(name(dtype));
+    Precision rounds = plain_precision(dtype);
+    rounds.cache = QuantizedCache::kInt8;
+    check_honest("synthetic:toy-15x5,profile=qwen", rounds, {{"kv_cache", "int8"}}, everything);
+    // A prefill that attends to its own keys and values before they are stored.
+    rounds.points[RoundingPoint::kKvCachePrefill] = dtype;
+    check_honest("synthetic:toy-14x2,profile=qwen", rounds,
+                 {{"kv_cache", "int8"}, {"kv_cache.prefill", std::string(name(dtype))}}, everything);
+  }
+}
+
+TEST_CASE("sums of parts that meet in 16 bits are a rounding, proposed and declared", "[precision]") {
+  Precision rounds = plain_precision(DType::kF32);
+  rounds.points[RoundingPoint::kMatmulPartials] = DType::kBF16;
+  check_honest("synthetic:toy-14x2,profile=qwen", rounds, {{"matmul.partials", "bfloat16"}}, everything);
+}
+
+TEST_CASE("a tile, a window or a shift that nobody listed is found", "[precision]") {
+  for (const Fault& fault : {Fault{FaultId::kTileMax, 5, {}}, Fault{FaultId::kWindow, 10, {}},
+                             Fault{FaultId::kTailZero, 11, {}}, Fault{FaultId::kLda, 3, {}}}) {
+    INFO(to_string(fault));
+    const RunResult result =
+        judge_trace_of({.inject = fault, .reference_engine = true, .keep = everything, .options = {.probing = false}});
+    INFO(all_words(result));
+    REQUIRE(result.verdict == Verdict::kDiverged);
+    const findings::Explanation& explanation = result.first_divergence()->explanation;
+    CHECK(explanation.variant == fault.id);
+    CHECK(explanation.verdict == HypothesisVerdict::kConfirmed);
+    REQUIRE(explanation.value);
+    CHECK(*explanation.value == *fault.value);
+  }
+}
+
+}  // namespace
+}  // namespace qdiff

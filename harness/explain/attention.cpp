@@ -1,0 +1,294 @@
+// Attention that was computed in one piece, from recorded queries and caches. Two unknowns:
+//
+//   y = sum_i w_i round(o_i)      parts of n slots each, every part's output rounded before they are put together with
+//                                 w_i = Z_i / Z, Z_i = sum of exp(score) over the part
+//   y = sum_s exp(score_s) v_s / (Z + e)   e slots behind the last one that hold zeros: their score is 0, their weight
+//   1
+//
+// n is searched for among those up to the number of slots; e follows from the ratio f of y to right code's output of a
+// token and head, e = Z (1 / f - 1), and with it the number of slots that the cache has.
+#include <algorithm>
+#include <cmath>
+
+#include "harness/explain/mechanisms.h"
+#include "harness/explain/rows.h"
+
+namespace qdiff::explain {
+namespace {
+
+// What one query head of one token sees: slots with their scores, and where its values and its output lie.
+struct QueryHead {
+  std::int64_t first = 0, last = 0;  // slots that are seen
+  std::vector<double> scores;        // of slots first..last
+  std::size_t values = 0;            // of slot 0: the first element of its key/value head
+  std::size_t output = 0;
+};
+
+// The recorded tensors of a fused attention.
+class Fused {
+ public:
+  Fused(Scene& scene, const Instance& instance, bool causal) : config_(scene.config()), step_(instance.step()) {
+    const std::vector<TensorKey> of_scores = input_keys(instance.span.front(), scene.config());
+    const std::vector<TensorKey> of_output = input_keys(instance.span.back(), scene.config());
+    auto q = scene.recorded(instance, of_scores.at(0)), k = scene.recorded(instance, of_scores.at(1)),
+         v = scene.recorded(instance, of_output.at(1));
+    if (!q || !k || !v) return;
+    q_ = std::move(*q);
+    k_ = std::move(*k);
+    v_ = std::move(*v);
+    causal_ = causal;
+  }
+
+  bool is_recorded() const { return !v_.empty(); }
+  std::int64_t slots() const { return step_.valid_length(); }
+  std::size_t stride() const { return static_cast<std::size_t>(config_.kv_width()); }  // from slot to slot
+  std::int64_t head_dim() const { return config_.head_dim; }
+  const std::vector<double>& values() const { return v_; }
+
+  QueryHead query(std::int64_t b, std::int64_t t, std::int64_t h) const {
+    const std::int64_t d = config_.head_dim, heads = config_.num_q_heads;
+    QueryHead query;
+    query.first = step_.left_padding.empty() ? 0 : step_.left_padding[static_cast<std::size_t>(b)];
+    query.last = causal_ ? step_.past_length + t : slots() - 1;
+    const std::int64_t of_query = ((b * step_.num_tokens() + t) * heads + h) * d;
+    query.output = static_cast<std::size_t>(of_query);
+    query.values = static_cast<std::size_t>(b * slots() * config_.kv_width() + h / config_.group_size() * d);
+    for (std::int64_t s = query.first; s <= query.last; ++s) {
+      const double* key = k_.data() + query.values + static_cast<std::size_t>(s) * stride();
+      double sum = 0.0;
+      for (std::int64_t i = 0; i < d; ++i) sum += q_[static_cast<std::size_t>(of_query + i)] * key[i];
+      query.scores.push_back(sum / std::sqrt(static_cast<double>(d)));
+    }
+    return query;
+  }
+
+ private:
+  const ModelConfig& config_;
+  const Step& step_;
+  bool causal_ = true;
+  std::vector<double> q_, k_, v_;
+};
+
+// Weights of a query's slots relative to exp(`top`), their sum, and the weighted sum of values [d].
+struct Weighted {
+  double sum = 0.0;
+  std::vector<double> values;
+};
+Weighted weighted(const Fused& fused, const QueryHead& query, double top, std::int64_t from, std::int64_t until) {
+  const auto d = static_cast<std::size_t>(fused.head_dim());
+  Weighted result{0.0, std::vector<double>(d)};
+  for (std::int64_t s = std::max(from, query.first); s <= std::min(until, query.last); ++s) {
+    const double weight = std::exp(query.scores[static_cast<std::size_t>(s - query.first)] - top);
+    const double* value = fused.values().data() + query.values + static_cast<std::size_t>(s) * fused.stride();
+    result.sum += weight;
+    for (std::size_t i = 0; i < d; ++i) result.values[i] += weight * value[i];
+  }
+  return result;
+}
+
+double largest(const QueryHead& query) { return *std::max_element(query.scores.begin(), query.scores.end()); }
+
+// Calls visit(query) for each head of each real token.
+template <typename Visit>
+void for_each_query(Scene& scene, const Instance& instance, const Fused& fused, Visit visit) {
+  const compare::Layout& layout = scene.layout(instance);
+  for (std::int64_t r : scene.real_rows(instance)) {
+    for (std::int64_t h = 0; h < scene.config().num_q_heads; ++h) {
+      const QueryHead query = fused.query(layout.batch_of(r), layout.position_of(r), h);
+      if (!query.scores.empty()) visit(query);
+    }
+  }
+}
+
+// ---- Parts that are rounded ----------------------------------------------------------------------------------------
+
+struct Parts {
+  std::int64_t slots;
+  DType type;
+};
+
+// Value and variance of the roundings, which may fall to the other side where a part lies near the middle of two
+// numbers: of errors with deviation s that happens at a share of about 0.8 s / spacing.
+void attend_in_parts(const Fused& fused, const QueryHead& query, const Parts& parts, const Expectation& right,
+                     Expectation& theory) {
+  const double top = largest(query);
+  const auto d = static_cast<std::size_t>(fused.head_dim());
+  std::vector<double> value(d), variance(d);
+  double sum = 0.0;
+  for (std::int64_t from = 0; from <= query.last; from += parts.slots) {
+    const Weighted part = weighted(fused, query, top, from, from + parts.slots - 1);
+    if (part.sum == 0.0) continue;
+    sum += part.sum;
+    for (std::size_t i = 0; i < d; ++i) {
+      const double output = part.values[i] / part.sum, rounded = round_to(parts.type, output);
+      value[i] += part.sum * rounded;
+      variance[i] += part.sum * part.sum * 0.8 * spacing(parts.type, output) *
+                     std::hypot(right.sigma_independent[query.output + i], right.sigma_shared[query.output + i]);
+    }
+  }
+  for (std::size_t i = 0; i < d; ++i) {
+    const std::size_t e = query.output + i;
+    theory.value[e] = value[i] / sum;
+    theory.sigma_independent[e] =
+        static_cast<float>(std::hypot(double{right.sigma_independent[e]}, std::sqrt(variance[i]) / sum));
+    theory.sigma_shared[e] = right.sigma_shared[e];
+  }
+}
+
+Expectation in_parts(Scene& scene, const Instance& instance, const Fused& fused, const Parts& parts) {
+  const Expectation& right = scene.right(instance);
+  Expectation theory = right;
+  for_each_query(scene, instance, fused,
+                 [&](const QueryHead& query) { attend_in_parts(fused, query, parts, right, theory); });
+  return theory;
+}
+
+double misfit(Scene& scene, const Instance& instance, const Expectation& theory) {
+  double sum = 0.0;
+  for (std::int64_t r : scene.real_rows(instance)) {
+    const std::int64_t width = scene.layout(instance).num_columns();
+    for (std::int64_t c = 0; c < width; ++c) {
+      const double z = scene.deviations(instance, theory, static_cast<std::size_t>(r * width + c));
+      sum += 0.5 * std::log2(1.0 + z * z);
+    }
+  }
+  return sum;
+}
+
+// The wrong instance of the fewest tokens, the latest of these: no two numbers of slots look the same there.
+const Instance* sample_of(const Scene& scene) {
+  const Instance* sample = nullptr;
+  for (const Instance& instance : scene.instances()) {
+    if (!instance.wrong) continue;
+    const auto size = [](const Instance& i) { return std::pair(i.step().num_tokens(), -i.key.step); };
+    if (sample == nullptr || size(instance) < size(*sample)) sample = &instance;
+  }
+  return sample;
+}
+
+void add_parts(Scene& scene, const Instance& sample, const Fused& fused, std::vector<Candidate>& candidates) {
+  constexpr std::int64_t kAllBelow = 64;
+  std::vector<std::int64_t> sizes;
+  for (std::int64_t n = 1; n < fused.slots(); n += n < kAllBelow ? 1 : n / 8) sizes.push_back(n);
+  for (DType type : {DType::kBF16, DType::kF16}) {
+    Parts best{0, type};
+    double least = misfit(scene, sample, scene.right(sample));
+    for (std::int64_t n : sizes) {
+      const double here = misfit(scene, sample, in_parts(scene, sample, fused, {n, type}));
+      if (!(here < least)) continue;
+      least = here;
+      best.slots = n;
+    }
+    if (best.slots == 0) continue;
+    Candidate candidate;
+    candidate.theory.mechanism = "attention.parts";
+    candidate.theory.hypothesis = "H02";
+    candidate.theory.bits = kMechanismBits + 1.0 + bits_of_choice(sizes.size());
+    candidate.theory.parameters = {{"slots of a part", static_cast<double>(best.slots)},
+                                   {"type", std::string(name(type))}};
+    candidate.theory.points = {{RoundingPoint::kAttentionAccumulate, type}};
+    candidate.theory.sentence = std::string(row(scene.op()).name) + " is put together from parts of " +
+                                std::to_string(best.slots) + " slots, each rounded to " + std::string(name(type));
+    candidate.predict = [&scene, best](const Instance& instance) -> std::optional<Expectation> {
+      const Fused of(scene, instance, true);
+      if (!of.is_recorded() || scene.right(instance).sigma_independent.empty()) return std::nullopt;
+      return in_parts(scene, instance, of, best);
+    };
+    candidates.push_back(std::move(candidate));
+  }
+}
+
+// ---- Zeros behind the end ------------------------------------------------------------------------------------------
+
+// One with the zeros of a cache of so many slots behind those that the query sees.
+Expectation with_zeros(Scene& scene, const Instance& instance, const Fused& fused, std::int64_t capacity) {
+  const Expectation& right = scene.right(instance);
+  Expectation theory = right;
+  const double unit = unit_roundoff(scene.precision().accumulate);
+  const double smallest =
+      std::ldexp(static_cast<double>(fused.slots()), facts(scene.precision().accumulate).min_exponent);
+  for_each_query(scene, instance, fused, [&](const QueryHead& query) {
+    const auto zeros = static_cast<double>(std::max<std::int64_t>(0, capacity - fused.slots()));
+    const double top = std::max(largest(query), 0.0);
+    const Weighted seen = weighted(fused, query, top, query.first, query.last);
+    const double sum = seen.sum + zeros * std::exp(-top);
+    for (std::size_t i = 0; i < seen.values.size(); ++i) {
+      const double before = seen.values[i] / seen.sum, value = seen.values[i] / sum;
+      const std::size_t e = query.output + i;
+      // Weights err as they do in right code, and their common part, which the softmax takes out there, stays: the
+      // error of the scores, and what lies below the smallest number of the type.
+      const double scale = std::fabs(right.value[e]) > 0.0 ? std::fabs(before / right.value[e]) : 1.0;
+      const double own = std::fabs(value) * unit * (1.0 + std::fabs(largest(query)));
+      theory.value[e] = value;
+      theory.sigma_independent[e] =
+          static_cast<float>(std::max({double{right.sigma_independent[e]} * std::max(scale, 1.0), own, smallest}));
+    }
+  });
+  return theory;
+}
+
+// The number of slots that most tokens and heads speak for; 0: none behind the last.
+std::int64_t capacity_of(Scene& scene, const Instance& instance, const Fused& fused) {
+  std::vector<double> capacities;
+  const std::vector<double>& actual = scene.actual(instance);
+  for_each_query(scene, instance, fused, [&](const QueryHead& query) {
+    const double top = largest(query);
+    const Weighted seen = weighted(fused, query, top, query.first, query.last);
+    double along = 0.0, whole = 0.0;
+    for (std::size_t i = 0; i < seen.values.size(); ++i) {
+      const double right = seen.values[i] / seen.sum;
+      along += right * actual[query.output + i];
+      whole += right * right;
+    }
+    const double ratio = along / whole;
+    // Where the zeros weigh next to nothing, or all, their number does not show.
+    if (!(ratio > 0.02 && ratio < 0.98)) return;
+    capacities.push_back(static_cast<double>(fused.slots()) + seen.sum * std::exp(top) * (1.0 / ratio - 1.0));
+  });
+  if (capacities.empty()) return 0;
+  std::nth_element(capacities.begin(), capacities.begin() + static_cast<std::ptrdiff_t>(capacities.size() / 2),
+                   capacities.end());
+  const double median = capacities[capacities.size() / 2];
+  constexpr double kMost = 1e7;
+  return median < kMost ? std::llround(median) : 0;
+}
+
+void add_zeros(Scene& scene, const Instance& sample, std::vector<Candidate>& candidates) {
+  for (const bool causal : {true, false}) {
+    const Fused fused(scene, sample, causal);
+    const std::int64_t capacity = capacity_of(scene, sample, fused);
+    if (capacity <= fused.slots()) continue;
+    Candidate candidate;
+    candidate.theory.mechanism = "beyond_end";
+    candidate.theory.hypothesis = causal ? "H08" : "H10";
+    candidate.theory.bits = kMechanismBits + (causal ? 1.0 : 2.0) + std::log2(static_cast<double>(capacity));
+    candidate.theory.parameters = {{"slots", static_cast<double>(capacity)},
+                                   {"mask", std::string(causal ? "causal" : "none")}};
+    candidate.theory.sentence = std::string(row(scene.op()).name) + ": a query sees " +
+                                (causal ? "" : "later tokens of its step and ") + "the zeros behind the last slot of " +
+                                std::to_string(capacity);
+    candidate.predict = [&scene, causal, capacity](const Instance& instance) -> std::optional<Expectation> {
+      const Fused of(scene, instance, causal);
+      if (!of.is_recorded() || scene.right(instance).sigma_independent.empty()) return std::nullopt;
+      return with_zeros(scene, instance, of, capacity);
+    };
+    candidates.push_back(std::move(candidate));
+  }
+}
+
+}  // namespace
+
+std::vector<Candidate> recover_attention(Scene& scene) {
+  std::vector<Candidate> candidates;
+  const Instance* sample = sample_of(scene);
+  const bool is_fused = sample != nullptr && arithmetic_of(scene.op()) == Arithmetic::kWeightedSum &&
+                        arithmetic_of(sample->span.front().id.op) == Arithmetic::kScores && sample->span.size() == 3;
+  if (!is_fused || scene.right(*sample).sigma_independent.empty()) return candidates;
+  const Fused fused(scene, *sample, true);
+  if (!fused.is_recorded()) return candidates;
+  add_zeros(scene, *sample, candidates);
+  add_parts(scene, *sample, fused, candidates);
+  return candidates;
+}
+
+}  // namespace qdiff::explain

@@ -1,0 +1,114 @@
+// What is solved for of an attention that was computed in one piece.
+#include <algorithm>
+
+#include "cmake/catch2.h"
+#include "harness/explain/tests/solved_case.h"
+
+namespace qdiff::explain {
+namespace {
+
+Case fused() {
+  Case c;
+  c.span = {{Op::kScores, 1}, {Op::kProbs, 1}, {Op::kAttnOutput, 1}};
+  c.kept_inside = DType::kF64;
+  return c;
+}
+
+// Visits each row of probabilities: (first element, batch row, head, token).
+template <typename Visit>
+void for_each_row(const ModelConfig& config, const Step& step, Visit visit) {
+  std::size_t start = 0;
+  for (std::int64_t b = 0; b < step.batch(); ++b) {
+    for (std::int64_t h = 0; h < config.num_q_heads; ++h) {
+      for (std::int64_t t = 0; t < step.num_tokens(); ++t) {
+        visit(start, b, h, t);
+        start += static_cast<std::size_t>(step.valid_length());
+      }
+    }
+  }
+}
+
+TEST_CASE("parts of an attention that are rounded before they meet are solved for, and are a rounding", "[attention]") {
+  for (const std::int64_t size : {7, 8}) {
+    INFO(size);
+    Case c = fused();
+    const ModelConfig& config = c.oracle.config();
+    const auto theory = c.explained(
+        Op::kAttnOutput, 31 + static_cast<std::uint64_t>(size),
+        at(Op::kAttnOutput, [&](const auto& in, const Step& step, Values right) {
+          if (step.phase == Phase::kPrefill) return right;
+          const std::int64_t d = config.head_dim, slots = step.valid_length();
+          std::fill(right.begin(), right.end(), 0.0);
+          for_each_row(config, step, [&](std::size_t start, std::int64_t b, std::int64_t h, std::int64_t t) {
+            for (std::int64_t i = 0; i < d; ++i) {
+              double& out =
+                  right[static_cast<std::size_t>(((b * step.num_tokens() + t) * config.num_q_heads + h) * d + i)];
+              for (std::int64_t from = 0; from < slots; from += size) {
+                double weights = 0.0, sum = 0.0;
+                for (std::int64_t s = from; s < std::min(from + size, slots); ++s) {
+                  const double p = in[0][start + static_cast<std::size_t>(s)];
+                  weights += p;
+                  sum += p * in[1][static_cast<std::size_t>(
+                                 ((b * slots + s) * config.num_kv_heads + h / config.group_size()) * d + i)];
+                }
+                if (weights > 0.0) out += weights * round_to(DType::kBF16, sum / weights);
+              }
+            }
+          });
+          return right;
+        }));
+    REQUIRE(c.num_wrong > 0);
+    REQUIRE(theory.has_value());
+    INFO(theory->sentence);
+    CHECK(theory->mechanism == "attention.parts");
+    CHECK(text_of(theory->parameters, "slots of a part") == std::to_string(size));
+    CHECK(theory->points == std::vector<DeclarablePoint>{{RoundingPoint::kAttentionAccumulate, DType::kBF16}});
+  }
+}
+
+TEST_CASE("zeros behind the last slot of a roomy cache are counted, with a mask and without", "[attention]") {
+  constexpr std::int64_t kCapacity = 23;
+  for (const bool causal : {true, false}) {
+    INFO((causal ? "causal" : "no mask"));
+    Case c = fused();
+    const ModelConfig& config = c.oracle.config();
+    const auto wrong = [&](const TensorKey& key, const std::vector<Values>& in, const Step& step, Values right) {
+      if (key.id.layer != 1) return right;
+      if (key.id.op == Op::kScores && !causal) {
+        Values all = c.oracle.scores(in[0], in[1], step);
+        const std::int64_t d = config.head_dim, slots = step.valid_length(), tokens = step.num_tokens();
+        for_each_row(config, step, [&](std::size_t start, std::int64_t b, std::int64_t h, std::int64_t t) {
+          for (std::int64_t s = step.left_padding[static_cast<std::size_t>(b)]; s < slots; ++s) {
+            double sum = 0.0;
+            for (std::int64_t i = 0; i < d; ++i) {
+              sum += in[0][static_cast<std::size_t>(((b * tokens + t) * config.num_q_heads + h) * d + i)] *
+                     in[1][static_cast<std::size_t>(
+                         ((b * slots + s) * config.num_kv_heads + h / config.group_size()) * d + i)];
+            }
+            all[start + static_cast<std::size_t>(s)] = sum / std::sqrt(static_cast<double>(d));
+          }
+        });
+        return all;
+      }
+      if (key.id.op != Op::kProbs) return right;
+      for_each_row(config, step, [&](std::size_t start, std::int64_t, std::int64_t, std::int64_t) {
+        double sum = static_cast<double>(kCapacity - step.valid_length());
+        const auto slots = static_cast<std::size_t>(step.valid_length());
+        for (std::size_t s = 0; s < slots; ++s) sum += std::exp(in[0][start + s]);
+        for (std::size_t s = 0; s < slots; ++s) right[start + s] = std::exp(in[0][start + s]) / sum;
+      });
+      return right;
+    };
+    const auto theory = c.explained(Op::kAttnOutput, 41, wrong);
+    REQUIRE(c.num_wrong > 0);
+    REQUIRE(theory.has_value());
+    INFO(theory->sentence);
+    CHECK(theory->mechanism == "beyond_end");
+    CHECK(text_of(theory->parameters, "slots") == std::to_string(kCapacity));
+    CHECK(theory->hypothesis == (causal ? "H08" : "H10"));
+    CHECK(theory->scope.empty());
+  }
+}
+
+}  // namespace
+}  // namespace qdiff::explain

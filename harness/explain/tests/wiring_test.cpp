@@ -1,0 +1,121 @@
+// What reads, arranges or leaves out what it should not: dimensions of a head, inputs, a whole layer; and known bugs
+// that act in some steps alone.
+#include "cmake/catch2.h"
+#include "harness/explain/tests/solved_case.h"
+
+namespace qdiff::explain {
+namespace {
+
+// Neighbours apart into halves, head by head.
+Values into_halves(const Values& x, std::int64_t d) {
+  Values out(x.size());
+  const auto width = static_cast<std::size_t>(d), half = width / 2;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const std::size_t dimension = i % width, start = i - dimension;
+    out[i] = x[start + (dimension < half ? 2 * dimension : 2 * (dimension - half) + 1)];
+  }
+  return out;
+}
+
+TEST_CASE("a rotation of dimensions that were taken apart is solved for", "[rotation]") {
+  Case c;
+  const auto theory =
+      c.explained(Op::kQRope, 51, at(Op::kQRope, [&](const auto& in, const Step& step, const Values&) {
+                    return c.oracle.rotated(into_halves(in[0], c.oracle.config().head_dim), step.positions);
+                  }));
+  REQUIRE(theory.has_value());
+  INFO(theory->sentence);
+  CHECK(theory->mechanism == "rotation.pairs");
+  CHECK(text_of(theory->parameters, "input") == "neighbours taken apart into halves");
+  CHECK(text_of(theory->parameters, "output") == "as they are");
+}
+
+TEST_CASE("a norm that reads the residual as it entered the layer is solved for", "[source]") {
+  Case c;
+  Values entering;
+  const auto theory =
+      c.explained(Op::kPostAttentionLayernorm, 52, [&](const TensorKey& key, const auto&, const Step&, Values right) {
+        if (key.id == TensorId{Op::kOutput, 0}) {
+          entering = right;
+          for (double& x : entering) x = round_to(DType::kBF16, x);
+        }
+        const bool here = key.id == TensorId{Op::kPostAttentionLayernorm, 1};
+        return here ? c.oracle.norm(entering, c.oracle.weight(key.id)) : right;
+      });
+  REQUIRE(theory.has_value());
+  INFO(theory->sentence);
+  CHECK(theory->mechanism == "source");
+  CHECK(text_of(theory->parameters, "source") == "output of layer 0");
+}
+
+TEST_CASE("1 + w that was rounded to a 16-bit type is told from 1 + w", "[norm]") {
+  for (const bool rounded : {true, false}) {
+    Case c;
+    Values& weight = c.oracle.weight({Op::kPostAttentionLayernorm, 1});
+    for (double& w : weight) w = round_to(DType::kBF16, w);
+    const auto theory = c.explained(Op::kPostAttentionLayernorm, 53,
+                                    at(Op::kPostAttentionLayernorm, [&](const auto& in, const Step&, const Values&) {
+                                      Values sum = weight;
+                                      for (double& w : sum) w = rounded ? round_to(DType::kBF16, 1.0 + w) : 1.0 + w;
+                                      return c.oracle.norm(in[0], sum);
+                                    }));
+    REQUIRE(theory.has_value());
+    CHECK(text_of(theory->parameters, "weight") == (rounded ? "1 + w rounded to bfloat16" : "1 + w"));
+  }
+}
+
+TEST_CASE("a layer that did not run is seen by what follows it", "[left_out]") {
+  Case c;
+  for (const OperationRow& operation : kOperationTable) {
+    if (operation.scope == qdiff::Scope::kLayer) c.span.push_back({operation.op, 0});
+  }
+  c.span.push_back({Op::kInputLayernorm, 1});
+  Values entering;
+  const auto theory =
+      c.explained(Op::kInputLayernorm, 54, [&](const TensorKey& key, const auto&, const Step&, Values right) {
+        if (key.id.op == Op::kEmbedTokens) {
+          entering = right;
+          for (double& x : entering) x = round_to(DType::kBF16, x);
+        }
+        const bool here = key.id == TensorId{Op::kInputLayernorm, 1};
+        return here ? c.oracle.norm(entering, c.oracle.weight(key.id)) : right;
+      });
+  REQUIRE(theory.has_value());
+  CHECK(theory->mechanism == "layer.left_out");
+  CHECK(text_of(theory->parameters, "layer") == "0");
+}
+
+TEST_CASE("a theory that the caller names holds where it holds: in decode alone", "[domain]") {
+  Case c;
+  const auto without_silu = [](const auto& in) {
+    Values out = in[0];
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] *= in[1][i];
+    return out;
+  };
+  Candidate named;
+  named.theory.variant = Variant{FaultId::kNoSilu};
+  named.theory.bits = 7.0;
+  named.theory.sentence = "gate * up";
+  named.predict = [&](const Instance& instance) {
+    const int layer = instance.key.id.layer, step = instance.key.step;
+    Expectation theory = c.oracle.evaluate({.operations = instance.span,
+                                            .recorded = *instance.recorded,
+                                            .steps = *instance.steps,
+                                            .precision = kPrecision,
+                                            .stored = DType::kBF16});
+    theory.value = without_silu(std::vector<Values>{to_doubles(instance.recorded->get({step, {Op::kGateProj, layer}})),
+                                                    to_doubles(instance.recorded->get({step, {Op::kUpProj, layer}}))});
+    return std::optional(theory);
+  };
+  c.named = {named};
+  const auto theory = c.explained(Op::kAct, 55, at(Op::kAct, [&](const auto& in, const Step& step, Values right) {
+                                    return step.phase == Phase::kDecode ? without_silu(in) : right;
+                                  }));
+  REQUIRE(theory.has_value());
+  CHECK(theory->variant == Variant{FaultId::kNoSilu});
+  CHECK(text_of(theory->scope, "phase") == "decode");
+  CHECK(theory->sentence == "gate * up, in decode alone");
+}
+
+}  // namespace
+}  // namespace qdiff::explain
