@@ -28,44 +28,6 @@ void for_each_row(const ModelConfig& config, const Step& step, Visit visit) {
   }
 }
 
-TEST_CASE("parts of an attention that are rounded before they meet are solved for, and are a rounding", "[attention]") {
-  for (const std::int64_t size : {7, 8}) {
-    INFO(size);
-    Case c = fused();
-    const ModelConfig& config = c.oracle.config();
-    const auto theory = c.explained(
-        Op::kAttnOutput, 31 + static_cast<std::uint64_t>(size),
-        at(Op::kAttnOutput, [&](const auto& in, const Step& step, Values right) {
-          if (step.phase == Phase::kPrefill) return right;
-          const std::int64_t d = config.head_dim, slots = step.valid_length();
-          std::fill(right.begin(), right.end(), 0.0);
-          for_each_row(config, step, [&](std::size_t start, std::int64_t b, std::int64_t h, std::int64_t t) {
-            for (std::int64_t i = 0; i < d; ++i) {
-              double& out =
-                  right[static_cast<std::size_t>(((b * step.num_tokens() + t) * config.num_q_heads + h) * d + i)];
-              for (std::int64_t from = 0; from < slots; from += size) {
-                double weights = 0.0, sum = 0.0;
-                for (std::int64_t s = from; s < std::min(from + size, slots); ++s) {
-                  const double p = in[0][start + static_cast<std::size_t>(s)];
-                  weights += p;
-                  sum += p * in[1][static_cast<std::size_t>(
-                                 ((b * slots + s) * config.num_kv_heads + h / config.group_size()) * d + i)];
-                }
-                if (weights > 0.0) out += weights * round_to(DType::kBF16, sum / weights);
-              }
-            }
-          });
-          return right;
-        }));
-    REQUIRE(c.num_wrong > 0);
-    REQUIRE(theory.has_value());
-    INFO(theory->sentence);
-    CHECK(theory->mechanism == "attention.parts");
-    CHECK(text_of(theory->parameters, "slots of a part") == std::to_string(size));
-    CHECK(theory->points == std::vector<DeclarablePoint>{{RoundingPoint::kAttentionAccumulate, DType::kBF16}});
-  }
-}
-
 TEST_CASE("zeros behind the last slot of a roomy cache are counted, with a mask and without", "[attention]") {
   constexpr std::int64_t kCapacity = 23;
   for (const bool causal : {true, false}) {
