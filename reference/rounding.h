@@ -4,6 +4,8 @@
 // expected size is added to what they return.
 #pragma once
 
+#include <optional>
+
 #include "harness/contract/precision.h"
 #include "reference/torch.h"
 
@@ -38,6 +40,11 @@ class Rounding {
   }
 
   bool emulates() const { return emulated_; }
+  // The type in which an emulation rounds there; empty where it does not.
+  std::optional<DType> emulated_at(RoundingPoint point) const {
+    const auto declared = precision_.points.find(point);
+    return emulated_ && declared != precision_.points.end() ? std::optional(declared->second) : std::nullopt;
+  }
   bool divides_last() const { return divides_last_; }  // Query::divides_last
 
   // At kKvCache the last dimension of x is that of a head: a cache in 8 bits has a scale for each.

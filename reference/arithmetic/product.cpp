@@ -183,9 +183,9 @@ at::Tensor block_sum_variance(Op op, const QuantizedInput& input, const InputRul
 
 // The parts of a sum are rounded, and so is each sum of some of them. Kernels choose the number of parts; the emulation
 // makes four.
-at::Tensor product_of_parts(Op op, const at::Tensor& x, const Parameters& parameters, const Setting& setting) {
+at::Tensor product_of_parts(Op op, const at::Tensor& x, DType type, const Parameters& parameters,
+                            const Setting& setting) {
   constexpr std::int64_t kParts = 4;
-  const DType type = setting.precision.points.at(RoundingPoint::kMatmulPartials);
   const std::int64_t width = x.size(-1), of_part = (width + kParts - 1) / kParts;
   at::Tensor sum;
   for (std::int64_t first = 0; first < width; first += of_part) {
@@ -200,9 +200,8 @@ at::Tensor product_of_parts(Op op, const at::Tensor& x, const Parameters& parame
 
 at::Tensor project_whole(Op op, const QuantizedInput& input, const InputRule& input_rule, const Parameters& parameters,
                          const Setting& setting) {
-  const bool in_parts =
-      setting.rounding.emulates() && setting.precision.points.contains(RoundingPoint::kMatmulPartials);
-  at::Tensor y = in_parts ? product_of_parts(op, input.value, parameters, setting)
+  const std::optional<DType> of_parts = setting.rounding.emulated_at(RoundingPoint::kMatmulPartials);
+  at::Tensor y = of_parts ? product_of_parts(op, input.value, *of_parts, parameters, setting)
                           : product(op, input.value, parameters, setting, setting.form());
   if (input.block_sum_errors.defined()) {
     y = y + block_sum_product(op, input.block_sum_errors, 1.0, input_rule.minimum_block, parameters, setting);

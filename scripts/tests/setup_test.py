@@ -19,7 +19,7 @@ PINS = SCRIPTS / "libtorch.txt"
 VERSION = next(line.split("==")[1].split()[0] for line in PINS.read_text().splitlines() if line.startswith("torch=="))
 
 SKIPPED = 77
-OPTIONAL = ["ccache", "clang-format-14", "clang-tidy-14", "shellcheck", "chromium", "clang++"]
+OPTIONAL = ["ccache", "clang-format-14", "clang-tidy-14", "shellcheck", "chromium", "tidy", "clang++"]
 TOOLS = ["g++", "cmake", "ninja", "python3", *OPTIONAL, "bash", "cat", "cut", "dirname", "env", "find", "flock", "grep",
          "head", "mkdir", "mktemp", "rm", "sed", "sha256sum", "sort", "tail", "uname"]
 
