@@ -41,7 +41,7 @@ class Completion(CommandLineTest):
 
     def test_bash_offers_values(self):
         self.script("bash")
-        self.assertEqual(self.offered("run", "--backend", ""), {"cpu", "cuda"})
+        self.assertEqual(self.offered("run", "--backend", ""), {"cpu", "cuda", "reference"})
         self.assertEqual(self.offered("run", "--dtype", "b"), {"bfloat16"})
         self.assertEqual(self.offered("run", "--dtype", "=", "b"), {"bfloat16"})  # as readline cuts --dtype=b
         self.assertEqual(self.offered("run", "--dtype", "="), {"float32", "bfloat16", "float16"})

@@ -101,7 +101,8 @@ class MainJob(CommandLineTest):
         for cases in [(self.case, "other.json"), ("other.json", self.case)]:
             result = self.qdiff("run", *cases, "--inject", "H05.modulo@1", "--mode", "lockstep")
             self.assertEqual(result.returncode, DIVERGED, result.stderr)
-            self.assertEqual(result.stderr, b"qdiff: no layer 1, so these run without the fault: other\n")
+            self.assertEqual(result.stderr, b"qdiff: fault H05.modulo: there is no layer 1; the model's layers are 0 to 0; "
+                                            b"so these run without it: other\n")
             report = self.report()
             self.assertEqual(report["injected"]["fault"], "H05.modulo@1")
             self.assertEqual({finding["case"] for finding in report["findings"]}, {"tiny"})
