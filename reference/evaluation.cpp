@@ -1,6 +1,7 @@
 #include "reference/evaluation.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "reference/arithmetic/arithmetic.h"
 
@@ -41,6 +42,13 @@ Evaluated evaluate(Unit unit, std::span<const at::Tensor> inputs, const Setting&
   return kEvaluations[static_cast<std::size_t>(arithmetic_of(unit.last))].evaluate(unit, inputs, setting, model);
 }
 
+// Variance of results below the smallest normal number, of which nothing may be left: GPUs, Metal and XLA's code for
+// CPUs take such numbers for 0, and exponentials of vector libraries end there.
+at::Tensor flushed(const at::Tensor& value) {
+  const double smallest_normal = std::ldexp(1.0, 1 - facts(DType::kF32).max_exponent);
+  return value.masked_fill(value.abs().lt(smallest_normal).logical_not(), 0.0).square();
+}
+
 }  // namespace
 
 std::optional<Op> fused_before(Op op) {
@@ -73,7 +81,9 @@ at::Tensor evaluate_unit(const Unit& unit, std::span<const at::Tensor> inputs, c
 Evaluated evaluate_unit_with_noise(const Unit& unit, std::span<const at::Tensor> inputs, const Setting& setting,
                                    std::optional<DType> stored) {
   const NoiseModel model(setting.precision, stored);
-  return evaluate(unit, inputs, setting, &model);
+  Evaluated result = evaluate(unit, inputs, setting, &model);
+  if (!only_moves(unit.last)) result.noise.independent = result.noise.independent + flushed(result.value);
+  return result;
 }
 
 }  // namespace qdiff::reference

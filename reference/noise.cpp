@@ -28,12 +28,6 @@ at::Tensor zeros_like_result(const at::Tensor& x) { return at::zeros({}, of_type
 
 at::Tensor positive_sum(const at::Tensor& length, double unit) { return length * (kSumRounding / 3 * unit * unit); }
 
-DType NoiseModel::table_type() const {
-  const auto declared = precision_.points.find(kRopeTable);
-  if (declared != precision_.points.end()) return declared->second;
-  return precision_.accumulate == DType::kF64 ? DType::kF64 : DType::kF32;
-}
-
 at::Tensor NoiseModel::at(RoundingPoint point, const at::Tensor& x) const {
   const auto declared = precision_.points.find(point);
   return declared == precision_.points.end() ? zeros_like_result(x) : rounding_variance(declared->second, x);

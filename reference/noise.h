@@ -32,9 +32,6 @@ class NoiseModel {
            precision_.accumulate == DType::kF32;
   }
   double attention_unit() const { return unit_roundoff(precision_.at(RoundingPoint::kAttentionAccumulate)); }
-  int max_exponent() const { return facts(precision_.accumulate).max_exponent; }
-  // Angles and tables are never kept in less than fp32 unless rope.table says so.
-  DType table_type() const;
   bool declares(RoundingPoint point) const { return precision_.points.contains(point); }
   // Variance of a declared rounding of x at `point`; 0 where it is not declared.
   at::Tensor at(RoundingPoint point, const at::Tensor& x) const;
@@ -54,6 +51,9 @@ inline constexpr double kOneRounding = 1.0 / 3;  // of one that stands alone
 // functions: expf 2, rsqrtf 2, sinf and cosf 2 at most). A unit is up to 2u|x|; uniform over two of them on both sides
 // gives (4u)^2 / 3 at most, and 0.541 of that over a binade.
 inline constexpr double kTwoUlps = 16.0 / 3 * 0.541;
+// An exponential to base two of x log2(e): the constant, the product with it and the reduced exponent are each rounded
+// once, which its value takes for relative errors of u |x|.
+inline constexpr double kExponentRoundings = 3.0;
 
 at::Tensor zeros_like_result(const at::Tensor& x);  // of a variance
 // Relative variance of a sum of n positive terms: s_k = (k/n) s, so sum_k s_k^2 = n s^2 / 3.

@@ -58,6 +58,7 @@ class Twin {
   Rows rotate(Op op, int layer, const Rows& x);
   Rows add(Op op, int layer, const Rows& a, const Rows& b);
   float exponential(float x);
+  float silu(float x);
   float neighbour(float x) {
     const auto way = random_.below(3);
     return way == 0 ? x : std::nextafter(x, way == 1 ? HUGE_VALF : -HUGE_VALF);
@@ -106,6 +107,16 @@ float Twin::exponential(float x) {
   }
   const float result = neighbour(std::exp(x));
   return result < 0.0F ? 0.0F : result;
+}
+
+float Twin::silu(float x) {
+  if (choices_.sigmoid == Sigmoid::kTanh || choices_.sigmoid_rounded) {
+    const float sigmoid = choices_.sigmoid == Sigmoid::kTanh ? 0.5F + 0.5F * std::tanh(0.5F * x)
+                                                             : 1.0F / (1.0F + exponential(-x));
+    return x * (choices_.sigmoid_rounded ? at(P::kMlpSilu, sigmoid) : sigmoid);
+  }
+  const float denominator = 1.0F + exponential(-x);
+  return choices_.multiply_by_reciprocal ? x * (1.0F / denominator) : x / denominator;
 }
 
 Rows Twin::norm(Op op, int layer, const Rows& x) {
@@ -190,6 +201,8 @@ Rows Twin::rotate(Op op, int layer, const Rows& x) {
       if (choices_.frequency_in_double) frequency = static_cast<float>(std::pow(c_.rope_theta, -exponent));
       const float angle = static_cast<float>(position) * frequency;
       float cosine = std::cos(angle), sine = std::sin(angle);
+      constexpr float kQuarterTurn = 1.57079632679489662F;
+      if (choices_.cosine_by_sine) cosine = std::sin(kQuarterTurn - angle);
       if (choices_.table_in_double) {
         const double exact = position * std::pow(c_.rope_theta, -exponent);
         cosine = static_cast<float>(std::cos(exact));
@@ -244,7 +257,10 @@ Rows Twin::attention(int layer, const Rows& q, const Rows& k_now, const Rows& v_
 
   const bool keep_scores = s_.records(Op::kScores), keep_probs = s_.records(Op::kProbs);
   const bool online = choices_.online_softmax && !keep_scores && !keep_probs;
-  const bool scale_in_query = choices_.scale_in_query && !declares(P::kAttentionScores);
+  // A tensor of probabilities is rounded once, as it is handed out.
+  const bool exponential_rounded = choices_.exponential_rounded && !keep_probs;
+  const bool scale_in_query =
+      (choices_.scale_in_query || choices_.scaled_query_rounded) && !declares(P::kAttentionScores);
   const auto scale = static_cast<float>(s_.score_scale / std::sqrt(static_cast<double>(d)));
   const DType scores_type = s_.stored(Op::kScores);
   float masked = -std::numeric_limits<float>::infinity();
@@ -266,8 +282,13 @@ Rows Twin::attention(int layer, const Rows& q, const Rows& k_now, const Rows& v_
       };
       const Rows& values = cache.values[static_cast<std::size_t>(b)];
       for (std::int64_t i = 0; i < d; ++i) {
-        const float x = at(P::kAttentionQuery, q.row(r)[static_cast<std::size_t>(h * d + i)]);
-        query[static_cast<std::size_t>(i)] = scale_in_query ? x * scale : x;
+        const float x = q.row(r)[static_cast<std::size_t>(h * d + i)];
+        float& taken = query[static_cast<std::size_t>(i)];
+        if (scale_in_query && choices_.scaled_query_rounded) {
+          taken = at(P::kAttentionQuery, x * scale);
+        } else {
+          taken = at(P::kAttentionQuery, x) * (scale_in_query ? scale : 1.0F);
+        }
       }
       weights.assign(visible, 0.0F);
       const std::int64_t score_row = (b * heads + h) * tokens + t;
@@ -292,14 +313,17 @@ Rows Twin::attention(int layer, const Rows& q, const Rows& k_now, const Rows& v_
         const float grown = std::max(maximum, *std::max_element(w, w + size));
         const float rescale = maximum == grown || start == 0 ? 1.0F : exponential(maximum - grown);
         maximum = grown;
-        for (std::size_t j = 0; j < size; ++j) w[j] = exponential(w[j] - maximum);
+        for (std::size_t j = 0; j < size; ++j) {
+          w[j] = exponential(w[j] - maximum);
+          if (exponential_rounded) w[j] = at(P::kAttentionProbs, w[j]);
+        }
         total = total * rescale + sum({w, size}, choices_.weight_sum);
         const float reciprocal = 1.0F / total;
         // Normalised before P.V where probabilities are a tensor (or by choice), after it where tiles pass.
         const bool normalise_first = !online && (keep_probs || !choices_.scale_in_query);
         for (std::size_t j = 0; j < size; ++j) {
           if (normalise_first) w[j] = choices_.multiply_by_reciprocal ? w[j] * reciprocal : w[j] / total;
-          w[j] = at(P::kAttentionProbs, w[j]);
+          if (!exponential_rounded) w[j] = at(P::kAttentionProbs, w[j]);
           if (keep_probs) w[j] = rounded(scores_type, w[j]);
         }
         if (keep_probs) {
@@ -341,10 +365,7 @@ void Twin::run_layer(int layer, Rows& residual) {
   const Rows up = project(Op::kUpProj, layer, post);
   Rows act(num_rows(), c_.intermediate);
   for (std::size_t i = 0; i < act.data.size(); ++i) {
-    const float g = gate.data[i];
-    const float denominator = 1.0F + exponential(-g);
-    const float silu = choices_.multiply_by_reciprocal ? g * (1.0F / denominator) : g / denominator;
-    act.data[i] = at(P::kMlpSilu, silu) * up.data[i];
+    act.data[i] = at(P::kMlpSilu, silu(gate.data[i])) * up.data[i];
   }
   put(Op::kAct, layer, act);
   residual = add(Op::kOutput, layer, mid, project(Op::kDownProj, layer, act));
@@ -390,6 +411,11 @@ Choices draw_choices(Random& random, const Precision& precision) {
   c.key_tile =
       random.one_of({std::int64_t{4}, std::int64_t{16}, std::int64_t{32}, std::int64_t{64}, std::int64_t{128}});
   c.stand_in_for_mask = random.chance(0.4);
+  c.sigmoid = random.one_of({Sigmoid::kQuotient, Sigmoid::kTanh});
+  c.sigmoid_rounded = precision.points.contains(P::kMlpSilu) && random.chance(0.5);
+  c.cosine_by_sine = random.chance(0.3);
+  c.exponential_rounded = precision.points.contains(P::kAttentionProbs) && random.chance(0.5);
+  c.scaled_query_rounded = precision.points.contains(P::kAttentionQuery) && random.chance(0.5);
   return c;
 }
 

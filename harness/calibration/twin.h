@@ -19,6 +19,11 @@ enum class Exponential : std::uint8_t {
   kOneOff,   // expf, then at random the neighbouring number
 };
 
+enum class Sigmoid : std::uint8_t {
+  kQuotient,  // 1 / (1 + exp(-x))
+  kTanh,      // (1 + tanh(x / 2)) / 2, accurate absolutely alone
+};
+
 // Drawn once for an engine.
 struct Choices {
   std::map<Op, SumStyle> sums;  // of projections and norms
@@ -34,6 +39,11 @@ struct Choices {
   bool scale_in_query = false;  // where attention.scores is not declared
   std::int64_t key_tile = 64;
   bool stand_in_for_mask = false;  // the type's lowest finite number, not -inf
+  Sigmoid sigmoid = Sigmoid::kQuotient;
+  bool sigmoid_rounded = false;      // as silu is, before the product with x; where mlp.silu is declared
+  bool cosine_by_sine = false;       // sin(pi/2 - x) in float32
+  bool exponential_rounded = false;  // before it is summed; where attention.probs is declared
+  bool scaled_query_rounded = false;  // behind the scale, not before it; where attention.query is declared
 };
 Choices draw_choices(Random& random, const Precision& precision);
 

@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "reference/arithmetic/arithmetic.h"
 
 namespace qdiff::reference {
@@ -12,16 +10,23 @@ at::Tensor silu_times(const at::Tensor& gate, const at::Tensor& up, const Roundi
   return rounding.at(kMlpSilu, at::silu(gate)) * up;
 }
 
-// y = g s(g) up with s(g) = 1/(1 + exp(-g)): the exponential to two units, of which a share exp(-g)/(1 + exp(-g)) <= 1
-// reaches s, then a sum, a quotient and two products. Where exp(-g) overflows, s is 0 instead of what is left of it.
+// y = g s(g) up with s(g) = 1/(1 + exp(-g)): the exponential to two units, and the rounding of its exponent where it is
+// taken to base two; a share exp(-g)/(1 + exp(-g)) <= 1 of both reaches s. Then come a sum, a quotient and two products.
+//
+// A sigmoid that a library makes of a rational function or of tanh(g/2) is accurate to units of its largest value, 1,
+// and not of its own: onnxruntime 1.32's is off by 2.8 u at most for all g, so below g = -15 nothing of it is right.
+// scripts/engines/kernels.py has such kernels. Where exp(-g) overflows, s is 0, which that covers as well.
+//
+// An engine that declares mlp.silu may round the sigmoid as well as its product with g (mlx does): in float16 a sigmoid
+// below 6e-5 is subnormal.
 Noise silu_times_noise(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& y, const NoiseModel& model) {
   const double u = model.unit();
   const at::Tensor share = at::sigmoid(-gate);
-  const at::Tensor relative = share.square() * (kTwoUlps * u * u) + 4 * kOneRounding * u * u;
-  const int largest = model.max_exponent();
-  const at::Tensor overflows = gate.lt(-largest * std::log(2.0));
-  const at::Tensor lost = (gate * up * std::ldexp(1.0, -largest)).masked_fill(overflows.logical_not(), 0.0).square();
-  return {y.square() * relative + lost + model.at(kMlpSilu, at::silu(gate)) * up.square(), zeros_like_result(y)};
+  const at::Tensor exponential = rounding_of(gate, u) * kExponentRoundings + kTwoUlps * u * u;
+  const at::Tensor relative = share.square() * exponential + 4 * kOneRounding * u * u;
+  const at::Tensor absolute = (gate * up).square() * (kTwoUlps * u * u);
+  const at::Tensor declared = model.at(kMlpSilu, at::silu(gate)) + model.at(kMlpSilu, 1.0 - share) * gate.square();
+  return {y.square() * relative + declared * up.square(), absolute};
 }
 
 }  // namespace
