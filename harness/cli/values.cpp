@@ -192,10 +192,18 @@ Fault parse_fault(const std::string& option, const std::string& text) {
   return fault;
 }
 
+// Whether a text names a mechanism, or something that is nearer to one than to a known bug, whose names have capitals.
+bool names_mechanism(const std::string& text) {
+  const std::string word = text.substr(0, text.find_first_of(":@="));
+  if (parse_mistake_kind(word)) return true;
+  if (text.find(':') != std::string::npos) return true;
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < kNumMistakeKinds; ++i) names.emplace_back(facts(static_cast<MistakeKind>(i)).name);
+  return !word.empty() && word.front() >= 'a' && word.front() <= 'z' && !formats::suggestion(word, names).empty();
+}
+
 Injection parse_injection(const std::string& option, const std::string& text) {
-  // Names of mechanisms are in small letters.
-  const bool is_mechanism = !text.empty() && text.front() >= 'a' && text.front() <= 'z';
-  if (!is_mechanism) return parse_fault(option, text);
+  if (!names_mechanism(text)) return parse_fault(option, text);
   try {
     return formats::parse_mistake(text);
   } catch (const InputError& error) {

@@ -38,20 +38,6 @@ const RowJudgement& largest(const Rows& rows) {
       rows, {}, [](const RowJudgement* row) { return row->wrong() ? row->judgement.statistics.elements_compared : 0; });
 }
 
-// How many slots a cache may have of which `filled` are filled in the end: a few more, or what programs round up to.
-std::vector<std::int64_t> possible_capacities(std::int64_t filled) {
-  constexpr std::int64_t kFewMore = 40;
-  std::vector<std::int64_t> capacities;
-  for (std::int64_t more = 1; more <= kFewMore; ++more) capacities.push_back(filled + more);
-  for (std::int64_t page = 16; page <= 4096; page *= 2) {
-    const std::int64_t rounded = (filled + page - 1) / page * page;
-    for (std::int64_t capacity : {rounded, rounded + page}) {
-      if (capacity > filled + kFewMore) capacities.push_back(capacity);
-    }
-  }
-  return capacities;
-}
-
 // The wrong row of the fewest tokens, the latest of these: it costs least, and most slots stand behind it.
 const RowJudgement& shortest(const Rows& rows) {
   return **std::ranges::min_element(rows, {}, [](const RowJudgement* row) {
@@ -208,7 +194,7 @@ class LayerAttribution {
       const Variant nearest = listed.size() == 1 ? listed.front() : *std::ranges::min_element(listed, {}, distance);
       return add({nearest, {}}, group);
     }
-    if (!facts.right_value) return try_capacities(facts, group);
+    if (!facts.right_value) return;
     try {
       const std::vector<Variant> fitted = fitted_values(oracle_, sample, facts);
       // A full judgement of a long span is dear: where the nearest value does not do, shorter numbers are not asked.
@@ -218,25 +204,6 @@ class LayerAttribution {
       }
     } catch (const NotEvaluable&) {
     }
-  }
-
-  // Addresses depend on how many slots the cache has: where nobody stated it, that is an unknown like any other.
-  void try_capacities(const VariantFacts& facts, const Rows& group) {
-    const bool is_memory = std::ranges::any_of(
-        facts.changes, [](const Change& change) { return mechanism_of(change.parameter) == Mechanism::kMemory; });
-    const RowJudgement& sample = largest(group);
-    const CaseInput& input = *sample.subject->input;
-    if (!is_memory || input.capacity > 0 || sample.is_long() ||
-        known_.capacities_in_vain[facts.id] >= kMostVainSearches)
-      return;
-    for (const Variant& variant : doses(facts)) {
-      for (std::int64_t capacity : possible_capacities(input.steps.back().valid_length())) {
-        Fit fit{variant, {}};
-        fit.capacity = capacity;
-        if (add_if_it_reproduces(fit, group)) return;
-      }
-    }
-    ++known_.capacities_in_vain[facts.id];
   }
 
   // Bugs whose parameter is a whole number that nobody listed, where nothing listed fits.

@@ -16,7 +16,6 @@ struct Known {
   // Layers in which no whole number fitted, and in which no two bugs did.
   std::map<std::pair<FaultId, Op>, int> searched_in_vain;
   std::map<Op, int> paired_in_vain;
-  std::map<FaultId, int> capacities_in_vain;
 };
 
 // For each row of one layer (all operations, subjects and steps), what fits it; empty where it is right or nothing

@@ -142,10 +142,6 @@ class Concluding {
       doubt(tensor, finding.explanation);
       if (variants.empty() && tensor.theory) describe(*tensor.theory, finding.explanation);
       describe(tensor.pattern, finding.explanation);
-      if (const Fit* fit = fit_of(tensor, variants); fit != nullptr && fit->capacity > 0) {
-        finding.explanation.sentence = what_of(*fit->variant) + "; it fits a cache of " +
-                                       std::to_string(fit->capacity) + " slots, which the trace does not state";
-      }
       const std::size_t case_of = case_index(*tensor.subject);
       if (const Fit* both = pair_of(tensor, variants)) {
         Finding second = finding;

@@ -87,20 +87,22 @@ class Tightening {
   }
 
   // The operations of which something is right under `wider` and not under `tighter`, of the rows that the entry
-  // concerns; the first alone where one is enough. Nothing where it concerns no row.
+  // concerns; the first alone where one is enough. Nothing where it concerns no row, or none that is right without it:
+  // whether a wrong row needs the entry cannot be told.
   std::optional<std::set<Op>> needed_by(const Entry& entry, const Precision& wider, const Precision& tighter) {
     const RowOracle before(oracle_, wider), after(oracle_, tighter);
-    std::optional<std::set<Op>> ops;
+    std::set<Op> ops;
+    bool some_need_it_not = false;
     for (const RowJudgement& row : rows_) {
-      if (!entry.concerns(row)) continue;
-      if (!ops) ops.emplace();
       const Op op = row.key.id.op;
-      if (ops->contains(op) || after.judge(row, {}).outcome == Outcome::kMatch) continue;
-      if (before.judge(row, {}).outcome != Outcome::kMatch) continue;
-      ops->insert(op);
+      if (!entry.concerns(row) || ops.contains(op)) continue;
+      const bool right_without = after.judge(row, {}).outcome == Outcome::kMatch;
+      some_need_it_not |= right_without;
+      if (right_without || before.judge(row, {}).outcome != Outcome::kMatch) continue;
+      ops.insert(op);
       if (!entry.everywhere) break;
     }
-    return ops;
+    return some_need_it_not || !ops.empty() ? std::optional(ops) : std::nullopt;
   }
 
  private:

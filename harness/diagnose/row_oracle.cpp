@@ -41,7 +41,7 @@ struct RowQuery {
               .precision = precision,
               .stored = row.actual().dtype,
               .variant = supposition.variant,
-              .capacity = supposition.capacity > 0 ? supposition.capacity : row.subject->input->capacity,
+              .capacity = row.subject->input->capacity,
               .unwritten = row.subject->unwritten,
               .beside = supposition.beside} {}
 };
@@ -115,7 +115,7 @@ double RowOracle::distance(const RowJudgement& row, const Supposition& suppositi
 }
 
 double RowOracle::distance(const RowJudgement& row, const Supposition& supposition) {
-  const bool plain = supposition.points.empty() && supposition.beside == nullptr && supposition.capacity == 0;
+  const bool plain = supposition.points.empty() && supposition.beside == nullptr;
   if (!plain) return distance(row, supposition, right(row));
   const Variant* variant = supposition.variant;
   const Asked asked{&row, variant == nullptr ? std::nullopt : std::optional(*variant)};

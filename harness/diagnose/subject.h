@@ -56,7 +56,6 @@ struct Supposition {
   const Variant* variant = nullptr;
   std::vector<DeclarablePoint> points = {};  // roundings that it made and did not declare
   const Variant* beside = nullptr;           // a second bug in the same engine
-  std::int64_t capacity = 0;                 // cache slots of a row, where nobody stated them; 0: as many as are filled
 };
 
 // One explanation of a row: a bug, roundings that nobody declared, or both at once.
@@ -67,13 +66,10 @@ struct Fit {
   double distance = 0.0;               // of the reference that really computes so from the candidate (row_oracle.h)
   std::string doubt = {};              // why it explains and does not prove (span_evidence.h); empty: no reason
   std::optional<Variant> beside = {};  // a second bug, without which the first explains nothing
-  std::int64_t capacity = 0;           // cache slots of a row that it needs; 0: as stated, or none in particular
 
-  Supposition supposition() const {
-    return {variant ? &*variant : nullptr, points, beside ? &*beside : nullptr, capacity};
-  }
+  Supposition supposition() const { return {variant ? &*variant : nullptr, points, beside ? &*beside : nullptr}; }
   bool operator==(const Fit& other) const {
-    return variant == other.variant && points == other.points && beside == other.beside && capacity == other.capacity;
+    return variant == other.variant && points == other.points && beside == other.beside;
   }
 };
 

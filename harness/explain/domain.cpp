@@ -1,7 +1,9 @@
 #include "harness/explain/domain.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <map>
 #include <numeric>
 
 #include "harness/explain/rows.h"
@@ -243,6 +245,14 @@ double gain_within(Scene& scene, const std::vector<Gains>& gains, const Domain& 
     if (domain.holds(at)) sum += gain;
   });
   return sum;
+}
+
+std::int64_t tokens_gained(Scene& scene, const std::vector<Gains>& gains, const Domain& domain) {
+  std::map<std::array<std::int64_t, 3>, double> tokens;
+  for_each_element(scene, gains, [&](const Indices& at, double gain) {
+    if (domain.holds(at)) tokens[{at[1], at[2], at[3]}] += gain;  // step, batch row, token
+  });
+  return std::ranges::count_if(tokens, [](const auto& token) { return token.second > 0.0; });
 }
 
 Domain derive_domain(Scene& scene, const std::vector<Gains>& gains) {

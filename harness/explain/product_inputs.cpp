@@ -199,6 +199,7 @@ void add_coefficients(Scene& scene, const Instance& instance, std::vector<Candid
     return result;
   });
   candidate.theory.mechanism = "product.coefficients";
+  candidate.least_tokens = 2;
   const double edge = std::log2(static_cast<double>(joined.back().end));
   candidate.theory.bits = kMechanismBits + static_cast<double>(joined.size()) * (edge + 2.0);
   std::string words;

@@ -42,6 +42,9 @@ struct Candidate {
   // The operations that the prediction follows from, where they are not all of the instance's span: how far honest
   // engines stray goes by them.
   std::function<std::vector<TensorKey>(const Instance&)> operations = {};
+  // How many tokens it has to explain. What is fitted to an input of one token says no more than that this input was
+  // recorded wrongly.
+  std::int64_t least_tokens = 1;
 };
 
 }  // namespace qdiff::explain

@@ -1,4 +1,5 @@
 // Traces judged whole: recorded by an engine, thinned out, read back, and held against the reference.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
