@@ -122,7 +122,8 @@ std::optional<Theory> accept(Scene& scene, const Candidate& candidate) {
   theory.bits += domain.bits();
   theory.evidence = gain_within(scene, gains, domain);
   if (!(theory.evidence - theory.bits >= kMargin)) return std::nullopt;
-  if (candidate.least_tokens > 1 && tokens_gained(scene, gains, domain) < candidate.least_tokens) return std::nullopt;
+  const bool few_will_do = candidate.least_tokens <= 1;
+  if (!few_will_do && tokens_gained(scene, gains, domain, kMargin) < candidate.least_tokens) return std::nullopt;
   for (const bool wrong : {true, false}) {
     for (const Instance& instance : scene.instances()) {
       const std::optional<Expectation>& of = predicted[scene.index_of(instance)];

@@ -247,12 +247,12 @@ double gain_within(Scene& scene, const std::vector<Gains>& gains, const Domain& 
   return sum;
 }
 
-std::int64_t tokens_gained(Scene& scene, const std::vector<Gains>& gains, const Domain& domain) {
+std::int64_t tokens_gained(Scene& scene, const std::vector<Gains>& gains, const Domain& domain, double bits) {
   std::map<std::array<std::int64_t, 3>, double> tokens;
   for_each_element(scene, gains, [&](const Indices& at, double gain) {
     if (domain.holds(at)) tokens[{at[1], at[2], at[3]}] += gain;  // step, batch row, token
   });
-  return std::ranges::count_if(tokens, [](const auto& token) { return token.second > 0.0; });
+  return std::ranges::count_if(tokens, [bits](const auto& token) { return token.second > bits; });
 }
 
 Domain derive_domain(Scene& scene, const std::vector<Gains>& gains) {

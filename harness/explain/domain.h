@@ -49,7 +49,7 @@ struct Gains {
 // The scope of the largest gain less its own bits.
 Domain derive_domain(Scene& scene, const std::vector<Gains>& gains);
 double gain_within(Scene& scene, const std::vector<Gains>& gains, const Domain& domain);
-// Tokens (of a step and a batch row) within the scope that the theory describes better than right code does.
-std::int64_t tokens_gained(Scene& scene, const std::vector<Gains>& gains, const Domain& domain);
+// Tokens (of a step and a batch row) within the scope in which the theory gains more than so many bits.
+std::int64_t tokens_gained(Scene& scene, const std::vector<Gains>& gains, const Domain& domain, double bits);
 
 }  // namespace qdiff::explain
