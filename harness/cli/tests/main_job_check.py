@@ -107,7 +107,7 @@ class MainJob(CommandLineTest):
             self.assertEqual(report["injected"]["fault"], "H05.modulo@1")
             self.assertEqual({finding["case"] for finding in report["findings"]}, {"tiny"})
             self.assertEqual(len(report["cases"]), 2)
-        self.refused("run", self.case, "other.json", "--inject", "H05.modulo@2", says="layers 0 to 1")
+        self.refused("run", self.case, "other.json", "--inject", "H05.modulo@2", says="layers are 0 to 1")
 
     def test_the_verdict_is_printed_though_the_reports_cannot_be_written(self):
         (self.folder / "out").mkdir()
