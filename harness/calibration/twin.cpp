@@ -111,8 +111,8 @@ float Twin::exponential(float x) {
 
 float Twin::silu(float x) {
   if (choices_.sigmoid == Sigmoid::kTanh || choices_.sigmoid_rounded) {
-    const float sigmoid = choices_.sigmoid == Sigmoid::kTanh ? 0.5F + 0.5F * std::tanh(0.5F * x)
-                                                             : 1.0F / (1.0F + exponential(-x));
+    const float sigmoid =
+        choices_.sigmoid == Sigmoid::kTanh ? 0.5F + 0.5F * std::tanh(0.5F * x) : 1.0F / (1.0F + exponential(-x));
     return x * (choices_.sigmoid_rounded ? at(P::kMlpSilu, sigmoid) : sigmoid);
   }
   const float denominator = 1.0F + exponential(-x);

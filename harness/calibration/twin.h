@@ -40,9 +40,9 @@ struct Choices {
   std::int64_t key_tile = 64;
   bool stand_in_for_mask = false;  // the type's lowest finite number, not -inf
   Sigmoid sigmoid = Sigmoid::kQuotient;
-  bool sigmoid_rounded = false;      // as silu is, before the product with x; where mlp.silu is declared
-  bool cosine_by_sine = false;       // sin(pi/2 - x) in float32
-  bool exponential_rounded = false;  // before it is summed; where attention.probs is declared
+  bool sigmoid_rounded = false;       // as silu is, before the product with x; where mlp.silu is declared
+  bool cosine_by_sine = false;        // sin(pi/2 - x) in float32
+  bool exponential_rounded = false;   // before it is summed; where attention.probs is declared
   bool scaled_query_rounded = false;  // behind the scale, not before it; where attention.query is declared
 };
 Choices draw_choices(Random& random, const Precision& precision);

@@ -11,7 +11,8 @@ at::Tensor silu_times(const at::Tensor& gate, const at::Tensor& up, const Roundi
 }
 
 // y = g s(g) up with s(g) = 1/(1 + exp(-g)): the exponential to two units, and the rounding of its exponent where it is
-// taken to base two; a share exp(-g)/(1 + exp(-g)) <= 1 of both reaches s. Then come a sum, a quotient and two products.
+// taken to base two; a share exp(-g)/(1 + exp(-g)) <= 1 of both reaches s. Then come a sum, a quotient and two
+// products.
 //
 // A sigmoid that a library makes of a rational function or of tanh(g/2) is accurate to units of its largest value, 1,
 // and not of its own: onnxruntime 1.32's is off by 2.8 u at most for all g, so below g = -15 nothing of it is right.

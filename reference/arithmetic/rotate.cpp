@@ -63,8 +63,8 @@ at::Tensor angle_errors(const at::Tensor& angles, const NoiseModel& model) {
   return angles.abs() * units.masked_fill(pair.eq(0.0), 0.0) * unit;
 }
 
-// Variance of a sine or cosine as a library computes it: one unit of the largest value, 1, and not of its own, for it is
-// a polynomial on a reduced angle.
+// Variance of a sine or cosine as a library computes it: one unit of the largest value, 1, and not of its own, for it
+// is a polynomial on a reduced angle.
 double library_variance(const NoiseModel& model) {
   const double unit = table_unit(model);
   return 4.0 * kOneRounding * unit * unit;
@@ -111,8 +111,7 @@ Noise rope_noise(const std::function<at::Tensor(const at::Tensor&)>& turned, con
   at::Tensor fixed = y / 4.0;
   for (int quarter = 1; quarter < 4; ++quarter) fixed = fixed + turned(angles + quarter * std::numbers::pi / 2.0) / 4.0;
   const at::Tensor length = at::sqrt((y - fixed).square() + slope.square());
-  const at::Tensor table =
-      (model.at(kRopeTable, at::ones_like(length)) + library_variance(model)) * length.square();
+  const at::Tensor table = (model.at(kRopeTable, at::ones_like(length)) + library_variance(model)) * length.square();
   const at::Tensor products =
       model.declares(kRopeProducts) ? model.at(kRopeProducts, length) * 2.0 : rounding_of(length, model.unit()) * 2.0;
   const at::Tensor errors = at::sqrt(angle_errors(angles, model).square() + reduction_variance(angles, model));
