@@ -6,26 +6,6 @@
 namespace qdiff::reference {
 namespace {
 
-Precision float64_everywhere() {
-  return {.weights = DType::kF64,
-          .activations = DType::kF64,
-          .accumulate = DType::kF64,
-          .points = {},
-          .taken_as = {},
-          .quantized = {}};
-}
-
-class Recorder : public TensorSink {
- public:
-  explicit Recorder(Recording& recording) : recording_(recording) {}
-  void at(int step) { step_ = step; }
-  void take(const TensorId& id, const TensorView& view) override { recording_.put({step_, id}, Tensor::copy_of(view)); }
-
- private:
-  Recording& recording_;
-  int step_ = 0;
-};
-
 SessionOptions options_for(const std::vector<Step>& steps) {
   return {
       .batch = steps[0].batch(), .capacity = steps.back().valid_length() + 3, .left_padding = steps[0].left_padding};

@@ -22,24 +22,18 @@ void require_gpu() {
   std::_Exit(kSkipped);
 }
 
-class Recorder : public TensorSink {
- public:
-  void take(const TensorId& id, const TensorView& view) override { recording.put({step, id}, Tensor::copy_of(view)); }
-  Recording recording;
-  int step = 0;
-};
-
 Recording run(const WeightSource& model, const Precision& precision, const std::vector<Step>& steps,
               const Options& options) {
   const auto engine = make_engine(model, precision, options);
   const auto session = engine->open(
       {.batch = steps[0].batch(), .capacity = steps.back().valid_length() + 3, .left_padding = steps[0].left_padding});
-  Recorder recorder;
+  Recording recording;
+  Recorder recorder(recording);
   for (const Step& step : steps) {
-    recorder.step = step.index;
+    recorder.at(step.index);
     session->run_step(step, &recorder);
   }
-  return std::move(recorder.recording);
+  return recording;
 }
 
 // Relative to the tensor's largest finite element; NaN and infinities must stand in the same places.

@@ -106,4 +106,26 @@ inline double relative_difference(const std::vector<double>& a, const std::vecto
   return size == 0.0 ? difference : std::sqrt(difference / size);
 }
 
+// No rounding but that of float64.
+inline Precision float64_everywhere() {
+  return {.weights = DType::kF64,
+          .activations = DType::kF64,
+          .accumulate = DType::kF64,
+          .points = {},
+          .taken_as = {},
+          .quantized = {}};
+}
+
+// Keeps what an engine hands out, under the step that was said last.
+class Recorder : public TensorSink {
+ public:
+  explicit Recorder(Recording& recording) : recording_(recording) {}
+  void at(int step) { step_ = step; }
+  void take(const TensorId& id, const TensorView& view) override { recording_.put({step_, id}, Tensor::copy_of(view)); }
+
+ private:
+  Recording& recording_;
+  int step_ = 0;
+};
+
 }  // namespace qdiff::reference

@@ -6,10 +6,6 @@
 namespace qdiff::reference {
 namespace {
 
-Precision float64_everywhere() {
-  return {.weights = DType::kF64, .activations = DType::kF64, .accumulate = DType::kF64, .points = {}, .taken_as = {}};
-}
-
 // Every tensor of every step by the oracle, one row after the other, as gold recorded in fp64.
 Recording walk_by_rows(Oracle& oracle, const std::vector<Step>& steps, const Variant* variant = nullptr) {
   Recording recording;

@@ -11,26 +11,6 @@ namespace {
 
 using formats::parse_mistake;
 
-Precision float64_everywhere() {
-  return {.weights = DType::kF64,
-          .activations = DType::kF64,
-          .accumulate = DType::kF64,
-          .points = {},
-          .taken_as = {},
-          .quantized = {}};
-}
-
-class Recorder : public TensorSink {
- public:
-  explicit Recorder(Recording& recording) : recording_(recording) {}
-  void at(int step) { step_ = step; }
-  void take(const TensorId& id, const TensorView& view) override { recording_.put({step_, id}, Tensor::copy_of(view)); }
-
- private:
-  Recording& recording_;
-  int step_ = 0;
-};
-
 struct Planted {
   Recording recording;
   std::int64_t executions = 0;
