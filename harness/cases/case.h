@@ -23,7 +23,8 @@ inline constexpr std::int64_t kMaxTokens = std::int64_t{1} << 22;    // batch ti
 inline constexpr std::int64_t kMaxCapacity = std::int64_t{1} << 21;  // cache slots of one row
 inline constexpr std::int64_t kMaxTokenId = (std::int64_t{1} << 31) - 1;
 inline constexpr std::int64_t kMaxSeed = (std::int64_t{1} << 53) - 1;  // exact in every JSON reader
-inline constexpr std::size_t kMaxTextLength = 400;                     // characters of title, stresses and model
+inline constexpr std::int64_t kMaxLayers = 1024;
+inline constexpr std::size_t kMaxTextLength = 400;  // characters of title, stresses and model
 
 // Generated tokens of which some come from the end of the vocabulary, where checkpoints keep special and never
 // trained tokens: their embedding rows have tiny norms, which is where a wrong RMSNorm epsilon shows.
@@ -47,7 +48,8 @@ struct Case {
   std::string title;
   std::optional<std::string> hypothesis;   // "H05"; none for end-to-end cases
   std::string stresses;                    // one sentence: what these inputs make visible
-  std::string model;                       // default model, "synthetic:…"
+  std::string model;                       // default model, "synthetic:…"; empty: one has to be named
+  std::vector<int> layers;                 // of that model, ascending: they alone are the one that runs; empty: all
   std::int64_t batch = 0;                  // B
   std::vector<std::int64_t> left_padding;  // [B]
   std::int64_t capacity = 0;               // cache slots of each row, at least length()
@@ -63,6 +65,9 @@ struct Case {
 
 // `source` stands in errors and becomes Case::argument.
 Case parse_case(std::string_view text, const std::string& source);
+
+// The case as parse_case() reads it back; `argument` is no part of it.
+std::string to_json(const Case& test_case);
 
 // A file's path; else an embedded case by its id, "H05-gqa", or by its path in the tree, "cases/H05-gqa.json".
 Case load_case(const std::string& path_or_id);

@@ -100,13 +100,24 @@ std::optional<std::string> require_hypothesis(const Json& document, const std::s
   refuse(source, "hypothesis", value, rule);
 }
 
-std::string require_model(const Json& document, const std::string& source) {
+std::string optional_model(const Json& document, const std::string& source) {
+  if (!document.contains("model")) return "";
   std::string model = require_text(document, "model", source);
   if (!model.starts_with("synthetic:") || model == "synthetic:") {
     refuse(source, "model", document["model"],
            "\"synthetic:NAME[,seed=N][,profile=P]\"; other models are named on the command line");
   }
   return model;
+}
+
+std::vector<int> parse_layers(const Json& document, const std::string& source) {
+  const auto found = document.find("layers");
+  if (found == document.end()) return {};
+  const std::vector<std::int64_t> numbers = integers(*found, "layers", kMaxLayers - 1, source);
+  for (std::size_t i = 1; i < numbers.size(); ++i) {
+    if (numbers[i] <= numbers[i - 1]) refuse(source, "layers", *found, "layer numbers in ascending order, each once");
+  }
+  return {numbers.begin(), numbers.end()};
 }
 
 CaseStep parse_step(const Json& document, std::int64_t batch, const std::string& where) {
@@ -186,8 +197,8 @@ Case parse_case(std::string_view text, const std::string& source) {
     throw InputError(source + ": the document is " + formats::show(document) + ", but must be an object");
   }
   formats::refuse_unknown_keys(document,
-                               {"format", "version", "id", "title", "hypothesis", "stresses", "model", "batch",
-                                "left_padding", "capacity", "seed", "special_tokens", "logits", "steps"},
+                               {"format", "version", "id", "title", "hypothesis", "stresses", "model", "layers",
+                                "batch", "left_padding", "capacity", "seed", "special_tokens", "logits", "steps"},
                                source);
   check_format(document, source);
   Case result;
@@ -196,7 +207,8 @@ Case parse_case(std::string_view text, const std::string& source) {
   result.title = require_text(document, "title", source);
   result.hypothesis = require_hypothesis(document, source);
   result.stresses = require_text(document, "stresses", source);
-  result.model = require_model(document, source);
+  result.model = optional_model(document, source);
+  result.layers = parse_layers(document, source);
   result.batch = formats::require_int(document, "batch", 1, kMaxBatch, source);
   parse_steps(document, source, result);
   parse_padding(document, source, result);

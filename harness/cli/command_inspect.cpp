@@ -25,9 +25,10 @@ std::string plural(std::size_t count, const std::string& what) {
   return std::to_string(count) + ' ' + what + (count == 1 ? "" : "s");
 }
 
-std::string padding_text(const std::vector<std::int64_t>& padding) {
+template <typename Number>
+std::string list_text(const std::vector<Number>& numbers) {
   std::string text;
-  for (std::int64_t pads : padding) text += (text.empty() ? "" : ", ") + std::to_string(pads);
+  for (const Number number : numbers) text += (text.empty() ? "" : ", ") + std::to_string(number);
   return text;
 }
 
@@ -39,13 +40,15 @@ std::string step_text(const Step& step) {
 void inspect_model(const std::string& spec) { std::fputs(model::describe(*model::open_model(spec)).c_str(), stdout); }
 
 void inspect_case(const cases::Case& test_case) {
-  open_model_of(test_case);  // there must be such a model
+  if (!test_case.model.empty()) open_model_for(test_case, {});  // there must be such a model
   print("case " + test_case.id + ": " + test_case.title);
   print("hypothesis", test_case.hypothesis.value_or("none: an end-to-end case"));
   print("stresses", test_case.stresses);
-  print("model", test_case.model + " (unless --model names another)");
+  print("model",
+        test_case.model.empty() ? "none: --model names it" : test_case.model + " (unless --model names another)");
+  if (!test_case.layers.empty()) print("layers", list_text(test_case.layers) + " of it alone");
   print("batch", plural(static_cast<std::size_t>(test_case.batch), "row") + ", left padding " +
-                     padding_text(test_case.left_padding));
+                     list_text(test_case.left_padding));
   print("cache", std::to_string(test_case.capacity) + " slots, " + std::to_string(test_case.length()) + " used");
   print("seed", std::to_string(test_case.seed));
   for (std::size_t i = 0; i < test_case.steps.size(); ++i) {
@@ -104,7 +107,7 @@ void inspect_trace(const fs::path& path) {
   print("engine", manifest.engine.name + ' ' + manifest.engine.version + " on " + manifest.engine.device);
   print("compute", precision_text(manifest));
   print("config", config_text(manifest.config));
-  print("padding", padding_text(manifest.steps.front().left_padding));
+  print("padding", list_text(manifest.steps.front().left_padding));
   for (std::size_t i = 0; i < manifest.steps.size(); ++i) {
     print(("step " + std::to_string(i)).c_str(),
           step_text(manifest.steps[i]) + ", " + plural(tensors[i], "tensor") + " in " + manifest.files[i]);

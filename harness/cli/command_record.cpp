@@ -98,6 +98,10 @@ std::string device_text(const Device& device) {
 ExitStatus record_command(const RecordArguments& arguments) {
   check_available(arguments.engine);
   const cases::Case test_case = cases::load_case(arguments.test_case);
+  if (!test_case.layers.empty()) {
+    throw InputError(test_case.argument +
+                     ": the case keeps some of the model's layers, and a trace cannot say which; 'qdiff run' takes it");
+  }
   const auto model = model::open_model(arguments.model);
   const ModelConfig& config = model->config();
   const CaseInput input = cases::input_of(test_case, config);

@@ -27,6 +27,7 @@ namespace {
 // The cases that share a model.
 struct Group {
   std::string spec;
+  std::vector<int> kept_layers;  // the model's that run; empty: all
   std::unique_ptr<WeightSource> model;
   std::unique_ptr<model::Tokenizer> tokenizer;  // null where the model has none that is known
   DType dtype = DType::kBF16;
@@ -54,11 +55,13 @@ std::vector<Group> group_by_model(const std::vector<cases::Case>& loaded, const 
   std::vector<Group> groups;
   for (const cases::Case& test_case : loaded) {
     const std::string& spec = arguments.model ? *arguments.model : test_case.model;
-    auto group = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.spec == spec; });
+    auto group = std::find_if(groups.begin(), groups.end(),
+                              [&](const Group& g) { return g.spec == spec && g.kept_layers == test_case.layers; });
     if (group == groups.end()) {
       group = groups.emplace(groups.end());
       group->spec = spec;
-      group->model = arguments.model ? model::open_model(spec) : open_model_of(test_case);
+      group->kept_layers = test_case.layers;
+      group->model = open_model_for(test_case, arguments.model);
       group->tokenizer = model::open_tokenizer(spec);
       group->dtype = arguments.dtype.value_or(group->model->config().dtype);
     }
@@ -95,12 +98,6 @@ void select_layers(std::vector<Group>& groups, const NumberRanges& wanted) {
   }
   check_below("--layers", wanted, most_layers, "layer");
   std::erase_if(groups, [](const Group& group) { return group.layers->empty(); });
-}
-
-// Throws InputError where the model has no place for it.
-void check_place(const Injection& injection, const ModelConfig& config) {
-  if (const auto* fault = std::get_if<Fault>(&injection)) return check_fault_layer(*fault, config.num_layers);
-  reference::check_mistake(std::get<Mistake>(injection), config);
 }
 
 // A fault or mistake is planted in the models that have its place; the cases of the others run without it, by name.

@@ -28,6 +28,11 @@ void check_plantable(EngineKind kind, const Injection& injection) {
                    "mechanisms, with --backend reference of run and --engine reference of record");
 }
 
+void check_place(const Injection& injection, const ModelConfig& config) {
+  if (const auto* fault = std::get_if<Fault>(&injection)) return check_fault_layer(*fault, config.num_layers);
+  reference::check_mistake(std::get<Mistake>(injection), config);
+}
+
 namespace {
 
 std::vector<Mistake> mistakes_of(const EngineSettings& settings) {

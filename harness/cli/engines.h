@@ -25,6 +25,9 @@ struct EngineSettings {
 // Throws InputError where it is a mistake and the engine is another than the reference, which alone plants them.
 void check_plantable(EngineKind kind, const Injection& injection);
 
+// Throws InputError where the model has no place for it.
+void check_place(const Injection& injection, const ModelConfig& config);
+
 // `weights` must outlive the engine. Throws InputError where the fault is none of the engine's, or the model has no
 // place for the mistake.
 std::unique_ptr<Engine> make_engine(EngineKind kind, const WeightSource& weights, const EngineSettings& settings);

@@ -71,6 +71,26 @@ TEST_CASE("J04 J05 J08: the loader accepts and refuses what its table of documen
   }
 }
 
+TEST_CASE("a case that was written is read back the same", "[cases]") {
+  std::vector<Case> written = embedded_suite();
+  Case given = written.front();
+  given.id = "given";
+  given.title = "quoted \"title\"";
+  given.hypothesis.reset();
+  given.model.clear();
+  given.layers = {0, 20};
+  given.batch = 2;
+  given.left_padding = {0, 1};
+  given.special_tokens.reset();
+  given.steps = {{.phase = Phase::kPrefill, .num_tokens = 2, .tokens = {{1, 2}, {3, 4}}, .positions = {{5, 9}, {0, 3}}},
+                 {.phase = Phase::kDecode, .num_tokens = 1, .tokens = {}, .positions = {}}};
+  written.push_back(given);
+  for (const Case& test_case : written) {
+    INFO(to_json(test_case));
+    CHECK(parse_case(to_json(test_case), test_case.argument) == test_case);
+  }
+}
+
 TEST_CASE("what is not one strict JSON document is refused, naming the source", "[cases]") {
   const std::string base = read_json("harness/cases/tests/documents.json")["base"].dump();
   REQUIRE(refusal(base) == "accepted");
