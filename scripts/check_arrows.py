@@ -30,10 +30,11 @@ ROOMS = {
     # It judges recordings, which are traces in memory.
     "harness/diagnose": COMPARING + ["harness/pattern", "harness/explain", "harness/findings", "harness/trace"],
     "harness/cli": COMPARING + ["harness/findings", "harness/acceptance", "harness/model", "harness/trace", "harness/cases", "harness/report",
-                                "harness/diagnose", "harness/selftest", "harness/calibration", "reference",
+                                "harness/diagnose", "harness/reduce", "harness/selftest", "harness/calibration", "reference",
                                 "optimized"],
     "harness/selftest": COMPARING + ["harness/findings", "harness/model", "harness/trace", "harness/cases",
                                      "harness/report", "harness/diagnose"],
+    "harness/reduce": COMPARING + ["harness/findings", "harness/trace"],
     "harness/calibration": COMPARING + ["harness/model", "reference"],  # a program: measures the judge's bounds
     "reference": ["harness/contract"],
     "optimized": ["harness/contract"],

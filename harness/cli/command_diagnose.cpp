@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <filesystem>
 #include <map>
 #include <memory>
 
@@ -20,15 +19,6 @@
 
 namespace qdiff::cli {
 namespace {
-
-namespace fs = std::filesystem;
-
-// The name of the trace's folder, whatever way it was named: "t", "t/", "." within it.
-std::string folder_name(const std::string& path) {
-  fs::path folder = fs::absolute(path).lexically_normal();
-  if (folder.filename().empty()) folder = folder.parent_path();
-  return folder.filename().string();
-}
 
 std::optional<std::set<int>> selected(const char* option, const std::optional<NumberRanges>& wanted, std::int64_t end,
                                       const char* what) {

@@ -39,6 +39,7 @@ ExitStatus dispatch(const CommandLine& line) {
   if (const auto* diagnose = std::get_if<DiagnoseArguments>(&line.arguments)) {
     return diagnose_command(*diagnose, line.command);
   }
+  if (const auto* reduce = std::get_if<ReduceArguments>(&line.arguments)) return reduce_command(*reduce);
   if (const auto* completion = std::get_if<CompletionArguments>(&line.arguments))
     return completion_command(*completion);
   return inspect_command(std::get<InspectArguments>(line.arguments));

@@ -4,11 +4,11 @@
 #include <algorithm>
 #include <memory>
 #include <sstream>
-#include <thread>
 #include <utility>
 
 #include "harness/cli/completion.h"
 #include "harness/cli/man_page.h"
+#include "harness/cli/option_kinds.h"
 #include "harness/cli/text.h"
 #include "harness/contract/error.h"
 #include "harness/formats/suggest.h"
@@ -23,133 +23,7 @@ namespace {
 constexpr const char* kAbout =
     "qdiff finds the first wrong tensor of a Qwen2.5 inference engine, and the known bug that explains it.";
 
-constexpr const char* kBadInputStatus = "--bad-input-status";
-
-constexpr const char* kExitStatuses =
-    "Exit status:\n"
-    "  0    match: everything that was judged is right\n"
-    "  1    diverged: at least one tensor is wrong\n"
-    "  2    bad usage or bad input: nothing was judged\n"
-    "  125  cannot judge here: no such device, nothing left to judge, or inconclusive\n";
-
 constexpr char kBetweenChoices = '|';
-
-// Adds an option that fills `value` with what `read(flag, text)` returns; `read` throws InputError for a bad text.
-// Where it knows the words that it takes, those stand in --help for `value_name`.
-template <typename Value, typename Read>
-CLI::Option* add_value(CLI::App& app, const std::string& flag, Value& value, std::string value_name, Read read,
-                       const std::string& description) {
-  const auto store = [&value, flag, read](const std::string& text) {
-    if (text.starts_with("--")) {  // "--model --quiet": CLI11 takes the second option as the first one's value
-      throw InputError(flag + " needs a value, but '" + text + "' follows it; write " + flag + "=" + text +
-                       " if that is the value");
-    }
-    value = read(flag, text);
-  };
-  if constexpr (requires { read.words(); }) {
-    value_name.clear();
-    for (const std::string& word : read.words()) value_name += (value_name.empty() ? "" : "|") + word;
-  }
-  return app.add_option_function<std::string>(flag, store, description)->type_name(value_name);
-}
-
-// Adds an argument that is known by its place: one path, or a list of them.
-template <typename Value>
-CLI::Option* add_place(CLI::App& app, const std::string& place, Value& value, const std::string& description) {
-  const auto check = [place](const std::string& text) { parse_path(place, text); };
-  return app.add_option(place, value, description)->type_name("")->each(check);
-}
-
-CLI::Option* add_model(CLI::App& app, std::string& model, const std::string& description) {
-  return add_value(app, "--model", model, "MODEL", parse_path, description)->required();
-}
-
-template <typename Out>
-void add_out(CLI::App& app, Out& out, const std::string& description) {
-  add_value(app, "--out", out, "DIR", parse_path, description);
-}
-
-template <typename Arguments>
-void add_layers_and_steps(CLI::App& app, Arguments& arguments, const std::string& layers, const std::string& steps) {
-  add_value(app, "--layers", arguments.layers, "LIST", parse_ranges, layers);
-  add_value(app, "--steps", arguments.steps, "LIST", parse_ranges, steps);
-}
-
-void add_threads(CLI::App& app, CommonArguments& common, const std::string& description) {
-  constexpr std::int64_t kMostThreads = 1024;
-  const auto read = [](const std::string& flag, const std::string& text) {
-    // More than there are cores only hinder each other: 1024 on two cores took thirty times as long.
-    const auto cores = static_cast<std::int64_t>(std::max(1U, std::thread::hardware_concurrency()));
-    return static_cast<int>(std::min(parse_whole(flag, text, 1, kMostThreads), cores));
-  };
-  add_value(app, "--threads", common.threads, "N", read, description);
-}
-
-void add_output_options(CLI::App& app, CommonArguments& common) {
-  const auto read = one_of<ColorChoice>(
-      {{"auto", ColorChoice::kAuto}, {"always", ColorChoice::kAlways}, {"never", ColorChoice::kNever}});
-  add_value(app, "--color", common.color, "WHEN", read,
-            "When to colour the report (default: auto, on a terminal only)");
-  app.add_flag("--quiet", common.quiet, "No progress line, and no report on standard output");
-}
-
-void add_all(CLI::App& app, CommonArguments& common) {
-  app.add_flag("--all", common.all, "Show the ten hypotheses, and every cause, however many there are");
-}
-
-void add_common(CLI::App& app, CommonArguments& common) {
-  add_value(app, "--max-memory", common.max_memory, "SIZE", parse_size,
-            "Refuse work that would need more than this, as 512M or 4G (default: what the machine has)");
-  add_threads(app, common, "Threads to use, at most one a core (default: all cores)");
-  add_output_options(app, common);
-}
-
-int parse_bad_input_status(const std::string& text) {
-  constexpr std::int64_t kFirst = 2, kLast = 255;  // never that of a match or of a divergence
-  return static_cast<int>(parse_whole(kBadInputStatus, text, kFirst, kLast));
-}
-
-// `git bisect run` takes 125 for a commit that cannot be told, and 2 for a bad one.
-void add_bad_input_status(CLI::App& app) {
-  // main() reads the value from the words.
-  const auto check = [](const std::string& text) { parse_bad_input_status(text); };
-  app.add_option_function<std::string>(
-         kBadInputStatus, check, "The exit status for bad usage and bad input instead of 2: 125 under git bisect run")
-      ->type_name("N");
-}
-
-void add_acceptance(CLI::App& app, AcceptanceArguments& acceptance) {
-  add_value(app, "--baseline", acceptance.baseline, "DIR", parse_path,
-            "The folder of an earlier run's reports: what it has is known, and only new findings fail");
-  add_value(app, "--waivers", acceptance.waivers, "FILE", parse_path,
-            "Findings to live with, each with its reason, owner and last day; one that is expired or that no longer "
-            "occurs fails");
-  add_value(app, "--fail-on", acceptance.fail_on, "KINDS", parse_kinds,
-            "logic, precision, or any: the kinds of finding that fail, separated by commas (default: any)");
-}
-
-template <typename Arguments>
-void add_engine_options(CLI::App& app, Arguments& arguments) {
-  const auto read = one_of<DType>({{"float32", DType::kF32}, {"bfloat16", DType::kBF16}, {"float16", DType::kF16}});
-  add_value(app, "--dtype", arguments.dtype, "DTYPE", read,
-            "The type of the engine's weights and tensors (default: as the checkpoint)");
-  add_value(app, "--inject", arguments.inject, "FAULT", parse_injection,
-            "Hnn.name[=value][@layer]: the engine computes with that known bug planted, as H05.modulo; or a mechanism "
-            "that a report gives, as 'bias:coefficient=2@self_attn.q_proj;phase=decode', planted in the reference");
-  app.add_flag("--print-gemms", arguments.print_gemms,
-               "First print the engine's matrix products: shapes, strides, biases");
-}
-
-void add_backend(CLI::App& app, EngineKind& backend, const std::string& description) {
-  const auto read = one_of<EngineKind>({{"cpu", EngineKind::kCpu}, {"cuda", EngineKind::kCuda}});
-  add_value(app, "--backend", backend, "NAME", read, description);
-}
-
-void add_mode(CLI::App& app, diagnose::Mode& mode, const std::string& description) {
-  using diagnose::Mode;
-  const auto read = one_of<Mode>({{"lockstep", Mode::kLockstep}, {"free", Mode::kFree}, {"both", Mode::kBoth}});
-  add_value(app, "--mode", mode, "MODE", read, description);
-}
 
 // ---- The commands. Each leaves what it was given in `line`, once all of it is read. ----
 
@@ -173,15 +47,7 @@ void add_run(CLI::App& app, CommandLine& line) {
   add_value(command, "--tokens", run->tokens, "N", read_tokens,
             "With --prompt: how many tokens it writes at most (default: 12)")
       ->needs(prompt);
-  add_value(command, "--backend", run->backend, "NAME",
-            one_of<EngineKind>(
-                {{"cpu", EngineKind::kCpu}, {"cuda", EngineKind::kCuda}, {"reference", EngineKind::kReference}}),
-            "The engine to judge; the reference is held against itself (default: cpu)");
-  using reference::Where;
-  add_value(command, "--reference", run->reference, "WHERE",
-            one_of<Where>({{"host", Where::kHost}, {"gpu", Where::kGpu}, {"auto", Where::kBySize}}),
-            "host or gpu: where the reference computes; auto: a large model on a GPU, where there is one (default: "
-            "auto)");
+  add_judged_engine(command, *run);
   add_out(command, run->out, "Where the reports go (default: qdiff-report)");
   add_engine_options(command, *run);
   add_layers_and_steps(command, *run, "Judge only these layers, as 0-3 or 0,2",
@@ -420,6 +286,7 @@ void add_commands(CLI::App& app, CommandLine& line) {
   add_list(app, line);
   add_compare(app, line);
   add_diagnose(app, line);
+  add_reduce(app, line);
   add_selftest(app, line);
   add_completion(app, line);
   add_man(app, line);

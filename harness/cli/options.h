@@ -106,6 +106,12 @@ struct DiagnoseArguments {
   AcceptanceArguments acceptance;
 };
 
+struct ReduceArguments {
+  RunArguments run;                  // one case, and the engine that fails on it
+  std::optional<std::string> trace;  // instead of a case
+  int tries = 1000;                  // at most so many runs
+};
+
 struct CompletionArguments {
   std::string shell;
 };
@@ -118,7 +124,7 @@ struct PrintText {
 struct CommandLine {
   std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
   std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, DiagnoseArguments,
-               SelftestArguments, CompletionArguments, ListArguments>
+               SelftestArguments, CompletionArguments, ListArguments, ReduceArguments>
       arguments;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 
 #include "harness/contract/number_text.h"
 #include "harness/formats/suggest.h"
@@ -47,6 +48,12 @@ std::string shell_quote(std::string_view argument) {
     }
   }
   return quoted + "'";
+}
+
+std::string folder_name(const std::string& path) {
+  std::filesystem::path folder = std::filesystem::absolute(path).lexically_normal();
+  if (folder.filename().empty()) folder = folder.parent_path();
+  return folder.filename().string();
 }
 
 std::string bytes_text(std::uint64_t bytes) {

@@ -1,0 +1,165 @@
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+
+#include "harness/cli/case_model.h"
+#include "harness/cli/commands.h"
+#include "harness/cli/engines.h"
+#include "harness/cli/memory.h"
+#include "harness/cli/output_folder.h"
+#include "harness/cli/reduction.h"
+#include "harness/cli/text.h"
+#include "harness/cli/trace_reduction.h"
+#include "harness/formats/duration.h"
+#include "harness/report/sentences.h"
+
+namespace qdiff::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+void print_field(const char* label, const std::string& text) {
+  if (!text.empty()) std::printf("  %-9s %s\n", label, one_line(text).c_str());
+}
+
+struct Outcome {
+  std::string what;  // the case or the trace
+  reduce::Inputs whole;
+  reduce::Reduced reduced;
+  std::string path;         // of the case
+  std::string folder = {};  // of the trace, where one was reduced
+  std::string repeat;
+};
+
+ExitStatus deliver_outcome(const Outcome& outcome, Clock::time_point started, bool quiet) {
+  if (quiet) return ExitStatus::kDiverged;
+  const reduce::Reduced& reduced = outcome.reduced;
+  const double seconds = std::chrono::duration<double>(Clock::now() - started).count();
+  std::printf("REDUCED  %s, %d runs, %s\n", one_line(outcome.what).c_str(), reduced.tries,
+              formats::duration_text(seconds).c_str());
+  print_field("was", in_words(outcome.whole));
+  print_field("is", in_words(reduced.inputs));
+  print_field("first at", tensor_name(reduced.finding.tensor));
+  print_field("where", report::place_of(reduced.finding));
+  print_field("cause", report::cause_without_extent(reduced.finding.explanation));
+  print_field("case", outcome.path);
+  print_field("trace", outcome.folder);
+  print_field("repeat", outcome.repeat);
+  if (reduced.out_of_tries)
+    print_field("note", "--tries is used up; with more, perhaps something else can be left out");
+  return ExitStatus::kDiverged;
+}
+
+// Of a run without a divergence.
+ExitStatus say_that_nothing_diverges(const std::string& what, const findings::RunResult& result, bool quiet) {
+  if (result.verdict != compare::Verdict::kMatch) {
+    throw CannotJudgeError(what + " has no divergence that could be reduced" +
+                           (result.reason.empty() ? "" : ": " + result.reason));
+  }
+  if (result.injected && result.planted_executions == 0) {
+    throw CannotJudgeError("the planted fault " + to_string(*result.injected) +
+                           " never ran in a place where it differs from the right code; choose a case that runs it");
+  }
+  if (!quiet) std::printf("MATCH  %s: nothing diverges, so there is nothing to reduce\n", one_line(what).c_str());
+  return ExitStatus::kMatch;
+}
+
+std::int64_t resident_bytes(const RunArguments& run, const ModelConfig& config, DType dtype, const CaseInput& input) {
+  const std::uint64_t limit = memory_limit(run.common.max_memory);
+  const PlannedCase planned{.steps = input.steps, .capacity = input.capacity, .recordings = 2};
+  const MemoryPlan plan = plan_run(config, dtype, {planned}, limit);
+  check_memory(plan, limit, run.common.max_memory.has_value());
+  return plan.max_resident_bytes;
+}
+
+// The layers of the case's own model, where it runs on some of them already.
+void name_layers(std::vector<int>& layers, const cases::Case& original, std::size_t all) {
+  if (!original.layers.empty()) {
+    for (int& layer : layers) layer = original.layers[static_cast<std::size_t>(layer)];
+  } else if (layers.size() == all) {
+    layers.clear();
+  }
+}
+
+ExitStatus reduce_case(const ReduceArguments& arguments, Clock::time_point started) {
+  const RunArguments& run = arguments.run;
+  const cases::Case original = cases::load_case(run.cases.front());
+  const std::shared_ptr<const WeightSource> model = open_model_for(original, run.model);
+  const ModelConfig& config = model->config();
+  const CaseInput input = cases::input_of(original, config);
+  if (run.inject) check_place(*run.inject, config);
+  const DType dtype = run.dtype.value_or(config.dtype);
+  InputsRunner runner({.model = model,
+                       .backend = run.backend,
+                       .reference = run.reference,
+                       .dtype = dtype,
+                       .threads = run.common.threads,
+                       .max_resident_bytes = resident_bytes(run, config, dtype, input),
+                       .inject = run.inject});
+  const reduce::Inputs whole = reduce::whole_case(input.steps, input.capacity, config.num_layers);
+  Progress progress(run.common.quiet);
+  const findings::RunResult result =
+      runner.run(whole, run.mode, false, [&](const std::string& what, std::int64_t done, std::int64_t total) {
+        progress.show(original.id + ": " + what, done, total);
+      });
+  if (result.first_divergence() == nullptr) {
+    progress.clear();
+    return say_that_nothing_diverges(original.id, result, run.common.quiet);
+  }
+  const reduce::Reduced reduced = reduce_inputs(runner, whole, result, run.mode, arguments.tries, progress);
+  progress.clear();
+  cases::Case smaller = reduced_case(reduced, original.id);
+  smaller.model = original.model;
+  if (run.model && run.model->starts_with("synthetic:")) smaller.model = *run.model;
+  name_layers(smaller.layers, original, whole.layers.size());
+  const std::string path = write_case(smaller, run.out);
+  RunArguments again = run;
+  if (smaller.model == run.model) again.model.reset();
+  const auto inject = run.inject ? reduce::in_layers(*run.inject, reduced.inputs.layers) : std::nullopt;
+  return deliver_outcome({.what = original.id,
+                          .whole = whole,
+                          .reduced = reduced,
+                          .path = path,
+                          .repeat = "qdiff run " + shell_quote(path) + repeat_arguments(again, inject)},
+                         started, run.common.quiet);
+}
+
+ExitStatus reduce_trace(const ReduceArguments& arguments, Clock::time_point started) {
+  const RunArguments& run = arguments.run;
+  TraceReduction reduction(arguments);
+  Progress progress(run.common.quiet);
+  const findings::RunResult result = reduction.judge_whole(progress);
+  if (result.first_divergence() == nullptr) {
+    progress.clear();
+    return say_that_nothing_diverges(reduction.name(), result, run.common.quiet);
+  }
+  const reduce::Reduced reduced = reduction.reduce(*result.first_divergence(), arguments.tries, progress);
+  progress.clear();
+  cases::Case smaller = reduced_case(reduced, reduction.name());
+  smaller.capacity = std::max(smaller.capacity, smaller.length());
+  smaller.layers.clear();  // an engine that records has all of them
+  if (run.model->starts_with("synthetic:")) smaller.model = *run.model;
+  const std::string folder = (std::filesystem::path(run.out) / smaller.id).string();
+  const std::string diagnosed = reduction.write(reduced, folder);
+  return deliver_outcome({.what = reduction.name(),
+                          .whole = reduction.whole(),
+                          .reduced = reduced,
+                          .path = write_case(smaller, run.out),
+                          .folder = folder,
+                          .repeat = "qdiff diagnose" + diagnosed},
+                         started, run.common.quiet);
+}
+
+}  // namespace
+
+ExitStatus reduce_command(const ReduceArguments& arguments) {
+  const auto started = Clock::now();
+  check_output_folder(arguments.run.out);
+  if (arguments.trace) return reduce_trace(arguments, started);
+  check_available(arguments.run.backend);
+  if (arguments.run.inject) check_plantable(arguments.run.backend, *arguments.run.inject);
+  return reduce_case(arguments, started);
+}
+
+}  // namespace qdiff::cli

@@ -1,0 +1,70 @@
+// The command lines of what narrows a failure down.
+#include <memory>
+#include <utility>
+
+#include "harness/cli/option_kinds.h"
+
+namespace qdiff::cli {
+namespace {
+
+void add_tries(CLI::App& app, int& tries) {
+  const auto read = [](const std::string& flag, const std::string& text) {
+    constexpr std::int64_t kMostTries = 1'000'000;
+    return static_cast<int>(parse_whole(flag, text, 1, kMostTries));
+  };
+  add_value(app, "--tries", tries, "N", read, "How many runs it makes at most to shrink a failure (default: 1000)");
+}
+
+// Throws InputError where the command line has an option that says how an engine runs.
+void refuse_engine_options(const CLI::App& command, const std::string& why) {
+  for (const char* option : {"--backend", "--dtype", "--inject", "--mode", "--reference", "--max-memory"}) {
+    if (command.count(option) > 0) throw InputError(std::string(option) + ' ' + why);
+  }
+}
+
+}  // namespace
+
+void add_reduce(CLI::App& app, CommandLine& line) {
+  const auto reduce = std::make_shared<ReduceArguments>();
+  RunArguments& run = reduce->run;
+  run.out = "qdiff-reduced";
+  CLI::App& command = *app.add_subcommand("reduce", "Shrink a failing case or trace while it fails in the same way");
+  add_place(command, "CASE", run.cases, "Case file, or the name of a built-in case, on which the engine diverges");
+  add_value(command, "--trace", reduce->trace, "DIR", parse_path, "Instead of a case: a trace that diverges");
+  add_value(command, "--model", run.model, "MODEL", parse_path,
+            "Hugging Face directory, .gguf file, or synthetic:NAME[,seed=N][,profile=P] (default: the case's own)");
+  add_judged_engine(command, run);
+  add_dtype_and_inject(command, run);
+  add_mode(command, run.mode,
+           "lockstep: each layer gets the reference's input; free: the engine feeds itself; both (default: both)");
+  add_tries(command, reduce->tries);
+  add_out(command, run.out, "Where the reduced case goes, as DIR/ID-reduced.json (default: qdiff-reduced)");
+  add_common(command, run.common);
+  add_bad_input_status(command);
+  command.footer(
+      "It leaves out layers, rows, steps and tokens as long as the first wrong tensor is one of the same operation\n"
+      "and has the same cause. Of a trace, rows, layers and what comes last can be left out.\n\n"
+      "Examples:\n"
+      "  qdiff reduce H05-gqa --inject H05.modulo\n"
+      "  qdiff reduce long.json --model ~/models/Qwen2.5-0.5B --backend cuda\n"
+      "  qdiff reduce --model ~/models/Qwen2.5-0.5B --trace trace/ --out small\n\n"
+      "Exit status:\n"
+      "  0    nothing diverges, so there is nothing to reduce\n"
+      "  1    it diverges, and a smaller case is written\n"
+      "  2    bad usage or bad input\n"
+      "  125  cannot judge here: no such device, or inconclusive\n");
+  command.callback([reduce, &command, &line] {
+    const RunArguments& given = reduce->run;
+    if (reduce->trace && !given.cases.empty()) {
+      throw InputError("--trace stands instead of a case; leave '" + given.cases.front() + "' out");
+    }
+    if (given.cases.size() > 1) throw InputError("one case is reduced at a time; leave '" + given.cases[1] + "' out");
+    if (!reduce->trace && given.cases.empty()) throw InputError("name a case, or a trace with --trace");
+    if (reduce->trace && !given.model) throw InputError("--trace needs --model: the model that the engine ran");
+    if (reduce->trace)
+      refuse_engine_options(command, "says how an engine runs, and a trace is what one computed; leave it out");
+    line.arguments = *reduce;
+  });
+}
+
+}  // namespace qdiff::cli

@@ -1,0 +1,165 @@
+#include "harness/cli/reduction.h"
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+#include <utility>
+
+#include "harness/cli/engines.h"
+#include "harness/contract/error.h"
+#include "harness/model/kept_layers.h"
+#include "harness/report/report_file.h"
+#include "reference/reference.h"
+
+namespace qdiff::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kCaseMark = "\"qdiff-case\"";
+
+CaseInput case_input_of(const reduce::Inputs& inputs) {
+  return {.id = "reduced",
+          .title = "reduced",
+          .hypothesis = std::nullopt,
+          .argument = "reduced",
+          .capacity = inputs.capacity,
+          .steps = inputs.steps};
+}
+
+diagnose::Mode mode_of(const findings::Finding& finding) {
+  return finding.mode == "lockstep" ? diagnose::Mode::kLockstep : diagnose::Mode::kFree;
+}
+
+// Letters, digits, '-' and '_', the first no sign, as a case's id has to be.
+std::string id_from(const std::string& origin) {
+  constexpr std::string_view kEnd = "-reduced";
+  constexpr std::size_t kLongest = 64;
+  std::string id;
+  for (const char c : origin) {
+    const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0;
+    if (!plain && id.empty()) continue;
+    id += plain || c == '_' ? c : '-';
+  }
+  if (id.empty()) id = "case";
+  return id.substr(0, kLongest - kEnd.size()) + std::string(kEnd);
+}
+
+cases::CaseStep case_step_of(const Step& step) {
+  cases::CaseStep result{.phase = step.phase, .num_tokens = step.num_tokens(), .tokens = step.tokens, .positions = {}};
+  Step usual = step;
+  set_default_positions(usual);
+  if (usual.positions != step.positions) result.positions = step.positions;
+  return result;
+}
+
+}  // namespace
+
+struct InputsRunner::Parties {
+  std::vector<int> layers;
+  std::unique_ptr<WeightSource> model;
+  std::optional<Injection> inject;
+  std::unique_ptr<Engine> candidate, reference;
+  std::unique_ptr<Oracle> oracle;
+};
+
+InputsRunner::InputsRunner(EngineInQuestion engine) : engine_(std::move(engine)) {}
+InputsRunner::~InputsRunner() = default;
+
+findings::RunResult InputsRunner::run(const reduce::Inputs& inputs, diagnose::Mode mode, bool probing,
+                                      const diagnose::ProgressReport& progress) {
+  if (parties_ == nullptr || parties_->layers != inputs.layers) {
+    parties_.reset();  // before the next engine takes its memory
+    auto made = std::make_unique<Parties>();
+    made->layers = inputs.layers;
+    made->model = model::keep_layers(engine_.model, inputs.layers);
+    if (engine_.inject) {
+      made->inject = reduce::in_layers(*engine_.inject, inputs.layers);
+      if (!made->inject) throw InputError("the layers in which " + to_string(*engine_.inject) + " is planted are gone");
+    }
+    made->candidate = make_engine(engine_.backend, *made->model,
+                                  {.dtype = engine_.dtype,
+                                   .threads = engine_.threads,
+                                   .max_resident_bytes = engine_.max_resident_bytes,
+                                   .inject = made->inject});
+    const reference::Options options{.num_threads = engine_.threads.value_or(0), .where = engine_.reference};
+    made->reference =
+        reference::make_engine(*made->model, gold_precision(made->candidate->precision().weights), options);
+    made->oracle = reference::make_oracle(*made->model, options);
+    parties_ = std::move(made);
+  }
+  const CaseInput input = case_input_of(inputs);
+  diagnose::RunOptions options;
+  options.mode = mode;
+  options.probing = probing;
+  options.inject = parties_->inject;
+  options.progress = progress;
+  return diagnose::run_cases(
+      std::span(&input, 1), {*parties_->candidate, *parties_->reference, *parties_->oracle, *parties_->model}, options);
+}
+
+reduce::Reduced reduce_inputs(InputsRunner& runner, const reduce::Inputs& whole, const findings::RunResult& result,
+                              diagnose::Mode mode, int most_tries, Progress& progress) {
+  const findings::Finding first = *result.first_divergence();
+  reduce::Settings settings{.most_tries = most_tries};
+  settings.progress = [&](int tries, const reduce::Inputs& smallest) {
+    progress.show("try " + std::to_string(tries + 1) + ", smallest so far: " + in_words(smallest), 0, 0);
+  };
+  const auto judge_in = [&](diagnose::Mode judged, bool probing) {
+    return [&runner, judged, probing](const reduce::Inputs& inputs) -> std::optional<findings::Finding> {
+      try {
+        const findings::RunResult tried = runner.run(inputs, judged, probing, {});
+        const findings::Finding* found = tried.first_divergence();
+        return found == nullptr ? std::nullopt : std::optional(*found);
+      } catch (const InputError&) {
+        return std::nullopt;  // what does not fit the model is no smaller case
+      }
+    };
+  };
+  // What the whole run does not need to find this failure is left out of the tries; it has the last word.
+  const auto whole_job = judge_in(mode, true);
+  reduce::Reduced reduced = reduce::reduce(whole, first, judge_in(mode_of(first), false), settings);
+  const auto last = whole_job(reduced.inputs);
+  if (last && reduce::shows(*last, reduce::failure_of(first))) {
+    reduced.finding = *last;
+    ++reduced.tries;
+    return reduced;
+  }
+  const int before = reduced.tries + 1;
+  reduced = reduce::reduce(whole, first, whole_job, settings);
+  reduced.tries += before;
+  return reduced;
+}
+
+std::string failure_in_words(const findings::Finding& finding) {
+  const std::string cause = findings::cause_name(finding.explanation);
+  std::string text = tensor_name(finding.tensor) + ": " + (cause.empty() ? "unexplained" : cause);
+  if (finding.explanation.verdict) text += " (" + std::string(name(*finding.explanation.verdict)) + ')';
+  return text;
+}
+
+cases::Case reduced_case(const reduce::Reduced& reduced, const std::string& origin) {
+  const findings::Finding& finding = reduced.finding;
+  const std::string cause = findings::cause_name(finding.explanation);
+  const reduce::Inputs& inputs = reduced.inputs;
+  cases::Case result;
+  result.id = id_from(origin);
+  result.title =
+      (cause.empty() ? "An unexplained divergence" : cause) + " at " + std::string(row(finding.tensor.op).name);
+  result.hypothesis = finding.explanation.hypothesis;
+  result.stresses = "What 'qdiff reduce' left of " + origin + ": " + in_words(inputs) + ".";
+  result.layers = inputs.layers;
+  result.batch = inputs.batch();
+  result.left_padding = inputs.steps.front().left_padding;
+  result.capacity = inputs.capacity;
+  for (const Step& step : inputs.steps) result.steps.push_back(case_step_of(step));
+  return result;
+}
+
+std::string write_case(const cases::Case& test_case, const std::string& folder) {
+  const fs::path path = fs::path(folder) / (test_case.id + ".json");
+  report::write_report_file({path, to_json(test_case), kCaseMark});
+  return path.string();
+}
+
+}  // namespace qdiff::cli

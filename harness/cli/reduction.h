@@ -1,0 +1,60 @@
+// An engine's failing case made smaller, for the commands that find one, and written as a case that `qdiff run` takes.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "harness/cases/case.h"
+#include "harness/cli/options.h"
+#include "harness/cli/progress.h"
+#include "harness/contract/weights.h"
+#include "harness/diagnose/run.h"
+#include "harness/findings/result.h"
+#include "harness/reduce/reduce.h"
+
+namespace qdiff::cli {
+
+// The engine in question, on a model whose layers can be left out.
+struct EngineInQuestion {
+  std::shared_ptr<const WeightSource> model;
+  EngineKind backend = EngineKind::kCpu;
+  reference::Where reference = reference::Where::kBySize;
+  DType dtype = DType::kBF16;
+  std::optional<int> threads = {};
+  std::int64_t max_resident_bytes = 0;
+  std::optional<Injection> inject = {};
+};
+
+// Runs the main job on inputs. What it needs of a model stays ready as long as the layers are the same.
+class InputsRunner {
+ public:
+  explicit InputsRunner(EngineInQuestion engine);
+  ~InputsRunner();
+  InputsRunner(const InputsRunner&) = delete;
+  InputsRunner& operator=(const InputsRunner&) = delete;
+
+  // Throws InputError where the inputs do not fit, or the layers in which the fault is planted are gone.
+  findings::RunResult run(const reduce::Inputs& inputs, diagnose::Mode mode, bool probing,
+                          const diagnose::ProgressReport& progress);
+
+ private:
+  struct Parties;
+  EngineInQuestion engine_;
+  std::unique_ptr<Parties> parties_;
+};
+
+// `result` is what the runner made of `whole`, and has a first divergence.
+reduce::Reduced reduce_inputs(InputsRunner& runner, const reduce::Inputs& whole, const findings::RunResult& result,
+                              diagnose::Mode mode, int most_tries, Progress& progress);
+
+// "model.layers.0.self_attn.q_rope: H03.theta (confirmed)"
+std::string failure_in_words(const findings::Finding& finding);
+
+// What was left of a case, or of a trace, as a case: its name, title and hypothesis tell of the failure.
+cases::Case reduced_case(const reduce::Reduced& reduced, const std::string& origin);
+
+// Writes it to DIR/ID.json and returns that path. Throws InputError where a file is there that is no case.
+std::string write_case(const cases::Case& test_case, const std::string& folder);
+
+}  // namespace qdiff::cli

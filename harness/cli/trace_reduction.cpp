@@ -1,0 +1,96 @@
+#include "harness/cli/trace_reduction.h"
+
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <system_error>
+
+#include "harness/cli/text.h"
+#include "harness/contract/error.h"
+#include "harness/diagnose/trace_run.h"
+#include "harness/model/model.h"
+#include "harness/reduce/trace_part.h"
+#include "reference/reference.h"
+
+namespace qdiff::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string make_temporary_folder() {
+  std::string path = (fs::temp_directory_path() / "qdiff-reduce-XXXXXX").string();
+  if (::mkdtemp(path.data()) == nullptr) {
+    throw InputError(path + " cannot be made: " + std::generic_category().message(errno) +
+                     "; set TMPDIR to a folder that can be written");
+  }
+  return path;
+}
+
+std::string list_of(const std::vector<int>& layers) {
+  std::string text;
+  for (const int layer : layers) text += (text.empty() ? "" : ",") + std::to_string(layer);
+  return text;
+}
+
+}  // namespace
+
+TraceReduction::TraceReduction(const ReduceArguments& arguments)
+    : arguments_(arguments),
+      name_(folder_name(*arguments.trace)),
+      trace_(trace::read_trace(*arguments.trace)),
+      model_(model::open_model(*arguments.run.model)),
+      oracle_(reference::make_oracle(*model_, {.num_threads = arguments.run.common.threads.value_or(0)})),
+      whole_(reduce::inputs_of(*trace_, model_->config().num_layers)),
+      parts_(make_temporary_folder()) {}
+
+TraceReduction::~TraceReduction() {
+  std::error_code ignored;
+  fs::remove_all(parts_, ignored);
+}
+
+findings::RunResult TraceReduction::judge(const trace::Trace& trace, const std::vector<int>& layers,
+                                          const diagnose::ProgressReport& progress) {
+  const auto make_reference = [this](const Precision& precision) {
+    return reference::make_engine(*model_, precision, {.num_threads = arguments_.run.common.threads.value_or(0)});
+  };
+  diagnose::TraceOptions options{.id = name_, .probing = false, .progress = progress};
+  if (layers.size() < whole_.layers.size()) options.layers = std::set<int>(layers.begin(), layers.end());
+  return diagnose::judge_trace({trace, *model_, *oracle_, make_reference}, options);
+}
+
+findings::RunResult TraceReduction::judge_whole(Progress& progress) {
+  return judge(*trace_, whole_.layers, [&](const std::string& what, std::int64_t done, std::int64_t total) {
+    progress.show(name_ + ": " + what, done, total);
+  });
+}
+
+std::optional<findings::Finding> TraceReduction::try_part(const reduce::Inputs& inputs) {
+  const fs::path folder = fs::path(parts_) / "part";
+  reduce::write_part(*trace_, inputs, model_->config().num_layers, folder);
+  try {
+    const auto part = trace::read_trace(folder);
+    const findings::RunResult result = judge(*part, inputs.layers, {});
+    const findings::Finding* found = result.first_divergence();
+    return found == nullptr ? std::nullopt : std::optional(*found);
+  } catch (const InputError&) {
+    return std::nullopt;  // too little is left to be judged
+  }
+}
+
+reduce::Reduced TraceReduction::reduce(const findings::Finding& first, int most_tries, Progress& progress) {
+  reduce::Settings settings{.of_trace = true, .most_tries = most_tries};
+  settings.progress = [&](int tries, const reduce::Inputs& smallest) {
+    progress.show("try " + std::to_string(tries + 1) + ", smallest so far: " + in_words(smallest), 0, 0);
+  };
+  return reduce::reduce(
+      whole_, first, [this](const reduce::Inputs& inputs) { return try_part(inputs); }, settings);
+}
+
+std::string TraceReduction::write(const reduce::Reduced& reduced, const std::string& folder) const {
+  reduce::write_part(*trace_, reduced.inputs, model_->config().num_layers, folder);
+  std::string text = " --model " + shell_quote(*arguments_.run.model) + " --trace " + shell_quote(folder);
+  if (is_part_of_layers(reduced.inputs)) text += " --layers " + list_of(reduced.inputs.layers);
+  return text;
+}
+
+}  // namespace qdiff::cli

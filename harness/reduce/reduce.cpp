@@ -1,0 +1,134 @@
+#include "harness/reduce/reduce.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+namespace qdiff::reduce {
+namespace {
+
+// All that the judge sees, as a key.
+using Key = std::vector<std::int64_t>;
+
+Key key_of(const Inputs& inputs) {
+  Key key(inputs.layers.begin(), inputs.layers.end());
+  const auto add = [&key](const auto& numbers) {
+    key.push_back(-1);
+    key.insert(key.end(), numbers.begin(), numbers.end());
+  };
+  add(inputs.rows);
+  add(inputs.slots);
+  for (const Step& step : inputs.steps) {
+    key.push_back(-2);
+    key.push_back(static_cast<std::int64_t>(step.phase));
+    for (const auto& row : step.positions) add(row);
+  }
+  key.push_back(inputs.capacity);
+  return key;
+}
+
+class Reduction {
+ public:
+  Reduction(const Inputs& whole, const findings::Finding& first, const Judge& judge, const Settings& settings)
+      : judge_(judge), settings_(settings), failure_(failure_of(first)), reduced_{.inputs = whole, .finding = first} {
+    tried_.insert(key_of(whole));
+  }
+
+  Reduced run() {
+    try_where_it_was_found();
+    for (bool smaller = true; smaller && !reduced_.out_of_tries;) {
+      const std::size_t before = tried_.size();
+      const Key smallest = key_of(reduced_.inputs);
+      reduce_layers();
+      reduce_rows();
+      settings_.of_trace ? reduce_end() : reduce_sequence();
+      smaller = key_of(reduced_.inputs) != smallest && tried_.size() > before;
+    }
+    return std::move(reduced_);
+  }
+
+ private:
+  // Whether the inputs fail in the same way; they are then the smallest so far.
+  bool accept(const std::optional<Inputs>& inputs) {
+    if (!inputs || reduced_.out_of_tries || !tried_.insert(key_of(*inputs)).second) return false;
+    if (reduced_.tries == settings_.most_tries) {
+      reduced_.out_of_tries = true;
+      return false;
+    }
+    if (settings_.progress) settings_.progress(reduced_.tries, reduced_.inputs);
+    ++reduced_.tries;
+    const std::optional<findings::Finding> finding = judge_(*inputs);
+    if (!finding || !shows(*finding, failure_)) return false;
+    reduced_.inputs = *inputs;
+    reduced_.finding = *finding;
+    return true;
+  }
+
+  // Of `count` things, keeps as few as it can: `keep(inputs, kept)` takes the others away.
+  template <typename Keep>
+  void shrink(std::size_t count, const Keep& keep) {
+    const Inputs before = reduced_.inputs;
+    minimize(count, [&](const Indices& kept) { return accept(keep(before, kept)); });
+  }
+
+  // The finding itself says where to look: in its layer, or from the one before on, and in no step behind its own.
+  void try_where_it_was_found() {
+    const Inputs before = reduced_.inputs;
+    const int layer = reduced_.finding.tensor.layer;
+    const auto step = static_cast<std::size_t>(reduced_.finding.step);
+    const std::size_t at = layer == kNoLayer ? before.layers.size() - 1 : static_cast<std::size_t>(layer);
+    if (!accept(keep_layers(before, {at})) && at > 0) accept(keep_layers(before, {at - 1, at}));
+    accept(keep_steps(reduced_.inputs, all_indices(step + 1)));
+  }
+
+  void reduce_layers() { shrink(reduced_.inputs.layers.size(), keep_layers); }
+  void reduce_rows() { shrink(reduced_.inputs.rows.size(), keep_rows); }
+
+  void reduce_sequence() {
+    shrink(reduced_.inputs.steps.size(), keep_steps);
+    shrink(reduced_.inputs.slots.size(), keep_slots);
+    for (std::size_t first = reduced_.inputs.steps.size() - 1; first-- > 0;) {
+      accept(join_steps(reduced_.inputs, first));
+    }
+    accept(with_usual_positions(reduced_.inputs));
+    reduce_capacity();
+  }
+
+  // A free slot or two are often all that a bug of the cache's memory needs.
+  void reduce_capacity() {
+    for (const std::int64_t free : {0, 1, 2}) {
+      Inputs inputs = reduced_.inputs;
+      inputs.capacity = inputs.length() + free;
+      if (inputs.capacity >= reduced_.inputs.capacity || accept(inputs)) return;
+    }
+    for (bool smaller = true; smaller;) {
+      Inputs inputs = reduced_.inputs;
+      inputs.capacity = inputs.length() + (inputs.capacity - inputs.length()) / 2;
+      smaller = accept(inputs);
+    }
+  }
+
+  // The shortest beginning of the sequence, halves of what may be left out first.
+  void reduce_end() {
+    const Inputs before = reduced_.inputs;
+    std::size_t holds = before.slots.size(), fails = 0;
+    while (holds - fails > 1) {
+      const std::size_t middle = fails + (holds - fails) / 2;
+      (accept(keep_slots(before, all_indices(middle))) ? holds : fails) = middle;
+    }
+  }
+
+  const Judge& judge_;
+  const Settings& settings_;
+  Failure failure_;
+  Reduced reduced_;
+  std::set<Key> tried_;
+};
+
+}  // namespace
+
+Reduced reduce(const Inputs& whole, const findings::Finding& first, const Judge& judge, const Settings& settings) {
+  return Reduction(whole, first, judge, settings).run();
+}
+
+}  // namespace qdiff::reduce

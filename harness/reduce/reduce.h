@@ -1,0 +1,35 @@
+// Makes a failing case smaller as long as it fails in the same way.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "harness/findings/result.h"
+#include "harness/reduce/failure.h"
+#include "harness/reduce/inputs.h"
+
+namespace qdiff::reduce {
+
+// The first divergence of these inputs; none where they match, cannot be judged, or do not fit the model.
+using Judge = std::function<std::optional<findings::Finding>(const Inputs&)>;
+
+struct Settings {
+  // The inputs were recorded, and what was computed from them stays: rows, layers and what comes last can be left out.
+  bool of_trace = false;
+  int most_tries = 1000;
+  // Called before each try.
+  std::function<void(int tries, const Inputs& smallest)> progress = {};
+};
+
+struct Reduced {
+  Inputs inputs;
+  findings::Finding finding;  // their first divergence
+  int tries = 0;
+  bool out_of_tries = false;  // it ended for that, and something more could perhaps be left out
+};
+
+// `first` is the first divergence of `whole`. Inputs that were tried are not tried again.
+Reduced reduce(const Inputs& whole, const findings::Finding& first, const Judge& judge, const Settings& settings);
+
+}  // namespace qdiff::reduce
