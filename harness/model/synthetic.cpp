@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <optional>
+#include <stdexcept>
 #include <unordered_map>
 #include <vector>
 
 #include "harness/contract/error.h"
+#include "harness/contract/number_text.h"
 #include "harness/contract/operation_table.h"
 #include "harness/formats/suggest.h"
 #include "harness/model/noted_source.h"
@@ -17,6 +20,7 @@ namespace qdiff::model {
 namespace {
 
 constexpr std::string_view kPrefix = "synthetic:";
+constexpr double kUsualEps = 1e-6, kUsualTheta = 1e6;
 
 std::vector<std::string> shape_names() {
   std::vector<std::string> names;
@@ -53,18 +57,64 @@ std::uint64_t parse_number(std::string_view option, std::string_view value, std:
   return number;
 }
 
+// The sizes that a spec may have instead of the shape's: how each is called, and the largest that makes sense.
+struct SizeOption {
+  std::string_view name;
+  std::uint64_t largest;
+  std::int64_t SyntheticSpec::*value;
+  std::int64_t SyntheticShape::*of_shape;
+};
+constexpr std::array<SizeOption, 7> kSizes = {{
+    {"layers", 256, &SyntheticSpec::layers, &SyntheticShape::num_layers},  // each follows from the seed and its number
+    {"vocab", 1 << 20, &SyntheticSpec::vocab, &SyntheticShape::vocab},
+    {"hidden", 1 << 16, &SyntheticSpec::hidden, &SyntheticShape::hidden},
+    {"q_heads", 1 << 10, &SyntheticSpec::q_heads, &SyntheticShape::num_q_heads},
+    {"kv_heads", 1 << 10, &SyntheticSpec::kv_heads, &SyntheticShape::num_kv_heads},
+    {"head_dim", 1 << 10, &SyntheticSpec::head_dim, &SyntheticShape::head_dim},
+    {"intermediate", 1 << 18, &SyntheticSpec::intermediate, &SyntheticShape::intermediate},
+}};
+
+[[noreturn]] void refuse_option(std::string_view option) {
+  std::vector<std::string> options = {"seed", "profile", "dtype", "tied", "eps", "theta"};
+  for (const SizeOption& size : kSizes) options.emplace_back(size.name);
+  throw InputError("synthetic model: there is no option \"" + formats::printable(option) + "\"" +
+                   formats::suggestion(option, options) + " (options: " + join(options) + ")");
+}
+
+double parse_constant(std::string_view option, std::string_view value) {
+  double number = 0.0;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+  if (error != std::errc() || end != value.data() + value.size() || !(number >= 0.0) || !std::isfinite(number)) {
+    throw InputError("synthetic model: " + std::string(option) + " is \"" + formats::printable(value) +
+                     "\", but must be a number that is not negative");
+  }
+  return number;
+}
+
+bool apply_size(SyntheticSpec& spec, const SyntheticShape& shape, std::string_view option, std::string_view value) {
+  const auto size = std::ranges::find(kSizes, option, &SizeOption::name);
+  if (size == kSizes.end()) return false;
+  const auto number = static_cast<std::int64_t>(parse_number(option, value, 1, size->largest));
+  spec.*size->value = number == shape.*size->of_shape ? 0 : number;
+  return true;
+}
+
 void apply_option(SyntheticSpec& spec, const SyntheticShape& shape, std::string_view option, std::string_view value) {
-  constexpr std::uint64_t kMostLayers = 256;  // each follows from the seed and its own number
-  constexpr std::uint64_t kMostTokens = std::uint64_t{1} << 20;
-  static const std::vector<std::string> kOptions = {"seed", "profile", "dtype", "layers", "vocab"};
+  if (apply_size(spec, shape, option, value)) return;
   if (option == "seed") {
     spec.seed = parse_number(option, value, 0, UINT64_MAX);
-  } else if (option == "layers") {
-    spec.layers = static_cast<std::int64_t>(parse_number(option, value, 1, kMostLayers));
-    if (spec.layers == shape.num_layers) spec.layers = 0;
-  } else if (option == "vocab") {
-    spec.vocab = static_cast<std::int64_t>(parse_number(option, value, 1, kMostTokens));
-    if (spec.vocab == shape.vocab) spec.vocab = 0;
+  } else if (option == "tied") {
+    if (value != "true" && value != "false") {
+      throw InputError("synthetic model: tied is \"" + formats::printable(value) + "\", but must be true or false");
+    }
+    spec.tied = value == "true";
+    if (*spec.tied == shape.tied) spec.tied.reset();
+  } else if (option == "eps") {
+    spec.eps = parse_constant(option, value);
+    if (*spec.eps == kUsualEps) spec.eps.reset();
+  } else if (option == "theta") {
+    spec.theta = parse_constant(option, value);
+    if (*spec.theta == kUsualTheta) spec.theta.reset();
   } else if (option == "profile") {
     const auto found = std::find(kProfileNames.begin(), kProfileNames.end(), value);
     if (found == kProfileNames.end()) {
@@ -80,8 +130,7 @@ void apply_option(SyntheticSpec& spec, const SyntheticShape& shape, std::string_
     }
     spec.dtype = *dtype;
   } else {
-    throw InputError("synthetic model: there is no option \"" + formats::printable(option) + "\"" +
-                     formats::suggestion(option, kOptions) + " (options: " + join(kOptions) + ")");
+    refuse_option(option);
   }
 }
 
@@ -186,6 +235,11 @@ SyntheticSpec parse_synthetic_spec(std::string_view text) {
     apply_option(spec, shape, key, option.substr(equals + 1));
     at = next;
   }
+  try {
+    synthetic_config(spec);
+  } catch (const std::invalid_argument& error) {
+    throw InputError(std::string("synthetic model: ") + error.what());
+  }
   return spec;
 }
 
@@ -193,24 +247,31 @@ std::string to_string(const SyntheticSpec& spec) {
   std::string text = std::string(kPrefix) + spec.shape + ",seed=" + std::to_string(spec.seed) +
                      ",profile=" + std::string(name(spec.profile));
   if (spec.dtype != DType::kBF16) text += ",dtype=" + std::string(name(spec.dtype));
-  if (spec.layers != 0) text += ",layers=" + std::to_string(spec.layers);
-  if (spec.vocab != 0) text += ",vocab=" + std::to_string(spec.vocab);
+  for (const SizeOption& size : kSizes) {
+    if (spec.*size.value != 0) text += ',' + std::string(size.name) + '=' + std::to_string(spec.*size.value);
+  }
+  if (spec.tied) text += std::string(",tied=") + (*spec.tied ? "true" : "false");
+  if (spec.eps) text += ",eps=" + shortest(*spec.eps);
+  if (spec.theta) text += ",theta=" + shortest(*spec.theta);
   return text;
 }
 
 ModelConfig synthetic_config(const SyntheticSpec& spec) {
   const SyntheticShape& shape = find_shape(spec.shape);
+  const auto size = [&](std::int64_t SyntheticSpec::*own, std::int64_t SyntheticShape::*of_shape) {
+    return spec.*own == 0 ? shape.*of_shape : spec.*own;
+  };
   ModelConfig config;
-  config.hidden = shape.hidden;
-  config.num_layers = spec.layers == 0 ? shape.num_layers : spec.layers;
-  config.num_q_heads = shape.num_q_heads;
-  config.num_kv_heads = shape.num_kv_heads;
-  config.head_dim = shape.head_dim;
-  config.intermediate = shape.intermediate;
-  config.vocab = spec.vocab == 0 ? shape.vocab : spec.vocab;
-  config.rms_norm_eps = 1e-6;
-  config.rope_theta = 1e6;
-  config.tie_word_embeddings = shape.tied;
+  config.hidden = size(&SyntheticSpec::hidden, &SyntheticShape::hidden);
+  config.num_layers = size(&SyntheticSpec::layers, &SyntheticShape::num_layers);
+  config.num_q_heads = size(&SyntheticSpec::q_heads, &SyntheticShape::num_q_heads);
+  config.num_kv_heads = size(&SyntheticSpec::kv_heads, &SyntheticShape::num_kv_heads);
+  config.head_dim = size(&SyntheticSpec::head_dim, &SyntheticShape::head_dim);
+  config.intermediate = size(&SyntheticSpec::intermediate, &SyntheticShape::intermediate);
+  config.vocab = size(&SyntheticSpec::vocab, &SyntheticShape::vocab);
+  config.rms_norm_eps = spec.eps.value_or(kUsualEps);
+  config.rope_theta = spec.theta.value_or(kUsualTheta);
+  config.tie_word_embeddings = spec.tied.value_or(shape.tied);
   config.max_position_embeddings = 32768;
   config.dtype = spec.dtype;
   config.validate();

@@ -1,15 +1,17 @@
 // Synthetic models: weights made from a seed, in the real shapes of Qwen2.5 or in small ones for tests.
 //
 //   synthetic:NAME[,seed=N][,profile=plain|qwen|loud|quiet][,dtype=bfloat16|float16|float32][,layers=N][,vocab=N]
+//                 [,hidden=N][,q_heads=N][,kv_heads=N][,head_dim=N][,intermediate=N][,tied=true|false][,eps=X][,theta=X]
 //
 // NAME is a row of kSyntheticShapes. The same text gives the same bits on every machine (generator.h); `layers` keeps
-// the first N layers of the shape, `vocab` takes another number of tokens. Defaults: seed 0, profile plain, dtype
-// bfloat16, all layers, the shape's vocabulary.
+// the first N layers of the shape, each of the others takes another value than the shape's. Defaults: seed 0, profile
+// plain, dtype bfloat16.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -60,8 +62,10 @@ struct SyntheticSpec {
   std::uint64_t seed = 0;
   Profile profile = Profile::kPlain;
   DType dtype = DType::kBF16;
-  std::int64_t layers = 0;  // 0: all of the shape
-  std::int64_t vocab = 0;   // 0: the shape's
+  // What differs from the shape; 0, or none: nothing does.
+  std::int64_t layers = 0, vocab = 0, hidden = 0, q_heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0;
+  std::optional<bool> tied = {};
+  std::optional<double> eps = {}, theta = {};
 };
 
 // Parses what follows "synthetic:". Throws qdiff::InputError, for a name that is not known with the list of those that

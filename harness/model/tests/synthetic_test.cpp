@@ -110,6 +110,26 @@ TEST_CASE("synthetic: options are read, printed back and opened again") {
         "synthetic:qwen2.5-0.5b,seed=0,profile=plain");
 }
 
+TEST_CASE("synthetic: a shape of one's own") {
+  const std::string spec =
+      "synthetic:toy-d64,seed=3,profile=qwen,layers=1,vocab=77,hidden=48,q_heads=4,kv_heads=2,head_dim=32,"
+      "intermediate=40,tied=true,eps=1e-05,theta=10000";
+  const auto source = open_model(spec);
+  CHECK(source->description() == spec);
+  CHECK(to_string(source->config()) == "qwen2 D=48 L=1 H=4 K=2 d=32 I=40 V=77 eps=1e-05 theta=10000 tied bfloat16");
+  CHECK(open_model("synthetic:toy-d64,hidden=192,q_heads=6,kv_heads=3,tied=false,eps=0.000001,theta=1e6")
+            ->description() == "synthetic:toy-d64,seed=0,profile=plain");
+  CHECK_THAT(error_of("synthetic:toy-d64,kv_heads=4"), ContainsSubstring("must be a multiple of the number of"));
+  CHECK_THAT(error_of("synthetic:toy-d64,head_dim=33"), ContainsSubstring("rotary embedding needs an even one"));
+  CHECK_THAT(error_of("synthetic:toy-d64,hidden=0"), ContainsSubstring("from 1 to 65536"));
+  CHECK_THAT(error_of("synthetic:toy-d64,tied=yes"), ContainsSubstring("must be true or false"));
+  for (const char* eps : {"", "-1", "nan", "inf", "1e-6x"}) {
+    CHECK_THAT(error_of(std::string("synthetic:toy-d64,eps=") + eps), ContainsSubstring("eps is"));
+  }
+  CHECK_THAT(error_of("synthetic:toy-d64,theta=0"), ContainsSubstring("rope_theta"));
+  CHECK_THAT(error_of("synthetic:toy-d64,head_dims=32"), ContainsSubstring("did you mean \"head_dim\"?"));
+}
+
 TEST_CASE("synthetic: what is not known is refused with what is") {
   CHECK_THAT(error_of("synthetic:toy-d46"), ContainsSubstring("did you mean \"toy-d64\"?"));
   CHECK_THAT(error_of("synthetic:toy-d46"), ContainsSubstring("qwen2.5-72b, toy-d32"));
