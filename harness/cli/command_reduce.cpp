@@ -99,10 +99,10 @@ ExitStatus reduce_case(const ReduceArguments& arguments, Clock::time_point start
                        .inject = run.inject});
   const reduce::Inputs whole = reduce::whole_case(input.steps, input.capacity, config.num_layers);
   Progress progress(run.common.quiet);
-  const findings::RunResult result =
-      runner.run(whole, run.mode, false, [&](const std::string& what, std::int64_t done, std::int64_t total) {
-        progress.show(original.id + ": " + what, done, total);
-      });
+  const findings::RunResult result = runner.run(
+      whole, {.mode = run.mode, .progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
+                progress.show(original.id + ": " + what, done, total);
+              }});
   if (result.first_divergence() == nullptr) {
     progress.clear();
     return say_that_nothing_diverges(original.id, result, run.common.quiet);

@@ -18,6 +18,7 @@ ExitStatus compare_command(const CompareArguments& arguments);
 ExitStatus list_command(const ListArguments& arguments);
 ExitStatus selftest_command(const SelftestArguments& arguments, const std::string& command);
 ExitStatus reduce_command(const ReduceArguments& arguments);
+ExitStatus fuzz_command(const FuzzArguments& arguments);
 ExitStatus completion_command(const CompletionArguments& arguments);
 
 inline ExitStatus status_of(compare::Verdict verdict) {

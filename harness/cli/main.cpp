@@ -40,6 +40,7 @@ ExitStatus dispatch(const CommandLine& line) {
     return diagnose_command(*diagnose, line.command);
   }
   if (const auto* reduce = std::get_if<ReduceArguments>(&line.arguments)) return reduce_command(*reduce);
+  if (const auto* fuzz = std::get_if<FuzzArguments>(&line.arguments)) return fuzz_command(*fuzz);
   if (const auto* completion = std::get_if<CompletionArguments>(&line.arguments))
     return completion_command(*completion);
   return inspect_command(std::get<InspectArguments>(line.arguments));

@@ -7,12 +7,13 @@
 namespace qdiff::cli {
 namespace {
 
-void add_tries(CLI::App& app, int& tries) {
+void add_tries(CLI::App& app, int& tries, const std::string& usual) {
   const auto read = [](const std::string& flag, const std::string& text) {
     constexpr std::int64_t kMostTries = 1'000'000;
     return static_cast<int>(parse_whole(flag, text, 1, kMostTries));
   };
-  add_value(app, "--tries", tries, "N", read, "How many runs it makes at most to shrink a failure (default: 1000)");
+  add_value(app, "--tries", tries, "N", read,
+            "How many runs it makes at most to shrink a failure (default: " + usual + ")");
 }
 
 // Throws InputError where the command line has an option that says how an engine runs.
@@ -37,7 +38,7 @@ void add_reduce(CLI::App& app, CommandLine& line) {
   add_dtype_and_inject(command, run);
   add_mode(command, run.mode,
            "lockstep: each layer gets the reference's input; free: the engine feeds itself; both (default: both)");
-  add_tries(command, reduce->tries);
+  add_tries(command, reduce->tries, "1000");
   add_out(command, run.out, "Where the reduced case goes, as DIR/ID-reduced.json (default: qdiff-reduced)");
   add_common(command, run.common);
   add_bad_input_status(command);
@@ -65,6 +66,53 @@ void add_reduce(CLI::App& app, CommandLine& line) {
       refuse_engine_options(command, "says how an engine runs, and a trace is what one computed; leave it out");
     line.arguments = *reduce;
   });
+}
+
+void add_fuzz(CLI::App& app, CommandLine& line) {
+  const auto fuzz = std::make_shared<FuzzArguments>();
+  RunArguments& run = fuzz->run;
+  run.out = "qdiff-fuzz";
+  CLI::App& command = *app.add_subcommand("fuzz", "Judge an engine on random cases, and shrink those that fail");
+  const auto read_seed = [](const std::string& flag, const std::string& text) {
+    return static_cast<std::uint64_t>(parse_whole(flag, text, 0, std::int64_t{1} << 53));
+  };
+  add_value(command, "--seed", fuzz->seed, "N", read_seed,
+            "Seed of the first case, those of the others follow: same seed, same cases (default: 1)");
+  const auto read_runs = [](const std::string& flag, const std::string& text) {
+    constexpr std::int64_t kMostRuns = 1'000'000'000;
+    return parse_whole(flag, text, 1, kMostRuns);
+  };
+  CLI::Option* runs = add_value(command, "--runs", fuzz->runs, "N", read_runs, "So many cases (default: 100)");
+  const auto read_minutes = [](const std::string& flag, const std::string& text) {
+    const double minutes = parse_tolerance(flag, text);
+    if (minutes == 0.0) throw InputError(flag + " '" + text + "' leaves no time for a case");
+    return minutes;
+  };
+  add_value(command, "--minutes", fuzz->minutes, "N", read_minutes, "Instead: as many cases as begin within this time")
+      ->excludes(runs);
+  add_value(command, "--model", run.model, "MODEL", parse_path,
+            "One model for all cases, as of 'qdiff run' (default: random shapes, profiles and weights)");
+  add_judged_engine(command, run);
+  add_engine_options(command, run);
+  add_layers_and_steps(command, run, "Judge only these layers, as 0-3 or 0,2; failures are then kept as they are",
+                       "Judge only these steps of each case, as 0,4; failures are then kept as they are");
+  add_mode(command, run.mode,
+           "lockstep: each layer gets the reference's input; free: the engine feeds itself; both (default: both)");
+  add_tries(command, fuzz->tries, "200");
+  add_out(command, run.out, "Where failing cases go, as DIR/fuzz-SEED-reduced.json (default: qdiff-fuzz)");
+  add_common(command, run.common);
+  command.footer(
+      "Of failures with the same cause at the same operation, the first is shrunk and kept.\n\n"
+      "Examples:\n"
+      "  qdiff fuzz --runs 1000 --backend cuda\n"
+      "  qdiff fuzz --minutes 30 --seed 7 --dtype bfloat16\n"
+      "  qdiff fuzz --inject H08.read_minus_one      see a planted bug being found\n\n"
+      "Exit status:\n"
+      "  0    every case matches\n"
+      "  1    at least one diverges\n"
+      "  2    bad usage or bad input\n"
+      "  125  cannot judge here: no such device, a planted fault that never ran, or nothing but inconclusive cases\n");
+  command.callback([fuzz, &line] { line.arguments = *fuzz; });
 }
 
 }  // namespace qdiff::cli

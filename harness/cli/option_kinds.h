@@ -157,5 +157,6 @@ inline void add_mode(CLI::App& app, diagnose::Mode& mode, const std::string& des
 
 // The commands that narrow a failure down, in narrowing_options.cpp.
 void add_reduce(CLI::App& app, CommandLine& line);
+void add_fuzz(CLI::App& app, CommandLine& line);
 
 }  // namespace qdiff::cli

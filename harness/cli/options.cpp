@@ -287,6 +287,7 @@ void add_commands(CLI::App& app, CommandLine& line) {
   add_compare(app, line);
   add_diagnose(app, line);
   add_reduce(app, line);
+  add_fuzz(app, line);
   add_selftest(app, line);
   add_completion(app, line);
   add_man(app, line);

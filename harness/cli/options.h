@@ -112,6 +112,14 @@ struct ReduceArguments {
   int tries = 1000;                  // at most so many runs
 };
 
+struct FuzzArguments {
+  RunArguments run;  // how the engine runs and what is judged; no case
+  std::uint64_t seed = 1;
+  std::optional<std::int64_t> runs;
+  std::optional<double> minutes;
+  int tries = 200;  // at most so many runs to shrink a failure
+};
+
 struct CompletionArguments {
   std::string shell;
 };
@@ -124,7 +132,7 @@ struct PrintText {
 struct CommandLine {
   std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
   std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, DiagnoseArguments,
-               SelftestArguments, CompletionArguments, ListArguments, ReduceArguments>
+               SelftestArguments, CompletionArguments, ListArguments, ReduceArguments, FuzzArguments>
       arguments;
 };
 

@@ -66,8 +66,7 @@ struct InputsRunner::Parties {
 InputsRunner::InputsRunner(EngineInQuestion engine) : engine_(std::move(engine)) {}
 InputsRunner::~InputsRunner() = default;
 
-findings::RunResult InputsRunner::run(const reduce::Inputs& inputs, diagnose::Mode mode, bool probing,
-                                      const diagnose::ProgressReport& progress) {
+findings::RunResult InputsRunner::run(const reduce::Inputs& inputs, const Judging& judging) {
   if (parties_ == nullptr || parties_->layers != inputs.layers) {
     parties_.reset();  // before the next engine takes its memory
     auto made = std::make_unique<Parties>();
@@ -90,10 +89,12 @@ findings::RunResult InputsRunner::run(const reduce::Inputs& inputs, diagnose::Mo
   }
   const CaseInput input = case_input_of(inputs);
   diagnose::RunOptions options;
-  options.mode = mode;
-  options.probing = probing;
+  options.mode = judging.mode;
+  options.layers = judging.layers;
+  options.steps = judging.steps;
+  options.probing = judging.probing;
   options.inject = parties_->inject;
-  options.progress = progress;
+  options.progress = judging.progress;
   return diagnose::run_cases(
       std::span(&input, 1), {*parties_->candidate, *parties_->reference, *parties_->oracle, *parties_->model}, options);
 }
@@ -108,7 +109,7 @@ reduce::Reduced reduce_inputs(InputsRunner& runner, const reduce::Inputs& whole,
   const auto judge_in = [&](diagnose::Mode judged, bool probing) {
     return [&runner, judged, probing](const reduce::Inputs& inputs) -> std::optional<findings::Finding> {
       try {
-        const findings::RunResult tried = runner.run(inputs, judged, probing, {});
+        const findings::RunResult tried = runner.run(inputs, {.mode = judged, .probing = probing});
         const findings::Finding* found = tried.first_divergence();
         return found == nullptr ? std::nullopt : std::optional(*found);
       } catch (const InputError&) {

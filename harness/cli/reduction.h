@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "harness/cases/case.h"
@@ -26,6 +27,14 @@ struct EngineInQuestion {
   std::optional<Injection> inject = {};
 };
 
+// What of the inputs is judged, and how.
+struct Judging {
+  diagnose::Mode mode = diagnose::Mode::kBoth;
+  bool probing = false;
+  std::optional<std::set<int>> layers = {}, steps = {};  // none given: all of them
+  diagnose::ProgressReport progress = {};
+};
+
 // Runs the main job on inputs. What it needs of a model stays ready as long as the layers are the same.
 class InputsRunner {
  public:
@@ -35,8 +44,7 @@ class InputsRunner {
   InputsRunner& operator=(const InputsRunner&) = delete;
 
   // Throws InputError where the inputs do not fit, or the layers in which the fault is planted are gone.
-  findings::RunResult run(const reduce::Inputs& inputs, diagnose::Mode mode, bool probing,
-                          const diagnose::ProgressReport& progress);
+  findings::RunResult run(const reduce::Inputs& inputs, const Judging& judging);
 
  private:
   struct Parties;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 #include <utility>
 
 namespace qdiff::reduce {
@@ -71,14 +72,25 @@ class Reduction {
     minimize(count, [&](const Indices& kept) { return accept(keep(before, kept)); });
   }
 
-  // The finding itself says where to look: in its layer, or from the one before on, and in no step behind its own.
+  // The finding itself says where to look: in its layer, or there and in another that shows the same, or there and in
+  // the one before; and in no step behind its own.
   void try_where_it_was_found() {
     const Inputs before = reduced_.inputs;
-    const int layer = reduced_.finding.tensor.layer;
-    const auto step = static_cast<std::size_t>(reduced_.finding.step);
-    const std::size_t at = layer == kNoLayer ? before.layers.size() - 1 : static_cast<std::size_t>(layer);
-    if (!accept(keep_layers(before, {at})) && at > 0) accept(keep_layers(before, {at - 1, at}));
-    accept(keep_steps(reduced_.inputs, all_indices(step + 1)));
+    const findings::Finding found = reduced_.finding;
+    const std::size_t last = before.layers.size() - 1;
+    const std::size_t at = found.tensor.layer == kNoLayer ? last : static_cast<std::size_t>(found.tensor.layer);
+    std::vector<Indices> guesses = {{at}};
+    if (at > 0) guesses.push_back({at - 1, at});
+    const std::vector<int>& same = found.explanation.layers;
+    if (same.size() > 1) {
+      // Not a neighbour: the first and the last layer of a model are often unlike those between.
+      const auto other = static_cast<std::size_t>(same[same.size() / 2]);
+      guesses.push_back({std::min(at, other), std::max(at, other)});
+      if (at == other) guesses.pop_back();
+    }
+    std::ignore =
+        std::ranges::any_of(guesses, [&](const Indices& guess) { return accept(keep_layers(before, guess)); });
+    accept(keep_steps(reduced_.inputs, all_indices(static_cast<std::size_t>(found.step) + 1)));
   }
 
   void reduce_layers() { shrink(reduced_.inputs.layers.size(), keep_layers); }

@@ -1,26 +1,27 @@
 #include "harness/selftest/random_case.h"
 
+#include <algorithm>
 #include <array>
+#include <string>
 
 #include "harness/selftest/draws.h"
 
 namespace qdiff::selftest {
 namespace {
 
-ModelConfig random_config(Draws& draw) {
-  ModelConfig config;
-  config.num_kv_heads = draw.between(1, 6);
-  config.num_q_heads = config.num_kv_heads * draw.between(1, 7);
-  config.head_dim = std::array<std::int64_t, 3>{32, 64, 128}[static_cast<std::size_t>(draw.between(0, 2))];
-  config.hidden = draw.one_in(3) ? config.q_width() : 8 * draw.between(4, 50);
-  config.intermediate = 8 * draw.between(4, 90);
-  config.num_layers = draw.between(1, 3);
-  config.vocab = draw.between(40, 1200);
-  config.rms_norm_eps = draw.one_in(3) ? 1e-5 : 1e-6;
-  config.rope_theta = draw.one_in(3) ? 1e4 : 1e6;
-  config.tie_word_embeddings = draw.one_in(2);
-  config.max_position_embeddings = 4096;
-  return config;
+model::SyntheticSpec random_model(Draws& draw) {
+  model::SyntheticSpec spec{.shape = "toy-d64"};  // of which nothing is left
+  spec.kv_heads = draw.between(1, 6);
+  spec.q_heads = spec.kv_heads * draw.between(1, 7);
+  spec.head_dim = std::array<std::int64_t, 3>{32, 64, 128}[static_cast<std::size_t>(draw.between(0, 2))];
+  spec.hidden = draw.one_in(3) ? spec.q_heads * spec.head_dim : 8 * draw.between(4, 50);
+  spec.intermediate = 8 * draw.between(4, 90);
+  spec.layers = draw.between(1, 3);
+  spec.vocab = draw.between(40, 1200);
+  spec.eps = draw.one_in(3) ? 1e-5 : 1e-6;
+  spec.theta = draw.one_in(3) ? 1e4 : 1e6;
+  spec.tied = draw.one_in(2);
+  return spec;
 }
 
 // A ragged batch in up to three prefill chunks and up to three decode steps, in a cache of some more slots.
@@ -42,7 +43,7 @@ CaseInput random_case(Draws& draw, const ModelConfig& config) {
     for (auto& row : step.tokens) {
       for (std::int64_t t = 0; t < num_tokens; ++t) {
         // The last ids are special tokens of tiny norm in profile qwen.
-        const std::int64_t first = draw.one_in(8) ? config.vocab - 16 : 0;
+        const std::int64_t first = draw.one_in(8) ? std::max<std::int64_t>(0, config.vocab - 16) : 0;
         row.push_back(static_cast<std::int32_t>(draw.between(first, config.vocab - 1)));
       }
     }
@@ -59,16 +60,51 @@ CaseInput random_case(Draws& draw, const ModelConfig& config) {
   return input;
 }
 
+// In one case of four the rows start elsewhere, as where a caller goes on with a conversation.
+void draw_positions(Draws& draw, const ModelConfig& config, CaseInput& input) {
+  if (!draw.one_in(4)) return;
+  const std::int64_t most = std::min<std::int64_t>(4000, config.max_position_embeddings - input.capacity);
+  for (std::size_t row = 0; row < input.steps.front().tokens.size(); ++row) {
+    const std::int64_t start = draw.between(0, std::max<std::int64_t>(0, most));
+    for (Step& step : input.steps) {
+      for (std::int64_t t = 0; t < step.num_tokens(); ++t) {
+        if (!step.is_pad(static_cast<std::int64_t>(row), t)) step.positions[row][static_cast<std::size_t>(t)] += start;
+      }
+    }
+  }
+}
+
+constexpr std::uint64_t kStreamOfPositions = 1, kStreamOfProfiles = 2;
+
 }  // namespace
 
-RandomCase draw_random_case(std::uint64_t seed) {
+RandomCase draw_random_case(std::uint64_t seed, Variety variety) {
   Draws draw(seed);
-  const ModelConfig config = random_config(draw);
+  model::SyntheticSpec spec = random_model(draw);
+  spec.seed = seed;
+  spec.profile = draw.one_in(2) ? model::Profile::kQwen : model::Profile::kPlain;
+  const ModelConfig config = model::synthetic_config(spec);
   RandomCase drawn;
-  drawn.profile = draw.one_in(2) ? model::Profile::kQwen : model::Profile::kPlain;
   drawn.input = random_case(draw, config);
-  drawn.weights = model::make_synthetic(config, seed, drawn.profile);
+  // What the wide ones have besides comes from other streams, so that all else is the same.
+  if (variety == Variety::kWide) {
+    Draws positions(splitmix64(seed) + kStreamOfPositions), profiles(splitmix64(seed) + kStreamOfProfiles);
+    draw_positions(positions, config, drawn.input);
+    if (profiles.one_in(4)) spec.profile = profiles.one_in(2) ? model::Profile::kLoud : model::Profile::kQuiet;
+  }
+  drawn.profile = spec.profile;
+  // Read from its text, which leaves out what is usual.
+  const std::string text = to_string(spec);
+  drawn.weights = model::make_synthetic(model::parse_synthetic_spec(text.substr(text.find(':') + 1)));
   return drawn;
+}
+
+CaseInput draw_random_input(std::uint64_t seed, const ModelConfig& config, Variety variety) {
+  Draws draw(seed);
+  CaseInput input = random_case(draw, config);
+  Draws positions(splitmix64(seed) + kStreamOfPositions);
+  if (variety == Variety::kWide) draw_positions(positions, config, input);
+  return input;
 }
 
 }  // namespace qdiff::selftest

@@ -9,7 +9,7 @@ import subprocess
 import driver
 from driver import BAD_INPUT, CANNOT_JUDGE, DIVERGED, MATCH, MODEL, CommandLineTest, drop_tensor, tensor_names, write_case
 
-COMMANDS = ["run", "record", "diagnose", "inspect", "list", "compare", "reduce", "selftest"]
+COMMANDS = ["run", "record", "diagnose", "inspect", "list", "compare", "reduce", "fuzz", "selftest"]
 
 
 class Help(CommandLineTest):
