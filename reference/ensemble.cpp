@@ -73,7 +73,8 @@ Precision without_cache_type(Precision precision) {
 // The slots of a cache [copies * B, S, K, d] whose rounding is random: those of this step. What older slots hold was
 // rounded before; a fault may have put anything anywhere.
 at::Tensor random_slots(const at::Tensor& cache, const Setting& setting) {
-  const std::int64_t count = setting.variant != nullptr ? cache.size(1) : setting.step.num_tokens();
+  const bool right = setting.variant == nullptr && setting.mistakes == nullptr;
+  const std::int64_t count = right ? setting.step.num_tokens() : cache.size(1);
   return cache.narrow(1, cache.size(1) - count, count);
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "reference/arithmetic/arithmetic.h"
+#include "reference/mistakes.h"
 
 namespace qdiff::reference {
 namespace {
@@ -34,12 +35,25 @@ constexpr bool evaluations_are_in_enum_order() {
 }
 static_assert(evaluations_are_in_enum_order(), "kEvaluations must stand in the order of enum Arithmetic");
 
+// What the mistakes of the setting make of a row's value.
+at::Tensor mistaken(at::Tensor value, Op op, std::span<const at::Tensor> inputs, const Setting& setting) {
+  Setting right = setting;
+  right.mistakes = nullptr;
+  for (const PlantedMistake& mistake : *setting.mistakes) {
+    if (mistake.acts_on(op, setting)) value = mistake({op, inputs, right, value});
+  }
+  return value;
+}
+
 // Rows of a component that the model lacks compute nothing: what stands before them is evaluated, or passed on.
 Evaluated evaluate(Unit unit, std::span<const at::Tensor> inputs, const Setting& setting, const NoiseModel* model) {
   const auto is_present = [&](Op op) { return setting.config().has(row(op).component); };
   while (unit.last != unit.first && !is_present(unit.last)) unit.last = *fused_before(unit.last);
   if (!is_present(unit.last)) return {inputs[0], model == nullptr ? Noise() : no_noise(inputs[0])};
-  return kEvaluations[static_cast<std::size_t>(arithmetic_of(unit.last))].evaluate(unit, inputs, setting, model);
+  Evaluated result =
+      kEvaluations[static_cast<std::size_t>(arithmetic_of(unit.last))].evaluate(unit, inputs, setting, model);
+  if (setting.mistakes != nullptr) result.value = mistaken(std::move(result.value), unit.last, inputs, setting);
+  return result;
 }
 
 // Variance of results below the smallest normal number, of which nothing may be left: GPUs, Metal and XLA's code for

@@ -30,20 +30,22 @@ at::Tensor scope_mask(const MistakeScope& scope, Op op, const Setting& setting, 
     along[static_cast<std::size_t>(dim)] = inside.size(0);
     mask = mask.logical_and(inside.view(along));
   };
-  restrict_to(holds(scope.batch_rows, counted(shape[0])), 0);
+  std::vector<std::int64_t> batch_rows;
+  for (std::int64_t b = 0; b < shape[0]; ++b) batch_rows.push_back(b % step.batch());
+  restrict_to(holds(scope.batch_rows, batch_rows), 0);
   bool heads_apart = false;
   for (std::int64_t dim = 1; dim < rank; ++dim) {
     const Dim what = dims[static_cast<std::size_t>(dim)];
     const std::int64_t size = shape[static_cast<std::size_t>(dim)];
     if (what == Dim::kT) {
-      std::vector<std::uint8_t> inside;  // [B, T]
-      for (std::int64_t b = 0; b < step.batch(); ++b) {
-        const std::int64_t pads = step.left_padding[static_cast<std::size_t>(b)];
+      std::vector<std::uint8_t> inside;  // [copies * B, T]
+      for (std::int64_t b = 0; b < shape[0]; ++b) {
+        const std::int64_t pads = step.left_padding[static_cast<std::size_t>(b % step.batch())];
         const std::int64_t before = step.past_length + step.num_tokens() - size - pads;
         for (std::int64_t t = 0; t < size; ++t) inside.push_back(scope.tokens.holds(before + t) ? 1 : 0);
       }
       std::vector<std::int64_t> along(static_cast<std::size_t>(rank), 1);
-      along[0] = step.batch();
+      along[0] = shape[0];
       along[static_cast<std::size_t>(dim)] = size;
       mask = mask.logical_and(at::tensor(inside, of_type(at::kByte)).to(at::kBool).view(along));
     } else if (what == Dim::kS && dim + 1 < rank) {

@@ -5,6 +5,7 @@
 #include "reference/arithmetic/product.h"
 #include "reference/ensemble.h"
 #include "reference/reference.h"
+#include "reference/right_values.h"
 #include "reference/walk.h"
 
 namespace qdiff::reference {
@@ -117,8 +118,8 @@ class TorchOracle : public Oracle {
              const PlacedUnit& other = walk.units().front();
              return walk.units().size() == 1 && other.unit.first == unit.unit.first &&
                     other.unit.last == unit.unit.last && other.layer == unit.layer && query.variant == nullptr &&
-                    query.with_noise && query.stored == first.stored && query.precision == first.precision &&
-                    !walk.rounded_after_use(inputs_of(other, config())[0].key);
+                    query.mistakes.empty() && query.with_noise && query.stored == first.stored &&
+                    query.precision == first.precision && !walk.rounded_after_use(inputs_of(other, config())[0].key);
            });
   }
 
@@ -176,23 +177,20 @@ class TorchOracle : public Oracle {
 
   // The target's value alone, with the roundings that `rounding` makes on the way to it.
   at::Tensor last_value(const Walk& walk, const Rounding& rounding) {
-    Values computed;
+    Values computed = right_values_.unreached(walk, rounding);
+    evaluate_units(walk, rounding, computed);
     const WalkSurroundings around(walk, computed);
-    for (const PlacedUnit& placed : walk.units()) {
-      const std::vector<at::Tensor> inputs = gather_inputs(walk, placed, computed, config());
-      const at::Tensor value = evaluate_unit(placed.unit, inputs, walk.setting(placed, 1, &around));
-      if (&placed == &walk.units().back()) return value;
-      computed.emplace(placed.output(), rounding.taken(placed.unit.last, value));
-    }
-    throw std::logic_error("a walk has at least one unit");
+    const PlacedUnit& last = walk.units().back();
+    return evaluate_unit(last.unit, gather_inputs(walk, last, computed, config()), walk.setting(last, 1, &around));
   }
 
   Evaluated evaluate_gold(const Walk& walk, bool& exact) {
     const std::vector<PlacedUnit>& units = walk.units();
     const PlacedUnit& last = units.back();
-    const bool one_step_of_rounding = std::all_of(units.begin(), units.end() - 1, [&](const PlacedUnit& placed) {
-      return passes_on_exactly(placed, walk.query().precision, config());
-    });
+    const bool one_step_of_rounding =
+        walk.query().mistakes.empty() && std::all_of(units.begin(), units.end() - 1, [&](const PlacedUnit& placed) {
+          return passes_on_exactly(placed, walk.query().precision, config());
+        });
     if (!one_step_of_rounding) return evaluate_ensemble(walk, weights_);
     exact = last.unit.first == last.unit.last && only_moves(last.unit.last, config());
 
@@ -227,6 +225,7 @@ class TorchOracle : public Oracle {
   }
 
   WeightStore weights_;
+  RightValues right_values_{weights_};
   std::vector<VariantFacts> catalogue_ = faults_of(config());
 };
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <stdexcept>
+#include <vector>
 
 #include "reference/faults/fault.h"
 #include "reference/noise.h"
@@ -19,6 +20,8 @@ class MissingTensor : public std::runtime_error {
   explicit MissingTensor(const TensorKey& key)
       : std::runtime_error(tensor_name(key.id) + " of step " + std::to_string(key.step)) {}
 };
+
+class PlantedMistake;  // mistakes.h
 
 // What a fault may ask for beyond its row's inputs: other tensors of the case, other steps.
 class Surroundings {
@@ -45,6 +48,8 @@ struct Setting {
   bool quantizes = true;                 // false: inputs of GEMMs have been quantized, where the engine does that
   const std::function<void(Parameters&)>* change = nullptr;  // of a mistake (mistakes.h)
   const Variant* beside = nullptr;                           // a second one, where there is a variant
+  // Planted behind right code, where a unit ends in a row that they act on.
+  const std::vector<PlantedMistake>* mistakes = nullptr;
 
   const ModelConfig& config() const { return weights.config(); }
   Parameters parameters(Op op) const {

@@ -14,17 +14,21 @@ std::string place_of(const TensorKey& key) { return tensor_name(key.id) + " of s
 
 }  // namespace
 
-std::vector<PlacedUnit> join_into_units(std::span<const TensorKey> operations) {
+std::vector<PlacedUnit> join_into_units(std::span<const TensorKey> operations, std::span<const Mistake> mistakes) {
   auto listed = [&](const TensorKey& key) {
     return std::find(operations.begin(), operations.end(), key) != operations.end();
+  };
+  auto are_apart = [&](Op op, Op next) {
+    return std::any_of(mistakes.begin(), mistakes.end(),
+                       [=](const Mistake& mistake) { return mistake.op == op || mistake.op == next; });
   };
   std::vector<PlacedUnit> units;
   for (const TensorKey& key : operations) {
     const std::optional<Op> next = row(key.id.op).fuses_into;
-    if (next && listed({key.step, {*next, key.id.layer}})) continue;
+    if (next && listed({key.step, {*next, key.id.layer}}) && !are_apart(key.id.op, *next)) continue;
     Unit unit{key.id.op, key.id.op};
     for (std::optional<Op> before = unit.last; before; before = fused_before(unit.first)) {
-      if (!listed({key.step, {*before, key.id.layer}})) break;
+      if (!listed({key.step, {*before, key.id.layer}}) || are_apart(*before, unit.first)) break;
       unit.first = *before;
     }
     units.push_back({unit, key.step, key.id.layer});
@@ -43,7 +47,14 @@ std::vector<UnitInput> inputs_of(const PlacedUnit& placed, const ModelConfig& co
 }
 
 Walk::Walk(const Query& query, const Rounding& rounding, WeightStore& weights)
-    : query_(query), rounding_(rounding), weights_(weights), units_(join_into_units(query.operations)) {
+    : query_(query), rounding_(rounding), weights_(weights), units_(join_into_units(query.operations, query.mistakes)) {
+  for (const Mistake& mistake : query.mistakes) {
+    try {
+      mistakes_.emplace_back(mistake, weights.config());
+    } catch (const InputError& no_such_place) {
+      throw NotEvaluable(no_such_place.what());
+    }
+  }
   if (query.operations.empty()) throw std::invalid_argument("a query names at least one operation");
   for (const TensorKey& key : query.operations) {
     if (key.step < 0 || static_cast<std::size_t>(key.step) >= query.steps.size()) {
@@ -76,7 +87,8 @@ Setting Walk::setting(const PlacedUnit& placed, std::int64_t copies, const Surro
           .copies = copies,
           .variant = query_.variant,
           .around = around,
-          .beside = query_.beside};
+          .beside = query_.beside,
+          .mistakes = mistakes_.empty() ? nullptr : &mistakes_};
 }
 
 at::Tensor WalkSurroundings::tensor(const TensorKey& key) const {

@@ -7,6 +7,7 @@
 
 #include "harness/contract/oracle.h"
 #include "reference/evaluation.h"
+#include "reference/mistakes.h"
 
 namespace qdiff::reference {
 
@@ -18,8 +19,9 @@ struct PlacedUnit {
   TensorKey output() const { return {step, {unit.last, layer}}; }
 };
 
-// Projections join their bias, scores and probs join what follows them, where both are operations of the query.
-std::vector<PlacedUnit> join_into_units(std::span<const TensorKey> operations);
+// Projections join their bias, scores and probs join what follows them, where both are operations of the query. A row
+// that a mistake acts on stands alone.
+std::vector<PlacedUnit> join_into_units(std::span<const TensorKey> operations, std::span<const Mistake> mistakes = {});
 
 struct UnitInput {
   TensorKey key;
@@ -33,6 +35,7 @@ class Walk {
 
   const std::vector<PlacedUnit>& units() const { return units_; }
   const Query& query() const { return query_; }
+  const ModelConfig& config() const { return weights_.config(); }
   const Step& step(const PlacedUnit& placed) const { return query_.steps[static_cast<std::size_t>(placed.step)]; }
   Setting setting(const PlacedUnit& placed, std::int64_t copies, const Surroundings* around) const {
     return setting(placed, copies, around, rounding_);
@@ -53,6 +56,7 @@ class Walk {
   const Rounding& rounding_;
   WeightStore& weights_;
   std::vector<PlacedUnit> units_;
+  std::vector<PlantedMistake> mistakes_;
 };
 
 using Values = std::map<TensorKey, at::Tensor>;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "harness/contract/fault_table.h"
+#include "harness/contract/mistake.h"
 #include "harness/contract/operation_table.h"
 #include "harness/contract/precision.h"
 #include "harness/contract/step.h"
@@ -41,6 +42,9 @@ struct Query {
   // attention (Dao 2022, algorithm 1); false: it rounds the quotient, as where softmax is an operation of its own.
   bool divides_last = false;
   const Variant* beside = nullptr;  // a second bug that the same engine has, beside `variant`
+  // Made where their scopes hold, one after the other; of layers and tensors that the operations name. With them the
+  // expected rounding is measured on an ensemble, and no variant stands beside them.
+  std::span<const Mistake> mistakes = {};
 };
 
 // Row-major in the target's shape. `value` is gold: fp64 throughout, weights rounded once to Precision::weights and

@@ -43,7 +43,8 @@ struct RowQuery {
               .variant = supposition.variant,
               .capacity = row.subject->input->capacity,
               .unwritten = row.subject->unwritten,
-              .beside = supposition.beside} {}
+              .beside = supposition.beside,
+              .mistakes = supposition.mistakes} {}
 };
 
 // Whether a softmax inside the span rounds, where no tensor shows if it divides before that or after P·V.
@@ -115,7 +116,7 @@ double RowOracle::distance(const RowJudgement& row, const Supposition& suppositi
 }
 
 double RowOracle::distance(const RowJudgement& row, const Supposition& supposition) {
-  const bool plain = supposition.points.empty() && supposition.beside == nullptr;
+  const bool plain = supposition.points.empty() && supposition.beside == nullptr && supposition.mistakes.empty();
   if (!plain) return distance(row, supposition, right(row));
   const Variant* variant = supposition.variant;
   const Asked asked{&row, variant == nullptr ? std::nullopt : std::optional(*variant)};

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -56,6 +57,7 @@ struct Supposition {
   const Variant* variant = nullptr;
   std::vector<DeclarablePoint> points = {};  // roundings that it made and did not declare
   const Variant* beside = nullptr;           // a second bug in the same engine
+  std::span<const Mistake> mistakes = {};    // without a variant
 };
 
 // One explanation of a row: a bug, roundings that nobody declared, or both at once.

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "harness/diagnose/row_oracle.h"
+#include "harness/diagnose/span_mistakes.h"
 #include "harness/diagnose/thresholds.h"
 #include "harness/diagnose/value_search.h"
 #include "harness/diagnose/variants.h"
@@ -22,6 +23,8 @@ bool same_operations(const RowJudgement& a, const RowJudgement& b) {
 
 // An engine has the same mistake in most of its layers, and to ask all mechanisms costs seconds where a model is large.
 constexpr int kMostUnsolved = 2;
+// Of saying that a layer has what another one has.
+constexpr double kBitsOfTheSame = 1.0;
 
 // Caches that were not recorded before reach back through the steps: of those the rows have different spans.
 bool moves_data(const RowJudgement& row) { return only_moves(row.key.id.op); }
@@ -119,6 +122,69 @@ explain::Candidate named_theory(RowOracle& oracle, explain::Scene& scene, const 
   return candidate;
 }
 
+// A mistake inside a span as a theory. `rows` are those of the scene, in its order.
+explain::Candidate span_theory(RowOracle& oracle, explain::Scene& scene, const std::vector<const RowJudgement*>& rows,
+                               const Mistakes& mistakes, double bits) {
+  const Mistake& first = mistakes.front();
+  const MistakeFacts& mechanism = facts(first.kind);
+  explain::Candidate candidate;
+  explain::Theory& theory = candidate.theory;
+  theory.mechanism = mechanism.name;
+  theory.parameters = first.parameters;
+  if (first.scope.phase) theory.scope = {{"phase", std::string(name(*first.scope.phase))}};
+  theory.sentence = sentence_of(mistakes);
+  if (!mechanism.hypothesis.empty()) theory.hypothesis = mechanism.hypothesis;
+  theory.mistakes = mistakes;
+  theory.bits = bits + (first.scope.phase ? 1.0 : 0.0);
+  candidate.predict = [&oracle, &scene, rows,
+                       mistakes](const explain::Instance& instance) -> std::optional<Expectation> {
+    try {
+      return oracle.evaluate(*rows[scene.index_of(instance)], {.mistakes = mistakes});
+    } catch (const NotEvaluable&) {
+      return std::nullopt;
+    }
+  };
+  return candidate;
+}
+
+// The mistakes that come nearest to the shortest wrong row of the first wrong phase. One that is made everywhere and
+// one that is made in that phase alone are not told apart there, and both are theories.
+std::vector<explain::Candidate> span_theories(RowOracle& oracle, explain::Scene& scene,
+                                              const std::vector<const RowJudgement*>& rows) {
+  const RowJudgement* sample = samples_of(rows).front();
+  const Phase phase = sample->step().phase;
+  const double right = oracle.statistics_beside(*sample, {}).rms;
+  const std::vector<Mistakes> listed = span_mistakes(sample->span, oracle.config());
+  struct Near {
+    double error;
+    const Mistakes* mistakes;
+  };
+  std::vector<Near> near;
+  for (const Mistakes& mistakes : listed) {
+    const Mistakes tried = phase == Phase::kDecode ? in_phase(mistakes, phase) : mistakes;
+    try {
+      const double error = oracle.statistics_beside(*sample, {.mistakes = tried}).rms;
+      const double near_enough = std::max(kLargestShareLeft * right, kNearEnough);
+      if (error < right && error <= near_enough) near.push_back({error, &mistakes});
+    } catch (const NotEvaluable&) {
+    }
+  }
+  std::ranges::stable_sort(near, {}, &Near::error);
+  near.resize(std::min(near.size(), kJudgedSpanMistakes));
+  std::vector<explain::Candidate> theories;
+  if (near.empty()) return theories;
+  const double farthest = kClearlyFarther * near.front().error + kSameDistance;
+  std::erase_if(near, [=](const Near& one) { return one.error > farthest; });
+  // In the order of the list: what computes the same twice is named by the first of them.
+  std::ranges::sort(near, {}, &Near::mistakes);
+  const double bits = std::log2(static_cast<double>(listed.size()));
+  for (const Near& one : near) {
+    theories.push_back(span_theory(oracle, scene, rows, *one.mistakes, bits));
+    theories.push_back(span_theory(oracle, scene, rows, in_phase(*one.mistakes, phase), bits));
+  }
+  return theories;
+}
+
 explain::Instance instance_of(const RowJudgement& row) {
   return {.key = row.key,
           .span = row.span,
@@ -165,20 +231,24 @@ Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
     if (before != solved.by_variant.end()) {
       theory = explain::accept(scene, named_theory(known, scene, of_op, before->second));
     }
+    const auto in_span = solved.in_span.find(op);
+    if (!theory && in_span != solved.in_span.end()) {
+      theory = explain::accept(scene, span_theory(known, scene, of_op, in_span->second, kBitsOfTheSame));
+    }
     if (!theory) {
-      std::vector<explain::Candidate> named;
-      if (!first->is_long()) {
-        for (const Variant& variant : near_variants(known, rows, samples_of(of_op))) {
-          named.push_back(named_theory(known, scene, of_op, variant));
-        }
+      std::vector<explain::Candidate> candidates;
+      for (const Variant& variant : near_variants(known, rows, samples_of(of_op))) {
+        candidates.push_back(named_theory(known, scene, of_op, variant));
       }
-      theory = explain::explain(scene, named);
+      if (first->is_long()) std::ranges::move(span_theories(known, scene, of_op), std::back_inserter(candidates));
+      theory = explain::explain(scene, candidates);
     }
     if (!theory) {
       ++solved.in_vain[op];
       continue;
     }
     if (theory->variant) solved.by_variant.insert_or_assign(op, *theory->variant);
+    if (!theory->mistakes.empty()) solved.in_span.insert_or_assign(op, theory->mistakes);
     const auto shared = std::make_shared<const explain::Theory>(std::move(*theory));
     for (std::size_t i = 0; i < rows.size(); ++i) {
       if (rows[i].key.id.op == op && rows[i].explainable() && fits[i].empty()) theories[i] = shared;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "harness/diagnose/span_mistakes.h"
 #include "harness/diagnose/subject.h"
 #include "harness/explain/theory.h"
 
@@ -16,11 +17,12 @@ using Theories = std::vector<std::shared_ptr<const explain::Theory>>;
 struct Solved {
   std::map<Op, int> in_vain;         // layers in which nothing explained an operation
   std::map<Op, Variant> by_variant;  // the known bug that explained it in part of its steps, heads or tokens
+  std::map<Op, Mistakes> in_span;    // what explained it at the end of a span
 };
 
 // For each row of one layer (all operations, subjects and steps) the theory that explains it; null where the row is
-// right, has a fit, or no theory explains all wrong rows of its operation. Spans of several operations are left out,
-// and so are operations that were not solved for in some layers before. Adds to `solved`.
+// right, has a fit, or no theory explains all wrong rows of its operation. Operations are left out that were not solved
+// for in some layers before. Adds to `solved`.
 Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
                          const std::vector<std::vector<Fit>>& fits, const Precision& precision, Solved& solved);
 

@@ -71,6 +71,10 @@ inline constexpr std::size_t kMostEqualValues = 3;
 // hundred numbers costs seconds where a model is large.
 inline constexpr int kMostVainSearches = 2;
 
+// ---- Mistakes inside one span ----
+
+inline constexpr std::size_t kJudgedSpanMistakes = 4;  // the nearest ones, which are judged in full
+
 // ---- Two bugs inside one span ----
 
 inline constexpr std::size_t kFirstOfPairs = 4;  // the nearest ones alone, beside which all others are tried

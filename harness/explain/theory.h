@@ -15,20 +15,22 @@
 
 namespace qdiff::explain {
 
-// Names and values as a report shows them, in order.
-using Facts = std::vector<std::pair<std::string, std::variant<double, std::string>>>;
+using qdiff::Facts;  // names and values as a report shows them, in order
 
 struct Instance;
 
 struct Theory {
-  std::string mechanism;                  // a name out of docs/mechanisms.md: "product.rows"
-  Facts parameters;                       // what was solved for
-  Facts scope;                            // where it holds, by axis (domain.h); empty: everywhere
+  std::string mechanism;  // a name out of docs/mechanisms.md: "product.rows"
+  Facts parameters;       // what was solved for
+  // Where it holds, by axis (domain.h), behind what the candidate itself says of it; empty: everywhere.
+  Facts scope;
   std::string sentence;                   // one line that a person understands
   std::optional<std::string> hypothesis;  // "H07", whose kind of mistake it is
   std::optional<Variant> variant = {};    // the known bug that it is, within its scope
   // Where it is no mistake but a rounding: the entries of compute.points that declare it.
   std::vector<DeclarablePoint> points = {};
+  // Of a span: what the reference was told to compute in it, one mistake in one operation or in several.
+  std::vector<Mistake> mistakes = {};
   double bits = 0.0;      // length of its description: mechanism, parameters, and scope once derived
   double evidence = 0.0;  // bits by which it describes the candidate better than right code does
 };

@@ -56,9 +56,11 @@ struct Explanation {
   std::string phase;        // "prefill", "decode", "both"
   // Where no variant fits, but what the engine computes was solved for: a name out of docs/mechanisms.md.
   std::optional<std::string> mechanism;
-  Facts parameters;              // of the mechanism
-  Facts scope;                   // where it holds, by axis; empty: everywhere
-  std::string sentence;          // the same in one line
+  Facts parameters;      // of the mechanism
+  Facts scope;           // where it holds, by axis; empty: everywhere
+  std::string sentence;  // the same in one line
+  // Where it lies at another operation than the finding's: what an engine is told that computes so.
+  std::optional<Mistake> mistake;
   std::string pattern;           // in words: which rows, heads, positions, dimensions are wrong
   std::vector<WrongAxis> where;  // the same as data
   // Why the pattern speaks for the hypothesis, where no variant does; why a variant is in doubt, where one does.

@@ -15,11 +15,9 @@ std::string value_text(const std::variant<double, std::string>& value) {
   return number != nullptr ? shortest(*number) : std::get<std::string>(value);
 }
 
-}  // namespace
-
-std::optional<Mistake> mistake_of(const findings::Finding& finding) {
+// The finding's mistake as text, at its own tensor.
+std::string text_of(const findings::Finding& finding) {
   const findings::Explanation& explanation = finding.explanation;
-  if (!explanation.mechanism) return std::nullopt;
   std::string text = *explanation.mechanism;
   char separator = ':';
   for (const auto& [name, value] : explanation.parameters) {
@@ -28,9 +26,17 @@ std::optional<Mistake> mistake_of(const findings::Finding& finding) {
   }
   text += '@' + std::string(row(finding.tensor.op).name);
   for (const auto& [axis, indices] : explanation.scope) text += ';' + axis + '=' + value_text(indices);
+  return text;
+}
+
+}  // namespace
+
+std::optional<Mistake> mistake_of(const findings::Finding& finding) {
+  const findings::Explanation& explanation = finding.explanation;
+  if (!explanation.mechanism) return std::nullopt;
   try {
-    Mistake mistake = formats::parse_mistake(text);
-    if (finding.tensor.layer == kNoLayer) return mistake;
+    Mistake mistake = explanation.mistake ? *explanation.mistake : formats::parse_mistake(text_of(finding));
+    if (row(mistake.op).scope != Scope::kLayer || finding.tensor.layer == kNoLayer) return mistake;
     std::vector<std::int64_t> layers(explanation.layers.begin(), explanation.layers.end());
     if (layers.empty()) layers.push_back(finding.tensor.layer);
     std::sort(layers.begin(), layers.end());

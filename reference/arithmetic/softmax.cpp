@@ -31,7 +31,10 @@ at::Tensor of_exponential(const at::Tensor& variance) {
 at::Tensor weight_variance(const AttentionValues& a, const NoiseModel& model) {
   const double u = model.unit();
   // A recorded score may be -inf where it should not be: its weight is 0, and so is that of any far below the maximum.
-  const at::Tensor below_maximum = seen(a.scores - at::amax(a.scores, -1, true), a.visible).clamp_min(-1e4);
+  // Where all are, nothing weighs anything.
+  const at::Tensor maximum = at::amax(a.scores, -1, true);
+  const at::Tensor below_maximum =
+      seen(a.scores - maximum.masked_fill(at::isneginf(maximum), 0.0), a.visible).clamp_min(-1e4);
   at::Tensor variance =
       score_variance(a, model) + rounding_of(below_maximum, u) * kExponentRoundings + kTwoUlps * u * u;
   if (a.query.defined()) variance = variance + model.at(kAttentionScaledScores, seen(a.scores, a.visible));

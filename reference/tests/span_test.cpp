@@ -45,7 +45,8 @@ struct Bench {
   std::vector<Step> steps;
   Recording whole;
 
-  Bench(const Precision& p, const std::optional<Fault>& fault, bool one_token = false)
+  Bench(const Precision& p, const std::optional<Fault>& fault, bool one_token = false,
+        const std::vector<Mistake>& mistakes = {})
       : model(span_config(), p.weights, 21),
         precision(p),
         oracle(make_oracle(model, {.num_threads = 1})),
@@ -55,7 +56,7 @@ struct Bench {
         if (one_token) std::fill(row.begin(), row.end(), 5);
       }
     }
-    const auto engine = make_engine(model, precision, {.num_threads = 1});
+    const auto engine = make_engine(model, precision, {.num_threads = 1}, mistakes);
     if (fault) engine->plant(*fault);
     const auto session = engine->open({.batch = 2, .capacity = 21, .left_padding = {0, 3}});
     Recorder recorder(whole);
@@ -213,6 +214,59 @@ TEST_CASE("a fault inside a span stands out, and its variant explains it", "[spa
     CHECK(measure(bench, operations.back(), bench.oracle->evaluate(query)).whole >= 5.0);
     query.variant = &modulo;
     CHECK(measure(bench, operations.back(), bench.oracle->evaluate(query)).whole <= 1.3);
+  }
+}
+
+TEST_CASE("a mistake inside a span is computed as the engine that makes it does", "[span]") {
+  const Precision precision = float64_everywhere();
+  for (const Mistake& mistake :
+       {Mistake{MistakeKind::kBias, {{"coefficient", 2.0}}, Op::kQProj},
+        Mistake{MistakeKind::kHeadsRead, {{"head of self_attn.v_cache", std::string("h % 2")}}, Op::kAttnOutput},
+        Mistake{MistakeKind::kRotationPosition, {{"position", std::string("position 0")}}, Op::kKRope},
+        Mistake{MistakeKind::kNormBlocks, {{"blocks", 2.0}}, Op::kPostAttentionLayernorm}}) {
+    INFO(to_string(mistake));
+    const Bench bench(precision, std::nullopt, false, {mistake});
+    for (const std::set<TensorId>& missing : spans()) {
+      if (!missing.contains({mistake.op, 1})) continue;
+      const std::vector<TensorKey> operations = bench.span(1, missing);
+      Query query = bench.query(operations);
+      query.mistakes = {&mistake, 1};
+      const std::vector<double> actual = to_doubles(bench.whole.get(operations.back()));
+      const Expectation expected = bench.oracle->evaluate(query);
+      double largest = 0.0;
+      for (std::size_t i = 0; i < actual.size(); ++i) {
+        if (std::isfinite(actual[i])) largest = std::max(largest, std::fabs(actual[i] - expected.value[i]));
+      }
+      CHECK(largest <= 1e-9);
+    }
+  }
+}
+
+// What right code computes before a bug is kept from one question to the next; ensembles compute everything anew.
+TEST_CASE("of a span with a bug what right code computes is kept, and the rest follows from it", "[span]") {
+  const Bench bench(plain_precision(DType::kBF16), std::nullopt);
+  for (const std::size_t span : {4, 7}) {
+    const std::vector<TensorKey> operations = bench.span(1, spans()[span]);
+    for (const VariantFacts& facts : bench.oracle->catalogue()) {
+      if (facts.declares) continue;
+      INFO(name(facts.id) << ", span " << span);
+      const Variant variant{facts.id, std::nullopt};
+      Query query = bench.query(operations);
+      query.variant = &variant;
+      try {
+        const Expectation anew = bench.oracle->evaluate(query);
+        query.with_noise = false;
+        const std::vector<double> kept = bench.oracle->evaluate(query).value;
+        std::size_t different = 0;
+        for (std::size_t i = 0; i < kept.size(); ++i) {
+          if (!anew.unknown.empty() && anew.unknown[i] != 0) continue;
+          const bool both_nan = std::isnan(kept[i]) && std::isnan(anew.value[i]);
+          different += kept[i] == anew.value[i] || both_nan ? 0 : 1;
+        }
+        CHECK(different == 0);
+      } catch (const NotEvaluable&) {
+      }
+    }
   }
 }
 

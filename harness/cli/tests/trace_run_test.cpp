@@ -6,6 +6,7 @@
 
 #include "cmake/catch2.h"
 #include "harness/cli/tests/trace_sample.h"
+#include "harness/formats/mistake_text.h"
 
 namespace qdiff {
 namespace {
@@ -187,6 +188,37 @@ TEST_CASE("from layer outputs alone a bug is found in its layer in nine of ten r
     }
   }
   CHECK(10 * right >= 9 * runs);
+}
+
+// Of no known bug, and nothing to solve for: the usual points of each mechanism are planted inside the span.
+TEST_CASE("from layer outputs alone a mistake that is no known bug is named with its place and phase", "[trace]") {
+  struct Case {
+    DType dtype;
+    const char* mistake;
+  };
+  for (const auto& [dtype, text] :
+       {Case{DType::kBF16, "sum:resid_mid=2;mlp.down_proj=1@output"},
+        Case{DType::kF32, "norm.blocks:blocks=2@post_attention_layernorm;phase=decode"},
+        Case{DType::kBF16, "heads.read:head of self_attn.v_cache=4 4 4 3 3 3 2 2 2 1 1 1 0 0 0@self_attn.attn_output"},
+        // In 16 bits one late slot outweighs the rest here, and no mask at all computes the same.
+        Case{DType::kF32, "visible:visible=exactly what it should hide (the mask is inverted)@self_attn.scores"},
+        Case{DType::kBF16, "gate.function:function=ReLU@mlp.act"},
+        Case{DType::kF16, "rotation.position:position=its position + 1@self_attn.k_rope"},
+        Case{DType::kBF16, "product.rows:rows=columns 0..439 hold columns 0..439 of mlp.up_proj@mlp.gate_proj"}}) {
+    INFO(text);
+    const Mistake planted = formats::parse_mistake(text);
+    const RunResult result = judge_trace_of({.dtype = dtype,
+                                             .reference_engine = true,
+                                             .mistakes = {planted},
+                                             .keep = layer_outputs,
+                                             .options = {.probing = false}});
+    INFO(first_words(result));
+    REQUIRE(result.verdict == Verdict::kDiverged);
+    const findings::Explanation& explanation = result.first_divergence()->explanation;
+    CHECK(explanation.mechanism == facts(planted.kind).name);
+    CHECK(explanation.verdict == HypothesisVerdict::kConfirmed);
+    CHECK((explanation.mistake && *explanation.mistake == planted));
+  }
 }
 
 TEST_CASE("logits of honest engines lie within what rounding explains, with room", "[trace]") {

@@ -42,6 +42,7 @@ struct TraceSetting {
   std::optional<Fault> inject = {};
   bool reference_engine = false;           // else optimized/cpu
   std::optional<Precision> rounds = {};    // how the reference engine rounds, where not plainly
+  std::vector<Mistake> mistakes = {};      // of the reference engine
   std::optional<Precision> declared = {};  // in the manifest, where not as the engine rounds
   Keep keep = [](const TensorId&) { return true; };
   bool last_row_of_logits = false;
@@ -137,7 +138,8 @@ class TraceSample {
 
   std::unique_ptr<Engine> make_engine() const {
     if (setting_.reference_engine) {
-      return reference::make_engine(*model_, setting_.rounds.value_or(plain_precision(setting_.dtype)), {});
+      return reference::make_engine(*model_, setting_.rounds.value_or(plain_precision(setting_.dtype)), {},
+                                    setting_.mistakes);
     }
     return optimized::cpu::make_engine(*model_, {.dtype = setting_.dtype, .num_threads = 2});
   }
