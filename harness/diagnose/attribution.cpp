@@ -63,11 +63,21 @@ class LayerAttribution {
     for (Op op : wrong_ops_) {
       if (!explained(op) || explained_by_rounding(op) || !closely_explained(op)) try_roundings(op);
     }
-    for (Op op : wrong_ops_) {
-      if (!explained(op)) try_pairs(op);
-    }
     for (const RowJudgement& row : rows_) keep_nearest(row, fits_of(row));
     return fits_;
+  }
+
+  // Of the operations that neither a fit nor anything else explains.
+  void explain_by_pairs(std::vector<std::vector<Fit>>& fits, const std::set<Op>& explained_otherwise) {
+    fits_ = fits;
+    for (Op op : wrong_ops_) {
+      if (explained(op) || explained_otherwise.contains(op)) continue;
+      try_pairs(op);
+      for (const RowJudgement& row : rows_) {
+        if (row.key.id.op == op) keep_nearest(row, fits_of(row));
+      }
+    }
+    fits = fits_;
   }
 
  private:
@@ -385,6 +395,11 @@ class LayerAttribution {
 std::vector<std::vector<Fit>> explain_layer(Oracle& oracle, const std::vector<RowJudgement>& rows,
                                             const Precision& precision, Known& known) {
   return LayerAttribution(oracle, rows, precision, known).explain();
+}
+
+void explain_by_pairs(Oracle& oracle, const std::vector<RowJudgement>& rows, const Precision& precision, Known& known,
+                      const std::set<Op>& explained_otherwise, std::vector<std::vector<Fit>>& fits) {
+  LayerAttribution(oracle, rows, precision, known).explain_by_pairs(fits, explained_otherwise);
 }
 
 }  // namespace qdiff::diagnose

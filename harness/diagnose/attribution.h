@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -23,5 +24,9 @@ struct Known {
 // have shown where the candidate is right is not the candidate's bug. Adds to `known`.
 std::vector<std::vector<Fit>> explain_layer(Oracle& oracle, const std::vector<RowJudgement>& rows,
                                             const Precision& precision, Known& known);
+
+// Two known bugs inside one span, where neither one nor anything else explains an operation. Adds to `fits`.
+void explain_by_pairs(Oracle& oracle, const std::vector<RowJudgement>& rows, const Precision& precision, Known& known,
+                      const std::set<Op>& explained_otherwise, std::vector<std::vector<Fit>>& fits);
 
 }  // namespace qdiff::diagnose

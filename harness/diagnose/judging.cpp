@@ -201,6 +201,11 @@ void explain_part(Walk& walk, const Part& part) {
   if (std::ranges::none_of(part.rows, &RowJudgement::wrong)) return;
   std::vector<std::vector<Fit>> fits = explain_layer(walk.oracle, part.rows, walk.precision, walk.known);
   const Theories theories = explain_unnamed(walk.oracle, part.rows, fits, walk.precision, walk.solved);
+  std::set<Op> with_theory;
+  for (std::size_t i = 0; i < part.rows.size(); ++i) {
+    if (theories[i]) with_theory.insert(part.rows[i].key.id.op);
+  }
+  explain_by_pairs(walk.oracle, part.rows, walk.precision, walk.known, with_theory, fits);
   std::size_t wrong = part.first_wrong;
   for (std::size_t i = 0; i < part.rows.size(); ++i) {
     if (!part.rows[i].wrong()) continue;

@@ -70,6 +70,8 @@ inline constexpr std::size_t kMostEqualValues = 3;
 // Layers of which a whole number is searched for in vain: an engine has the same bug in most of them, and to try some
 // hundred numbers costs seconds where a model is large.
 inline constexpr int kMostVainSearches = 2;
+// Of a span, where each number asks for the whole span: windows and tiles of short sequences.
+inline constexpr std::int64_t kLargestNumberOfSpan = 32;
 
 // ---- Mistakes inside one span ----
 

@@ -52,12 +52,13 @@ std::int64_t largest_number(const RowJudgement& row, const VariantFacts& facts, 
     const Shape shape = output_shape(op, config, step.batch(), step.num_tokens(), step.valid_length());
     largest = std::max(largest, shape.back());
   };
-  for (const TensorKey& key : row.span) {
-    widest(key.id.op);
-    for (const Input& input : qdiff::row(key.id.op).inputs) widest(input.op);
+  for (Op op : facts.ops) {
+    widest(op);
+    for (const Input& input : qdiff::row(op).inputs) widest(input.op);
   }
   // A tile that reaches beyond the last slot shows by what lies there.
-  return std::max(largest, 2 * step.valid_length());
+  largest = std::max(largest, 2 * step.valid_length());
+  return row.is_long() ? std::min(largest, kLargestNumberOfSpan) : largest;
 }
 
 // Numbers that a program may hold: all small ones, then those that are round, then sizes of the model and how far they
