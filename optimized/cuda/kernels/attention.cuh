@@ -144,6 +144,17 @@ __device__ __forceinline__ float scaled_score(const AttentionParams& p, float pr
 
 inline constexpr float kMinusInfinity = -__builtin_inff();
 
+// The tensor cores' kernels count in powers of two: one instruction, where expf takes eight. Scores are multiplied by
+// log2(e) then.
+inline constexpr float kLog2OfE = 1.44269504088896341F;
+__device__ __forceinline__ float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// What weights are relative to; a row that has seen nothing has weights of zero.
+__device__ __forceinline__ float reference_of(float maximum) { return maximum == kMinusInfinity ? 0.0F : maximum; }
+
 // Calls f<kHeadDim>().
 template <typename F>
 void with_head_dim(int head_dim, F&& f) {

@@ -10,9 +10,9 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
-// One arrival a phase: that of the thread that starts the copies.
-__device__ __forceinline__ void init_barrier(std::uint64_t* barrier) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+// So many arrivals end a phase; one: that of the thread that starts the copies.
+__device__ __forceinline__ void init_barrier(std::uint64_t* barrier, unsigned arrivals = 1) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
 // After the init and before the first copy, by the thread that did the init.
 __device__ __forceinline__ void publish_barriers() {
@@ -47,7 +47,7 @@ __device__ __forceinline__ bool have_arrived(std::uint64_t* barrier, unsigned pa
       : "memory");
   return done != 0;
 }
-// The one thread that is expected calls this.
+// Each thread that is expected calls this.
 __device__ __forceinline__ void arrive(std::uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }

@@ -2,14 +2,16 @@
 // Gimelshein 2018; Dao et al. 2022, FlashAttention), with scores, weights and sums in float32.
 //
 // A block takes 128 queries of one head, 64 for each of its two warpgroups, which share the tiles of keys and values in
-// shared memory. Key tiles start at the row's first real slot, so that a row's tiles, and with them its bits, depend
-// neither on its padding nor on how the prompt was cut into steps.
+// shared memory: three stages, so that one warpgroup may be a tile ahead of the other. Key tiles start at the row's
+// first real slot, so that a row's tiles, and with them its bits, depend neither on its padding nor on how the prompt
+// was cut into steps.
 //
 // The product with the values takes the softmax's weights in parts of the storage type, whose sum has the 24 bits of
 // float32: a weight rounded to bfloat16 would be off by 2^-9, which is a rounding that the engine would have to
 // declare.
 #include "optimized/cuda/kernels/attention.cuh"
 #include "optimized/cuda/kernels/warpgroup_product.cuh"
+#include "optimized/cuda/kernels/weight_parts.cuh"
 
 namespace qdiff::optimized::cuda {
 namespace {
@@ -19,7 +21,7 @@ constexpr int kWarpgroupQueries = 64;
 constexpr int kQueries = 2 * kWarpgroupQueries;
 constexpr int kKeys = 128;          // of a tile
 constexpr int kSteps = kKeys / 16;  // of the product with the values
-constexpr int kStages = 2;          // of keys and values
+constexpr int kStages = 3;          // of keys and values
 constexpr int kRowBytes = 128;
 constexpr int kPanelBytes = kKeys * kRowBytes;
 constexpr int kAlignment = 1024;
@@ -38,12 +40,6 @@ constexpr int kPanels = (kHeadDim + 63) / 64;
 template <int kHeadDim>
 constexpr int kTileBytes = kPanels<kHeadDim>* kPanelBytes;
 
-__device__ __forceinline__ float power_of_two(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 template <typename T>
 __device__ __forceinline__ unsigned pack(T low, T high) {
   union {
@@ -57,23 +53,43 @@ __device__ __forceinline__ unsigned pack(T low, T high) {
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void start_tile(const T* source, std::int64_t row_stride, int count, unsigned char* tile) {
   constexpr int kPieces = kHeadDim * static_cast<int>(sizeof(T)) / 16;
-  static_assert(kKeys * kPieces % kThreads == 0);
-#pragma unroll
-  for (int n = 0; n < kKeys * kPieces / kThreads; ++n) {
-    const int i = static_cast<int>(threadIdx.x) + n * kThreads;
-    const int row = i / kPieces;
-    const int piece = i % kPieces;
-    unsigned char* to = tile + piece / 8 * kPanelBytes + row * kRowBytes + (piece % 8 ^ row % 8) * 16;
-    const T* from = source + min(row, count - 1) * row_stride + piece * kPackSize<T>;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-                 "r"(row < count ? 16 : 0)
+  constexpr int kRowsAtOnce = kThreads / kPieces;
+  static_assert(kKeys % kRowsAtOnce == 0 && kRowsAtOnce % 8 == 0);  // a thread's rows are swizzled alike
+  const int row = static_cast<int>(threadIdx.x) / kPieces;
+  const int piece = static_cast<int>(threadIdx.x) % kPieces;
+  const unsigned to = shared_address(tile) + piece / 8 * kPanelBytes + row * kRowBytes + (piece % 8 ^ row % 8) * 16;
+  const T* from = source + row * row_stride + piece * kPackSize<T>;
+  const auto copy = [&](int n, const T* at, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + n * kRowsAtOnce * kRowBytes), "l"(at),
+                 "r"(bytes)
                  : "memory");
+  };
+  if (count >= kKeys) {
+#pragma unroll
+    for (int n = 0; n < kKeys / kRowsAtOnce; ++n) copy(n, from + n * kRowsAtOnce * row_stride, 16);
+    return;
+  }
+#pragma unroll
+  for (int n = 0; n < kKeys / kRowsAtOnce; ++n) {
+    const bool inside = row + n * kRowsAtOnce < count;
+    copy(n, inside ? from + n * kRowsAtOnce * row_stride : source, inside ? 16 : 0);
   }
 }
-// All copies that this thread started are there, and will be seen by products behind the next barrier.
-__device__ __forceinline__ void finish_tiles() {
+
+// All copies that this warp started are there, and will be seen by products of those that wait for `barrier`.
+__device__ __forceinline__ void finish_tiles(std::uint64_t* barrier) {
   asm volatile("cp.async.wait_all;" ::: "memory");
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) arrive(barrier);
+}
+
+// The warpgroups score in turn: while one is at its scores and weights, the other keeps the tensor cores at work.
+__device__ __forceinline__ void take_turn(int warpgroup) {
+  asm volatile("bar.sync %0, %1;" ::"r"(1 + warpgroup), "n"(kThreads) : "memory");
+}
+__device__ __forceinline__ void give_turn(int warpgroup) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(1 + warpgroup), "n"(kThreads) : "memory");
 }
 
 // The four lanes that share a row.
@@ -96,11 +112,20 @@ __global__ void __launch_bounds__(kThreads, 1) tensor_attention_kernel(const Att
   unsigned char* queries = unaligned + (kAlignment - shared_address(unaligned) % kAlignment) % kAlignment;
   unsigned char* keys = queries + kTile;           // [kStages]
   unsigned char* values = keys + kStages * kTile;  // [kStages]
-
+  // By warp: its copies into the stage are there; it has read the stage.
+  __shared__ std::uint64_t arrived[kStages], used[kStages];
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      init_barrier(&arrived[i], kThreads / 32);
+      init_barrier(&used[i], kThreads / 32);
+    }
+    publish_barriers();
+  }
+  __syncthreads();
   wait_for_predecessor();
-  const int tile_index = static_cast<int>(gridDim.x - 1 - blockIdx.x);  // long rows first
-  const int head = blockIdx.y;
-  const int b = blockIdx.z;
+  const int tile_index = static_cast<int>(gridDim.y - 1 - blockIdx.y);  // of all heads the long rows first
+  const int head = static_cast<int>(blockIdx.x) % p.num_q_heads;
+  const int b = static_cast<int>(blockIdx.x) / p.num_q_heads;
   const int warpgroup = static_cast<int>(threadIdx.x) / 128;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int t_begin = tile_index * kQueries;
@@ -124,109 +149,127 @@ __global__ void __launch_bounds__(kThreads, 1) tensor_attention_kernel(const Att
   };
   start_tile<T, kHeadDim>(static_cast<const T*>(p.q) + row_begin * row_stride + head * kHeadDim, row_stride, t_count,
                           queries);
-  if (first < end) start_stage(first, 0);
+  const int num_tiles = max(0, (end - first + kKeys - 1) / kKeys);
+  if (num_tiles > 0) start_stage(first, 0);
+  finish_tiles(&arrived[0]);
+  if (num_tiles > 1) start_stage(first + kKeys, 1);
 
-  const float factor = p.scale * 1.44269504088896341F;  // log2(e): the softmax counts in powers of two
+  const float factor = p.scale * kLog2OfE;
   float maximum[2] = {kMinusInfinity, kMinusInfinity};
   float sum[2] = {0.0F, 0.0F};
   float out[kSums];
 #pragma unroll
   for (int i = 0; i < kSums; ++i) out[i] = 0.0F;
 
+  if (warpgroup == 1) give_turn(0);
   int stage = 0;
-  for (int base = first; base < end; base += kKeys, stage ^= 1) {
-    finish_tiles();
-    __syncthreads();  // this tile is there, and the one before has been read
-    if (base + kKeys < end) start_stage(base + kKeys, stage ^ 1);
-    if (base > group_first_last + kWarpgroupQueries - 1) continue;  // behind every query of the warpgroup
-
-    float score[64];
-    {
-      const std::uint64_t q = tile_descriptor(queries + warpgroup * kWarpgroupQueries * kRowBytes, 16);
-      const std::uint64_t k = tile_descriptor(keys + stage * kTile, 16);
-      order_before_products();
+  unsigned parity = 0;  // of the stages' current round
+  for (int tile = 0; tile < num_tiles; ++tile) {
+    const int base = first + tile * kKeys;
+    const int next = stage + 1 == kStages ? 0 : stage + 1;
+    const int after_next = next + 1 == kStages ? 0 : next + 1;
+    const auto yield = [&] {
+      give_turn(1 - warpgroup);
+      if (tile + 1 < num_tiles) finish_tiles(&arrived[next]);
+    };
+    wait_for_bytes(&arrived[stage], parity);
+    take_turn(warpgroup);
+    if (base <= group_first_last + kWarpgroupQueries - 1) {
+      float score[64];
+      {
+        const std::uint64_t q = tile_descriptor(queries + warpgroup * kWarpgroupQueries * kRowBytes, 16);
+        const std::uint64_t k = tile_descriptor(keys + stage * kTile, 16);
+        order_before_products();
 #pragma unroll
-      for (int step = 0; step < kHeadDim / 16; ++step) {
-        const std::uint64_t at = (step / 4 * kPanelBytes + step % 4 * 32) >> 4;
-        start_product<T>(score, q + at, k + at, step > 0);
+        for (int step = 0; step < kHeadDim / 16; ++step) {
+          const unsigned at = step / 4 * kPanelBytes + step % 4 * 32;
+          start_product<T>(score, advanced(q, at), advanced(k, at), step > 0);
+        }
+        commit_products();
+        wait_for_products();
+        pin_sums(score);
       }
-      commit_products();
-      wait_for_products();
-      pin_sums(score);
-    }
 
-    if (base + kKeys - 1 > group_first_last) {
+      if (base + kKeys - 1 > group_first_last) {
 #pragma unroll
-      for (int i = 0; i < 64; ++i) {
-        const int slot = base + i / 4 * 8 + lane % 4 * 2 + i % 2;
-        if (slot > range.last + row + i % 4 / 2 * 8) score[i] = kMinusInfinity;
-      }
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float highest = score[2 * half];
-#pragma unroll
-      for (int n = 0; n < 16; ++n)
-        highest = fmaxf(highest, fmaxf(score[4 * n + 2 * half], score[4 * n + 2 * half + 1]));
-      highest = fmaxf(maximum[half], row_max(highest) * factor);
-      // A query that has seen nothing yet has weights of zero.
-      const float reference = highest == kMinusInfinity ? 0.0F : highest;
-      const float correction = power_of_two(maximum[half] - reference);
-      maximum[half] = highest;
-      float total = 0.0F;
-#pragma unroll
-      for (int n = 0; n < 16; ++n) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          float& x = score[4 * n + 2 * half + j];
-          x = power_of_two(fmaf(x, factor, kShift<T> - reference));
-          total += x;
+        for (int i = 0; i < 64; ++i) {
+          const int slot = base + i / 4 * 8 + lane % 4 * 2 + i % 2;
+          if (slot > range.last + row + i % 4 / 2 * 8) score[i] = kMinusInfinity;
         }
       }
-      sum[half] = fmaf(sum[half], correction, total);
 #pragma unroll
-      for (int n = 0; n < kSums / 4; ++n) {
-        out[4 * n + 2 * half] *= correction;
-        out[4 * n + 2 * half + 1] *= correction;
-      }
-    }
-
-    // In two batches: while the tensor cores work at the first, the second is rounded.
-    const std::uint64_t v = tile_descriptor(values + stage * kTile, kPanelBytes);
-    pin_sums(out);
+      for (int half = 0; half < 2; ++half) {
+        float even = score[2 * half];
+        float odd = score[2 * half + 1];
 #pragma unroll
-    for (int batch = 0; batch < 2; ++batch) {
-      unsigned weights[kSteps / 2][kParts<T>][4];
+        for (int n = 1; n < 16; ++n) {
+          even = fmaxf(even, score[4 * n + 2 * half]);
+          odd = fmaxf(odd, score[4 * n + 2 * half + 1]);
+        }
+        const float highest = fmaxf(maximum[half], row_max(fmaxf(even, odd)) * factor);
+        const float reference = reference_of(highest);
+        const float correction = power_of_two(maximum[half] - reference);
+        maximum[half] = highest;
+        float total = 0.0F;
 #pragma unroll
-      for (int step = 0; step < kSteps / 2; ++step) {
+        for (int n = 0; n < 16; ++n) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          float low = score[8 * (batch * kSteps / 2 + step) + 2 * i];
-          float high = score[8 * (batch * kSteps / 2 + step) + 2 * i + 1];
-#pragma unroll
-          for (int part = 0; part < kParts<T>; ++part) {
-            const T low_part = narrow<T>(low);
-            const T high_part = narrow<T>(high);
-            weights[step][part][i] = pack(low_part, high_part);
-            low -= widen(low_part);  // exact
-            high -= widen(high_part);
+          for (int j = 0; j < 2; ++j) {
+            float& x = score[4 * n + 2 * half + j];
+            x = power_of_two(fmaf(x, factor, kShift<T> - reference));
+            total += x;
           }
         }
-      }
-      order_before_products();
+        sum[half] = fmaf(sum[half], correction, total);
 #pragma unroll
-      for (int step = 0; step < kSteps / 2; ++step) {
-#pragma unroll
-        for (int part = 0; part < kParts<T>; ++part) {
-          start_weighted<T>(out, weights[step][part], v + ((batch * kSteps / 2 + step) * 16 * kRowBytes >> 4));
+        for (int n = 0; n < kSums / 4; ++n) {
+          out[4 * n + 2 * half] *= correction;
+          out[4 * n + 2 * half + 1] *= correction;
         }
       }
-      commit_products();
+
+      yield();
+      // In two batches: while the tensor cores work at the first, the second is rounded.
+      const std::uint64_t v = tile_descriptor(values + stage * kTile, kPanelBytes);
+      pin_sums(out);
+#pragma unroll
+      for (int batch = 0; batch < 2; ++batch) {
+        unsigned weights[kSteps / 2][kParts<T>][4];
+#pragma unroll
+        for (int step = 0; step < kSteps / 2; ++step) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            float& low = score[8 * (batch * kSteps / 2 + step) + 2 * i];
+            float& high = score[8 * (batch * kSteps / 2 + step) + 2 * i + 1];
+#pragma unroll
+            for (int part = 0; part < kParts<T>; ++part) weights[step][part][i] = take_part<T>(low, high);
+          }
+        }
+        order_before_products();
+#pragma unroll
+        for (int step = 0; step < kSteps / 2; ++step) {
+#pragma unroll
+          for (int part = 0; part < kParts<T>; ++part) {
+            start_weighted<T>(out, weights[step][part], advanced(v, (batch * kSteps / 2 + step) * 16 * kRowBytes));
+          }
+        }
+        commit_products();
+      }
+      wait_for_products();
+      pin_sums(out);
+    } else {  // behind every query of the warpgroup
+      yield();
     }
-    wait_for_products();
-    pin_sums(out);
+    if (tile + 2 < num_tiles) {
+      // Where the tile before this one was.
+      if (tile > 0) wait_for_bytes(&used[after_next], stage == 0 ? parity ^ 1 : parity);
+      start_stage(base + 2 * kKeys, after_next);
+    }
+    if (lane == 0) arrive(&used[stage]);
+    stage = next;
+    if (stage == 0) parity ^= 1;
   }
-  finish_tiles();
+  if (warpgroup == 0) take_turn(0);
 
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -245,7 +288,7 @@ __global__ void __launch_bounds__(kThreads, 1) tensor_attention_kernel(const Att
 
 template <typename T, int kHeadDim>
 void launch_head_dim(const AttentionParams& params, const Launch& launch) {
-  const dim3 grid((params.num_tokens + kQueries - 1) / kQueries, params.num_q_heads, params.batch);
+  const dim3 grid(params.num_q_heads * params.batch, (params.num_tokens + kQueries - 1) / kQueries);
   constexpr std::size_t kBytes = (1 + 2 * kStages) * kTileBytes<kHeadDim> + kAlignment;
   launch_kernel(tensor_attention_kernel<T, kHeadDim>, grid, dim3(kThreads), kBytes, launch, params);
 }

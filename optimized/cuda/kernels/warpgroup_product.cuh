@@ -21,6 +21,11 @@ __device__ __forceinline__ std::uint64_t tile_descriptor(const void* tile, unsig
          static_cast<std::uint64_t>(leading >> 4) << 16 | kGroupOfRows << 32 | kSwizzle128 << 62;
 }
 
+// The same so many bytes further on; the address is in the lower half, and is all that changes.
+__device__ __forceinline__ std::uint64_t advanced(std::uint64_t descriptor, unsigned bytes) {
+  return (descriptor & 0xFFFFFFFF00000000U) | (static_cast<unsigned>(descriptor) + (bytes >> 4));
+}
+
 // Before the first product, and after registers that products read or add to were written otherwise.
 __device__ __forceinline__ void order_before_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
