@@ -324,8 +324,10 @@ void LayerPass::attention(const Stage& stage) {
   const bool races = stage.fault != nullptr && stage.fault->race() != Race::kNone;
   if (stage.shape.num_tokens > 1) {
     launch_flash_attention(p, launch(planted, true));
-  } else if (stage.shape.matvec || planted || races || !tensor_decode_attention_takes(p, parts_.model.dtype)) {
+  } else if (planted || races || !tensor_decode_attention_takes(p, parts_.model.dtype)) {
     launch_decode_attention(p, launch(planted || races, true));
+  } else if (stage.shape.matvec) {
+    launch_cluster_decode_attention(p, launch(false, true));
   } else {
     launch_tensor_decode_attention(p, launch(false, true));
   }

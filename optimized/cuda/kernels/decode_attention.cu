@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Attent
   __syncthreads();
   if (!is_last) return;
   for (int g = warp; g < group_size; g += kWarps) {
-    combine_splits<T, kHeadDim, kPlanted>(p, first_row + g, num_splits, weights + g * p.num_splits);
+    combine_splits<T, kHeadDim, kPlanted, NaturalExponential>(p, first_row + g, num_splits, weights + g * p.num_splits);
   }
   __syncthreads();
 }

@@ -16,6 +16,8 @@ namespace qdiff::optimized::cuda {
 
 inline constexpr int kKeyTile = 64;       // keys of one softmax tile, and of one split in decode
 inline constexpr int kMaxMatvecRows = 4;  // batch rows that the matrix-vector kernels serve
+// Of the 227 KB that a block may have on sm_90, for rings and input rows of the matrix-vector kernels.
+inline constexpr int kMatvecSharedBytes = 216 * 1024;
 
 struct Launch {
   DType dtype;
@@ -115,8 +117,9 @@ void launch_flash_attention(const AttentionParams& params, const Launch& launch)
 void launch_tensor_attention(const AttentionParams& params, const Launch& launch);
 // One token a row: a block a split of the keys, all query heads of a group together.
 void launch_decode_attention(const AttentionParams& params, const Launch& launch);
-// Right 16-bit attention of groups of up to eight query heads.
+// Right 16-bit attention of groups of up to eight query heads: of many rows, and of few.
 void launch_tensor_decode_attention(const AttentionParams& params, const Launch& launch);
+void launch_cluster_decode_attention(const AttentionParams& params, const Launch& launch);
 bool tensor_decode_attention_takes(const AttentionParams& params, DType dtype);
 
 enum class MatvecKind : int {

@@ -5,8 +5,16 @@
 
 namespace qdiff::optimized::cuda {
 
+// The weight of a split's maximum relative to the highest.
+struct NaturalExponential {
+  static __device__ __forceinline__ float of(float x) { return expf(x); }
+};
+struct BinaryExponential {
+  static __device__ __forceinline__ float of(float x) { return power_of_two(x); }
+};
+
 // The splits of one head added up by one warp: a lane four columns of every kSplitsAtOnce-th split.
-template <typename T, int kHeadDim, bool kPlanted>
+template <typename T, int kHeadDim, bool kPlanted, typename Exponential>
 __device__ __forceinline__ void combine_splits(const AttentionParams& p, std::int64_t head_row, int num_splits,
                                                float* weights) {
   constexpr int kLanesOfRow = kHeadDim / 4;
@@ -32,12 +40,12 @@ __device__ __forceinline__ void combine_splits(const AttentionParams& p, std::in
   float sum = 0.0F;
   for (int s = lane; s < num_splits; s += 32) {
     const float split_maximum = s < 32 ? own_maximum : __ldcg(p.partial_max + row + s);
-    float weight = maximum == kMinusInfinity ? 0.0F : expf(split_maximum - maximum);
+    float weight = maximum == kMinusInfinity ? 0.0F : Exponential::of(split_maximum - maximum);
     if constexpr (kPlanted) {
       if (p.fault.id == FaultId::kTileMax) {  // relative to the maximum as it had grown by then, and left so
         float grown = kMinusInfinity;
         for (int earlier = 0; earlier <= s; ++earlier) grown = fmaxf(grown, __ldcg(p.partial_max + row + earlier));
-        weight = grown == kMinusInfinity ? 0.0F : expf(split_maximum - grown);
+        weight = grown == kMinusInfinity ? 0.0F : Exponential::of(split_maximum - grown);
       }
     }
     weights[s] = weight;
