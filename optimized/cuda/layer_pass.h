@@ -1,6 +1,6 @@
 // Enqueues the kernels of a step's parts. Three kernel classes compute the same operations:
 //   matvec   one token a row and few rows (of long rows of weights one, else up to kMaxMatvecRows): fused matrix-vector
-//            kernels and split attention
+//            kernels and split attention, in 16-bit storage by clusters of blocks on tensor cores
 //   batch    one token a row and more rows: cuBLASLt products, most of them in parts of k that the kernel behind adds
 //            up, and split attention on tensor cores
 //   prefill  several tokens a row: cuBLASLt products, flash attention, and small kernels between them

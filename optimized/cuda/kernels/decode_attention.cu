@@ -1,6 +1,8 @@
 // Attention of one query a row: flash decoding (Dao et al. 2023). A block takes 64 keys of one key/value head and all
 // query heads of its group; the last block of a group to finish adds the splits up, in order of the keys. Splits have
 // a fixed length and start at the row's first real slot, so the sums do not depend on what else runs.
+//
+// It serves float32, groups of more than eight heads, and all planted attention; the others are on tensor cores.
 #include "optimized/cuda/kernels/split_attention.cuh"
 
 namespace qdiff::optimized::cuda {

@@ -14,11 +14,9 @@ extern template void launch_matvec_kind<MatvecKind::kGateUp>(const MatvecParams&
 extern template void launch_matvec_kind<MatvecKind::kHead>(const MatvecParams&, const Launch&);
 
 int max_matvec_batch(int inner, DType dtype) {
-  constexpr std::size_t kSharedBytes =
-      216 * 1024;                            // of the 227 KB that a block may have on sm_90; the rest is for others
   constexpr std::size_t kRings = 64 * 1024;  // of a block's warps, for several rows (matvec.cuh)
   const std::size_t row = static_cast<std::size_t>(inner) * size_of(dtype);
-  return static_cast<int>(std::min<std::size_t>(kMaxMatvecRows, (kSharedBytes - kRings) / row));
+  return static_cast<int>(std::min<std::size_t>(kMaxMatvecRows, (kMatvecSharedBytes - kRings) / row));
 }
 
 void launch_matvec(MatvecKind kind, const MatvecParams& params, const Launch& launch) {

@@ -158,6 +158,25 @@ __device__ __forceinline__ void planted_sums(const MatvecParams& p, int task, co
   }
 }
 
+// A pack in shared memory, or zeros; without a branch, so that all loads of a piece are under way together.
+__device__ __forceinline__ uint4 load_or_zero(const uint4* pack, bool inside) {
+  uint4 x;
+  asm volatile(
+      "{\n"
+      "  .reg .pred inside;\n"
+      "  setp.ne.b32 inside, %5, 0;\n"
+      "  mov.b32 %0, 0;\n"
+      "  mov.b32 %1, 0;\n"
+      "  mov.b32 %2, 0;\n"
+      "  mov.b32 %3, 0;\n"
+      "  @inside ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];\n"
+      "}"
+      : "=&r"(x.x), "=&r"(x.y), "=&r"(x.z), "=&r"(x.w)
+      : "r"(shared_address(pack)), "r"(static_cast<int>(inside))
+      : "memory");
+  return x;
+}
+
 // Where a warp is in the stream of its pieces.
 struct Cursor {
   int task;
@@ -185,6 +204,7 @@ __global__ void __launch_bounds__(kThreads + 32, kThreads == 256 ? 3 : 1) matvec
   constexpr int kWarps = kThreads / 32;
   constexpr int kMaxStages = kRingBytes<kBatch> / kWarps / kStageBytes;
   constexpr int kGroups = kWarps / kSplit;
+  constexpr int kChunks = kPiecePacks / 32;  // of a piece: a pack a lane
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ std::uint64_t arrived[kWarps][kMaxStages];
   __shared__ std::uint64_t started;
@@ -293,18 +313,25 @@ __global__ void __launch_bounds__(kThreads + 32, kThreads == 256 ? 3 : 1) matvec
     for (bool more = streams; more;) {
       wait_for_bytes(&arrived[warp][read.stage], parity);
       const auto* stage = reinterpret_cast<const uint4*>(ring + read.stage * kStageBytes);
+      uint4 weight_packs[kChunks][kRows];
 #pragma unroll
-      for (int u = 0; u < kPiecePacks / 32; ++u) {
+      for (int u = 0; u < kChunks; ++u) {
+        const bool inside = read.piece * kPiecePacks + u * 32 + lane < num_packs;
+#pragma unroll
+        for (int r = 0; r < kRows; ++r)
+          weight_packs[u][r] = load_or_zero(stage + r * kPiecePacks + u * 32 + lane, inside);
+      }
+#pragma unroll
+      for (int u = 0; u < kChunks; ++u) {
         const int pack = read.piece * kPiecePacks + u * 32 + lane;
-        if (pack >= num_packs) continue;
         float w[kRows][kSize];
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) widen_pack(stage[r * kPiecePacks + u * 32 + lane], w[r], T{});
+        for (int r = 0; r < kRows; ++r) widen_pack(weight_packs[u][r], w[r], T{});
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
           if (kBatch > 1 && b >= p.batch) continue;
           float x[kSize];
-          widen_pack(x_packs[b * num_packs + pack], x, T{});
+          widen_pack(load_or_zero(x_packs + b * num_packs + pack, pack < num_packs), x, T{});
 #pragma unroll
           for (int r = 0; r < kRows; ++r) {
 #pragma unroll
@@ -399,8 +426,8 @@ class MatvecLauncher {
 
   void run(void (*kernel)(MatvecParams), int ring_bytes) const {
     MatvecParams p = params_;
-    p.num_stages = std::min(stages_, max_stages(ring_bytes));
     const int input_bytes = p.batch * p.inner * static_cast<int>(sizeof(T));
+    p.num_stages = std::min(stages_, max_stages(std::min(ring_bytes, kMatvecSharedBytes - input_bytes)));
     const int bytes = std::max(kWarps * p.num_stages * kStageBytes + input_bytes,
                                p.num_stages == stages_ ? kLeastSharedBytesHeld<kKind> : kLeastSharedBytes);
     launch_kernel(kernel, dim3(blocks_), dim3(kThreads + 32), static_cast<std::size_t>(bytes), launch_, p);

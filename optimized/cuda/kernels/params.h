@@ -115,7 +115,7 @@ struct AttentionParams {
 // Prefill: a block a tile of queries of one head. Right 16-bit attention is launch_tensor_attention's.
 void launch_flash_attention(const AttentionParams& params, const Launch& launch);
 void launch_tensor_attention(const AttentionParams& params, const Launch& launch);
-// One token a row: a block a split of the keys, all query heads of a group together.
+// One token a row: a block a split of the keys, all query heads of a group together. Any storage, right and planted.
 void launch_decode_attention(const AttentionParams& params, const Launch& launch);
 // Right 16-bit attention of groups of up to eight query heads: of many rows, and of few.
 void launch_tensor_decode_attention(const AttentionParams& params, const Launch& launch);

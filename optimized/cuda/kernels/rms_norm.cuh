@@ -74,7 +74,7 @@ __device__ __forceinline__ void rms_norm_row(Read&& read, ReadAgain&& read_again
   for (int i = thread + kHeldPacks * kThreads; i < num_packs; i += kThreads) add(read(i));
 
   const float mean_square = block_sum<kThreads>(squares) / static_cast<float>(hidden);
-  float factor = 1.0F / sqrtf(mean_square + eps);
+  float factor = __frsqrt_rn(mean_square + eps);
   float shift = 0.0F;
   if constexpr (kPlanted) {
     const float mean = block_sum<kThreads>(sum) / static_cast<float>(hidden);

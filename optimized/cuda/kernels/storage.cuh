@@ -4,7 +4,10 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <mutex>
+#include <set>
 #include <stdexcept>
+#include <utility>
 
 #include "harness/contract/dtype.h"
 #include "optimized/cuda/check.h"
@@ -120,15 +123,24 @@ void with_storage(DType dtype, F&& f) {
 }
 
 // Lets a kernel have all the shared memory that the device grants a block, not what one launch takes: the setting is
-// the kernel's, and a session of smaller shapes beside this one would lower it between setting and launch.
+// the kernel's, and a session of smaller shapes beside this one would lower it between setting and launch. And the
+// multiprocessor is to have as much of it as it can, not what this kernel's blocks fill: else there is no room for the
+// blocks of the kernel behind until this one's have gone. Once for a kernel and device: the calls take microseconds.
 inline void grant_shared_memory(const void* kernel) {
-  int device = 0, granted = 0;
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> granted;
+  int device = 0, most = 0;
   QDIFF_CUDA_CHECK(cudaGetDevice(&device));
-  QDIFF_CUDA_CHECK(cudaDeviceGetAttribute(&granted, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  const std::lock_guard lock(mutex);
+  if (granted.contains({kernel, device})) return;
+  QDIFF_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   cudaFuncAttributes attributes{};
   QDIFF_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
   QDIFF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        granted - static_cast<int>(attributes.sharedSizeBytes)));
+                                        most - static_cast<int>(attributes.sharedSizeBytes)));
+  QDIFF_CUDA_CHECK(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+  granted.insert({kernel, device});
 }
 
 template <typename Params>
