@@ -52,6 +52,7 @@ class CudaSession final : public Session {
   // Whether nothing waits in a step of this shape: the first products of the batch class do, for they choose their
   // algorithms.
   bool may_capture(const StepShape& shape) const { return shape.matvec || products_chosen_; }
+  void run_prompt(const StepShape& shape);
   void arrange_whole(int turn);
   void prepare_greedy(const StepShape& shape, int turn, bool tapped);
 
@@ -68,6 +69,14 @@ class CudaSession final : public Session {
   std::array<Arena, kTurns> whole_arenas_;
   std::array<bool, kTurns> whole_arranged_{};
   Graph decode_graph_;
+  // Of the last step of several tokens a row that nobody looked at: where it came twice in one shape and place.
+  struct Prompt {
+    int num_tokens = 0;
+    const void* memory = nullptr;
+    bool operator==(const Prompt&) const = default;
+  };
+  Prompt prompt_;
+  Graph prompt_graph_;
   std::array<Graph, kTurns> greedy_graphs_;
   DeviceBuffer greedy_memory_;
   Stream copies_;

@@ -182,6 +182,37 @@ TEST_CASE("a graph whose capture is called off is captured again", "[gpu][invari
   CHECK(called_off > 0);
 }
 
+// From the second of three alike parts on there is a graph; another part in between ends it.
+TEST_CASE("parts of a prompt that are alike, in a graph, give the logits of tapped ones", "[gpu][invariance]") {
+  for_each_fixture([](const Fixture& fixture) {
+    const auto steps = random_steps(fixture.config, {40, 40, 40, 7, 40, 40, 1, 40}, {0, 5}, 3);
+    const KeepingSink tapped = run_all(*fixture.engine, steps);
+    const auto session = fixture.engine->open(session_options(steps));
+    for (const Step& step : steps) {
+      INFO("step " << step.index);
+      const Tensor logits = Tensor::copy_of(session->run_step(step, nullptr));
+      REQUIRE(std::ranges::equal(logits.bytes(), tapped.at(step.index, Op::kLmHead).bytes()));
+    }
+  });
+}
+
+TEST_CASE("keys beyond a cluster of blocks give the same bits in another batch and with spare capacity",
+          "[gpu][invariance]") {
+  require_gpu();
+  for (const ModelConfig& config : {gpu_configs()[2], gpu_configs()[3]}) {
+    const Fixture fixture(config, DType::kBF16);
+    const auto together = random_steps(config, {2040, 1, 30, 1, 1}, {0, 700}, 3);
+    const Rows expected = fixture.run(together);
+    INFO(to_string(config));
+    REQUIRE(first_difference(fixture.run(together, Poison::kLargeFinite, 1900), expected) == "");
+    for (std::size_t b = 0; b < 2; ++b) {
+      const std::vector<Step> alone = without_pads(row_alone(together, b));
+      const Rows rows = rows_of(run_all(*fixture.engine, alone), alone, static_cast<std::int64_t>(b));
+      REQUIRE(first_difference(rows, expected) == "");
+    }
+  }
+}
+
 TEST_CASE("a step of nothing but padding for one row works", "[gpu][invariance]") {
   for_each_fixture([](const Fixture& fixture) {
     const auto steps = random_steps(fixture.config, {4, 1, 5}, {0, 6}, 9);
