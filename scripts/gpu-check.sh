@@ -153,7 +153,7 @@ run_everything() {
   check kv_cache_layout 60 "$build/optimized/cuda/kv_cache_layout_cuda_test"
   for dtype in bfloat16 float16 float32; do check "tensors_$dtype" 120 "$tests" "[tensors][$dtype]" & done
   check engine 60 "$tests" '[gpu]~[tensors]~[invariance]~[faults]~[races]~[sanitizer]' &
-  check invariance 120 "$tests" '[invariance]' &
+  check invariance 200 "$tests" '[invariance]' &
   check planted_in_kernels 120 "$tests" '[faults]' &
   check races 60 "$tests" '[races]' &
   wait
