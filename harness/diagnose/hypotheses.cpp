@@ -170,21 +170,19 @@ std::vector<std::string> blind_hypotheses(const std::vector<HypothesisResult>& r
   return blind;
 }
 
-HypothesisResult together(const HypothesisResult& a, const HypothesisResult& b) {
-  HypothesisResult result = a;
-  if (b.verdict == HypothesisVerdict::kUndetectable) result.verdict = b.verdict;
-  std::set<FaultId> exercised(a.exercised_variants.begin(), a.exercised_variants.end());
-  exercised.insert(b.exercised_variants.begin(), b.exercised_variants.end());
+void join(HypothesisResult& result, HypothesisResult&& other) {
+  if (other.verdict == HypothesisVerdict::kUndetectable) result.verdict = other.verdict;
+  std::set<FaultId> exercised(result.exercised_variants.begin(), result.exercised_variants.end());
+  exercised.insert(other.exercised_variants.begin(), other.exercised_variants.end());
   result.exercised_variants.assign(exercised.begin(), exercised.end());
   std::ranges::sort(result.exercised_variants, {}, [](FaultId id) { return name(id); });
-  for (const auto& [variant, cases] : b.shown_by) result.shown_by[variant].insert(cases.begin(), cases.end());
-  for (const findings::BlindVariant& blind : b.blind_variants) {
-    const bool known =
-        std::ranges::find(a.blind_variants, blind.variant, &findings::BlindVariant::variant) != a.blind_variants.end();
-    if (!known) result.blind_variants.push_back(blind);
+  for (auto& [variant, cases] : other.shown_by) result.shown_by[variant].merge(cases);
+  for (findings::BlindVariant& blind : other.blind_variants) {
+    const bool known = std::ranges::find(result.blind_variants, blind.variant, &findings::BlindVariant::variant) !=
+                       result.blind_variants.end();
+    if (!known) result.blind_variants.push_back(std::move(blind));
   }
   std::erase_if(result.blind_variants, [&](const auto& blind) { return exercised.contains(blind.variant); });
-  return result;
 }
 
 }  // namespace qdiff::diagnose

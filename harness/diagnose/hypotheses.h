@@ -30,7 +30,7 @@ void judge_again(std::vector<findings::HypothesisResult>& results, const std::ve
 // Hypotheses that these inputs could not judge, for the report's coverage.
 std::vector<std::string> blind_hypotheses(const std::vector<findings::HypothesisResult>& results);
 
-// What two runs on different models exercised of a hypothesis, together; judge_again() gives it its verdict.
-findings::HypothesisResult together(const findings::HypothesisResult& a, const findings::HypothesisResult& b);
+// Adds what a run on another model exercised of a hypothesis; judge_again() gives it its verdict.
+void join(findings::HypothesisResult& result, findings::HypothesisResult&& other);
 
 }  // namespace qdiff::diagnose

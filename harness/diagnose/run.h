@@ -25,11 +25,12 @@ enum class Mode : std::uint8_t { kLockstep, kFree, kBoth };
 
 struct RunOptions {
   Mode mode = Mode::kBoth;
-  std::optional<std::set<int>> layers;  // judged layers; none given: all of them, embedding and head too
-  std::optional<std::set<int>> steps;   // judged steps; none given: all
-  bool probing = true;                  // ask of each variant whether these inputs would show it
-  std::optional<Injection> inject;      // already planted in the candidate; named in the result
-  std::string repeat_arguments;         // appended to each finding's command: " --model M --dtype bfloat16"
+  // Judged layers, and with kNoLayer embedding and head; none given: all of them.
+  std::optional<std::set<int>> layers;
+  std::optional<std::set<int>> steps;  // judged steps; none given: all
+  bool probing = true;                 // ask of each variant whether these inputs would show it
+  std::optional<Injection> inject;     // already planted in the candidate; named in the result
+  std::string repeat_arguments;        // appended to each finding's command: " --model M --dtype bfloat16"
   ProgressReport progress;
 };
 

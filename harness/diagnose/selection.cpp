@@ -9,6 +9,7 @@ Extent select_layers(const std::optional<std::set<int>>& wanted, const ModelConf
   if (!wanted) {
     for (int layer = 0; layer < config.num_layers; ++layer) extent.layers.insert(layer);
   }
+  if (extent.layers.erase(kNoLayer) > 0) extent.outside_layers = true;
   if (extent.layers.empty()) throw InputError("--layers: the list is empty");
   for (int layer : extent.layers) {
     if (layer < 0 || layer >= config.num_layers) {

@@ -19,8 +19,8 @@ struct Extent {
   bool has(const TensorId& id) const { return id.layer == kNoLayer ? outside_layers : layers.contains(id.layer); }
 };
 
-// The wanted layers alone; none given: all of them, and what lies outside. Throws InputError where the model lacks one
-// of them, or the list is empty.
+// The wanted layers alone, and what lies outside where kNoLayer is among them; none given: everything. Throws
+// InputError where the model lacks one of them, or the list is empty.
 Extent select_layers(const std::optional<std::set<int>>& wanted, const ModelConfig& config);
 
 // Selects those of the wanted steps (none given: of all) that hold more than padding.

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -233,6 +234,20 @@ struct CaseSummary {
   std::uint64_t seed = 0;
   compare::Verdict verdict = compare::Verdict::kMatch;
   std::int64_t tensors_compared = 0;
+  // On which model, by which engine in which type, where results were joined; else empty: those of the result.
+  std::string model = {}, engine = {}, dtype = {};
+};
+
+// The bugs that were considered. Copies share it: joined results are many, and those of one model have the same.
+class Catalogue {
+ public:
+  Catalogue() : Catalogue(std::vector<VariantFacts>()) {}
+  Catalogue(std::vector<VariantFacts> rows)  // NOLINT(google-explicit-constructor): it is one
+      : rows_(std::make_shared<const std::vector<VariantFacts>>(std::move(rows))) {}
+  operator const std::vector<VariantFacts>&() const { return *rows_; }  // NOLINT(google-explicit-constructor)
+
+ private:
+  std::shared_ptr<const std::vector<VariantFacts>> rows_;
 };
 
 struct RunResult {
@@ -246,7 +261,7 @@ struct RunResult {
   Precision precision;
   std::optional<Injection> injected;
   std::int64_t planted_executions = 0;  // how often the planted code ran in a place where it differs
-  std::vector<VariantFacts> catalogue;  // the bugs that were considered
+  Catalogue catalogue;
   std::vector<CaseSummary> cases;
   std::vector<Finding> findings;  // by case in the order run, then step, then execution order; logic before precision
   std::vector<HypothesisResult> hypotheses;  // H01..H10

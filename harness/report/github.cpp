@@ -167,8 +167,7 @@ std::string github_summary(const RunResult& result) {
   std::string text = "### qdiff: " + std::string(compare::name(result.verdict)) +
                      (result.acceptance ? ", " + std::string(findings::name(result.acceptance->verdict)) : "") +
                      "\n\n" + markdown_text(verdict_sentence(result)) + "\n\n";
-  text += markdown_text(result.engine.empty() ? "no" : result.engine) + " engine in " +
-          std::string(name(result.precision.activations)) +
+  text += markdown_text(result.engine.empty() ? "no" : result.engine) + " engine in " + dtypes_of(result) +
           (result.model.empty() ? std::string() : " on " + code(result.model)) + ", " +
           counted(static_cast<std::int64_t>(result.cases.size()), "case") + ", " +
           counted(result.coverage.tensors_compared, "tensor") + " compared.";

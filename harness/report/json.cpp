@@ -167,13 +167,17 @@ Document fed_tokens_document(const std::optional<findings::FedTokens>& tokens) {
   return {{"compared", tokens->compared}, {"not_chosen", tokens->not_chosen}, {"first", first}};
 }
 
-Document case_document(const findings::CaseSummary& summary) {
+Document case_document(const RunResult& result, const findings::CaseSummary& summary) {
+  const bool is_named = !summary.model.empty();
   return {{"id", summary.id},
           {"title", summary.title},
           {"hypothesis", or_null(summary.hypothesis)},
           {"seed", summary.seed},
           {"verdict", compare::name(summary.verdict)},
-          {"tensors_compared", summary.tensors_compared}};
+          {"tensors_compared", summary.tensors_compared},
+          {"model", is_named ? summary.model : result.model},
+          {"engine", is_named ? summary.engine : result.engine},
+          {"dtype", is_named ? summary.dtype : std::string(name(result.precision.activations))}};
 }
 
 // As the `compute` block of a trace's manifest.
@@ -323,7 +327,8 @@ Document to_document(const RunResult& result) {
           {"acceptance", acceptance_document(result.acceptance)},
           {"notes", list(result.notes)},
           {"conditions", list(result.conditions)},
-          {"cases", list(result.cases, case_document)},
+          {"cases",
+           list(result.cases, [&](const findings::CaseSummary& summary) { return case_document(result, summary); })},
           {"command", result.command},
           {"model", {{"argument", result.model}, {"config", result.config}}},
           {"engine",

@@ -168,8 +168,7 @@ Document profiles_document(const RunResult& result) {
 
 std::string subject_of(const RunResult& result) {
   return result.engine + (result.device.empty() || result.device == result.engine ? "" : " (" + result.device + ")") +
-         " in " + std::string(name(result.precision.activations)) +
-         (result.model.empty() ? "" : " on " + result.model) + ", " +
+         " in " + dtypes_of(result) + (result.model.empty() ? "" : " on " + result.model) + ", " +
          counted(static_cast<std::int64_t>(result.cases.size()), "case");
 }
 

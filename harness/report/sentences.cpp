@@ -156,4 +156,14 @@ std::string why_not_judged(const findings::HypothesisResult& hypothesis) {
   return hypothesis.evidence.empty() ? "nothing that it could show was run" : hypothesis.evidence.front();
 }
 
+std::string dtypes_of(const findings::RunResult& result) {
+  std::vector<std::string> dtypes;
+  for (const findings::CaseSummary& summary : result.cases) {
+    const bool known = std::find(dtypes.begin(), dtypes.end(), summary.dtype) != dtypes.end();
+    if (!summary.dtype.empty() && !known) dtypes.push_back(summary.dtype);
+  }
+  if (dtypes.empty()) return std::string(name(result.precision.activations));
+  return joined(dtypes, 4);
+}
+
 }  // namespace qdiff::report

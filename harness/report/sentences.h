@@ -43,6 +43,9 @@ std::map<std::string, std::string> points_of(const findings::RunResult& result);
 // "; with the positions that its manifest requests", to be appended to a verdict; empty where it holds as it stands.
 std::string conditions_of(const findings::RunResult& result);
 
+// "bfloat16", or of joined results "float32, bfloat16": the types of the engines' tensors.
+std::string dtypes_of(const findings::RunResult& result);
+
 bool counts(const findings::RunResult& result, const findings::Finding& finding);
 
 // "step 2 (decode), layer 1, lockstep"

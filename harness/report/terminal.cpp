@@ -350,11 +350,11 @@ void write_ranking(const findings::FreeRanking& ranking, Writer& out) {
 void write_headline(const RunResult& result, Writer& out) {
   std::string engine = result.engine.empty() ? std::string("no") : result.engine;
   if (!result.device.empty() && result.device != result.engine) engine += " (" + result.device + ")";
-  out.line(out.painted(color_of(result.verdict), headline_of(result.verdict)) + "  " +
-           out.plain(engine + " engine in " + std::string(name(result.precision.activations)) +
-                     (result.model.empty() ? "" : " on " + models_of(result))) +
-           ", " + counted(static_cast<std::int64_t>(result.cases.size()), "case") + ", " +
-           formats::duration_text(result.seconds) + out.plain(conditions_of(result)));
+  out.line(
+      out.painted(color_of(result.verdict), headline_of(result.verdict)) + "  " +
+      out.plain(engine + " engine in " + dtypes_of(result) + (result.model.empty() ? "" : " on " + models_of(result))) +
+      ", " + counted(static_cast<std::int64_t>(result.cases.size()), "case") + ", " +
+      formats::duration_text(result.seconds) + out.plain(conditions_of(result)));
   if (result.injected) {
     out.field("planted", to_string(*result.injected) + ", which ran " + counted(result.planted_executions, "time") +
                              " where it differs from right code");

@@ -147,12 +147,14 @@ TEST_CASE("together two runs exercise what either does, and are blind to what ne
   second.cases_that_show = {{FaultId::kModulo, {"b"}}};
   const auto of_first = judge_hypotheses({}, catalogue(), first);
   const auto of_second = judge_hypotheses({}, catalogue(), second);
-  const HypothesisResult h05 = together(find(of_first, "H05"), find(of_second, "H05"));
+  HypothesisResult h05 = find(of_first, "H05");
+  join(h05, HypothesisResult(find(of_second, "H05")));
   CHECK(h05.exercised_variants == std::vector<FaultId>{FaultId::kModulo});
   CHECK(h05.shown_by.at(FaultId::kModulo) == std::set<std::string>{"a", "b"});
   REQUIRE(h05.blind_variants.size() == 1);
   CHECK(h05.blind_variants[0].variant == FaultId::kDivideByKv);
-  const HypothesisResult h01 = together(find(of_first, "H01"), find(of_second, "H01"));
+  HypothesisResult h01 = find(of_first, "H01");
+  join(h01, HypothesisResult(find(of_second, "H01")));
   CHECK(h01.verdict == HypothesisVerdict::kUndetectable);
   CHECK(h01.blind_variants.size() == 1);
 }

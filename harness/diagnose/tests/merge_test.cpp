@@ -107,6 +107,49 @@ TEST_CASE("another model's cases refute a variant that they would have shown, an
   CHECK(both.findings[0].explanation.alternatives.size() == 1);
 }
 
+TEST_CASE("what one engine or type rules out another may have", "[merge]") {
+  RunResult tied = result_of({kTie}), right = result_of({}, {FaultId::kNoHeadStride});
+  tied.engine = "cuda";
+  right.engine = "cpu";
+  CHECK(merge({tied, right}).findings[0].explanation.alternatives.size() == 1);
+  right.engine = "cuda";
+  right.precision.weights = DType::kF32;
+  CHECK(merge({tied, right}).findings[0].explanation.alternatives.size() == 1);
+  right.precision.weights = tied.precision.weights;
+  CHECK(merge({tied, right}).findings[0].explanation.alternatives.empty());
+}
+
+TEST_CASE("evidence takes the variant that is confirmed elsewhere, of the same engine alone", "[merge]") {
+  RunResult confirmed = result_of({finding_of({{FaultId::kModulo, {}}})}), evidence = result_of({finding_of({})});
+  confirmed.engine = evidence.engine = "cpu";
+  evidence.findings[0].explanation.hypothesis = "H05";
+  evidence.findings[0].explanation.evidence = "heads are exchanged";
+  for (const auto& results : {std::vector{confirmed, evidence}, std::vector{evidence, confirmed}}) {
+    for (const Finding& finding : merge(results).findings) CHECK(finding.explanation.variant == FaultId::kModulo);
+  }
+  evidence.engine = "cuda";
+  CHECK_FALSE(merge({confirmed, evidence}).findings[1].explanation.variant);
+}
+
+TEST_CASE("each case says on what it ran, and joined results name each engine and model once", "[merge]") {
+  RunResult first = result_of({}), second = result_of({});
+  for (RunResult* result : {&first, &second}) {
+    result->cases.resize(1);
+    result->model = "m";
+    result->device = "cpu";
+  }
+  first.engine = "cpu";
+  second.engine = "reference";
+  second.precision.activations = DType::kF32;
+  const RunResult merged = merge({first, second, first});
+  CHECK(merged.model == "m");
+  CHECK(merged.engine == "cpu, reference");
+  CHECK(merged.device == "cpu");
+  REQUIRE(merged.cases.size() == 3);
+  CHECK((merged.cases[1].model == "m" && merged.cases[1].engine == "reference" && merged.cases[1].dtype == "float32"));
+  CHECK(merged.cases[2].dtype == "bfloat16");
+}
+
 TEST_CASE("a variant that was in doubt is so still when the others are out", "[merge]") {
   Finding doubtful = kTie;
   doubtful.explanation.evidence = "the span is long";

@@ -41,7 +41,7 @@ TEST_CASE("without a filter all layers are judged and what lies outside, with on
 
 TEST_CASE("a layer that the model lacks is refused, and so is an empty list", "[selection]") {
   CHECK(refusal_of({0, 3}) == "--layers: the model has no layer 3; its layers are 0 to 2");
-  CHECK(refusal_of({-1}) == "--layers: the model has no layer -1; its layers are 0 to 2");
+  CHECK(refusal_of({-2}) == "--layers: the model has no layer -2; its layers are 0 to 2");
   CHECK(refusal_of({}) == "--layers: the list is empty");
 }
 
