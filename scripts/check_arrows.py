@@ -26,14 +26,15 @@ ROOMS = {
     "harness/trace": COMPARING,
     "harness/cases": COMPARING,
     "harness/report": COMPARING + ["harness/findings"],
+    "harness/shards": COMPARING + ["harness/findings", "harness/report"],
     "harness/explain": ["harness/contract", "harness/compare"],
     # It judges recordings, which are traces in memory.
     "harness/diagnose": COMPARING + ["harness/pattern", "harness/explain", "harness/findings", "harness/trace"],
     "harness/cli": COMPARING + ["harness/findings", "harness/acceptance", "harness/model", "harness/trace", "harness/cases", "harness/report",
-                                "harness/diagnose", "harness/reduce", "harness/selftest", "harness/calibration", "reference",
-                                "optimized"],
+                                "harness/shards", "harness/diagnose", "harness/reduce", "harness/selftest",
+                                "harness/calibration", "reference", "optimized"],
     "harness/selftest": COMPARING + ["harness/findings", "harness/model", "harness/trace", "harness/cases",
-                                     "harness/report", "harness/diagnose"],
+                                     "harness/report", "harness/shards", "harness/diagnose"],
     "harness/reduce": COMPARING + ["harness/findings", "harness/trace"],
     "harness/calibration": COMPARING + ["harness/model", "reference"],  # a program: measures the judge's bounds
     "reference": ["harness/contract"],
@@ -47,7 +48,8 @@ LIBRARIES = {
     "ATen/": ["reference"],
     "c10/": ["reference"],
     "torch/": ["reference"],
-    "nlohmann/": ["harness/formats", "harness/model", "harness/trace", "harness/cases", "harness/report", "harness/cli"],
+    "nlohmann/": ["harness/formats", "harness/model", "harness/trace", "harness/cases", "harness/report", "harness/shards",
+                  "harness/cli"],
     "CLI/": ["harness/cli", "harness/calibration"],
     "cuda": ["optimized/cuda"],
 }
