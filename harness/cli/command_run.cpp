@@ -12,9 +12,11 @@
 #include "harness/cli/gemm_table.h"
 #include "harness/cli/memory.h"
 #include "harness/cli/output_folder.h"
+#include "harness/cli/parties.h"
 #include "harness/cli/progress.h"
 #include "harness/cli/prompt.h"
 #include "harness/cli/text.h"
+#include "harness/cli/unit_run.h"
 #include "harness/cli/words.h"
 #include "harness/diagnose/run.h"
 #include "harness/model/model.h"
@@ -166,17 +168,13 @@ void print_gemms(Engine& engine, const ModelConfig& config, const std::string& m
 
 findings::RunResult run_group(Group& group, const std::string& which, const RunArguments& arguments,
                               const MemoryPlan& plan, const std::optional<std::set<int>>& steps, Progress& progress) {
-  const auto candidate = make_engine(arguments.backend, *group.model,
-                                     {.dtype = group.dtype,
-                                      .threads = arguments.common.threads,
-                                      .max_resident_bytes = plan.max_resident_bytes,
-                                      .inject = group.inject});
-  if (arguments.print_gemms) print_gemms(*candidate, group.model->config(), group.spec, progress);
-  const reference::Options reference_options{.num_threads = arguments.common.threads.value_or(0),
-                                             .where = arguments.reference};
-  const Precision gold = gold_precision(candidate->precision().weights);
-  const auto reference_engine = reference::make_engine(*group.model, gold, reference_options);
-  const auto oracle = reference::make_oracle(*group.model, reference_options);
+  RunParties parties(*group.model, arguments.backend,
+                     {.dtype = group.dtype,
+                      .threads = arguments.common.threads,
+                      .max_resident_bytes = plan.max_resident_bytes,
+                      .inject = group.inject},
+                     arguments.reference);
+  if (arguments.print_gemms) print_gemms(parties.candidate(), group.model->config(), group.spec, progress);
   diagnose::RunOptions options;
   options.mode = arguments.mode;
   options.layers = group.layers;
@@ -189,16 +187,15 @@ findings::RunResult run_group(Group& group, const std::string& which, const RunA
   std::vector<std::int64_t> expected, actual;
   if (arguments.prompt) {
     // The candidate first, as in every run, in memory that holds no right answers.
-    actual = write_greedily(*candidate, *group.tokenizer, group.cases.front(), options.progress);
-    expected = write_greedily(*reference_engine, *group.tokenizer, group.cases.front(), options.progress);
+    actual = write_greedily(parties.candidate(), *group.tokenizer, group.cases.front(), options.progress);
+    expected = write_greedily(parties.reference(), *group.tokenizer, group.cases.front(), options.progress);
     feed(expected, group.cases.front());
     const std::size_t num_steps = group.cases.front().steps.size();
     if (steps && static_cast<std::size_t>(*steps->begin()) >= num_steps) {
       throw InputError("--steps: the text that the reference writes ends at step " + std::to_string(num_steps - 1));
     }
   }
-  findings::RunResult result =
-      diagnose::run_cases(group.cases, {*candidate, *reference_engine, *oracle, *group.model}, options);
+  findings::RunResult result = diagnose::run_cases(group.cases, parties.get(), options);
   for (findings::FreeRun& run : result.free_runs) {
     if (group.tokenizer != nullptr) put_words(*group.tokenizer, run);
     if (!arguments.prompt) continue;
@@ -222,6 +219,7 @@ std::vector<std::string> ids_of(const std::vector<Group>& groups) {
 ExitStatus run_command(const RunArguments& arguments, const std::string& command) {
   check_available(arguments.backend);
   if (arguments.inject) check_plantable(arguments.backend, *arguments.inject);
+  if (const auto by_units = asked_by_units(arguments)) return run_by_units(*by_units);
   std::vector<Group> groups =
       arguments.prompt ? group_of_prompt(arguments) : group_by_model(load_cases(arguments), arguments);
   if (arguments.layers) select_layers(groups, *arguments.layers);
@@ -247,11 +245,7 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
   findings::RunResult result = diagnose::merge(std::move(results));
   result.command = command;
   if (arguments.inject) result.injected = arguments.inject;
-  if (arguments.inject && result.planted_executions == 0 && result.verdict == compare::Verdict::kMatch) {
-    result.verdict = compare::Verdict::kInconclusive;
-    result.reason = "the planted fault " + to_string(*arguments.inject) +
-                    " never ran in a place where it differs from the right code; choose a case that runs it";
-  }
+  doubt_planting(result);
   apply_terms(terms, result);
   return deliver(result, arguments.common, arguments.out);
 }

@@ -9,6 +9,8 @@
 #include "harness/cli/engines.h"
 #include "harness/cli/output_folder.h"
 #include "harness/cli/progress.h"
+#include "harness/cli/selftest_units.h"
+#include "harness/cli/shard_folder.h"
 #include "harness/report/report_file.h"
 #include "harness/selftest/selftest.h"
 #include "optimized/cpu/engine.h"
@@ -50,14 +52,9 @@ selftest::HonestRun run_twin(std::uint64_t seed, DType dtype, calibration::Size 
   return run;
 }
 
-}  // namespace
+constexpr std::string_view kMark = "\"qdiff-selftest\"";
 
-ExitStatus selftest_command(const SelftestArguments& arguments, const std::string& command) {
-  check_available(arguments.backend);
-  check_output_folder(arguments.out);
-  const fs::path file = fs::path(arguments.out) / "selftest.json";
-  constexpr std::string_view kMark = "\"qdiff-selftest\"";
-  report::check_own_file(file, kMark);
+selftest::Settings settings_of(const SelftestArguments& arguments) {
   selftest::Settings settings;
   settings.quick = arguments.quick;
   settings.engine_alone = arguments.backend == EngineKind::kCuda;
@@ -76,21 +73,42 @@ ExitStatus selftest_command(const SelftestArguments& arguments, const std::strin
   settings.pairs = arguments.pairs;
   settings.spoiled = arguments.spoiled;
   if (arguments.seed) settings.seed = static_cast<std::uint64_t>(*arguments.seed);
+  return settings;
+}
 
+fs::path file_in(const std::string& out) { return fs::path(out) / "selftest.json"; }
+
+}  // namespace
+
+selftest::Result run_selftest(const SelftestArguments& arguments, selftest::Ledger* ledger) {
+  selftest::Settings settings = settings_of(arguments);
+  settings.ledger = ledger;
   Progress progress(arguments.common.quiet);
-  selftest::Result result = selftest::run_selftest(
+  return selftest::run_selftest(
       cases::embedded_suite(), makers(arguments.backend), settings,
       [&](const std::string& what, std::int64_t done, std::int64_t total) { progress.show(what, done, total); });
-  progress.clear();
-  result.command = command;
+}
+
+ExitStatus deliver_selftest(const selftest::Result& result, const SelftestArguments& arguments) {
   // The table first: a disk that is full by now must not lose it.
   if (!arguments.common.quiet) {
     const std::string text = selftest::to_table(result);
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   }
-  report::write_report_file({file, selftest::to_json(result), kMark});
+  report::write_report_file({file_in(arguments.out), selftest::to_json(result), kMark});
   return result.passed() ? ExitStatus::kMatch : ExitStatus::kDiverged;
+}
+
+ExitStatus selftest_command(const SelftestArguments& arguments, const std::string& command) {
+  check_available(arguments.backend);
+  check_output_folder(arguments.out);
+  report::check_own_file(file_in(arguments.out), kMark);
+  const auto shard = shard_asked(arguments.shard);
+  if (shard || arguments.resume) return run_selftest_by_units(arguments, shard.value_or(shards::Shard{}));
+  selftest::Result result = run_selftest(arguments, nullptr);
+  result.command = command;
+  return deliver_selftest(result, arguments);
 }
 
 }  // namespace qdiff::cli

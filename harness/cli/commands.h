@@ -19,6 +19,8 @@ ExitStatus list_command(const ListArguments& arguments);
 ExitStatus selftest_command(const SelftestArguments& arguments, const std::string& command);
 ExitStatus reduce_command(const ReduceArguments& arguments);
 ExitStatus fuzz_command(const FuzzArguments& arguments);
+ExitStatus plan_command(const PlanArguments& arguments);
+ExitStatus merge_command(const MergeArguments& arguments);
 ExitStatus completion_command(const CompletionArguments& arguments);
 
 inline ExitStatus status_of(compare::Verdict verdict) {

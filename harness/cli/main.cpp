@@ -41,6 +41,8 @@ ExitStatus dispatch(const CommandLine& line) {
   }
   if (const auto* reduce = std::get_if<ReduceArguments>(&line.arguments)) return reduce_command(*reduce);
   if (const auto* fuzz = std::get_if<FuzzArguments>(&line.arguments)) return fuzz_command(*fuzz);
+  if (const auto* plan = std::get_if<PlanArguments>(&line.arguments)) return plan_command(*plan);
+  if (const auto* merge = std::get_if<MergeArguments>(&line.arguments)) return merge_command(*merge);
   if (const auto* completion = std::get_if<CompletionArguments>(&line.arguments))
     return completion_command(*completion);
   return inspect_command(std::get<InspectArguments>(line.arguments));

@@ -155,8 +155,23 @@ inline void add_mode(CLI::App& app, diagnose::Mode& mode, const std::string& des
   add_value(app, "--mode", mode, "MODE", read, description);
 }
 
+// The options by which a run is one of many machines' part, and goes on after it was killed.
+template <typename Arguments>
+void add_shard_options(CLI::App& app, Arguments& arguments) {
+  add_value(app, "--shard", arguments.shard, "I/N", shards::parse_shard,
+            "Do the I-th of N parts of the work alone, for 'qdiff merge' (default: what the scheduler says, as "
+            "SLURM_ARRAY_TASK_ID; else all)");
+  app.add_flag("--resume", arguments.resume, "Go on with what an earlier run has left in the folder of --out");
+}
+
 // The commands that narrow a failure down, in narrowing_options.cpp.
 void add_reduce(CLI::App& app, CommandLine& line);
 void add_fuzz(CLI::App& app, CommandLine& line);
+
+// Runs by units, in unit_options.cpp. The check throws InputError where options of `run` do not go together.
+void add_unit_options(CLI::App& command, RunArguments& run);
+void check_unit_options(const CLI::App& command, const RunArguments& run);
+void add_plan(CLI::App& app, CommandLine& line);
+void add_merge(CLI::App& app, CommandLine& line);
 
 }  // namespace qdiff::cli

@@ -54,6 +54,7 @@ void add_run(CLI::App& app, CommandLine& line) {
                        "Judge only these steps of each case, as 0,4");
   add_mode(command, run->mode,
            "lockstep: each layer gets the reference's input; free: the engine feeds itself; both (default: both)");
+  add_unit_options(command, *run);
   add_acceptance(command, run->acceptance);
   add_all(command, run->common);
   add_common(command, run->common);
@@ -64,7 +65,8 @@ void add_run(CLI::App& app, CommandLine& line) {
                              "  qdiff run H05-gqa --inject H05.modulo\n"
                              "  qdiff run --model model.gguf --prompt 'The capital of France is'\n\n") +
                  kExitStatuses);
-  command.callback([run, &line] {
+  command.callback([run, &command, &line] {
+    check_unit_options(command, *run);
     if (run->prompt && !run->cases.empty()) {
       throw InputError("--prompt stands instead of cases; leave '" + run->cases.front() + "' out");
     }
@@ -229,6 +231,7 @@ void add_selftest(CLI::App& app, CommandLine& line) {
     return parse_whole(flag, text, 0, std::int64_t{1} << 53);
   };
   add_value(command, "--seed", selftest->seed, "N", read_seed, "Seed of the first of these (default: 7000000)");
+  add_shard_options(command, *selftest);
   add_out(command, selftest->out, "Where selftest.json goes (default: qdiff-report)");
   add_threads(command, selftest->common, "Faults to plant side by side (default: all cores)");
   command.add_flag("--quiet", selftest->common.quiet, "No progress line, and no table on standard output");
@@ -289,6 +292,8 @@ void add_commands(CLI::App& app, CommandLine& line) {
   add_reduce(app, line);
   add_fuzz(app, line);
   add_selftest(app, line);
+  add_plan(app, line);
+  add_merge(app, line);
   add_completion(app, line);
   add_man(app, line);
 }

@@ -13,6 +13,7 @@
 #include "harness/contract/mistake.h"
 #include "harness/diagnose/run.h"
 #include "harness/findings/finding_kind.h"
+#include "harness/shards/shard.h"
 #include "reference/reference.h"
 
 namespace qdiff::cli {
@@ -51,6 +52,25 @@ struct RunArguments {
   diagnose::Mode mode = diagnose::Mode::kBoth;
   std::optional<Injection> inject;
   bool print_gemms = false;
+  AcceptanceArguments acceptance;
+  // Of a run by units.
+  std::optional<std::string> suite;
+  std::optional<shards::Shard> shard;
+  bool resume = false;
+  std::optional<std::string> durations;
+};
+
+struct PlanArguments {
+  std::string suite;  // empty: the built-in cases
+  RunArguments run;
+  bool json = false;
+};
+
+struct MergeArguments {
+  CommonArguments common;
+  std::vector<std::string> folders;
+  std::vector<std::string> rerun;
+  std::string out = "qdiff-report";
   AcceptanceArguments acceptance;
 };
 
@@ -93,6 +113,8 @@ struct SelftestArguments {
   std::string only;                                         // what the fault ids begin with, or "novel"; empty: all
   std::optional<std::int64_t> novel, pairs, spoiled, seed;  // none: by `quick`
   std::string out = "qdiff-report";
+  std::optional<shards::Shard> shard;
+  bool resume = false;
 };
 
 struct DiagnoseArguments {
@@ -132,7 +154,8 @@ struct PrintText {
 struct CommandLine {
   std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
   std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, DiagnoseArguments,
-               SelftestArguments, CompletionArguments, ListArguments, ReduceArguments, FuzzArguments>
+               SelftestArguments, CompletionArguments, ListArguments, ReduceArguments, FuzzArguments, PlanArguments,
+               MergeArguments>
       arguments;
 };
 
@@ -146,5 +169,10 @@ int bad_input_status(int argc, const char* const* argv);
 // Arguments that give a finding's command the same candidate as this run: " --model M --dtype float32 --inject …".
 // `inject` is the fault or the mistake as it was planted in that candidate.
 std::string repeat_arguments(const RunArguments& arguments, const std::optional<Injection>& inject);
+
+// The whole of a run by units, on one machine, as words of a command line; read_words() reads them back.
+std::vector<std::string> words_of_units(const RunArguments& arguments);
+std::vector<std::string> words_of_units(const SelftestArguments& arguments);
+CommandLine read_words(const std::vector<std::string>& words);
 
 }  // namespace qdiff::cli

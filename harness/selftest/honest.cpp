@@ -1,8 +1,9 @@
 #include "harness/selftest/honest.h"
 
+#include <algorithm>
 #include <array>
 
-#include "harness/selftest/parallel.h"
+#include "harness/selftest/archive.h"
 #include "harness/selftest/random_case.h"
 
 namespace qdiff::selftest {
@@ -29,23 +30,24 @@ HonestRun run_random_case(std::uint64_t seed, DType dtype, const Makers& makers,
 }
 
 std::vector<HonestRuns> run_honest(const std::string& what, std::int64_t runs, std::uint64_t first_seed,
-                                   const RunHonest& run, int threads, const Progress& progress) {
+                                   const RunHonest& run, const Crew& crew) {
   constexpr std::array kTypes = {DType::kF32, DType::kBF16, DType::kF16};
-  const auto of_each = static_cast<std::size_t>(runs);
-  std::vector<HonestRun> done(of_each * kTypes.size());
-  struct NoState {};
-  in_parallel(
-      done.size(), threads, [] { return NoState{}; },
-      [&](NoState&, std::size_t i) { done[i] = run(first_seed + i % of_each, kTypes[i / of_each]); },
-      [&](std::size_t, std::size_t finished) {
-        progress("honest runs, " + what, static_cast<std::int64_t>(finished), static_cast<std::int64_t>(done.size()));
-      });
   std::vector<HonestRuns> result;
-  for (std::size_t t = 0; t < kTypes.size(); ++t) {
-    HonestRuns of_type{what, kTypes[t], runs, 0, {}};
-    for (std::size_t i = t * of_each; i < (t + 1) * of_each; ++i) {
-      of_type.tensors += done[i].tensors;
-      if (!done[i].alarm.empty()) of_type.alarms.push_back(done[i].alarm);
+  std::string kind = "honest/" + what;
+  std::ranges::replace(kind, ' ', '-');
+  for (const DType dtype : kTypes) {
+    std::vector<std::string> units;
+    for (std::int64_t i = 0; i < runs; ++i) {
+      units.push_back(kind + '/' + std::string(name(dtype)) + '/' +
+                      std::to_string(first_seed + static_cast<std::uint64_t>(i)));
+    }
+    const auto done = in_units<HonestRun>(
+        units, crew, no_state, [&](NoState&, std::size_t i) { return run(first_seed + i, dtype); },
+        [&](std::size_t) { return "honest runs, " + what + ", " + std::string(name(dtype)); });
+    HonestRuns of_type{what, dtype, runs, 0, {}};
+    for (const HonestRun& one : done) {
+      of_type.tensors += one.tensors;
+      if (!one.alarm.empty()) of_type.alarms.push_back(one.alarm);
     }
     result.push_back(std::move(of_type));
   }

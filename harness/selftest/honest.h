@@ -24,6 +24,6 @@ HonestRun run_random_case(std::uint64_t seed, DType dtype, const Makers& makers,
 
 // `runs` of each type, on seeds from `first_seed`.
 std::vector<HonestRuns> run_honest(const std::string& what, std::int64_t runs, std::uint64_t first_seed,
-                                   const RunHonest& run, int threads, const Progress& progress);
+                                   const RunHonest& run, const Crew& crew);
 
 }  // namespace qdiff::selftest

@@ -11,8 +11,8 @@
 #include "harness/contract/number_text.h"
 #include "harness/diagnose/record.h"
 #include "harness/report/injection.h"
+#include "harness/selftest/archive.h"
 #include "harness/selftest/novel_draw.h"
-#include "harness/selftest/parallel.h"
 #include "harness/selftest/spoiled.h"
 
 namespace qdiff::selftest {
@@ -243,22 +243,15 @@ NovelTrial run_novel(std::uint64_t seed, DType dtype, std::size_t num_mistakes, 
 }
 
 std::vector<NovelTrial> run_all_novel(std::int64_t runs, std::uint64_t first_seed, std::size_t num_mistakes,
-                                      const Makers& makers, const MakeMistaken& mistaken, int threads,
-                                      const Progress& progress) {
+                                      const Makers& makers, const MakeMistaken& mistaken, const Crew& crew) {
   constexpr std::array kTypes = {DType::kBF16, DType::kF32, DType::kF16};
-  std::vector<NovelTrial> trials(static_cast<std::size_t>(runs));
-  struct NoState {};
-  in_parallel(
-      trials.size(), threads, [] { return NoState{}; },
+  return in_units<NovelTrial>(
+      seed_units(num_mistakes == 1 ? "novel" : "pairs", runs, first_seed), crew, no_state,
       [&](NoState&, std::size_t i) {
         const std::uint64_t seed = first_seed + i;
-        trials[i] = run_novel(seed, kTypes[seed % kTypes.size()], num_mistakes, makers, mistaken);
+        return run_novel(seed, kTypes[seed % kTypes.size()], num_mistakes, makers, mistaken);
       },
-      [&](std::size_t, std::size_t finished) {
-        progress(num_mistakes == 1 ? "novel faults" : "novel faults, two at once", static_cast<std::int64_t>(finished),
-                 runs);
-      });
-  return trials;
+      [&](std::size_t) { return num_mistakes == 1 ? "novel faults" : "novel faults, two at once"; });
 }
 
 NovelScore score(const std::vector<NovelTrial>& trials) {

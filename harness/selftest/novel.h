@@ -55,8 +55,7 @@ NovelTrial run_novel(std::uint64_t seed, DType dtype, std::size_t num_mistakes, 
 
 // `runs` trials on seeds from `first_seed`, in types that go round.
 std::vector<NovelTrial> run_all_novel(std::int64_t runs, std::uint64_t first_seed, std::size_t num_mistakes,
-                                      const Makers& makers, const MakeMistaken& mistaken, int threads,
-                                      const Progress& progress);
+                                      const Makers& makers, const MakeMistaken& mistaken, const Crew& crew);
 
 struct NovelScore {
   std::int64_t trials = 0;

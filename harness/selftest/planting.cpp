@@ -7,7 +7,7 @@
 #include "harness/contract/error.h"
 #include "harness/contract/number_text.h"
 #include "harness/diagnose/variants.h"
-#include "harness/selftest/parallel.h"
+#include "harness/selftest/archive.h"
 #include "harness/selftest/scoring.h"
 #include "harness/selftest/spec.h"
 
@@ -287,18 +287,21 @@ Shift shift_in(Shifts& shifts, const VariantFacts& facts, const Variant& dose, c
 }
 
 std::vector<Trial> plant_all(const std::vector<PlantingPlan>& plans, const std::vector<cases::Case>& suite,
-                             const Makers& makers, int threads, const Progress& progress) {
+                             const Makers& makers, const Crew& crew) {
   const std::vector<Task> tasks = tasks_of(plans, suite, makers);
-  std::vector<std::vector<Trial>> done(tasks.size());
-  in_parallel(
-      tasks.size(), threads, [&] { return Benches(makers); },
+  const auto engine_of = [&](std::size_t i) { return makers.engines[tasks[i].plan->engine].first; };
+  const auto dtype_of = [&](std::size_t i) { return std::string(name(tasks[i].plan->dtype)); };
+  std::vector<std::string> units;
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    units.push_back("plant/" + engine_of(i) + '/' + dtype_of(i) + '/' + std::string(name(tasks[i].fault)));
+  }
+  auto done = in_units<std::vector<Trial>>(
+      units, crew, [&] { return Benches(makers); },
       [&](Benches& benches, std::size_t i) {
-        done[i] = Planting(*tasks[i].plan, tasks[i].fault, tasks[i].number, suite, makers, benches)();
+        return Planting(*tasks[i].plan, tasks[i].fault, tasks[i].number, suite, makers, benches)();
       },
-      [&](std::size_t i, std::size_t finished) {
-        progress("planting " + std::string(name(tasks[i].fault)) + " in " +
-                     makers.engines[tasks[i].plan->engine].first + ", " + std::string(name(tasks[i].plan->dtype)),
-                 static_cast<std::int64_t>(finished), static_cast<std::int64_t>(tasks.size()));
+      [&](std::size_t i) {
+        return "planting " + std::string(name(tasks[i].fault)) + " in " + engine_of(i) + ", " + dtype_of(i);
       });
   std::vector<Trial> trials;
   for (std::vector<Trial>& of_task : done) std::move(of_task.begin(), of_task.end(), std::back_inserter(trials));

@@ -2,13 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "harness/cases/case.h"
 #include "harness/diagnose/run.h"
 #include "harness/selftest/bench.h"
+#include "harness/selftest/ledger.h"
 #include "harness/selftest/trial.h"
 
 namespace qdiff::selftest {
@@ -32,10 +32,8 @@ std::vector<int> layers_of(Site site, const ModelConfig& config);
 // What a fault in those layers moves: the earliest tensor that any of them moves far.
 Shift shift_in(Shifts& shifts, const VariantFacts& facts, const Variant& dose, const std::vector<int>& layers);
 
-using Progress = std::function<void(const std::string& what, std::int64_t done, std::int64_t total)>;
-
 // In the order of the plans, of the catalogue, of doses and of sites, whatever the number of threads.
 std::vector<Trial> plant_all(const std::vector<PlantingPlan>& plans, const std::vector<cases::Case>& suite,
-                             const Makers& makers, int threads, const Progress& progress);
+                             const Makers& makers, const Crew& crew);
 
 }  // namespace qdiff::selftest

@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "harness/contract/error.h"
+#include "harness/selftest/archive.h"
 
 namespace qdiff::selftest {
 namespace {
@@ -42,16 +43,13 @@ std::vector<PlantingPlan> plans_of(const Settings& settings, const Makers& maker
   return plans;
 }
 
-void run_novel_faults(const Makers& makers, const Settings& settings, const Progress& progress, Result& result) {
+void run_novel_faults(const Makers& makers, const Settings& settings, const Crew& crew, Result& result) {
   const auto count = [&](const std::optional<std::int64_t>& asked, std::int64_t whole, std::int64_t quick) {
     return asked.value_or(settings.quick ? quick : whole);
   };
-  result.novel = run_all_novel(count(settings.novel, 600, 12), settings.seed, 1, makers, settings.mistaken,
-                               settings.threads, progress);
-  result.pairs = run_all_novel(count(settings.pairs, 300, 4), settings.seed, 2, makers, settings.mistaken,
-                               settings.threads, progress);
-  result.spoiled =
-      run_all_spoiled(count(settings.spoiled, 1000, 20), settings.seed, makers, settings.threads, progress);
+  result.novel = run_all_novel(count(settings.novel, 600, 12), settings.seed, 1, makers, settings.mistaken, crew);
+  result.pairs = run_all_novel(count(settings.pairs, 300, 4), settings.seed, 2, makers, settings.mistaken, crew);
+  result.spoiled = run_all_spoiled(count(settings.spoiled, 1000, 20), settings.seed, makers, crew);
 }
 
 }  // namespace
@@ -84,6 +82,7 @@ bool Result::passed() const {
 Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers, const Settings& settings,
                     const Progress& progress) {
   const auto start = std::chrono::steady_clock::now();
+  const Crew crew{.threads = settings.threads, .progress = progress, .ledger = settings.ledger};
   Result result;
   result.quick = settings.quick;
   result.of_some_faults = !settings.only.empty();
@@ -93,13 +92,13 @@ Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers,
   };
   if (settings.only == kNovelAlone) {
     result.engines.clear();
-    run_novel_faults(makers, settings, progress, result);
+    run_novel_faults(makers, settings, crew, result);
     result.seconds = seconds();
     return result;
   }
-  result.trials = plant_all(plans_of(settings, makers), suite, makers, settings.threads, progress);
+  result.trials = plant_all(plans_of(settings, makers), suite, makers, crew);
   if (result.of_some_faults) {
-    if (result.trials.empty())
+    if (result.trials.empty() && settings.ledger == nullptr)
       throw InputError("--only " + settings.only +
                        ": no fault has an id that begins so; ids begin with H01 to H10 or X");
     result.seconds = seconds();
@@ -111,16 +110,19 @@ Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers,
   std::vector<std::pair<std::string, RunHonest>> honest = {{result.engines.front() + " engine", clean_engine}};
   if (!settings.engine_alone) honest.emplace_back(settings.other_honest, settings.run_other_honest);
   for (const auto& [what, run] : honest) {
-    for (HonestRuns& runs : run_honest(what, runs_of_each_type, kFirstHonestSeed, run, settings.threads, progress)) {
+    for (HonestRuns& runs : run_honest(what, runs_of_each_type, kFirstHonestSeed, run, crew)) {
       result.honest.push_back(std::move(runs));
     }
   }
   for (DType dtype : kTypes) {
     if (settings.engine_alone || (settings.quick && dtype != DType::kBF16)) continue;
-    progress("smallest doses, " + std::string(name(dtype)), 0, 0);
-    for (SmallestDose& dose : smallest_doses(suite, makers, dtype)) result.doses.push_back(std::move(dose));
+    const auto doses = in_units<std::vector<SmallestDose>>(
+        {"doses/" + std::string(name(dtype))}, crew, no_state,
+        [&](NoState&, std::size_t) { return smallest_doses(suite, makers, dtype); },
+        [&](std::size_t) { return "smallest doses, " + std::string(name(dtype)); });
+    for (const auto& of_type : doses) result.doses.insert(result.doses.end(), of_type.begin(), of_type.end());
   }
-  if (settings.mistaken) run_novel_faults(makers, settings, progress, result);
+  if (settings.mistaken) run_novel_faults(makers, settings, crew, result);
   result.seconds = seconds();
   return result;
 }

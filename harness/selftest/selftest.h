@@ -9,6 +9,7 @@
 #include "harness/selftest/bench.h"
 #include "harness/selftest/doses.h"
 #include "harness/selftest/honest.h"
+#include "harness/selftest/ledger.h"
 #include "harness/selftest/novel.h"
 #include "harness/selftest/planting.h"
 #include "harness/selftest/scoring.h"
@@ -22,6 +23,7 @@ struct Settings {
   // runs and doses.
   std::string only;
   int threads = 1;
+  Ledger* ledger = nullptr;  // that hands units out and keeps what they make; none: all is done here
   // One engine on its own: each of its faults once in each type, and its honest runs. What else a selftest does is the
   // same whichever engine it is.
   bool engine_alone = false;

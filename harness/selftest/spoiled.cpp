@@ -8,8 +8,8 @@
 #include <set>
 
 #include "harness/contract/number_text.h"
+#include "harness/selftest/archive.h"
 #include "harness/selftest/novel_draw.h"
-#include "harness/selftest/parallel.h"
 
 namespace qdiff::selftest {
 namespace {
@@ -179,20 +179,15 @@ SpoiledTrial run_spoiled(std::uint64_t seed, DType dtype, const Makers& makers) 
 }
 
 std::vector<SpoiledTrial> run_all_spoiled(std::int64_t runs, std::uint64_t first_seed, const Makers& makers,
-                                          int threads, const Progress& progress) {
+                                          const Crew& crew) {
   constexpr std::array kTypes = {DType::kBF16, DType::kF32, DType::kF16};
-  std::vector<SpoiledTrial> trials(static_cast<std::size_t>(runs));
-  struct NoState {};
-  in_parallel(
-      trials.size(), threads, [] { return NoState{}; },
+  return in_units<SpoiledTrial>(
+      seed_units("spoiled", runs, first_seed), crew, no_state,
       [&](NoState&, std::size_t i) {
         const std::uint64_t seed = first_seed + i;
-        trials[i] = run_spoiled(seed, kTypes[seed % kTypes.size()], makers);
+        return run_spoiled(seed, kTypes[seed % kTypes.size()], makers);
       },
-      [&](std::size_t, std::size_t finished) {
-        progress("spoiled recordings", static_cast<std::int64_t>(finished), runs);
-      });
-  return trials;
+      [](std::size_t) { return "spoiled recordings"; });
 }
 
 SpoiledScore score(const std::vector<SpoiledTrial>& trials) {

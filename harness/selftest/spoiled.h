@@ -24,7 +24,7 @@ struct SpoiledTrial {
 SpoiledTrial run_spoiled(std::uint64_t seed, DType dtype, const Makers& makers);
 
 std::vector<SpoiledTrial> run_all_spoiled(std::int64_t runs, std::uint64_t first_seed, const Makers& makers,
-                                          int threads, const Progress& progress);
+                                          const Crew& crew);
 
 struct SpoiledScore {
   Ratio found;

@@ -13,6 +13,7 @@ SOURCE = pathlib.Path(__file__).resolve().parents[3]
 QDIFF = None  # set by main()
 
 MATCH, DIVERGED, BAD_INPUT, CANNOT_JUDGE = 0, 1, 2, 125
+SCHEDULERS = ("SLURM_", "CI_NODE_", "JOB_COMPLETION_", "BUILDKITE_", "TEST_")  # variables that say which shard this is
 MODEL = "synthetic:toy-d64,layers=2"  # K = 3, so that every wrong head map differs from the right one
 
 
@@ -62,8 +63,8 @@ class CommandLineTest(unittest.TestCase):
         self.case = write_case(self.folder / "tiny.json")
 
     def qdiff(self, *arguments, **options):
-        # What GitHub Actions is told stays in the tests, wherever they run.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("GITHUB_")}
+        # What GitHub Actions is told stays in the tests, wherever they run, and each test runs all that it asks for.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("GITHUB_", *SCHEDULERS))}
         options = {"env": environment, "cwd": self.folder, "stdin": subprocess.DEVNULL, "capture_output": True, "timeout": 300, **options}
         return subprocess.run([QDIFF, *map(str, arguments)], check=False, **options)
 
