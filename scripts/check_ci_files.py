@@ -19,6 +19,8 @@ KINDS = [
     ("vendor.github-actions", ".github/actions/*/action.yml"),
     ("vendor.github-workflows", ".github/workflows/*.yml"),
     ("vendor.gitlab-ci", ".gitlab-ci.yml"),
+    ("vendor.github-workflows", "scripts/cluster/github.yml"),
+    ("vendor.gitlab-ci", "scripts/cluster/gitlab.yml"),
 ]
 
 

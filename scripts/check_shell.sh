@@ -11,7 +11,7 @@ if ! command -v shellcheck >/dev/null; then
 fi
 cd "$root"
 scripts=()
-for file in scripts/*.sh scripts/tests/*.sh .ci/run; do
+for file in scripts/*.sh scripts/*/*.sh .ci/run; do
   [[ ! -f "$file" ]] || scripts+=("$file")
 done
 if [[ ${#scripts[@]} -eq 0 ]]; then

@@ -47,7 +47,7 @@ class PlantedTree(unittest.TestCase):
 class CiFiles(PlantedTree):
     def setUp(self):
         super().setUp()
-        for name in [".github", ".gitlab-ci.yml", "docs/ci.md"]:
+        for name in [".github", ".gitlab-ci.yml", "docs/ci.md", "scripts/cluster"]:
             source, target = SCRIPTS.parent / name, self.root / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
