@@ -181,15 +181,15 @@ JoinedUnits join_units(const shards::Plan& plan, const std::vector<std::size_t>&
                        const std::function<UnitResult(std::size_t)>& result_of) {
   JoinedUnits joined;
   shards::ResultReader reader;
-  std::vector<findings::RunResult> results;
-  results.reserve(units.size());
+  diagnose::Joiner joiner;
   for (const std::size_t i : units) {
     const UnitResult read = result_of(i);
-    results.push_back(reader.read(read.found, "the result of unit " + read.entry.unit));
-    results.back().seconds = read.entry.seconds;
+    findings::RunResult result = reader.read(read.found, "the result of unit " + read.entry.unit);
+    result.seconds = read.entry.seconds;
+    joiner.add(std::move(result));
     joined.durations[read.entry.unit] = read.entry.seconds;
   }
-  joined.result = diagnose::merge(std::move(results));
+  joined.result = joiner.finish();
   const CommandLine whole = read_words(plan.words);
   joined.result.command = whole.command;
   joined.result.injected = std::get<RunArguments>(whole.arguments).inject;

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <set>
 #include <utility>
 
@@ -63,45 +64,6 @@ bool is_confirmed(const Explanation& explanation) {
   return explanation.hypothesis && explanation.variant && explanation.verdict == HypothesisVerdict::kConfirmed;
 }
 
-// Evidence for a hypothesis without a variant becomes the variant that is confirmed of it elsewhere.
-void strengthen(std::vector<findings::RunResult>& results) {
-  std::map<std::pair<Code, std::string>, Explanation> confirmed;  // the first of each hypothesis
-  for (const findings::RunResult& result : results) {
-    for (const Finding& finding : result.findings) {
-      if (!is_confirmed(finding.explanation)) continue;
-      confirmed.try_emplace({code_of(result), *finding.explanation.hypothesis}, finding.explanation);
-    }
-  }
-  for (findings::RunResult& result : results) {
-    for (Finding& finding : result.findings) {
-      if (findings::is_explained(finding.explanation) || !finding.explanation.hypothesis) continue;
-      const auto found = confirmed.find({code_of(result), *finding.explanation.hypothesis});
-      if (found == confirmed.end()) continue;
-      Explanation explanation = found->second;
-      explanation.pattern = finding.explanation.pattern;
-      explanation.where = finding.explanation.where;
-      explanation.evidence = finding.explanation.evidence;
-      finding.explanation = std::move(explanation);
-    }
-  }
-}
-
-// "a, b": each once, in the order in which they come first.
-class Names {
- public:
-  Names(std::string first, std::string separator) : text_(first), separator_(std::move(separator)) {
-    seen_.insert(std::move(first));
-  }
-  void add(const std::string& name) {
-    if (seen_.insert(name).second) text_ += separator_ + name;
-  }
-  const std::string& text() const { return text_; }
-
- private:
-  std::set<std::string> seen_;
-  std::string text_, separator_;
-};
-
 // Each case says for itself what the joined result can say only of all.
 void name_candidates(findings::RunResult& result) {
   for (findings::CaseSummary& summary : result.cases) {
@@ -115,56 +77,126 @@ int rank(Verdict verdict) { return verdict == Verdict::kDiverged ? 2 : verdict =
 
 }  // namespace
 
-findings::RunResult merge(std::vector<findings::RunResult> results) {
-  if (results.empty()) return {};
+// "a, b": each once, in the order in which they come first.
+class JoinedNames {
+ public:
+  void add(const std::string& name) {
+    if (seen_.insert(name).second) names_.push_back(name);
+  }
+  std::string text(const std::string& separator) const {
+    std::string text;
+    for (std::size_t i = 0; i < names_.size(); ++i) text += (i == 0 ? "" : separator) + names_[i];
+    return text;
+  }
+
+ private:
+  std::set<std::string> seen_;
+  std::vector<std::string> names_;
+};
+
+struct Joiner::State {
+  // Of a finding: its result's catalogue, which has the right values of its own model, and its code.
+  struct Origin {
+    findings::Catalogue catalogue;
+    Code code;
+  };
+  bool any = false;
+  findings::RunResult merged;
+  std::vector<Origin> origins;  // by finding
   std::map<Code, std::set<FaultId>> refuted;
-  for (const findings::RunResult& result : results) refuted[code_of(result)].merge(refuted_by(result));
-  for (findings::RunResult& result : results) {  // each by its own model's catalogue, which has the right values
-    for (Finding& finding : result.findings) {
-      break_ties(finding.explanation, result.catalogue, refuted[code_of(result)]);
-    }
-    name_candidates(result);
+  JoinedNames models, configs, engines, devices;
+
+  void break_all_ties();
+  void strengthen();
+};
+
+void Joiner::State::break_all_ties() {
+  for (std::size_t i = 0; i < origins.size(); ++i) {
+    break_ties(merged.findings[i].explanation, origins[i].catalogue, refuted[origins[i].code]);
   }
-  strengthen(results);
-  findings::RunResult merged = std::move(results.front());
-  Names models(merged.model, ", "), configs(merged.config, "; "), engines(merged.engine, ", "),
-      devices(merged.device, ", ");
-  for (std::size_t r = 1; r < results.size(); ++r) {
-    findings::RunResult next = std::move(results[r]);  // which goes when it is joined
-    auto append = [](auto& to, auto& from) { std::ranges::move(from, std::back_inserter(to)); };
-    if (rank(next.verdict) > rank(merged.verdict)) {
-      merged.verdict = next.verdict;
-      merged.reason = next.reason;
-    }
-    for (std::size_t h = 0; h < merged.hypotheses.size(); ++h) {
-      join(merged.hypotheses[h], std::move(next.hypotheses[h]));
-    }
-    models.add(next.model);
-    configs.add(next.config);
-    engines.add(next.engine);
-    devices.add(next.device);
-    merged.planted_executions += next.planted_executions;
-    append(merged.cases, next.cases);
-    append(merged.findings, next.findings);
-    append(merged.judged, next.judged);
-    append(merged.free_runs, next.free_runs);
-    append(merged.notes, next.notes);
-    append(merged.coverage.not_compared, next.coverage.not_compared);
-    for (std::string& name : next.coverage.tensors_missing) {
-      auto& missing = merged.coverage.tensors_missing;
-      if (std::ranges::find(missing, name) == missing.end()) missing.push_back(std::move(name));
-    }
-    merged.coverage.tensors_compared += next.coverage.tensors_compared;
-    if (next.closest && (!merged.closest || next.closest->ratio > merged.closest->ratio)) merged.closest = next.closest;
-    merged.seconds += next.seconds;
+}
+
+// Evidence for a hypothesis without a variant becomes the variant that is confirmed of it elsewhere.
+void Joiner::State::strengthen() {
+  std::map<std::pair<Code, std::string>, Explanation> confirmed;  // the first of each hypothesis
+  for (std::size_t i = 0; i < origins.size(); ++i) {
+    const Explanation& explanation = merged.findings[i].explanation;
+    if (is_confirmed(explanation)) confirmed.try_emplace({origins[i].code, *explanation.hypothesis}, explanation);
   }
-  merged.model = models.text();
-  merged.config = configs.text();
-  merged.engine = engines.text();
-  merged.device = devices.text();
+  for (std::size_t i = 0; i < origins.size(); ++i) {
+    Explanation& explanation = merged.findings[i].explanation;
+    if (findings::is_explained(explanation) || !explanation.hypothesis) continue;
+    const auto found = confirmed.find({origins[i].code, *explanation.hypothesis});
+    if (found == confirmed.end()) continue;
+    Explanation strong = found->second;
+    strong.pattern = explanation.pattern;
+    strong.where = explanation.where;
+    strong.evidence = explanation.evidence;
+    explanation = std::move(strong);
+  }
+}
+
+Joiner::Joiner() : state_(std::make_unique<State>()) {}
+Joiner::~Joiner() = default;
+
+void Joiner::add(findings::RunResult next) {
+  State& state = *state_;
+  findings::RunResult& merged = state.merged;
+  const Code code = code_of(next);
+  state.refuted[code].merge(refuted_by(next));
+  state.origins.insert(state.origins.end(), next.findings.size(), {next.catalogue, code});
+  name_candidates(next);
+  state.models.add(next.model);
+  state.configs.add(next.config);
+  state.engines.add(next.engine);
+  state.devices.add(next.device);
+  if (!std::exchange(state.any, true)) {
+    merged = std::move(next);
+    return;
+  }
+  const auto append = [](auto& to, auto& from) { std::ranges::move(from, std::back_inserter(to)); };
+  if (rank(next.verdict) > rank(merged.verdict)) {
+    merged.verdict = next.verdict;
+    merged.reason = next.reason;
+  }
+  for (std::size_t h = 0; h < merged.hypotheses.size(); ++h) {
+    join(merged.hypotheses[h], std::move(next.hypotheses[h]));
+  }
+  merged.planted_executions += next.planted_executions;
+  append(merged.cases, next.cases);
+  append(merged.findings, next.findings);
+  append(merged.judged, next.judged);
+  append(merged.free_runs, next.free_runs);
+  append(merged.notes, next.notes);
+  append(merged.coverage.not_compared, next.coverage.not_compared);
+  for (std::string& name : next.coverage.tensors_missing) {
+    auto& missing = merged.coverage.tensors_missing;
+    if (std::ranges::find(missing, name) == missing.end()) missing.push_back(std::move(name));
+  }
+  merged.coverage.tensors_compared += next.coverage.tensors_compared;
+  if (next.closest && (!merged.closest || next.closest->ratio > merged.closest->ratio)) merged.closest = next.closest;
+  merged.seconds += next.seconds;
+}
+
+findings::RunResult Joiner::finish() {
+  State& state = *state_;
+  if (!state.any) return {};
+  findings::RunResult& merged = state.merged;
+  state.break_all_ties();
+  state.strengthen();
+  merged.model = state.models.text(", ");
+  merged.config = state.configs.text("; ");
+  merged.engine = state.engines.text(", ");
+  merged.device = state.devices.text(", ");
   judge_again(merged.hypotheses, merged.findings, merged.catalogue);
   merged.coverage.blind = blind_hypotheses(merged.hypotheses);
-  return merged;
+  return std::move(merged);
+}
+
+findings::RunResult merge(std::vector<findings::RunResult> results) {
+  Joiner joiner;
+  for (findings::RunResult& result : results) joiner.add(std::move(result));
+  return joiner.finish();
 }
 
 }  // namespace qdiff::diagnose

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <set>
 #include <span>
@@ -46,7 +47,20 @@ struct Parties {
 // Throws InputError where a case does not fit the model or a layer filter lies outside it.
 findings::RunResult run_cases(std::span<const CaseInput> cases, const Parties& parties, const RunOptions& options);
 
-// Results of several models joined into one, in order. Hypotheses take their strongest verdict.
+// Results of several models joined into one, in the order in which they are added. Hypotheses take their strongest
+// verdict. What one engine in one type rules out, no other result of that engine and type has.
+class Joiner {
+ public:
+  Joiner();
+  ~Joiner();
+  void add(findings::RunResult next);
+  findings::RunResult finish();  // empty where nothing was added
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
 findings::RunResult merge(std::vector<findings::RunResult> results);
 
 }  // namespace qdiff::diagnose

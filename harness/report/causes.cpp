@@ -104,6 +104,10 @@ std::string verdict_sentence(const RunResult& result) {
     }
     return "Nothing firm can be said: " + (result.reason.empty() ? "nothing was compared" : result.reason) + ".";
   }
+  if (result.verdict == Verdict::kInconclusive) {
+    return "Not all of it is here: " + result.reason + ". Of what is, the first wrong tensor is " +
+           tensor_name(first->tensor) + " in case " + first->case_id + '.';
+  }
   const findings::Explanation& explanation = first->explanation;
   const std::string layer = first->tensor.layer == kNoLayer ? "" : " of layer " + std::to_string(first->tensor.layer);
   const std::string where = name_in_layer(first->tensor) + layer + " in " + std::string(name(first->phase));

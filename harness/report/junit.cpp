@@ -3,6 +3,8 @@
 // of them is the schema of Jenkins' xUnit plugin, junit-10.xsd, under which these files are valid: it has no `skipped`
 // for <testsuites>.
 #include <algorithm>
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -69,21 +71,53 @@ void tell(const std::vector<const Finding*>& findings, TestCase& test) {
   }
 }
 
-// What is wrong in a case, by the tests that fail for it; empty where nothing is.
-template <typename Predicate>
-std::string causes_where(const RunResult& result, const Predicate& wanted) {
-  std::vector<std::string> names;
-  for (const NamedCause& cause : named_causes_of(result)) {
-    const bool here = std::any_of(cause.findings.begin(), cause.findings.end(), [&](std::size_t i) {
-      return counts(result, result.findings[i]) && wanted(result.findings[i]);
-    });
-    if (here) names.push_back(cause.name);
+// What is wrong in each case, by the tests that fail for it.
+class Causes {
+ public:
+  explicit Causes(const RunResult& result) : result_(result), named_(named_causes_of(result)) {
+    for (std::size_t c = 0; c < named_.size(); ++c) {
+      for (const std::size_t i : named_[c].findings) {
+        if (counts(result, result.findings[i])) of_case_[result.findings[i].case_id][c].push_back(i);
+      }
+    }
   }
-  return joined(names, 6);
-}
+  const std::vector<NamedCause>& named() const { return named_; }
+
+  // Of everything that counts; empty where nothing does.
+  std::string all() const {
+    std::set<std::size_t> causes;
+    for (const auto& [id, of_case] : of_case_) {
+      for (const auto& [cause, findings] : of_case) causes.insert(cause);
+    }
+    return names(causes);
+  }
+  template <typename Predicate>
+  std::string in_case(const std::string& id, const Predicate& wanted) const {
+    std::set<std::size_t> causes;
+    const auto of_case = of_case_.find(id);
+    if (of_case == of_case_.end()) return "";
+    for (const auto& [cause, findings] : of_case->second) {
+      if (std::any_of(findings.begin(), findings.end(), [&](std::size_t i) { return wanted(result_.findings[i]); })) {
+        causes.insert(cause);
+      }
+    }
+    return names(causes);
+  }
+
+ private:
+  std::string names(const std::set<std::size_t>& causes) const {
+    std::vector<std::string> names;
+    for (const std::size_t cause : causes) names.push_back(named_[cause].name);
+    return joined(names, 6);
+  }
+
+  const RunResult& result_;
+  std::vector<NamedCause> named_;
+  std::map<std::string, std::map<std::size_t, std::vector<std::size_t>>> of_case_;  // case, cause: findings
+};
 
 // The exit status as a test. What diverged fails in the test of its cause, and not here once more.
-TestCase verdict_test(const RunResult& result) {
+TestCase verdict_test(const RunResult& result, const Causes& causes) {
   TestCase test{"qdiff.run", "verdict"};
   test.seconds = result.seconds;
   if (result.acceptance) {
@@ -94,7 +128,7 @@ TestCase verdict_test(const RunResult& result) {
     test.message = std::string(findings::name(verdict)) + ": " + sentences_of(result.acceptance->reasons);
   } else if (result.verdict == Verdict::kDiverged) {
     test.element = "skipped";
-    test.message = "diverged: " + causes_where(result, [](const Finding&) { return true; });
+    test.message = "diverged: " + causes.all();
   } else if (result.verdict == Verdict::kInconclusive) {
     test.element = "error";
     test.message = result.reason;
@@ -151,12 +185,11 @@ bool doubts_decide(const RunResult& result) {
   return !result.acceptance || result.acceptance->verdict == findings::AcceptanceVerdict::kUndecided;
 }
 
-TestCase case_test(const RunResult& result, const findings::CaseSummary& summary) {
+TestCase case_test(const RunResult& result, const Causes& causes, const findings::CaseSummary& summary) {
   TestCase test{"qdiff.cases", summary.id};
   if (summary.verdict == Verdict::kDiverged) {
     test.element = "skipped";
-    test.message =
-        "diverged: " + causes_where(result, [&](const Finding& finding) { return finding.case_id == summary.id; });
+    test.message = "diverged: " + causes.in_case(summary.id, [](const Finding&) { return true; });
   } else if (summary.verdict == Verdict::kInconclusive) {
     test.element = doubts_decide(result) ? "error" : "skipped";
     test.message = doubt_of(result, summary);
@@ -171,15 +204,14 @@ bool would_show(const findings::CaseSummary& summary, const HypothesisResult& hy
 }
 
 // Passed means: this case would show a variant of the hypothesis, and nothing that is wrong in it speaks for one.
-TestCase hypothesis_test(const RunResult& result, const HypothesisResult& hypothesis,
+TestCase hypothesis_test(const RunResult& result, const Causes& causes, const HypothesisResult& hypothesis,
                          const findings::CaseSummary& summary) {
   TestCase test{hypothesis.id, summary.id};
-  const std::string causes = causes_where(result, [&](const Finding& finding) {
-    return finding.case_id == summary.id && speaks_for(finding.explanation, hypothesis.id);
-  });
+  const std::string wrong = causes.in_case(
+      summary.id, [&](const Finding& finding) { return speaks_for(finding.explanation, hypothesis.id); });
   test.element = "skipped";
-  if (!causes.empty()) {
-    test.message = std::string(findings::name(hypothesis.verdict)) + ": " + causes;
+  if (!wrong.empty()) {
+    test.message = std::string(findings::name(hypothesis.verdict)) + ": " + wrong;
   } else if (hypothesis.verdict == HypothesisVerdict::kUndetectable ||
              hypothesis.verdict == HypothesisVerdict::kNotExercised) {
     test.message = hypothesis.verdict == HypothesisVerdict::kUndetectable ? "undetectable: " : "not exercised: ";
@@ -216,15 +248,16 @@ std::string xml_of(const TestCase& test) {
 }
 
 std::vector<TestCase> tests_of(const RunResult& result) {
-  std::vector<TestCase> tests = {verdict_test(result)};
-  for (const NamedCause& cause : named_causes_of(result)) tests.push_back(cause_test(result, cause));
+  const Causes causes(result);
+  std::vector<TestCase> tests = {verdict_test(result, causes)};
+  for (const NamedCause& cause : causes.named()) tests.push_back(cause_test(result, cause));
   if (result.acceptance) {
     for (const findings::WaiverOutcome& waiver : result.acceptance->waivers) tests.push_back(waiver_test(waiver));
   }
-  for (const findings::CaseSummary& summary : result.cases) tests.push_back(case_test(result, summary));
+  for (const findings::CaseSummary& summary : result.cases) tests.push_back(case_test(result, causes, summary));
   for (const HypothesisResult& hypothesis : all_hypotheses(result)) {
     for (const findings::CaseSummary& summary : result.cases) {
-      tests.push_back(hypothesis_test(result, hypothesis, summary));
+      tests.push_back(hypothesis_test(result, causes, hypothesis, summary));
     }
   }
   return tests;

@@ -22,8 +22,7 @@ std::string_view outcome_name(compare::Outcome outcome) {
 
 }  // namespace
 
-std::string tensors_jsonl(const findings::RunResult& result) {
-  std::string text;
+void write_tensors(const findings::RunResult& result, const std::function<void(std::string_view line)>& write) {
   for (const findings::JudgedTensor& tensor : result.judged) {
     const compare::Judgement& judgement = tensor.judgement;
     const Document line = {{"case", tensor.case_id},
@@ -36,8 +35,13 @@ std::string tensors_jsonl(const findings::RunResult& result) {
                            {"decisive_statistic", judgement.decisive_statistic},
                            {"ratio_to_bound", number(judgement.ratio_to_bound)},
                            {"statistics", statistics_document(judgement.statistics)}};
-    text += scalar_text(line) + '\n';
+    write(scalar_text(line) + '\n');
   }
+}
+
+std::string tensors_jsonl(const findings::RunResult& result) {
+  std::string text;
+  write_tensors(result, [&](std::string_view line) { text += line; });
   return text;
 }
 

@@ -359,8 +359,9 @@ void write_headline(const RunResult& result, Writer& out) {
     out.field("planted", to_string(*result.injected) + ", which ran " + counted(result.planted_executions, "time") +
                              " where it differs from right code");
   }
+  if (result.verdict == Verdict::kInconclusive) out.field("because", result.reason);
   if (result.first_divergence() == nullptr) {
-    out.field("because", result.verdict == Verdict::kMatch ? "" : result.reason);
+    if (result.verdict == Verdict::kDiverged) out.field("because", result.reason);
     write_causes(result, /*all=*/false, out);
   }
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -26,12 +27,56 @@ namespace fs = std::filesystem;
 
 std::string shown(const fs::path& path) { return formats::printable(path.string()); }
 
+// A file of the reports. Its text is made when it is written, for all of them together may be large.
+struct Report {
+  fs::path path;
+  std::string_view mark;  // as in ReportFile
+  std::function<void(formats::AtomicFile& file)> write;
+};
+
+void write_report(const Report& report, const fs::path& path) {
+  formats::AtomicFile file(path);
+  report.write(file);
+  file.commit();
+}
+
+// Few large pieces instead of many small ones.
+void write_lines(const findings::RunResult& result, formats::AtomicFile& file) {
+  constexpr std::size_t kPiece = std::size_t{1} << 20;
+  std::string piece;
+  write_tensors(result, [&](std::string_view line) {
+    piece += line;
+    if (piece.size() < kPiece) return;
+    file.append(piece);
+    piece.clear();
+  });
+  file.append(piece);
+}
+
+std::vector<Report> reports_of(const findings::RunResult& result, const fs::path& out) {
+  std::vector<Report> reports;
+  const auto add = [&](const fs::path& path, std::string_view mark, auto text) {
+    reports.push_back({path, mark, [text](formats::AtomicFile& file) { file.append(text()); }});
+  };
+  for (const findings::HypothesisResult& hypothesis : all_hypotheses(result)) {
+    add(out / "hypotheses" / (hypothesis.id + ".json"), "\"qdiff-hypothesis\"",
+        [hypothesis] { return hypothesis_json(hypothesis); });
+  }
+  add(out / "junit.xml", "<testsuite name=\"qdiff\"", [&result] { return junit_xml(result); });
+  reports.push_back(
+      {out / "tensors.jsonl", "{\"case\":", [&result](formats::AtomicFile& file) { write_lines(result, file); }});
+  add(out / "report.html", "content=\"qdiff-page\"", [&result] { return report_page(result); });
+  // Last, so that a reader who waits for it finds the others there.
+  add(out / "report.json", "\"qdiff-report\"", [&result] { return report_json(result); });
+  return reports;
+}
+
 // Whether the folder, if it is there, could be replaced by one of these files: it holds regular files of these names.
-bool holds_nothing_but(const std::vector<ReportFile>& files, const fs::path& out) {
+bool holds_nothing_but(const std::vector<Report>& files, const fs::path& out) {
   if (fs::is_symlink(out)) return false;
   std::error_code error;
   for (fs::recursive_directory_iterator entry(out, error), end; !error && entry != end; entry.increment(error)) {
-    const bool known = std::any_of(files.begin(), files.end(), [&](const ReportFile& file) {
+    const bool known = std::any_of(files.begin(), files.end(), [&](const Report& file) {
       return entry->is_directory() ? file.path.parent_path() == entry->path() : file.path == entry->path();
     });
     if (!known || entry->is_symlink()) return false;
@@ -44,7 +89,7 @@ fs::path without_trailing_slash(const fs::path& folder) {
   return path.filename().empty() ? path.parent_path() : path;
 }
 
-bool write_in_one_piece(const std::vector<ReportFile>& files, const fs::path& out) {
+bool write_in_one_piece(const std::vector<Report>& files, const fs::path& out) {
   const fs::path target = without_trailing_slash(out);
   // The program's own folder and those above it keep their names.
   if (target.filename().empty() || !fs::relative(fs::current_path(), target).string().starts_with("..")) return false;
@@ -52,10 +97,10 @@ bool write_in_one_piece(const std::vector<ReportFile>& files, const fs::path& ou
   formats::AtomicFolder folder(target);
   std::error_code error;
   fs::permissions(folder.temporary(), fs::status(out, error).permissions(), error);
-  for (const ReportFile& file : files) {
+  for (const Report& file : files) {
     const fs::path path = folder.temporary() / file.path.lexically_relative(out);
     make_folder(path.parent_path());
-    formats::write_file(path, file.text);
+    write_report(file, path);
   }
   return folder.commit();
 }
@@ -98,30 +143,21 @@ void write_report_file(const ReportFile& file) {
 
 void write_reports(const findings::RunResult& result, const fs::path& out) {
   const fs::path folder = out / "hypotheses";
-  std::vector<ReportFile> files;
-  for (const findings::HypothesisResult& hypothesis : all_hypotheses(result)) {
-    files.push_back({folder / (hypothesis.id + ".json"), hypothesis_json(hypothesis), "\"qdiff-hypothesis\""});
-  }
-  files.push_back({out / "junit.xml", junit_xml(result), "<testsuite name=\"qdiff\""});
-  files.push_back({out / "tensors.jsonl", tensors_jsonl(result), "{\"case\":"});
-  files.push_back({out / "report.html", report_page(result), "content=\"qdiff-page\""});
-  // Last, so that a reader who waits for it finds the others there.
-  files.push_back({out / "report.json", report_json(result), "\"qdiff-report\""});
-
+  const std::vector<Report> files = reports_of(result, out);
   make_folder(out);
   if (fs::is_symlink(folder)) {
     throw InputError(shown(folder) + ": is a symbolic link, which reports do not follow; remove it");
   }
-  for (const ReportFile& file : files) check_own_file(file.path, file.mark);
+  for (const Report& file : files) check_own_file(file.path, file.mark);
   formats::clear_abandoned(out);
   formats::clear_abandoned(without_trailing_slash(out).parent_path());
   if (holds_nothing_but(files, out) && write_in_one_piece(files, out)) return;
   // Until the last file is there, no report tells what was found.
-  const ReportFile& last = files.back();
+  const Report& last = files.back();
   std::error_code ignored;
   if (fs::is_regular_file(fs::symlink_status(last.path, ignored))) fs::remove(last.path, ignored);
   make_folder(folder);
-  for (const ReportFile& file : files) formats::write_file(file.path, file.text);
+  for (const Report& file : files) write_report(file, file.path);
 }
 
 void write_comparison(const compare::PairwiseResult& result, const ComparedNames& names, const fs::path& out) {
