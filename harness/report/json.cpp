@@ -290,51 +290,60 @@ Document to_document(const findings::HypothesisResult& hypothesis) {
   const auto blind = [](const findings::BlindVariant& variant) -> Document {
     return {{"variant", name(variant.variant)}, {"why", variant.why}};
   };
-  std::map<std::string_view, std::set<std::string>> shown_by;
-  for (const auto& [variant, cases] : hypothesis.shown_by) shown_by[name(variant)] = cases;
-  return {{"format", "qdiff-hypothesis"},
-          {"version", 1},
-          {"id", hypothesis.id},
-          {"title", hypothesis.title},
-          {"verdict", findings::name(hypothesis.verdict)},
-          {"variant", or_null(hypothesis.variant)},
-          {"first_divergence",
-           hypothesis.first_divergence ? finding_document(*hypothesis.first_divergence) : Document(nullptr)},
-          {"evidence", list(hypothesis.evidence)},
-          {"exercised_variants", list(hypothesis.exercised_variants, to_name)},
-          {"shown_by", shown_by.empty() ? Document::object() : Document(shown_by)},
-          {"blind_variants", list(hypothesis.blind_variants, blind)}};
+  std::map<std::string_view, const std::set<std::string>*> shown_by;  // by name
+  for (const auto& [variant, cases] : hypothesis.shown_by) shown_by[name(variant)] = &cases;
+  Document document = {{"format", "qdiff-hypothesis"},
+                       {"version", 1},
+                       {"id", hypothesis.id},
+                       {"title", hypothesis.title},
+                       {"verdict", findings::name(hypothesis.verdict)},
+                       {"variant", or_null(hypothesis.variant)},
+                       {"first_divergence", hypothesis.first_divergence ? finding_document(*hypothesis.first_divergence)
+                                                                        : Document(nullptr)},
+                       {"evidence", list(hypothesis.evidence)},
+                       {"exercised_variants", list(hypothesis.exercised_variants, to_name)},
+                       {"shown_by", Document::object()},
+                       {"blind_variants", list(hypothesis.blind_variants, blind)}};
+  // Put in afterwards, for a list in braces is copied.
+  for (const auto& [variant, cases] : shown_by) document["shown_by"][std::string(variant)] = *cases;
+  return document;
 }
 
 Document to_document(const RunResult& result) {
   const Finding* first = result.first_divergence();
-  return {{"format", "qdiff-report"},
-          {"version", 1},
-          {"verdict", compare::name(result.verdict)},
-          {"reason", or_null(result.reason)},
-          {"first_divergence", first == nullptr ? Document(nullptr) : divergence_document(*first)},
-          {"explanation", first == nullptr ? Document(nullptr) : explanation_document(first->explanation)},
-          {"findings", list(result.findings, finding_document)},
-          {"hypotheses",
-           list(all_hypotheses(result), [](const findings::HypothesisResult& item) { return to_document(item); })},
-          {"coverage", coverage_document(result.coverage)},
-          {"closest_to_bound", closest_document(result.closest)},
-          {"free_runs", list(result.free_runs, free_run_document)},
-          {"ranking", ranking_document(result.ranking)},
-          {"fed_tokens", fed_tokens_document(result.fed_tokens)},
-          {"inferred_points", points_document(result.inferred_points)},
-          {"precision_allowed", result.precision_allowed},
-          {"acceptance", acceptance_document(result.acceptance)},
-          {"notes", list(result.notes)},
-          {"conditions", list(result.conditions)},
-          {"cases",
-           list(result.cases, [&](const findings::CaseSummary& summary) { return case_document(result, summary); })},
-          {"command", result.command},
-          {"model", {{"argument", result.model}, {"config", result.config}}},
-          {"engine",
-           {{"name", result.engine}, {"device", result.device}, {"compute", precision_document(result.precision)}}},
-          {"injected", injected_document(result)},
-          {"seconds", number(result.seconds)}};
+  Document document = {
+      {"format", "qdiff-report"},
+      {"version", 1},
+      {"verdict", compare::name(result.verdict)},
+      {"reason", or_null(result.reason)},
+      {"first_divergence", first == nullptr ? Document(nullptr) : divergence_document(*first)},
+      {"explanation", first == nullptr ? Document(nullptr) : explanation_document(first->explanation)},
+      {"findings", nullptr},
+      {"hypotheses", nullptr},
+      {"coverage", coverage_document(result.coverage)},
+      {"closest_to_bound", closest_document(result.closest)},
+      {"free_runs", list(result.free_runs, free_run_document)},
+      {"ranking", ranking_document(result.ranking)},
+      {"fed_tokens", fed_tokens_document(result.fed_tokens)},
+      {"inferred_points", points_document(result.inferred_points)},
+      {"precision_allowed", result.precision_allowed},
+      {"acceptance", acceptance_document(result.acceptance)},
+      {"notes", list(result.notes)},
+      {"conditions", list(result.conditions)},
+      {"cases", nullptr},
+      {"command", result.command},
+      {"model", {{"argument", result.model}, {"config", result.config}}},
+      {"engine",
+       {{"name", result.engine}, {"device", result.device}, {"compute", precision_document(result.precision)}}},
+      {"injected", injected_document(result)},
+      {"seconds", number(result.seconds)}};
+  // Put in afterwards, for a list in braces is copied, and these may be long.
+  document["findings"] = list(result.findings, finding_document);
+  document["hypotheses"] =
+      list(all_hypotheses(result), [](const findings::HypothesisResult& item) { return to_document(item); });
+  document["cases"] =
+      list(result.cases, [&](const findings::CaseSummary& summary) { return case_document(result, summary); });
+  return document;
 }
 
 std::string to_text(const Document& document) {

@@ -175,16 +175,21 @@ std::string subject_of(const RunResult& result) {
 Document page_document(const RunResult& result) {
   Document finding_causes = Document::array();
   for (const findings::Finding& finding : result.findings) finding_causes.push_back(cause_of(finding.explanation));
-  return {{"sentence", verdict_sentence(result)},
-          {"subject", subject_of(result)},
-          {"diverged_ratio", compare::kDivergedRatio},
-          {"acceptance", result.acceptance ? Document(acceptance_lines(*result.acceptance)) : Document::array()},
-          {"causes", causes_document(result)},
-          {"finding_causes", finding_causes},
-          {"grid", map_document(result)},
-          {"profiles", profiles_document(result)},
-          {"histogram_note", compare::ErrorProfile::kHistogramNote},
-          {"report", to_document(result)}};
+  Document document = {
+      {"sentence", verdict_sentence(result)},
+      {"subject", subject_of(result)},
+      {"diverged_ratio", compare::kDivergedRatio},
+      {"acceptance", result.acceptance ? Document(acceptance_lines(*result.acceptance)) : Document::array()},
+      {"causes", causes_document(result)},
+      {"finding_causes", finding_causes},
+      {"grid", nullptr},
+      {"profiles", profiles_document(result)},
+      {"histogram_note", compare::ErrorProfile::kHistogramNote},
+      {"report", nullptr}};
+  // Put in afterwards, for a list in braces is copied.
+  document["grid"] = map_document(result);
+  document["report"] = to_document(result);
+  return document;
 }
 
 // No '<' stands in the data, so no text of a file can end its block.
