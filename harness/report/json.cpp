@@ -269,20 +269,30 @@ Document statistics_document(const compare::Statistics& statistics) {
           {"share_beyond_one_spacing", number(statistics.share_beyond_one_spacing)}};
 }
 
-std::vector<findings::HypothesisResult> all_hypotheses(const RunResult& result) {
-  std::vector<findings::HypothesisResult> all;
+namespace {
+
+// Calls use(hypothesis) for each of the ten; none that the result has is copied.
+template <typename Use>
+void for_all_hypotheses(const RunResult& result, const Use& use) {
   for (const Hypothesis& hypothesis : kHypotheses) {
     const auto found = std::find_if(result.hypotheses.begin(), result.hypotheses.end(),
                                     [&](const auto& candidate) { return candidate.id == hypothesis.id; });
     if (found != result.hypotheses.end()) {
-      all.push_back(*found);
+      use(*found);
       continue;
     }
     findings::HypothesisResult absent;
     absent.id = hypothesis.id;
     absent.title = hypothesis.title;
-    all.push_back(absent);
+    use(absent);
   }
+}
+
+}  // namespace
+
+std::vector<findings::HypothesisResult> all_hypotheses(const RunResult& result) {
+  std::vector<findings::HypothesisResult> all;
+  for_all_hypotheses(result, [&](const findings::HypothesisResult& hypothesis) { all.push_back(hypothesis); });
   return all;
 }
 
@@ -339,8 +349,10 @@ Document to_document(const RunResult& result) {
       {"seconds", number(result.seconds)}};
   // Put in afterwards, for a list in braces is copied, and these may be long.
   document["findings"] = list(result.findings, finding_document);
-  document["hypotheses"] =
-      list(all_hypotheses(result), [](const findings::HypothesisResult& item) { return to_document(item); });
+  document["hypotheses"] = Document::array();
+  for_all_hypotheses(result, [&](const findings::HypothesisResult& hypothesis) {
+    document["hypotheses"].push_back(to_document(hypothesis));
+  });
   document["cases"] =
       list(result.cases, [&](const findings::CaseSummary& summary) { return case_document(result, summary); });
   return document;

@@ -208,11 +208,13 @@ std::string harmless(std::string json) {
 }  // namespace
 
 std::string report_page(const RunResult& result) {
+  // The document goes before its text is copied.
+  const std::string data = scalar_text(page_document(result));
   const std::map<std::string_view, std::string> places = {{"@STYLE@", std::string(part("/page.css"))},
                                                           {"@SCRIPT@", std::string(part("/page.js"))},
                                                           {"@STYLE_HASH@", QDIFF_PAGE_STYLE_HASH},
                                                           {"@SCRIPT_HASH@", QDIFF_PAGE_SCRIPT_HASH},
-                                                          {"@DATA@", harmless(scalar_text(page_document(result)))}};
+                                                          {"@DATA@", harmless(data)}};
   std::string_view rest = part("/page.html");
   std::string page;
   while (!rest.empty()) {
