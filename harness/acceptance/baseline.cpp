@@ -13,8 +13,6 @@ namespace {
 using findings::FindingKind;
 using formats::Json;
 
-// A run in which every tensor of 80 layers and 100 steps is wrong has some 200,000 findings of 60 values each.
-constexpr formats::JsonLimits kReportLimits = {std::size_t{512} << 20, 32, 20'000'000, std::size_t{64} << 10};
 constexpr std::int64_t kMostSteps = std::numeric_limits<std::int32_t>::max();
 
 // "" where it is null or, in a report of an older version, absent.

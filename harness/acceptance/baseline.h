@@ -8,8 +8,13 @@
 #include <vector>
 
 #include "harness/findings/result.h"
+#include "harness/formats/limits.h"
 
 namespace qdiff::acceptance {
+
+// Of a report.json: a run in which every tensor of 80 layers and 100 steps is wrong has some 200,000 findings of 60
+// values each.
+inline constexpr formats::JsonLimits kReportLimits = {std::size_t{512} << 20, 32, 20'000'000, std::size_t{64} << 10};
 
 struct Baseline {
   std::vector<findings::BaselineFinding> findings;

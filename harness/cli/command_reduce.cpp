@@ -9,6 +9,7 @@
 #include "harness/cli/memory.h"
 #include "harness/cli/output_folder.h"
 #include "harness/cli/reduction.h"
+#include "harness/cli/terminal.h"
 #include "harness/cli/text.h"
 #include "harness/cli/trace_reduction.h"
 #include "harness/formats/duration.h"
@@ -18,10 +19,6 @@ namespace qdiff::cli {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-void print_field(const char* label, const std::string& text) {
-  if (!text.empty()) std::printf("  %-9s %s\n", label, one_line(text).c_str());
-}
 
 struct Outcome {
   std::string what;  // the case or the trace

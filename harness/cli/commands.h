@@ -21,6 +21,7 @@ ExitStatus reduce_command(const ReduceArguments& arguments);
 ExitStatus fuzz_command(const FuzzArguments& arguments);
 ExitStatus plan_command(const PlanArguments& arguments);
 ExitStatus merge_command(const MergeArguments& arguments);
+ExitStatus bisect_command(const BisectArguments& arguments);
 ExitStatus completion_command(const CompletionArguments& arguments);
 
 inline ExitStatus status_of(compare::Verdict verdict) {

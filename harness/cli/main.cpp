@@ -43,6 +43,7 @@ ExitStatus dispatch(const CommandLine& line) {
   if (const auto* fuzz = std::get_if<FuzzArguments>(&line.arguments)) return fuzz_command(*fuzz);
   if (const auto* plan = std::get_if<PlanArguments>(&line.arguments)) return plan_command(*plan);
   if (const auto* merge = std::get_if<MergeArguments>(&line.arguments)) return merge_command(*merge);
+  if (const auto* bisect = std::get_if<BisectArguments>(&line.arguments)) return bisect_command(*bisect);
   if (const auto* completion = std::get_if<CompletionArguments>(&line.arguments))
     return completion_command(*completion);
   return inspect_command(std::get<InspectArguments>(line.arguments));

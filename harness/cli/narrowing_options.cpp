@@ -115,4 +115,40 @@ void add_fuzz(CLI::App& app, CommandLine& line) {
   command.callback([fuzz, &line] { line.arguments = *fuzz; });
 }
 
+void add_bisect(CLI::App& app, CommandLine& line) {
+  const auto bisect = std::make_shared<BisectArguments>();
+  CLI::App& command = *app.add_subcommand("bisect", "Find the commit with which an engine began to diverge, and why");
+  const auto read_text = [](const std::string& flag, const std::string& text) {
+    if (text.empty()) throw InputError(flag + " is empty");
+    return text;
+  };
+  add_value(command, "--good", bisect->good, "REV", read_text, "A commit of the engine that was right")->required();
+  add_value(command, "--bad", bisect->bad, "REV", read_text, "A later one that is wrong")->required();
+  add_value(command, "--build", bisect->build, "CMD", read_text,
+            "Shell command that builds the commit that is checked out (default: nothing to build)");
+  add_value(command, "--record", bisect->record, "CMD", read_text,
+            "Shell command that runs the engine and writes its trace to the folder \"$QDIFF_TRACE\"")
+      ->required();
+  add_model(command, bisect->model, "Hugging Face directory or .gguf file that the engine runs, or synthetic:NAME");
+  add_value(command, "--repository", bisect->repository, "DIR", parse_path,
+            "A folder in the engine's checkout (default: the current one)");
+  command.add_flag("--allow-precision", bisect->allow_precision, "Undeclared roundings make no commit bad");
+  add_out(command, bisect->out, "Where the trace and each commit's reports and log go (default: qdiff-bisect)");
+  add_threads(command, bisect->common, "Threads to judge with, at most one a core (default: all cores)");
+  command.add_flag("--quiet", bisect->common.quiet, "No line for each commit; the result alone");
+  add_bad_input_status(command);
+  command.footer(
+      "Both commands run in the root of the checkout, which has no changes and is afterwards as it was. A commit that\n"
+      "cannot be built, recorded or judged is skipped. What is wrong at the good commit already counts as known.\n\n"
+      "Example:\n"
+      "  qdiff bisect --good v1.2 --bad main --build make --record './engine --trace \"$QDIFF_TRACE\"' \\\n"
+      "    --model ~/models/Qwen2.5-0.5B\n\n"
+      "Exit status:\n"
+      "  0    nothing diverges at the bad commit that did not at the good one\n"
+      "  1    the first bad commit is found\n"
+      "  2    bad usage or bad input\n"
+      "  125  the good or the bad commit, or those around the first bad one, cannot be built, recorded or judged\n");
+  command.callback([bisect, &line] { line.arguments = *bisect; });
+}
+
 }  // namespace qdiff::cli

@@ -167,6 +167,7 @@ void add_shard_options(CLI::App& app, Arguments& arguments) {
 // The commands that narrow a failure down, in narrowing_options.cpp.
 void add_reduce(CLI::App& app, CommandLine& line);
 void add_fuzz(CLI::App& app, CommandLine& line);
+void add_bisect(CLI::App& app, CommandLine& line);
 
 // Runs by units, in unit_options.cpp. The check throws InputError where options of `run` do not go together.
 void add_unit_options(CLI::App& command, RunArguments& run);

@@ -291,6 +291,7 @@ void add_commands(CLI::App& app, CommandLine& line) {
   add_diagnose(app, line);
   add_reduce(app, line);
   add_fuzz(app, line);
+  add_bisect(app, line);
   add_selftest(app, line);
   add_plan(app, line);
   add_merge(app, line);

@@ -142,6 +142,17 @@ struct FuzzArguments {
   int tries = 200;  // at most so many runs to shrink a failure
 };
 
+struct BisectArguments {
+  CommonArguments common;
+  std::string good, bad;             // revisions
+  std::optional<std::string> build;  // commands of a shell
+  std::string record;
+  std::string model;
+  std::string repository = ".";
+  std::string out = "qdiff-bisect";
+  bool allow_precision = false;
+};
+
 struct CompletionArguments {
   std::string shell;
 };
@@ -155,7 +166,7 @@ struct CommandLine {
   std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
   std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, DiagnoseArguments,
                SelftestArguments, CompletionArguments, ListArguments, ReduceArguments, FuzzArguments, PlanArguments,
-               MergeArguments>
+               MergeArguments, BisectArguments>
       arguments;
 };
 

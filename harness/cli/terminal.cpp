@@ -3,8 +3,11 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <string_view>
+
+#include "harness/cli/text.h"
 
 namespace qdiff::cli {
 
@@ -21,6 +24,10 @@ int output_columns() {
   winsize size{};
   constexpr int kWithoutTerminal = 100;
   return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : kWithoutTerminal;
+}
+
+void print_field(const char* label, const std::string& text) {
+  if (!text.empty()) std::printf("  %-9s %s\n", label, one_line(text).c_str());
 }
 
 }  // namespace qdiff::cli

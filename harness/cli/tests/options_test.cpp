@@ -252,7 +252,7 @@ TEST_CASE("usage that is refused, with the nearest name") {
   for (const char* option : {"--layers", "--quiet", "--color", "--threads", "--max-memory"}) {
     CHECK_THAT(error_of({"inspect", "a", option}), ContainsSubstring("unknown option '" + std::string(option) + "'"));
   }
-  CHECK_THAT(error_of({"bisect", "--help"}), ContainsSubstring("unknown command 'bisect' (see 'qdiff --help')"));
+  CHECK_THAT(error_of({"serve", "--help"}), ContainsSubstring("unknown command 'serve' (see 'qdiff --help')"));
 }
 
 TEST_CASE("J13 compare takes two traces, a tolerance and a place for its report") {

@@ -9,7 +9,7 @@ import subprocess
 import driver
 from driver import BAD_INPUT, CANNOT_JUDGE, DIVERGED, MATCH, MODEL, CommandLineTest, drop_tensor, tensor_names, write_case
 
-COMMANDS = ["run", "record", "diagnose", "inspect", "list", "compare", "reduce", "fuzz", "selftest"]
+COMMANDS = ["run", "record", "diagnose", "inspect", "list", "compare", "reduce", "fuzz", "bisect", "selftest"]
 
 
 class Help(CommandLineTest):
@@ -47,8 +47,8 @@ class Help(CommandLineTest):
             self.assertIn(f"OMP_WAIT_POLICY = '{expected}'", result.stderr.decode())
 
     def test_a_command_that_this_version_lacks(self):
-        self.refused("bisect", says="unknown command 'bisect'")
-        self.refused("bisect", "--help", says="unknown command 'bisect'")
+        self.refused("serve", says="unknown command 'serve'")
+        self.refused("serve", "--help", says="unknown command 'serve'")
 
 
 class BadUsage(CommandLineTest):
