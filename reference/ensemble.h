@@ -2,7 +2,8 @@
 //
 // First-order propagation is too wide for a span, since errors that all keys share cancel in the softmax. So sixteen
 // members walk the span in fp64. After each unit every member gets noise of the size that noise.h expects there, and a
-// random rounding where the engine would have stored the tensor. What of it reaches the target is measured.
+// random rounding where the engine would have stored the tensor. What of it reaches the target is measured. It may
+// still be too wide by far, and is narrowed (emulation.h).
 #pragma once
 
 #include "reference/memory.h"

@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "reference/arithmetic/product.h"
+#include "reference/emulation.h"
 #include "reference/ensemble.h"
 #include "reference/reference.h"
 #include "reference/right_values.h"
@@ -191,7 +192,7 @@ class TorchOracle : public Oracle {
         walk.query().mistakes.empty() && std::all_of(units.begin(), units.end() - 1, [&](const PlacedUnit& placed) {
           return passes_on_exactly(placed, walk.query().precision, config());
         });
-    if (!one_step_of_rounding) return evaluate_ensemble(walk, weights_);
+    if (!one_step_of_rounding) return narrowed_to_emulations(evaluate_ensemble(walk, weights_), walk, weights_);
     exact = last.unit.first == last.unit.last && only_moves(last.unit.last, config());
 
     bool noisy_inputs = false;

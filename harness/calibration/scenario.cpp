@@ -204,6 +204,14 @@ Scenario draw_scenario(std::uint64_t seed, DType dtype, Size size) {
   return s;
 }
 
+void record_layer_outputs_alone(Scenario& s) {
+  s.config.num_layers = 2 + static_cast<std::int64_t>(s.seed % 2);
+  s.sparse = true;
+  for (const OperationRow& r : kOperationTable) {
+    s.recorded[r.op] = r.op == Op::kEmbedTokens || r.op == Op::kOutput || r.op == Op::kLmHead;
+  }
+}
+
 std::string to_string(const Scenario& s) {
   std::string text = "seed " + std::to_string(s.seed) + ' ' + std::string(name(s.precision.activations)) + ' ' +
                      qdiff::to_string(s.config) + " B=" + std::to_string(s.steps[0].batch()) + " T=";

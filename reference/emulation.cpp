@@ -1,0 +1,101 @@
+#include "reference/emulation.h"
+
+#include "reference/random.h"
+#include "reference/right_values.h"
+
+namespace qdiff::reference {
+namespace {
+
+constexpr std::uint64_t kEmulations = 4;
+
+// The recording with every element moved by about a spacing, up or down or not at all, so that all that follows is
+// rounded anew. The first is the recording itself.
+class MovedRecording final : public TensorStore {
+ public:
+  MovedRecording(const TensorStore& recorded, std::uint64_t number) : recorded_(recorded), number_(number) {}
+  bool has(const TensorKey& key) const override { return recorded_.has(key); }
+  TensorView get(const TensorKey& key) const override {
+    if (number_ == 0) return recorded_.get(key);
+    const auto found = moved_.find(key);
+    if (found != moved_.end()) return found->second.view();
+    Tensor tensor = Tensor::copy_of(recorded_.get(key));
+    const std::uint64_t stream = mix_bits(number_ ^ mix_bits(static_cast<std::uint64_t>(key.step) << 32U ^
+                                                             static_cast<std::uint64_t>(key.id.layer + 1) << 8U ^
+                                                             static_cast<std::uint64_t>(key.id.op)));
+    const double spacings = 1.2 * unit_roundoff(tensor.dtype());
+    for (std::int64_t i = 0; i < tensor.size(); ++i) {
+      const std::uint64_t bits = random_bits(stream, static_cast<std::uint64_t>(i)) >> 62U;
+      if (bits < 2) tensor.set(i, tensor.at(i) * (1.0 + (bits == 0 ? spacings : -spacings)));
+    }
+    return moved_.emplace(key, std::move(tensor)).first->second.view();
+  }
+
+ private:
+  const TensorStore& recorded_;
+  std::uint64_t number_;
+  mutable std::map<TensorKey, Tensor> moved_;
+};
+
+at::Tensor emulated_value(const Walk& walk, const Rounding& rounding) {
+  Values computed;
+  evaluate_units(walk, rounding, computed);
+  const WalkSurroundings around(walk, computed);
+  const PlacedUnit& last = walk.units().back();
+  return evaluate_unit(last.unit, gather_inputs(walk, last, computed, walk.config()), walk.setting(last, 1, &around));
+}
+
+// Mean square error of the emulations.
+at::Tensor square_of_emulations(const at::Tensor& gold, const Walk& walk, WeightStore& weights) {
+  const Query& query = walk.query();
+  const Rounding rounding = Rounding::emulated(query.precision, query.divides_last);
+  at::Tensor square = at::zeros_like(gold);
+  for (std::uint64_t number = 0; number < kEmulations; ++number) {
+    const MovedRecording recorded(query.recorded, number);
+    const Query moved{.operations = query.operations,
+                      .recorded = recorded,
+                      .steps = query.steps,
+                      .precision = query.precision,
+                      .stored = query.stored,
+                      .variant = query.variant,
+                      .capacity = query.capacity,
+                      .unwritten = query.unwritten,
+                      .with_noise = query.with_noise,
+                      .divides_last = query.divides_last,
+                      .beside = query.beside,
+                      .mistakes = query.mistakes};
+    const at::Tensor error = emulated_value(Walk(moved, rounding, weights), rounding).to(at::kDouble) - gold;
+    square += error.square() / static_cast<double>(kEmulations);
+  }
+  return square;
+}
+
+at::Tensor mean_of_row(const at::Tensor& x, const at::Tensor& counts) {
+  const at::Tensor number = counts.to(at::kDouble).sum(-1, true).clamp_min(1.0);
+  return x.masked_fill(counts.logical_not(), 0.0).sum(-1, true) / number;
+}
+
+}  // namespace
+
+Evaluated narrowed_to_emulations(Evaluated target, const Walk& walk, WeightStore& weights) {
+  const Query& query = walk.query();
+  const Arithmetic arithmetic = arithmetic_of(walk.units().back().unit.last);
+  const bool of_rows = arithmetic != Arithmetic::kScores && arithmetic != Arithmetic::kSoftmax;
+  if (!of_rows || size_of(query.precision.activations) != 2 || size_of(query.stored) != 2) return target;
+  const at::Tensor square = square_of_emulations(target.value, walk, weights);
+  const at::Tensor variance = (target.noise.independent + target.noise.shared).expand_as(target.value);
+  const at::Tensor counts = at::isfinite(square).logical_and(at::isfinite(variance));
+  const at::Tensor of_emulations = mean_of_row(square, counts), power = mean_of_row(target.value.square(), counts);
+  const at::Tensor of_ensemble = mean_of_row(variance, counts);
+  const at::Tensor usable = power.gt(0.0).logical_and(of_ensemble.gt(0.0));
+  const at::Tensor relative = at::where(usable, of_emulations / power, at::zeros_like(power));
+  const at::Tensor mean = relative.sum() / usable.to(at::kDouble).sum().clamp_min(1.0);
+  const at::Tensor allowed = at::maximum(of_emulations, mean * power);
+  const at::Tensor share = at::where(usable, allowed / of_ensemble, at::ones_like(power)).clamp_max(1.0);
+  const auto narrowed = [&](const at::Tensor& noise) {
+    const at::Tensor all = noise.expand_as(target.value);
+    return at::where(at::isfinite(all), all * share, all);
+  };
+  return {target.value, {narrowed(target.noise.independent), narrowed(target.noise.shared)}};
+}
+
+}  // namespace qdiff::reference
