@@ -1,5 +1,7 @@
 #include "reference/emulation.h"
 
+#include <algorithm>
+
 #include "reference/random.h"
 #include "reference/right_values.h"
 
@@ -12,7 +14,8 @@ constexpr std::uint64_t kEmulations = 4;
 // rounded anew. The first is the recording itself.
 class MovedRecording final : public TensorStore {
  public:
-  MovedRecording(const TensorStore& recorded, std::uint64_t number) : recorded_(recorded), number_(number) {}
+  MovedRecording(const TensorStore& recorded, std::uint64_t number, DType activations)
+      : recorded_(recorded), number_(number), roundoff_(unit_roundoff(activations)) {}
   bool has(const TensorKey& key) const override { return recorded_.has(key); }
   TensorView get(const TensorKey& key) const override {
     if (number_ == 0) return recorded_.get(key);
@@ -22,7 +25,7 @@ class MovedRecording final : public TensorStore {
     const std::uint64_t stream = mix_bits(number_ ^ mix_bits(static_cast<std::uint64_t>(key.step) << 32U ^
                                                              static_cast<std::uint64_t>(key.id.layer + 1) << 8U ^
                                                              static_cast<std::uint64_t>(key.id.op)));
-    const double spacings = 1.2 * unit_roundoff(tensor.dtype());
+    const double spacings = 1.2 * std::max(unit_roundoff(tensor.dtype()), roundoff_);
     for (std::int64_t i = 0; i < tensor.size(); ++i) {
       const std::uint64_t bits = random_bits(stream, static_cast<std::uint64_t>(i)) >> 62U;
       if (bits < 2) tensor.set(i, tensor.at(i) * (1.0 + (bits == 0 ? spacings : -spacings)));
@@ -33,6 +36,7 @@ class MovedRecording final : public TensorStore {
  private:
   const TensorStore& recorded_;
   std::uint64_t number_;
+  double roundoff_;
   mutable std::map<TensorKey, Tensor> moved_;
 };
 
@@ -50,7 +54,7 @@ at::Tensor square_of_emulations(const at::Tensor& gold, const Walk& walk, Weight
   const Rounding rounding = Rounding::emulated(query.precision, query.divides_last);
   at::Tensor square = at::zeros_like(gold);
   for (std::uint64_t number = 0; number < kEmulations; ++number) {
-    const MovedRecording recorded(query.recorded, number);
+    const MovedRecording recorded(query.recorded, number, query.precision.activations);
     const Query moved{.operations = query.operations,
                       .recorded = recorded,
                       .steps = query.steps,
@@ -69,6 +73,14 @@ at::Tensor square_of_emulations(const at::Tensor& gold, const Walk& walk, Weight
   return square;
 }
 
+// Before the target.
+bool holds_softmax(const Walk& walk) {
+  return std::any_of(walk.units().begin(), walk.units().end() - 1, [](const PlacedUnit& placed) {
+    const Arithmetic arithmetic = arithmetic_of(placed.unit.last);
+    return arithmetic == Arithmetic::kSoftmax || arithmetic == Arithmetic::kWeightedSum;
+  });
+}
+
 at::Tensor mean_of_row(const at::Tensor& x, const at::Tensor& counts) {
   const at::Tensor number = counts.to(at::kDouble).sum(-1, true).clamp_min(1.0);
   return x.masked_fill(counts.logical_not(), 0.0).sum(-1, true) / number;
@@ -78,9 +90,7 @@ at::Tensor mean_of_row(const at::Tensor& x, const at::Tensor& counts) {
 
 Evaluated narrowed_to_emulations(Evaluated target, const Walk& walk, WeightStore& weights) {
   const Query& query = walk.query();
-  const Arithmetic arithmetic = arithmetic_of(walk.units().back().unit.last);
-  const bool of_rows = arithmetic != Arithmetic::kScores && arithmetic != Arithmetic::kSoftmax;
-  if (!of_rows || size_of(query.precision.activations) != 2 || size_of(query.stored) != 2) return target;
+  if (!holds_softmax(walk) || size_of(query.precision.activations) != 2 || size_of(query.stored) != 2) return target;
   const at::Tensor square = square_of_emulations(target.value, walk, weights);
   const at::Tensor variance = (target.noise.independent + target.noise.shared).expand_as(target.value);
   const at::Tensor counts = at::isfinite(square).logical_and(at::isfinite(variance));

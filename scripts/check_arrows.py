@@ -36,7 +36,9 @@ ROOMS = {
     "harness/selftest": COMPARING + ["harness/findings", "harness/model", "harness/trace", "harness/cases",
                                      "harness/report", "harness/shards", "harness/diagnose"],
     "harness/reduce": COMPARING + ["harness/findings", "harness/trace"],
-    "harness/calibration": COMPARING + ["harness/model", "reference"],  # a program: measures the judge's bounds
+    # A program: measures the judge's bounds.
+    "harness/calibration": COMPARING + ["harness/model", "harness/findings", "harness/trace", "harness/diagnose",
+                                        "reference"],
     "reference": ["harness/contract"],
     "optimized": ["harness/contract"],
     "fuzz": COMPARING + ["harness/model", "harness/trace", "harness/cases"],

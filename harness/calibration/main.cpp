@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iostream>
 
+#include "harness/calibration/far.h"
 #include "harness/calibration/measure.h"
 
 namespace qdiff::calibration {
@@ -19,6 +20,9 @@ struct Arguments {
   std::int64_t verify = 0;
   bool quick = false;
   bool explain = false;
+  bool far = false;
+  bool doses = false;
+  bool layer_outputs = false;
   std::string write;
   std::string date;
 };
@@ -38,7 +42,9 @@ Measurement run_twins(const Arguments& arguments, std::int64_t runs, std::uint64
   for (std::int64_t i = 0; i < runs; ++i) {
     const DType dtype = kStoredTypes[static_cast<std::size_t>(i) % kStoredTypes.size()];
     const std::uint64_t seed = first_seed + static_cast<std::uint64_t>(i);
-    measure(draw_scenario(seed, dtype, arguments.quick ? Size::kQuick : Size::kFull), measurement);
+    Scenario scenario = draw_scenario(seed, dtype, arguments.quick ? Size::kQuick : Size::kFull);
+    if (arguments.layer_outputs) record_layer_outputs_alone(scenario);
+    measure(scenario, measurement);
     if ((i + 1) % 50 == 0) std::cerr << "\r" << i + 1 << " of " << runs << " twins" << std::flush;
   }
   if (runs >= 50) std::cerr << '\n';
@@ -74,6 +80,14 @@ bool all_finite(const Measurement& m) {
                      [&](const auto& columns) { return std::all_of(columns.begin(), columns.end(), finite); });
 }
 
+int write_to(const std::string& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text;
+  if (file.flush()) return 0;
+  std::cerr << "cannot write " << path << '\n';
+  return 2;
+}
+
 int run(const Arguments& arguments, const std::string& command) {
   const auto start = std::chrono::steady_clock::now();
   const bool verifying = arguments.verify > 0;
@@ -101,15 +115,29 @@ int run(const Arguments& arguments, const std::string& command) {
     std::cout << "a statistic was not finite on an honest twin; no bounds written\n";
     return 1;
   }
-  if (!arguments.write.empty()) {
-    std::ofstream file(arguments.write);
-    file << bounds_table(measurement, command, arguments.date.empty() ? today() : arguments.date);
-    if (!file.flush()) {
-      std::cerr << "cannot write " << arguments.write << '\n';
-      return 2;
-    }
+  if (arguments.write.empty()) return status;
+  const std::string table = bounds_table(measurement, command, arguments.date.empty() ? today() : arguments.date);
+  return std::max(status, write_to(arguments.write, table));
+}
+
+int run_far(const Arguments& arguments, const std::string& command) {
+  const bool verifying = arguments.verify > 0;
+  const std::int64_t runs = verifying ? arguments.verify : arguments.runs;
+  const std::uint64_t first = (verifying ? kFirstVerifyingSeed : 0) + arguments.first_seed;
+  FarMeasurement measurement;
+  for (std::int64_t i = 0; i < runs; ++i) {
+    const DType dtype = kStoredTypes[static_cast<std::size_t>(i) % kStoredTypes.size()];
+    measure_far(draw_far_scenario(first + static_cast<std::uint64_t>(i), dtype), arguments.doses, measurement);
   }
-  return status;
+  std::cout << summary(measurement);
+  if (verifying) {
+    for (const std::string& alarm : measurement.alarms) std::cout << "false alarm: " << alarm << '\n';
+    std::cout << measurement.alarms.size() << " of " << measurement.runs << " honest runs flagged\n";
+    return measurement.alarms.empty() ? 0 : 1;
+  }
+  if (arguments.write.empty()) return 0;
+  return write_to(arguments.write,
+                  far_bounds_table(measurement, command, arguments.date.empty() ? today() : arguments.date));
 }
 
 }  // namespace
@@ -124,6 +152,12 @@ int main(int argc, char** argv) {
   app.add_option("--verify", arguments.verify,
                  "Judge this many twins on seeds of their own with the built-in bounds; status 1 if any is flagged");
   app.add_flag("--quick", arguments.quick, "Smaller shapes");
+  app.add_flag("--far", arguments.far,
+               "Record one tensor alone, mostly logits, and measure the judging of whole passes: --write then writes "
+               "harness/diagnose/far/bounds_table.inc");
+  app.add_flag("--layer-outputs", arguments.layer_outputs,
+               "Record the embedding, the layers' outputs and the logits alone, of two or three layers");
+  app.add_flag("--doses", arguments.doses, "With --far: also search for the smallest doses of mistakes that are found");
   app.add_flag("--explain", arguments.explain, "Name the twin behind each worst value above 1");
   app.add_option("--write", arguments.write, "Write the bounds to this file: harness/compare/bounds_table.inc");
   app.add_option("--date", arguments.date, "Date for the head of that file; default today");
@@ -131,7 +165,7 @@ int main(int argc, char** argv) {
   std::string command = "qdiff_calibrate";
   for (int i = 1; i < argc; ++i) command += std::string(" ") + argv[i];
   try {
-    return run(arguments, command);
+    return arguments.far ? run_far(arguments, command) : run(arguments, command);
   } catch (const std::exception& error) {
     std::cerr << "qdiff_calibrate: " << error.what() << '\n';
     return 2;

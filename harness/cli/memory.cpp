@@ -170,7 +170,7 @@ MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned)
     const double cache = 4.0 * batch * slots * static_cast<double>(config.kv_width() * config.num_layers);
     plan.parts.push_back({"forward passes with each bug planted",
                           (cache + residual) * sizeof(float) * static_cast<double>(planned.passes)});
-    plan.parts.push_back({"the logits", logits * 4.0 * sizeof(double)});
+    plan.parts.push_back({"the logits", logits * 5.0 * sizeof(double)});
     plan.parts.push_back({"the weights of those passes", reference_weights(config, sizeof(double))});
   }
   return plan;

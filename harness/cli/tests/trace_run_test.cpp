@@ -238,6 +238,91 @@ TEST_CASE("logits of honest engines lie within what rounding explains, with room
   }
 }
 
+// A mistake in few of the logits of a step, made in what an honest engine recorded.
+struct FewWrong {
+  const char* what;
+  int step;
+  std::function<void(Tensor&, std::int64_t vocab)> spoil;
+};
+
+void scale_rows(Tensor& logits, std::int64_t first_element, double factor) {
+  for (std::int64_t i = first_element; i < logits.size(); ++i) logits.set(i, logits.at(i) * factor);
+}
+
+std::int64_t largest_of_last_row(const Tensor& logits, std::int64_t vocab) {
+  std::int64_t largest = logits.size() - vocab;
+  for (std::int64_t i = largest; i < logits.size(); ++i) largest = logits.at(i) > logits.at(largest) ? i : largest;
+  return largest;
+}
+
+void spoil_step(trace::Recording& recording, const FewWrong& wrong) {
+  const TensorKey key{wrong.step, {Op::kLmHead}};
+  Tensor logits = Tensor::copy_of(recording.get(key));
+  wrong.spoil(logits, logits.shape().back());
+  recording.erase(key);
+  recording.put(key, std::move(logits));
+}
+
+TEST_CASE("from logits alone one wrong logit, one row or one step is found, and no bug is named for it", "[trace]") {
+  const std::vector<FewWrong> kWrong = {
+      {"the smallest logit becomes the largest", 1,
+       [](Tensor& logits, std::int64_t vocab) {
+         const std::int64_t largest = largest_of_last_row(logits, vocab);
+         logits.set(largest > logits.size() - 2 ? largest - 1 : largest + 1, logits.at(largest) + 3.0);
+       }},
+      {"the largest logit is negated", 2,
+       [](Tensor& logits, std::int64_t vocab) {
+         const std::int64_t largest = largest_of_last_row(logits, vocab);
+         logits.set(largest, -logits.at(largest));
+       }},
+      {"the last row of a prefill is a tenth too large", 1,
+       [](Tensor& logits, std::int64_t vocab) { scale_rows(logits, logits.size() - vocab, 1.1); }},
+      {"a decode step is a twentieth too large", 3, [](Tensor& logits, std::int64_t) { scale_rows(logits, 0, 1.05); }},
+  };
+  for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    for (const char* model : {"synthetic:toy-15x5,profile=qwen", "synthetic:toy-d64"}) {
+      if (dtype != DType::kBF16 && std::string(model) == "synthetic:toy-d64") continue;
+      for (const FewWrong& wrong : kWrong) {
+        INFO(wrong.what << ", " << model << " in " << name(dtype));
+        const RunResult result = judge_trace_of({.test_case = small_case(model),
+                                                 .dtype = dtype,
+                                                 .keep = logits_alone,
+                                                 .rewrite = [&](trace::Recording& all) { spoil_step(all, wrong); },
+                                                 .options = {.probing = false}});
+        INFO(first_words(result));
+        REQUIRE(result.verdict == Verdict::kDiverged);
+        REQUIRE(result.findings.size() == 1);
+        CHECK(result.findings[0].step == wrong.step);
+        CHECK(result.findings[0].tensor == TensorId{Op::kLmHead});
+        CHECK_FALSE(result.findings[0].explanation.variant.has_value());
+      }
+    }
+  }
+}
+
+TEST_CASE("from logits alone a logit is found that is off by ten deviations of what rounding does", "[trace]") {
+  for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    INFO(name(dtype));
+    TraceSetting setting{.dtype = dtype, .keep = logits_alone, .options = {.probing = false}};
+    const RunResult honest = judge_trace_of(setting);
+    REQUIRE(honest.verdict == Verdict::kMatch);
+    const double rounding = honest.ranking->rounding;  // of the last step, relative
+    setting.rewrite = [rounding](trace::Recording& recording) {
+      spoil_step(recording, {"", 3, [rounding](Tensor& logits, std::int64_t vocab) {
+                               double square = 0.0;
+                               for (std::int64_t i = 0; i < vocab; ++i) square += logits.at(i) * logits.at(i);
+                               const double deviation = rounding * std::sqrt(square / static_cast<double>(vocab));
+                               logits.set(vocab / 2, logits.at(vocab / 2) + 10.0 * deviation);
+                             }});
+    };
+    const RunResult result = judge_trace_of(setting);
+    INFO(first_words(result));
+    REQUIRE(result.verdict == Verdict::kDiverged);
+    CHECK(result.first_divergence()->judgement.decisive_statistic == "free_run_element");
+    CHECK(result.first_divergence()->judgement.worst_index.front() == 0);
+  }
+}
+
 TEST_CASE("from logits alone a gross bug leads the ranking", "[trace]") {
   int first = 0;
   const FaultId kBugs[] = {FaultId::kTheta,   FaultId::kMissingV,   FaultId::kModulo,   FaultId::kNoMask,

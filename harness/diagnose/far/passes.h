@@ -21,6 +21,7 @@ struct Pass {
   bool ran = true;                             // false: the variant cannot be planted here
   std::map<TensorKey, double> distance = {};   // from the candidate, by target
   std::map<TensorKey, double> from_gold = {};  // by target
+  double worst_row = 0.0;                      // of the rows' and elements' errors beside their bounds, over targets
   double divergence = 0.0;                     // summed over tokens
   std::int64_t same_top_tokens = 0;
 };

@@ -47,7 +47,7 @@ double Planting::times_rounding(const Pass& pass) const {
 // engine that reads what nobody wrote may find anything there. Where nothing else is wrong, nothing can be named.
 bool Planting::reproduces(const Pass& pass) const {
   if (rows_with_nan_ > 0 && (!pass.variant || right_code_explains())) return false;
-  return times_rounding(pass) <= explained_;
+  return explains(pass);
 }
 
 bool Planting::shows(const Pass& pass) const {
@@ -85,31 +85,52 @@ void Planting::measure_rounding() {
     const std::vector<double> values = target.same_rows(whole);
     const double distance = target.distance(values, target.gold());
     mean_square[target.key()] += distance * distance / static_cast<double>(kRightPasses);
-    if (pass.nudge == 0) measure(pass, target, values);
+    std::vector<double> recorded = target.as_recorded(whole);
+    row_rounding_.try_emplace(target.key().id, query_.config.hidden, query_.precision.accumulate)
+        .first->second.add(target, recorded);
+    if (pass.nudge != 0) return;
+    measure(pass, target, values);
+    target.take_right(std::move(recorded));
   });
   right_ = std::move(passes.front());
+  drop_unbounded(mean_square);
+  pool_rounding(mean_square);
+  measure_rows();
+}
 
-  // Where right code that rounds as declared overflows, nothing can be said of the candidate.
+// Where right code that rounds as declared overflows, nothing can be said of the candidate.
+void Planting::drop_unbounded(const std::map<TensorKey, double>& mean_square) {
   std::erase_if(targets_, [&](const auto& entry) {
-    if (std::isfinite(mean_square[entry.first])) return false;
+    if (std::isfinite(mean_square.at(entry.first))) return false;
     unbounded_.push_back(entry.first);
     rows_compared_ -= entry.second.rows_compared();
     rows_with_nan_ -= entry.second.rows_with_nan();
     return true;
   });
+}
+
+void Planting::pool_rounding(const std::map<TensorKey, double>& mean_square) {
   // One token's logits are few draws of what rounding does to them, so a step is given what its like show in the mean
   // where that is more; and never less than the rounding of the stored type itself.
   std::map<TensorId, std::pair<double, double>> sums;
   for (const auto& [key, target] : targets_) {
     auto& [rounding, norm] = sums[key.id];
-    rounding += mean_square[key];
+    rounding += mean_square.at(key);
     norm += target.norm() * target.norm();
   }
   for (const auto& [key, target] : targets_) {
     const auto& [rounding, norm] = sums.at(key.id);
     const double pooled = norm > 0.0 ? target.norm() * std::sqrt(rounding / norm) : 0.0;
     const double stored = target.norm() * unit_roundoff(target.recorded().dtype) / std::sqrt(3.0);
-    rounding_[key] = std::max({std::sqrt(mean_square[key]), pooled, stored, std::numeric_limits<double>::min()});
+    rounding_[key] = std::max({std::sqrt(mean_square.at(key)), pooled, stored, std::numeric_limits<double>::min()});
+  }
+}
+
+void Planting::measure_rows() {
+  for (auto& [id, rounding] : row_rounding_) rounding.close();
+  for (const auto& [key, target] : targets_) {
+    rows_[key] = rows_of(target, target.candidate());
+    right_.worst_row = std::max(right_.worst_row, verdict_of(rows_[key], query_.precision).ratio_to_bound);
   }
 }
 
@@ -122,7 +143,13 @@ void Planting::plant(std::vector<Variant> variants, const std::string& what) {
     if (!known) passes.push_back({std::move(variant)});
   }
   walk_targets(*engine_, passes, what, [&](Pass& pass, Target& target, const TensorView& whole) {
-    measure(pass, target, target.same_rows(whole));
+    const std::vector<double> values = target.same_rows(whole);
+    measure(pass, target, values);
+    if (times_rounding(pass, target.key()) > explained_) return;
+    // Two that round independently lie between them.
+    const RowFigures figures =
+        row_rounding_.at(target.key().id).figures(target, target.candidate(), {values, values, /*roundings=*/2.0});
+    pass.worst_row = std::max(pass.worst_row, verdict_of(figures, query_.precision).ratio_to_bound);
   });
   for (Pass& pass : passes) {
     if (pass.ran && pass.distance.size() == targets_.size()) planted_.push_back(std::move(pass));

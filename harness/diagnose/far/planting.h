@@ -14,6 +14,7 @@
 #include "harness/contract/engine.h"
 #include "harness/contract/oracle.h"
 #include "harness/diagnose/far/passes.h"
+#include "harness/diagnose/far/rows.h"
 #include "harness/diagnose/far/target.h"
 #include "harness/diagnose/thresholds.h"
 
@@ -44,9 +45,18 @@ class Planting {
   const Pass& right() const { return right_; }
   const std::vector<Pass>& planted() const { return planted_; }  // the nearest first
   double explained() const { return explained_; }
+  const Precision& precision() const { return query_.precision; }
   double rounding_of(const TensorKey& key) const { return rounding_.at(key); }
   double times_rounding(const Pass& pass, const TensorKey& key) const {
     return pass.distance.at(key) / rounding_.at(key);
+  }
+  // How rows and elements of the candidate lie beside gold; of `candidate` in its place.
+  RowFigures rows_of(const Target& target, std::span<const double> candidate) const {
+    return row_rounding_.at(target.key().id).figures(target, candidate, {target.gold(), target.right(), 1.0});
+  }
+  const RowFigures& rows_of(const TensorKey& key) const { return rows_.at(key); }
+  double rounding_of_row(const Target& target, std::int64_t row) const {
+    return row_rounding_.at(target.key().id).of_row(target.key(), row);
   }
   // The worst over all targets; infinite where nothing is compared.
   double times_rounding(const Pass& pass) const;
@@ -62,7 +72,11 @@ class Planting {
   void walk_targets(Engine& engine, std::vector<Pass>& passes, const std::string& what, const Use& use);
   static void measure(Pass& pass, const Target& target, std::span<const double> values);
   void measure_rounding();
-  bool right_code_explains() const { return times_rounding(right_) <= explained_; }
+  void drop_unbounded(const std::map<TensorKey, double>& mean_square);
+  void pool_rounding(const std::map<TensorKey, double>& mean_square);
+  void measure_rows();
+  bool explains(const Pass& pass) const { return times_rounding(pass) <= explained_ && pass.worst_row <= 1.0; }
+  bool right_code_explains() const { return explains(right_); }
   void plant(std::vector<Variant> variants, const std::string& what);
   void plant_all();
   void plant_around(double width);
@@ -77,7 +91,9 @@ class Planting {
   std::vector<TensorKey> unbounded_;
   std::vector<Pass> planted_;
   std::map<TensorKey, double> rounding_;  // what rounding alone does to each target
-  std::int64_t rows_compared_ = 0;        // of all targets
+  std::map<TensorId, RowRounding> row_rounding_;
+  std::map<TensorKey, RowFigures> rows_;
+  std::int64_t rows_compared_ = 0;  // of all targets
   std::int64_t rows_with_nan_ = 0;
 };
 

@@ -31,8 +31,37 @@ compare::Judgement judgement_of_nan(const Target& target) {
   return judgement;
 }
 
-compare::Judgement judgement_of(const Planting& passes, const Target& target) {
-  if (target.rows_with_nan() > 0) return judgement_of_nan(target);
+std::string reason_of(RowStatistic statistic, const RowFigure& figure, const Target& target) {
+  const std::string where = target.layout().row_name(figure.element / target.width());
+  switch (statistic) {
+    case RowStatistic::kRow:
+      return "the error of " + where + " is " + digits(figure.value, 3) + " times what rounding does to it";
+    case RowStatistic::kScale:
+      return where + " is " + digits(1.0 + figure.measured, 6) +
+             " times as large as right code's, a factor that rounding moves by " + digits(figure.expected, 2);
+    case RowStatistic::kElement:
+      break;
+  }
+  return "one element of " + where + " has an error of " + digits(figure.measured, 3) +
+         " times what its row has, where rounding makes " + digits(figure.expected, 3) + " at most";
+}
+
+// Rows and elements that lie further out than in any honest engine are wrong, whatever the whole tensor shows.
+compare::Judgement judgement_of_rows(const Planting& passes, const Target& target, const RowVerdict& verdict) {
+  const RowFigure& figure = passes.rows_of(target.key())[static_cast<std::size_t>(verdict.statistic)];
+  const auto element = static_cast<std::size_t>(figure.element);
+  compare::Judgement judgement;
+  judgement.outcome = compare::Outcome::kDiverged;
+  judgement.decisive_statistic = name(verdict.statistic);
+  judgement.ratio_to_bound = verdict.ratio_to_bound;
+  judgement.reason = reason_of(verdict.statistic, figure, target);
+  judgement.worst_index = compare::unravel(figure.element, target.recorded().shape);
+  judgement.actual = target.candidate()[element];
+  judgement.expected = target.gold()[element];
+  return judgement;
+}
+
+compare::Judgement judgement_of_distance(const Planting& passes, const Target& target) {
   compare::Judgement judgement;
   const double times = passes.times_rounding(passes.right(), target.key());
   judgement.decisive_statistic = "free_run_distance";
@@ -42,6 +71,16 @@ compare::Judgement judgement_of(const Planting& passes, const Target& target) {
                      digits(target.relative(passes.right().distance.at(target.key())), 3) +
                      " of it (relative RMS), which is " + digits(times, 3) + " times what rounding alone does; up to " +
                      digits(passes.explained(), 3) + " is explained";
+  return judgement;
+}
+
+// By the statistic that is furthest beyond its bound.
+compare::Judgement judgement_of(const Planting& passes, const Target& target) {
+  if (target.rows_with_nan() > 0) return judgement_of_nan(target);
+  compare::Judgement judgement = judgement_of_distance(passes, target);
+  const RowVerdict rows = verdict_of(passes.rows_of(target.key()), passes.precision());
+  const bool by_rows = rows.ratio_to_bound > 1.0 && judgement.outcome != compare::Outcome::kDiverged;
+  if (by_rows) judgement = judgement_of_rows(passes, target, rows);
   judgement.statistics.relative_rms_error = target.relative(target.distance(target.candidate(), target.gold()));
   double worst = -1.0;
   for (std::int64_t r = 0; r < target.num_rows(); ++r) {
@@ -53,6 +92,7 @@ compare::Judgement judgement_of(const Planting& passes, const Target& target) {
       const double error = actual == expected ? 0.0 : std::abs(actual - expected);  // -inf in both among them
       if (error <= worst) continue;
       worst = std::isnan(error) ? HUGE_VAL : error;
+      if (by_rows) continue;
       judgement.worst_index = compare::unravel(i, target.recorded().shape);
       judgement.actual = actual;
       judgement.expected = expected;

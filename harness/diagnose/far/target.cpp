@@ -67,6 +67,13 @@ std::vector<double> Target::same_rows(const TensorView& whole) const {
   return rows;
 }
 
+std::vector<double> Target::as_recorded(const TensorView& whole) const {
+  std::vector<double> rows = same_rows(whole);
+  if (facts(recorded_.dtype).significant_bits >= facts(whole.dtype).significant_bits) return rows;
+  for (double& value : rows) value = round_to(recorded_.dtype, value);
+  return rows;
+}
+
 double Target::distance(std::span<const double> a, std::span<const double> b) const {
   double sum = 0.0;
   for (std::int64_t row = 0; row < num_rows(); ++row) {
