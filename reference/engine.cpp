@@ -22,7 +22,7 @@ struct Machine {
   Precision precision;
   Rounding rounding;
   std::optional<Rounding> planted_rounding;  // of a fault that is a rounding
-  std::optional<Variant> planted;
+  std::optional<Variant> planted, planted_beside;
   std::optional<int> planted_layer;
   std::vector<PlantedMistake> mistakes;
   std::int64_t planted_executions = 0;
@@ -37,6 +37,7 @@ class TorchSession : public Session {
       : machine_(machine),
         options_(std::move(options)),
         variant_(machine.planted),
+        beside_(machine.planted_beside),
         variant_rounding_(machine.planted_rounding),
         variant_layer_(machine.planted_layer),
         caches_(static_cast<std::size_t>(config().num_layers)),
@@ -170,7 +171,8 @@ class TorchSession : public Session {
     const bool planted = variant_ && (!variant_layer_ || *variant_layer_ == layer);
     const Variant* variant = planted ? &*variant_ : nullptr;
     const Rounding& rounding = planted && variant_rounding_ ? *variant_rounding_ : machine_.rounding;
-    const Setting setting = {machine_.weights, machine_.precision, rounding, step, layer, 1, variant, &history_};
+    Setting setting = {machine_.weights, machine_.precision, rounding, step, layer, 1, variant, &history_};
+    if (planted && beside_) setting.beside = &*beside_;
     TensorView view;
     history_.begin_part();
     handed_out_.clear();
@@ -237,6 +239,7 @@ class TorchSession : public Session {
   Machine& machine_;
   SessionOptions options_;
   std::optional<Variant> variant_;  // what was planted when the session was opened
+  std::optional<Variant> beside_;   // and a second one
   std::optional<Rounding> variant_rounding_;
   std::optional<int> variant_layer_;
   std::vector<LayerCache> caches_;      // by layer; grown by each step, so that no slot is ever unwritten
@@ -270,30 +273,40 @@ class TorchEngine : public Engine {
   void plant(const Fault& fault) override {
     const Variant variant = {fault.id, fault.value};
     const VariantFacts& facts = fault_facts(fault.id);
-    check_fault_value(fault);
     check_fault_layer(fault, machine_.weights.config().num_layers);
+    check_plantable(variant);
     std::optional<Rounding> rounding;
     if (facts.declares) {
       Precision rounds = machine_.precision;
       facts.declares->declare(rounds);
       rounding = Rounding::emulated(rounds);
     }
-    try {
-      const Step any_step;
-      for (Op op : facts.ops) {
-        parameters_at({.op = op, .layer = kNoLayer, .step = any_step, .config = machine_.weights.config()}, &variant);
-      }
-    } catch (const std::invalid_argument& error) {
-      throw InputError("fault " + std::string(qdiff::name(fault.id)) + ": " + error.what());
-    }
     machine_.planted = variant;
+    machine_.planted_beside.reset();
     machine_.planted_rounding = std::move(rounding);
     machine_.planted_layer = fault.layer;
+  }
+
+  void plant_beside(const Variant& variant) override {
+    check_plantable(variant);
+    machine_.planted_beside = variant;
   }
 
   std::int64_t planted_executions() const override { return machine_.planted_executions; }
 
  private:
+  void check_plantable(const Variant& variant) const {
+    check_fault_value({variant.id, variant.value, std::nullopt});
+    try {
+      const Step any_step;
+      for (Op op : fault_facts(variant.id).ops) {
+        parameters_at({.op = op, .layer = kNoLayer, .step = any_step, .config = machine_.weights.config()}, &variant);
+      }
+    } catch (const std::invalid_argument& error) {
+      throw InputError("fault " + std::string(qdiff::name(variant.id)) + ": " + error.what());
+    }
+  }
+
   Machine machine_;
 };
 

@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "harness/contract/error.h"
 #include "harness/contract/fault.h"
+#include "harness/contract/fault_table.h"
 #include "harness/contract/operation_table.h"
 #include "harness/contract/precision.h"
 #include "harness/contract/step.h"
@@ -87,8 +89,16 @@ class Engine {
   // Throws qdiff::InputError for a fault that plantable_faults() does not list, a value that check_fault_value()
   // refuses or a layer that the model lacks, and then changes nothing. Holds for sessions opened afterwards.
   virtual void plant(const Fault& fault) = 0;
+  // A second one, in every layer beside what plant() was given last, which takes it away again. Throws InputError where
+  // the engine has no two at once.
+  virtual void plant_beside(const Variant& variant);
   // How often planted code ran in a place where it differs from the right code (a wrong head index, say).
   virtual std::int64_t planted_executions() const { return 0; }
 };
+
+inline void Engine::plant_beside(const Variant& variant) {
+  throw InputError("the engine " + name() + " plants one fault at a time; " + std::string(qdiff::name(variant.id)) +
+                   " would be a second");
+}
 
 }  // namespace qdiff

@@ -89,6 +89,7 @@ inline constexpr std::size_t kMostLayersOfSpan = 2;
 inline constexpr std::size_t kPassesAtOnce = 48;     // whose caches are in memory together
 inline constexpr std::size_t kRightPasses = 5;       // of right code, each rounding in a way of its own
 inline constexpr std::size_t kRefinedVariants = 8;   // leading ones of which every listed value is tried
+inline constexpr std::size_t kFirstOfFarPairs = 2;   // the nearest ones, beside which all others are planted
 inline constexpr std::size_t kRankedVariants = 10;   // in the report
 inline constexpr std::size_t kRecordedVariants = 4;  // leading ones whose rows are to be recorded next
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <set>
 #include <string>
 
 #include "cmake/catch2.h"
@@ -343,6 +344,30 @@ TEST_CASE("from logits alone a gross bug leads the ranking", "[trace]") {
 }
 
 // transformers masks with the smallest number of the type; llama.cpp with -inf.
+// Each of them alone comes no nearer than ten times what rounding does.
+TEST_CASE("from layer outputs and from logits alone two bugs of one engine are both named", "[trace]") {
+  std::vector<Mistake> without_biases;
+  for (Op op : {Op::kQProj, Op::kKProj, Op::kVProj}) {
+    without_biases.push_back({MistakeKind::kBias, {{"coefficient", 0.0}}, op});
+  }
+  for (const Keep& keep : {Keep(layer_outputs), Keep(logits_alone)}) {
+    INFO((keep({Op::kOutput, 0}) ? "layer outputs" : "logits"));
+    const RunResult result = judge_trace_of({.test_case = small_case("synthetic:toy-14x2"),
+                                             .inject = Fault{FaultId::kInterleaved, {}, {}},
+                                             .reference_engine = true,
+                                             .mistakes = without_biases,
+                                             .keep = keep,
+                                             .options = {.probing = false}});
+    INFO(first_words(result));
+    REQUIRE(result.verdict == Verdict::kDiverged);
+    std::set<FaultId> named;
+    for (const Finding& finding : result.findings) {
+      if (finding.explanation.variant) named.insert(*finding.explanation.variant);
+    }
+    CHECK(named == std::set{FaultId::kMissingAll, FaultId::kInterleaved});
+  }
+}
+
 TEST_CASE("masked scores recorded alone may hold what an engine masks with", "[trace]") {
   const auto stand_in = [](const TensorId& id, Tensor& tensor) {
     for (std::int64_t i = 0; id.op == Op::kScores && i < tensor.size(); ++i) {

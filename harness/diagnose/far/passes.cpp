@@ -51,6 +51,7 @@ std::vector<Running> open_all(Engine& engine, std::span<Pass> passes, const Case
   for (Pass& pass : passes) {
     try {
       if (pass.variant) engine.plant({pass.variant->id, pass.variant->value, std::nullopt});
+      if (pass.beside) engine.plant_beside(*pass.beside);
       running.push_back({&pass, engine.open(options)});
     } catch (const InputError&) {
       pass.ran = false;

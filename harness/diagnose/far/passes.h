@@ -17,6 +17,7 @@ namespace qdiff::diagnose {
 
 struct Pass {
   std::optional<Variant> variant = {};         // none: right code
+  std::optional<Variant> beside = {};          // a second one
   std::uint64_t nudge = 0;                     // other than 0: rounds the residual stream in a way of its own
   bool ran = true;                             // false: the variant cannot be planted here
   std::map<TensorKey, double> distance = {};   // from the candidate, by target

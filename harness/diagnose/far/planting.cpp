@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "harness/contract/number_text.h"
@@ -134,14 +135,8 @@ void Planting::measure_rows() {
   }
 }
 
-void Planting::plant(std::vector<Variant> variants, const std::string& what) {
-  std::vector<Pass> passes;
-  for (Variant& variant : variants) {
-    const std::optional<double>& right = facts_of(variant).right_value;
-    if (right && variant.value == right) continue;  // that is right code
-    const bool known = std::ranges::any_of(planted_, [&](const Pass& pass) { return pass.variant == variant; });
-    if (!known) passes.push_back({std::move(variant)});
-  }
+// Those that ran through, measured.
+std::vector<Pass> Planting::walk_planted(std::vector<Pass> passes, const std::string& what) {
   walk_targets(*engine_, passes, what, [&](Pass& pass, Target& target, const TensorView& whole) {
     const std::vector<double> values = target.same_rows(whole);
     measure(pass, target, values);
@@ -151,9 +146,20 @@ void Planting::plant(std::vector<Variant> variants, const std::string& what) {
         row_rounding_.at(target.key().id).figures(target, target.candidate(), {values, values, /*roundings=*/2.0});
     pass.worst_row = std::max(pass.worst_row, verdict_of(figures, query_.precision).ratio_to_bound);
   });
-  for (Pass& pass : passes) {
-    if (pass.ran && pass.distance.size() == targets_.size()) planted_.push_back(std::move(pass));
+  std::erase_if(passes, [&](const Pass& pass) { return !pass.ran || pass.distance.size() != targets_.size(); });
+  return passes;
+}
+
+void Planting::plant(std::vector<Variant> variants, const std::string& what) {
+  std::vector<Pass> passes;
+  for (Variant& variant : variants) {
+    const std::optional<double>& right = facts_of(variant).right_value;
+    if (right && variant.value == right) continue;  // that is right code
+    const bool known = std::ranges::any_of(planted_, [&](const Pass& pass) { return pass.variant == variant; });
+    if (!known) passes.push_back({std::move(variant)});
   }
+  std::vector<Pass> walked = walk_planted(std::move(passes), what);
+  std::ranges::move(walked, std::back_inserter(planted_));
   std::ranges::stable_sort(planted_, {}, [&](const Pass& pass) { return times_rounding(pass); });
 }
 
@@ -175,6 +181,25 @@ void Planting::plant_all() {
   }
   plant(std::move(variants), "other values of the leading bugs");
   for (double width : {0.5, 0.1}) plant_around(width);
+  plant_pairs();
+}
+
+// Where no bug alone is an explanation, the leading ones each beside all others.
+void Planting::plant_pairs() {
+  if (planted_.empty() || right_code_explains() || explains(planted_.front())) return;
+  std::vector<const Pass*> best;  // of each bug
+  for (const Pass& pass : planted_) {
+    const auto is_same = [&](const Pass* other) { return other->variant->id == pass.variant->id; };
+    if (shows(pass) && std::ranges::none_of(best, is_same)) best.push_back(&pass);
+  }
+  std::vector<Pass> pairs;
+  for (std::size_t i = 0; i < std::min(kFirstOfFarPairs, best.size()); ++i) {
+    for (std::size_t j = i + 1; j < best.size(); ++j) {
+      pairs.push_back({.variant = best[i]->variant, .beside = best[j]->variant});
+    }
+  }
+  pairs_ = walk_planted(std::move(pairs), "forward passes with two bugs planted");
+  std::ranges::stable_sort(pairs_, {}, [&](const Pass& pass) { return times_rounding(pass); });
 }
 
 // Values within a factor of 10^width of the leading one, as short numbers: somebody typed the value.

@@ -44,6 +44,7 @@ class Planting {
   const std::vector<TensorKey>& unbounded() const { return unbounded_; }  // were targets: right code overflows before
   const Pass& right() const { return right_; }
   const std::vector<Pass>& planted() const { return planted_; }  // the nearest first
+  const std::vector<Pass>& pairs() const { return pairs_; }      // of two bugs, the nearest first
   double explained() const { return explained_; }
   const Precision& precision() const { return query_.precision; }
   double rounding_of(const TensorKey& key) const { return rounding_.at(key); }
@@ -78,7 +79,9 @@ class Planting {
   bool explains(const Pass& pass) const { return times_rounding(pass) <= explained_ && pass.worst_row <= 1.0; }
   bool right_code_explains() const { return explains(right_); }
   void plant(std::vector<Variant> variants, const std::string& what);
+  std::vector<Pass> walk_planted(std::vector<Pass> passes, const std::string& what);
   void plant_all();
+  void plant_pairs();
   void plant_around(double width);
   const VariantFacts& facts_of(const Variant& variant) const { return *find_variant(query_.catalogue, variant.id); }
 
@@ -89,7 +92,7 @@ class Planting {
   std::unique_ptr<Engine> engine_;
   Pass right_;
   std::vector<TensorKey> unbounded_;
-  std::vector<Pass> planted_;
+  std::vector<Pass> planted_, pairs_;
   std::map<TensorKey, double> rounding_;  // what rounding alone does to each target
   std::map<TensorId, RowRounding> row_rounding_;
   std::map<TensorKey, RowFigures> rows_;

@@ -179,6 +179,13 @@ std::optional<findings::FreeRanking> rank_free_runs(const FreeRankingQuery& quer
     }
   }
   ranking.record_next = record_next(ranking.nearest, query.catalogue);
+  for (const Pass& pass : passes.pairs()) {
+    const double times = passes.times_rounding(pass);
+    if (!passes.reproduces(pass) || times > kClearlyFarther * passes.times_rounding(passes.pairs().front())) continue;
+    Fit fit{pass.variant, {}, false, times};
+    fit.beside = pass.beside;
+    fits.push_back(std::move(fit));
+  }
 
   for (const auto& [key, target] : passes.targets()) {
     ++judged.compared.front();
