@@ -62,9 +62,11 @@ CaseInput small_input(Draws& draw, const ModelConfig& config) {
 
 // ---- Parameters ----
 
-Shape sample_shape(Op op, const ModelConfig& config) { return output_shape(op, config, 2, 3, 7); }
+// Tokens and slots are primes beyond any width: only tensors that are as large in every step are as large here.
+Shape sample_shape(Op op, const ModelConfig& config) { return output_shape(op, config, 2, 1'000'003, 2'000'003); }
 
-std::int64_t columns_of(Op op, const ModelConfig& config) { return num_elements(sample_shape(op, config)) / (2 * 3); }
+// Of a token, or of a slot of a cache.
+std::int64_t columns_of(Op op, const ModelConfig& config) { return num_elements(output_shape(op, config, 1, 1, 1)); }
 
 std::int64_t heads_of(Op op, const ModelConfig& config) {
   for (Dim dim : row(op).shape) {

@@ -213,6 +213,12 @@ TEST_CASE("a mistake that the model has no place for is refused", "[mistakes]") 
     INFO(text);
     CHECK_THROWS_WITH(check_mistake(parse_mistake(text), config), ContainsSubstring(says));
   }
+  // With three tokens and seven slots 224 columns and a cache of 96 are as large.
+  ModelConfig wide = config;
+  wide.hidden = 224;
+  wide.num_kv_heads = 3;
+  CHECK_THROWS_WITH(check_mistake(parse_mistake("copy.tensor:source=self_attn.k_cache@self_attn.o_proj"), wide),
+                    ContainsSubstring("another number of elements"));
 }
 
 }  // namespace
