@@ -143,15 +143,29 @@ class LayerAttribution {
       }
       bool any = false;
       for (const RowJudgement* row : rows) {
-        const Outcome outcome = oracle_.judge(*row, supposition).outcome;
+        const Expectation expected = oracle_.evaluate(*row, supposition);
+        const Outcome outcome = oracle_.judge_against(*row, row->actual(), expected, supposition.points).outcome;
         if (outcome == Outcome::kUnjudged) continue;  // nothing is expected of any element
         if (outcome != Outcome::kMatch) return false;
-        any |= row->wrong();
+        any |= row->wrong() && expects_what_is_wrong(*row, expected);
       }
       return any;
     } catch (const NotEvaluable&) {
       return false;
     }
+  }
+
+  // A bug that leaves memory unwritten expects nothing there, and would cover whatever is wrong in it.
+  bool expects_what_is_wrong(const RowJudgement& row, const Expectation& expected) {
+    if (expected.unknown.empty()) return true;
+    Expectation right = oracle_.right(row);
+    right.unknown = expected.unknown;
+    for (std::size_t i = 0; i < right.unknown.size(); ++i) {
+      if (right.unknown[i] == 0) continue;
+      right.value[i] = 0.0;
+      if (!right.sigma_independent.empty()) right.sigma_independent[i] = right.sigma_shared[i] = 0.0F;
+    }
+    return oracle_.judge_against(row, row.actual(), right).outcome == Outcome::kDiverged;
   }
 
   void add(const Fit& fit, const Rows& rows) {
