@@ -7,6 +7,8 @@
 #include <cstring>
 #include <map>
 #include <set>
+#include <stdexcept>
+#include <string>
 #include <tuple>
 #include <unordered_map>
 
@@ -131,6 +133,15 @@ std::optional<Grid> grid_of(const Scene& scene, const TensorKey& key, const Step
   const std::int64_t heads = std::max<std::int64_t>(1, layout.num_heads());
   return Grid{layout.batch(), layout.num_positions(), heads, layout.num_columns() / heads,
               is_cache(key.id.op) ? 0 : step.past_length + step.num_tokens() - layout.num_positions()};
+}
+
+// The token id in a slot of the case's sequence.
+std::int32_t token_at(const Instance& instance, std::int64_t batch, std::int64_t slot) {
+  for (const Step& step : *instance.steps) {
+    if (slot >= step.valid_length()) continue;
+    return step.tokens[static_cast<std::size_t>(batch)][static_cast<std::size_t>(slot - step.past_length)];
+  }
+  throw std::out_of_range("no step of the case has slot " + std::to_string(slot));
 }
 
 // Tensors whose vectors are as wide and which exist when the wrong one is written: of this step and of those before.
@@ -327,6 +338,11 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
           continue;
         }
         std::vector<Place> found = library->find(vector.data());
+        // Right code gives equal tokens equal vectors, wherever nothing depends on the position.
+        std::erase_if(found, [&](const Place& place) {
+          return library->id(place.source) == instance.key.id &&
+                 token_at(instance, place.batch, place.position) == token_at(instance, b, p + grid->first_position);
+        });
         ++num_cells;
         if (!found.empty()) cells[&instance].push_back({b, p + grid->first_position, h, std::move(found)});
       }
