@@ -341,10 +341,14 @@ class LayerAttribution {
     });
   }
 
+  // How many elements lie beyond rounding, and how many of a fit do.
+  struct Moved {
+    std::int64_t so_far = 0, expected = 0;
+  };
   // The elements whose error is beyond rounding, under right code and under a fit.
   struct BeyondRounding {
-    double of_right = 0.0, of_fit = 0.0;     // sums of squared errors, in right code's deviations
-    std::int64_t moved = 0, would_move = 0;  // how many the candidate moved so far, and how many the fit does
+    double of_right = 0.0, of_fit = 0.0;  // sums of squared errors, in right code's deviations
+    Moved elements;
   };
 
   std::optional<BeyondRounding> beyond_rounding(const RowJudgement& row, const Fit& fit) {
@@ -363,15 +367,28 @@ class LayerAttribution {
             compare::deviation(right.sigma_independent[e], right.sigma_shared[e], spacing(actual.dtype, gold));
         const double candidate = load_element(actual.data, actual.dtype, e);
         const double error = std::fabs(candidate - gold) / unit;
-        result.would_move += std::fabs(planted.at(i) - gold) / unit > kBeyondRounding ? 1 : 0;
+        result.elements.expected += std::fabs(planted.at(i) - gold) / unit > kBeyondRounding ? 1 : 0;
         if (!(error > kBeyondRounding)) continue;
-        ++result.moved;
+        ++result.elements.so_far;
         const double left = (candidate - planted.at(i)) / unit;
         result.of_right += error * error;
         result.of_fit += left * left;
       }
     }
     return result;
+  }
+
+  // Over all steps: an engine that sums so in one does so in the others.
+  const Moved& moved_in_all(Op op, const Fit& fit) {
+    const auto [found, is_new] = moved_in_all_.try_emplace({op, *fit.variant});
+    if (!is_new) return found->second;
+    for (const RowJudgement* row : rows_of(op)) {
+      const auto beyond = beyond_rounding(*row, fit);
+      if (!beyond) continue;
+      found->second.so_far += beyond->elements.so_far;
+      found->second.expected += beyond->elements.expected;
+    }
+    return found->second;
   }
 
   // A fit that comes no nearer than right code does may cover any small error with the width of its own rounding. It
@@ -391,10 +408,12 @@ class LayerAttribution {
     fit.doubt =
         "its own rounding is so coarse that it covers this error, and what it computes comes no nearer to the "
         "candidate than right code does";
-    const bool moves_as_many =
-        !beyond || predicts ||
-        static_cast<double>(beyond->moved) >= kLeastShareOfMoved * static_cast<double>(beyond->would_move);
-    return moves_as_many && row.judgement.statistics.rms * right >= kLeastShareOfCoarseRounding * planted;
+    const auto moves_as_many = [](const Moved& moved) {
+      return static_cast<double>(moved.so_far) >= kLeastShareOfMoved * static_cast<double>(moved.expected);
+    };
+    const bool moves =
+        !beyond || predicts || (moves_as_many(beyond->elements) && moves_as_many(moved_in_all(row.key.id.op, fit)));
+    return moves && row.judgement.statistics.rms * right >= kLeastShareOfCoarseRounding * planted;
   }
 
   RowOracle oracle_;
@@ -402,6 +421,7 @@ class LayerAttribution {
   Known& known_;
   std::set<Op> wrong_ops_;
   std::vector<std::vector<Fit>> fits_;  // by row
+  std::map<std::pair<Op, Variant>, Moved> moved_in_all_;
 };
 
 }  // namespace
