@@ -383,8 +383,6 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
     const std::vector<Law> some(laws.begin(), laws.begin() + static_cast<std::ptrdiff_t>(used));
     Candidate candidate;
     candidate.theory.mechanism = "copy.vectors";
-    // One token alone may be right, and equal to an earlier one of the same id, beside an input that was not.
-    candidate.least_tokens = 2;
     if (is_cache(scene.op())) candidate.theory.hypothesis = "H01";
     candidate.theory.bits = kMechanismBits;
     std::string words;
