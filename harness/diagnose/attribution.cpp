@@ -258,8 +258,14 @@ class LayerAttribution {
     }
     const bool is_explained = explained(op);
     const RowJudgement& sample = largest(rows);
-    const auto alone = undeclared_points(oracle_, sample, nullptr);
+    auto alone = undeclared_points(oracle_, sample, nullptr);
     if (!alone.empty() && add_if_it_reproduces({std::nullopt, alone}, rows)) return;
+    // A narrower cache that prefill does not attend to: its own keys and values it takes as they were.
+    const auto is_cache = [](const DeclarablePoint& point) { return point.point == RoundingPoint::kKvCache; };
+    if (std::ranges::any_of(alone, is_cache)) {
+      alone.push_back({RoundingPoint::kKvCachePrefill, oracle_.declared().activations});
+      if (add_if_it_reproduces({std::nullopt, alone}, rows)) return;
+    }
     if (is_explained) return;
     for (const Variant& variant : nearest_variants(oracle_, sample)) {
       const auto beside = undeclared_points(oracle_, sample, &variant);
