@@ -126,7 +126,7 @@ class Concluding {
     explanation.parameters = theory.parameters;
     explanation.scope = theory.scope;
     explanation.sentence = theory.sentence;
-    if (theory.mistakes.size() == 1) explanation.mistake = theory.mistakes.front();
+    explanation.mistakes = theory.mistakes;
     explanation.hypothesis = theory.hypothesis;
     explanation.verdict = HypothesisVerdict::kConfirmed;
     if (!theory.variant) explanation.evidence = theory.sentence;

@@ -60,8 +60,8 @@ struct Explanation {
   Facts parameters;      // of the mechanism
   Facts scope;           // where it holds, by axis; empty: everywhere
   std::string sentence;  // the same in one line
-  // Where it lies at another operation than the finding's: what an engine is told that computes so.
-  std::optional<Mistake> mistake;
+  // Where it lies at other operations than the finding's: what an engine is told that computes so.
+  std::vector<Mistake> mistakes;
   std::string pattern;           // in words: which rows, heads, positions, dimensions are wrong
   std::vector<WrongAxis> where;  // the same as data
   // Why the pattern speaks for the hypothesis, where no variant does; why a variant is in doubt, where one does.

@@ -33,9 +33,10 @@ std::string text_of(const findings::Finding& finding) {
 
 std::optional<Mistake> mistake_of(const findings::Finding& finding) {
   const findings::Explanation& explanation = finding.explanation;
-  if (!explanation.mechanism) return std::nullopt;
+  if (!explanation.mechanism || explanation.mistakes.size() > 1) return std::nullopt;
   try {
-    Mistake mistake = explanation.mistake ? *explanation.mistake : formats::parse_mistake(text_of(finding));
+    Mistake mistake =
+        explanation.mistakes.empty() ? formats::parse_mistake(text_of(finding)) : explanation.mistakes.front();
     if (row(mistake.op).scope != Scope::kLayer || finding.tensor.layer == kNoLayer) return mistake;
     std::vector<std::int64_t> layers(explanation.layers.begin(), explanation.layers.end());
     if (layers.empty()) layers.push_back(finding.tensor.layer);

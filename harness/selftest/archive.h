@@ -1,7 +1,6 @@
 // What the units of a selftest make, as text and back (harness/shards/archive.h).
 #pragma once
 
-#include "harness/formats/mistake_text.h"
 #include "harness/selftest/doses.h"
 #include "harness/selftest/honest.h"
 #include "harness/selftest/novel.h"
@@ -13,13 +12,6 @@ namespace qdiff::shards {
 
 template <>
 inline constexpr int kNumEnumerators<selftest::Site> = static_cast<int>(selftest::Site::kAll) + 1;
-
-template <>
-struct TextForm<Mistake> {
-  static constexpr bool kExists = true;
-  static std::string write(const Mistake& mistake) { return to_string(mistake); }
-  static Mistake read(const std::string& text) { return formats::parse_mistake(text); }
-};
 
 }  // namespace qdiff::shards
 

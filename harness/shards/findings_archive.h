@@ -3,6 +3,7 @@
 
 #include "harness/contract/config.h"
 #include "harness/findings/result.h"
+#include "harness/formats/mistake_text.h"
 #include "harness/shards/archive.h"
 
 namespace qdiff::shards {
@@ -39,6 +40,13 @@ struct TextForm<Op> {
     }
     throw ArchiveError("there is no operation " + text);
   }
+};
+
+template <>
+struct TextForm<Mistake> {
+  static constexpr bool kExists = true;
+  static std::string write(const Mistake& mistake) { return to_string(mistake); }
+  static Mistake read(const std::string& text) { return formats::parse_mistake(text); }
 };
 
 template <>
@@ -181,6 +189,7 @@ void fields(Io& io, findings::Explanation& value) {
   io("parameters", value.parameters);
   io("scope", value.scope);
   io("sentence", value.sentence);
+  io("mistakes", value.mistakes);
   io("pattern", value.pattern);
   io("where", value.where);
   io("evidence", value.evidence);

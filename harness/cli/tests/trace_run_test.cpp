@@ -218,7 +218,7 @@ TEST_CASE("from layer outputs alone a mistake that is no known bug is named with
     const findings::Explanation& explanation = result.first_divergence()->explanation;
     CHECK(explanation.mechanism == facts(planted.kind).name);
     CHECK(explanation.verdict == HypothesisVerdict::kConfirmed);
-    CHECK((explanation.mistake && *explanation.mistake == planted));
+    CHECK(explanation.mistakes == std::vector{planted});
   }
 }
 

@@ -21,6 +21,20 @@ TEST_CASE("what a report says of a mechanism can be planted", "[report]") {
   CHECK(to_string(*mistake) == "bias:coefficient=2@self_attn.q_proj;layers=0, 1;phase=decode;tokens=3 and up");
 }
 
+TEST_CASE("a mistake inside a span is planted at its own operation, and several are not planted as one", "[report]") {
+  findings::Finding finding = solved();
+  finding.tensor = {Op::kOutput, 1};
+  finding.explanation.mechanism = "copy.zeros";
+  finding.explanation.parameters = {};
+  finding.explanation.scope = {};
+  finding.explanation.mistakes = {{MistakeKind::kCopyZeros, {}, Op::kUpProj}};
+  const auto mistake = mistake_of(finding);
+  REQUIRE(mistake.has_value());
+  CHECK(to_string(*mistake) == "copy.zeros@mlp.up_proj;layers=0, 1");
+  finding.explanation.mistakes.push_back({MistakeKind::kCopyZeros, {}, Op::kGateProj});
+  CHECK_FALSE(mistake_of(finding).has_value());
+}
+
 TEST_CASE("what no engine plants gives nothing", "[report]") {
   findings::Finding finding = solved();
   finding.explanation.mechanism = std::nullopt;

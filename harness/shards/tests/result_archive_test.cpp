@@ -83,6 +83,15 @@ TEST_CASE("numbers are archived to the last bit", "[archive]") {
   CHECK(std::signbit(read.findings.at(0).judgement.statistics.bias));
 }
 
+TEST_CASE("mistakes inside a span are archived with the finding that they explain", "[archive]") {
+  findings::RunResult result = of_an_engine(report::tests::diverged());
+  std::vector<Mistake>& mistakes = result.findings.at(0).explanation.mistakes;
+  mistakes = {{MistakeKind::kFactor, {{"factor", 1.0 / 3.0}}, Op::kUpProj}, {MistakeKind::kCopyZeros, {}, Op::kKCache}};
+  mistakes.back().scope.phase = Phase::kDecode;
+  ResultReader reader;
+  CHECK(reader.read(to_text(result, config()), "unit").findings.at(0).explanation.mistakes == mistakes);
+}
+
 TEST_CASE("what is no archived result is refused with the unit named", "[archive]") {
   const std::string text = to_text(of_an_engine(report::tests::diverged()), config());
   ResultReader reader;
