@@ -35,6 +35,8 @@ ROOMS = {
                                 "harness/calibration", "reference", "optimized"],
     "harness/selftest": COMPARING + ["harness/findings", "harness/model", "harness/trace", "harness/cases",
                                      "harness/report", "harness/shards", "harness/diagnose"],
+    # The judge as a package for other people's tests.
+    "harness/matcher": ["harness/contract", "harness/compare"],
     "harness/reduce": COMPARING + ["harness/findings", "harness/trace"],
     # A program: measures the judge's bounds.
     "harness/calibration": COMPARING + ["harness/model", "harness/findings", "harness/trace", "harness/diagnose",
@@ -56,6 +58,8 @@ LIBRARIES = {
     "cuda": ["optimized/cuda"],
 }
 
+# Headers of the installed package, which name each other as its users do.
+PACKAGED, PACKAGED_BY = "qdiff/", "harness/matcher"
 # Made by the build from data files (qdiff_embed), with the header that describes them.
 EMBEDDED = ("embedded/", "cmake/embedded.h")
 TESTS_MAY = ("cmake/catch2.h", "nlohmann/")
@@ -91,8 +95,12 @@ def judge_include(source, room, bracket, target, root):
     if bracket == "<":
         # The standard library, the C library and the operating system's headers.
         return None
+    if target.startswith(PACKAGED) and room == PACKAGED_BY:
+        return None
     if not (root / target).exists():
         beside = (root / source).parent / target
+        if beside.exists() and "/example/" in source:  # a project of its own, that people copy
+            return None
         if beside.exists():
             return "write the path from the root of the tree"
         return "there is no such file in the tree"
