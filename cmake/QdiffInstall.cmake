@@ -42,6 +42,22 @@ function(qdiff_install_program program)
           DESTINATION "${CMAKE_INSTALL_DOCDIR}" COMPONENT program)
 endfunction()
 
+# The program as a Python wheel has it (pyproject.toml): the same objects, linked to look for LibTorch in the package
+# `torch` beside it, and so in need of nothing else.
+function(qdiff_install_in_wheel program)
+  set(target ${program}_in_wheel)
+  add_executable(${target} EXCLUDE_FROM_ALL $<TARGET_OBJECTS:${program}>)
+  get_target_property(libraries ${program} LINK_LIBRARIES)
+  target_link_libraries(${target} PRIVATE ${libraries})
+  get_property(torch_folders GLOBAL PROPERTY QDIFF_LIBTORCH_FOLDERS)
+  set(site_packages "$ORIGIN/../..")
+  set_target_properties(${target} PROPERTIES OUTPUT_NAME ${program} LINKER_LANGUAGE CXX
+                        RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/in_wheel"
+                        QDIFF_IS_INSTALLED ON BUILD_RPATH "${torch_folders}"
+                        INSTALL_RPATH "${site_packages}/torch/lib;${site_packages}/nvidia/cu13/lib")
+  install(TARGETS ${target} RUNTIME DESTINATION ${program}/bin COMPONENT wheel OPTIONAL EXCLUDE_FROM_ALL)
+endfunction()
+
 set(CPACK_PACKAGE_NAME qdiff)
 set(CPACK_PACKAGE_VENDOR "the qdiff project")
 set(CPACK_PACKAGE_CONTACT "the qdiff project")

@@ -33,9 +33,14 @@ function(qdiff_find_torch_dir result)
     set(${result} "${found}" PARENT_SCOPE)
     return()
   endif()
-  # find_spec does not import torch, which would take seconds.
+  # A wheel is built for the Python that builds it. pip hides that one's packages from what builds a wheel, so its folder is
+  # asked for where find_spec, which does not import torch and so takes no seconds, finds nothing.
+  set(python python3)
+  if(SKBUILD AND Python3_EXECUTABLE)
+    set(python "${Python3_EXECUTABLE}")
+  endif()
   execute_process(
-    COMMAND python3 -c "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
+    COMMAND ${python} -c "import importlib.util as u, sysconfig; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else sysconfig.get_path('purelib') + '/torch')"
     OUTPUT_VARIABLE found OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
   set(${result} "${found}" PARENT_SCOPE)
 endfunction()

@@ -3,16 +3,17 @@
 import os
 import sys
 
-from qdiff.judging import program
+from qdiff.judging import environment, program
 
 
 def main():
     try:
         path = program()
+        variables = environment(path)
     except FileNotFoundError as error:
         print(f"qdiff: {error}", file=sys.stderr)
         sys.exit(2)
-    os.execv(path, ["qdiff", *sys.argv[1:]])
+    os.execve(path, ["qdiff", *sys.argv[1:]], variables)
 
 
 if __name__ == "__main__":

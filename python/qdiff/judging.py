@@ -1,9 +1,11 @@
 """Runs the program qdiff, and reads its report."""
 
 import html
+import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -11,17 +13,46 @@ import tempfile
 STATUS_BAD_INPUT = 2
 
 
+TORCH = "2.11"  # whose LibTorch the program of this package is linked with
+OWN_PROGRAM = pathlib.Path(__file__).resolve().parent / "bin" / "qdiff"
+
+
 def program():
     """The path of the program: what QDIFF names, that of this package, or the one on PATH."""
     named = os.environ.get("QDIFF")
     if named:
         return named
-    own = pathlib.Path(__file__).resolve().parent / "bin" / "qdiff"
-    found = str(own) if own.is_file() else shutil.which("qdiff")
+    found = str(OWN_PROGRAM) if OWN_PROGRAM.is_file() else shutil.which("qdiff")
     if found is None:
         raise FileNotFoundError("the program qdiff is neither in this package nor on PATH; build it with scripts/run.sh, "
                                 "and name it with the environment's QDIFF")
     return found
+
+
+def environment(path):
+    """The environment in which the program `path` finds LibTorch.
+
+    That of this package looks for it in the package torch of the same folder; where torch is in another one, as beside an
+    environment that sees the system's packages, it is told. Raises FileNotFoundError where there is no fitting torch.
+    """
+    variables = dict(os.environ)
+    if pathlib.Path(path) != OWN_PROGRAM:
+        return variables
+    found = importlib.util.find_spec("torch")  # imports nothing
+    if found is None or not found.submodule_search_locations:
+        raise FileNotFoundError(f"the program qdiff runs on the LibTorch of the package torch {TORCH}, which this Python does "
+                                f"not have: pip install 'torch=={TORCH}.*'")
+    torch = pathlib.Path(found.submodule_search_locations[0])
+    version = re.search(r"(?m)^__version__ = '([^']*)'", (torch / "version.py").read_text(encoding="utf-8"))
+    if version is None or not version.group(1).startswith(TORCH + "."):
+        raise FileNotFoundError(f"the program qdiff runs on the LibTorch of torch {TORCH}, and this Python has torch "
+                                f"{version.group(1) if version else 'of no known version'}: pip install 'torch=={TORCH}.*', or "
+                                "build qdiff for that one")
+    if torch.parent != OWN_PROGRAM.parent.parent.parent:
+        folders = [torch / "lib", torch.parent / "nvidia" / "cu13" / "lib"]
+        before = variables.get("LD_LIBRARY_PATH")
+        variables["LD_LIBRARY_PATH"] = os.pathsep.join([*map(str, folders), *([before] if before else [])])
+    return variables
 
 
 class Report:
@@ -73,10 +104,11 @@ def diagnose(model, trace, out=None, arguments=()):
     """
     trace = pathlib.Path(trace)
     out = pathlib.Path(out) if out is not None else trace.with_name(trace.name + "-report")
-    command = [program(), "diagnose", "--model", str(model), "--trace", str(trace), "--out", str(out), "--color", "never",
+    path = program()
+    command = [path, "diagnose", "--model", str(model), "--trace", str(trace), "--out", str(out), "--color", "never",
                *map(str, arguments)]
     with tempfile.TemporaryFile() as errors:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, check=False)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, env=environment(path), check=False)
         errors.seek(0)
         said = errors.read().decode(errors="replace").strip()
     if done.returncode == STATUS_BAD_INPUT or not (out / "report.json").is_file():
