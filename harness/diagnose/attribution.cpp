@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <tuple>
 
 #include "harness/compare/layout.h"
@@ -91,7 +92,7 @@ class LayerAttribution {
       const bool judged = row.judgement.outcome == Outcome::kMatch || row.explainable();
       if (judged && wanted(row)) found.push_back(&row);
     }
-    std::ranges::stable_partition(found, &RowJudgement::wrong);
+    std::stable_partition(found.begin(), found.end(), std::mem_fn(&RowJudgement::wrong));
     return found;
   }
   Rows rows_of(Op op) const {

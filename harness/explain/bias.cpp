@@ -27,7 +27,7 @@ std::vector<double> bias_of(Scene& scene, const Instance& instance, const Tensor
   return value;
 }
 
-Candidate adding(Scene& scene, std::vector<double> beside) {
+Candidate adding(Scene& scene, const std::vector<double>& beside) {
   Candidate candidate;
   candidate.theory.mechanism = "bias";
   candidate.theory.hypothesis = "H06";

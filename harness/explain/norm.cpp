@@ -13,7 +13,7 @@ bool is_norm(Op op) { return arithmetic_of(op) == Arithmetic::kNorm; }
 // factors(x of a row) gives by what each column is multiplied beside right code.
 using Factors = std::function<std::vector<double>(const double* x, std::int64_t width)>;
 
-Candidate with_factors(Scene& scene, const TensorId& input, Factors factors) {
+Candidate with_factors(Scene& scene, const TensorId& input, const Factors& factors) {
   Candidate candidate;
   candidate.theory.mechanism = "norm.scale";
   candidate.theory.hypothesis = "H09";
@@ -59,12 +59,13 @@ void add_blocks(Scene& scene, const TensorId& input, std::vector<Candidate>& can
       }
       return factors;
     });
+    const std::int64_t of_a_block = width / blocks;
     candidate.theory.mechanism = "norm.blocks";
     candidate.theory.bits = kMechanismBits + std::log2(static_cast<double>(kMostBlocks));
     candidate.theory.parameters = {{"blocks", static_cast<double>(blocks)},
-                                   {"columns of a block", static_cast<double>(width / blocks)}};
+                                   {"columns of a block", static_cast<double>(of_a_block)}};
     candidate.theory.sentence = std::string(row(scene.op()).name) + " takes the mean square of each " +
-                                std::to_string(width / blocks) +
+                                std::to_string(of_a_block) +
                                 " columns by themselves, where right code takes that of all " + std::to_string(width);
     candidates.push_back(std::move(candidate));
   }

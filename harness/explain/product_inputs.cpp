@@ -51,7 +51,7 @@ std::vector<double> permuted(const std::vector<double>& values, const Order& ord
   return result;
 }
 
-Candidate reading(Scene& scene, std::function<std::vector<double>(const std::vector<double>&)> change) {
+Candidate reading(Scene& scene, const std::function<std::vector<double>(const std::vector<double>&)>& change) {
   Candidate candidate;
   candidate.theory.hypothesis = "H07";
   candidate.predict = [&scene, change](const Instance& instance) -> std::optional<Expectation> {

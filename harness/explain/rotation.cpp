@@ -132,8 +132,9 @@ std::vector<PositionLaw> position_laws(const std::vector<Turned>& turned, const 
 }
 
 // The values that a table of cosines and sines by token and pair gives.
-Candidate turning(Scene& scene,
-                  std::function<Complex(const Instance&, std::int64_t b, std::int64_t t, std::int64_t pair)> by) {
+Candidate turning(
+    Scene& scene,
+    const std::function<Complex(const Instance&, std::int64_t b, std::int64_t t, std::int64_t pair)>& by) {
   Candidate candidate;
   candidate.theory.hypothesis = "H03";
   candidate.predict = [&scene, by](const Instance& instance) -> std::optional<Expectation> {

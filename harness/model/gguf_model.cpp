@@ -89,7 +89,7 @@ std::optional<DType> plain_type(GgmlType type) {
 
 std::string split_name(const std::string& before, std::uint64_t split, std::uint64_t count) {
   char ending[64];
-  std::snprintf(ending, sizeof ending, "-%05llu-of-%05llu.gguf", static_cast<unsigned long long>(split + 1),
+  std::snprintf(ending, sizeof ending, "-%05llu-of-%05llu.gguf", static_cast<unsigned long long>(split) + 1,
                 static_cast<unsigned long long>(count));
   return before + ending;
 }

@@ -26,8 +26,9 @@ formatted(const char* format, ...) {
 std::string ratio_text(const Ratio& ratio) {
   if (ratio.of == 0) return "-";
   // Floored, so that 100.0 % is all of them.
-  const double percent = static_cast<double>(ratio.hits * 1000 / ratio.of) / 10.0;
-  return formatted("%lld/%lld %5.1f%%", static_cast<long long>(ratio.hits), static_cast<long long>(ratio.of), percent);
+  const std::int64_t per_mille = ratio.hits * 1000 / ratio.of;
+  return formatted("%lld/%lld %5.1f%%", static_cast<long long>(ratio.hits), static_cast<long long>(ratio.of),
+                   static_cast<double>(per_mille) / 10.0);
 }
 
 std::string score_line(const std::string& what, const Score& score) {

@@ -296,16 +296,23 @@ class Tidy(PlantedTree):
         super().setUp()
         self.write(".clang-tidy", "Checks: '-*,bugprone-use-after-move'\nHeaderFilterRegex: '.*'\n"
                                   "WarningsAsErrors: '*'\n")
-        self.write("harness/a.cpp", "namespace {\nint shared() { return 1; }\n}  // namespace\nint a() { return shared(); }\n")
-        self.write("harness/b.cpp", "namespace {\nint shared() { return 2; }\n}  // namespace\nint b() { return shared(); }\n")
+        self.write("harness/a.cpp", "int a() { return 1; }\n")
+        self.write("harness/b.cpp", "int b() { return 2; }\n")
+        self.together = []
         if self.run_check("check_tidy.py")[0] == SKIPPED:
             self.skipTest("no clang-tidy")
 
-    def run_check(self, name):
+    def run_check(self, name, *paths):
+        """With a compile database of all sources; those of `together` are compiled as one."""
+        files = [file for file in sorted(self.root.rglob("*.cpp")) if "build" not in file.parts]
+        alone = [file for file in files if file.relative_to(self.root).as_posix() not in self.together]
+        if self.together:
+            self.write("build/unity_0_cxx.cxx", "".join(f'#include "{self.root / name}"\n' for name in self.together))
+            alone.append(self.root / "build/unity_0_cxx.cxx")
         commands = [{"directory": str(self.root), "file": str(file), "command": f"ccache c++ -Wno-restrict -o x -c {file}"}
-                    for file in sorted(self.root.rglob("*.cpp")) if "build" not in file.parts]
+                    for file in alone]
         self.write("build/compile_commands.json", json.dumps(commands))
-        done = subprocess.run([sys.executable, str(SCRIPTS / name), str(self.root / "build")], capture_output=True,
+        done = subprocess.run([sys.executable, str(SCRIPTS / name), str(self.root / "build"), *paths], capture_output=True,
                               text=True, check=False)
         return done.returncode, done.stdout + done.stderr
 
@@ -317,13 +324,15 @@ class Tidy(PlantedTree):
     def test_use_after_move_in_a_file_read_with_another(self):
         self.write("harness/c.cpp", "#include <string>\n#include <utility>\n"
                                     "std::string c(std::string& x) { std::string y = std::move(x); return x + y; }\n")
+        self.together = ["harness/a.cpp", "harness/c.cpp"]
         self.assert_found("check_tidy.py", "harness/c.cpp:3", "used after it was moved", "3 files in 2 units")
 
-    def test_files_that_do_not_compile_together_are_read_alone(self):
-        self.write("harness/c.cpp", "static int hidden = 1;\nint c() { return hidden; }\n")
-        self.write("harness/d.cpp", "static int hidden = 1;\nint d() { return hidden; }\n")
-        status, output = self.run_check("check_tidy.py")
+    def test_tests_are_left_out_and_paths_select(self):
+        self.write("harness/tests/a_test.cpp", "int wrong() { return nothing; }\n")
+        self.write("reference/c.cpp", "int wrong() { return nothing; }\n")
+        status, output = self.run_check("check_tidy.py", "harness")
         self.assertEqual(status, 0, output)
+        self.assertIn("2 files in 2 units checked", output)
 
     def test_a_source_that_does_not_compile(self):
         self.write("harness/c.cpp", "int c() { return nothing; }\n")

@@ -85,7 +85,9 @@ void walk_group(Engine& engine, std::span<Pass> passes, const Course& course, co
       Tensor& residual = r.residual[static_cast<std::size_t>(step.index)];
       residual = Tensor::copy_of(r.session->run_layer(layer, step, residual.view(), &sink));
       if (r.pass->nudge == 0) return;
-      nudge(residual, mix(r.pass->nudge, static_cast<std::uint64_t>(layer * (course.last_step + 1) + step.index)));
+      nudge(residual,
+            mix(r.pass->nudge, static_cast<std::uint64_t>(layer) * static_cast<std::uint64_t>(course.last_step + 1) +
+                                   static_cast<std::uint64_t>(step.index)));
     });
   }
   report(course.end_layer);

@@ -150,13 +150,13 @@ std::vector<Pass> Planting::walk_planted(std::vector<Pass> passes, const std::st
   return passes;
 }
 
-void Planting::plant(std::vector<Variant> variants, const std::string& what) {
+void Planting::plant(const std::vector<Variant>& variants, const std::string& what) {
   std::vector<Pass> passes;
-  for (Variant& variant : variants) {
+  for (const Variant& variant : variants) {
     const std::optional<double>& right = facts_of(variant).right_value;
     if (right && variant.value == right) continue;  // that is right code
     const bool known = std::ranges::any_of(planted_, [&](const Pass& pass) { return pass.variant == variant; });
-    if (!known) passes.push_back({std::move(variant)});
+    if (!known) passes.push_back({variant});
   }
   std::vector<Pass> walked = walk_planted(std::move(passes), what);
   std::ranges::move(walked, std::back_inserter(planted_));
@@ -173,13 +173,13 @@ void Planting::plant_all() {
     if (!facts.right_value) values.resize(1);
     variants.insert(variants.end(), values.begin(), values.end());
   }
-  plant(std::move(variants), "forward passes with each bug planted");
+  plant(variants, "forward passes with each bug planted");
   variants.clear();
   for (std::size_t i = 0; i < std::min(kRefinedVariants, planted_.size()); ++i) {
     const std::vector<Variant> values = doses(facts_of(*planted_[i].variant));
     if (values.size() > 1) variants.insert(variants.end(), values.begin(), values.end());
   }
-  plant(std::move(variants), "other values of the leading bugs");
+  plant(variants, "other values of the leading bugs");
   for (double width : {0.5, 0.1}) plant_around(width);
   plant_pairs();
 }
@@ -212,7 +212,7 @@ void Planting::plant_around(double width) {
   for (int i = -kEachSide; i <= kEachSide; ++i) {
     variants.push_back({leading.id, to_digits(*leading.value * std::pow(10.0, width * i / kEachSide), 2)});
   }
-  plant(std::move(variants), "values near the leading one");
+  plant(variants, "values near the leading one");
 }
 
 }  // namespace qdiff::diagnose

@@ -78,7 +78,7 @@ class Planting {
   void measure_rows();
   bool explains(const Pass& pass) const { return times_rounding(pass) <= explained_ && pass.worst_row <= 1.0; }
   bool right_code_explains() const { return explains(right_); }
-  void plant(std::vector<Variant> variants, const std::string& what);
+  void plant(const std::vector<Variant>& variants, const std::string& what);
   std::vector<Pass> walk_planted(std::vector<Pass> passes, const std::string& what);
   void plant_all();
   void plant_pairs();
