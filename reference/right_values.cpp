@@ -1,7 +1,9 @@
 #include "reference/right_values.h"
 
 #include <algorithm>
+#include <functional>
 #include <set>
+#include <string_view>
 
 #include "reference/random.h"
 
@@ -31,11 +33,8 @@ std::uint64_t hash_of_inputs(const Walk& walk, const ModelConfig& config) {
     for (const UnitInput& input : inputs_of(placed, config)) {
       if (!input.exists || computed.contains(input.key)) continue;
       const TensorView view = walk.query().recorded.get(input.key);
-      const auto* bytes = static_cast<const std::uint8_t*>(view.data);
-      std::uint64_t sum = 1469598103934665603ULL;  // FNV-1a
       const std::size_t size = static_cast<std::size_t>(num_elements(view.shape)) * size_of(view.dtype);
-      for (std::size_t i = 0; i < size; ++i) sum = (sum ^ bytes[i]) * 1099511628211ULL;
-      add_to(hash, sum);
+      add_to(hash, std::hash<std::string_view>{}({static_cast<const char*>(view.data), size}));
     }
     computed.insert(placed.output());
   }

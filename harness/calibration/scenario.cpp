@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "harness/calibration/random.h"
+#include "harness/model/generator.h"
 
 namespace qdiff::calibration {
 namespace {
@@ -127,13 +128,6 @@ Precision draw_precision(Random& random, DType dtype) {
   return precision;
 }
 
-// FNV-1a: std::hash may differ between libraries.
-std::uint64_t hash_of(std::string_view text) {
-  std::uint64_t hash = 0xCBF29CE484222325ULL;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
-  return hash;
-}
-
 // float16 ends at 65504; a correct engine may overflow where a model was not made for it, which says nothing here.
 bool can_overflow(const Scenario& s) {
   if (s.precision.activations == DType::kF16) return true;
@@ -246,7 +240,7 @@ ScenarioWeights::ScenarioWeights(const Scenario& scenario)
 void ScenarioWeights::add(const Scenario& s, const ModelWeight& weight) {
   const auto& [id, index, name, shape] = weight;
   const std::int64_t columns = shape.back();
-  Random random(s.seed ^ hash_of(name));
+  Random random(s.seed ^ model::lasting_hash(name));
   std::vector<double> values(static_cast<std::size_t>(num_elements(shape)));
   const bool is_bias = arithmetic_of(id.op) == Arithmetic::kBias;
   const bool is_norm = arithmetic_of(id.op) == Arithmetic::kNorm;

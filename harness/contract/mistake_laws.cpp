@@ -277,7 +277,7 @@ std::optional<std::function<double(double)>> parse_gate_function(std::string_vie
   for (const GateFunction& listed : listed_functions()) {
     if (listed.words == text) return listed.at;
   }
-  for (DType type : {DType::kBF16, DType::kF16}) {
+  for (DType type : {DType::kBF16, DType::kF16, DType::kF32}) {
     if (text != "x * (1 - sigmoid(-x)) with the sigmoid rounded to " + std::string(name(type))) continue;
     return [type](double x) {
       const double s = round_to(type, sigmoid(std::fabs(x)));

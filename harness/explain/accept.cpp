@@ -137,7 +137,7 @@ std::optional<Theory> accept(Scene& scene, const Candidate& candidate) {
       if (wrong || outcome != compare::Outcome::kUnjudged) return std::nullopt;
     }
   }
-  const Facts derived = domain.facts(scene.op());
+  const Facts derived = domain.facts();
   theory.scope.insert(theory.scope.end(), derived.begin(), derived.end());
   theory.sentence += domain.words(scene.op());
   return theory;

@@ -4,11 +4,12 @@
 //   vector (b, p, h) = source (b, p + shift, head table [h]).
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <functional>
 #include <map>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <unordered_map>
 
@@ -179,13 +180,8 @@ class Library {
 
  private:
   std::size_t hash(const double* vector) const {
-    std::size_t h = 1469598103934665603ULL;  // FNV-1a over the bits
-    for (std::int64_t i = 0; i < width_; ++i) {
-      std::uint64_t bits;
-      std::memcpy(&bits, vector + i, sizeof(bits));
-      h = (h ^ bits) * 1099511628211ULL;
-    }
-    return h;
+    const std::size_t size = static_cast<std::size_t>(width_) * sizeof(double);
+    return std::hash<std::string_view>{}({reinterpret_cast<const char*>(vector), size});
   }
 
   void add(const TensorId& id) {

@@ -33,10 +33,10 @@ Best best_choice(const std::vector<double>& gains) {
   double before = 0.0;
   for (std::int64_t i = 1; i < size; ++i) {
     before += gains[static_cast<std::size_t>(i - 1)];
-    offer({Choice::Kind::kBelow, i, {}, choice_bits(size)}, before);
-    offer({Choice::Kind::kFrom, i, {}, choice_bits(size)}, all - before);
+    offer({{Choice::Kind::kBelow, i}, choice_bits(size)}, before);
+    offer({{Choice::Kind::kFrom, i}, choice_bits(size)}, all - before);
   }
-  Choice some{Choice::Kind::kOnly, 0, {}, 1.0};
+  Choice some{{Choice::Kind::kOnly}, 1.0};
   double gain = 0.0;
   const double bits = std::log2(static_cast<double>(std::max<std::int64_t>(size, 2)));
   for (std::int64_t i = 0; i < size; ++i) {
@@ -111,34 +111,15 @@ Domain settle(Scene& scene, const std::vector<Gains>& gains, Domain domain) {
   return domain;
 }
 
-std::string list_of(const std::vector<std::int64_t>& numbers) {
-  constexpr std::size_t kMostRuns = 6;
-  std::string text;
-  std::size_t runs = 0;
-  for (std::size_t i = 0; i < numbers.size();) {
-    std::size_t j = i;
-    while (j + 1 < numbers.size() && numbers[j + 1] == numbers[j] + 1) ++j;
-    if (++runs > kMostRuns) return text + ", ...";
-    if (!text.empty()) text += ", ";
-    text += std::to_string(numbers[i]);
-    if (j > i) text += (j == i + 1 ? ", " : "..") + std::to_string(numbers[j]);
-    i = j + 1;
+// Of a long list the first entries are enough for a reader.
+std::string shortened(const std::string& list) {
+  constexpr int kMostEntries = 6;
+  std::size_t end = 0;
+  for (int i = 0; i < kMostEntries; ++i) {
+    end = list.find(", ", end + 1);
+    if (end == std::string::npos) return list;
   }
-  return text;
-}
-
-std::string text_of(const Choice& choice) {
-  switch (choice.kind) {
-    case Choice::Kind::kFrom:
-      return std::to_string(choice.bound) + " and up";
-    case Choice::Kind::kBelow:
-      return "below " + std::to_string(choice.bound);
-    case Choice::Kind::kOnly:
-      return list_of(choice.only);
-    case Choice::Kind::kAll:
-      break;
-  }
-  return "all";
+  return list.substr(0, end) + ", ...";
 }
 
 const char* key_of(Axis axis) {
@@ -164,20 +145,6 @@ std::string word_of(Axis axis, Op op) {
 }
 
 }  // namespace
-
-bool Choice::holds(std::int64_t index) const {
-  switch (kind) {
-    case Kind::kFrom:
-      return index >= bound;
-    case Kind::kBelow:
-      return index < bound;
-    case Kind::kOnly:
-      return std::binary_search(only.begin(), only.end(), index);
-    case Kind::kAll:
-      break;
-  }
-  return true;
-}
 
 Indices indices_of(const Instance& instance, const compare::Layout& layout, std::int64_t row, std::int64_t column) {
   const Step& step = instance.step();
@@ -205,13 +172,13 @@ double Domain::bits() const {
                          [](double sum, const Choice& choice) { return sum + choice.bits; });
 }
 
-Facts Domain::facts(Op) const {
+Facts Domain::facts() const {
   Facts facts;
   for (std::size_t a = 0; a < kNumAxes; ++a) {
     if (choices[a].kind == Choice::Kind::kAll) continue;
     const auto axis = static_cast<Axis>(a);
     const std::string text =
-        axis == Axis::kPhase ? std::string(choices[a].holds(1) ? "decode" : "prefill") : text_of(choices[a]);
+        axis == Axis::kPhase ? std::string(choices[a].holds(1) ? "decode" : "prefill") : to_string(choices[a]);
     facts.emplace_back(key_of(axis), text);
   }
   return facts;
@@ -233,7 +200,7 @@ std::string Domain::words(Op op) const {
     } else if (choice.kind == Choice::Kind::kBelow) {
       words += (choice.bound > 1 ? "s 0.." : " ") + std::to_string(choice.bound - 1);
     } else {
-      words += (choice.only.size() > 1 ? "s " : " ") + list_of(choice.only);
+      words += (choice.only.size() > 1 ? "s " : " ") + shortened(to_string(choice));
     }
   }
   return words;
@@ -259,8 +226,8 @@ Domain derive_domain(Scene& scene, const std::vector<Gains>& gains) {
   // A scope of several axes at once may look bad along each alone: where everywhere is no start, one phase or one
   // batch row may be.
   std::vector<Domain> starts(3);
-  starts[1].choices[0] = {Choice::Kind::kOnly, 0, {0}, choice_bits(2)};
-  starts[2].choices[0] = {Choice::Kind::kOnly, 0, {1}, choice_bits(2)};
+  starts[1].choices[0] = {{Choice::Kind::kOnly, 0, {0}}, choice_bits(2)};
+  starts[2].choices[0] = {{Choice::Kind::kOnly, 0, {1}}, choice_bits(2)};
   Domain best;
   double best_gain = -HUGE_VAL;
   for (const Domain& start : starts) {

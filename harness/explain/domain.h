@@ -16,15 +16,9 @@ namespace qdiff::explain {
 enum class Axis : std::uint8_t { kPhase, kStep, kBatchRow, kToken, kHead, kColumn };
 inline constexpr std::size_t kNumAxes = 6;
 
-// Indices along one axis.
-struct Choice {
-  enum class Kind : std::uint8_t { kAll, kFrom, kBelow, kOnly };
-  Kind kind = Kind::kAll;
-  std::int64_t bound = 0;               // of kFrom the first inside, of kBelow the first outside
-  std::vector<std::int64_t> only = {};  // of kOnly, ascending
+// Indices along one axis, and the bits that it takes to say them.
+struct Choice : Selection {
   double bits = 0.0;
-
-  bool holds(std::int64_t index) const;
 };
 
 // Where an element lies. A token is counted from the first real one of its row; a cache slot as it stands in memory.
@@ -36,7 +30,7 @@ struct Domain {
 
   bool holds(const Indices& indices) const;
   double bits() const;
-  Facts facts(Op op) const;
+  Facts facts() const;             // as a mistake takes them
   std::string words(Op op) const;  // ", in decode alone, in heads 3 and 5"; empty: everywhere
 };
 

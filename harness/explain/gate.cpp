@@ -3,41 +3,23 @@
 #include <algorithm>
 #include <cmath>
 
+#include "harness/contract/mistake_laws.h"
 #include "harness/explain/mechanisms.h"
 #include "harness/explain/rows.h"
 
 namespace qdiff::explain {
 namespace {
 
-double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
-double silu(double x) { return x * sigmoid(x); }
-
 struct Curve {
   std::string words;
   double bits;
-  std::function<double(double)> at;
 };
 
 std::vector<Curve> curves(DType rounded) {
-  std::vector<Curve> list = {
-      {"GELU", 4.0, [](double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }},
-      {"GELU by tanh", 4.0,
-       [](double x) { return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x))); }},
-      {"x * sigmoid(1.702 x)", 4.0, [](double x) { return x * sigmoid(1.702 * x); }},
-      {"ReLU", 4.0, [](double x) { return std::max(x, 0.0); }},
-      {"ReLU squared", 4.0, [](double x) { return std::max(x, 0.0) * std::max(x, 0.0); }},
-      {"the sigmoid", 4.0, sigmoid},
-      {"tanh", 4.0, [](double x) { return std::tanh(x); }},
-      {"the gate itself", 4.0, [](double x) { return x; }},
-      {"1", 4.0, [](double) { return 1.0; }},
-      {"-x * sigmoid(-x)", 4.0, [](double x) { return -silu(-x); }},
-  };
+  std::vector<Curve> list;
+  for (const std::string& words : gate_functions()) list.push_back({words, 4.0});
   // A sigmoid of negative x as what the rounded one of -x leaves to 1 loses its digits.
-  list.push_back(
-      {"x * (1 - sigmoid(-x)) with the sigmoid rounded to " + std::string(name(rounded)), 6.0, [rounded](double x) {
-         const double s = round_to(rounded, sigmoid(std::fabs(x)));
-         return round_to(rounded, x * (x >= 0.0 ? s : round_to(rounded, 1.0 - s)));
-       }});
+  list.push_back({"x * (1 - sigmoid(-x)) with the sigmoid rounded to " + std::string(name(rounded)), 6.0});
   return list;
 }
 
@@ -48,15 +30,16 @@ Candidate with_curve(Scene& scene, const Curve& curve, const std::vector<TensorI
   candidate.theory.parameters = {{"function", curve.words}};
   candidate.theory.sentence =
       std::string(row(scene.op()).name) + " is " + curve.words + " of the gate, times up, where right code takes SiLU";
-  candidate.predict = [&scene, curve, inputs](const Instance& instance) -> std::optional<Expectation> {
+  candidate.predict = [&scene, function = parse_gate_function(curve.words),
+                       inputs](const Instance& instance) -> std::optional<Expectation> {
     const auto gate = scene.recorded(instance, {instance.key.step, inputs[0]});
     const auto up = scene.recorded(instance, {instance.key.step, inputs[1]});
-    if (!gate || !up) return std::nullopt;
+    if (!function || !gate || !up) return std::nullopt;
     const Expectation& right = scene.right(instance);
     Expectation theory = blank(right);
     const double unit = 4.0 * unit_roundoff(scene.precision().accumulate);
     for (std::size_t i = 0; i < right.value.size(); ++i) {
-      set_scaled(theory, i, right, curve.at((*gate)[i]) * (*up)[i], unit);
+      set_scaled(theory, i, right, (*function)((*gate)[i]) * (*up)[i], unit);
     }
     return theory;
   };
@@ -89,18 +72,14 @@ std::vector<Candidate> recover_gate(Scene& scene) {
   for (int digits : {1, 2}) {
     if (!(largest > 0.0)) break;
     double limit = largest;  // of silu(x) = largest, by fixed-point iteration x = largest / sigmoid(x)
-    for (int i = 0; i < 100; ++i) limit = largest / sigmoid(limit);
+    for (int i = 0; i < 100; ++i) limit = largest * (1.0 + std::exp(-limit));
     const double unit = std::pow(10.0, digits - 1 - std::floor(std::log10(limit)));
     limit = std::round(limit * unit) / unit;
-    candidates.push_back(with_curve(scene,
-                                    {"SiLU of at most " + number_text(limit), 2.0 + bits_of_digits(digits),
-                                     [limit](double x) { return silu(std::min(x, limit)); }},
-                                    inputs));
-    candidates.push_back(
-        with_curve(scene,
-                   {"SiLU of a gate between -" + number_text(limit) + " and " + number_text(limit),
-                    2.0 + bits_of_digits(digits), [limit](double x) { return silu(std::clamp(x, -limit, limit)); }},
-                   inputs));
+    const std::string number = number_text(limit);
+    for (const std::string& words :
+         {"SiLU of at most " + number, "SiLU of a gate between -" + number + " and " + number}) {
+      candidates.push_back(with_curve(scene, {words, 2.0 + bits_of_digits(digits)}, inputs));
+    }
   }
   return candidates;
 }

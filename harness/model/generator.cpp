@@ -78,10 +78,14 @@ Law normal_law(double mean, double deviation) {
           static_cast<std::int32_t>(std::floor(unit * scale + 0.5)), shift};
 }
 
+std::uint64_t lasting_hash(std::string_view text) {
+  std::uint64_t hash = 0xCBF29CE484222325U;
+  for (char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3U;
+  return hash;
+}
+
 std::uint64_t stream_key(std::uint64_t seed, std::string_view name) {
-  std::uint64_t hash = 0xCBF29CE484222325U;  // FNV-1a, 64 bits
-  for (char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3U;
-  return splitmix64(splitmix64(seed + kGoldenGamma) ^ hash);
+  return splitmix64(splitmix64(seed + kGoldenGamma) ^ lasting_hash(name));
 }
 
 void generate(const Law& law, std::uint64_t key, std::int64_t first, std::int64_t count, DType dtype,

@@ -35,6 +35,9 @@ struct Law {
 // rounded, so that it is the same everywhere. Throws std::invalid_argument for what is not finite.
 Law normal_law(double mean, double deviation);
 
+// FNV-1a, 64 bits: std::hash may differ between libraries.
+std::uint64_t lasting_hash(std::string_view text);
+
 // The stream of a tensor of a model.
 std::uint64_t stream_key(std::uint64_t seed, std::string_view name);
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "harness/contract/fault_table.h"
 #include "harness/contract/mistake_laws.h"
 #include "harness/contract/number_text.h"
 
@@ -403,9 +404,12 @@ void draw_scope(Draws& draw, const ModelConfig& config, const CaseInput& input, 
   }
 }
 
-// A point that a row of the fault table has: the same parameters with a value that it fits or lists.
+// A row of the fault table with another value: a factor of one operation that is the bug's parameter.
 bool is_known_bug(const Mistake& mistake) {
-  return mistake.kind == kFactor && mistake.op == Op::kScores;  // H02.scale
+  return mistake.kind == kFactor && std::ranges::any_of(fault_table(), [&](const VariantFacts& bug) {
+           return bug.ops == std::vector{mistake.op} && bug.changes.size() == 1 &&
+                  bug.changes.front().law == Law::kTimes && !bug.changes.front().number;
+         });
 }
 
 }  // namespace

@@ -9,25 +9,11 @@
 namespace qdiff::optimized::cpu {
 namespace {
 
-Storage checked_storage(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return Storage::kF32;
-    case DType::kBF16:
-      return Storage::kBF16;
-    case DType::kF16:
-      return Storage::kF16;
-    case DType::kF64:
-      break;
-  }
-  throw InputError("cpu engine: it computes in float32, bfloat16 or float16, not in " + std::string(name(dtype)));
-}
-
 class CpuEngine final : public Engine {
  public:
   CpuEngine(const WeightSource& weights, const Options& options, const KernelSet& kernels)
       : precision_(plain_precision(options.dtype)),
-        storage_(checked_storage(options.dtype)),
+        storage_(storage_of(options.dtype)),
         parts_{weights.config(),
                storage_,
                options.dtype,

@@ -23,6 +23,8 @@ DType dtype_of(Storage storage) {
   throw std::logic_error("dtype_of: unknown storage");
 }
 
+}  // namespace
+
 Storage storage_of(DType dtype) {
   switch (dtype) {
     case DType::kF32:
@@ -34,10 +36,8 @@ Storage storage_of(DType dtype) {
     case DType::kF64:
       break;
   }
-  throw std::logic_error("storage_of: float64 is no storage of this engine");
+  throw InputError("cpu engine: it computes in float32, bfloat16 or float16, not in " + std::string(name(dtype)));
 }
-
-}  // namespace
 
 WeightStore::WeightStore(const WeightSource& source, Storage storage, const KernelSet& kernels,
                          std::int64_t max_resident_bytes)

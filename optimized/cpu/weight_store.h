@@ -30,6 +30,9 @@ struct LayerWeights {
   Matrix down;                                  // [D, I]
 };
 
+// Throws InputError for float64, which this engine neither stores nor computes in.
+Storage storage_of(DType dtype);
+
 class WeightStore {
  public:
   // Checks that every weight is there and has its shape (throws InputError), and reads none yet. `source` must outlive

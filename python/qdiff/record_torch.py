@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import importlib
 import importlib.util
-import json
 import math
 import pathlib
 
@@ -22,12 +21,7 @@ TAKE_KEYS = {"tensor", "take", "layout", "columns", "slots", "call"}
 
 
 def read_map(path):
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: no JSON: {error}") from error
+    names = recording.read_json(path)
     if not isinstance(names, dict) or not isinstance(names.get("compute"), dict):
         raise UsageError(f'{path}: must be an object with "compute", and "modules" or "functions"')
     unknown = set(names) - {"engine", "compute", "cache_capacity", "layers", "modules", "functions"}

@@ -47,15 +47,20 @@ def numbers(text):
     return values
 
 
+def read_json(path, advice=""):
+    """What a JSON file holds; `advice` stands behind the reason why it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}{advice}") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: no JSON: {error}") from error
+
+
 def read_config(directory, architectures=("qwen2",)):
     """config.json of a checkpoint of one of these architectures."""
     path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; --model needs a Hugging Face directory") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: no JSON: {error}") from error
+    config = read_json(path, "; --model needs a Hugging Face directory")
     kind = config.get("model_type") if isinstance(config, dict) else config
     if kind not in architectures:
         raise UsageError(f"{path}: model_type is {kind!r}, but must be {' or '.join(map(repr, architectures))}")
@@ -66,12 +71,7 @@ def read_config(directory, architectures=("qwen2",)):
 
 
 def _rows(path, vocab):
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: no JSON: {error}") from error
+    rows = read_json(path)
     if isinstance(rows, list) and rows and not isinstance(rows[0], list):
         rows = [rows]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, list) and row for row in rows):

@@ -2,6 +2,7 @@
 
 #include "cmake/catch2.h"
 #include "harness/explain/column_runs.h"
+#include "harness/explain/domain.h"
 #include "harness/explain/least_squares.h"
 #include "harness/explain/tests/solved_case.h"
 
@@ -369,6 +370,18 @@ TEST_CASE("columns are covered by the longest runs, and a permutation within blo
   CHECK(permuted_block(runs_of(from({1, 0, 3, 2, 5, 4})), 6) == 2);
   CHECK(permuted_block(runs_of(from({1, 0, 3, 2, 4, 5})), 6) == 6);
   CHECK(runs_of({{{0, 0}}, {}}).empty());
+}
+
+TEST_CASE("a scope is complete where it is data, and cut short where it is read", "[domain]") {
+  Domain domain;
+  Choice& tokens = domain.choices[static_cast<std::size_t>(Axis::kToken)];
+  tokens = {{Selection::Kind::kOnly, 0, {0, 2, 4, 6, 8, 10, 12}}, 1.0};
+  const Facts facts = domain.facts();
+  CHECK(text_of(facts, "tokens") == "0, 2, 4, 6, 8, 10, 12");
+  CHECK(parse_selection(text_of(facts, "tokens")) == std::optional<Selection>(tokens));
+  CHECK(domain.words(Op::kQRope) == ", at positions 0, 2, 4, 6, 8, 10, ...");
+  tokens.only = {3};
+  CHECK(domain.words(Op::kKCache) == ", at slot 3");
 }
 
 TEST_CASE("least squares solve what is determined and nothing else", "[least_squares]") {
