@@ -28,7 +28,8 @@ UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"
 
 MERGE = re.compile(r"^(<{7}|>{7}) ")
 COMPILED = {".h", ".cpp", ".cu", ".cuh"}
-FAULT_AS_TEXT = re.compile(r'"(?:H\d\d|X)\.[a-z]\w*"')
+# Also one with a value or a layer, and the beginning that all bugs of a hypothesis share. A sentence may give an example.
+FAULT_AS_TEXT = re.compile(r'"(?:H\d\d|X)\.(?:[a-z][^\s"]*)?"')
 FAULT_ORDER = re.compile(r"FaultId::k\w+\s*(?:<=|>=| < | > )|(?:<=|>=| < | > )\s*FaultId::k\w+")
 
 

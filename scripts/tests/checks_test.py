@@ -170,8 +170,11 @@ class Tree(PlantedTree):
         self.assert_found("check_tree.py", "harness/judge.h:701")
 
     def test_fault_as_text(self):
-        self.write("harness/judge.h", '#pragma once\n// "H05.modulo"\nconst char* kId = "H05.modulo";\n')
-        self.assert_found("check_tree.py", "harness/judge.h:3", "H05.modulo")
+        for text in ("H05.modulo", "H03.theta=1e4@0", "X.no_silu", "H02."):
+            self.write("harness/judge.h", f'#pragma once\n// "{text}"\nconst char* kId = "{text}";\n')
+            self.assert_found("check_tree.py", "harness/judge.h:3", text)
+        self.write("harness/judge.h", '#pragma once\nconst char* kHelp = "a known bug, as H05.modulo";\n')
+        self.assert_clean("check_tree.py")
 
     def test_fault_in_a_test(self):
         self.write("harness/tests/judge_test.cpp", 'const char* kId = "X.no_silu";\n')
