@@ -96,24 +96,38 @@ std::vector<RowJudgement> recorded_rows(Walk& walk, const TensorId& id) {
   return rows;
 }
 
-// Some tensors at a time: one pass over a projection's weights serves them all, as many as fit the memory that a few
-// vocabularies of logits take. The judge is at work on some tensors while the oracle evaluates the next.
-void judge_rows(Walk& walk, std::span<RowJudgement> rows) {
-  constexpr std::int64_t kElementsAtOnce = std::int64_t{1} << 24;
+void judge_row(const Walk& walk, RowJudgement& row, const Expectation& expected) {
   const ModelConfig& config = walk.oracle.config();
-  const auto look_at = [&](RowJudgement& row, const Expectation& expected) {
-    const TensorView actual = row.actual();
-    row.judgement = walk.rows.judge_against(row, actual, expected);
-    if (!row.wrong()) return;
-    row.pattern = pattern::find_pattern(row.key.id.op, actual, expected, row.step(), config);
-    if (!compare::shape_fits(row.key.id.op, actual.shape, row.step(), config)) return;
-    row.profile =
-        compare::error_profile({row.key.id.op, actual, expected, row.step(), walk.precision, config, row.span});
-  };
-  std::deque<std::future<void>> at_work;
-  const auto wait_for_all_but = [&](std::size_t most) {
-    for (; at_work.size() > most; at_work.pop_front()) at_work.front().get();
-  };
+  const TensorView actual = row.actual();
+  row.judgement = walk.rows.judge_against(row, actual, expected);
+  if (!row.wrong()) return;
+  row.pattern = pattern::find_pattern(row.key.id.op, actual, expected, row.step(), config);
+  if (!compare::shape_fits(row.key.id.op, actual.shape, row.step(), config)) return;
+  row.profile = compare::error_profile({row.key.id.op, actual, expected, row.step(), walk.precision, config, row.span});
+}
+
+// The judge is at work on some tensors while the oracle evaluates the next. Rows and walk stand still until it has
+// done.
+class JudgesAtWork {
+ public:
+  void begin(const Walk& walk, RowJudgement& row, std::shared_ptr<const Expectation> expected) {
+    wait_for_all_but(std::max(1U, std::thread::hardware_concurrency()) - 1);
+    at_work_.push_back(std::async(std::launch::async,
+                                  [&walk, &row, expected = std::move(expected)] { judge_row(walk, row, *expected); }));
+  }
+  void wait() { wait_for_all_but(0); }
+
+ private:
+  void wait_for_all_but(std::size_t most) {
+    for (; at_work_.size() > most; at_work_.pop_front()) at_work_.front().get();
+  }
+  std::deque<std::future<void>> at_work_;
+};
+
+// Some tensors of one operation at a time: one pass over a projection's weights serves them all, as many as fit the
+// memory that a few vocabularies of logits take.
+void judge_rows(Walk& walk, std::span<RowJudgement> rows, JudgesAtWork& judges) {
+  constexpr std::int64_t kElementsAtOnce = std::int64_t{1} << 24;
   while (!rows.empty()) {
     std::size_t together = 0;
     for (std::int64_t elements = 0; together < rows.size(); ++together) {
@@ -124,14 +138,12 @@ void judge_rows(Walk& walk, std::span<RowJudgement> rows) {
     for (std::size_t i = 0; i < together; ++i) {
       RowJudgement& row = rows[i];
       const auto expected = std::make_shared<const Expectation>(std::move(expectations[i]));
-      wait_for_all_but(std::max(1U, std::thread::hardware_concurrency()) - 1);
-      at_work.push_back(std::async(std::launch::async, [&look_at, &row, expected] { look_at(row, *expected); }));
-      const bool has_shape = compare::shape_fits(row.key.id.op, row.actual().shape, row.step(), config);
+      judges.begin(walk, row, expected);
+      const bool has_shape = compare::shape_fits(row.key.id.op, row.actual().shape, row.step(), walk.oracle.config());
       if (walk.options.probing && has_shape) probe_catalogue(walk, row, *expected);
     }
     rows = rows.subspan(together);
   }
-  wait_for_all_but(0);
 }
 
 // Rows come in order: what made an input unusable has been judged, where it was recorded and asked for.
@@ -183,14 +195,20 @@ struct Part {
 
 Part judge_part(Walk& walk, Scope scope, int layer) {
   Part part{{}, walk.result.wrong.size()};
+  std::vector<std::pair<std::size_t, std::size_t>> judgeable;  // of each operation, first and behind the last
   for (const OperationRow& operation : kOperationTable) {
     if (operation.scope != scope) continue;
     std::vector<RowJudgement> recorded = recorded_rows(walk, {operation.op, layer});
-    const auto judgeable =
-        std::ranges::find_if_not(recorded, [](const RowJudgement& row) { return row.unusable.has_value(); });
-    judge_rows(walk, {judgeable, recorded.end()});
+    const auto unusable = static_cast<std::size_t>(
+        std::ranges::count_if(recorded, [](const RowJudgement& row) { return row.unusable.has_value(); }));
+    judgeable.emplace_back(part.rows.size() + unusable, part.rows.size() + recorded.size());
     std::ranges::move(recorded, std::back_inserter(part.rows));
   }
+  JudgesAtWork judges;
+  for (const auto& [first, end] : judgeable) {
+    judge_rows(walk, std::span(part.rows).subspan(first, end - first), judges);
+  }
+  judges.wait();
   for (const RowJudgement& row : part.rows) tally(walk, row);
   end_part(walk);
   return part;
