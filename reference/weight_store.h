@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <functional>
 #include <list>
+#include <memory>
+#include <mutex>
 #include <string>
 
 #include "harness/contract/weights.h"
@@ -53,13 +55,22 @@ class WeightStore {
     void add(Entry entry);
   };
 
+  // What is kept as stored, of one store, or on a GPU of all stores of a source.
+  struct Stored {
+    explicit Stored(std::size_t budget) { kept.budget = budget; }
+    static std::shared_ptr<Stored> on_device(const WeightSource& source);
+
+    std::mutex mutex;
+    Kept kept;
+  };
+
   // Elements [first, first + count) as stored: from the file, or from what is kept.
   at::Tensor read(const WeightInfo& info, std::int64_t first, std::int64_t count) const;
   at::Tensor kept_or_read(const WeightInfo& info, std::int64_t first, std::int64_t count);
 
   const WeightSource& source_;
   Kept converted_;
-  Kept stored_;
+  std::shared_ptr<Stored> stored_;
 };
 
 }  // namespace qdiff::reference

@@ -71,6 +71,50 @@ TEST_CASE("a whole pass in float64 is the same on the GPU and on the host", "[gp
   }
 }
 
+class CountingModel final : public ModelInMemory {
+ public:
+  using ModelInMemory::ModelInMemory;
+  void read(const WeightInfo& info, std::int64_t first, std::int64_t count,
+            std::span<std::byte> destination) const override {
+    ModelInMemory::read(info, first, count, destination);
+    read_[info.name] += count;
+  }
+  // Elements.
+  std::int64_t read_of(const std::string& name) const { return read_[name]; }
+
+ private:
+  mutable std::map<std::string, std::int64_t> read_;
+};
+
+TEST_CASE("on a GPU the reference and the oracle beside it read a matrix once", "[gpu]") {
+  require_gpu();
+  const CountingModel model(small_config(), DType::kBF16, 3);
+  const std::string name = weight_name({Op::kDownProj, 1}, 0, model.config());
+  const std::int64_t size = num_elements(model.find(name).shape);
+  const auto steps = random_steps(model.config(), {5, 1}, {0}, 5);
+  const Precision precision = plain_precision(DType::kBF16);
+  const auto engine = make_engine(model, precision, kGpu);
+  const auto oracle = make_oracle(model, kGpu);
+  const auto session = engine->open({.batch = 1, .capacity = 9, .left_padding = {0}});
+  Recording recording;
+  Recorder recorder(recording);
+  for (const Step& step : steps) {
+    recorder.at(step.index);
+    session->run_step(step, &recorder);
+  }
+  REQUIRE(model.read_of(name) == size);
+  const TensorKey key{1, {Op::kDownProj, 1}};
+  const std::vector<TensorKey> span = {key};
+  const Expectation expected = oracle->evaluate({.operations = span,
+                                                 .recorded = recording,
+                                                 .steps = steps,
+                                                 .precision = precision,
+                                                 .stored = recording.get(key).dtype,
+                                                 .capacity = 9});
+  CHECK(distance(expected.value, to_doubles(recording.get(key))) < 0x1p-7);
+  CHECK(model.read_of(name) == size);
+}
+
 struct Place {
   TensorKey key;
   std::vector<TensorKey> span;
