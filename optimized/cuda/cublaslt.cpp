@@ -51,6 +51,7 @@ const CublasLt& cublaslt() {
     resolve(handle, "cublasLtMatmulPreferenceSetAttribute", l.preference_set);
     resolve(handle, "cublasLtMatmulAlgoGetHeuristic", l.heuristic);
     resolve(handle, "cublasLtMatmulAlgoCheck", l.algo_check);
+    resolve(handle, "cublasLtMatmulAlgoConfigSetAttribute", l.algo_set);
     resolve(handle, "cublasLtMatmul", l.matmul);
     return l;
   }();

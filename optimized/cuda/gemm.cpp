@@ -19,14 +19,40 @@ constexpr std::size_t kWorkspaceBytes = 32U << 20;
 constexpr int kMostAnswers = 8;  // of the heuristics, to one question
 
 // The row counts for which the heuristics are asked; the first is the one whose bits are right.
-constexpr std::int64_t kNominalRows[] = {64, 128, 256, 512, 4096};
+constexpr std::int64_t kMostNominalRows = 4096;
+constexpr std::int64_t kNominalRows[] = {64, 128, 256, 512, kMostNominalRows};
 constexpr std::int64_t kTrialRows = 64;
+
+// A sum of so many products is long.
+constexpr std::int64_t kLongSum = 4096;
+
+// The heuristics are far off for few rows and long sums: for down_proj of the 7B and 64 rows their first answer takes
+// 430 us and their best 90, where 39 us are possible (0.5B: 105, 26 and 10; H200). So these tiles, of the output's
+// columns and rows, are tried too, in clusters of one and two: they were the fastest of all 191 tiles in six clusters
+// for 64 to 256 rows of the two.
+constexpr std::int64_t kFewRows = 512;
+constexpr cublasLtMatmulTile_t kTilesOfFewRows[] = {
+    CUBLASLT_MATMUL_TILE_16x64,  CUBLASLT_MATMUL_TILE_24x64, CUBLASLT_MATMUL_TILE_32x64, CUBLASLT_MATMUL_TILE_40x64,
+    CUBLASLT_MATMUL_TILE_48x64,  CUBLASLT_MATMUL_TILE_56x64, CUBLASLT_MATMUL_TILE_64x64, CUBLASLT_MATMUL_TILE_56x128,
+    CUBLASLT_MATMUL_TILE_112x64, CUBLASLT_MATMUL_TILE_120x64};
+
+// Another algorithm is looked for where the first takes so long, and taken where it saves so much of that. With the
+// fastest of products that take less than their launch, by such times, 256 tokens of the 0.5B took 1392 to 1415 us for
+// 1310 and eight rows 1170 for 1073. Of long ones, batches of 2 to 128 rows of the 7B took 2 to 3 % less and 4096
+// tokens 92.4 ms for 93.8 (H200).
+constexpr float kLongProduct = 0.03F;  // milliseconds
+constexpr float kWorthwhile = 0.03F;
+// What certainly takes less is not timed. By nominal rows, for the choice is theirs.
+bool may_be_long(const GemmCall& call, std::int64_t rows) {
+  constexpr std::int64_t kMultiplications = 1 << 27;
+  return rows * call.n * call.k >= kMultiplications;
+}
 
 std::int64_t nominal_rows(std::int64_t m) {
   for (const std::int64_t rows : kNominalRows) {
     if (m <= rows) return rows;
   }
-  return kNominalRows[std::size(kNominalRows) - 1];
+  return kMostNominalRows;
 }
 
 cudaDataType_t data_type(DType dtype) {
@@ -148,9 +174,8 @@ DeviceBuffer random_rows(std::int64_t rows, std::int64_t stride, DType dtype, cu
 // it (H200; docs/performance.md has the table). Undivided, cuBLASLt takes 418 us for down_proj of the 7B, in four
 // parts 38.
 int splits_of_product(std::int64_t k) {
-  constexpr std::int64_t kLong = 4096;
   for (const int splits : {4, 2}) {
-    if ((splits == 2 || k >= kLong) && k % (8 * splits) == 0) return splits;  // parts of whole 16-byte packs
+    if ((splits == 2 || k >= kLongSum) && k % (8 * splits) == 0) return splits;  // parts of whole 16-byte packs
   }
   return 1;
 }
@@ -216,9 +241,11 @@ struct Gemm::State {
                                            &algorithm, workspace.data(), kWorkspaceBytes, stream));
   }
 
-  // Finds the first answer for `rows` rows that gives the bits of `right`; `right` where none does.
-  cublasLtMatmulAlgo_t first_with_same_bits(const GemmCall& call, std::int64_t rows, const cublasLtMatmulAlgo_t& right,
-                                            cudaStream_t stream) const {
+  // Those of `candidates`, `most` of them at most, that give the bits of `right` for random rows; `right` where none
+  // does.
+  std::vector<cublasLtMatmulAlgo_t> with_same_bits(const GemmCall& call, const cublasLtMatmulAlgo_t& right,
+                                                   const std::vector<cublasLtMatmulAlgo_t>& candidates,
+                                                   std::size_t most, cudaStream_t stream) const {
     GemmCall trial = call;
     trial.m = kTrialRows;
     const DeviceBuffer x = random_rows(kTrialRows, call.x_stride, dtype, stream);
@@ -242,20 +269,85 @@ struct Gemm::State {
       return bits;
     };
     const std::vector<std::byte> expected = bits_of(right);
-    for (const cublasLtMatmulAlgo_t& algorithm : ask(call, rows)) {
-      if (fits(algorithm, description) && bits_of(algorithm) == expected) return algorithm;
+    std::vector<cublasLtMatmulAlgo_t> same;
+    for (const cublasLtMatmulAlgo_t& algorithm : candidates) {
+      if (same.size() == most) break;
+      if (fits(algorithm, description) && bits_of(algorithm) == expected) same.push_back(algorithm);
     }
-    return right;
+    if (same.empty()) same.push_back(right);
+    return same;
+  }
+
+  // `algorithm` with other tiles.
+  static std::vector<cublasLtMatmulAlgo_t> variants_of(const cublasLtMatmulAlgo_t& algorithm) {
+    const CublasLt& l = cublaslt();
+    std::vector<cublasLtMatmulAlgo_t> variants;
+    for (const cublasLtMatmulTile_t tile : kTilesOfFewRows) {
+      for (const cublasLtClusterShape_t cluster : {CUBLASLT_CLUSTER_SHAPE_1x1x1, CUBLASLT_CLUSTER_SHAPE_2x1x1}) {
+        cublasLtMatmulAlgo_t variant = algorithm;
+        const auto tile_id = static_cast<std::uint32_t>(tile);
+        const auto cluster_id = static_cast<std::uint16_t>(cluster);
+        const std::uint32_t plain = 0;
+        if (l.algo_set(&variant, CUBLASLT_ALGO_CONFIG_TILE_ID, &tile_id, sizeof(tile_id)) == CUBLAS_STATUS_SUCCESS &&
+            l.algo_set(&variant, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, &cluster_id, sizeof(cluster_id)) ==
+                CUBLAS_STATUS_SUCCESS &&
+            l.algo_set(&variant, CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, &plain, sizeof(plain)) == CUBLAS_STATUS_SUCCESS) {
+          variants.push_back(variant);
+        }
+      }
+    }
+    return variants;
+  }
+
+  // Milliseconds of the call itself, whose result is written. Others may be at work on the device.
+  float time_of(const GemmCall& call, const Description& description, const cublasLtMatmulAlgo_t& algorithm,
+                cudaStream_t stream) const {
+    constexpr int kRepeats = 3;
+    const Event begin = make_event();
+    const Event end = make_event();
+    multiply(call, description, algorithm, stream);
+    QDIFF_CUDA_CHECK(cudaEventRecord(begin.get(), stream));
+    for (int i = 0; i < kRepeats; ++i) multiply(call, description, algorithm, stream);
+    QDIFF_CUDA_CHECK(cudaEventRecord(end.get(), stream));
+    QDIFF_CUDA_CHECK(cudaEventSynchronize(end.get()));
+    float milliseconds = 0.0F;
+    QDIFF_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, begin.get(), end.get()));
+    return milliseconds / kRepeats;
+  }
+
+  // The fastest with the bits of `first`, if that takes long and another much less.
+  cublasLtMatmulAlgo_t fastest(const GemmCall& call, std::int64_t rows, const cublasLtMatmulAlgo_t& first,
+                               cudaStream_t stream) const {
+    const Description description(call, call.m, dtype);
+    if (call.bias != nullptr) description.set_bias(call.bias);
+    if (!fits(first, description)) return first;
+    const float time_of_first = time_of(call, description, first, stream);
+    if (time_of_first < kLongProduct) return first;
+    std::vector<cublasLtMatmulAlgo_t> candidates = ask(call, rows);
+    if (rows <= kFewRows && call.k >= kLongSum) {
+      const std::vector<cublasLtMatmulAlgo_t> variants = variants_of(ask(call, kMostNominalRows).front());
+      candidates.insert(candidates.end(), variants.begin(), variants.end());
+    }
+    cublasLtMatmulAlgo_t best = first;
+    float least = (1.0F - kWorthwhile) * time_of_first;
+    for (const cublasLtMatmulAlgo_t& other : with_same_bits(call, first, candidates, candidates.size(), stream)) {
+      if (!fits(other, description)) continue;
+      const float time = time_of(call, description, other, stream);
+      if (time >= least) continue;
+      least = time;
+      best = other;
+    }
+    return best;
   }
 
   const cublasLtMatmulAlgo_t& algorithm_for(const GemmCall& call, std::int64_t rows, cudaStream_t stream) {
-    const auto found = algorithms.find(Shape(call, rows));
+    const Shape shape(call, rows);
+    const auto found = algorithms.find(shape);
     if (found != algorithms.end()) return found->second;
-    const cublasLtMatmulAlgo_t chosen =
-        rows == kNominalRows[0]
-            ? ask(call, rows).front()
-            : first_with_same_bits(call, rows, algorithm_for(call, kNominalRows[0], stream), stream);
-    return algorithms.emplace(Shape(call, rows), chosen).first->second;
+    cublasLtMatmulAlgo_t chosen = ask(call, kNominalRows[0]).front();
+    if (rows != kNominalRows[0]) chosen = with_same_bits(call, chosen, ask(call, rows), 1, stream).front();
+    if (may_be_long(call, rows)) chosen = fastest(call, rows, chosen, stream);
+    return algorithms.emplace(shape, chosen).first->second;
   }
 
   const Plan& plan_for(const GemmCall& call, cudaStream_t stream) {

@@ -1,9 +1,10 @@
 // Matrix products of many rows, by cuBLASLt: float32 sums, one rounding at the end.
 //
 // A row has the same bits however many rows stand beside it. cuBLASLt's heuristics are asked for a few nominal row
-// counts, and what they answer for the fewest rows says which bits are right: of their answers for more rows the first
-// is taken that gives the same bits on random rows and the weights at hand. Time is not measured, so the choice does
-// not depend on what else the machine does.
+// counts, and their first answer for the fewest rows says which bits are right. Of what else they answer, and of some
+// tiles that they do not think of, only what gives the same bits on random rows and the weights at hand is taken; of
+// that, where the first takes long, the fastest. So the choice may depend on what else the machine does, but no
+// bit does.
 #pragma once
 
 #include <cuda_runtime_api.h>

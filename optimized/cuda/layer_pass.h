@@ -113,6 +113,8 @@ class LayerPass {
   void multiply_over_input(const Stage& stage, const GemmCall& call, void* input);
   void add_residual(const Stage& stage, const void* residual, void* product, void* sum);
 
+  // What the matrix-vector kernels of a step have in common.
+  MatvecParams matvec_params(const StepShape& shape) const;
   RopeAppendParams rope_params(const Stage& stage) const;
   const void* bias_of(const Stage& stage) const;
   float eps_of(const PlantedFault* fault, bool final_norm) const;

@@ -155,6 +155,16 @@ __device__ __forceinline__ float power_of_two(float x) {
 // What weights are relative to; a row that has seen nothing has weights of zero.
 __device__ __forceinline__ float reference_of(float maximum) { return maximum == kMinusInfinity ? 0.0F : maximum; }
 
+// Of the sums of a tensor cores' product: the four lanes that share a row.
+__device__ __forceinline__ float row_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, 2));
+}
+__device__ __forceinline__ float row_sum(float x) {
+  x += __shfl_xor_sync(0xFFFFFFFFU, x, 1);
+  return x + __shfl_xor_sync(0xFFFFFFFFU, x, 2);
+}
+
 // Calls f<kHeadDim>().
 template <typename F>
 void with_head_dim(int head_dim, F&& f) {

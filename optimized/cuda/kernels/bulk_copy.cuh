@@ -32,6 +32,18 @@ __device__ __forceinline__ void start_copy(void* destination, const void* source
                "l"(source), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
 }
+// The same for what the L2 is to give up before all else. (A policy of evict_normal is not the same as none: a kernel
+// that only reads took 3.8 TB/s with it, for 4.7 without; H200.)
+__device__ __forceinline__ void start_passing_copy(void* destination, const void* source, unsigned bytes,
+                                                   std::uint64_t* barrier) {
+  std::uint64_t policy = 0;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+          "r"(shared_address(destination)),
+      "l"(source), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
 
 // Whether the phase of this parity has ended.
 __device__ __forceinline__ bool have_arrived(std::uint64_t* barrier, unsigned parity) {

@@ -233,8 +233,14 @@ __global__ void __launch_bounds__(kThreads + 32, kThreads == 256 ? 3 : 1) matvec
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const auto* row = reinterpret_cast<const uint4*>(weights + weight_row<kKind>(p, filled.task, r) * p.inner);
-      start_copy(ring + filled.stage * kStageBytes + r * kPiecePacks * 16, row + filled.piece * kPiecePacks,
-                 static_cast<unsigned>(packs * 16), barrier);
+      unsigned char* to = ring + filled.stage * kStageBytes + r * kPiecePacks * 16;
+      const uint4* from = row + filled.piece * kPiecePacks;
+      const auto bytes = static_cast<unsigned>(packs * 16);
+      if (p.weights_pass) {
+        start_passing_copy(to, from, bytes, barrier);
+      } else {
+        start_copy(to, from, bytes, barrier);
+      }
     }
   };
   if (fills && lane < kWarps) {

@@ -156,6 +156,7 @@ struct MatvecParams {
   void* act;              // [B, I], kGateUp
   bool rotate;            // kQkv: false leaves rotation and cache to launch_rope_append
   RopeAppendParams rope;  // kQkv
+  bool weights_pass;      // through the L2, which gives them up before all else
   WrongWeights wrong;
   int num_stages;  // of each warp's ring; the launcher's
   KernelFault fault;

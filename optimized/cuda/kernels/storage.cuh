@@ -122,6 +122,14 @@ void with_storage(DType dtype, F&& f) {
   throw std::logic_error("the cuda engine has no float64 storage");
 }
 
+// The same for what tensor cores take.
+template <typename F>
+void with_16_bit_storage(DType dtype, F&& f) {
+  if (dtype == DType::kBF16) return f.template operator()<Bf16>();
+  if (dtype == DType::kF16) return f.template operator()<F16>();
+  throw std::logic_error("a kernel on the tensor cores takes 16-bit storage");
+}
+
 // Lets a kernel have all the shared memory that the device grants a block, not what one launch takes: the setting is
 // the kernel's, and a session of smaller shapes beside this one would lower it between setting and launch. And the
 // multiprocessor is to have as much of it as it can, not what this kernel's blocks fill: else there is no room for the

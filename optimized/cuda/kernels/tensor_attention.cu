@@ -92,16 +92,6 @@ __device__ __forceinline__ void give_turn(int warpgroup) {
   asm volatile("bar.arrive %0, %1;" ::"r"(1 + warpgroup), "n"(kThreads) : "memory");
 }
 
-// The four lanes that share a row.
-__device__ __forceinline__ float row_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, 1));
-  return fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, 2));
-}
-__device__ __forceinline__ float row_sum(float x) {
-  x += __shfl_xor_sync(0xFFFFFFFFU, x, 1);
-  return x + __shfl_xor_sync(0xFFFFFFFFU, x, 2);
-}
-
 // A thread holds two rows, 8 apart; of each eight columns n, elements 4n and 4n+1 of the upper row, 4n+2 and 4n+3 of
 // the lower one.
 template <typename T, int kHeadDim>
@@ -301,14 +291,7 @@ void launch_storage(const AttentionParams& params, const Launch& launch) {
 }  // namespace
 
 void launch_tensor_attention(const AttentionParams& params, const Launch& launch) {
-  switch (launch.dtype) {
-    case DType::kBF16:
-      return launch_storage<Bf16>(params, launch);
-    case DType::kF16:
-      return launch_storage<F16>(params, launch);
-    default:
-      throw std::logic_error("tensor attention takes 16-bit storage");
-  }
+  with_16_bit_storage(launch.dtype, [&]<typename T>() { launch_storage<T>(params, launch); });
 }
 
 }  // namespace qdiff::optimized::cuda

@@ -94,14 +94,7 @@ bool tensor_decode_attention_takes(const AttentionParams& params, DType dtype) {
 }
 
 void launch_tensor_decode_attention(const AttentionParams& params, const Launch& launch) {
-  switch (launch.dtype) {
-    case DType::kBF16:
-      return launch_storage<Bf16>(params, launch);
-    case DType::kF16:
-      return launch_storage<F16>(params, launch);
-    default:
-      throw std::logic_error("tensor decode attention takes 16-bit storage");
-  }
+  with_16_bit_storage(launch.dtype, [&]<typename T>() { launch_storage<T>(params, launch); });
 }
 
 }  // namespace qdiff::optimized::cuda

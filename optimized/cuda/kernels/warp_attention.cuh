@@ -57,16 +57,6 @@ __device__ __forceinline__ void load_values(unsigned (&b)[4], unsigned address) 
                : "memory");
 }
 
-// The four lanes that share a row.
-__device__ __forceinline__ float row_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, 1));
-  return fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, 2));
-}
-__device__ __forceinline__ float row_sum(float x) {
-  x += __shfl_xor_sync(0xFFFFFFFFU, x, 1);
-  return x + __shfl_xor_sync(0xFFFFFFFFU, x, 2);
-}
-
 // What one warp leaves of its keys for the block, where its values were: of each head the highest score in powers of
 // two, the sum of the weights relative to it, and the weighted values.
 template <int kHeadDim>

@@ -76,7 +76,7 @@ TEST_CASE("the sums over parts of k are those of double arithmetic", "[gpu]") {
           magnitude += std::fabs(term);
         }
         const double sum = load_element(sums.data(), DType::kF32, static_cast<std::size_t>(i));
-        const double ratio = std::fabs(sum - expected) / (kSumError * magnitude);
+        const double ratio = std::fabs(sum - expected) / (largest_sum_error(dtype) * magnitude);
         if (!(ratio <= worst)) worst = ratio;
       }
       INFO(name(dtype) << ", " << splits << " parts");
