@@ -319,7 +319,7 @@ Document to_document(const findings::HypothesisResult& hypothesis) {
   return document;
 }
 
-Document to_document(const RunResult& result) {
+Document document_without_findings(const RunResult& result) {
   const Finding* first = result.first_divergence();
   Document document = {
       {"format", "qdiff-report"},
@@ -348,13 +348,18 @@ Document to_document(const RunResult& result) {
       {"injected", injected_document(result)},
       {"seconds", number(result.seconds)}};
   // Put in afterwards, for a list in braces is copied, and these may be long.
-  document["findings"] = list(result.findings, finding_document);
   document["hypotheses"] = Document::array();
   for_all_hypotheses(result, [&](const findings::HypothesisResult& hypothesis) {
     document["hypotheses"].push_back(to_document(hypothesis));
   });
   document["cases"] =
       list(result.cases, [&](const findings::CaseSummary& summary) { return case_document(result, summary); });
+  return document;
+}
+
+Document to_document(const RunResult& result) {
+  Document document = document_without_findings(result);
+  document["findings"] = list(result.findings, finding_document);
   return document;
 }
 

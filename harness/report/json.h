@@ -15,6 +15,7 @@ inline constexpr int kElementDigits = 9;  // enough to tell any two float32 numb
 Document number(double value, int significant_digits = 6);
 
 Document to_document(const findings::RunResult& result);
+Document document_without_findings(const findings::RunResult& result);  // `findings` is null
 Document to_document(const findings::HypothesisResult& hypothesis);
 
 Document statistics_document(const compare::Statistics& statistics);

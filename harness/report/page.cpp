@@ -141,7 +141,7 @@ Document profile_document(const compare::ErrorProfile& profile) {
   for (const compare::ErrorProfile::Axis& axis : profile.axes) {
     Document rms = Document::array();
     for (const double value : axis.rms) rms.push_back(number(value, 3));
-    axes.push_back({{"axis", axis.name}, {"rms", rms}});
+    axes.push_back({{"axis", axis.name}, {"indices_a_bar", axis.indices_a_bar}, {"rms", rms}});
   }
   for (const compare::ErrorProfile::Element& element : profile.worst) {
     worst.push_back({{"index", element.index},
@@ -172,23 +172,77 @@ std::string subject_of(const RunResult& result) {
          counted(static_cast<std::int64_t>(result.cases.size()), "case");
 }
 
+// Thousands of findings say much the same, and whoever opens a page waits for all of it. A finding is therefore a list,
+// in the order in which page.js reads it, whose texts are numbers of entries of one table.
+class FindingList {
+ public:
+  Document document(const RunResult& result) {
+    Document rows = Document::array();
+    for (const findings::Finding& finding : result.findings) rows.push_back(row_of(finding));
+    Document all = {{"texts", nullptr}, {"rows", nullptr}};
+    all["texts"] = std::move(texts_);
+    all["rows"] = std::move(rows);
+    return all;
+  }
+
+ private:
+  Document row_of(const findings::Finding& finding) {
+    const compare::Judgement& judgement = finding.judgement;
+    const bool has_worst = !judgement.worst_index.empty();
+    const auto value = [&](double x) { return has_worst ? number(x, kElementDigits) : Document(nullptr); };
+    // Its worst element stands in the list by itself.
+    const std::string reason = judgement.reason.substr(0, judgement.reason.find("; worst element at ["));
+    Document layer = nullptr;
+    if (finding.tensor.layer != kNoLayer) layer = finding.tensor.layer;
+    return Document::array({text(finding.case_id), text(finding.mode), finding.step, layer,
+                            static_cast<int>(finding.tensor.op), text(findings::name(finding.kind)), reason,
+                            text(finding.explanation.pattern), text(cause_of(finding.explanation)),
+                            text(tensor_name(finding.span_start)), text(command_pattern(finding)),
+                            judgement.worst_index, value(judgement.actual), value(judgement.expected)});
+  }
+
+  // The command with the layer and the step that page.js puts back.
+  static std::string command_pattern(const findings::Finding& finding) {
+    std::string command = finding.command;
+    const auto leave_out = [&](std::string_view option, int index) {
+      const std::string words = std::string(option) + std::to_string(index);
+      const std::size_t at = command.rfind(words);
+      const std::size_t end = at + words.size();
+      if (at == std::string::npos || (end < command.size() && command[end] != ' ')) return;
+      command.replace(at + option.size(), words.size() - option.size(), 1, kLeftOut);
+    };
+    leave_out(" --layers ", finding.tensor.layer);
+    leave_out(" --steps ", finding.step);
+    return command;
+  }
+
+  std::size_t text(std::string_view words) {
+    const auto [place, is_new] = place_of_.try_emplace(std::string(words), texts_.size());
+    if (is_new) texts_.push_back(place->first);
+    return place->second;
+  }
+
+  static constexpr char kLeftOut = '\1';  // in no command that a shell takes
+  std::map<std::string, std::size_t> place_of_;
+  Document texts_ = Document::array();
+};
+
 Document page_document(const RunResult& result) {
-  Document finding_causes = Document::array();
-  for (const findings::Finding& finding : result.findings) finding_causes.push_back(cause_of(finding.explanation));
   Document document = {
       {"sentence", verdict_sentence(result)},
       {"subject", subject_of(result)},
       {"diverged_ratio", compare::kDivergedRatio},
       {"acceptance", result.acceptance ? Document(acceptance_lines(*result.acceptance)) : Document::array()},
       {"causes", causes_document(result)},
-      {"finding_causes", finding_causes},
+      {"findings", nullptr},
       {"grid", nullptr},
       {"profiles", profiles_document(result)},
       {"histogram_note", compare::ErrorProfile::kHistogramNote},
       {"report", nullptr}};
   // Put in afterwards, for a list in braces is copied.
   document["grid"] = map_document(result);
-  document["report"] = to_document(result);
+  document["findings"] = FindingList().document(result);
+  document["report"] = document_without_findings(result);
   return document;
 }
 

@@ -3,6 +3,14 @@
 (() => {
   const data = JSON.parse(document.getElementById('data').textContent);
   const report = data.report;
+  // As page.cpp lists them; a command's layer and step are put back.
+  const findings = data.findings.rows.map(([case_of, mode, step, layer, row, kind, reason, pattern, cause, start, command, index, actual, expected]) => {
+    const text = (i) => data.findings.texts[i];
+    const name = data.grid.tensors[row].name;
+    return {case: text(case_of), mode: text(mode), step, layer, row, kind: text(kind), reason, pattern: text(pattern), cause: text(cause),
+            tensor: layer === null ? name : `model.layers.${layer}.${name}`, start: text(start), index, actual, expected,
+            command: text(command).replace(' --layers \u0001', ` --layers ${layer}`).replace(' --steps \u0001', ` --steps ${step}`)};
+  });
   const byId = (id) => document.getElementById(id);
 
   // element('td', {class: 'wrong'}, 'text', child, ...)
@@ -52,6 +60,7 @@
     badge.textContent = report.verdict.toUpperCase();
     badge.classList.add(report.verdict);
     byId('sentence').textContent = data.sentence;
+    if (data.causes.length === 0) byId('map').querySelector('h2').textContent = 'Every tensor';
     byId('subject').textContent = data.subject;
     if (report.acceptance !== null) {
       byId('acceptance').replaceChildren(element('strong', {}, report.acceptance.verdict),
@@ -123,8 +132,9 @@
     const wanted = byId('filter').value.trim().toLowerCase();
     const wrong_only = byId('wrong-only').checked;
     const columns = grid.layers.length;
+    const many = columns > 40;  // more than fit beside the tensor: it is drawn below, and each fifth layer has its number
     const head = element('tr', {}, element('th', {}), grid.layers.map((layer, column) =>
-      element('th', {scope: 'col', title: layer === null ? 'outside the layers' : `layer ${layer}`}, layer === null ? '·' : column_name(column))));
+      element('th', {scope: 'col', title: layer === null ? 'outside the layers' : `layer ${layer}`}, layer === null ? '·' : many && layer % 5 !== 0 ? '' : column_name(column))));
     const body = element('tbody', {});
     grid.tensors.forEach((tensor, row) => {
       if (wanted && !tensor.name.toLowerCase().includes(wanted)) return;
@@ -146,6 +156,8 @@
     });
     const table = byId('grid');
     table.classList.toggle('wide', columns <= 12);
+    table.classList.toggle('many', many);
+    table.closest('.split').classList.toggle('many', many);
     table.replaceChildren(element('thead', {}, head), body);
     if (!table.querySelector('[tabindex="0"]')) {
       const first = table.querySelector('td[data-row]');
@@ -206,6 +218,22 @@
     draw_detail();
   }
 
+  // The next cell that is a tensor: a row has none in the columns where its tensor does not exist.
+  function beside(cell, direction) {
+    const cells = [...cell.parentElement.cells];
+    const behind = direction > 0 ? cells.slice(cell.cellIndex + 1) : cells.slice(0, cell.cellIndex).reverse();
+    return behind.find((item) => item.dataset.row !== undefined);
+  }
+  function above_or_below(cell, direction) {
+    const next = direction > 0 ? 'nextElementSibling' : 'previousElementSibling';
+    const distance = (item) => Math.abs(item.cellIndex - cell.cellIndex);
+    for (let row = cell.parentElement[next]; row; row = row[next]) {
+      const cells = [...row.querySelectorAll('td[data-row]')];
+      if (cells.length > 0) return cells.reduce((best, item) => distance(item) < distance(best) ? item : best);
+    }
+    return undefined;
+  }
+
   byId('grid').addEventListener('click', (event) => {
     const cell = event.target.closest('td[data-row]');
     if (cell) choose_cell(Number(cell.dataset.row), Number(cell.dataset.column), true);
@@ -213,23 +241,21 @@
   byId('grid').addEventListener('keydown', (event) => {
     const cell = event.target.closest('td[data-row]');
     if (!cell) return;
-    const neighbours = {
-      ArrowLeft: () => cell.previousElementSibling, ArrowRight: () => cell.nextElementSibling,
-      ArrowUp: () => cell.parentElement.previousElementSibling?.children[cell.cellIndex],
-      ArrowDown: () => cell.parentElement.nextElementSibling?.children[cell.cellIndex],
-    };
+    const neighbours = {ArrowLeft: () => beside(cell, -1), ArrowRight: () => beside(cell, 1),
+                        ArrowUp: () => above_or_below(cell, -1), ArrowDown: () => above_or_below(cell, 1)};
     if (event.key === 'Enter' || event.key === ' ') {
       choose_cell(Number(cell.dataset.row), Number(cell.dataset.column), true);
       event.preventDefault();
     } else if (neighbours[event.key]) {
       const next = neighbours[event.key]();
-      if (next && next.dataset && next.dataset.row !== undefined) { cell.tabIndex = -1; next.tabIndex = 0; next.focus(); }
+      if (next) { cell.tabIndex = -1; next.tabIndex = 0; next.focus(); }
       event.preventDefault();
     }
   });
 
   // ---- One tensor ----
-  function bars(values, title) {
+  // `each`: how many neighbouring indices a bar stands for.
+  function bars(values, title, each = 1) {
     const width = 400, height = 90, base = 70;
     const finite = values.filter((value) => typeof value === 'number' && Number.isFinite(value));
     const top = Math.max(1e-300, ...finite);
@@ -239,19 +265,20 @@
       const size = typeof value === 'number' ? Math.max(0, Math.min(1, value / top)) * (base - 6) : base - 6;
       const bar = element('rect', {class: typeof value !== 'number' || value > 2 ? 'bar high' : 'bar', x: i * step, y: base - size,
                                    width: Math.max(0.5, step - (step > 3 ? 1 : 0)), height: size});
-      bar.append(element('title', {}, `${i}: ${figure(value)}`));
+      const place = each === 1 ? String(i) : `${i * each} to ${(i + 1) * each - 1}`;
+      bar.append(element('title', {}, `${place}: ${figure(value)}`));
       drawing.append(bar);
     });
     drawing.append(element('line', {class: 'axis', x1: 0, x2: width, y1: base, y2: base}),
                    element('text', {x: 0, y: height - 6}, '0'),
-                   element('text', {x: width, y: height - 6, 'text-anchor': 'end'}, String(values.length - 1)));
+                   element('text', {x: width, y: height - 6, 'text-anchor': 'end'}, String((values.length - 1) * each)));
     return drawing;
   }
 
   function finding_at(name) {
     const run = grid.runs[at.run];
     const step = run.steps[at.step].index;
-    return report.findings.findIndex((item) => item.case === run.case && item.mode === run.mode && item.step === step && item.tensor === name);
+    return findings.findIndex((item) => item.case === run.case && item.mode === run.mode && item.step === step && item.tensor === name);
   }
 
   function draw_detail() {
@@ -266,18 +293,19 @@
       show('detail', parts);
       return;
     }
-    const finding = report.findings[index];
+    const finding = findings[index];
     parts.push(definitions([
-      ['kind', finding.kind], ['error', finding.reason], ['pattern', finding.explanation.pattern], ['cause', data.finding_causes[index]],
+      ['kind', finding.kind], ['error', finding.reason], ['pattern', finding.pattern], ['cause', finding.cause],
       ['worst element', finding.index.length ? `[${finding.index.join(', ')}]: ${finding.actual} where ${finding.expected} is expected` : ''],
-      ['span', finding.span[0] === finding.span[1] ? '' : `${finding.span[0]} to ${finding.span[1]}`],
+      ['span', finding.start === finding.tensor ? '' : `${finding.start} to ${finding.tensor}`],
     ]), command(finding.command));
     const profile = data.profiles[index];
     if (profile) {
       parts.push(element('p', {class: 'quiet'}, 'Root mean square error over the expected rounding, which makes 1 of it:'));
-      for (const axis of profile.axes) parts.push(element('h3', {}, `by ${axis.axis}`), bars(axis.rms, `error by ${axis.axis}`));
-      parts.push(element('h3', {}, 'how many elements err how much'), bars(profile.histogram, 'histogram'),
-                 element('p', {class: 'quiet'}, data.histogram_note));
+      const chart = (title, ...content) => element('div', {}, element('h3', {}, title), content);
+      parts.push(element('div', {class: 'charts'},
+        profile.axes.map((axis) => chart(`by ${axis.axis}`, bars(axis.rms, `error by ${axis.axis}`, axis.indices_a_bar))),
+        chart('how many elements err how much', bars(profile.histogram, 'histogram'), element('p', {class: 'quiet'}, data.histogram_note))));
       parts.push(element('h3', {}, 'worst elements'), table(['index', 'actual', 'expected', 'error / rounding'],
         profile.worst.map((item) => [`[${item.index.join(', ')}]`, String(item.actual), String(item.expected), figure(item.error)])));
     }
@@ -285,7 +313,7 @@
   }
 
   function open_finding(index) {
-    const finding = report.findings[index];
+    const finding = findings[index];
     const run = grid.runs.findIndex((item) => item.case === finding.case && item.mode === finding.mode);
     if (run < 0) return;
     at.run = run;
@@ -296,8 +324,7 @@
     byId('wrong-only').checked = false;
     draw_grid();
     const column = grid.layers.indexOf(finding.layer);
-    const name = finding.layer === null ? finding.tensor : finding.tensor.replace(/^model\.layers\.\d+\./, '');
-    choose_cell(grid.tensors.findIndex((tensor) => tensor.name === name), column, true);
+    choose_cell(finding.row, column, true);
     byId('map').scrollIntoView();
   }
 

@@ -27,6 +27,8 @@ facts.acceptance = document.getElementById('acceptance').hidden ? '' : document.
 facts.causes = document.querySelectorAll('#causes tbody tr').length;
 facts.cells = cells().length;
 facts.wrong = grid.querySelectorAll('td.wrong').length;
+const frame = document.getElementById('grid-frame');
+facts.overflow = Math.max(0, frame.scrollWidth - frame.clientWidth);
 facts.hypotheses = document.querySelectorAll('#hypotheses tbody tr').length;
 facts.detail = document.getElementById('detail').textContent;
 facts.drawings = document.querySelectorAll('#detail svg').length;
@@ -39,7 +41,7 @@ filter.dispatchEvent(new Event('input'));
 const start = grid.querySelector('td[tabindex="0"]');
 if (start) {
   start.focus();
-  start.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}));
+  start.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowDown', bubbles: true}));
   facts.moved = document.activeElement !== start && document.activeElement.closest('#grid') !== null;
   document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true}));
   facts.chosen = grid.querySelectorAll('td.chosen').length;
@@ -61,7 +63,7 @@ def facts_of(page, folder):
     text = page.read_text().replace("script-src '", f"script-src 'sha256-{digest}' '", 1)
     copy.write_text(text.replace("</body>", f"<script>{STEPS}</script></body>"))
     done = subprocess.run([CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
-                           f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", "--dump-dom",
+                           f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", "--window-size=1400,1000", "--dump-dom",
                            copy.as_uri()], capture_output=True, text=True, timeout=120)
     found = re.search(r'<pre id="facts">(.*?)</pre>', done.stdout, re.DOTALL)
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -104,6 +106,16 @@ def failures_of(name, page, report, folder):
         yield f"{name}: the page refers to {links[0]}"
 
 
+def failures_of_large(name, wanted, page, folder):
+    """80 layers and 100 steps in two modes: all layers are seen without scrolling, and it is worked as any other."""
+    facts, complaints = facts_of(page, folder)
+    yield from (f"large {name}: {complaint}" for complaint in complaints)
+    wanted |= {"cells": 80 * 22 + 3, "filtered_rows": 1, "moved": True, "chosen": 1, "outside": 0, "overflow": 0}
+    for key, value in wanted.items():
+        if facts.get(key) != value:
+            yield f"large {name}: {key} is {facts.get(key)!r}, not {value!r}"
+
+
 def main():
     if not CHROMIUM:
         print("skipped: no Chromium is installed")
@@ -117,6 +129,11 @@ def main():
             work = folder / name
             work.mkdir()
             failures += failures_of(name, run / "report.html", json.loads((run / "report.json").read_text()), work)
+        for name, wanted in (("match", {"badge": "MATCH", "causes": 0, "wrong": 0}),
+                             ("diverged", {"badge": "DIVERGED", "causes": 2, "wrong": 160})):
+            work = folder / f"large_{name}"
+            work.mkdir()
+            failures += failures_of_large(name, wanted, folder / "samples/large" / f"{name}.html", work)
     for failure in failures:
         print(failure)
     print(f"{len(failures)} failures")

@@ -23,6 +23,11 @@ findings::RunResult not_numbers();  // NaN and infinities wherever a number stan
 findings::RunResult empty();        // nothing was run
 findings::RunResult hostile();      // every text tries to break out of where it is shown
 
+// A model of 72B's shape: 80 layers, 100 steps, all 25 tensors of a layer that are usually recorded. All of it agrees,
+// or two bugs make two tensors of each layer wrong, one of them in the prompt alone.
+findings::RunResult many_layers_match();
+findings::RunResult many_layers_diverged();
+
 std::vector<std::pair<std::string, findings::RunResult>> all();  // with their names
 
 }  // namespace qdiff::report::tests

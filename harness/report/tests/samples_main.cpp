@@ -1,8 +1,12 @@
 // Writes the reports of every imagined run and comparison into folders of their own, for check_reports.py.
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
+#include <string>
+#include <utility>
 
 #include "harness/report/comparison.h"
+#include "harness/report/page.h"
 #include "harness/report/report.h"
 #include "harness/report/tests/comparisons.h"
 #include "harness/report/tests/results.h"
@@ -18,6 +22,13 @@ int main(int argc, char** argv) {
   for (const auto& [name, result] : qdiff::report::tests::all_comparisons()) {
     qdiff::report::write_comparison(result, {"actual", "expected"},
                                     std::filesystem::path(argv[1]) / "comparisons" / name);
+  }
+  // Their pages alone: the other files grow with the run, as they should.
+  const std::filesystem::path large = std::filesystem::path(argv[1]) / "large";
+  std::filesystem::create_directories(large);
+  for (const auto& [name, result] : {std::pair{"match", qdiff::report::tests::many_layers_match()},
+                                     std::pair{"diverged", qdiff::report::tests::many_layers_diverged()}}) {
+    std::ofstream(large / (std::string(name) + ".html"), std::ios::binary) << qdiff::report::report_page(result);
   }
   return 0;
 }
