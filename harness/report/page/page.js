@@ -312,7 +312,8 @@
     show('detail', parts);
   }
 
-  function open_finding(index) {
+  // `goes_there`: as asked for by a person. A page that is opened moves nothing, for it may stand in another, as in a notebook.
+  function open_finding(index, goes_there = true) {
     const finding = findings[index];
     const run = grid.runs.findIndex((item) => item.case === finding.case && item.mode === finding.mode);
     if (run < 0) return;
@@ -324,8 +325,8 @@
     byId('wrong-only').checked = false;
     draw_grid();
     const column = grid.layers.indexOf(finding.layer);
-    choose_cell(finding.row, column, true);
-    byId('map').scrollIntoView();
+    choose_cell(finding.row, column, goes_there);
+    if (goes_there) byId('map').scrollIntoView();
   }
 
   // ---- Text ----
@@ -422,8 +423,6 @@
   draw_coverage();
   draw_header();
   if (data.causes.length > 0 && grid.runs.length > 0) {
-    open_finding(data.causes[0].finding);
-    document.activeElement?.blur();
-    scrollTo(0, 0);
+    open_finding(data.causes[0].finding, false);
   }
 })();

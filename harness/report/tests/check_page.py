@@ -24,6 +24,7 @@ const cells = () => [...grid.querySelectorAll('td[data-row]')];
 facts.badge = document.getElementById('badge').textContent;
 facts.sentence = document.getElementById('sentence').textContent;
 facts.acceptance = document.getElementById('acceptance').hidden ? '' : document.getElementById('acceptance').textContent;
+facts.moved_by_itself = document.activeElement !== document.body || scrollY !== 0;
 facts.causes = document.querySelectorAll('#causes tbody tr').length;
 facts.cells = cells().length;
 facts.wrong = grid.querySelectorAll('td.wrong').length;
@@ -85,7 +86,8 @@ def failures_of(name, page, report, folder):
     if not facts:
         return
     diverged = bool(report["findings"])
-    wanted = {"badge": report["verdict"].upper(), "hypotheses": 10, "markup_from_data": 0, "outside": 0}
+    wanted = {"badge": report["verdict"].upper(), "hypotheses": 10, "markup_from_data": 0, "outside": 0,
+              "moved_by_itself": False}
     if name == "diverged":
         wanted |= {"causes": 1, "wrong": 3, "filtered_rows": 1, "moved": True, "chosen": 1, "drawings": 3}
     for key, value in wanted.items():
