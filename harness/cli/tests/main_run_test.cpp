@@ -4,6 +4,7 @@
 
 #include "cmake/catch2.h"
 #include "harness/cases/case.h"
+#include "harness/contract/tests/table_counts.h"
 #include "harness/diagnose/run.h"
 #include "harness/model/model.h"
 #include "optimized/cpu/engine.h"
@@ -152,7 +153,7 @@ TEST_CASE("layer and step filters judge what they name and nothing else", "[main
   options.steps = std::set<int>{2};
   const RunResult result = run({.options = options});
   CHECK(result.verdict == Verdict::kMatch);
-  CHECK(result.coverage.tensors_compared == 2 * 17);  // two modes, the 22 rows of a layer less the 5 of a fused engine
+  CHECK(result.coverage.tensors_compared == 2 * kFusedRowsOfALayer);  // in two modes
 
   options.steps = std::set<int>{77};
   const RunResult nothing = run({.options = options});

@@ -14,6 +14,7 @@
 #include "harness/contract/step.h"
 #include "harness/contract/tensor.h"
 #include "harness/contract/tests/small_model.h"
+#include "harness/contract/tests/table_counts.h"
 
 namespace qdiff {
 namespace {
@@ -63,7 +64,7 @@ TEST_CASE("spacing has a floor at the subnormal numbers", "[dtype]") {
 TEST_CASE("tensor names of the table parse back to themselves", "[table]") {
   const ModelConfig config = small_config();
   const auto ids = all_tensors(config, true);
-  CHECK(ids.size() == 1 + 3 * 22 + 2);
+  CHECK(std::ssize(ids) == 1 + 3 * kRowsOfALayer + 2);
   std::set<std::string> names;
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const std::string text = tensor_name(ids[i]);
@@ -119,12 +120,12 @@ TEST_CASE("weights are listed once, and none that the model lacks", "[table]") {
     }
     return all;
   };
-  CHECK(names().size() == 1 + 3 * 12 + 2);
+  CHECK(std::ssize(names()) == 1 + 3 * weights_of_a_layer() + 2);
   config.tie_word_embeddings = true;
-  CHECK(names().size() == 1 + 3 * 12 + 1);
+  CHECK(std::ssize(names()) == 1 + 3 * weights_of_a_layer() + 1);
   CHECK_FALSE(names().contains("lm_head.weight"));
   config.qkv_bias = false;
-  CHECK(names().size() == 1 + 3 * 9 + 1);
+  CHECK(std::ssize(names()) == 1 + 3 * (weights_of_a_layer() - 3) + 1);
   CHECK_FALSE(names().contains("model.layers.0.self_attn.v_proj.bias"));
   CHECK(only_moves(Op::kVProj, config));
   CHECK_FALSE(only_moves(Op::kVProj));

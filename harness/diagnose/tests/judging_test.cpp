@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "cmake/catch2.h"
+#include "harness/contract/tests/table_counts.h"
 #include "harness/diagnose/tests/toy_rows.h"
 
 namespace qdiff::diagnose {
@@ -78,9 +79,9 @@ TEST_CASE("layers and steps that are not asked for are not judged", "[judging]")
   subject.subject.steps = {1};
   const Judged judged = judge(oracle, {subject.subject}, {{1}, false});
   CHECK(keys_of(judged.wrong) == std::vector<TensorKey>{key_of(Op::kAct, 1, 1)});
-  CHECK(judged.compared == std::vector<std::int64_t>{22});  // rows of a layer
+  CHECK(judged.compared == std::vector{kRowsOfALayer});
   const Judged with_ends = judge(oracle, {subject.subject}, {{1}, true});
-  CHECK(with_ends.compared == std::vector<std::int64_t>{25});
+  CHECK(with_ends.compared == std::vector<std::int64_t>{kNumOps});
 }
 
 TEST_CASE("behind NaN nothing is compared, and it is said whether right code computes it too", "[judging]") {

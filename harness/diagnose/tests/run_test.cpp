@@ -5,6 +5,7 @@
 
 #include "cmake/catch2.h"
 #include "harness/contract/error.h"
+#include "harness/contract/tests/table_counts.h"
 #include "harness/diagnose/tests/toy_rows.h"
 
 namespace qdiff::diagnose {
@@ -80,7 +81,7 @@ TEST_CASE("filters leave out modes, layers and steps", "[run]") {
   CHECK(result.findings[0].mode == "lockstep");
   CHECK(result.findings[0].step == 1);
   CHECK(result.findings[0].tensor == TensorId{Op::kAct, 1});
-  CHECK(result.coverage.tensors_compared == 22);
+  CHECK(result.coverage.tensors_compared == kRowsOfALayer);
   CHECK(result.free_runs.empty());
   CHECK(result.cases[1].verdict == Verdict::kInconclusive);
 

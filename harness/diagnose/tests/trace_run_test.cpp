@@ -5,6 +5,7 @@
 
 #include "cmake/catch2.h"
 #include "harness/contract/error.h"
+#include "harness/contract/tests/table_counts.h"
 #include "harness/diagnose/tests/toy_trace.h"
 
 namespace qdiff::diagnose {
@@ -61,7 +62,7 @@ TEST_CASE("a bug in a trace is found and named, and its command repeats it", "[t
   options.steps = std::set<int>{1};
   const RunResult one = judge(toy, options);
   CHECK(one.findings.size() == 1);
-  CHECK(one.coverage.tensors_compared == 22);
+  CHECK(one.coverage.tensors_compared == kRowsOfALayer);
   options.layers = std::set<int>{7};
   CHECK_THROWS_WITH(judge(toy, options), ContainsSubstring("no layer 7"));
 }

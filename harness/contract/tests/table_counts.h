@@ -1,0 +1,25 @@
+// How much the operation table holds, so that a further row changes no test that counts.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "harness/contract/operation_table.h"
+
+namespace qdiff {
+
+inline constexpr std::int64_t kRowsOfALayer = std::ranges::count(kOperationTable, Scope::kLayer, &OperationRow::scope);
+// Those that an engine hands out which fuses what can be fused.
+inline constexpr std::int64_t kFusedRowsOfALayer = std::ranges::count_if(
+    kOperationTable, [](const OperationRow& row) { return row.scope == Scope::kLayer && !row.fuses_into; });
+
+// Of a model that has every component.
+constexpr std::int64_t weights_of_a_layer() {
+  std::int64_t weights = 0;
+  for (const OperationRow& row : kOperationTable) {
+    if (row.scope == Scope::kLayer) weights += static_cast<std::int64_t>(row.weights.size());
+  }
+  return weights;
+}
+
+}  // namespace qdiff
