@@ -247,7 +247,7 @@ Document page_document(const RunResult& result) {
 }
 
 // No '<' stands in the data, so no text of a file can end its block.
-std::string harmless(std::string json) {
+std::string harmless(const std::string& json) {
   std::string text;
   text.reserve(json.size());
   for (const char c : json) {

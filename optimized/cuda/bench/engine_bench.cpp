@@ -154,7 +154,7 @@ Spread spread_of(std::vector<float> milliseconds) {
                      milliseconds.begin() + static_cast<std::ptrdiff_t>((milliseconds.size() + 9) / 10));
   std::sort(milliseconds.begin(), milliseconds.end());
   const auto quantile = [&](double q) {
-    return 1e3 * milliseconds[static_cast<std::size_t>(q * static_cast<double>(milliseconds.size() - 1) + 0.5)];
+    return 1e3 * milliseconds[static_cast<std::size_t>(std::lround(q * static_cast<double>(milliseconds.size() - 1)))];
   };
   return {quantile(0.5), quantile(0.1), quantile(0.9)};
 }
