@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <stdexcept>
 
 #include "cmake/catch2.h"
+#include "harness/compare/layout.h"
 #include "harness/compare/tests/sample.h"
 
 namespace qdiff::compare {
@@ -73,11 +75,140 @@ TEST_CASE("a long axis is drawn in bars of neighbouring indices, and the shares 
   Sample sample = honest_sample({.op = Op::kLmHead, .dtype = DType::kF32, .num_tokens = 2});
   const ErrorProfile profile = profile_of(sample);
   const ErrorProfile::Axis& column = axis(profile, "column");
-  CHECK(column.rms.size() <= 128);
+  CHECK(column.rms.size() == 126);  // of at most 128
+  CHECK(column.indices_a_bar == 8);
   CHECK(static_cast<std::int64_t>(column.rms.size()) * column.indices_a_bar >= sample.config.vocab);
   double shares = 0.0;
   for (const double share : profile.histogram) shares += share;
   CHECK(shares == Approx(1.0));
+}
+
+// The profile once more, element by element.
+struct Plain {
+  std::map<std::string, std::map<std::int64_t, std::pair<double, double>>> axes;  // name, index: sum of z^2, count
+  std::vector<double> z;
+  std::vector<ErrorProfile::Element> elements;
+};
+Plain plain_profile(const Sample& s) {
+  Plain plain;
+  const Shape& shape = s.actual.shape();
+  const bool scores = s.op == Op::kScores || s.op == Op::kProbs, cache = s.op == Op::kKCache;
+  const bool by_heads = cache || s.op == Op::kQRope || s.op == Op::kAttnOutput;
+  for (std::int64_t i = 0; i < s.actual.size(); ++i) {
+    const std::vector<std::int64_t> index = unravel(i, shape);
+    const std::int64_t position = index[scores ? 2 : 1];
+    const std::int64_t slot = cache ? position : s.step.past_length + position;
+    const auto at = static_cast<std::size_t>(i);
+    const double gold = s.expected.value[at], value = s.actual.at(i);
+    if (slot < s.step.left_padding[static_cast<std::size_t>(index[0])] || !std::isfinite(gold)) continue;
+    if (!s.expected.unknown.empty() && s.expected.unknown[at] != 0) continue;
+    double z = HUGE_VAL;
+    if (std::isfinite(value)) {
+      double variance = 0.0;
+      if (!s.expected.sigma_independent.empty()) {
+        variance = std::pow(double{s.expected.sigma_independent[at]}, 2.0) +
+                   std::pow(double{s.expected.sigma_shared[at]}, 2.0);
+      }
+      const double cast = spacing(s.actual.dtype(), std::max(std::fabs(gold), std::fabs(value)));
+      z = value == gold ? 0.0 : std::fabs(value - gold) / std::sqrt(variance + cast * cast / 12.0);
+    }
+    const std::int64_t d = s.config.head_dim,
+                       column = shape.size() == 4 && !scores ? index[2] * d + index[3] : index.back();
+    const auto add = [&](const std::string& name, std::int64_t where) {
+      auto& [squares, count] = plain.axes[name][where];
+      squares += z * z;
+      count += 1.0;
+    };
+    add("batch row", index[0]);
+    add(cache ? "cache slot" : "token row", position);
+    add("head", scores ? index[1] : by_heads ? column / d : 0);
+    add(scores ? "key slot" : by_heads ? "dimension of the head" : "column", by_heads ? column % d : column);
+    plain.z.push_back(z);
+    plain.elements.push_back({index, value, gold, z});
+  }
+  std::stable_sort(plain.elements.begin(), plain.elements.end(),
+                   [](const auto& a, const auto& b) { return a.error > b.error; });
+  return plain;
+}
+
+TEST_CASE("a profile is what its elements give, whatever the tensor", "[profile]") {
+  for (const Op op : {Op::kOProj, Op::kQRope, Op::kKCache, Op::kScores, Op::kAttnOutput, Op::kLmHead, Op::kProbs}) {
+    for (const bool noise : {true, false}) {
+      Sample s = honest_sample({.op = op,
+                                .dtype = DType::kF32,
+                                .num_tokens = 4,
+                                .past_length = 2,
+                                .left_padding = {3, 0},
+                                .sigma = 1e-4,
+                                .sigma_shared = 1e-4,
+                                .seed = 8});
+      Random random(static_cast<std::uint64_t>(op));
+      s.expected.unknown.assign(s.expected.value.size(), 0);
+      for (std::int64_t i = 0; i < s.actual.size(); ++i) {
+        if (random.below(9) == 0)
+          s.actual.set(i, s.actual.at(i) + 1e-3 * random.gaussian() * static_cast<double>(random.below(400)));
+        if (random.below(20) == 0) s.expected.unknown[static_cast<std::size_t>(i)] = 1;
+        if (random.below(300) == 0) s.actual.set(i, std::nan(""));
+      }
+      if (!noise) {
+        s.expected.unknown.clear();
+        s.expected.sigma_independent.clear();
+        s.expected.sigma_shared.clear();
+      }
+      INFO(row(op).name << (noise ? "" : ", without noise"));
+      const ErrorProfile profile = profile_of(s);
+      const Plain plain = plain_profile(s);
+      for (const auto& [name, sums] : plain.axes) {
+        if (name == "head" && sums.size() == 1) continue;
+        INFO(name);
+        const ErrorProfile::Axis& drawn = axis(profile, name);
+        std::map<std::int64_t, std::pair<double, double>> bars;
+        for (const auto& [index, sum] : sums) {
+          bars[index / drawn.indices_a_bar].first += sum.first;
+          bars[index / drawn.indices_a_bar].second += sum.second;
+        }
+        for (std::size_t bar = 0; bar < drawn.rms.size(); ++bar) {
+          const auto found = bars.find(static_cast<std::int64_t>(bar));
+          const double expected = found == bars.end() ? 0.0 : std::sqrt(found->second.first / found->second.second);
+          if (std::isinf(expected)) {
+            CHECK(std::isinf(drawn.rms[bar]));
+          } else {
+            CHECK(drawn.rms[bar] == Approx(expected).epsilon(1e-9));
+          }
+        }
+        CHECK(bars.rbegin()->first < static_cast<std::int64_t>(drawn.rms.size()));
+      }
+      CHECK(profile.axes.size() == plain.axes.size() - (plain.axes.at("head").size() == 1 ? 1 : 0));
+      // The first bar ends at 1/8, each further one at the double; the last has no end.
+      for (std::size_t bin = 0; bin < ErrorProfile::kHistogramBins; ++bin) {
+        const double low = bin == 0 ? -1.0 : std::ldexp(0.125, static_cast<int>(bin) - 1);
+        const double high =
+            bin + 1 == ErrorProfile::kHistogramBins ? HUGE_VAL : std::ldexp(0.125, static_cast<int>(bin));
+        const auto count = std::count_if(plain.z.begin(), plain.z.end(), [&](double z) {
+          return z >= low && (z < high || (std::isinf(high) && std::isinf(z)));
+        });
+        CHECK(profile.histogram[bin] == Approx(static_cast<double>(count) / static_cast<double>(plain.z.size())));
+      }
+      REQUIRE(profile.worst.size() == 8);
+      for (std::size_t i = 0; i < 8; ++i) {
+        CHECK(profile.worst[i].index == plain.elements[i].index);
+        CHECK(profile.worst[i].expected == plain.elements[i].expected);
+        CHECK((profile.worst[i].error == Approx(plain.elements[i].error) || std::isinf(plain.elements[i].error)));
+      }
+    }
+  }
+}
+
+TEST_CASE("a profile of few elements has no axis of one index and names no more than there are", "[profile]") {
+  const Sample s = honest_sample({.op = Op::kOProj, .dtype = DType::kF32, .num_tokens = 1, .left_padding = {0}});
+  const ErrorProfile profile = profile_of(s);
+  REQUIRE(profile.axes.size() == 1);
+  CHECK(profile.axes[0].name == "column");
+  CHECK(profile.axes[0].indices_a_bar == 1);
+  CHECK(profile.axes[0].rms.size() == 100);
+  const Sample pads = honest_sample({.op = Op::kOProj, .num_tokens = 1, .left_padding = {1}});
+  CHECK(profile_of(pads).worst.empty());
+  for (const double share : profile_of(pads).histogram) CHECK(share == 0.0);
 }
 
 }  // namespace

@@ -1,10 +1,12 @@
 #include "harness/compare/pairwise.h"
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <map>
 
 #include "cmake/catch2.h"
+#include "harness/contract/splitmix64.h"
 
 namespace qdiff::compare {
 namespace {
@@ -226,6 +228,139 @@ TEST_CASE("steps that did not get the same inputs are told", "[pairwise]") {
   CHECK(result.notes[0] == "the traces have 2 and 1 steps");
   CHECK(result.notes[1] == "step 0 had other inputs in each trace: tokens, positions");
   CHECK(result.verdict == Verdict::kMatch);
+}
+
+TEST_CASE("each input in which two steps differ is told", "[pairwise]") {
+  Pair pair;
+  pair.actual_steps = {step_of(1, 1), step_of(1, 2)};
+  pair.expected_steps = pair.actual_steps;
+  pair.actual_steps[1].past_length = 3;
+  pair.actual_steps[1].left_padding = {1};
+  const PairwiseResult result = pair.compare();
+  CHECK(result.notes == std::vector<std::string>{"step 1 had other inputs in each trace: past_length, left_padding"});
+}
+
+TEST_CASE("who waits is told of each tensor", "[pairwise]") {
+  Pair pair;
+  for (const int layer : {0, 1, 2}) pair.put({Op::kOutput, layer}, 1, 1);
+  std::vector<std::pair<std::size_t, std::size_t>> told;
+  compare_pairwise({pair.actual, pair.actual.keys(), pair.actual_steps},
+                   {pair.expected, pair.expected.keys(), pair.expected_steps}, std::nullopt,
+                   [&](std::size_t done, std::size_t total) { told.emplace_back(done, total); });
+  CHECK(told == std::vector<std::pair<std::size_t, std::size_t>>{{1, 3}, {2, 3}, {3, 3}});
+}
+
+TEST_CASE("no jump is seen from one step to the next, nor over what was not compared", "[pairwise]") {
+  Pair pair;
+  pair.actual_steps = pair.expected_steps = {step_of(1, 1), step_of(1, 1)};
+  const auto put = [&](int step, const TensorId& id, double actual) {
+    pair.actual.put({step, id}, Tensor::rounded(DType::kF32, {1, 1, 1}, std::vector{actual}));
+    pair.expected.put({step, id}, Tensor::rounded(DType::kF32, {1, 1, 1}, std::vector{1.0}));
+  };
+  put(0, {Op::kOutput, 1}, 1.0);
+  put(1, {Op::kOutput, 0}, 1.5);
+  CHECK_FALSE(pair.compare().jump.has_value());
+  put(1, {Op::kOutput, 1}, 2.0);
+  REQUIRE(pair.compare().jump.has_value());
+  CHECK(pair.compare().jump->from == TensorKey{1, {Op::kOutput, 0}});
+  CHECK(pair.compare().jump->from_error == 0.5);
+  CHECK(pair.compare().jump->to_error == 1.0);
+  CHECK(pair.compare().jump->ratio == Approx(2.0));
+  // Other tensors are no residual stream.
+  put(1, {Op::kOProj, 1}, 900.0);
+  CHECK(pair.compare().jump->ratio == Approx(2.0));
+  // A first tensor that is wrong without measure hides what comes after it, and an equal ratio does not move the jump.
+  put(0, {Op::kEmbedTokens, kNoLayer}, kNaN);
+  CHECK(pair.compare().jump->from == TensorKey{1, {Op::kOutput, 0}});
+}
+
+TEST_CASE("the coarser of two types says what is a jump out of nothing", "[pairwise]") {
+  for (const bool actual_is_coarse : {true, false}) {
+    Pair pair;
+    const auto put = [&](const TensorId& id, double actual) {
+      pair.actual.put({0, id},
+                      Tensor::rounded(actual_is_coarse ? DType::kBF16 : DType::kF32, {1, 1, 1}, std::vector{actual}));
+      pair.expected.put({0, id},
+                        Tensor::rounded(actual_is_coarse ? DType::kF32 : DType::kBF16, {1, 1, 1}, std::vector{1.0}));
+    };
+    put({Op::kEmbedTokens, kNoLayer}, 1.0);
+    put({Op::kOutput, 0}, 1.0078125);  // 2^-7: twice the rounding of bfloat16
+    REQUIRE(pair.compare().jump.has_value());
+    CHECK(pair.compare().jump->ratio == Approx(2.0));
+  }
+}
+
+TEST_CASE("a difference is what its elements give, whatever the tensor", "[pairwise]") {
+  SplitMix64 random(3);
+  for (int round = 0; round < 60; ++round) {
+    constexpr std::array kOps = {Op::kOutput, Op::kQRope, Op::kKCache, Op::kScores, Op::kLmHead};
+    const Op op = kOps[static_cast<std::size_t>(round) % kOps.size()];
+    const std::int64_t batch = random.between(1, 3), tokens = random.between(1, 4), past = random.below(3);
+    Step step = step_of(batch, tokens);
+    step.past_length = past;
+    for (std::int64_t& padding : step.left_padding) padding = random.below(past + tokens + 1);
+    const bool cache = op == Op::kKCache, scores = op == Op::kScores;
+    const Shape shape = cache              ? Shape{batch, past + tokens, 2, 3}
+                        : scores           ? Shape{batch, 3, tokens, past + tokens}
+                        : op == Op::kQRope ? Shape{batch, tokens, 3, 4}
+                                           : Shape{batch, tokens, 5};
+    const auto n = static_cast<std::size_t>(num_elements(shape));
+    std::vector<double> a(n), e(n);
+    for (std::size_t i = 0; i < n; ++i) {
+      e[i] = a[i] = static_cast<double>(random.between(-8, 8));
+      if (random.below(3) == 0) a[i] += random.uniform();
+      if (round % 4 == 0 && random.below(9) == 0) a[i] = random.below(2) == 0 ? kNaN : kInf;
+      if (round % 4 == 0 && random.below(9) == 0) e[i] = random.below(2) == 0 ? kNaN : -kInf;
+    }
+    const Tensor x = Tensor::rounded(DType::kF32, shape, a), y = Tensor::rounded(DType::kF32, shape, e);
+    const TensorDifference difference =
+        difference_of({0, {op, op == Op::kLmHead ? kNoLayer : 0}}, x.view(), step, y.view(), step, {});
+    std::int64_t compared = 0, equal = 0, nan_mismatches = 0, inf_mismatches = 0, nan_on_both = 0, mismatch = -1,
+                 largest = -1;
+    double error_squared = 0.0, gold_squared = 0.0, max_error = 0.0;
+    for (std::int64_t i = 0; i < x.size(); ++i) {
+      std::vector<std::int64_t> index(shape.size());
+      for (std::size_t d = shape.size(), rest = static_cast<std::size_t>(i); d-- > 0;) {
+        index[d] = static_cast<std::int64_t>(rest) % shape[d];
+        rest /= static_cast<std::size_t>(shape[d]);
+      }
+      const std::int64_t slot = cache ? index[1] : past + index[scores ? 2 : 1];
+      if (slot < step.left_padding[static_cast<std::size_t>(index[0])]) continue;
+      const double actual = x.at(i), expected = y.at(i);
+      ++compared;
+      const bool both_nan = std::isnan(actual) && std::isnan(expected);
+      equal += actual == expected || both_nan ? 1 : 0;  // zeros are drawn with one sign
+      if (std::isnan(actual) || std::isnan(expected)) {
+        ++(both_nan ? nan_on_both : nan_mismatches);
+        if (!both_nan && mismatch < 0) mismatch = i;
+      } else if (std::isinf(actual) || std::isinf(expected)) {
+        inf_mismatches += actual == expected ? 0 : 1;
+        if (actual != expected && mismatch < 0) mismatch = i;
+      } else {
+        const double error = std::fabs(actual - expected);
+        error_squared += error * error;
+        gold_squared += expected * expected;
+        if (error > max_error) largest = i;
+        max_error = std::max(max_error, error);
+      }
+    }
+    INFO("round " << round << ", " << row(op).name << ' ' << to_string(shape));
+    CHECK(difference.elements_compared == compared);
+    CHECK(difference.bits_equal == equal);
+    CHECK(difference.nan_mismatches == nan_mismatches);
+    CHECK(difference.inf_mismatches == inf_mismatches);
+    CHECK(difference.nan_on_both == nan_on_both);
+    CHECK(difference.max_abs_error == max_error);
+    if (error_squared > 0.0) CHECK(difference.relative_rms_error == Approx(std::sqrt(error_squared / gold_squared)));
+    const std::int64_t worst = mismatch >= 0 ? mismatch : largest;
+    CHECK(difference.worst_index.empty() == (worst < 0));
+    if (worst < 0) continue;
+    std::int64_t linear = 0;
+    for (std::size_t d = 0; d < shape.size(); ++d) linear = linear * shape[d] + difference.worst_index[d];
+    CHECK(linear == worst);
+    CHECK((difference.actual == x.at(worst) || std::isnan(x.at(worst))));
+    CHECK((difference.expected == y.at(worst) || std::isnan(y.at(worst))));
+  }
 }
 
 TEST_CASE("a tolerance that would pass everything is a mistake of the caller", "[pairwise]") {

@@ -1,7 +1,10 @@
+#include <cmath>
+#include <cstring>
 #include <map>
 #include <set>
 
 #include "cmake/catch2.h"
+#include "harness/compare/decode.h"
 #include "harness/compare/judge.h"
 #include "harness/compare/tests/sample.h"
 #include "harness/contract/tests/table_counts.h"
@@ -187,6 +190,73 @@ TEST_CASE("a recorded input of the wrong shape leaves the row unjudged", "[repla
   const auto unusable = what_is_unusable(span, run.store, run.steps, run.config);
   REQUIRE(unusable);
   CHECK(unusable->why == "its recorded input model.layers.0.self_attn.q_proj has the wrong shape [3, 5]");
+}
+
+TEST_CASE("NaN is seen wherever in a wide row it stands", "[replay]") {
+  Run run = recorded_run();
+  run.config.intermediate = 1300;
+  const TensorKey input = key(0, "model.layers.0.mlp.act");
+  const auto span = replay_span(key(0, "model.layers.0.mlp.down_proj"), run.store, run.config);
+  for (const std::int64_t column : {0, 511, 512, 1023, 1024, 1299}) {
+    for (const std::int64_t at : {std::int64_t{0}, std::int64_t{7}}) {  // the first row, and the last
+      run.store.at(input) = Tensor(DType::kF32, {2, 4, 1300});
+      CHECK_FALSE(what_is_unusable(span, run.store, run.steps, run.config));
+      run.store.at(input).set(at * 1300 + column, std::nan(""));
+      INFO("row " << at << ", column " << column);
+      CHECK(what_is_unusable(span, run.store, run.steps, run.config));
+    }
+  }
+  // Behind a pad the row after it is another one.
+  run.store.at(input) = Tensor(DType::kF32, {2, 4, 1300});
+  run.store.at(input).set(6 * 1300 - 1, std::nan(""));
+  CHECK_FALSE(what_is_unusable(span, run.store, run.steps, run.config));
+  run.store.at(input).set(6 * 1300, std::nan(""));
+  CHECK(what_is_unusable(span, run.store, run.steps, run.config));
+}
+
+TEST_CASE("recorded inputs are those that the operations read and do not compute", "[replay]") {
+  Run run = recorded_run();
+  const auto names = [&](int step, const std::string& target) {
+    const auto inputs = recorded_inputs(replay_span(key(step, target), run.store, run.config), run.store, run.config);
+    return names_of({inputs.begin(), inputs.end()});
+  };
+  CHECK(names(0, "model.layers.0.resid_mid") == Names{"0 model.embed_tokens", "0 model.layers.0.self_attn.o_proj"});
+  CHECK(names(1, "model.layers.1.resid_mid") == Names{"1 model.layers.0.output", "1 model.layers.1.self_attn.o_proj"});
+  CHECK(names(1, "model.layers.0.self_attn.k_cache") ==
+        Names{"0 model.layers.0.self_attn.k_rope", "1 model.layers.0.self_attn.k_rope"});
+  CHECK(names(0, "model.embed_tokens").empty());
+  CHECK(names(2, "model.norm") == Names{"2 model.layers.1.output"});
+}
+
+TEST_CASE("what an operation of the list computes is no recorded input of the others", "[replay]") {
+  Run run = recorded_run();
+  const std::string prefix = "model.layers.0.self_attn.";
+  const std::vector<TensorKey> operations = {key(0, prefix + "q_proj.matmul"), key(0, prefix + "q_proj"),
+                                             key(0, prefix + "q_rope")};
+  const auto inputs = recorded_inputs(operations, run.store, run.config);
+  CHECK(names_of({inputs.begin(), inputs.end()}) == Names{"0 model.layers.0.input_layernorm"});
+  CHECK(tensor_name(span_start(operations, run.store, run.config)) == "model.layers.0.input_layernorm");
+}
+
+TEST_CASE("stored elements are read as they are, from any place in a file", "[decode]") {
+  for (const DType dtype : {DType::kF64, DType::kF32, DType::kF16, DType::kBF16}) {
+    std::vector<double> values;
+    for (int i = 0; i < 40; ++i)
+      values.push_back((i % 2 == 0 ? 1.0 : -1.0) * (1.0 + i / 64.0) * std::ldexp(1.0, i % 9 - 4));
+    values[7] = -HUGE_VAL;
+    const Tensor tensor = Tensor::rounded(dtype, {40}, values);
+    // A mapped file need not be aligned.
+    std::vector<std::byte> bytes(40 * size_of(dtype) + 1);
+    TensorView view = tensor.view();
+    std::memcpy(bytes.data() + 1, view.data, 40 * size_of(dtype));
+    view.data = bytes.data() + 1;
+    for (const std::size_t first : {std::size_t{0}, std::size_t{5}, std::size_t{39}}) {
+      std::vector<double> read(std::min<std::size_t>(17, 40 - first) + 1, 99.0);
+      load_elements(view, first, {read.data(), read.size() - 1});
+      for (std::size_t i = 0; i + 1 < read.size(); ++i) CHECK(read[i] == round_to(dtype, values[first + i]));
+      CHECK(read.back() == 99.0);
+    }
+  }
 }
 
 }  // namespace
