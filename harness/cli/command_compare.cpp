@@ -8,6 +8,7 @@
 #include "harness/compare/pairwise.h"
 #include "harness/report/comparison.h"
 #include "harness/trace/trace_reader.h"
+#include "harness/trace/unknown_tensors.h"
 
 namespace qdiff::cli {
 
@@ -26,9 +27,8 @@ ExitStatus compare_command(const CompareArguments& arguments) {
                                                              arguments.within, after_tensor);
   progress.clear();
   for (const auto* trace : {actual.get(), expected.get()}) {
-    for (const trace::Trace::Unknown& unknown : trace->unknown()) {
-      result.notes.push_back((trace == actual.get() ? "A: step " : "B: step ") + std::to_string(unknown.step) +
-                             " holds " + unknown.name + ", which is no tensor of the table and is never compared");
+    for (const std::string& note : trace::notes_on_unknown(*trace)) {
+      result.notes.push_back((trace == actual.get() ? "A: " : "B: ") + note);
     }
   }
   const report::ComparedNames names{arguments.actual, arguments.expected};

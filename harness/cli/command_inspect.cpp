@@ -11,6 +11,7 @@
 #include "harness/model/describe.h"
 #include "harness/model/model.h"
 #include "harness/trace/trace_reader.h"
+#include "harness/trace/unknown_tensors.h"
 
 namespace qdiff::cli {
 namespace {
@@ -114,10 +115,7 @@ void inspect_trace(const fs::path& path) {
   }
   print("in all", plural(trace->keys().size(), "tensor") + ", " + bytes_text(trace->bytes()));
   for (const std::string& note : manifest.notes) print("note", note);
-  for (const trace::Trace::Unknown& unknown : trace->unknown()) {
-    print("note", "step " + std::to_string(unknown.step) + " holds " + unknown.name +
-                      ", which is no tensor of the table and is never compared");
-  }
+  for (const std::string& note : trace::notes_on_unknown(*trace)) print("note", note);
 }
 
 void inspect_directory(const std::string& path) {

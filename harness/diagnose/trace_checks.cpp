@@ -9,6 +9,7 @@
 
 #include "harness/contract/error.h"
 #include "harness/formats/suggest.h"
+#include "harness/trace/unknown_tensors.h"
 
 namespace qdiff::diagnose {
 namespace {
@@ -137,34 +138,6 @@ bool any_row_found(const EmbeddingTable& table, std::int64_t width, const std::v
   return false;
 }
 
-// "model.layers.*.mlp.gate" of all layers.
-std::string without_numbers(const std::string& name) {
-  std::string text;
-  for (char c : name) {
-    const bool digit = c >= '0' && c <= '9';
-    if (!digit) {
-      text += c;
-    } else if (text.empty() || text.back() != '*') {
-      text += '*';
-    }
-  }
-  return text;
-}
-
-// One note for each kind of name.
-void note_unknown(const trace::Trace& trace, std::vector<std::string>& notes) {
-  std::map<std::string, std::vector<const trace::Trace::Unknown*>> kinds;
-  for (const trace::Trace::Unknown& unknown : trace.unknown()) kinds[without_numbers(unknown.name)].push_back(&unknown);
-  for (const auto& [kind, tensors] : kinds) {
-    const trace::Trace::Unknown& first = *tensors.front();
-    const std::string others = tensors.size() == 1 ? "" : " and " + std::to_string(tensors.size() - 1) + " like it";
-    notes.push_back("step " + std::to_string(first.step) + " holds " + formats::printable(first.name) + others +
-                    ", which " +
-                    (tensors.size() == 1 ? "is no tensor of the table and is" : "are no tensors of the table and are") +
-                    " not compared");
-  }
-}
-
 }  // namespace
 
 std::vector<std::string> check_trace(const trace::Trace& trace, const WeightSource& model) {
@@ -178,7 +151,7 @@ std::vector<std::string> check_trace(const trace::Trace& trace, const WeightSour
     throw InputError(std::string(trace::kManifestName) + ": " + error.what());
   }
   trace::check_shapes(trace, trace::declare(config));
-  note_unknown(trace, notes);
+  for (std::string& note : trace::notes_on_unknown(trace)) notes.push_back(std::move(note));
   trace.forget();
   return notes;
 }

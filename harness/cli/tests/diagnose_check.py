@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import struct
 
@@ -298,6 +299,9 @@ class Refusals(DiagnoseTest):
         notes = [note for note in self.report()["notes"] if "mlp.gate" in note]
         self.assertEqual(len(notes), 1)
         self.assertRegex(notes[0], r"step 0 holds model.layers.0.mlp.gate and \d+ like it, which are no tensors")
+        for command in (["inspect", "t"], ["compare", "t", "t"]):
+            said = self.qdiff(*command).stdout.decode()
+            self.assertEqual(len(re.findall(r"mlp\.gate\b", said)), len(command) - 1, said)
 
     def test_layers_beyond_the_model(self):
         path = self.folder / "t/step-0000.safetensors"
