@@ -6,6 +6,7 @@
 #include "harness/contract/hypothesis.h"
 #include "harness/contract/number_text.h"
 #include "harness/report/acceptance.h"
+#include "harness/report/advice.h"
 #include "harness/report/injection.h"
 #include "harness/report/report.h"
 
@@ -239,6 +240,11 @@ Document ranking_document(const std::optional<findings::FreeRanking>& ranking) {
           {"record_next", list(ranking->record_next)}};
 }
 
+Document advice_document(const std::optional<RecordAdvice>& advice) {
+  if (!advice) return nullptr;
+  return {{"step", advice->step}, {"tensors", list(advice->tensors)}};
+}
+
 Document points_document(const std::optional<std::map<std::string, std::string>>& points) {
   if (!points) return nullptr;
   Document document = Document::object();
@@ -334,6 +340,7 @@ Document document_without_findings(const RunResult& result) {
       {"closest_to_bound", closest_document(result.closest)},
       {"free_runs", list(result.free_runs, free_run_document)},
       {"ranking", ranking_document(result.ranking)},
+      {"record_next", advice_document(what_to_record(result))},
       {"fed_tokens", fed_tokens_document(result.fed_tokens)},
       {"inferred_points", points_document(result.inferred_points)},
       {"precision_allowed", result.precision_allowed},

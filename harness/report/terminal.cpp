@@ -7,6 +7,7 @@
 #include "harness/contract/number_text.h"
 #include "harness/formats/duration.h"
 #include "harness/report/acceptance.h"
+#include "harness/report/advice.h"
 #include "harness/report/causes.h"
 #include "harness/report/json.h"
 #include "harness/report/report.h"
@@ -90,6 +91,10 @@ void write_divergence(const RunResult& result, const Finding& first, bool all, W
     out.field("doubt", first.explanation.evidence);
   }
   write_alternatives(first.explanation, out);
+  if (const auto advice = what_to_record(result)) {
+    out.field("record", joined(advice->tensors, 12) + " of step " + std::to_string(advice->step) +
+                            ", to see which operation is wrong");
+  }
   out.whole_field("repeat", first.command, kBold);
 
   write_causes(result, all, out);

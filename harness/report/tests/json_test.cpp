@@ -200,12 +200,19 @@ TEST_CASE("a trace's ranking, points and notes", "[report]") {
 }
 
 TEST_CASE("keys stand in a fixed order", "[report]") {
-  const std::vector<std::string> wanted = {
-      "format",      "version",  "verdict",    "reason",          "first_divergence",
-      "explanation", "findings", "hypotheses", "coverage",        "closest_to_bound",
-      "free_runs",   "ranking",  "fed_tokens", "inferred_points", "precision_allowed",
-      "acceptance",  "notes",    "conditions", "cases",           "command",
-      "model",       "engine",   "injected",   "seconds"};
+  const std::vector<std::string> wanted = {"format",           "version",
+                                           "verdict",          "reason",
+                                           "first_divergence", "explanation",
+                                           "findings",         "hypotheses",
+                                           "coverage",         "closest_to_bound",
+                                           "free_runs",        "ranking",
+                                           "record_next",      "fed_tokens",
+                                           "inferred_points",  "precision_allowed",
+                                           "acceptance",       "notes",
+                                           "conditions",       "cases",
+                                           "command",          "model",
+                                           "engine",           "injected",
+                                           "seconds"};
   for (const auto& [name, result] : tests::all()) {
     INFO(name);
     CHECK(keys_of(report_json(result)) == wanted);
@@ -236,7 +243,7 @@ TEST_CASE("R01 text from files stays text in JSON", "[report]") {
   const bool plain = std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); });
   CHECK(plain);
   const json report = json::parse(text);
-  CHECK(keys_of(text).size() == 24);
+  CHECK(keys_of(text).size() == 25);
   CHECK_THAT(report["model"]["argument"].get<std::string>(),
              StartsWith("<script>alert('1')</script> \"]]>&amp; \x1b[31mred"));
 }

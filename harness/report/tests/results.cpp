@@ -226,6 +226,25 @@ RunResult unexplained() {
   return result;
 }
 
+RunResult sparse() {
+  RunResult result = base();
+  result.verdict = Verdict::kDiverged;
+  result.of_trace = true;
+  result.cases = {{"trace", "A trace of transformers 5", std::nullopt, 0, Verdict::kDiverged, 2}};
+  Finding finding = finding_at(Op::kOutput, 3, 1, Phase::kDecode);
+  finding.case_id = "trace";
+  finding.mode = "trace";
+  finding.span_start = {Op::kOutput, 2};
+  finding.operations.clear();
+  for (const TensorId& id : all_tensors(ModelConfig{.num_layers = 1}, /*optional_too=*/true)) {
+    if (id.layer == 0) finding.operations.push_back(id.op);
+  }
+  explain(finding, FaultId::kTheta, HypothesisVerdict::kConsistent);
+  result.findings = {finding};
+  confirm(result, 2, HypothesisVerdict::kConsistent);
+  return result;
+}
+
 RunResult rounding() {
   RunResult result = base();
   result.verdict = Verdict::kDiverged;
@@ -407,6 +426,7 @@ std::vector<std::pair<std::string, RunResult>> all() {
           {"ties", ties()},
           {"inconclusive", inconclusive()},
           {"unexplained", unexplained()},
+          {"sparse", sparse()},
           {"rounding", rounding()},
           {"ranked", ranked()},
           {"allowed", allowed()},

@@ -14,6 +14,7 @@ findings::RunResult diverged();      // one bug, explained, in several layers
 findings::RunResult ties();          // two hypotheses fit equally; a fitted value
 findings::RunResult inconclusive();  // a tensor in doubt, and others that could not be judged
 findings::RunResult unexplained();   // nothing known fits; precision findings too
+findings::RunResult sparse();        // a trace of layer outputs, with a bug that fits one in doubt
 findings::RunResult rounding();      // undeclared roundings alone
 findings::RunResult ranked();        // a trace's logits alone, with the bugs that come nearest
 findings::RunResult allowed();       // a trace whose undeclared roundings do not count, and what would declare them

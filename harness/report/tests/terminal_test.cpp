@@ -2,6 +2,7 @@
 #include <sstream>
 
 #include "cmake/catch2.h"
+#include "harness/report/json.h"
 #include "harness/report/report.h"
 #include "harness/report/tests/results.h"
 #include "harness/report/text.h"
@@ -100,6 +101,38 @@ TEST_CASE("logits alone: right code, the bugs that come nearest, and what to rec
   CHECK_THAT(text, ContainsSubstring("H05.modulo: 39 times rounding, the same next token at 31 of 68\n"));
   CHECK_THAT(text, ContainsSubstring("of        120 forward passes, each with one bug planted"));
   CHECK_THAT(text, ContainsSubstring("record    model.layers.*.self_attn.q_rope, model.layers.*.output"));
+}
+
+TEST_CASE("few tensors: what to record where a span leaves open which operation is wrong", "[report]") {
+  findings::RunResult result = tests::sparse();
+  CHECK_THAT(format_terminal(result, plain(400)),
+             ContainsSubstring("  record    model.layers.3.self_attn.v_proj, model.layers.3.self_attn.q_rope, "
+                               "model.layers.3.self_attn.k_rope, model.layers.3.self_attn.attn_output, "
+                               "model.layers.3.resid_mid of step 1, to see which operation is wrong\n"));
+  CHECK(to_document(result)["record_next"]["step"] == 1);
+  CHECK(to_document(result)["record_next"]["tensors"].size() == 5);
+  // What the bugs act on that explain it in doubt is asked for beside.
+  VariantFacts act{.id = FaultId::kTheta};
+  act.ops = {Op::kAct};
+  result.catalogue = std::vector<VariantFacts>{act};
+  CHECK(to_document(result)["record_next"]["tensors"].back() == "model.layers.3.mlp.act");
+
+  const auto is_silent = [](const findings::RunResult& silent) {
+    CHECK(to_document(silent)["record_next"].is_null());
+    CHECK_THAT(format_terminal(silent, plain(400)), !ContainsSubstring("  record  "));
+  };
+  findings::RunResult other = result;
+  other.findings.front().explanation.verdict = findings::HypothesisVerdict::kConfirmed;
+  is_silent(other);
+  other = result;
+  other.of_trace = false;  // an engine that hands out all it has
+  is_silent(other);
+  other = result;
+  other.findings.front().operations = {Op::kOutput};
+  is_silent(other);
+  other = result;
+  other.findings.clear();
+  is_silent(other);
 }
 
 TEST_CASE("allowed roundings: a match that still names them, and what would declare them", "[report]") {
