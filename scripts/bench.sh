@@ -2,7 +2,7 @@
 # Measures the CUDA engine beside its peers on one GPU: decode and prefill at the shapes of Qwen2.5-0.5B and -7B, with
 # random weights, bfloat16. Needs an H100 or H200 (compute capability 9.0) and no network.
 #
-#   scripts/bench.sh [--out FILE] [--build DIR] [--models 0.5b,7b] [--contexts 0,1024,8192,32000] [--prompts 512,4096]
+#   scripts/bench.sh [--out FILE] [--build DIR] [--models 0.5b,7b] [--contexts 0,1024,8192,32000] [--prompts 64,512,4096]
 #                    [--batches 2,4,8,32,128] [--rounds 3] [--no-peers]
 #
 # Engine and peers take turns, round after round, so that heat and clocks are alike. Prints a table: microseconds a step,
@@ -18,7 +18,7 @@ out="$root/build/bench.json"
 build="$root/build/gpu-bench"
 models=0.5b,7b
 contexts=0,1024,8192,32000
-prompts=512,4096
+prompts=64,512,4096
 batches=2,4,8,32,128
 rounds=3
 peers=yes
