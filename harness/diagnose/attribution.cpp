@@ -348,9 +348,23 @@ class LayerAttribution {
     });
   }
 
-  // How many elements lie beyond rounding, and how many of a fit do.
+  // How many elements lie beyond rounding, and how many of a fit do. And token rows: those of which a fit moves enough
+  // to tell, and those among them that moved far less.
   struct Moved {
     std::int64_t so_far = 0, expected = 0;
+    std::int64_t rows = 0, quiet_rows = 0;
+
+    void add(const Moved& other) {
+      so_far += other.so_far;
+      expected += other.expected;
+      rows += other.rows;
+      quiet_rows += other.quiet_rows;
+    }
+    // Sums in 16 bits move elements everywhere. An input that was recorded wrongly moves those of its own token.
+    bool as_many() const {
+      return static_cast<double>(so_far) >= kLeastShareOfMoved * static_cast<double>(expected) &&
+             static_cast<double>(quiet_rows) <= kLargestShareOfQuietRows * static_cast<double>(rows);
+    }
   };
   // The elements whose error is beyond rounding, under right code and under a fit.
   struct BeyondRounding {
@@ -367,6 +381,7 @@ class LayerAttribution {
     BeyondRounding result;
     for (std::int64_t r = 0; r < layout.num_rows(); ++r) {
       if (!layout.counts(r)) continue;
+      Moved of_row;
       for (std::int64_t i = r * layout.num_columns(); i < (r + 1) * layout.num_columns(); ++i) {
         const auto e = static_cast<std::size_t>(i);
         const double gold = right.value[e];
@@ -374,13 +389,16 @@ class LayerAttribution {
             compare::deviation(right.sigma_independent[e], right.sigma_shared[e], spacing(actual.dtype, gold));
         const double candidate = load_element(actual.data, actual.dtype, e);
         const double error = std::fabs(candidate - gold) / unit;
-        result.elements.expected += std::fabs(planted.at(i) - gold) / unit > kBeyondRounding ? 1 : 0;
+        of_row.expected += std::fabs(planted.at(i) - gold) / unit > kBeyondRounding ? 1 : 0;
         if (!(error > kBeyondRounding)) continue;
-        ++result.elements.so_far;
+        ++of_row.so_far;
         const double left = (candidate - planted.at(i)) / unit;
         result.of_right += error * error;
         result.of_fit += left * left;
       }
+      of_row.rows = of_row.expected >= kEnoughMoved ? 1 : 0;
+      of_row.quiet_rows = of_row.rows == 1 && !of_row.as_many() ? 1 : 0;
+      result.elements.add(of_row);
     }
     return result;
   }
@@ -390,10 +408,7 @@ class LayerAttribution {
     const auto [found, is_new] = moved_in_all_.try_emplace({op, *fit.variant});
     if (!is_new) return found->second;
     for (const RowJudgement* row : rows_of(op)) {
-      const auto beyond = beyond_rounding(*row, fit);
-      if (!beyond) continue;
-      found->second.so_far += beyond->elements.so_far;
-      found->second.expected += beyond->elements.expected;
+      if (const auto beyond = beyond_rounding(*row, fit)) found->second.add(beyond->elements);
     }
     return found->second;
   }
@@ -415,11 +430,8 @@ class LayerAttribution {
     fit.doubt =
         "its own rounding is so coarse that it covers this error, and what it computes comes no nearer to the "
         "candidate than right code does";
-    const auto moves_as_many = [](const Moved& moved) {
-      return static_cast<double>(moved.so_far) >= kLeastShareOfMoved * static_cast<double>(moved.expected);
-    };
     const bool moves =
-        !beyond || predicts || (moves_as_many(beyond->elements) && moves_as_many(moved_in_all(row.key.id.op, fit)));
+        !beyond || predicts || (beyond->elements.as_many() && moved_in_all(row.key.id.op, fit).as_many());
     return moves && row.judgement.statistics.rms * right >= kLeastShareOfCoarseRounding * planted;
   }
 

@@ -334,10 +334,14 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
           continue;
         }
         std::vector<Place> found = library->find(vector.data());
-        // Right code gives equal tokens equal vectors, wherever nothing depends on the position.
+        // Right code gives equal tokens equal vectors, wherever nothing depends on the position: those of another token
+        // with the same id are the token's own.
         std::erase_if(found, [&](const Place& place) {
-          return library->id(place.source) == instance.key.id &&
-                 token_at(instance, place.batch, place.position) == token_at(instance, b, p + grid->first_position);
+          const std::int64_t slot = p + grid->first_position;
+          const bool own_place = place.batch == b && place.position == slot;
+          const bool own_tensor = library->id(place.source) == instance.key.id;
+          return (own_tensor || !own_place) &&
+                 token_at(instance, place.batch, place.position) == token_at(instance, b, slot);
         });
         ++num_cells;
         if (!found.empty()) cells[&instance].push_back({b, p + grid->first_position, h, std::move(found)});

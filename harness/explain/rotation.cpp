@@ -1,10 +1,10 @@
-// A rotation by other angles. For each token t and pair i the candidate's cosine and sine follow from all its heads by
-// least squares on (ya, yb) = (a c - b s, b c + a s):
-//   c = sum (a ya + b yb) / sum (a^2 + b^2),   s = sum (a yb - b ya) / sum (a^2 + b^2).
-// A position is a whole number p with c + i s = exp(i p f_i) in every pair; a law for the wrong tokens follows from
-// those. Where no position turns so, each of the two tables may have been read at other entries: cosine or sine of
-// p + shift, or a constant.
+// A rotation by other angles. For each token t and pair i the wrong elements of all heads are equations for the
+// candidate's cosine and sine: ya = a c - b s, yb = b c + a s. What is right says nothing, for the mistake may be one of
+// some heads or columns. A position is a whole number p with (c, s) = (cos p f_i, sin p f_i) in every pair; a law for the
+// wrong tokens follows from those. Where no position turns so, each of the two tables may have been read at other
+// entries: cosine or sine of p + shift, or a constant.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <complex>
 
@@ -25,13 +25,32 @@ double frequency(const ModelConfig& config, std::int64_t pair) {
   return std::pow(config.rope_theta, -2.0 * static_cast<double>(pair) / static_cast<double>(config.head_dim));
 }
 
-// What a token was turned by, pair by pair, and how much each pair says.
+// The equations of a pair's cosine and sine, each in units of its element's deviation, as sums: the squared error of
+// (c, s) is cc c^2 + 2 cs c s + ss s^2 - 2 (yc c + ys s) + yy.
+struct Equations {
+  double cc = 0.0, cs = 0.0, ss = 0.0, yc = 0.0, ys = 0.0, yy = 0.0;
+
+  void add(double of_cosine, double of_sine, double y, double weight) {
+    cc += weight * of_cosine * of_cosine;
+    cs += weight * of_cosine * of_sine;
+    ss += weight * of_sine * of_sine;
+    yc += weight * of_cosine * y;
+    ys += weight * of_sine * y;
+    yy += weight * y * y;
+  }
+  double error(double cosine, double sine) const {
+    return cc * cosine * cosine + 2.0 * cs * cosine * sine + ss * sine * sine - 2.0 * (yc * cosine + ys * sine) + yy;
+  }
+};
+
+// What a token was turned by, pair by pair.
 struct Turned {
   const Instance* instance;
   std::int64_t batch, token, position;
-  std::vector<Complex> by;      // [d/2]
-  std::vector<double> weights;  // sum over heads of (|a|^2 + |b|^2) / deviation^2
+  std::vector<Equations> by;  // [d/2]
 };
+
+constexpr double kWrong = 4.0;  // deviations: beyond what rounding does to an element
 
 std::vector<Turned> solve(Scene& scene) {
   const std::int64_t d = scene.config().head_dim, half = d / 2;
@@ -44,23 +63,20 @@ std::vector<Turned> solve(Scene& scene) {
     const Expectation& right = scene.right(instance);
     const compare::Layout& layout = scene.layout(instance);
     const std::int64_t width = layout.num_columns();
-    Turned of{&instance, layout.batch_of(sampled.row), layout.position_of(sampled.row), 0, {}, {}};
+    Turned of{&instance, layout.batch_of(sampled.row), layout.position_of(sampled.row), 0,
+              std::vector<Equations>(static_cast<std::size_t>(half))};
     of.position = instance.step().positions[static_cast<std::size_t>(of.batch)][static_cast<std::size_t>(of.token)];
-    for (std::int64_t i = 0; i < half; ++i) {
-      Complex product = 0.0;
-      double squares = 0.0, weight = 0.0;
-      for (std::int64_t h = 0; h < width / d; ++h) {
-        const auto lower = static_cast<std::size_t>(sampled.row * width + h * d + i);
-        const auto upper = lower + static_cast<std::size_t>(half);
-        const Complex before((*x)[lower], (*x)[upper]), after(y[lower], y[upper]);
-        product += std::conj(before) * after;
-        squares += std::norm(before);
-        const double size = std::abs(before);
-        const double deviation = spacing(instance.actual.dtype, size) + right.sigma_independent[lower];
-        weight += deviation > 0.0 ? size * size / (deviation * deviation) : 0.0;
-      }
-      of.by.push_back(squares > 0.0 ? product / squares : Complex(0.0));
-      of.weights.push_back(std::isfinite(weight) ? weight : 0.0);
+    for (std::int64_t c = 0; c < width; ++c) {
+      const auto element = static_cast<std::size_t>(sampled.row * width + c);
+      if (!std::isfinite(y[element]) || !(scene.deviations(instance, right, element) > kWrong)) continue;
+      const std::int64_t i = c % d % half;
+      const auto lower = static_cast<std::size_t>(sampled.row * width + c / d * d + i);
+      const double a = (*x)[lower], b = (*x)[lower + static_cast<std::size_t>(half)];
+      const double deviation = spacing(instance.actual.dtype, std::hypot(a, b)) + right.sigma_independent[element];
+      if (!(deviation > 0.0)) continue;
+      const double weight = 1.0 / (deviation * deviation);
+      Equations& of_pair = of.by[static_cast<std::size_t>(i)];
+      element == lower ? of_pair.add(a, -b, y[element], weight) : of_pair.add(b, a, y[element], weight);
     }
     turned.push_back(std::move(of));
   }
@@ -71,7 +87,7 @@ double turn_misfit(const ModelConfig& config, const Turned& of, double position)
   double sum = 0.0;
   for (std::size_t i = 0; i < of.by.size(); ++i) {
     const double angle = position * frequency(config, static_cast<std::int64_t>(i));
-    sum += of.weights[i] * std::norm(of.by[i] - std::polar(1.0, angle));
+    sum += of.by[i].error(std::cos(angle), std::sin(angle));
   }
   return sum;
 }
@@ -187,13 +203,13 @@ struct Entry {
   enum class Kind : std::uint8_t { kCosine, kSine, kZero, kOne } kind;
   std::int64_t shift = 0;
 
-  double at(std::int64_t position, double frequency) const {
-    const double angle = static_cast<double>(position + shift) * frequency;
+  // `turn` is exp(i (p + shift) f).
+  double of(const Complex& turn) const {
     switch (kind) {
       case Kind::kCosine:
-        return std::cos(angle);
+        return turn.real();
       case Kind::kSine:
-        return std::sin(angle);
+        return turn.imag();
       case Kind::kOne:
         return 1.0;
       case Kind::kZero:
@@ -210,39 +226,94 @@ struct Entry {
   }
 };
 
-Entry nearest_entry(const ModelConfig& config, const std::vector<Turned>& turned, bool cosine, std::int64_t largest) {
-  std::vector<Entry> entries = {{Entry::Kind::kZero}, {Entry::Kind::kOne}};
-  for (std::int64_t shift = -largest; shift <= largest; ++shift) {
-    entries.push_back({Entry::Kind::kCosine, shift});
-    entries.push_back({Entry::Kind::kSine, shift});
-  }
-  Entry best{cosine ? Entry::Kind::kCosine : Entry::Kind::kSine, 0};
-  double least = HUGE_VAL;
-  for (const Entry& entry : entries) {
-    double sum = 0.0;
-    for (const Turned& of : turned) {
-      for (std::size_t i = 0; i < of.by.size(); ++i) {
-        const double seen = cosine ? of.by[i].real() : of.by[i].imag();
-        const double held = entry.at(of.position, frequency(config, static_cast<std::int64_t>(i)));
-        sum += of.weights[i] * (seen - held) * (seen - held);
+// Of the two tables: what they held.
+struct Tables {
+  Entry cosine{Entry::Kind::kCosine}, sine{Entry::Kind::kSine};
+};
+
+// Searches the entries of the smallest error over all wrong elements.
+class TableSearch {
+ public:
+  TableSearch(const ModelConfig& config, const std::vector<Turned>& turned, std::int64_t largest)
+      : turned_(turned), largest_(largest), half_(static_cast<std::size_t>(config.head_dim / 2)) {
+    const auto [least, most] = std::ranges::minmax(turned, {}, &Turned::position);
+    first_ = least.position - largest;
+    for (std::int64_t p = first_; p <= most.position + largest; ++p) {
+      for (std::int64_t i = 0; i < static_cast<std::int64_t>(half_); ++i) {
+        turns_.push_back(std::polar(1.0, static_cast<double>(p) * frequency(config, i)));
       }
     }
-    if (!(sum < least)) continue;
-    least = sum;
-    best = entry;
   }
-  return best;
-}
+
+  // Each table in turn beside the other, from several beginnings.
+  Tables nearest() const {
+    constexpr std::array kBeginnings = {Entry::Kind::kSine, Entry::Kind::kCosine, Entry::Kind::kZero};
+    Tables best;
+    double least = HUGE_VAL;
+    for (const Entry::Kind beginning : kBeginnings) {
+      Tables tables;
+      tables.sine = {beginning};
+      double now = error_of(tables);
+      for (bool nearer = true; nearer;) {
+        nearer = false;
+        for (Entry Tables::*const table : {&Tables::cosine, &Tables::sine}) {
+          for (const Entry& entry : entries()) {
+            Tables tried = tables;
+            tried.*table = entry;
+            const double error = error_of(tried);
+            if (!(error < now)) continue;
+            now = error;
+            tables = tried;
+            nearer = true;
+          }
+        }
+      }
+      if (!(now < least)) continue;
+      least = now;
+      best = tables;
+    }
+    return best;
+  }
+
+ private:
+  std::vector<Entry> entries() const {
+    std::vector<Entry> entries = {{Entry::Kind::kZero}, {Entry::Kind::kOne}};
+    for (std::int64_t shift = -largest_; shift <= largest_; ++shift) {
+      entries.push_back({Entry::Kind::kCosine, shift});
+      entries.push_back({Entry::Kind::kSine, shift});
+    }
+    return entries;
+  }
+  const Complex& turn(std::int64_t position, std::size_t pair) const {
+    return turns_[static_cast<std::size_t>(position - first_) * half_ + pair];
+  }
+  double error_of(const Tables& tables) const {
+    double sum = 0.0;
+    for (const Turned& of : turned_) {
+      for (std::size_t i = 0; i < half_; ++i) {
+        if (of.by[i].yy == 0.0) continue;
+        sum += of.by[i].error(tables.cosine.of(turn(of.position + tables.cosine.shift, i)),
+                              tables.sine.of(turn(of.position + tables.sine.shift, i)));
+      }
+    }
+    return sum;
+  }
+
+  const std::vector<Turned>& turned_;
+  std::int64_t largest_, first_;
+  std::size_t half_;
+  std::vector<Complex> turns_;  // [positions, pairs]
+};
 
 void add_table(Scene& scene, const std::vector<Turned>& turned, std::int64_t largest,
                std::vector<Candidate>& candidates) {
-  const Entry cosine = nearest_entry(scene.config(), turned, true, largest);
-  const Entry sine = nearest_entry(scene.config(), turned, false, largest);
+  const auto [cosine, sine] = TableSearch(scene.config(), turned, largest).nearest();
   Candidate candidate =
-      turning(scene, [&scene, cosine, sine](const Instance& instance, std::int64_t b, std::int64_t t, std::int64_t i) {
+      turning(scene, [&scene, cosine = cosine, sine = sine](const Instance& instance, std::int64_t b, std::int64_t t, std::int64_t i) {
         const std::int64_t p = instance.step().positions[static_cast<std::size_t>(b)][static_cast<std::size_t>(t)];
         const double f = frequency(scene.config(), i);
-        return Complex(cosine.at(p, f), sine.at(p, f));
+        const auto at = [p, f](std::int64_t shift) { return std::polar(1.0, static_cast<double>(p + shift) * f); };
+        return Complex(cosine.of(at(cosine.shift)), sine.of(at(sine.shift)));
       });
   candidate.theory.mechanism = "rotation.table";
   candidate.theory.bits = kMechanismBits + 4.0 + 2.0 * std::log2(2.0 * static_cast<double>(largest) + 1.0);

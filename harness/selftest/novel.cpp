@@ -57,6 +57,17 @@ class NovelBench {
     return keys;
   }
 
+  // The largest distance between a tensor and what a known bug makes of the recorded inputs.
+  double from_bug(const trace::Recording& recording, const Precision& precision, const TensorKey& key,
+                  const Variant& variant) {
+    const std::vector<TensorKey> span = compare::replay_span(key, recording, config());
+    Query query = query_of(recording, precision, key, span);
+    query.variant = &variant;
+    const Expectation planted = oracle_->evaluate(query);
+    if (std::ranges::any_of(planted.unknown, [](std::uint8_t unknown) { return unknown != 0; })) return HUGE_VAL;
+    return distance(key, recording.get(key), to_doubles(recording.get(key)), planted.value,
+                    expected(recording, precision, key));
+  }
   // The largest distance between a tensor and what right code makes of the recorded inputs, or between two recordings
   // of it, in deviations of a correct engine.
   double from_right_code(const trace::Recording& recording, const Precision& precision, const TensorKey& key) {
@@ -70,14 +81,18 @@ class NovelBench {
   }
 
  private:
+  Query query_of(const trace::Recording& recording, const Precision& precision, const TensorKey& key,
+                 const std::vector<TensorKey>& span) const {
+    return {.operations = span,
+            .recorded = recording,
+            .steps = drawn_.input.steps,
+            .precision = precision,
+            .stored = recording.get(key).dtype,
+            .capacity = drawn_.input.capacity};
+  }
   Expectation expected(const trace::Recording& recording, const Precision& precision, const TensorKey& key) {
     const std::vector<TensorKey> span = compare::replay_span(key, recording, config());
-    return oracle_->evaluate({.operations = span,
-                              .recorded = recording,
-                              .steps = drawn_.input.steps,
-                              .precision = precision,
-                              .stored = recording.get(key).dtype,
-                              .capacity = drawn_.input.capacity});
+    return oracle_->evaluate(query_of(recording, precision, key, span));
   }
 
   double distance(const TensorKey& key, const TensorView& view, const std::vector<double>& a,
@@ -153,19 +168,24 @@ bool has_same_effect(NovelBench& bench, const NovelTrial& trial, std::size_t i, 
              return std::find(planted.parameters.begin(), planted.parameters.end(), said) != planted.parameters.end();
            });
   }
-  if (!explanation.mechanism && !explanation.variant) return false;  // a rounding is no mistake
+  if (!mistake && !explanation.variant) return false;  // a rounding is no mistake
+  const std::vector<TensorKey> keys = bench.keys_of(planted);
   try {
-    if (mistake) others.push_back(*mistake);
+    if (!mistake) {
+      // A known bug may act in further operations, each by itself: it is held against this one.
+      const Variant variant{*explanation.variant, explanation.value};
+      return std::ranges::all_of(
+          keys, [&](const TensorKey& key) { return bench.from_bug(recording, precision, key, variant) <= kDetectable; });
+    }
+    others.push_back(*mistake);
     const auto engine = bench.engine(others);
-    if (!mistake)
-      engine->plant({*explanation.variant, explanation.value,
-                     finding.tensor.layer == kNoLayer ? std::nullopt : std::optional(finding.tensor.layer)});
     const trace::Recording again = bench.record(*engine);
-    const std::vector<TensorKey> keys = bench.keys_of(planted);
-    return std::all_of(keys.begin(), keys.end(), [&](const TensorKey& key) {
-      return !(bench.between(recording, again, precision, key) > kDetectable);
+    return std::ranges::all_of(keys, [&](const TensorKey& key) {
+      return bench.between(recording, again, precision, key) <= kDetectable;
     });
   } catch (const InputError&) {
+    return false;
+  } catch (const NotEvaluable&) {
     return false;
   }
 }
@@ -187,14 +207,17 @@ void conclude_novel(NovelBench& bench, const trace::Recording& recording, const 
     of.exact = own != nullptr && std::all_of(result.findings.begin(), result.findings.end(), is_planted) &&
                !(of.first < TensorKey{own->step, own->tensor});
     const std::string hypothesis = hypothesis_spoken_for(of.mistake);
-    of.hypothesis_refuted = std::any_of(result.hypotheses.begin(), result.hypotheses.end(), [&](const auto& judged) {
+    const bool refuted = std::ranges::any_of(result.hypotheses, [&](const auto& judged) {
       return judged.id == hypothesis && judged.verdict == findings::HypothesisVerdict::kRefuted;
     });
+    of.hypothesis_refuted = refuted;
     if (own == nullptr || !own->explanation.verdict || !findings::is_explained(own->explanation)) continue;
     const auto mistake = report::mistake_of(*own);
     of.said = mistake ? to_string(*mistake) : words_said(own->explanation);
     of.same_mechanism = own->explanation.mechanism && *own->explanation.mechanism == facts(of.mistake.kind).name;
     of.same_effect = has_same_effect(bench, trial, i, *own, recording, precision);
+    // Half of a sum is also half of its terms: what computes the same under another hypothesis covers the finding.
+    of.hypothesis_refuted = refuted && !of.same_effect;
   }
 }
 
