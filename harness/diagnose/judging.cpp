@@ -227,6 +227,7 @@ void explain_part(Walk& walk, const Part& part) {
   std::size_t wrong = part.first_wrong;
   for (std::size_t i = 0; i < part.rows.size(); ++i) {
     if (!part.rows[i].wrong()) continue;
+    if (theories[i]) fits[i].clear();  // those in doubt
     if (theories[i] && !theories[i]->points.empty()) fits[i].push_back({std::nullopt, theories[i]->points});
     walk.result.wrong[wrong].fits = fits[i];
     walk.result.wrong[wrong].theory = theories[i];

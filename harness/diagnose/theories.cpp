@@ -185,6 +185,11 @@ std::vector<explain::Candidate> span_theories(RowOracle& oracle, explain::Scene&
   return theories;
 }
 
+// What covers an error by the width of its own rounding gives way to a theory of the error itself.
+bool is_named(const std::vector<Fit>& fits) {
+  return std::ranges::any_of(fits, [](const Fit& fit) { return fit.doubt.empty(); });
+}
+
 explain::Instance instance_of(const RowJudgement& row) {
   return {.key = row.key,
           .span = row.span,
@@ -204,7 +209,7 @@ Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
   RowOracle known(oracle, precision);
   std::set<Op> unnamed;
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i].explainable() && fits[i].empty()) unnamed.insert(rows[i].key.id.op);
+    if (rows[i].explainable() && !is_named(fits[i])) unnamed.insert(rows[i].key.id.op);
   }
   for (Op op : unnamed) {
     if (solved.in_vain[op] >= kMostUnsolved) continue;
@@ -251,7 +256,7 @@ Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
     if (!theory->mistakes.empty()) solved.in_span.insert_or_assign(op, theory->mistakes);
     const auto shared = std::make_shared<const explain::Theory>(std::move(*theory));
     for (std::size_t i = 0; i < rows.size(); ++i) {
-      if (rows[i].key.id.op == op && rows[i].explainable() && fits[i].empty()) theories[i] = shared;
+      if (rows[i].key.id.op == op && rows[i].explainable() && !is_named(fits[i])) theories[i] = shared;
     }
   }
   return theories;

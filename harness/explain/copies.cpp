@@ -322,7 +322,7 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
         bool differs = false;
         for (std::int64_t i = 0; i < grid->width && !differs; ++i) {
           const std::size_t e = start + static_cast<std::size_t>(i);
-          differs = scene.deviations(instance, right, e) > 4.0;
+          differs = scene.deviations(instance, right, e) > kBeyondRounding;
         }
         if (!differs) continue;
         std::vector<double> vector(actual.begin() + static_cast<std::ptrdiff_t>(start),

@@ -1,5 +1,5 @@
 // y = c * right code's, with one c for the tensor or one for each head. c is the regression of y on right code's value,
-// weighted by the expected rounding.
+// weighted by the expected rounding, over the wrong elements: the factor may be one of some columns.
 #include <algorithm>
 #include <cmath>
 
@@ -65,7 +65,9 @@ void add_soft_cap(Scene& scene, std::vector<Candidate>& candidates) {
     const std::int64_t width = scene.layout(*sampled.instance).num_columns();
     for (std::int64_t c = 0; c < width; ++c) {
       const auto i = static_cast<std::size_t>(sampled.row * width + c);
-      const double gold = scene.right(*sampled.instance).value[i], actual = scene.actual(*sampled.instance)[i];
+      const Expectation& right = scene.right(*sampled.instance);
+      const double gold = right.value[i], actual = scene.actual(*sampled.instance)[i];
+      if (!(scene.deviations(*sampled.instance, right, i) > kBeyondRounding)) continue;
       if (std::isfinite(gold) && gold * actual > 0.0 && std::fabs(actual) < std::fabs(gold)) {
         elements.push_back({std::fabs(gold), std::fabs(actual)});
       }
@@ -132,6 +134,7 @@ std::vector<Candidate> recover_factor(Scene& scene) {
       const auto i = static_cast<std::size_t>(sampled.row * width + c);
       const double gold = right.value[i];
       if (!std::isfinite(gold) || !std::isfinite(actual[i]) || gold == 0.0) continue;
+      if (!right.exact && !(scene.deviations(*sampled.instance, right, i) > kBeyondRounding)) continue;
       const double spread = spacing(sampled.instance->actual.dtype, gold) +
                             (right.sigma_independent.empty() ? 0.0 : right.sigma_independent[i]);
       const double weight = 1.0 / (spread * spread);

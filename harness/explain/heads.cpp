@@ -29,14 +29,17 @@ void for_each_element_of(const compare::Layout& layout, std::int64_t head, Visit
 
 double log_bits(double z) { return 0.5 * std::log2(1.0 + z * z); }
 
-// Bits of error of head `head` of the candidate beside head `other` of the expectation.
+// Bits of error of head `head` of the candidate beside head `other` of the expectation, in wrong rows: a mistake may be
+// one of some tokens, and in the others right code's head is the nearest.
 double head_misfit(Scene& scene, const Instance& instance, const Expectation& expected, std::int64_t head,
                    std::int64_t other) {
   const compare::Layout& layout = scene.layout(instance);
   const std::int64_t width = layout.num_columns();
   const std::vector<double>& actual = scene.actual(instance);
+  const std::vector<std::int64_t> rows = scene.wrong_rows(instance);
   double sum = 0.0;
   for_each_element_of(layout, head, [&](std::int64_t r, std::int64_t c) {
+    if (!std::ranges::binary_search(rows, r)) return;
     const auto here = static_cast<std::size_t>(r * width + c);
     std::int64_t there_row = r, there_column = c;
     if (layout.is_scores()) {
@@ -111,12 +114,15 @@ void add_moved(Scene& scene, const std::vector<const Instance*>& wrong, std::int
   if (heads > kMostHeads) return;
   std::vector<std::int64_t> table;
   for (std::int64_t h = 0; h < heads; ++h) {
-    std::int64_t best = h;
-    double least = HUGE_VAL;
-    for (std::int64_t other = 0; other < heads; ++other) {
+    const auto misfit = [&](std::int64_t other) {
       double sum = 0.0;
       for (const Instance* instance : wrong) sum += head_misfit(scene, *instance, scene.right(*instance), h, other);
-      if (sum < least) {
+      return sum;
+    };
+    std::int64_t best = h;
+    double least = misfit(h);
+    for (std::int64_t other = 0; other < heads; ++other) {
+      if (const double sum = misfit(other); sum < least) {
         least = sum;
         best = other;
       }
@@ -237,8 +243,10 @@ void add_read(Scene& scene, const std::vector<const Instance*>& wrong, const std
   std::vector<std::size_t> chosen;
   std::vector<std::vector<std::int64_t>> tables(caches.size());
   for (std::int64_t h = 0; h < heads; ++h) {
-    std::size_t best = 0;
-    for (std::size_t i = 1; i < readings.size(); ++i) {
+    // Its own key/value head, where no other comes nearer.
+    const Reading own{std::vector<std::int64_t>(caches.size(), h / scene.config().group_size())};
+    auto best = static_cast<std::size_t>(std::ranges::find(readings, own) - readings.begin());
+    for (std::size_t i = 0; i < readings.size(); ++i) {
       if (misfits[i][static_cast<std::size_t>(h)] < misfits[best][static_cast<std::size_t>(h)]) best = i;
     }
     chosen.push_back(best);

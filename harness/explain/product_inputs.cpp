@@ -4,6 +4,7 @@
 // refined to the element where one is neither 0 nor 1 nor 2.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "harness/explain/least_squares.h"
 #include "harness/explain/mechanisms.h"
@@ -77,21 +78,6 @@ const Instance* smallest_wrong(Scene& scene) {
   return smallest;
 }
 
-// The one of the most wrong rows determines coefficients best.
-const Instance* largest_wrong(Scene& scene) {
-  constexpr std::int64_t kMostElements = std::int64_t{1} << 17;  // of which a few dozen partial products are kept
-  const Instance* largest = nullptr;
-  std::size_t most = 0;
-  for (const Instance& instance : scene.instances()) {
-    if (!instance.wrong || num_elements(instance.actual.shape) > kMostElements) continue;
-    const std::size_t rows = scene.wrong_rows(instance).size();
-    if (rows <= most) continue;
-    most = rows;
-    largest = &instance;
-  }
-  return largest;
-}
-
 void add_orders(Scene& scene, const Instance& instance, std::vector<Candidate>& candidates) {
   const TensorKey input = product_input(scene, instance);
   const auto x = scene.recorded(instance, input);
@@ -124,20 +110,54 @@ struct Block {
   double coefficient = 1.0;
 };
 
+// What a solver looks at of one tensor.
+struct Elements {
+  const Instance* instance;
+  std::vector<std::size_t> of;
+};
+
+// The wrong rows in columns where some of them is wrong: what is right in every row has coefficients of 1, for the
+// mistake may be one of some heads or columns. Of the tensors with the most wrong rows, which determine most.
+std::vector<Elements> elements_of_wrong_columns(Scene& scene) {
+  constexpr std::size_t kMostElements = std::size_t{1} << 17;  // of which a few dozen partial products are kept
+  std::vector<const Instance*> wrong;
+  for (const Instance& instance : scene.instances()) {
+    if (instance.wrong && !scene.wrong_rows(instance).empty()) wrong.push_back(&instance);
+  }
+  std::ranges::stable_sort(wrong, std::ranges::greater{},
+                           [&](const Instance* instance) { return scene.wrong_rows(*instance).size(); });
+  if (wrong.empty()) return {};
+  const auto columns = static_cast<std::size_t>(scene.layout(*wrong.front()).num_columns());
+  std::vector<Elements> elements;
+  std::vector<bool> is_wrong(columns);
+  std::size_t count = 0;
+  for (const Instance* instance : wrong) {
+    const Expectation& right = scene.right(*instance);
+    const std::vector<double>& actual = scene.actual(*instance);
+    Elements all{instance, {}};
+    for (std::int64_t r : scene.wrong_rows(*instance)) {
+      for (std::size_t c = 0; c < columns; ++c) {
+        const std::size_t i = static_cast<std::size_t>(r) * columns + c;
+        if (!std::isfinite(actual[i])) continue;
+        all.of.push_back(i);
+        if (scene.deviations(*instance, right, i) > kBeyondRounding) is_wrong[c] = true;
+      }
+    }
+    count += all.of.size();
+    if (count > kMostElements && !elements.empty()) break;
+    elements.push_back(std::move(all));
+  }
+  for (Elements& all : elements) std::erase_if(all.of, [&](std::size_t i) { return !is_wrong[i % columns]; });
+  return elements;
+}
+
 // The part that a range of inputs has in a product: linear, without its bias.
 class Parts {
  public:
-  // `elements` of the product are asked for.
-  Parts(Scene& scene, const Instance& instance, std::vector<std::size_t> elements)
-      : scene_(scene),
-        instance_(instance),
-        input_(product_input(scene, instance)),
-        view_(instance.recorded->get(input_)),
-        x_(to_doubles(view_)),
-        elements_(std::move(elements)),
-        constant_(values_of(0, 0)) {}
+  Parts(Scene& scene, std::vector<Elements> elements)
+      : scene_(scene), elements_(std::move(elements)), constant_(values_of(0, 0)) {}
 
-  std::int64_t width() const { return view_.shape.back(); }
+  std::int64_t width() const { return input_of(*elements_.front().instance).shape.back(); }
   std::vector<double> of(std::int64_t first, std::int64_t end) const {
     std::vector<double> part = values_of(first, end);
     for (std::size_t i = 0; i < part.size(); ++i) part[i] -= constant_[i];
@@ -145,49 +165,31 @@ class Parts {
   }
 
  private:
+  TensorView input_of(const Instance& instance) const {
+    return instance.recorded->get(product_input(scene_, instance));
+  }
   std::vector<double> values_of(std::int64_t first, std::int64_t end) const {
-    std::vector<double> inputs(x_.size(), 0.0);
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      const std::int64_t k = static_cast<std::int64_t>(i) % width();
-      if (k >= first && k < end) inputs[i] = x_[i];
-    }
-    Overlay overlay(*instance_.recorded);
-    overlay.replace(input_, with_rows(view_, inputs));
-    const std::vector<double> whole = scene_.value(instance_, overlay, instance_.span);
     std::vector<double> values;
-    for (std::size_t element : elements_) values.push_back(whole[element]);
+    for (const Elements& elements : elements_) {
+      const TensorView view = input_of(*elements.instance);
+      std::vector<double> inputs = to_doubles(view);
+      const std::int64_t width = view.shape.back();
+      for (std::size_t i = 0; i < inputs.size(); ++i) {
+        const std::int64_t k = static_cast<std::int64_t>(i) % width;
+        if (k < first || k >= end) inputs[i] = 0.0;
+      }
+      Overlay overlay(*elements.instance->recorded);
+      overlay.replace(product_input(scene_, *elements.instance), with_rows(view, inputs));
+      const std::vector<double> whole = scene_.value(*elements.instance, overlay, elements.instance->span);
+      for (std::size_t element : elements.of) values.push_back(whole[element]);
+    }
     return values;
   }
 
   Scene& scene_;
-  const Instance& instance_;
-  TensorKey input_;
-  TensorView view_;
-  std::vector<double> x_;
-  std::vector<std::size_t> elements_;
+  std::vector<Elements> elements_;
   std::vector<double> constant_;  // the bias, where there is one
 };
-
-// The elements of the wrong rows in columns where some row is wrong: what is right in every row has coefficients of 1,
-// for the mistake may be one of some heads or columns.
-std::vector<std::size_t> elements_of_wrong_columns(Scene& scene, const Instance& instance) {
-  constexpr double kWrong = 4.0;  // deviations: beyond what rounding does to an element
-  const Expectation& right = scene.right(instance);
-  const std::vector<double>& actual = scene.actual(instance);
-  const std::vector<std::int64_t> rows = scene.wrong_rows(instance);
-  const std::int64_t columns = scene.layout(instance).num_columns();
-  std::vector<std::size_t> elements;
-  for (std::int64_t c = 0; c < columns; ++c) {
-    const auto element = [&](std::int64_t r) { return static_cast<std::size_t>(r * columns + c); };
-    const bool wrong = std::ranges::any_of(
-        rows, [&](std::int64_t r) { return scene.deviations(instance, right, element(r)) > kWrong; });
-    if (!wrong) continue;
-    for (std::int64_t r : rows) {
-      if (std::isfinite(actual[element(r)])) elements.push_back(element(r));
-    }
-  }
-  return elements;
-}
 
 // A whole number, as nearly as the equations tell.
 bool is_plain(double coefficient, double error) {
@@ -211,67 +213,79 @@ std::vector<Block> joined(const std::vector<Block>& blocks) {
 // they are single columns, and the edges that are left go where the error is smallest.
 class BlockSearch {
  public:
-  BlockSearch(Scene& scene, const Instance& instance)
-      : BlockSearch(scene, instance, elements_of_wrong_columns(scene, instance)) {}
+  // `elements`: of one tensor at least.
+  BlockSearch(Scene& scene, const std::vector<Elements>& elements) : parts_(scene, elements) {
+    for (const Elements& all : elements) {
+      const Expectation& right = scene.right(*all.instance);
+      const std::vector<double>& actual = scene.actual(*all.instance);
+      for (std::size_t i : all.of) {
+        error_.push_back(actual[i] - right.value[i]);
+        const double size = std::max(std::fabs(actual[i]), std::fabs(right.value[i]));
+        const double deviation = std::hypot(right.sigma_independent[i], right.sigma_shared[i],
+                                            spacing(all.instance->actual.dtype, size));
+        variance_ += deviation * deviation;
+      }
+    }
+    variance_ /= static_cast<double>(error_.size());
+  }
 
   // Nothing where no few blocks say it.
   std::vector<Block> solve() const {
     constexpr std::int64_t kBlocks = 16;
     constexpr std::size_t kMostBlocks = 64;
+    constexpr double kFits = 4.0;  // times the variance of rounding
     const std::int64_t width = parts_.width(), size = (width + kBlocks - 1) / kBlocks;
     std::vector<Block> blocks;
     for (std::int64_t first = 0; first < width; first += size) blocks.push_back({first, std::min(width, first + size)});
     while (true) {
       std::vector<double> a(error_.size() * blocks.size()), errors;
       for (std::size_t k = 0; k < blocks.size(); ++k) {
-        const std::vector<double> part = weighted(blocks[k].first, blocks[k].end);
+        const std::vector<double> part = parts_.of(blocks[k].first, blocks[k].end);
         double squares = 0.0;
         for (std::size_t i = 0; i < part.size(); ++i) {
           a[i * blocks.size() + k] = part[i];
           squares += part[i] * part[i];
         }
-        errors.push_back(squares > 0.0 ? 1.0 / std::sqrt(squares) : 0.0);
+        errors.push_back(1.0 / std::sqrt(squares));  // standard errors, of parts that are independent
       }
       const auto solved = least_squares(a, error_, error_.size(), blocks.size());
       if (!solved) return {};
       const double left = left_by(a, *solved);
+      std::size_t least_plain = blocks.size();
+      double farthest = 0.0;
+      std::vector<bool> cut(blocks.size());
+      for (std::size_t k = 0; k < blocks.size(); ++k) {
+        blocks[k].coefficient = 1.0 + (*solved)[k];
+        if (blocks[k].end - blocks[k].first == 1) continue;
+        cut[k] = !is_plain(blocks[k].coefficient, left * errors[k]);
+        const double off = std::fabs(blocks[k].coefficient - std::round(blocks[k].coefficient)) / errors[k];
+        if (off > farthest) {
+          farthest = off;
+          least_plain = k;
+        }
+      }
+      // A misfit that is left may hide what it comes from.
+      if (std::ranges::none_of(cut, std::identity{}) && left * left > kFits * variance_ && least_plain < blocks.size()) {
+        cut[least_plain] = true;
+      }
       std::vector<Block> finer;
       for (std::size_t k = 0; k < blocks.size(); ++k) {
-        Block block = blocks[k];
-        block.coefficient = 1.0 + (*solved)[k];
-        if (is_plain(block.coefficient, left * errors[k]) || block.end - block.first == 1) {
-          block.coefficient = std::round(block.coefficient);
-          finer.push_back(block);
+        if (!cut[k]) {
+          finer.push_back({blocks[k].first, blocks[k].end, std::round(blocks[k].coefficient)});
           continue;
         }
-        const std::int64_t middle = (block.first + block.end) / 2;
-        finer.push_back({block.first, middle});
-        finer.push_back({middle, block.end});
+        const std::int64_t middle = (blocks[k].first + blocks[k].end) / 2;
+        finer.push_back({blocks[k].first, middle});
+        finer.push_back({middle, blocks[k].end});
       }
       if (finer.size() > kMostBlocks) return {};
-      const bool cut = finer.size() > blocks.size();
+      const bool settled = finer.size() == blocks.size();
       blocks = std::move(finer);
-      if (!cut) return with_best_edges(joined(blocks), size);
+      if (settled) return with_best_edges(joined(blocks), size);
     }
   }
 
  private:
-  BlockSearch(Scene& scene, const Instance& instance, const std::vector<std::size_t>& elements)
-      : parts_(scene, instance, elements) {
-    const Expectation& right = scene.right(instance);
-    for (std::size_t i : elements) {
-      weights_.push_back(1.0 / std::hypot(right.sigma_independent[i], right.sigma_shared[i],
-                                          spacing(instance.actual.dtype, right.value[i])));
-      error_.push_back((scene.actual(instance)[i] - right.value[i]) * weights_.back());
-    }
-  }
-
-  std::vector<double> weighted(std::int64_t first, std::int64_t end) const {
-    std::vector<double> part = parts_.of(first, end);
-    for (std::size_t i = 0; i < part.size(); ++i) part[i] *= weights_[i];
-    return part;
-  }
-
   // What is left of the error beside the parts [elements, parts] that were solved for, for each degree of freedom: where
   // a block holds several coefficients, that misfit is shared out among all.
   double left_by(const std::vector<double>& parts, const std::vector<double>& solved) const {
@@ -288,7 +302,7 @@ class BlockSearch {
     std::vector<double> left = error_;
     for (const Block& block : blocks) {
       if (block.coefficient == 1.0) continue;
-      const std::vector<double> part = weighted(block.first, block.end);
+      const std::vector<double> part = parts_.of(block.first, block.end);
       for (std::size_t i = 0; i < left.size(); ++i) left[i] -= (block.coefficient - 1.0) * part[i];
     }
     return left;
@@ -313,7 +327,7 @@ class BlockSearch {
           const std::int64_t to = edge + direction * step;
           if (to <= blocks[k].first || to >= blocks[k + 1].end) break;
           const std::int64_t column = direction < 0 ? to : to - 1;  // it changes sides
-          const std::vector<double> part = weighted(column, column + 1);
+          const std::vector<double> part = parts_.of(column, column + 1);
           const double change = direction * (blocks[k].coefficient - blocks[k + 1].coefficient);
           for (std::size_t i = 0; i < moved.size(); ++i) moved[i] -= change * part[i];
           if (const double now = squares(moved); now < least) {
@@ -330,11 +344,14 @@ class BlockSearch {
   }
 
   Parts parts_;
-  std::vector<double> weights_, error_;  // by element; the error of right code in units of its deviation
+  std::vector<double> error_;  // by element, of right code. Not weighted: a misfit is as large everywhere
+  double variance_ = 0.0;      // mean of what rounding makes of it
 };
 
-void add_coefficients(Scene& scene, const Instance& instance, std::vector<Candidate>& candidates) {
-  const std::vector<Block> blocks = BlockSearch(scene, instance).solve();
+void add_coefficients(Scene& scene, std::vector<Candidate>& candidates) {
+  const std::vector<Elements> elements = elements_of_wrong_columns(scene);
+  if (elements.empty()) return;
+  const std::vector<Block> blocks = BlockSearch(scene, elements).solve();
   if (blocks.empty() || (blocks.size() == 1 && blocks[0].coefficient == 1.0)) return;
   Candidate candidate = reading(scene, [blocks](const std::vector<double>& values) {
     std::vector<double> result = values;
@@ -373,7 +390,7 @@ std::vector<Candidate> recover_product_inputs(Scene& scene) {
   const Instance* instance = smallest_wrong(scene);
   if (instance == nullptr || scene.right(*instance).sigma_independent.empty()) return candidates;
   add_orders(scene, *instance, candidates);
-  if (const Instance* largest = largest_wrong(scene)) add_coefficients(scene, *largest, candidates);
+  add_coefficients(scene, candidates);
   return candidates;
 }
 

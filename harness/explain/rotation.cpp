@@ -50,8 +50,6 @@ struct Turned {
   std::vector<Equations> by;  // [d/2]
 };
 
-constexpr double kWrong = 4.0;  // deviations: beyond what rounding does to an element
-
 std::vector<Turned> solve(Scene& scene) {
   const std::int64_t d = scene.config().head_dim, half = d / 2;
   std::vector<Turned> turned;
@@ -68,7 +66,7 @@ std::vector<Turned> solve(Scene& scene) {
     of.position = instance.step().positions[static_cast<std::size_t>(of.batch)][static_cast<std::size_t>(of.token)];
     for (std::int64_t c = 0; c < width; ++c) {
       const auto element = static_cast<std::size_t>(sampled.row * width + c);
-      if (!std::isfinite(y[element]) || !(scene.deviations(instance, right, element) > kWrong)) continue;
+      if (!std::isfinite(y[element]) || !(scene.deviations(instance, right, element) > kBeyondRounding)) continue;
       const std::int64_t i = c % d % half;
       const auto lower = static_cast<std::size_t>(sampled.row * width + c / d * d + i);
       const double a = (*x)[lower], b = (*x)[lower + static_cast<std::size_t>(half)];

@@ -23,6 +23,10 @@ std::vector<TensorKey> input_keys(const TensorKey& key, const ModelConfig& confi
 // The recorded tensors that the span of an instance starts from, within the same step.
 std::vector<TensorKey> span_inputs(const Scene& scene, const Instance& instance);
 
+// In deviations: what lies further from right code is wrong. A solver leaves out the rest, for a mistake may be one of
+// some heads or columns. Of an error that is uniform over a spacing none lies beyond 3.5.
+inline constexpr double kBeyondRounding = 4.0;
+
 // "self_attn.k_proj", with its layer where that is not `layer`.
 std::string short_name(const TensorId& id, int layer);
 

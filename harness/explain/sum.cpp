@@ -1,5 +1,5 @@
 // A sum with other coefficients: y = c1 a + c2 b (+ c3 t with any other recorded tensor t of the same size), by least
-// squares over the wrong rows, each element weighted by its expected rounding; then as whole numbers.
+// squares over the wrong elements, each weighted by its expected rounding; then as whole numbers.
 #include <algorithm>
 #include <cmath>
 
@@ -24,9 +24,10 @@ std::vector<double> fit_terms(Scene& scene, const std::vector<SampledRow>& rows,
     }
     const std::int64_t width = scene.layout(instance).num_columns();
     const std::vector<double>& actual = scene.actual(instance);
+    const Expectation& right = scene.right(instance);
     for (std::int64_t c = 0; c < width; ++c) {
       const auto i = static_cast<std::size_t>(sampled.row * width + c);
-      if (!std::isfinite(actual[i])) continue;
+      if (!std::isfinite(actual[i]) || !(scene.deviations(instance, right, i) > kBeyondRounding)) continue;
       // What cancels to zero is no better known than what it came from.
       double largest = std::fabs(actual[i]);
       for (const std::vector<double>& value : values) largest = std::max(largest, std::fabs(value[i]));

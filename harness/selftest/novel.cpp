@@ -49,6 +49,7 @@ class NovelBench {
   std::vector<TensorKey> keys_of(const Mistake& mistake) const {
     std::vector<TensorKey> keys;
     for (const Step& step : drawn_.input.steps) {
+      if (mistake.scope.phase && step.phase != *mistake.scope.phase) continue;
       for (const TensorId& id : all_tensors(config(), /*optional_too=*/true)) {
         const bool inside = id.layer == kNoLayer || mistake.scope.layers.holds(id.layer);
         if (id.op == mistake.op && inside) keys.push_back({step.index, id});
@@ -174,15 +175,15 @@ bool has_same_effect(NovelBench& bench, const NovelTrial& trial, std::size_t i, 
     if (!mistake) {
       // A known bug may act in further operations, each by itself: it is held against this one.
       const Variant variant{*explanation.variant, explanation.value};
-      return std::ranges::all_of(
-          keys, [&](const TensorKey& key) { return bench.from_bug(recording, precision, key, variant) <= kDetectable; });
+      return std::ranges::all_of(keys, [&](const TensorKey& key) {
+        return bench.from_bug(recording, precision, key, variant) <= kDetectable;
+      });
     }
     others.push_back(*mistake);
     const auto engine = bench.engine(others);
     const trace::Recording again = bench.record(*engine);
-    return std::ranges::all_of(keys, [&](const TensorKey& key) {
-      return bench.between(recording, again, precision, key) <= kDetectable;
-    });
+    return std::ranges::all_of(
+        keys, [&](const TensorKey& key) { return bench.between(recording, again, precision, key) <= kDetectable; });
   } catch (const InputError&) {
     return false;
   } catch (const NotEvaluable&) {

@@ -210,6 +210,35 @@ TEST_CASE("a product's inputs may be permuted in blocks or left out", "[product]
   CHECK_THAT(theory->sentence, ContainsSubstring("leaves out inputs 51..63"));
 }
 
+TEST_CASE("coefficients are solved for to the element, in all heads or in one", "[product]") {
+  struct Part {
+    std::size_t first, end;
+    double coefficient;
+    std::size_t columns;  // of the output, from the first on
+  };
+  for (const Part& part : {Part{5, 24, 2.0, 64}, Part{11, 12, 0.0, 64}, Part{3, 46, -1.0, 64}, Part{19, 31, 0.0, 16}}) {
+    INFO(part.first << ".." << part.end << " times " << part.coefficient << " in " << part.columns << " columns");
+    Case c;
+    const auto theory = c.explained(Op::kUpProj, 54, at(Op::kUpProj, [&](const auto& in, const Step&, Values right) {
+                                      Values x = in[0];
+                                      for (std::size_t i = 0; i < x.size(); ++i) {
+                                        if (i % 48 >= part.first && i % 48 < part.end) x[i] *= part.coefficient;
+                                      }
+                                      const Values wrong = c.oracle.product(x, c.oracle.weight({Op::kUpProj, 1}));
+                                      for (std::size_t i = 0; i < right.size(); ++i) {
+                                        if (i % 64 < part.columns) right[i] = wrong[i];
+                                      }
+                                      return right;
+                                    }));
+    REQUIRE(theory.has_value());
+    INFO(theory->sentence);
+    CHECK(theory->mechanism == "product.coefficients");
+    const std::string inputs = "inputs " + std::to_string(part.first) + ".." + std::to_string(part.end - 1);
+    CHECK(text_of(theory->parameters, inputs) == std::to_string(static_cast<int>(part.coefficient)));
+    CHECK(text_of(theory->scope, "columns") == (part.columns == 64 ? "" : "below 16"));
+  }
+}
+
 TEST_CASE("weights that are off by a constant in each group of inputs are solved for", "[product]") {
   Case c;
   SplitMix64 random(60);
@@ -254,6 +283,26 @@ TEST_CASE("biases that are missing, doubled or cut from another projection are s
   REQUIRE(theory.has_value());
   CHECK(theory->mechanism == "bias.rows");
   CHECK_THAT(theory->sentence, ContainsSubstring("heads 4..5 hold heads 0..1 of self_attn.k_proj"));
+}
+
+TEST_CASE("a rotation of some heads is solved for from those alone", "[rotation]") {
+  Case c;  // [B, T, 6, 8]: heads 2 and up are turned the other way round
+  auto theory = c.explained(Op::kQRope, 82, at(Op::kQRope, [&](const auto& in, const Step& step, Values right) {
+                              auto positions = step.positions;
+                              for (auto& of_row : positions) {
+                                for (std::int64_t& p : of_row) p = -p;
+                              }
+                              const Values back = c.oracle.rotated(in[0], positions);
+                              for (std::size_t i = 0; i < right.size(); ++i) {
+                                if (i % 48 >= 16) right[i] = back[i];
+                              }
+                              return right;
+                            }));
+  REQUIRE(theory.has_value());
+  CHECK(theory->mechanism == "rotation.position");
+  CHECK(text_of(theory->parameters, "position") == "-1 times its position");
+  CHECK(text_of(theory->scope, "heads") == "2 and up");
+  CHECK(text_of(theory->scope, "columns").empty());  // though the slowest pair hardly turns
 }
 
 TEST_CASE("a table of cosines and sines that is read beyond its end is solved for", "[rotation]") {
@@ -305,6 +354,21 @@ TEST_CASE("another gate function, another mask, other heads and another input ar
   CHECK(theory->mechanism == "visible");
   CHECK_THAT(theory->sentence, ContainsSubstring("the last 5 slots"));
 
+  Case inverted;  // in decode, where a query sees all slots but padding, it sees padding alone
+  theory = inverted.explained(Op::kScores, 94, at(Op::kScores, [&](const auto& in, const Step& step, Values right) {
+                                if (step.phase == Phase::kPrefill) return right;
+                                Step unpadded = step;
+                                unpadded.left_padding.assign(unpadded.left_padding.size(), 0);
+                                const Values all = inverted.oracle.scores(in[0], in[1], unpadded);
+                                for (std::size_t i = 0; i < right.size(); ++i) {
+                                  const bool hidden = std::isinf(right[i]);
+                                  right[i] = hidden ? all[i] : -std::numeric_limits<double>::infinity();
+                                }
+                                return right;
+                              }));
+  REQUIRE(theory.has_value());
+  CHECK(theory->mechanism == "visible");
+
   Case heads;
   theory =
       heads.explained(Op::kAttnOutput, 92, at(Op::kAttnOutput, [&](const auto& in, const Step& step, Values right) {
@@ -342,11 +406,22 @@ TEST_CASE("another gate function, another mask, other heads and another input ar
 }
 
 TEST_CASE("a factor and a soft cap are solved for, though only the largest values show the cap", "[factor]") {
+  Case some;  // of the columns, so that right ones are most
+  auto theory = some.explained(Op::kUpProj, 97, at(Op::kUpProj, [](const auto&, const Step&, Values right) {
+                                 for (std::size_t i = 0; i < right.size(); ++i) {
+                                   if (i % 64 % 9 == 4) right[i] *= 0.5;
+                                 }
+                                 return right;
+                               }));
+  REQUIRE(theory.has_value());
+  CHECK(theory->mechanism == "factor");
+  CHECK_THAT(theory->sentence, ContainsSubstring("times 0.5, at columns 4, 13, 22, 31, 40, 49, ..."));
+
   Case scaled;
-  auto theory = scaled.explained(Op::kEmbedTokens, 95, at(Op::kEmbedTokens, [](const auto&, const Step&, Values right) {
-                                   for (double& x : right) x *= std::sqrt(48.0);
-                                   return right;
-                                 }));
+  theory = scaled.explained(Op::kEmbedTokens, 95, at(Op::kEmbedTokens, [](const auto&, const Step&, Values right) {
+                              for (double& x : right) x *= std::sqrt(48.0);
+                              return right;
+                            }));
   REQUIRE(theory.has_value());
   CHECK(theory->mechanism == "factor");
   CHECK_THAT(theory->sentence, ContainsSubstring("the root of the hidden size"));
