@@ -55,6 +55,11 @@ inline constexpr double kLeastShareOfMoved = 0.25;
 inline constexpr std::int64_t kEnoughMoved = 8;
 inline constexpr double kLargestShareOfQuietRows = 0.1;
 
+// ---- Memory that nobody wrote ----
+
+// So many elements of one value are no accident: a key of the smallest head.
+inline constexpr std::int64_t kEnoughUnwritten = 8;
+
 // ---- Recorders ----
 
 // A recorder that rounds tensors which the engine did not round makes nearly everything wrong that reads them; a share

@@ -161,13 +161,15 @@ std::optional<Theory> accept(Scene& scene, const Candidate& candidate) {
     }
     return true;
   };
-  const bool few_will_do = candidate.least_tokens <= 1;
   for (const Domain& domain : wider(derive_domain(scene, gains))) {
+    // Columns here and there of one token are what any damage to some elements looks like.
+    const bool scattered = domain.choices[static_cast<std::size_t>(Axis::kColumn)].kind == Choice::Kind::kOnly;
+    const std::int64_t least_tokens = std::max<std::int64_t>(candidate.least_tokens, scattered ? 2 : 1);
     Theory theory = candidate.theory;
     theory.bits += domain.bits();
     theory.evidence = gain_within(scene, gains, domain);
     if (!(theory.evidence - theory.bits >= kMargin)) continue;
-    if (!few_will_do && tokens_gained(scene, gains, domain, kMargin) < candidate.least_tokens) continue;
+    if (least_tokens > 1 && tokens_gained(scene, gains, domain, kMargin) < least_tokens) continue;
     if (!fits(domain)) continue;
     const Facts derived = domain.facts();
     theory.scope.insert(theory.scope.end(), derived.begin(), derived.end());

@@ -221,8 +221,8 @@ class BlockSearch {
       for (std::size_t i : all.of) {
         error_.push_back(actual[i] - right.value[i]);
         const double size = std::max(std::fabs(actual[i]), std::fabs(right.value[i]));
-        const double deviation = std::hypot(right.sigma_independent[i], right.sigma_shared[i],
-                                            spacing(all.instance->actual.dtype, size));
+        const double deviation =
+            std::hypot(right.sigma_independent[i], right.sigma_shared[i], spacing(all.instance->actual.dtype, size));
         variance_ += deviation * deviation;
       }
     }
@@ -265,7 +265,8 @@ class BlockSearch {
         }
       }
       // A misfit that is left may hide what it comes from.
-      if (std::ranges::none_of(cut, std::identity{}) && left * left > kFits * variance_ && least_plain < blocks.size()) {
+      if (std::ranges::none_of(cut, std::identity{}) && left * left > kFits * variance_ &&
+          least_plain < blocks.size()) {
         cut[least_plain] = true;
       }
       std::vector<Block> finer;
@@ -286,8 +287,8 @@ class BlockSearch {
   }
 
  private:
-  // What is left of the error beside the parts [elements, parts] that were solved for, for each degree of freedom: where
-  // a block holds several coefficients, that misfit is shared out among all.
+  // What is left of the error beside the parts [elements, parts] that were solved for, for each degree of freedom:
+  // where a block holds several coefficients, that misfit is shared out among all.
   double left_by(const std::vector<double>& parts, const std::vector<double>& solved) const {
     double sum = 0.0;
     for (std::size_t i = 0; i < error_.size(); ++i) {

@@ -1,8 +1,8 @@
 // A rotation by other angles. For each token t and pair i the wrong elements of all heads are equations for the
-// candidate's cosine and sine: ya = a c - b s, yb = b c + a s. What is right says nothing, for the mistake may be one of
-// some heads or columns. A position is a whole number p with (c, s) = (cos p f_i, sin p f_i) in every pair; a law for the
-// wrong tokens follows from those. Where no position turns so, each of the two tables may have been read at other
-// entries: cosine or sine of p + shift, or a constant.
+// candidate's cosine and sine: ya = a c - b s, yb = b c + a s. What is right says nothing, for the mistake may be one
+// of some heads or columns. A position is a whole number p with (c, s) = (cos p f_i, sin p f_i) in every pair; a law
+// for the wrong tokens follows from those. Where no position turns so, each of the two tables may have been read at
+// other entries: cosine or sine of p + shift, or a constant.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -306,13 +306,13 @@ class TableSearch {
 void add_table(Scene& scene, const std::vector<Turned>& turned, std::int64_t largest,
                std::vector<Candidate>& candidates) {
   const auto [cosine, sine] = TableSearch(scene.config(), turned, largest).nearest();
-  Candidate candidate =
-      turning(scene, [&scene, cosine = cosine, sine = sine](const Instance& instance, std::int64_t b, std::int64_t t, std::int64_t i) {
-        const std::int64_t p = instance.step().positions[static_cast<std::size_t>(b)][static_cast<std::size_t>(t)];
-        const double f = frequency(scene.config(), i);
-        const auto at = [p, f](std::int64_t shift) { return std::polar(1.0, static_cast<double>(p + shift) * f); };
-        return Complex(cosine.of(at(cosine.shift)), sine.of(at(sine.shift)));
-      });
+  Candidate candidate = turning(scene, [&scene, cosine = cosine, sine = sine](const Instance& instance, std::int64_t b,
+                                                                              std::int64_t t, std::int64_t i) {
+    const std::int64_t p = instance.step().positions[static_cast<std::size_t>(b)][static_cast<std::size_t>(t)];
+    const double f = frequency(scene.config(), i);
+    const auto at = [p, f](std::int64_t shift) { return std::polar(1.0, static_cast<double>(p + shift) * f); };
+    return Complex(cosine.of(at(cosine.shift)), sine.of(at(sine.shift)));
+  });
   candidate.theory.mechanism = "rotation.table";
   candidate.theory.bits = kMechanismBits + 4.0 + 2.0 * std::log2(2.0 * static_cast<double>(largest) + 1.0);
   candidate.theory.parameters = {{"cosine", cosine.words()}, {"sine", sine.words()}};
