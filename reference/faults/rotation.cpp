@@ -15,7 +15,8 @@ at::Tensor turn_neighbours(const at::Tensor& x, const at::Tensor& angles, Op, co
 }
 
 void turn_some_pairs(Parameters& parameters, const Place& place, double divisor) {
-  const auto turning = static_cast<std::int64_t>(static_cast<double>(place.config.head_dim / 2) / divisor);
+  const std::int64_t pairs = place.config.head_dim / 2;
+  const auto turning = static_cast<std::int64_t>(static_cast<double>(pairs) / divisor);
   parameters.rope.rope = [turning](const at::Tensor& x, const at::Tensor& angles, Op, const Setting& setting) {
     const at::Tensor still = at::arange(x.size(-1), of_type(at::kLong)).remainder(x.size(-1) / 2).ge(turning);
     return rope(x, angles.masked_fill(still, 0.0), setting.rounding);

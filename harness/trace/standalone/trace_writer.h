@@ -66,7 +66,8 @@ class TraceWriter {
   // [B] counts the pad tokens at the left of each row, over the whole sequence. `positions` [B][T] are those that the
   // caller asked for; empty means slot less padding.
   void begin_step(const std::string& phase, std::vector<std::vector<std::int64_t>> tokens,
-                  std::vector<std::int64_t> left_padding = {}, std::vector<std::vector<std::int64_t>> positions = {}) {
+                  const std::vector<std::int64_t>& left_padding = {},
+                  const std::vector<std::vector<std::int64_t>>& positions = {}) {
     end_step();
     if (phase != "prefill" && phase != "decode") fail("the phase \"" + phase + "\" is neither prefill nor decode");
     if (tokens.empty() || tokens[0].empty()) fail("tokens must be [B][T]");

@@ -64,6 +64,7 @@ QDIFF_INLINE Vec round_to_integer(Vec a) {
 // number; the first product is exact.
 QDIFF_INLINE Vec scale_by_power_of_two(Vec x, Vec n) {
   return for_each_part([&](int i) {
+    // NaN alone differs from itself. NOLINTNEXTLINE(misc-redundant-expression)
     const Float4 safe = n.v[i] == n.v[i] ? n.v[i] : all_of(0.0F);
     const Int4 exponent = __builtin_convertvector(safe, Int4);
     const Int4 half = exponent >> 1;
