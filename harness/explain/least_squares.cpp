@@ -23,13 +23,21 @@ std::optional<std::vector<double>> least_squares(std::vector<double> a, std::vec
     double length = 0.0;
     for (double x : v) length += x * x;
     if (!(length > 0.0)) continue;
-    const auto reflect = [&](std::vector<double>& matrix, std::size_t columns, std::size_t column) {
-      double dot = 0.0;
-      for (std::size_t i = j; i < m; ++i) dot += v[i - j] * matrix[i * columns + column];
-      for (std::size_t i = j; i < m; ++i) matrix[i * columns + column] -= 2.0 * dot / length * v[i - j];
+    // All columns at once, row by row as they lie in memory.
+    const auto reflect = [&](std::vector<double>& matrix, std::size_t columns, std::size_t first) {
+      std::vector<double> dots(columns);
+      for (std::size_t i = j; i < m; ++i) {
+        const double* row = matrix.data() + i * columns;
+        for (std::size_t c = first; c < columns; ++c) dots[c] += v[i - j] * row[c];
+      }
+      for (double& dot : dots) dot *= 2.0 / length;
+      for (std::size_t i = j; i < m; ++i) {
+        double* row = matrix.data() + i * columns;
+        for (std::size_t c = first; c < columns; ++c) row[c] -= dots[c] * v[i - j];
+      }
     };
-    for (std::size_t c = j; c < n; ++c) reflect(a, n, c);
-    for (std::size_t c = 0; c < k; ++c) reflect(b, k, c);
+    reflect(a, n, j);
+    reflect(b, k, 0);
   }
   std::vector<double> x(n * k);
   for (std::size_t c = 0; c < k; ++c) {

@@ -119,7 +119,7 @@ struct Elements {
 // The wrong rows in columns where some of them is wrong: what is right in every row has coefficients of 1, for the
 // mistake may be one of some heads or columns. Of the tensors with the most wrong rows, which determine most.
 std::vector<Elements> elements_of_wrong_columns(Scene& scene) {
-  constexpr std::size_t kMostElements = std::size_t{1} << 17;  // of which a few dozen partial products are kept
+  constexpr std::size_t kMostElements = std::size_t{1} << 14;  // far more than there are coefficients to solve for
   std::vector<const Instance*> wrong;
   for (const Instance& instance : scene.instances()) {
     if (instance.wrong && !scene.wrong_rows(instance).empty()) wrong.push_back(&instance);
@@ -134,8 +134,10 @@ std::vector<Elements> elements_of_wrong_columns(Scene& scene) {
   for (const Instance* instance : wrong) {
     const Expectation& right = scene.right(*instance);
     const std::vector<double>& actual = scene.actual(*instance);
+    if (count >= kMostElements) break;
     Elements all{instance, {}};
     for (std::int64_t r : scene.wrong_rows(*instance)) {
+      if (count + all.of.size() >= kMostElements && !all.of.empty()) break;
       for (std::size_t c = 0; c < columns; ++c) {
         const std::size_t i = static_cast<std::size_t>(r) * columns + c;
         if (!std::isfinite(actual[i])) continue;
@@ -144,7 +146,6 @@ std::vector<Elements> elements_of_wrong_columns(Scene& scene) {
       }
     }
     count += all.of.size();
-    if (count > kMostElements && !elements.empty()) break;
     elements.push_back(std::move(all));
   }
   for (Elements& all : elements) std::erase_if(all.of, [&](std::size_t i) { return !is_wrong[i % columns]; });
