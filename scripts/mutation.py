@@ -15,6 +15,7 @@ import random
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -353,7 +354,9 @@ def main():
         counts = {}  # file: {result: count}
         survivors, judged = [], 0
         wanted = options.sample or len(changes)
-        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        pool = concurrent.futures.ThreadPoolExecutor(options.jobs)
+        try:
             position = 0
             while position < len(changes) and judged < wanted:
                 # Never more at a time than are still wanted, so that the sample does not depend on --jobs.
@@ -368,6 +371,9 @@ def main():
                     if result == "survived":
                         survivors.append(shown(change[0].relative_to(build.tree), *change))
                         print(f"survived: {survivors[-1]}", flush=True)
+        except KeyboardInterrupt:
+            print(f"interrupted after {judged} of {wanted}", flush=True)
+        pool.shutdown(cancel_futures=True)
         print(f"\n{'file':36} {'changes':>8} {'noticed':>8}")
         for file, count in sorted(counts.items()):
             total = count.get("noticed", 0) + count.get("survived", 0)

@@ -14,7 +14,8 @@
 #     --changes FILE     judge these changes instead: one JSON object a line with file, old and new
 #     --survivors FILE   also write what survived there
 # A change that does not compile, or that compiles to the same machine code, is left out and replaced by the next. The tree
-# is never written to. About two seconds of processor a change. 77: the tool could not be installed.
+# is never written to. Two to three seconds of processor a change; Ctrl-C shows what was judged so far. 77: the tool could not
+# be installed.
 set -euo pipefail
 # shellcheck source=scripts/build.sh
 source "$(dirname "${BASH_SOURCE[0]}")/build.sh"

@@ -5,6 +5,7 @@
 #include "cmake/catch2.h"
 #include "harness/compare/bounds.h"
 #include "harness/compare/distinct.h"
+#include "harness/compare/slices.h"
 #include "harness/compare/tests/plain_judge.h"
 #include "harness/contract/number_text.h"
 
@@ -97,6 +98,30 @@ TEST_CASE("on drawn comparisons the judge's statistics are those of its formulas
   for (std::size_t i = 0; i < kNumStatistics; ++i) {
     INFO(name(static_cast<Statistic>(i)));
     CHECK(decisive[i] > 0);
+  }
+}
+
+TEST_CASE("a statistic that is not a number stays so", "[judge][formulas]") {
+  const Sample s = honest_sample({.op = Op::kOProj, .dtype = DType::kF32, .num_tokens = 1, .left_padding = {0}});
+  const Layout layout(s.op, s.actual.shape(), s.step, s.config);
+  const TensorView actual = s.actual.view();
+  const std::vector<SliceSums> rows = {{.count = 100.0, .z_squared = 100.0, .independent = 100.0}};
+  const ColumnSums columns(100);
+  TensorSums total{.error_squared = 1.0, .gold_squared = 1.0};
+  const auto max_excess = [&](double squared) {
+    total.max_excess_squared = squared;
+    return statistics_of({layout, actual, rows, columns, total, DType::kF32}).max_excess;
+  };
+  CHECK(std::isnan(max_excess(std::nan(""))));
+  CHECK(max_excess(-1.0) == 0.0);
+  CHECK(max_excess(9.0) == 3.0);
+  for (const SliceSums& sums : {SliceSums{.count = 100.0, .z_squared = std::nan(""), .independent = 100.0},
+                                SliceSums{.count = 100.0, .error = std::nan(""), .independent = 100.0}}) {
+    const std::vector<SliceSums> wrong = {sums};
+    const Statistics statistics = statistics_of({layout, actual, wrong, columns, total, DType::kF32});
+    CHECK(std::isnan(statistics.worst_slice_rms + statistics.bias));
+    CHECK(std::isnan(statistics.normalised[static_cast<std::size_t>(Statistic::kSliceRms)] +
+                     statistics.normalised[static_cast<std::size_t>(Statistic::kBias)]));
   }
 }
 

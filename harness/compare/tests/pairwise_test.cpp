@@ -102,6 +102,10 @@ TEST_CASE("across element types values are compared, and equal ones are not equa
   CHECK(difference.bits_equal == 2);
   CHECK(differ({1, 2}, {1, 2}, 0.0, DType::kBF16, DType::kF32).outcome == PairOutcome::kWithin);
   CHECK(differ({1, kNaN}, {1, kNaN}, 1.0, DType::kBF16, DType::kF32).outcome == PairOutcome::kDiffers);
+  // Zeros of other signs are no equal values.
+  CHECK(differ({1, -0.0}, {1, 0.0}, std::nullopt, DType::kBF16, DType::kF32).bits_equal == 1);
+  CHECK(differ({1, 0.0}, {1, -0.0}, std::nullopt, DType::kBF16, DType::kF32).bits_equal == 1);
+  CHECK(differ({1, -0.0}, {1, -0.0}, std::nullopt, DType::kBF16, DType::kF32).bits_equal == 2);
 }
 
 TEST_CASE("other shapes are a difference, whatever the values", "[pairwise]") {
@@ -144,6 +148,9 @@ TEST_CASE("pads are not compared, unless one side alone takes them for pads", "[
   CHECK(difference_of({0, {Op::kLmHead, kNoLayer}}, last.view(), padded, last.view(), padded, {}).elements_compared ==
         8);
   CHECK(difference_of(kOutput0, odd.view(), padded, odd.view(), padded, {}).elements_compared == 12);
+  const Tensor more_rows(DType::kF32, {3, 3, 2}), more_tokens(DType::kF32, {2, 4, 2});
+  CHECK(difference_of(kOutput0, more_rows.view(), padded, more_rows.view(), padded, {}).elements_compared == 18);
+  CHECK(difference_of(kOutput0, more_tokens.view(), padded, more_tokens.view(), padded, {}).elements_compared == 16);
 }
 
 TEST_CASE("pads alone are nothing compared", "[pairwise]") {
