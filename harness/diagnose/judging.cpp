@@ -92,7 +92,7 @@ std::vector<RowJudgement> recorded_rows(Walk& walk, const TensorId& id) {
     }
   }
   if (missing) walk.result.missing.push_back(id);
-  std::ranges::stable_partition(rows, [](const RowJudgement& row) { return row.unusable.has_value(); });
+  std::stable_partition(rows.begin(), rows.end(), [](const RowJudgement& row) { return row.unusable.has_value(); });
   return rows;
 }
 

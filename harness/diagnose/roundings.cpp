@@ -22,8 +22,8 @@ std::vector<RoundingPoint> points_of(const RowJudgement& row) {
   // Probabilities that were handed out as softmax gave them may be rounded on their way into P·V.
   if (row.key.id.op == Op::kAttnOutput) add(RoundingPoint::kAttentionProbs);
   // Sums in 16 bits come last, for they round the scores as attention.scores does, and P·V besides.
-  std::ranges::stable_partition(points,
-                                [](RoundingPoint point) { return point != RoundingPoint::kAttentionAccumulate; });
+  std::stable_partition(points.begin(), points.end(),
+                        [](RoundingPoint point) { return point != RoundingPoint::kAttentionAccumulate; });
   return points;
 }
 

@@ -76,7 +76,7 @@ void add_rows(Scene& scene, const std::vector<SampledRow>& rows, const std::vect
     all += static_cast<double>(biases[source].size());
     names.push_back(short_name(ids[source], scene.layer()));
   }
-  Candidate candidate = adding(scene, std::move(beside));
+  Candidate candidate = adding(scene, beside);
   candidate.theory.mechanism = "bias.rows";
   candidate.theory.bits =
       kMechanismBits + static_cast<double>(runs.size()) * (std::log2(static_cast<double>(own.size())) + std::log2(all));
@@ -113,7 +113,7 @@ std::vector<Candidate> recover_bias(Scene& scene) {
     for (double coefficient : {std::round(fitted), std::round(fitted * 4.0) / 4.0, fitted}) {
       std::vector<double> beside(bias.size());
       for (std::size_t c = 0; c < bias.size(); ++c) beside[c] = (coefficient - 1.0) * bias[c];
-      Candidate candidate = adding(scene, std::move(beside));
+      Candidate candidate = adding(scene, beside);
       candidate.theory.bits = kMechanismBits + (coefficient == fitted ? bits_of_digits(5) : 3.0);
       candidate.theory.parameters = {{"coefficient", coefficient}};
       candidate.theory.sentence =
@@ -140,7 +140,7 @@ std::vector<Candidate> recover_bias(Scene& scene) {
     if (beside.size() < bias.size()) continue;  // a shorter one would be read beyond its end
     beside.resize(bias.size());
     for (std::size_t c = 0; c < bias.size(); ++c) beside[c] -= bias[c];
-    Candidate candidate = adding(scene, std::move(beside));
+    Candidate candidate = adding(scene, beside);
     candidate.theory.bits = kMechanismBits + bits_of_choice(others.size());
     candidate.theory.parameters = {{"source", short_name(id, scene.layer()) + ".bias"}};
     candidate.theory.sentence = name + " adds the bias of " + short_name(id, scene.layer());
