@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "harness/cli/progress.h"
 #include "harness/cli/prompt.h"
 #include "harness/cli/text.h"
+#include "harness/cli/unit_plan.h"
 #include "harness/cli/unit_run.h"
 #include "harness/cli/words.h"
 #include "harness/diagnose/run.h"
@@ -166,8 +168,24 @@ void print_gemms(Engine& engine, const ModelConfig& config, const std::string& m
   std::fflush(stdout);
 }
 
-findings::RunResult run_group(Group& group, const std::string& which, const RunArguments& arguments,
-                              const MemoryPlan& plan, const std::optional<std::set<int>>& steps, Progress& progress) {
+WholeWork whole_work_of(const std::vector<Group>& groups, diagnose::Mode mode) {
+  std::vector<double> seconds;
+  for (const Group& group : groups) {
+    seconds.push_back(0.0);
+    for (const CaseInput& input : group.cases) {
+      UnitWork work;
+      work.mode = mode;
+      work.layers = group.layers;
+      seconds.back() += expected_seconds(input, group.model->config(), work);
+    }
+  }
+  return WholeWork(seconds);
+}
+
+using ShowShare = std::function<void(const std::string& what, double share)>;  // of a group
+
+findings::RunResult run_group(Group& group, const RunArguments& arguments, const MemoryPlan& plan,
+                              const std::optional<std::set<int>>& steps, Progress& progress, const ShowShare& show) {
   RunParties parties(*group.model, arguments.backend,
                      {.dtype = group.dtype,
                       .threads = arguments.common.threads,
@@ -182,7 +200,7 @@ findings::RunResult run_group(Group& group, const std::string& which, const RunA
   options.inject = group.inject;
   options.repeat_arguments = repeat_arguments(arguments, group.inject);
   options.progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
-    progress.show(which + group.spec + ": " + what, done, total);
+    show(what, share_of_run(what, done, total));
   };
   std::vector<std::int64_t> expected, actual;
   if (arguments.prompt) {
@@ -235,11 +253,15 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
   for (const Group& group : groups) plans.push_back(plan_group(group, arguments));
 
   Progress progress(arguments.common.quiet);
+  const WholeWork whole = whole_work_of(groups, arguments.mode);
   std::vector<findings::RunResult> results;
   for (std::size_t i = 0; i < groups.size(); ++i) {
     const std::string which =
         groups.size() == 1 ? "" : "model " + std::to_string(i + 1) + " of " + std::to_string(groups.size()) + ", ";
-    results.push_back(run_group(groups[i], which, arguments, plans[i], steps, progress));
+    const auto show = [&](const std::string& what, double share) {
+      progress.show_whole(which + groups[i].spec + ": " + what, whole.share(i, share));
+    };
+    results.push_back(run_group(groups[i], arguments, plans[i], steps, progress, show));
   }
   progress.clear();
   findings::RunResult result = diagnose::merge(std::move(results));

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <numeric>
+#include <utility>
 
 #include "harness/cli/text.h"
 #include "harness/cli/values.h"
@@ -45,6 +47,29 @@ std::string progress_bar(double share) {
          std::string(static_cast<std::size_t>(kWidth - filled), ' ') + "] " + percent;
 }
 
+WholeWork::WholeWork(std::vector<double> parts)
+    : parts_(std::move(parts)), sum_(std::accumulate(parts_.begin(), parts_.end(), 0.0)) {}
+
+double WholeWork::share(std::size_t part, double share_of_part) const {
+  if (!(sum_ > 0.0)) return 0.0;
+  const auto first = parts_.begin();
+  const double before = std::accumulate(first, first + static_cast<std::ptrdiff_t>(part), 0.0);
+  return std::clamp((before + parts_.at(part) * std::clamp(share_of_part, 0.0, 1.0)) / sum_, 0.0, 1.0);
+}
+
+double share_of_run(const std::string& what, std::int64_t done, std::int64_t total) {
+  // 174 of 193 s of the 12 models of the embedded suite.
+  constexpr double kJudging = 0.9;
+  if (!what.starts_with("judging") || total <= 0) return 0.0;
+  return 1.0 - kJudging + kJudging * static_cast<double>(done) / static_cast<double>(total + 1);  // the head too
+}
+
+std::string time_left(double share, double seconds) {
+  constexpr double kTooLittle = 0.02;  // of the work: a model that is being read would promise hours
+  if (!(share >= kTooLittle) || share >= 1.0) return {};
+  return ", about " + formats::duration_text(std::ceil(seconds * (1.0 - share) / share)) + " left";
+}
+
 Progress::Progress(bool quiet)
     : enabled_(!quiet), terminal_(isatty(STDERR_FILENO) == 1), between_lines_(seconds_between_lines()) {}
 
@@ -56,12 +81,28 @@ void Progress::show(const std::string& what, std::int64_t done, std::int64_t tot
     counted_since_ = now;
     counted_from_ = done;
   }
+  if (is_time_for_a_line(now)) write(line_of(what, done, total, now), now);
+}
+
+void Progress::show_whole(const std::string& what, double share) {
+  const auto now = Clock::now();
+  if (!enabled_ || !is_time_for_a_line(now)) return;
+  const double seconds = std::chrono::duration<double>(now - started_).count();
+  write(progress_bar(share) + "  " + one_line(what) + ", " + formats::duration_text(std::floor(seconds)) +
+            time_left(share, seconds),
+        now);
+}
+
+bool Progress::is_time_for_a_line(Clock::time_point now) const {
+  if (terminal_) return columns_drawn_ == 0 || now - last_shown_ >= std::chrono::milliseconds(100);
+  return now - last_shown_ >= between_lines_;
+}
+
+void Progress::write(std::string line, Clock::time_point now) {
   if (terminal_) {
-    if (columns_drawn_ != 0 && now - last_shown_ < std::chrono::milliseconds(100)) return;
-    redraw(line_of(what, done, total, now));
+    redraw(std::move(line));
   } else {
-    if (now - last_shown_ < between_lines_) return;
-    std::fprintf(stderr, "qdiff: %s\n", line_of(what, done, total, now).c_str());
+    std::fprintf(stderr, "qdiff: %s\n", line.c_str());
   }
   last_shown_ = now;
 }

@@ -5,8 +5,28 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace qdiff::cli {
+
+// Work in parts that take unlike times: how much of all of it is done.
+class WholeWork {
+ public:
+  WholeWork() = default;
+  // What each part is expected to take, in whatever unit: their proportions count.
+  explicit WholeWork(std::vector<double> parts);
+  // From 0 to 1, where of `part` that share is done and of those before it all.
+  double share(std::size_t part, double share_of_part) const;
+
+ private:
+  std::vector<double> parts_;
+  double sum_ = 0.0;
+};
+// How much of a run of one model is done while diagnose::run_cases() says that: judging takes most of it.
+double share_of_run(const std::string& what, std::int64_t done, std::int64_t total);
+// What is left of work of which `share` was done in so many seconds: ", about 3 min 20 s left". Empty where too little
+// is done to tell.
+std::string time_left(double share, double seconds);
 
 class Progress {
  public:
@@ -18,12 +38,16 @@ class Progress {
 
   // Redraws the line, at most ten times a second, or writes the next one where it is time. `total` 0: not known.
   void show(const std::string& what, std::int64_t done, std::int64_t total);
+  // The same for work as a whole, of which that share is done.
+  void show_whole(const std::string& what, double share);
   // Leaves an empty line for what is printed next.
   void clear();
 
  private:
   using Clock = std::chrono::steady_clock;
 
+  bool is_time_for_a_line(Clock::time_point now) const;
+  void write(std::string line, Clock::time_point now);
   std::string line_of(const std::string& what, std::int64_t done, std::int64_t total, Clock::time_point now);
   void redraw(std::string line);
 

@@ -55,6 +55,8 @@ std::optional<shards::UnitResult> ShardFolder::find(std::size_t i) const {
   return result;
 }
 
+bool ShardFolder::has(std::size_t i) const { return fs::exists(journal_.file_of(plan_.units[i].name)); }
+
 std::string ShardFolder::file_of(std::size_t i) const {
   return formats::printable(journal_.file_of(plan_.units[i].name).string(), 400);
 }

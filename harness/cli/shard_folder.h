@@ -23,6 +23,8 @@ class ShardFolder {
 
   // What an earlier run has left of unit i. Throws InputError, naming the file, where it is damaged or foreign.
   std::optional<shards::UnitResult> find(std::size_t i) const;
+  // Whether it has left something, which is not read.
+  bool has(std::size_t i) const;
   void keep(const shards::UnitResult& result) const { journal_.write(result); }
   std::string file_of(std::size_t i) const;  // for messages
 

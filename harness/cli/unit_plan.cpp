@@ -117,7 +117,9 @@ std::vector<std::pair<std::optional<std::set<int>>, std::string>> layers_of_unit
 // earlier durations are better.
 constexpr double kSecondsOfUnit = 0.06, kSecondsOfProduct = 9e-10, kSecondsOfElement = 1.2e-7;
 
-double seconds_of(const CaseInput& input, const ModelConfig& config, const UnitWork& work) {
+}  // namespace
+
+double expected_seconds(const CaseInput& input, const ModelConfig& config, const UnitWork& work) {
   double weights = 0.0;
   for (const ModelWeight& weight : weights_of(config)) weights += static_cast<double>(num_elements(weight.shape));
   double tokens = 0.0, elements = 0.0;
@@ -134,6 +136,8 @@ double seconds_of(const CaseInput& input, const ModelConfig& config, const UnitW
   return kSecondsOfUnit + kSecondsOfProduct * tokens * weights +
          kSecondsOfElement * elements * recordings * std::min(share, 1.0);
 }
+
+namespace {
 
 // `why_not` is set where there is none.
 bool has_place(const Injection& injection, const ModelConfig& config, std::string& why_not) {
@@ -260,7 +264,7 @@ class Planner {
       work.refusal = error.what();
     }
     const auto known = durations_.find(unit.name);
-    const double seconds = known == durations_.end() ? seconds_of(input, config, work) : known->second;
+    const double seconds = known == durations_.end() ? expected_seconds(input, config, work) : known->second;
     run_.costs.push_back({seconds, memory.total()});
     run_.plan.units.push_back(std::move(unit));
     run_.work.push_back(std::move(work));

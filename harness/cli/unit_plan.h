@@ -39,6 +39,10 @@ struct PlannedRun {
 // together. Where `durations` knows a unit, it takes what it took.
 PlannedRun plan_units(const RunArguments& arguments, const shards::Durations& durations);
 
+// What a case is expected to take on a machine like the one where this was measured; of `work` its mode and layers
+// count.
+double expected_seconds(const CaseInput& input, const ModelConfig& config, const UnitWork& work);
+
 // What a unit of the case runs on: the model at `path`, unless `shown` is empty and it is the case's own; of its layers
 // those that the case keeps.
 std::unique_ptr<WeightSource> open_model_of_unit(const cases::Case& test_case, const std::string& path,

@@ -146,6 +146,9 @@ void check_can_be_done(const PlannedRun& run, const std::vector<std::size_t>& mi
 void do_units(const RunArguments& arguments, const PlannedRun& run, const std::vector<std::size_t>& mine,
               const ShardFolder& folder) {
   Progress progress(arguments.common.quiet);
+  std::vector<double> seconds;
+  for (const std::size_t i : mine) seconds.push_back(folder.has(i) ? 0.0 : run.costs[i].seconds);
+  const WholeWork whole(seconds);
   UnitRunner runner(arguments, run);
   for (std::size_t n = 0; n < mine.size(); ++n) {
     const Unit& unit = run.plan.units[mine[n]];
@@ -157,7 +160,7 @@ void do_units(const RunArguments& arguments, const PlannedRun& run, const std::v
     const std::string which =
         "unit " + std::to_string(n + 1) + " of " + std::to_string(mine.size()) + ", " + unit.name + ": ";
     folder.keep(runner.run(mine[n], [&](const std::string& what, std::int64_t done, std::int64_t total) {
-      progress.show(which + what, done, total);
+      progress.show_whole(which + what, whole.share(n, share_of_run(what, done, total)));
     }));
   }
 }

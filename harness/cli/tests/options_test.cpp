@@ -55,6 +55,23 @@ TEST_CASE("the bar of a share") {
   CHECK(progress_bar(7.0) == "[==========] 100%");
 }
 
+TEST_CASE("how much of all work is done, and how long the rest takes") {
+  const WholeWork work({1.0, 6.0, 3.0});
+  CHECK(work.share(0, 0.0) == 0.0);
+  CHECK(work.share(1, 0.5) == Approx(0.4));
+  CHECK(work.share(2, 1.0) == 1.0);
+  CHECK(work.share(1, 7.0) == Approx(0.7));
+  CHECK(WholeWork().share(0, 0.5) == 0.0);
+  CHECK(WholeWork({0.0, 2.0}).share(0, 1.0) == 0.0);
+  CHECK(time_left(0.25, 67.0) == ", about 3 min 21 s left");
+  CHECK(time_left(0.001, 67.0).empty());
+  CHECK(time_left(1.0, 67.0).empty());
+  // The layers that are judged are most of a run; what comes before them is not counted.
+  CHECK(share_of_run("reference", 3, 4) == 0.0);
+  CHECK(share_of_run("judging layers", 12, 24) == Approx(0.532));
+  CHECK(share_of_run("judging the head", 24, 24) == Approx(0.964));
+}
+
 TEST_CASE("what a pipeline accepts") {
   using findings::FindingKind;
   CHECK_FALSE(run({}).acceptance.given());

@@ -2,6 +2,7 @@
 import json
 import os
 import pty
+import re
 import resource
 import struct
 import subprocess
@@ -311,6 +312,14 @@ class Streams(CommandLineTest):
         for line in lines:
             self.assertRegex(line, r"\Aqdiff: (\[=* *\] +\d+%  \d+ of \d+  )?[^\r\x1b]+, [\d.]+ s(, about .* left of this)?\Z")
         self.assertEqual(self.qdiff(*command, "--quiet", env=always).stderr, b"")
+        # The bar of a run is that of all its models, and only grows.
+        run = ["run", "H09-tiny-norm", "H05-gqa", "--steps", "0", "--mode", "lockstep"]
+        lines = self.qdiff(*run, env=always).stderr.decode().splitlines()
+        for line in lines:
+            self.assertRegex(line, r"\Aqdiff: \[=* *\] +\d+%  model \d of 2, [^\r\x1b]+, [\d.]+ s(, about .* left)?\Z")
+        shares = [int(re.search(r"(\d+)%", line).group(1)) for line in lines]
+        self.assertEqual(shares, sorted(shares))
+        self.assertGreater(shares[-1], 70)
         self.assertEqual(self.qdiff(*command, env={**always, "QDIFF_PROGRESS_SECONDS": "soon"}).stderr, b"")
 
 
