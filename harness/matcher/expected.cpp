@@ -14,7 +14,7 @@
 namespace qdiff::matcher {
 namespace {
 
-// As many as the reference's ensembles have (reference/ensemble.h), on which the bounds for them were measured.
+// As many as the reference's ensembles have (reference/memory.h), on which the bounds for them were measured.
 constexpr int kMembers = 16;
 
 // Variances over (u x)^2: reference/noise.h and noise.cpp derive and measure them.

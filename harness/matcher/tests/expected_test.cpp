@@ -1,7 +1,10 @@
 #include "qdiff/expected.h"
 
 #include <cmath>
+#include <fstream>
+#include <iterator>
 #include <limits>
+#include <regex>
 #include <stdexcept>
 
 #include "cmake/catch2.h"
@@ -173,6 +176,29 @@ TEST_CASE("sums that a matrix unit cuts off are explained where that is said", "
   for (float& value : y.values) value = static_cast<float>(value * (1.0 - cut_off));
   const auto in_double = [&](Rounding& rounding) { return multiply(x, w, rounding); };
   CHECK_THAT(stored(y.values), explained_by_rounding(expect(8, 30, {.matrix_units = true}, in_double)));
+}
+
+// What stands behind "name =" in a source of the tree.
+std::string constant(const std::string& file, const std::string& name) {
+  std::ifstream source(std::string(QDIFF_SOURCE_DIR) + '/' + file);
+  const std::string text((std::istreambuf_iterator<char>(source)), std::istreambuf_iterator<char>());
+  std::smatch found;
+  return std::regex_search(text, found, std::regex("\\b" + name + " = ([^;]+);")) ? found[1].str() : "";
+}
+
+TEST_CASE("the model of rounding is the reference's, whose derivations hold for both", "[matcher]") {
+  const auto [file, theirs, ours] = GENERATE(table<std::string, std::string, std::string>({
+      {"reference/noise.h", "kSumRounding", "kSumRounding"},
+      {"reference/noise.h", "kOneRounding", "kOneRounding"},
+      {"reference/noise.h", "kTwoUlps", "kTwoUlps"},
+      {"reference/noise.cpp", "kOfEach", "kCutOffOfEach"},
+      {"reference/noise.cpp", "kOfAll", "kCutOffOfAll"},
+      {"reference/memory.h", "kMembers", "kMembers"},
+  }));
+  const std::string expected = constant(file, theirs);
+  CAPTURE(file, theirs);
+  CHECK_FALSE(expected.empty());
+  CHECK(constant("harness/matcher/expected.cpp", ours) == expected);
 }
 
 }  // namespace
