@@ -40,7 +40,8 @@ double elements_of_span(const std::vector<TensorKey>& span, const ModelConfig& c
   return elements;
 }
 
-void check_memory_for(const trace::Trace& trace, const ModelConfig& config, const CommonArguments& common) {
+// Throws InputError where judging does not fit. Returns whether the reference's own forward pass fits beside it.
+bool check_memory_for(const trace::Trace& trace, const ModelConfig& config, const CommonArguments& common) {
   PlannedTrace planned;
   planned.steps = trace.manifest().steps;
   planned.passes = diagnose::kPassesAtOnce;
@@ -57,23 +58,9 @@ void check_memory_for(const trace::Trace& trace, const ModelConfig& config, cons
     }
   }
   const std::uint64_t limit = memory_limit(common.max_memory);
-  check_memory(plan_diagnose(config, planned), limit, common.max_memory.has_value());
-}
-
-// Whether the reference's own forward pass fits beside the rest: logits of all steps in float32, those of one step in
-// float64 twice while they are made, the residual stream behind each layer beside the recorded one, and the caches in
-// float64.
-bool reference_fits(const trace::Trace& trace, const ModelConfig& config, const CommonArguments& common) {
-  double bytes = 0.0, largest = 0.0, slots = 0.0;
-  for (const Step& step : trace.manifest().steps) {
-    const double tokens = static_cast<double>(step.batch()) * static_cast<double>(step.num_tokens());
-    const double logits = tokens * static_cast<double>(config.vocab);
-    bytes += 4.0 * logits + 8.0 * tokens * static_cast<double>(config.hidden * (config.num_layers + 1));
-    largest = std::max(largest, logits);
-    slots += tokens;
-  }
-  bytes += 20.0 * largest + 16.0 * slots * static_cast<double>(config.kv_width() * config.num_layers);
-  return bytes <= 0.25 * static_cast<double>(memory_limit(common.max_memory));
+  const MemoryPlan plan = plan_diagnose(config, planned);
+  check_memory(plan, limit, common.max_memory.has_value());
+  return plan.total() + bytes_beside(config, planned.steps) <= static_cast<double>(limit);
 }
 
 }  // namespace
@@ -105,8 +92,8 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
   const auto make_reference = [&](const Precision& precision) {
     return reference::make_engine(*model, precision, reference_options);
   };
-  options.beside_reference = reference_fits(*trace, config, arguments.common);
-  options.before_judging = [&] { check_memory_for(*trace, config, arguments.common); };
+  // Once the trace is known to be one of this model, and before anything of its size is allocated.
+  options.before_judging = [&] { options.beside_reference = check_memory_for(*trace, config, arguments.common); };
   findings::RunResult result = diagnose::judge_trace({*trace, *model, *oracle, make_reference}, options);
   progress.clear();
   if (tokenizer != nullptr) {

@@ -21,6 +21,9 @@ constexpr double kProgram = 300.0 * 1024 * 1024;  // LibTorch's libraries and it
 // Bytes for each judged element: gold in fp64, two deviations in fp32, the same again for a variant, and what the judge
 // sorts and sums.
 constexpr double kJudgedElement = 64.0;
+// The same of scores and probabilities, which are computed together: both in fp64 with the deviations of each and what
+// these are made of. Measured: 180 to 212 bytes for each score of 12 heads with 256, 384 and 512 queries.
+constexpr double kJudgedScore = 224.0;
 
 // What can be taken without swapping (proc(5), "MemAvailable"), the largest number where nobody says.
 std::uint64_t available_memory() {
@@ -56,6 +59,7 @@ struct StepSizes {
   double squares = 0.0;  // elements of these two of one layer
   double outside = 0.0;  // elements of the tensors outside the layers
   double largest = 0.0;  // elements of the largest tensor
+  double judged = 0.0;   // bytes for judging the one that takes most
   double residual = 0.0;
   double logits = 0.0;
 };
@@ -68,6 +72,7 @@ StepSizes sizes_of(const Step& step, const ModelConfig& config) {
     const double elements =
         elements_of(output_shape(operation.op, config, step.batch(), step.num_tokens(), step.valid_length()));
     sizes.largest = std::max(sizes.largest, elements);
+    sizes.judged = std::max(sizes.judged, elements * (is_square ? kJudgedScore : kJudgedElement));
     if (is_square) {
       sizes.squares += elements;
       continue;
@@ -123,7 +128,7 @@ double MemoryPlan::total() const {
 MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<PlannedCase>& cases,
                     std::uint64_t limit) {
   const auto num_layers = static_cast<double>(config.num_layers);
-  double recorded = 0.0, chain = 0.0, largest = 0.0, cache = 0.0;
+  double recorded = 0.0, chain = 0.0, judged = 0.0, cache = 0.0;
   for (const PlannedCase& planned : cases) {
     for (const Step& step : planned.steps) {
       const StepSizes sizes = sizes_of(step, config);
@@ -131,7 +136,7 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
       // Layer inputs rounded for the engine, the reference's logits in fp64, and those of the untapped run.
       chain += sizes.residual * (num_layers + 1.0) * static_cast<double>(size_of(dtype)) +
                sizes.logits * (sizeof(double) + static_cast<double>(size_of(dtype)));
-      largest = std::max(largest, sizes.largest);
+      judged = std::max(judged, sizes.judged);
     }
     cache = std::max(cache, cache_of(planned, config));
   }
@@ -142,7 +147,7 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
                 // Once in the reference engine, and once in the oracle with the fp32 squares for its noise.
                 {"the reference's weights",
                  reference_weights(config, sizeof(double)) + reference_weights(config, reference::kBytesOfBothForms)},
-                {"judging the largest tensor", largest * kJudgedElement},
+                {"judging the largest tensor", judged},
                 {"the caches", cache * (static_cast<double>(size_of(dtype)) + sizeof(double))}};
   add_engine_weights(plan, config, dtype, limit);
   return plan;
@@ -150,10 +155,10 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
 
 MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned) {
   constexpr double kMembers = reference::kMembers + 1;  // and gold
-  double largest = 0.0, residual = 0.0, logits = 0.0;
+  double judged = 0.0, residual = 0.0, logits = 0.0;
   for (const Step& step : planned.steps) {
     const StepSizes sizes = sizes_of(step, config);
-    largest = std::max(largest, sizes.largest);
+    judged = std::max(judged, sizes.judged);
     residual += sizes.residual;
     logits += sizes.logits;
   }
@@ -161,7 +166,7 @@ MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned)
   plan.parts = {{"the program", kProgram},
                 {"the trace's tensors of one layer", planned.part_bytes},
                 {"the reference's weights", reference_weights(config, reference::kBytesOfBothForms)},
-                {"judging the largest tensor", largest * kJudgedElement},
+                {"judging the largest tensor", judged},
                 {"the span without recorded tensors", planned.span_elements * kMembers * sizeof(double)}};
   if (planned.free_runs) {
     const double batch = static_cast<double>(planned.steps.front().batch());
@@ -174,6 +179,21 @@ MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned)
     plan.parts.push_back({"the weights of those passes", reference_weights(config, sizeof(double))});
   }
   return plan;
+}
+
+double bytes_beside(const ModelConfig& config, const std::vector<Step>& steps) {
+  // Logits of all steps in float32, those of one step in float64 twice while they are made, the residual stream behind
+  // each layer beside the recorded one, the caches in float64, and weights as they are computed with.
+  double bytes = reference_weights(config, sizeof(double)), largest = 0.0, slots = 0.0;
+  for (const Step& step : steps) {
+    const StepSizes sizes = sizes_of(step, config);
+    bytes +=
+        sizeof(float) * sizes.logits + sizeof(double) * sizes.residual * static_cast<double>(config.num_layers + 1);
+    largest = std::max(largest, sizes.logits);
+    slots += static_cast<double>(step.batch()) * static_cast<double>(step.num_tokens());
+  }
+  return bytes + (2.0 * sizeof(double) + sizeof(float)) * largest +
+         2.0 * sizeof(double) * slots * static_cast<double>(config.kv_width() * config.num_layers);
 }
 
 MemoryPlan plan_record(const ModelConfig& config, DType dtype, const PlannedCase& planned, bool reference,

@@ -47,6 +47,8 @@ struct PlannedTrace {
   std::size_t passes = 0;      // so many at once
 };
 MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned);
+// What the reference's own forward pass of these steps takes beside that.
+double bytes_beside(const ModelConfig& config, const std::vector<Step>& steps);
 
 // `--max-memory`, or else what is free on this machine and what its control group allows.
 std::uint64_t memory_limit(const std::optional<std::uint64_t>& given);

@@ -402,6 +402,22 @@ TEST_CASE("J09: a case beyond any memory is refused, and its sum does not wrap")
         plan_record(large_model(), DType::kF32, planned(1, 512), false, std::uint64_t{1} << 40).total());
 }
 
+TEST_CASE("judging scores takes more than judging what else is as large, and the reference beside it its weights") {
+  const auto judging = [](const std::vector<Step>& steps) {
+    for (const auto& part : plan_diagnose(large_model(), {.steps = steps}).parts) {
+      if (part.what == "judging the largest tensor") return part.bytes;
+    }
+    return 0.0;
+  };
+  constexpr double kScores = 28.0 * 8192 * 8192, kLogits = 16.0 * 152064;
+  CHECK(judging(planned(1, 8192).steps) > 180.0 * kScores);  // as measured
+  CHECK(judging(planned(1, 16).steps) == 64.0 * kLogits);
+  const double layer = plan_diagnose(large_model(), {.steps = planned(1, 1).steps}).parts[2].bytes;
+  CHECK(bytes_beside(large_model(), planned(1, 1).steps) > 0.5 * layer);
+  CHECK(bytes_beside(large_model(), planned(1, 512).steps) >
+        bytes_beside(large_model(), planned(1, 1).steps) + 512.0 * 152064 * 20);
+}
+
 TEST_CASE("recording the reference counts the scores and probabilities that it hands out in float32") {
   constexpr std::int64_t kTokens = 4096;
   const MemoryPlan plan = plan_record(large_model(), DType::kBF16, planned(1, kTokens), true, std::uint64_t{1} << 60);
