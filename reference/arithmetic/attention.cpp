@@ -50,7 +50,7 @@ struct AttentionPart {
 };
 
 AttentionPart attend(const Unit& unit, std::span<const at::Tensor> inputs, const Setting& setting, const Block& block) {
-  const auto [first, count] = block;
+  const std::int64_t first = block.first, count = block.count;
   AttentionPart part;
   AttentionValues& a = part.values;
   const Parameters p = setting.parameters(unit.first == kAttnOutput ? kAttnOutput : kScores);
