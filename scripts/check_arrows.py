@@ -27,11 +27,12 @@ ROOMS = {
     "harness/cases": COMPARING,
     "harness/report": COMPARING + ["harness/findings"],
     "harness/shards": COMPARING + ["harness/findings", "harness/report"],
+    "harness/reference_cache": COMPARING + ["harness/pattern", "harness/findings", "harness/shards", "harness/diagnose"],
     "harness/explain": ["harness/contract", "harness/compare"],
     # It judges recordings, which are traces in memory.
     "harness/diagnose": COMPARING + ["harness/pattern", "harness/explain", "harness/findings", "harness/trace"],
     "harness/cli": COMPARING + ["harness/findings", "harness/acceptance", "harness/model", "harness/trace", "harness/cases", "harness/report",
-                                "harness/shards", "harness/diagnose", "harness/reduce", "harness/selftest",
+                                "harness/shards", "harness/diagnose", "harness/reduce", "harness/reference_cache", "harness/selftest",
                                 "harness/calibration", "reference", "optimized"],
     "harness/selftest": COMPARING + ["harness/findings", "harness/model", "harness/trace", "harness/cases",
                                      "harness/report", "harness/shards", "harness/diagnose"],

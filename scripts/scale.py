@@ -119,7 +119,7 @@ def mix(state):
 
 
 def content_hash(data):
-    """As ContentHash in harness/shards/content_hash.cpp, of one piece."""
+    """As ContentHash in harness/formats/content_hash.cpp, of one piece."""
     state = 0
     words = [len(data)] + [int.from_bytes(data[at:at + 8], "little") for at in range(0, len(data), 8)]
     for word in words:

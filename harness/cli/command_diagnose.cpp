@@ -5,6 +5,7 @@
 #include "harness/cli/acceptance.h"
 #include "harness/cli/commands.h"
 #include "harness/cli/delivery.h"
+#include "harness/cli/kept_reference.h"
 #include "harness/cli/memory.h"
 #include "harness/cli/output_folder.h"
 #include "harness/cli/progress.h"
@@ -88,13 +89,15 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
     progress.show(options.id + ": " + what, done, total);
   };
   const reference::Options reference_options{.num_threads = arguments.common.threads.value_or(0)};
-  const auto oracle = reference::make_oracle(*model, reference_options);
+  KeptReference kept(arguments.common);
+  const KeptReference::WithParts made = kept.make_oracle(*model, reference_options);
   const auto make_reference = [&](const Precision& precision) {
-    return reference::make_engine(*model, precision, reference_options);
+    return kept.make_engine(*model, precision, reference_options);
   };
   // Once the trace is known to be one of this model, and before anything of its size is allocated.
   options.before_judging = [&] { options.beside_reference = check_memory_for(*trace, config, arguments.common); };
-  findings::RunResult result = diagnose::judge_trace({*trace, *model, *oracle, make_reference}, options);
+  options.kept = made.parts;
+  findings::RunResult result = diagnose::judge_trace({*trace, *model, *made.oracle, make_reference}, options);
   progress.clear();
   if (tokenizer != nullptr) {
     for (findings::FreeRun& run : result.free_runs) put_words(*tokenizer, run);
@@ -104,6 +107,7 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
     }
   }
   result.command = command;
+  result.reference_values = kept.values();
   apply_terms(terms, result);
   return deliver(result, arguments.common, arguments.out);
 }

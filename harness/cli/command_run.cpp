@@ -185,19 +185,21 @@ WholeWork whole_work_of(const std::vector<Group>& groups, diagnose::Mode mode) {
 using ShowShare = std::function<void(const std::string& what, double share)>;  // of a group
 
 findings::RunResult run_group(Group& group, const RunArguments& arguments, const MemoryPlan& plan,
-                              const std::optional<std::set<int>>& steps, Progress& progress, const ShowShare& show) {
+                              const std::optional<std::set<int>>& steps, KeptReference& kept, Progress& progress,
+                              const ShowShare& show) {
   RunParties parties(*group.model, arguments.backend,
                      {.dtype = group.dtype,
                       .threads = arguments.common.threads,
                       .max_resident_bytes = plan.max_resident_bytes,
                       .inject = group.inject},
-                     arguments.reference);
+                     arguments.reference, kept);
   if (arguments.print_gemms) print_gemms(parties.candidate(), group.model->config(), group.spec, progress);
   diagnose::RunOptions options;
   options.mode = arguments.mode;
   options.layers = group.layers;
   options.steps = steps;
   options.inject = group.inject;
+  options.kept = parties.kept_parts();
   options.repeat_arguments = repeat_arguments(arguments, group.inject);
   options.progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
     show(what, share_of_run(what, done, total));
@@ -251,6 +253,7 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
   if (terms) acceptance::check_baseline(*terms, false, ids_of(groups));
   std::vector<MemoryPlan> plans;
   for (const Group& group : groups) plans.push_back(plan_group(group, arguments));
+  KeptReference kept(arguments.common);
 
   Progress progress(arguments.common.quiet);
   const WholeWork whole = whole_work_of(groups, arguments.mode);
@@ -261,11 +264,12 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
     const auto show = [&](const std::string& what, double share) {
       progress.show_whole(which + groups[i].spec + ": " + what, whole.share(i, share));
     };
-    results.push_back(run_group(groups[i], arguments, plans[i], steps, progress, show));
+    results.push_back(run_group(groups[i], arguments, plans[i], steps, kept, progress, show));
   }
   progress.clear();
   findings::RunResult result = diagnose::merge(std::move(results));
   result.command = command;
+  result.reference_values = kept.values();
   if (arguments.inject) result.injected = arguments.inject;
   doubt_planting(result);
   apply_terms(terms, result);

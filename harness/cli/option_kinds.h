@@ -90,6 +90,14 @@ inline void add_common(CLI::App& app, CommonArguments& common) {
   add_output_options(app, common);
 }
 
+inline void add_reference_cache(CLI::App& app, CommonArguments& common) {
+  add_value(app, "--reference-cache", common.reference_cache, "DIR", parse_path,
+            "Keep what the reference computes there, and read it where another run has kept it; machines may share the "
+            "folder (default: what QDIFF_REFERENCE_CACHE names, else nothing is kept)");
+  add_value(app, "--reference-cache-size", common.reference_cache_size, "SIZE", parse_size,
+            "The most that is kept there, as 512M or 50G: what was used longest ago goes first (default: 20G)");
+}
+
 inline int parse_bad_input_status(const std::string& text) {
   constexpr std::int64_t kFirst = 2, kLast = 255;  // never that of a match or of a divergence
   return static_cast<int>(parse_whole(kBadInputStatus, text, kFirst, kLast));

@@ -56,6 +56,7 @@ void add_run(CLI::App& app, CommandLine& line) {
            "lockstep: each layer gets the reference's input; free: the engine feeds itself; both (default: both)");
   add_unit_options(command, *run);
   add_acceptance(command, run->acceptance);
+  add_reference_cache(command, run->common);
   add_all(command, run->common);
   add_common(command, run->common);
   add_bad_input_status(command);
@@ -189,6 +190,7 @@ void add_diagnose(CLI::App& app, CommandLine& line) {
   command.add_flag("--allow-precision", diagnose->allow_precision,
                    "Undeclared roundings are reported, but the exit status leaves them aside");
   add_acceptance(command, diagnose->acceptance);
+  add_reference_cache(command, diagnose->common);
   add_all(command, diagnose->common);
   add_common(command, diagnose->common);
   add_bad_input_status(command);

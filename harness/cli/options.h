@@ -26,6 +26,8 @@ struct CommonArguments {
   std::optional<int> threads;
   ColorChoice color = ColorChoice::kAuto;
   bool quiet = false;
+  std::optional<std::string> reference_cache;                    // a folder; none: what the environment names
+  std::uint64_t reference_cache_size = std::uint64_t{20} << 30;  // bytes
   bool all = false;  // show the ten hypotheses and every cause, whatever was found
 };
 

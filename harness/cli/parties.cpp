@@ -3,11 +3,13 @@
 namespace qdiff::cli {
 
 RunParties::RunParties(const WeightSource& model, EngineKind backend, const EngineSettings& settings,
-                       reference::Where where)
+                       reference::Where where, KeptReference& kept)
     : model_(model), candidate_(make_engine(backend, model, settings)) {
   const reference::Options options{.num_threads = settings.threads.value_or(0), .where = where};
-  reference_ = reference::make_engine(model, gold_precision(candidate_->precision().weights), options);
-  oracle_ = reference::make_oracle(model, options);
+  reference_ = kept.make_engine(model, gold_precision(candidate_->precision().weights), options);
+  KeptReference::WithParts made = kept.make_oracle(model, options);
+  oracle_ = std::move(made.oracle);
+  kept_parts_ = made.parts;
 }
 
 }  // namespace qdiff::cli

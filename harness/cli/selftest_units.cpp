@@ -7,7 +7,7 @@
 
 #include "harness/cli/shard_folder.h"
 #include "harness/cli/unit_plan.h"
-#include "harness/shards/content_hash.h"
+#include "harness/formats/content_hash.h"
 #include "harness/shards/journal.h"
 
 namespace qdiff::cli {
@@ -104,10 +104,10 @@ double seconds_of_unit(std::string_view unit) {
 
 Plan plan_of(const SelftestArguments& arguments, const std::vector<std::string>& units) {
   Plan plan{.program = program_name(), .words = words_of_units(arguments), .units = {}};
-  shards::ContentHash options;
+  formats::ContentHash options;
   for (const std::string& word : plan.words) options.add(word);
   for (const std::string& unit : units) {
-    shards::ContentHash identity = options;
+    formats::ContentHash identity = options;
     plan.units.push_back({.name = unit, .identity = identity.add(unit).text()});
   }
   return plan;

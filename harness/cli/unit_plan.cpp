@@ -11,7 +11,7 @@
 #include "harness/cli/text.h"
 #include "harness/contract/error.h"
 #include "harness/diagnose/selection.h"
-#include "harness/shards/content_hash.h"
+#include "harness/formats/content_hash.h"
 #include "harness/shards/suite.h"
 
 namespace qdiff::cli {
@@ -152,7 +152,7 @@ bool has_place(const Injection& injection, const ModelConfig& config, std::strin
 
 std::string identity_of(const RunArguments& arguments, const UnitWork& work, const Unit& unit, const CaseInput& input,
                         const ModelConfig& config) {
-  shards::ContentHash hash;
+  formats::ContentHash hash;
   for (const std::string& text :
        {unit.model, unit.dtype, unit.backend, unit.mode, unit.layers, unit.kept_layers, input.id, input.title,
         input.hypothesis.value_or(""), input.argument, to_string(config)}) {

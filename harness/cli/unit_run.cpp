@@ -7,6 +7,8 @@
 
 #include "harness/cli/acceptance.h"
 #include "harness/cli/delivery.h"
+#include "harness/cli/kept_reference.h"
+#include "harness/cli/model_hash.h"
 #include "harness/cli/output_folder.h"
 #include "harness/cli/parties.h"
 #include "harness/cli/progress.h"
@@ -16,7 +18,6 @@
 #include "harness/cli/words.h"
 #include "harness/model/model.h"
 #include "harness/model/tokenizer.h"
-#include "harness/shards/content_hash.h"
 #include "harness/shards/result_archive.h"
 
 namespace qdiff::cli {
@@ -25,35 +26,16 @@ namespace {
 using shards::Unit;
 using shards::UnitResult;
 
-// Of a model's config and weights, read once. What a synthetic model holds follows from its name.
-std::string inputs_of(const WeightSource& model) {
-  shards::ContentHash hash;
-  hash.add(to_string(model.config()));
-  if (is_synthetic(model.description())) return hash.add(model.description()).text();
-  constexpr std::int64_t kAtOnce = std::int64_t{1} << 22;
-  std::vector<std::byte> bytes;
-  for (const WeightInfo& info : model.weights()) {
-    hash.add(info.name).add(name(info.dtype)).add(to_string(info.shape));
-    const std::int64_t size = num_elements(info.shape);
-    for (std::int64_t first = 0; first < size; first += kAtOnce) {
-      const std::int64_t count = std::min(kAtOnce, size - first);
-      bytes.resize(static_cast<std::size_t>(count) * size_of(info.dtype));
-      model.read(info, first, count, bytes);
-      hash.add(bytes);
-    }
-  }
-  return hash.text();
-}
-
 // Does units one after the other, and keeps what the next one can use too: the model, and its engines.
 class UnitRunner {
  public:
-  UnitRunner(const RunArguments& arguments, const PlannedRun& run) : arguments_(arguments), run_(run) {}
+  UnitRunner(const RunArguments& arguments, const PlannedRun& run, KeptReference& kept)
+      : arguments_(arguments), run_(run), kept_(kept) {}
 
   shards::Entry entry_of(std::size_t i) {
     const Unit& unit = run_.plan.units[i];
     open(run_.work[i]);
-    if (inputs_.empty()) inputs_ = inputs_of(*model_);
+    if (inputs_.empty()) inputs_ = model_hash(*model_);
     return {.unit = unit.name, .identity = unit.identity, .program = run_.plan.program, .inputs = inputs_};
   }
 
@@ -89,7 +71,7 @@ class UnitRunner {
                               .max_resident_bytes = work.max_resident_bytes,
                               .inject = {}};
       if (work.is_planted) settings.inject = arguments_.inject;
-      parties_ = std::make_unique<RunParties>(*model_, work.backend, settings, arguments_.reference);
+      parties_ = std::make_unique<RunParties>(*model_, work.backend, settings, arguments_.reference, kept_);
       used_ = work;
     }
     return *parties_;
@@ -111,7 +93,9 @@ class UnitRunner {
     if (work.is_planted) options.inject = arguments_.inject;
     options.repeat_arguments = repeat_arguments(repeated, options.inject);
     options.progress = progress;
-    findings::RunResult result = diagnose::run_cases({&input, 1}, parties_for(work).get(), options);
+    RunParties& parties = parties_for(work);
+    options.kept = parties.kept_parts();
+    findings::RunResult result = diagnose::run_cases({&input, 1}, parties.get(), options);
     // A path stands in reports as in the suite.
     if (!is_synthetic(work.model) && result.model.starts_with(work.model)) {
       result.model = work.shown_model + result.model.substr(work.model.size());
@@ -124,6 +108,7 @@ class UnitRunner {
 
   const RunArguments& arguments_;
   const PlannedRun& run_;
+  KeptReference& kept_;
   std::string path_, inputs_;
   std::vector<int> kept_layers_;
   std::unique_ptr<WeightSource> model_;
@@ -144,12 +129,12 @@ void check_can_be_done(const PlannedRun& run, const std::vector<std::size_t>& mi
 
 // Those of which there is no result yet.
 void do_units(const RunArguments& arguments, const PlannedRun& run, const std::vector<std::size_t>& mine,
-              const ShardFolder& folder) {
+              const ShardFolder& folder, KeptReference& kept) {
   Progress progress(arguments.common.quiet);
   std::vector<double> seconds;
   for (const std::size_t i : mine) seconds.push_back(folder.has(i) ? 0.0 : run.costs[i].seconds);
   const WholeWork whole(seconds);
-  UnitRunner runner(arguments, run);
+  UnitRunner runner(arguments, run, kept);
   for (std::size_t n = 0; n < mine.size(); ++n) {
     const Unit& unit = run.plan.units[mine[n]];
     if (const auto earlier = folder.find(mine[n])) {
@@ -217,9 +202,11 @@ ExitStatus run_by_units(const RunArguments& arguments) {
   check_output_folder(arguments.out);
   const auto terms = read_terms(arguments.acceptance, arguments.out, false);
   if (terms) acceptance::check_baseline(*terms, false, names_of(run.plan, mine));
+  KeptReference kept(arguments.common);
   const ShardFolder folder(run.plan, mine, shard, arguments.out, arguments.resume, arguments.common.quiet);
-  do_units(arguments, run, mine, folder);
+  do_units(arguments, run, mine, folder, kept);
   JoinedUnits joined = join_units(run.plan, mine, [&](std::size_t i) { return *folder.find(i); });
+  joined.result.reference_values = kept.values();
   apply_terms(terms, joined.result);
   write_durations(joined.durations, arguments.out);
   return deliver(joined.result, arguments.common, arguments.out);

@@ -51,13 +51,15 @@ void probe(const RowJudgement& row, const Expectation& expected, const VariantFa
   }
 }
 
+// The first and the last judged layer stand for all: they differ most (large k biases, residual of no history).
+bool is_probed(const Walk& walk, int layer) {
+  const std::set<int>& layers = walk.extent.layers;
+  return walk.options.probing && (layer == kNoLayer || layer == *layers.begin() || layer == *layers.rbegin());
+}
+
 // Would these inputs show each variant of this row? Asked once for each case until one row does. A case answers for
 // its own hypothesis, an end-to-end case for all; what no case has shown yet is asked of every case.
 void probe_catalogue(Walk& walk, const RowJudgement& row, const Expectation& expected) {
-  // The first and the last judged layer stand for all: they differ most (large k biases, residual of no history).
-  const std::set<int>& layers = walk.extent.layers;
-  const int layer = row.key.id.layer;
-  if (layer != kNoLayer && layer != *layers.begin() && layer != *layers.rbegin()) return;
   Detectability& detectability = walk.result.detectability;
   for (const VariantFacts& facts : walk.oracle.catalogue()) {
     if (!facts.probed || !concerns(facts, row.span)) continue;
@@ -140,7 +142,7 @@ void judge_rows(Walk& walk, std::span<RowJudgement> rows, JudgesAtWork& judges) 
       const auto expected = std::make_shared<const Expectation>(std::move(expectations[i]));
       judges.begin(walk, row, expected);
       const bool has_shape = compare::shape_fits(row.key.id.op, row.actual().shape, row.step(), walk.oracle.config());
-      if (walk.options.probing && has_shape) probe_catalogue(walk, row, *expected);
+      if (is_probed(walk, row.key.id.layer) && has_shape) probe_catalogue(walk, row, *expected);
     }
     rows = rows.subspan(together);
   }
@@ -193,6 +195,44 @@ struct Part {
   std::size_t first_wrong = 0;
 };
 
+// Calls judge() unless an earlier run has judged the same rows.
+template <typename Judge>
+void judge_once(Walk& walk, int layer, std::vector<RowJudgement>& rows, const Judge& judge) {
+  std::vector<RowJudgement*> judgeable;
+  std::vector<RowJudgement> asked;  // copies: queries are made of rows that stand together
+  for (RowJudgement& row : rows) {
+    if (row.unusable) continue;
+    judgeable.push_back(&row);
+    asked.push_back(row);
+  }
+  std::vector<TensorView> actual;
+  std::vector<std::string> subjects;
+  for (const RowJudgement& row : asked) {
+    actual.push_back(row.actual());
+    subjects.push_back(row.subject->input->id + '\n' + row.subject->input->hypothesis.value_or("") + '\n' +
+                       row.subject->mode);
+  }
+  const Detectability before = walk.result.detectability;
+  walk.rows.with_queries(asked, [&](std::span<const Query> queries) {
+    const PartQuestion question{queries, actual, subjects, is_probed(walk, layer), before};
+    if (auto kept = walk.options.kept->find(question)) {
+      for (std::size_t i = 0; i < judgeable.size(); ++i) {
+        PartAnswer::Row& row = kept->rows[i];
+        judgeable[i]->judgement = std::move(row.judgement);
+        judgeable[i]->pattern = std::move(row.pattern);
+        judgeable[i]->profile = std::move(row.profile);
+      }
+      walk.result.detectability = std::move(kept->after);
+      return;
+    }
+    judge();
+    PartAnswer answer;
+    for (const RowJudgement* row : judgeable) answer.rows.push_back({row->judgement, row->pattern, row->profile});
+    answer.after = walk.result.detectability;
+    walk.options.kept->keep(question, answer);
+  });
+}
+
 Part judge_part(Walk& walk, Scope scope, int layer) {
   Part part{{}, walk.result.wrong.size()};
   std::vector<std::pair<std::size_t, std::size_t>> judgeable;  // of each operation, first and behind the last
@@ -204,11 +244,18 @@ Part judge_part(Walk& walk, Scope scope, int layer) {
     judgeable.emplace_back(part.rows.size() + unusable, part.rows.size() + recorded.size());
     std::ranges::move(recorded, std::back_inserter(part.rows));
   }
-  JudgesAtWork judges;
-  for (const auto& [first, end] : judgeable) {
-    judge_rows(walk, std::span(part.rows).subspan(first, end - first), judges);
+  const auto judge = [&] {
+    JudgesAtWork judges;
+    for (const auto& [first, end] : judgeable) {
+      judge_rows(walk, std::span(part.rows).subspan(first, end - first), judges);
+    }
+    judges.wait();
+  };
+  if (walk.options.kept != nullptr) {
+    judge_once(walk, layer, part.rows, judge);
+  } else {
+    judge();
   }
-  judges.wait();
   for (const RowJudgement& row : part.rows) tally(walk, row);
   end_part(walk);
   return part;

@@ -8,6 +8,7 @@
 
 #include "harness/contract/oracle.h"
 #include "harness/diagnose/hypotheses.h"
+#include "harness/diagnose/kept_parts.h"
 #include "harness/diagnose/selection.h"
 #include "harness/diagnose/subject.h"
 #include "harness/findings/result.h"
@@ -31,6 +32,7 @@ struct JudgingOptions {
   std::function<void()> after_part;
   // Called when all is judged and nothing is explained yet. True: no explanation is looked for.
   std::function<bool(const Judged&)> is_explained_otherwise = {};
+  KeptParts* kept = nullptr;  // null: every part is judged
 };
 
 Judged judge_subjects(const std::vector<Subject>& subjects, Oracle& oracle, const Precision& precision,

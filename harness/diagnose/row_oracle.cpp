@@ -62,14 +62,21 @@ Expectation RowOracle::evaluate(const RowJudgement& row, const Supposition& supp
   return oracle_.evaluate(asked.query);
 }
 
-std::vector<Expectation> RowOracle::evaluate_all(std::span<const RowJudgement> rows) const {
+void RowOracle::with_queries(std::span<const RowJudgement> rows,
+                             const std::function<void(std::span<const Query>)>& use) const {
   std::deque<RowQuery> kept;  // queries refer to what lives there
   std::vector<Query> queries;
   for (const RowJudgement& row : rows) {
     kept.emplace_back(row, declared_, Supposition{}, config());
     queries.push_back(kept.back().query);
   }
-  return oracle_.evaluate_all(queries);
+  use(queries);
+}
+
+std::vector<Expectation> RowOracle::evaluate_all(std::span<const RowJudgement> rows) const {
+  std::vector<Expectation> expectations;
+  with_queries(rows, [&](std::span<const Query> queries) { expectations = oracle_.evaluate_all(queries); });
+  return expectations;
 }
 
 compare::Judgement RowOracle::judge(const RowJudgement& row, const Supposition& supposition) const {

@@ -5,6 +5,7 @@
 // variants are nowhere near the candidate: may_reproduce() is the cheap look before the dear one.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -28,6 +29,9 @@ class RowOracle {
 
   // All evaluations throw NotEvaluable where the variant needs what is not recorded.
   Expectation evaluate(const RowJudgement& row, const Supposition& supposition, bool with_noise = true) const;
+  // Calls use(queries) with those that ask what right code computes of these rows, in their order.
+  void with_queries(std::span<const RowJudgement> rows,
+                    const std::function<void(std::span<const Query> queries)>& use) const;
   // What right code computes, for several tensors of one operation.
   std::vector<Expectation> evaluate_all(std::span<const RowJudgement> rows) const;
   compare::Judgement judge(const RowJudgement& row, const Supposition& supposition) const;

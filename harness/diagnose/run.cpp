@@ -40,8 +40,9 @@ findings::RunResult run_cases(std::span<const CaseInput> cases, const Parties& p
   const Extent extent = select_layers(options.layers, config);
   Recordings recordings = record_cases(cases, parties, options, extent);
   const Precision& precision = parties.candidate.precision();
-  Judged judged = judge_subjects(recordings.subjects, parties.oracle, precision, extent,
-                                 {.probing = options.probing, .progress = options.progress, .after_part = {}});
+  Judged judged = judge_subjects(
+      recordings.subjects, parties.oracle, precision, extent,
+      {.probing = options.probing, .progress = options.progress, .after_part = {}, .kept = options.kept});
   std::ranges::move(recordings.wrong, std::back_inserter(judged.wrong));
   drop_consequences(judged.wrong);
 

@@ -17,6 +17,7 @@
 #include "harness/contract/engine.h"
 #include "harness/contract/oracle.h"
 #include "harness/contract/step.h"
+#include "harness/diagnose/kept_parts.h"
 #include "harness/diagnose/subject.h"
 #include "harness/findings/result.h"
 
@@ -33,6 +34,7 @@ struct RunOptions {
   std::optional<Injection> inject;     // already planted in the candidate; named in the result
   std::string repeat_arguments;        // appended to each finding's command: " --model M --dtype bfloat16"
   ProgressReport progress;
+  KeptParts* kept = nullptr;  // of earlier runs
 };
 
 // Everything a run needs. The candidate and the reference engine hold the same weights; the reference engine computes

@@ -249,16 +249,18 @@ findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions&
   check_weights(of);
   if (options.before_judging) options.before_judging();
   const auto forget = [&parties] { parties.trace.forget(); };
-  JudgingOptions judging{.probing = options.probing, .progress = options.progress, .after_part = forget};
+  JudgingOptions judging{
+      .probing = options.probing, .progress = options.progress, .after_part = forget, .kept = options.kept};
   const auto judge_again = [&] { return judge_subjects(of.subjects, parties.oracle, of.precision(), extent, judging); };
   // What is the recorder's is known before anything is explained by the engine.
   Recorder recorder(of);
   bool judges_again = false;
   judging.is_explained_otherwise = [&](const Judged& judged) {
-    const JudgingOptions judging_alone{
-        .probing = false, .progress = {}, .after_part = forget, .is_explained_otherwise = [](const Judged&) {
-          return true;
-        }};
+    const JudgingOptions judging_alone{.probing = false,
+                                       .progress = {},
+                                       .after_part = forget,
+                                       .is_explained_otherwise = [](const Judged&) { return true; },
+                                       .kept = options.kept};
     judges_again = recorder.find(
         judged, [&] { return judge_subjects(of.subjects, parties.oracle, of.precision(), extent, judging_alone); });
     return judges_again;

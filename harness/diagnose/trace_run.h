@@ -37,6 +37,7 @@ struct TraceOptions {
   bool probing = true;                       // ask of each variant whether these inputs would show it
   ProgressReport progress = {};
   std::function<void()> before_judging = {};  // the trace is found to fit the model
+  KeptParts* kept = nullptr;                  // of earlier runs
 };
 
 // Whether replay does not reach the tensor: its span goes over too many layers (kMostLayersOfSpan).

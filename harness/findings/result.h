@@ -25,6 +25,7 @@
 #include "harness/contract/step.h"
 #include "harness/findings/acceptance.h"
 #include "harness/findings/finding_kind.h"
+#include "harness/findings/reference_values.h"
 
 namespace qdiff::findings {
 
@@ -277,10 +278,11 @@ struct RunResult {
   bool precision_allowed = false;  // findings of kind precision leave the verdict as it is
   // Where asked for: the entries of compute.points under which there would be no finding of kind precision.
   std::optional<std::map<std::string, std::string>> inferred_points;
-  std::optional<FreeRanking> ranking;    // of a trace with tensors that replay does not reach
-  std::optional<FedTokens> fed_tokens;   // of a trace with such steps
-  std::optional<Acceptance> acceptance;  // where a baseline, waivers or kinds of finding were named
-  double seconds = 0.0;                  // the only field that differs between two equal runs
+  std::optional<FreeRanking> ranking;                    // of a trace with tensors that replay does not reach
+  std::optional<FedTokens> fed_tokens;                   // of a trace with such steps
+  std::optional<Acceptance> acceptance;                  // where a baseline, waivers or kinds of finding were named
+  std::optional<ReferenceValues> reference_values = {};  // where they are kept from run to run
+  double seconds = 0.0;  // with the one before, the only field that differs between two equal runs
 
   // The first finding of kind logic, else the first of kind precision; null where there is neither.
   const Finding* first_divergence() const {

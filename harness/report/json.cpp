@@ -245,6 +245,11 @@ Document advice_document(const std::optional<RecordAdvice>& advice) {
   return {{"step", advice->step}, {"tensors", list(advice->tensors)}};
 }
 
+Document reference_values_document(const std::optional<findings::ReferenceValues>& values) {
+  if (!values) return nullptr;
+  return {{"computed", values->computed}, {"from_cache", values->from_cache}};
+}
+
 Document points_document(const std::optional<std::map<std::string, std::string>>& points) {
   if (!points) return nullptr;
   Document document = Document::object();
@@ -353,6 +358,7 @@ Document document_without_findings(const RunResult& result) {
       {"engine",
        {{"name", result.engine}, {"device", result.device}, {"compute", precision_document(result.precision)}}},
       {"injected", injected_document(result)},
+      {"reference_values", reference_values_document(result.reference_values)},
       {"seconds", number(result.seconds)}};
   // Put in afterwards, for a list in braces is copied, and these may be long.
   document["hypotheses"] = Document::array();

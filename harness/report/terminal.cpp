@@ -400,6 +400,10 @@ std::string format_terminal(const RunResult& result, const TerminalOptions& opti
   write_hypotheses(result, whole, out);
   write_coverage(result, whole, out);
   if (!notes_first) write_notes();
+  if (const auto& values = result.reference_values) {
+    out.field("reference", counted(values->computed, "value") + " computed, " + std::to_string(values->from_cache) +
+                               " from the cache");
+  }
   out.whole_field("reports", options.reports);
   return out.take();
 }

@@ -7,12 +7,12 @@
 #include "harness/contract/number_text.h"
 #include "harness/formats/atomic_file.h"
 #include "harness/formats/atomic_folder.h"
+#include "harness/formats/content_hash.h"
 #include "harness/formats/input_file.h"
 #include "harness/formats/strict_json.h"
 #include "harness/formats/suggest.h"
 #include "harness/report/json.h"
 #include "harness/report/report_file.h"
-#include "harness/shards/content_hash.h"
 
 namespace qdiff::shards {
 namespace {
@@ -61,7 +61,7 @@ fs::path Journal::file_of(const std::string& unit) const {
 void Journal::write(const UnitResult& result) const {
   report::make_folder(folder_);
   Entry entry = result.entry;
-  entry.content = ContentHash().add(result.found).text();
+  entry.content = formats::ContentHash().add(result.found).text();
   formats::write_file(file_of(entry.unit), header_of(entry) + result.found + '\n');
 }
 
@@ -80,7 +80,7 @@ std::optional<UnitResult> Journal::read(const std::string& unit) const {
     throw InputError(source + ": holds the result of another unit, " + formats::printable(result.entry.unit) +
                      "; remove it, and the unit is run again");
   }
-  if (ContentHash().add(result.found).text() != result.entry.content) {
+  if (formats::ContentHash().add(result.found).text() != result.entry.content) {
     throw InputError(source +
                      ": is damaged: what was found is not what was written; remove it, and the unit is run "
                      "again");

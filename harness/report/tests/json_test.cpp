@@ -212,7 +212,7 @@ TEST_CASE("keys stand in a fixed order", "[report]") {
                                            "conditions",       "cases",
                                            "command",          "model",
                                            "engine",           "injected",
-                                           "seconds"};
+                                           "reference_values", "seconds"};
   for (const auto& [name, result] : tests::all()) {
     INFO(name);
     CHECK(keys_of(report_json(result)) == wanted);

@@ -6,7 +6,6 @@
 #include "cmake/catch2.h"
 #include "harness/contract/error.h"
 #include "harness/formats/tests/temporary_directory.h"
-#include "harness/shards/content_hash.h"
 #include "harness/shards/gathering.h"
 
 namespace qdiff::shards {
@@ -39,20 +38,6 @@ std::string shard_in(const testing::TemporaryDirectory& folder, const std::strin
   write_plan(plan, path);
   for (const UnitResult& result : results) Journal(path).write(result);
   return path.string();
-}
-
-TEST_CASE("content hashes tell pieces apart, and every byte counts", "[journal]") {
-  const auto hash = [](std::string_view a, std::string_view b) { return ContentHash().add(a).add(b).text(); };
-  CHECK(hash("ab", "c") == hash("ab", "c"));
-  CHECK(hash("ab", "c") != hash("a", "bc"));
-  CHECK(hash("", "abc") != hash("abc", ""));
-  CHECK(ContentHash().add("0123456789").text().size() == 16);
-  const std::string text = "0123456789abcdefg";
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    std::string other = text;
-    other[i] ^= 1;
-    CHECK(ContentHash().add(other).text() != ContentHash().add(text).text());
-  }
 }
 
 TEST_CASE("a result is read as it was written, and replaced by a newer one", "[journal]") {

@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-namespace qdiff::shards {
+namespace qdiff::formats {
 
 class ContentHash {
  public:
@@ -22,4 +22,4 @@ class ContentHash {
   std::uint64_t state_ = 0;
 };
 
-}  // namespace qdiff::shards
+}  // namespace qdiff::formats

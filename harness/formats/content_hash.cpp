@@ -1,10 +1,10 @@
-#include "harness/shards/content_hash.h"
+#include "harness/formats/content_hash.h"
 
 #include <cstring>
 
 #include "harness/contract/splitmix64.h"
 
-namespace qdiff::shards {
+namespace qdiff::formats {
 
 ContentHash& ContentHash::add(std::uint64_t number) {
   state_ = splitmix64((state_ ^ number) + kGoldenGamma);
@@ -32,4 +32,4 @@ std::string ContentHash::text() const {
   return text;
 }
 
-}  // namespace qdiff::shards
+}  // namespace qdiff::formats
