@@ -450,8 +450,9 @@ class LayerAttribution {
     fit.doubt =
         "its own rounding is so coarse that it covers this error, and what it computes comes no nearer to the "
         "candidate than right code does";
+    const auto moves_in_all = [&](const Moved& all) { return all.as_many() && all.so_far >= kEnoughMoved; };
     const bool moves =
-        !beyond || predicts || (beyond->elements.as_many() && moved_in_all(row.key.id.op, fit).as_many());
+        !beyond || predicts || (beyond->elements.as_many() && moves_in_all(moved_in_all(row.key.id.op, fit)));
     return moves && row.judgement.statistics.rms * right >= kLeastShareOfCoarseRounding * planted;
   }
 

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "harness/contract/hypothesis.h"
+#include "harness/contract/mistake.h"
 #include "harness/diagnose/variants.h"
 
 namespace qdiff::diagnose {
@@ -19,17 +20,26 @@ bool is_covered(const findings::Explanation& explanation) {
   return findings::is_explained(explanation) && !in_doubt;
 }
 
-// The first wrong tensor that nothing explains and in whose span a variant of this hypothesis acts; null where all are
+// Whether a bug of the hypothesis may act in an operation: a known one, or a mechanism that speaks for it.
+bool acts_in(const std::string& id, Op op, const std::vector<VariantFacts>& catalogue) {
+  const bool known = std::ranges::any_of(catalogue, [&](const VariantFacts& facts) {
+    return hypothesis_of(facts.id) == id && std::ranges::find(facts.ops, op) != facts.ops.end();
+  });
+  if (known) return true;
+  for (std::size_t kind = 0; kind < kNumMistakeKinds; ++kind) {
+    const MistakeFacts& mechanism = facts(static_cast<MistakeKind>(kind));
+    if (mechanism.hypothesis == id && has_mechanism(op, mechanism.kind)) return true;
+  }
+  return false;
+}
+
+// The first wrong tensor that nothing explains and in whose span a bug of this hypothesis acts; null where all are
 // covered, so that the hypothesis is not needed.
 const Finding* unexplained_within_reach(const std::vector<Finding>& findings,
                                         const std::vector<VariantFacts>& catalogue, const std::string& id) {
   const auto within_reach = [&](const Finding& finding) {
     return finding.kind != findings::FindingKind::kRecording && !is_covered(finding.explanation) &&
-           std::ranges::any_of(catalogue, [&](const VariantFacts& facts) {
-             return hypothesis_of(facts.id) == id && std::ranges::any_of(finding.operations, [&](Op op) {
-                      return std::ranges::find(facts.ops, op) != facts.ops.end();
-                    });
-           });
+           std::ranges::any_of(finding.operations, [&](Op op) { return acts_in(id, op, catalogue); });
   };
   const auto found = std::ranges::find_if(findings, within_reach);
   return found == findings.end() ? nullptr : &*found;
