@@ -439,17 +439,20 @@ class LayerAttribution {
   // order, so it is in doubt. Returns whether it is a fit.
   bool weigh_coarse(const RowJudgement& row, Fit& fit) {
     if (fit.distance <= kLargestShareLeft * oracle_.distance(row)) return true;
-    const bool rounds_once = oracle_.facts_of(*fit.variant).only_rounds;
+    const VariantFacts& facts = oracle_.facts_of(*fit.variant);
     const auto beyond = beyond_rounding(row, fit);
     const bool predicts =
         beyond && beyond->of_right > 0.0 && beyond->of_fit <= kLargestShareLeft * kLargestShareLeft * beyond->of_right;
     const DType stored = row.actual().dtype;
     const double right = mean_deviation(oracle_.right(row), stored);
     const double planted = mean_deviation(oracle_.evaluate(row, fit.supposition()), stored);
-    if (planted <= kCoarseRounding * right) return predicts || !rounds_once;
-    fit.doubt =
-        "its own rounding is so coarse that it covers this error, and what it computes comes no nearer to the "
-        "candidate than right code does";
+    const bool is_coarse = planted > kCoarseRounding * right;
+    if (!is_coarse && !sums_in_16_bits(facts)) return predicts || !facts.only_rounds;
+    if (is_coarse) {
+      fit.doubt =
+          "its own rounding is so coarse that it covers this error, and what it computes comes no nearer to the "
+          "candidate than right code does";
+    }
     const auto moves_in_all = [&](const Moved& all) { return all.as_many() && all.so_far >= kEnoughMoved; };
     const bool moves =
         !beyond || predicts || (beyond->elements.as_many() && moves_in_all(moved_in_all(row.key.id.op, fit)));

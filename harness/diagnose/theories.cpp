@@ -45,15 +45,6 @@ std::vector<const RowJudgement*> samples_of(const std::vector<const RowJudgement
   return samples;
 }
 
-// A running sum in 16 bits errs by so much of its own that it would cover errors of any cause.
-bool sums_in_16_bits(const VariantFacts& facts) {
-  return std::ranges::any_of(facts.changes, [](const Change& change) {
-    const bool is_sum = change.parameter == Parameter::kRunningSum || change.parameter == Parameter::kDenominator ||
-                        change.parameter == Parameter::kSumOfSquares;
-    return is_sum && (change.law == Law::kInBF16 || change.law == Law::kInF16);
-  });
-}
-
 // Whether a bug that changes several operations at once would have shown in another one where that is right, in the
 // step of a wrong row.
 bool is_contradicted(RowOracle& oracle, const std::vector<RowJudgement>& rows, const RowJudgement& sample,
@@ -240,7 +231,14 @@ Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
     if (!theory && in_span != solved.in_span.end()) {
       theory = explain::accept(scene, span_theory(known, scene, of_op, in_span->second, kBitsOfTheSame));
     }
-    if (!theory) {
+    // A bug in doubt explains what it covers well enough, unless something simple computes just that.
+    bool in_doubt = true;
+    for (const RowJudgement* row : of_op) {
+      in_doubt &= !row->explainable() || !fits[static_cast<std::size_t>(row - rows.data())].empty();
+    }
+    if (!theory && in_doubt) {
+      theory = explain::explain(scene, {}, explain::Asked::kOfElements);
+    } else if (!theory) {
       std::vector<explain::Candidate> candidates;
       for (const Variant& variant : near_variants(known, rows, samples_of(of_op))) {
         candidates.push_back(named_theory(known, scene, of_op, variant));

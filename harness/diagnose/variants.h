@@ -24,4 +24,13 @@ inline bool concerns(const VariantFacts& facts, std::span<const TensorKey> span)
       span, [&](const TensorKey& key) { return std::ranges::find(facts.ops, key.id.op) != facts.ops.end(); });
 }
 
+// A running sum in 16 bits errs by so much of its own that it would cover errors of any cause.
+inline bool sums_in_16_bits(const VariantFacts& facts) {
+  return std::ranges::any_of(facts.changes, [](const Change& change) {
+    const bool is_sum = change.parameter == Parameter::kRunningSum || change.parameter == Parameter::kDenominator ||
+                        change.parameter == Parameter::kSumOfSquares;
+    return is_sum && (change.law == Law::kInBF16 || change.law == Law::kInF16);
+  });
+}
+
 }  // namespace qdiff::diagnose

@@ -19,12 +19,14 @@ constexpr Recover kMechanisms[] = {
     recover_attention,     recover_heads,          recover_source, recover_product_rows, recover_product_inputs,
     recover_product_groups};
 
+constexpr Recover kOfElements[] = {recover_factor, recover_sum, recover_norm, recover_bias, recover_gate};
+
 // Of a span of many operations: what is seen without solving for one of them.
 constexpr Recover kOfSpans[] = {recover_left_out, recover_copies};
 
 }  // namespace
 
-std::optional<Theory> explain(Scene& scene, const std::vector<Candidate>& named) {
+std::optional<Theory> explain(Scene& scene, const std::vector<Candidate>& named, Asked asked) {
   std::optional<Theory> best;
   const auto offer = [&](const Candidate& candidate) {
     // What takes more to say than what was found is not asked.
@@ -37,7 +39,10 @@ std::optional<Theory> explain(Scene& scene, const std::vector<Candidate>& named)
   };
   std::for_each(named.begin(), named.end(), offer);
   const bool is_span = !compare::is_usual_fusion(scene.instances().front().span);
-  for (const auto recover : is_span ? std::span<const Recover>(kOfSpans) : std::span<const Recover>(kMechanisms)) {
+  std::span<const Recover> mechanisms = kMechanisms;
+  if (asked == Asked::kOfElements) mechanisms = kOfElements;
+  if (is_span) mechanisms = kOfSpans;
+  for (const auto recover : mechanisms) {
     std::vector<Candidate> candidates;
     try {
       candidates = recover(scene);

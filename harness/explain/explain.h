@@ -2,6 +2,7 @@
 // theory is held against every tensor of the operation, and the one that is shortest to say is the explanation.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -10,8 +11,14 @@
 
 namespace qdiff::explain {
 
+// Which mechanisms are asked.
+enum class Asked : std::uint8_t {
+  kAll,
+  kOfElements  // those that solve for each element by itself, which costs little
+};
+
 // Nothing where no theory explains all wrong tensors of the scene and leaves the right ones right. `named` are theories
 // that the caller has beside those of the mechanisms.
-std::optional<Theory> explain(Scene& scene, const std::vector<Candidate>& named = {});
+std::optional<Theory> explain(Scene& scene, const std::vector<Candidate>& named = {}, Asked asked = Asked::kAll);
 
 }  // namespace qdiff::explain

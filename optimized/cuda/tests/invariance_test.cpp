@@ -153,8 +153,9 @@ TEST_CASE("sessions side by side give the bits of sessions alone", "[gpu][invari
   }
 }
 
-// Waiting for the whole GPU, as a kernel's first use or PyTorch may do, calls off every capture of a graph on it. Once is
-// enough: a driver (580.159) that is asked to wait and to make graphs at once thousands of times has crashed in the wait.
+// Waiting for the whole GPU, as a kernel's first use or PyTorch may do, calls off every capture of a graph on it. Once
+// is enough: a driver (580.159) that is asked to wait and to make graphs at once thousands of times has crashed in the
+// wait.
 TEST_CASE("a graph whose capture is called off is captured again", "[gpu][invariance]") {
   require_gpu();
   const Fixture fixture(small_config(6, 2, 32, 96, 160, true), DType::kBF16);
