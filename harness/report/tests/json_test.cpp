@@ -243,7 +243,7 @@ TEST_CASE("R01 text from files stays text in JSON", "[report]") {
   const bool plain = std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); });
   CHECK(plain);
   const json report = json::parse(text);
-  CHECK(keys_of(text).size() == 25);
+  CHECK(keys_of(text).size() == 26);
   CHECK_THAT(report["model"]["argument"].get<std::string>(),
              StartsWith("<script>alert('1')</script> \"]]>&amp; \x1b[31mred"));
 }
