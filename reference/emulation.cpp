@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "harness/contract/query.h"
 #include "reference/random.h"
 #include "reference/right_values.h"
 
@@ -55,18 +56,7 @@ at::Tensor square_of_emulations(const at::Tensor& gold, const Walk& walk, Weight
   at::Tensor square = at::zeros_like(gold);
   for (std::uint64_t number = 0; number < kEmulations; ++number) {
     const MovedRecording recorded(query.recorded, number, query.precision.activations);
-    const Query moved{.operations = query.operations,
-                      .recorded = recorded,
-                      .steps = query.steps,
-                      .precision = query.precision,
-                      .stored = query.stored,
-                      .variant = query.variant,
-                      .capacity = query.capacity,
-                      .unwritten = query.unwritten,
-                      .with_noise = query.with_noise,
-                      .divides_last = query.divides_last,
-                      .beside = query.beside,
-                      .mistakes = query.mistakes};
+    const Query moved = of_recorded(query, recorded);
     const at::Tensor error = emulated_value(Walk(moved, rounding, weights), rounding).to(at::kDouble) - gold;
     square += error.square() / static_cast<double>(kEmulations);
   }

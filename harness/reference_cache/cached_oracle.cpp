@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "harness/contract/query.h"
 #include "harness/reference_cache/cache.h"
 #include "harness/reference_cache/kept_values.h"
 #include "harness/reference_cache/part_archive.h"
@@ -20,21 +21,6 @@ using diagnose::PartAnswer;
 using diagnose::PartQuestion;
 
 constexpr const char* kReads = "reads";
-
-Query watched(const Query& query, const TensorStore& recorded) {
-  return {.operations = query.operations,
-          .recorded = recorded,
-          .steps = query.steps,
-          .precision = query.precision,
-          .stored = query.stored,
-          .variant = query.variant,
-          .capacity = query.capacity,
-          .unwritten = query.unwritten,
-          .with_noise = query.with_noise,
-          .divides_last = query.divides_last,
-          .beside = query.beside,
-          .mistakes = query.mistakes};
-}
 
 class OracleOfStore final : public CachedOracle {
  public:
@@ -62,7 +48,7 @@ class OracleOfStore final : public CachedOracle {
     recorded.reserve(queries.size());
     for (const Query& query : queries) {
       recorded.emplace_back(query.recorded);
-      asked.push_back(watched(query, recorded.back()));
+      asked.push_back(of_recorded(query, recorded.back()));
     }
     std::vector<Expectation> expectations = inner_->evaluate_all(asked);
     for (const Watched& store : recorded) count(store);
@@ -99,7 +85,7 @@ class OracleOfStore final : public CachedOracle {
     Watched recorded(query.recorded);
     if (in_part_) {
       try {
-        Value value = compute(watched(query, recorded));
+        Value value = compute(of_recorded(query, recorded));
         count(recorded);
         return value;
       } catch (const NotEvaluable&) {  // that, too, follows from what was asked for
@@ -122,7 +108,7 @@ class OracleOfStore final : public CachedOracle {
       ++cache_.values.from_cache;
       return value;
     }
-    value = compute(watched(query, recorded));
+    value = compute(of_recorded(query, recorded));
     count(recorded);
     Parts parts;
     add(parts, value);
