@@ -232,10 +232,9 @@ Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
       theory = explain::accept(scene, span_theory(known, scene, of_op, in_span->second, kBitsOfTheSame));
     }
     // A bug in doubt explains what it covers well enough, unless something simple computes just that.
-    bool in_doubt = true;
-    for (const RowJudgement* row : of_op) {
-      in_doubt &= !row->explainable() || !fits[static_cast<std::size_t>(row - rows.data())].empty();
-    }
+    const bool in_doubt = std::ranges::all_of(of_op, [&](const RowJudgement* row) {
+      return !row->explainable() || !fits[static_cast<std::size_t>(row - rows.data())].empty();
+    });
     if (!theory && in_doubt) {
       theory = explain::explain(scene, {}, explain::Asked::kOfElements);
     } else if (!theory) {

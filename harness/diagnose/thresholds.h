@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "harness/contract/precision.h"
+#include "harness/explain/rows.h"
 
 namespace qdiff::diagnose {
 
@@ -44,9 +45,7 @@ inline constexpr double kCoarseRounding = 4.0;
 // it.
 inline constexpr double kLeastShareOfCoarseRounding = 0.05;
 
-// In right code's deviations: what lies further from right code was not moved by its rounding. Of an error that is
-// uniform over a spacing none lies beyond 3.5.
-inline constexpr double kBeyondRounding = 4.0;
+using explain::kBeyondRounding;  // in right code's deviations
 // Engines that sum in 16 bits in another order move as many elements beyond rounding as the reference that does.
 inline constexpr double kLeastShareOfMoved = 0.25;
 // Rows of one token that a bug moves in so many elements say whether it was there, and so many have to be moved in all

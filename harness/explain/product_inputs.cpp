@@ -234,7 +234,6 @@ class BlockSearch {
   std::vector<Block> solve() const {
     constexpr std::int64_t kBlocks = 16;
     constexpr std::size_t kMostBlocks = 64;
-    constexpr double kFits = 4.0;  // times the variance of rounding
     const std::int64_t width = parts_.width(), size = (width + kBlocks - 1) / kBlocks;
     std::vector<Block> blocks;
     for (std::int64_t first = 0; first < width; first += size) blocks.push_back({first, std::min(width, first + size)});
@@ -251,25 +250,8 @@ class BlockSearch {
       }
       const auto solved = least_squares(a, error_, error_.size(), blocks.size());
       if (!solved) return {};
-      const double left = left_by(a, *solved);
-      std::size_t least_plain = blocks.size();
-      double farthest = 0.0;
-      std::vector<bool> cut(blocks.size());
-      for (std::size_t k = 0; k < blocks.size(); ++k) {
-        blocks[k].coefficient = 1.0 + (*solved)[k];
-        if (blocks[k].end - blocks[k].first == 1) continue;
-        cut[k] = !is_plain(blocks[k].coefficient, left * errors[k]);
-        const double off = std::fabs(blocks[k].coefficient - std::round(blocks[k].coefficient)) / errors[k];
-        if (off > farthest) {
-          farthest = off;
-          least_plain = k;
-        }
-      }
-      // A misfit that is left may hide what it comes from.
-      if (std::ranges::none_of(cut, std::identity{}) && left * left > kFits * variance_ &&
-          least_plain < blocks.size()) {
-        cut[least_plain] = true;
-      }
+      for (std::size_t k = 0; k < blocks.size(); ++k) blocks[k].coefficient = 1.0 + (*solved)[k];
+      const std::vector<bool> cut = to_be_cut(blocks, errors, misfit_of(a, *solved));
       std::vector<Block> finer;
       for (std::size_t k = 0; k < blocks.size(); ++k) {
         if (!cut[k]) {
@@ -288,9 +270,30 @@ class BlockSearch {
   }
 
  private:
+  // Those whose coefficient is no whole number; where there are none and a misfit is left, which may hide what it comes
+  // from, the one that is least so. `errors` are the coefficients' standard errors beside a misfit of 1.
+  std::vector<bool> to_be_cut(const std::vector<Block>& blocks, const std::vector<double>& errors,
+                              double misfit) const {
+    constexpr double kFits = 4.0;  // times the variance of rounding
+    std::vector<bool> cut(blocks.size());
+    std::size_t least_plain = blocks.size();
+    double farthest = 0.0;
+    for (std::size_t k = 0; k < blocks.size(); ++k) {
+      if (blocks[k].end - blocks[k].first == 1) continue;
+      cut[k] = !is_plain(blocks[k].coefficient, misfit * errors[k]);
+      const double off = std::fabs(blocks[k].coefficient - std::round(blocks[k].coefficient)) / errors[k];
+      if (off <= farthest) continue;
+      farthest = off;
+      least_plain = k;
+    }
+    const bool hides = misfit * misfit > kFits * variance_;
+    if (std::ranges::none_of(cut, std::identity{}) && hides && least_plain < blocks.size()) cut[least_plain] = true;
+    return cut;
+  }
+
   // What is left of the error beside the parts [elements, parts] that were solved for, for each degree of freedom:
   // where a block holds several coefficients, that misfit is shared out among all.
-  double left_by(const std::vector<double>& parts, const std::vector<double>& solved) const {
+  double misfit_of(const std::vector<double>& parts, const std::vector<double>& solved) const {
     double sum = 0.0;
     for (std::size_t i = 0; i < error_.size(); ++i) {
       double left = error_[i];
