@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "harness/calibration/quantiles.h"
 #include "harness/calibration/twin.h"
 #include "harness/contract/number_text.h"
 #include "harness/diagnose/far/planting.h"
@@ -82,20 +83,6 @@ void search_doses(const Planting& passes, const Scenario& scenario, std::array<s
       keep(Dose::kOneStep, smallest_scale(passes, target, 0, target.num_rows(), precision));
     }
   }
-}
-
-double quantile(std::vector<double> values, double share) {
-  if (values.empty()) return 0.0;
-  std::ranges::sort(values);
-  return values[static_cast<std::size_t>(share * static_cast<double>(values.size() - 1))];
-}
-
-std::string quantiles(const std::string& what, const std::vector<double>& values) {
-  std::string text = "  " + what + ':';
-  for (const double share : {0.5, 0.9, 0.99, 1.0}) {
-    text += (share == 0.5 ? " " : ", ") + digits(quantile(values, share), 4) + " (" + digits(100 * share, 3) + " %)";
-  }
-  return text + " of " + std::to_string(values.size()) + '\n';
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 
 #include "harness/calibration/far.h"
 #include "harness/calibration/measure.h"
+#include "harness/calibration/pairs.h"
 
 namespace qdiff::calibration {
 namespace {
@@ -21,6 +22,7 @@ struct Arguments {
   bool quick = false;
   bool explain = false;
   bool far = false;
+  bool pairs = false;
   bool doses = false;
   bool layer_outputs = false;
   std::string write;
@@ -140,6 +142,32 @@ int run_far(const Arguments& arguments, const std::string& command) {
                   far_bounds_table(measurement, command, arguments.date.empty() ? today() : arguments.date));
 }
 
+int run_pairs(const Arguments& arguments, const std::string& command) {
+  const bool verifying = arguments.verify > 0;
+  const std::int64_t runs = verifying ? arguments.verify : arguments.runs;
+  const std::uint64_t first = (verifying ? kFirstVerifyingSeed : 0) + arguments.first_seed;
+  PairMeasurement measurement;
+  PairVerification verification;
+  for (std::int64_t i = 0; i < runs; ++i) {
+    const Pair pair = draw_pair(first + static_cast<std::uint64_t>(i));
+    if (verifying) {
+      verify_pair(pair, verification);
+    } else {
+      measure_pair(pair, measurement);
+    }
+    if ((i + 1) % 50 == 0) std::cerr << "\r" << i + 1 << " of " << runs << " pairs" << std::flush;
+  }
+  if (runs >= 50) std::cerr << '\n';
+  if (verifying) {
+    std::cout << summary(verification);
+    return verification.accused.empty() ? 0 : 1;
+  }
+  std::cout << summary(measurement);
+  if (arguments.write.empty()) return 0;
+  return write_to(arguments.write,
+                  pair_bounds_table(measurement, command, arguments.date.empty() ? today() : arguments.date));
+}
+
 }  // namespace
 }  // namespace qdiff::calibration
 
@@ -155,6 +183,10 @@ int main(int argc, char** argv) {
   app.add_flag("--far", arguments.far,
                "Record one tensor alone, mostly logits, and measure the judging of whole passes: --write then writes "
                "harness/diagnose/far/bounds_table.inc");
+  app.add_flag("--pairs", arguments.pairs,
+               "Two twins of one model that round differently, and their log-probabilities: --write then writes "
+               "harness/diagnose/reconcile/bounds_table.inc, --verify reconciles them")
+      ->excludes("--far");
   app.add_flag("--layer-outputs", arguments.layer_outputs,
                "Record the embedding, the layers' outputs and the logits alone, of two or three layers");
   app.add_flag("--doses", arguments.doses, "With --far: also search for the smallest doses of mistakes that are found");
@@ -165,6 +197,7 @@ int main(int argc, char** argv) {
   std::string command = "qdiff_calibrate";
   for (int i = 1; i < argc; ++i) command += std::string(" ") + argv[i];
   try {
+    if (arguments.pairs) return run_pairs(arguments, command);
     return arguments.far ? run_far(arguments, command) : run(arguments, command);
   } catch (const std::exception& error) {
     std::cerr << "qdiff_calibrate: " << error.what() << '\n';

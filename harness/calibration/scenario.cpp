@@ -128,13 +128,6 @@ Precision draw_precision(Random& random, DType dtype) {
   return precision;
 }
 
-// float16 ends at 65504; a correct engine may overflow where a model was not made for it, which says nothing here.
-bool can_overflow(const Scenario& s) {
-  if (s.precision.activations == DType::kF16) return true;
-  return std::any_of(s.precision.points.begin(), s.precision.points.end(),
-                     [](const auto& point) { return point.second == DType::kF16; });
-}
-
 }  // namespace
 
 DType Scenario::stored(Op op) const {
@@ -155,6 +148,12 @@ DType Scenario::stored(Op op) const {
 bool Scenario::records(Op op) const {
   const auto found = recorded.find(op);
   return found == recorded.end() || found->second;
+}
+
+bool can_overflow(const Scenario& s) {
+  if (s.precision.activations == DType::kF16) return true;
+  return std::any_of(s.precision.points.begin(), s.precision.points.end(),
+                     [](const auto& point) { return point.second == DType::kF16; });
 }
 
 Scenario draw_scenario(std::uint64_t seed, DType dtype, Size size) {

@@ -45,6 +45,8 @@ struct Scenario {
 enum class Size { kQuick, kFull };
 
 Scenario draw_scenario(std::uint64_t seed, DType dtype, Size size);
+// float16 ends at 65504; a correct engine may overflow where a model was not made for it, which says nothing here.
+bool can_overflow(const Scenario& scenario);
 // Two or three layers, and nothing recorded inside them.
 void record_layer_outputs_alone(Scenario& scenario);
 std::string to_string(const Scenario& scenario);  // one line

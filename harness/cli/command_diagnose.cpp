@@ -1,17 +1,14 @@
-#include <algorithm>
-#include <map>
 #include <memory>
 
 #include "harness/cli/acceptance.h"
 #include "harness/cli/commands.h"
 #include "harness/cli/delivery.h"
 #include "harness/cli/kept_reference.h"
-#include "harness/cli/memory.h"
 #include "harness/cli/output_folder.h"
 #include "harness/cli/progress.h"
 #include "harness/cli/text.h"
+#include "harness/cli/trace_memory.h"
 #include "harness/cli/words.h"
-#include "harness/diagnose/thresholds.h"
 #include "harness/diagnose/trace_run.h"
 #include "harness/model/model.h"
 #include "harness/model/tokenizer.h"
@@ -26,42 +23,6 @@ std::optional<std::set<int>> selected(const char* option, const std::optional<Nu
   if (!wanted) return std::nullopt;
   check_below(option, *wanted, end, what);
   return wanted->below(end);
-}
-
-double elements_of_span(const std::vector<TensorKey>& span, const ModelConfig& config, const std::vector<Step>& steps) {
-  double elements = 0.0;
-  for (const TensorKey& key : span) {
-    const Step& step = steps[static_cast<std::size_t>(key.step)];
-    double product = 1.0;
-    for (std::int64_t extent : output_shape(key.id.op, config, step.batch(), step.num_tokens(), step.valid_length())) {
-      product *= static_cast<double>(extent);
-    }
-    elements += product;
-  }
-  return elements;
-}
-
-// Throws InputError where judging does not fit. Returns whether the reference's own forward pass fits beside it.
-bool check_memory_for(const trace::Trace& trace, const ModelConfig& config, const CommonArguments& common) {
-  PlannedTrace planned;
-  planned.steps = trace.manifest().steps;
-  planned.passes = diagnose::kPassesAtOnce;
-  std::map<int, double> part_bytes;
-  for (const TensorKey& key : trace.keys()) {
-    double& bytes = part_bytes[key.id.layer];
-    bytes += static_cast<double>(num_elements(trace.shape(key))) * static_cast<double>(size_of(trace.dtype(key)));
-    planned.part_bytes = std::max(planned.part_bytes, bytes);
-    const std::vector<TensorKey> span = compare::replay_span(key, trace, config);
-    if (diagnose::is_far(span)) {
-      planned.free_runs = true;
-    } else if (!compare::is_usual_fusion(span)) {
-      planned.span_elements = std::max(planned.span_elements, elements_of_span(span, config, planned.steps));
-    }
-  }
-  const std::uint64_t limit = memory_limit(common.max_memory);
-  const MemoryPlan plan = plan_diagnose(config, planned);
-  check_memory(plan, limit, common.max_memory.has_value());
-  return plan.total() + bytes_beside(config, planned.steps) <= static_cast<double>(limit);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
 ExitStatus record_command(const RecordArguments& arguments);
 ExitStatus inspect_command(const InspectArguments& arguments);
 ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::string& command);
+ExitStatus reconcile_command(const ReconcileArguments& arguments, const std::string& command);
 ExitStatus compare_command(const CompareArguments& arguments);
 ExitStatus list_command(const ListArguments& arguments);
 ExitStatus selftest_command(const SelftestArguments& arguments, const std::string& command);

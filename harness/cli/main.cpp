@@ -39,6 +39,9 @@ ExitStatus dispatch(const CommandLine& line) {
   if (const auto* diagnose = std::get_if<DiagnoseArguments>(&line.arguments)) {
     return diagnose_command(*diagnose, line.command);
   }
+  if (const auto* reconcile = std::get_if<ReconcileArguments>(&line.arguments)) {
+    return reconcile_command(*reconcile, line.command);
+  }
   if (const auto* reduce = std::get_if<ReduceArguments>(&line.arguments)) return reduce_command(*reduce);
   if (const auto* fuzz = std::get_if<FuzzArguments>(&line.arguments)) return fuzz_command(*fuzz);
   if (const auto* plan = std::get_if<PlanArguments>(&line.arguments)) return plan_command(*plan);

@@ -177,6 +177,9 @@ void add_reduce(CLI::App& app, CommandLine& line);
 void add_fuzz(CLI::App& app, CommandLine& line);
 void add_bisect(CLI::App& app, CommandLine& line);
 
+// Two traces of the same tokens, in reconcile_options.cpp.
+void add_reconcile(CLI::App& app, CommandLine& line);
+
 // Runs by units, in unit_options.cpp. The check throws InputError where options of `run` do not go together.
 void add_unit_options(CLI::App& command, RunArguments& run);
 void check_unit_options(const CLI::App& command, const RunArguments& run);

@@ -291,6 +291,7 @@ void add_commands(CLI::App& app, CommandLine& line) {
   add_list(app, line);
   add_compare(app, line);
   add_diagnose(app, line);
+  add_reconcile(app, line);
   add_reduce(app, line);
   add_fuzz(app, line);
   add_bisect(app, line);

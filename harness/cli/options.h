@@ -130,6 +130,15 @@ struct DiagnoseArguments {
   AcceptanceArguments acceptance;
 };
 
+struct ReconcileArguments {
+  CommonArguments common;
+  std::string model;
+  std::string a, b;  // traces
+  std::string out = "qdiff-report";
+  bool allow_precision = false;
+  bool json = false;
+};
+
 struct ReduceArguments {
   RunArguments run;                  // one case, and the engine that fails on it
   std::optional<std::string> trace;  // instead of a case
@@ -168,7 +177,7 @@ struct CommandLine {
   std::string command;  // as given, quoted for a shell: "qdiff run --model /models/qwen"
   std::variant<PrintText, RunArguments, RecordArguments, InspectArguments, CompareArguments, DiagnoseArguments,
                SelftestArguments, CompletionArguments, ListArguments, ReduceArguments, FuzzArguments, PlanArguments,
-               MergeArguments, BisectArguments>
+               MergeArguments, BisectArguments, ReconcileArguments>
       arguments;
 };
 

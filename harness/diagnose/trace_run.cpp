@@ -33,16 +33,6 @@ struct TraceCase {
   const std::set<int>& steps() const { return subjects.front().steps; }
 };
 
-CaseInput input_of(const trace::Manifest& manifest, const std::string& id) {
-  return {.id = id,
-          .title = "A trace of " + manifest.engine.name + ' ' + manifest.engine.version,
-          .hypothesis = std::nullopt,
-          .argument = "",
-          .seed = 0,
-          .capacity = manifest.cache_capacity.value_or(0),
-          .steps = manifest.steps};
-}
-
 // Whole forward passes say whether far tensors are right, and which bug comes nearest to them. Where replay has found
 // something wrong already, it reaches them too and they say nothing more.
 std::optional<findings::FreeRanking> judge_far(const TraceCase& of, Judged& judged) {
@@ -215,6 +205,16 @@ void check_weights(const TraceCase& of) {
 
 }  // namespace
 
+CaseInput case_of(const trace::Manifest& manifest, const std::string& id) {
+  return {.id = id,
+          .title = "A trace of " + manifest.engine.name + ' ' + manifest.engine.version,
+          .hypothesis = std::nullopt,
+          .argument = "",
+          .seed = 0,
+          .capacity = manifest.cache_capacity.value_or(0),
+          .steps = manifest.steps};
+}
+
 bool is_far(const std::vector<TensorKey>& span) {
   std::set<int> layers;
   for (const TensorKey& key : span) {
@@ -238,7 +238,7 @@ findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions&
   result.precision = manifest.precision;
   result.precision_allowed = options.allow_precision;
 
-  TraceCase of{parties, options, input_of(manifest, options.id)};
+  TraceCase of{parties, options, case_of(manifest, options.id)};
   const Extent extent = select_layers(options.layers, of.config());
   const Without near(parties.trace, of.far);
   of.subjects.push_back({&of.input, "trace", &near, &parties.trace, select_steps(options.steps, manifest.steps), 0.0});

@@ -40,6 +40,9 @@ struct TraceOptions {
   KeptParts* kept = nullptr;                  // of earlier runs
 };
 
+// The steps of a trace as one case.
+CaseInput case_of(const trace::Manifest& manifest, const std::string& id);
+
 // Whether replay does not reach the tensor: its span goes over too many layers (kMostLayersOfSpan).
 bool is_far(const std::vector<TensorKey>& span);
 

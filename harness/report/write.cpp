@@ -16,6 +16,7 @@
 #include "harness/report/comparison.h"
 #include "harness/report/json.h"
 #include "harness/report/page.h"
+#include "harness/report/reconciliation.h"
 #include "harness/report/report.h"
 #include "harness/report/report_file.h"
 #include "harness/report/tensors.h"
@@ -171,7 +172,15 @@ void write_comparison(const compare::PairwiseResult& result, const ComparedNames
   write_report_file({out / "compare.json", comparison_json(result, names), "\"qdiff-compare\""});
 }
 
+void write_reconciliation(const findings::Reconciliation& result, const fs::path& out) {
+  for (std::size_t s = 0; s < findings::kNumSides; ++s) {
+    write_reports(result.sides[s].diagnosis, out / std::string(findings::kSideNames[s]));
+  }
+  write_report_file({out / "reconcile.json", reconciliation_json(result), "\"qdiff-reconcile\""});
+}
+
 std::string_view comparison_schema() { return embedded_schema("/compare.schema.json"); }
+std::string_view reconciliation_schema() { return embedded_schema("/reconcile.schema.json"); }
 std::string_view report_schema() { return embedded_schema("/report.schema.json"); }
 std::string_view tensor_schema() { return embedded_schema("/tensor.schema.json"); }
 std::string_view hypothesis_schema() { return embedded_schema("/hypothesis.schema.json"); }

@@ -161,7 +161,7 @@ class Kinds(AcceptanceTest):
 class BadInput(AcceptanceTest):
     def test_git_bisect_skips_what_cannot_be_told(self):
         for command in [["diagnose", "--model", MODEL, "--trace", "nowhere"], ["run", "nowhere.json"], ["run", "--oops"],
-                        ["compare", "a", "b"],
+                        ["compare", "a", "b"], ["reconcile", "--model", MODEL, "a", "b"],
                         ["record", "--model", MODEL, "--case", "nowhere.json", "--engine", "cpu", "--trace", "t"]]:
             self.refused(*command)
             self.refused(*command, "--bad-input-status", "125", status=CANNOT_JUDGE)

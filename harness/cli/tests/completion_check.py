@@ -74,7 +74,7 @@ class ManualPage(CommandLineTest):
                               check=True)
         self.assertEqual(done.stderr, b"")
         text = re.sub(r".\x08", "", done.stdout.decode())
-        for command in ["run", "record", "diagnose", "inspect", "compare", "selftest", "completion", "man"]:
+        for command in ["run", "record", "diagnose", "inspect", "compare", "reconcile", "selftest", "completion", "man"]:
             self.assertRegex(text, rf"(?m)^   {command}$")
             for option in re.findall(r"--[a-z-]+", self.qdiff(command, "--help").stdout.decode()):
                 self.assertIn(option, text)

@@ -272,6 +272,28 @@ TEST_CASE("usage that is refused, with the nearest name") {
   CHECK_THAT(error_of({"serve", "--help"}), ContainsSubstring("unknown command 'serve' (see 'qdiff --help')"));
 }
 
+TEST_CASE("reconcile takes a model and two traces") {
+  const auto reconcile = [](std::vector<std::string> words) {
+    words.insert(words.begin(), {"reconcile", "--model", "m"});
+    return std::get<ReconcileArguments>(parse(std::move(words)).arguments);
+  };
+  const ReconcileArguments plain = reconcile({"a", "b"});
+  CHECK(plain.model == "m");
+  CHECK(plain.a == "a");
+  CHECK(plain.b == "b");
+  CHECK(plain.out == "qdiff-report");
+  CHECK_FALSE(plain.json);
+  CHECK_FALSE(plain.allow_precision);
+  const ReconcileArguments full = reconcile({"--json", "a", "--allow-precision", "b", "--out=o", "--threads", "1"});
+  CHECK(full.json);
+  CHECK(full.allow_precision);
+  CHECK(full.out == "o");
+  CHECK(full.common.threads == 1);
+  CHECK_THAT(error_of({"reconcile", "--model", "m", "a"}), ContainsSubstring("reconcile --help"));
+  CHECK_THAT(error_of({"reconcile", "a", "b"}), ContainsSubstring("--model"));
+  CHECK_THAT(error_of({"reconcile", "--model", "m", "a", "b", "c"}), ContainsSubstring("unexpected argument 'c'"));
+}
+
 TEST_CASE("J13 compare takes two traces, a tolerance and a place for its report") {
   const auto compare = [](std::vector<std::string> words) {
     words.insert(words.begin(), "compare");

@@ -10,7 +10,7 @@ import subprocess
 import driver
 from driver import BAD_INPUT, CANNOT_JUDGE, DIVERGED, MATCH, MODEL, CommandLineTest, drop_tensor, tensor_names, write_case
 
-COMMANDS = ["run", "record", "diagnose", "inspect", "list", "compare", "reduce", "fuzz", "bisect", "selftest"]
+COMMANDS = ["run", "record", "diagnose", "inspect", "list", "compare", "reconcile", "reduce", "fuzz", "bisect", "selftest"]
 
 
 class Help(CommandLineTest):

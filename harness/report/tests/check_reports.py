@@ -53,7 +53,7 @@ def strictness_failures(validator, document, name):
 
     def is_worth_trying(path):
         # So are names of variants.
-        if "shown_by" in path[:-1] or "points" in path[:-1] or "inferred_points" in path[:-1]:  # names of rounding points are data, not fields
+        if {"shown_by", "points", "inferred_points", "undeclared"} & set(path[:-1]):  # names of rounding points are data, not fields
             return False
         # Hypotheses are alike; the third has a finding, the ninth blind variants.
         return path[0] != "hypotheses" or len(path) < 2 or path[1] in (2, 8)
@@ -61,7 +61,7 @@ def strictness_failures(validator, document, name):
     paths = [path for path in places(document) if is_worth_trying(path)]
     for path in paths:
         for change in (remove, mistype, add):
-            if change is mistype and path[-1] in ("parameters", "scope"):
+            if change is mistype and path[-1] in ("parameters", "scope", "undeclared"):
                 continue  # objects with names of their own, as the misfit is one
             if validator.is_valid(changed(document, path, change)):
                 yield f"{name}: valid though {change.__name__} was done at {'/'.join(map(str, path))}"
@@ -197,10 +197,21 @@ def check_comparisons(folder, validator):
             yield "the schema accepts a match with differences"
 
 
+def check_reconciliations(folder, validator):
+    for run in sorted(folder.iterdir()):
+        document = json.loads((run / "reconcile.json").read_text())
+        for error in validator.iter_errors(document):
+            yield f"{run.name}/reconcile.json: {error.json_path}: {error.message[:200]}"
+        if run.name == "parted":
+            yield from strictness_failures(validator, document, run.name)
+        if validator.is_valid({**document, "verdict": "match", "tokens": []}):
+            yield "the schema accepts a match without tokens"
+
+
 def main():
     program, schemas = sys.argv[1:]
     validators = {}
-    for kind in ("report", "hypothesis", "tensor", "compare"):
+    for kind in ("report", "hypothesis", "tensor", "compare", "reconcile"):
         schema = json.loads((pathlib.Path(schemas) / f"{kind}.schema.json").read_text())
         jsonschema.Draft202012Validator.check_schema(schema)
         validators[kind] = jsonschema.Draft202012Validator(schema)
@@ -208,6 +219,7 @@ def main():
         subprocess.run([program, folder], check=True)
         failures = list(check(pathlib.Path(folder) / "runs", validators))
         failures += check_comparisons(pathlib.Path(folder) / "comparisons", validators["compare"])
+        failures += check_reconciliations(pathlib.Path(folder) / "reconciliations", validators["reconcile"])
     for failure in failures:
         print(failure)
     print(f"{len(failures)} failures")

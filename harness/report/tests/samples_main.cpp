@@ -1,4 +1,5 @@
-// Writes the reports of every imagined run and comparison into folders of their own, for check_reports.py.
+// Writes the reports of every imagined run, comparison and reconciliation into folders of their own, for
+// check_reports.py.
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -7,8 +8,10 @@
 
 #include "harness/report/comparison.h"
 #include "harness/report/page.h"
+#include "harness/report/reconciliation.h"
 #include "harness/report/report.h"
 #include "harness/report/tests/comparisons.h"
+#include "harness/report/tests/reconciliations.h"
 #include "harness/report/tests/results.h"
 
 int main(int argc, char** argv) {
@@ -22,6 +25,9 @@ int main(int argc, char** argv) {
   for (const auto& [name, result] : qdiff::report::tests::all_comparisons()) {
     qdiff::report::write_comparison(result, {"actual", "expected"},
                                     std::filesystem::path(argv[1]) / "comparisons" / name);
+  }
+  for (const auto& [name, result] : qdiff::report::tests::all_reconciliations()) {
+    qdiff::report::write_reconciliation(result, std::filesystem::path(argv[1]) / "reconciliations" / name);
   }
   // Their pages alone: the other files grow with the run, as they should.
   const std::filesystem::path large = std::filesystem::path(argv[1]) / "large";

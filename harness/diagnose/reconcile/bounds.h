@@ -1,0 +1,33 @@
+// How far the log-probabilities of a correct engine may stray, in units of what its roundings do to them
+// (log_probabilities.h): the worst that honest twins showed (harness/calibration/pairs.h), times a margin.
+// bounds_table.inc holds what was measured and names the command that measured it; `--verify` of the same command
+// judges other pairs.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "harness/diagnose/far/bounds.h"
+
+namespace qdiff::diagnose {
+
+struct WorstHonestLogProbabilities {
+  double all = 0.0;    // root mean square over the tokens of a trace
+  double worst = 0.0;  // of one token
+};
+
+// kWorstHonestLogProbabilities, by RowPrecision.
+#include "harness/diagnose/reconcile/bounds_table.inc"
+
+// What a trace of other models and inputs may have beyond that.
+inline constexpr double kLogProbabilityMargin = 1.5;
+
+// Pairs on seeds that did not set the bounds, reconciled as the command does it, and how many of them were accused.
+inline constexpr std::int64_t kVerifiedPairs = 0, kAccusedPairs = 0;
+
+inline WorstHonestLogProbabilities log_probability_bounds(const Precision& precision) {
+  const auto& worst = kWorstHonestLogProbabilities[static_cast<std::size_t>(row_precision(precision))];
+  return {kLogProbabilityMargin * worst.all, kLogProbabilityMargin * worst.worst};
+}
+
+}  // namespace qdiff::diagnose

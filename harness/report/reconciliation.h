@@ -1,0 +1,24 @@
+// Reports of two traces of the same tokens (`qdiff reconcile`): text for the person who asked, JSON for programs.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "harness/findings/reconciliation.h"
+#include "harness/report/report.h"
+
+namespace qdiff::report {
+
+// A headline, what each side has wrong, and the tokens that differ most.
+std::string format_reconciliation(const findings::Reconciliation& result, const TerminalOptions& options);
+
+std::string reconciliation_json(const findings::Reconciliation& result);
+
+// Writes reconcile.json under `out`, and the reports of each trace's diagnosis under `out`/A and `out`/B, by the rules
+// of write_reports().
+void write_reconciliation(const findings::Reconciliation& result, const std::filesystem::path& out);
+
+std::string_view reconciliation_schema();
+
+}  // namespace qdiff::report
