@@ -71,9 +71,23 @@ bool holds_softmax(const Walk& walk) {
   });
 }
 
-at::Tensor mean_of_row(const at::Tensor& x, const at::Tensor& counts) {
-  const at::Tensor number = counts.to(at::kDouble).sum(-1, true).clamp_min(1.0);
-  return x.masked_fill(counts.logical_not(), 0.0).sum(-1, true) / number;
+// Of the elements that count.
+at::Tensor sum_of_row(const at::Tensor& x, const at::Tensor& counts) {
+  return x.masked_fill(counts.logical_not(), 0.0).sum(-1, true);
+}
+
+// Variances [..., n] of which the largest are lowered, in each row to one level, until the row's sum is `allowed`
+// [..., 1]. What a row has too much of came from the errors that are largest there; a small element between them may
+// carry another error, and keeps it.
+at::Tensor lowered_to(const at::Tensor& variance, const at::Tensor& allowed) {
+  const at::Tensor ascending = std::get<0>(variance.sort(-1));
+  const at::Tensor below = ascending.cumsum(-1) - ascending;
+  const at::Tensor others = at::arange(variance.size(-1), 0, -1, variance.options());
+  // The level if all elements from here on were lowered. It falls from the first one that lies above it.
+  const at::Tensor level = (allowed - below) / others;
+  const at::Tensor holds = level.le(ascending);
+  const at::Tensor highest = std::get<0>(level.masked_fill(holds.logical_not(), 0.0).max(-1, true));
+  return at::where(holds.any(-1, true), at::minimum(variance, highest), variance);
 }
 
 }  // namespace
@@ -84,18 +98,15 @@ Evaluated narrowed_to_emulations(Evaluated target, const Walk& walk, WeightStore
   const at::Tensor square = square_of_emulations(target.value, walk, weights);
   const at::Tensor variance = (target.noise.independent + target.noise.shared).expand_as(target.value);
   const at::Tensor counts = at::isfinite(square).logical_and(at::isfinite(variance));
-  const at::Tensor of_emulations = mean_of_row(square, counts), power = mean_of_row(target.value.square(), counts);
-  const at::Tensor of_ensemble = mean_of_row(variance, counts);
-  const at::Tensor usable = power.gt(0.0).logical_and(of_ensemble.gt(0.0));
+  const at::Tensor of_emulations = sum_of_row(square, counts), power = sum_of_row(target.value.square(), counts);
+  const at::Tensor usable = power.gt(0.0);
   const at::Tensor relative = at::where(usable, of_emulations / power, at::zeros_like(power));
   const at::Tensor mean = relative.sum() / usable.to(at::kDouble).sum().clamp_min(1.0);
   const at::Tensor allowed = at::maximum(of_emulations, mean * power);
-  const at::Tensor share = at::where(usable, allowed / of_ensemble, at::ones_like(power)).clamp_max(1.0);
-  const auto narrowed = [&](const at::Tensor& noise) {
-    const at::Tensor all = noise.expand_as(target.value);
-    return at::where(at::isfinite(all), all * share, all);
-  };
-  return {target.value, {narrowed(target.noise.independent), narrowed(target.noise.shared)}};
+  const at::Tensor some = variance.masked_fill(counts.logical_not(), 0.0);
+  const at::Tensor lowers = usable.logical_and(counts).logical_and(some.gt(0.0));
+  const at::Tensor share = at::where(lowers, lowered_to(some, allowed) / some, at::ones_like(some));
+  return {target.value, {target.noise.independent * share, target.noise.shared * share}};
 }
 
 }  // namespace qdiff::reference

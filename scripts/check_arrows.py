@@ -35,7 +35,7 @@ ROOMS = {
                                 "harness/shards", "harness/diagnose", "harness/reduce", "harness/reference_cache", "harness/selftest",
                                 "harness/calibration", "reference", "optimized"],
     "harness/selftest": COMPARING + ["harness/findings", "harness/model", "harness/trace", "harness/cases",
-                                     "harness/report", "harness/shards", "harness/diagnose"],
+                                     "harness/report", "harness/shards", "harness/diagnose", "harness/explain"],
     # The judge as a package for other people's tests.
     "harness/matcher": ["harness/contract", "harness/compare"],
     "harness/reduce": COMPARING + ["harness/findings", "harness/trace"],

@@ -1,12 +1,17 @@
 // qdiff_calibrate: measures how far honest engines stray from gold, and writes or checks the judge's bounds.
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <ctime>
 #include <exception>
 #include <fstream>
+#include <future>
 #include <iostream>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "harness/calibration/far.h"
 #include "harness/calibration/measure.h"
@@ -25,6 +30,7 @@ struct Arguments {
   bool pairs = false;
   bool doses = false;
   bool layer_outputs = false;
+  std::int64_t threads = std::max(1U, std::thread::hardware_concurrency());
   std::string write;
   std::string date;
 };
@@ -39,18 +45,30 @@ std::string today() {
   return text.data();
 }
 
+// Each thread measures every n-th twin.
 Measurement run_twins(const Arguments& arguments, std::int64_t runs, std::uint64_t first_seed) {
-  Measurement measurement;
-  for (std::int64_t i = 0; i < runs; ++i) {
-    const DType dtype = kStoredTypes[static_cast<std::size_t>(i) % kStoredTypes.size()];
-    const std::uint64_t seed = first_seed + static_cast<std::uint64_t>(i);
-    Scenario scenario = draw_scenario(seed, dtype, arguments.quick ? Size::kQuick : Size::kFull);
-    if (arguments.layer_outputs) record_layer_outputs_alone(scenario);
-    measure(scenario, measurement);
-    if ((i + 1) % 50 == 0) std::cerr << "\r" << i + 1 << " of " << runs << " twins" << std::flush;
+  std::atomic<std::int64_t> done = 0;
+  const auto measure_part = [&](std::int64_t part) {
+    Measurement measurement;
+    for (std::int64_t i = part; i < runs; i += arguments.threads) {
+      const DType dtype = kStoredTypes[static_cast<std::size_t>(i) % kStoredTypes.size()];
+      const std::uint64_t seed = first_seed + static_cast<std::uint64_t>(i);
+      Scenario scenario = draw_scenario(seed, dtype, arguments.quick ? Size::kQuick : Size::kFull);
+      if (arguments.layer_outputs) record_layer_outputs_alone(scenario);
+      measure(scenario, measurement);
+      const std::int64_t count = ++done;
+      if (count % 50 == 0) std::cerr << ("\r" + std::to_string(count) + " of " + std::to_string(runs) + " twins");
+    }
+    return measurement;
+  };
+  std::vector<std::future<Measurement>> parts;
+  for (std::int64_t part = 0; part < arguments.threads; ++part) {
+    parts.push_back(std::async(std::launch::async, measure_part, part));
   }
+  Measurement all;
+  for (auto& part : parts) merge(part.get(), all);
   if (runs >= 50) std::cerr << '\n';
-  return measurement;
+  return all;
 }
 
 void print_alarms(const Measurement& measurement) {
@@ -191,6 +209,8 @@ int main(int argc, char** argv) {
                "Record the embedding, the layers' outputs and the logits alone, of two or three layers");
   app.add_flag("--doses", arguments.doses, "With --far: also search for the smallest doses of mistakes that are found");
   app.add_flag("--explain", arguments.explain, "Name the twin behind each worst value above 1");
+  app.add_option("--threads", arguments.threads, "Twins measured side by side, but with --far")
+      ->check(CLI::PositiveNumber);
   app.add_option("--write", arguments.write, "Write the bounds to this file: harness/compare/bounds_table.inc");
   app.add_option("--date", arguments.date, "Date for the head of that file; default today");
   CLI11_PARSE(app, argc, argv);

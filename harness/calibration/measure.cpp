@@ -79,6 +79,31 @@ void measure(const Scenario& scenario, Measurement& into) {
 
 namespace {
 
+void keep_worse(const std::array<Worst, compare::kNumStatistics>& part,
+                std::array<Worst, compare::kNumStatistics>& into) {
+  for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
+    if (!(part[i].value <= into[i].value)) into[i] = part[i];
+  }
+}
+
+}  // namespace
+
+void merge(const Measurement& part, Measurement& into) {
+  into.runs += part.runs;
+  into.judged += part.judged;
+  into.alarmed_runs += part.alarmed_runs;
+  into.alarms.insert(into.alarms.end(), part.alarms.begin(), part.alarms.end());
+  for (std::size_t column = 0; column < kStoredTypes.size(); ++column) {
+    keep_worse(part.worst_ensemble[column], into.worst_ensemble[column]);
+    for (std::size_t arithmetic = 0; arithmetic < kNumArithmetics; ++arithmetic) {
+      keep_worse(part.worst[arithmetic][column], into.worst[arithmetic][column]);
+      into.tensors[arithmetic][column] += part.tensors[arithmetic][column];
+    }
+  }
+}
+
+namespace {
+
 template <typename Value>
 std::string braced(const Value& value) {
   std::string text = "{";

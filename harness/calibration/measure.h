@@ -49,6 +49,9 @@ Replayed replay(const TensorKey& key, const Scenario& scenario, const MemoryStor
 // One run of one twin; every recorded tensor is replayed and judged.
 void measure(const Scenario& scenario, Measurement& into);
 
+// What both saw.
+void merge(const Measurement& part, Measurement& into);
+
 // The text of bounds_table.inc; `command` repeats the measurement.
 std::string bounds_table(const Measurement& measurement, const std::string& command, const std::string& date);
 

@@ -7,6 +7,7 @@
 
 #include "harness/compare/layout.h"
 #include "harness/compare/sums.h"
+#include "harness/diagnose/beyond_rounding.h"
 #include "harness/diagnose/roundings.h"
 #include "harness/diagnose/row_oracle.h"
 #include "harness/diagnose/thresholds.h"
@@ -64,6 +65,7 @@ class LayerAttribution {
     for (Op op : wrong_ops_) {
       if (!explained(op) || explained_by_rounding(op) || !closely_explained(op)) try_roundings(op);
     }
+    share_roundings();
     for (const RowJudgement& row : rows_) keep_nearest(row, fits_of(row));
     return fits_;
   }
@@ -296,6 +298,41 @@ class LayerAttribution {
     }
   }
 
+  // Roundings alone that explain an operation give way to those of another one which explain it as closely: an engine
+  // that sums attention in 16 bits rounds its scores, and does not round them as well.
+  void share_roundings() {
+    std::map<Op, Fit> alone;
+    for (Op op : wrong_ops_) {
+      const std::vector<Fit>& fits = fits_of(*rows_of(op).front());
+      if (fits.size() == 1 && !fits.front().variant) alone.emplace(op, fits.front());
+    }
+    for (auto& [op, fit] : alone) {
+      const Op own = op;
+      const auto needed = [&](const auto& other) { return other.first != own && other.second.points == fit.points; };
+      if (std::ranges::any_of(alone, needed)) continue;
+      const auto shared = std::ranges::find_if(
+          alone, [&](const auto& other) { return other.first != own && explains_as_closely(other.second, fit, own); });
+      if (shared == alone.end()) continue;
+      std::erase(known_.fits, fit);
+      fit = shared->second;
+      for (const RowJudgement* row : rows_of(op)) {
+        if (row->wrong()) fits_of(*row) = {fit};
+      }
+    }
+  }
+
+  bool explains_as_closely(const Fit& other, const Fit& fit, Op op) {
+    const Rows rows = rows_of(op);
+    const RowJudgement& sample = largest(rows);
+    try {
+      const double reached = oracle_.distance(sample, fit.supposition());
+      return oracle_.distance(sample, other.supposition()) <= reached + kSameDistance &&
+             reproduces(other.supposition(), rows);
+    } catch (const NotEvaluable&) {
+      return false;
+    }
+  }
+
   // What either of two bugs changes within this layer.
   Rows rows_of_both(const Variant& one, const Variant& other) const {
     return rows_where([&](const RowJudgement& row) {
@@ -368,67 +405,12 @@ class LayerAttribution {
     });
   }
 
-  // How many elements lie beyond rounding, and how many of a fit do. And token rows: those of which a fit moves enough
-  // to tell, and those among them that moved far less.
-  struct Moved {
-    std::int64_t so_far = 0, expected = 0;
-    std::int64_t rows = 0, quiet_rows = 0;
-
-    void add(const Moved& other) {
-      so_far += other.so_far;
-      expected += other.expected;
-      rows += other.rows;
-      quiet_rows += other.quiet_rows;
-    }
-    // Sums in 16 bits move elements everywhere. An input that was recorded wrongly moves those of its own token.
-    bool as_many() const {
-      return static_cast<double>(so_far) >= kLeastShareOfMoved * static_cast<double>(expected) &&
-             static_cast<double>(quiet_rows) <= kLargestShareOfQuietRows * static_cast<double>(rows);
-    }
-  };
-  // The elements whose error is beyond rounding, under right code and under a fit.
-  struct BeyondRounding {
-    double of_right = 0.0, of_fit = 0.0;  // sums of squared errors, in right code's deviations
-    Moved elements;
-  };
-
-  std::optional<BeyondRounding> beyond_rounding(const RowJudgement& row, const Fit& fit) {
-    const Expectation& right = oracle_.right(row);
-    const TensorView actual = row.actual();
-    const compare::Layout layout(row.key.id.op, actual.shape, row.step(), oracle_.config());
-    if (right.exact || right.shape != actual.shape) return std::nullopt;
-    const Tensor planted = oracle_.emulate(row, fit.supposition());
-    BeyondRounding result;
-    for (std::int64_t r = 0; r < layout.num_rows(); ++r) {
-      if (!layout.counts(r)) continue;
-      Moved of_row;
-      for (std::int64_t i = r * layout.num_columns(); i < (r + 1) * layout.num_columns(); ++i) {
-        const auto e = static_cast<std::size_t>(i);
-        const double gold = right.value[e];
-        const double unit =
-            compare::deviation(right.sigma_independent[e], right.sigma_shared[e], spacing(actual.dtype, gold));
-        const double candidate = load_element(actual.data, actual.dtype, e);
-        const double error = std::fabs(candidate - gold) / unit;
-        of_row.expected += std::fabs(planted.at(i) - gold) / unit > kBeyondRounding ? 1 : 0;
-        if (!(error > kBeyondRounding)) continue;
-        ++of_row.so_far;
-        const double left = (candidate - planted.at(i)) / unit;
-        result.of_right += error * error;
-        result.of_fit += left * left;
-      }
-      of_row.rows = of_row.expected >= kEnoughMoved ? 1 : 0;
-      of_row.quiet_rows = of_row.rows == 1 && !of_row.as_many() ? 1 : 0;
-      result.elements.add(of_row);
-    }
-    return result;
-  }
-
   // Over all steps: an engine that sums so in one does so in the others.
   const Moved& moved_in_all(Op op, const Fit& fit) {
     const auto [found, is_new] = moved_in_all_.try_emplace({op, *fit.variant});
     if (!is_new) return found->second;
     for (const RowJudgement* row : rows_of(op)) {
-      if (const auto beyond = beyond_rounding(*row, fit)) found->second.add(beyond->elements);
+      if (const auto beyond = beyond_rounding(oracle_, *row, fit)) found->second.add(beyond->elements);
     }
     return found->second;
   }
@@ -440,7 +422,7 @@ class LayerAttribution {
   bool weigh_coarse(const RowJudgement& row, Fit& fit) {
     if (fit.distance <= kLargestShareLeft * oracle_.distance(row)) return true;
     const VariantFacts& facts = oracle_.facts_of(*fit.variant);
-    const auto beyond = beyond_rounding(row, fit);
+    const auto beyond = beyond_rounding(oracle_, row, fit);
     const bool predicts =
         beyond && beyond->of_right > 0.0 && beyond->of_fit <= kLargestShareLeft * kLargestShareLeft * beyond->of_right;
     const DType stored = row.actual().dtype;

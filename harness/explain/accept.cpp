@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "harness/compare/judge.h"
 
@@ -66,6 +67,20 @@ std::vector<Domain> wider(const Domain& best) {
     domains.back().choices[axis] = {};
   }
   return domains;
+}
+
+// The phase of the wrong tensors, where the theory says nothing of those of the other one, and they are right.
+Choice phase_spoken_of(Scene& scene, const std::vector<std::optional<Expectation>>& predicted) {
+  std::set<Phase> spoken_of, wrong;
+  for (const Instance& instance : scene.instances()) {
+    if (predicted[scene.index_of(instance)]) spoken_of.insert(instance.step().phase);
+    if (instance.wrong) wrong.insert(instance.step().phase);
+  }
+  if (spoken_of.size() != 1 || spoken_of != wrong) return {};
+  const bool others = std::ranges::any_of(
+      scene.instances(), [&](const Instance& instance) { return !spoken_of.contains(instance.step().phase); });
+  if (!others) return {};
+  return {{Choice::Kind::kOnly, 0, {*wrong.begin() == Phase::kDecode ? 1 : 0}}, 1.0};
 }
 
 // Where nothing is left to compare, as in scores of which every one is hidden: whether the candidate holds just that.
@@ -161,7 +176,10 @@ std::optional<Theory> accept(Scene& scene, const Candidate& candidate) {
     }
     return true;
   };
-  for (const Domain& domain : wider(derive_domain(scene, gains))) {
+  const Choice phase = phase_spoken_of(scene, predicted);
+  for (Domain domain : wider(derive_domain(scene, gains))) {
+    Choice& of_phase = domain.choices[static_cast<std::size_t>(Axis::kPhase)];
+    if (of_phase.kind == Choice::Kind::kAll) of_phase = phase;
     // Columns here and there of one token are what any damage to some elements looks like.
     const bool scattered = domain.choices[static_cast<std::size_t>(Axis::kColumn)].kind == Choice::Kind::kOnly;
     const std::int64_t least_tokens = std::max<std::int64_t>(candidate.least_tokens, scattered ? 2 : 1);

@@ -240,6 +240,13 @@ struct Law {
 struct Cell {
   std::int64_t batch, position, head;
   std::vector<Place> found;
+
+  bool follows(const Law& law, const Library& library) const {
+    return std::ranges::any_of(found, [&](const Place& place) {
+      return library.id(place.source) == law.source && place.position - position == law.shift &&
+             place.batch - batch == law.batch_shift && place.head == law.heads[static_cast<std::size_t>(head)];
+    });
+  }
 };
 
 // The law that the most cells follow; the source of the fewest surprises among equals.
@@ -353,28 +360,31 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
   // What one law leaves is given to the next: a transfer may wrap around at the first slot.
   constexpr int kMostLaws = 3;
   std::vector<Law> laws;
-  std::map<Law, std::size_t> followers;
+  std::map<Law, std::int64_t> followers;
   std::map<const Instance*, std::vector<Cell>> left = cells;
   for (int i = 0; i < kMostLaws; ++i) {
-    std::map<Law, std::size_t> counted;
+    std::set<Law> proposed;
     for (const auto& [instance, of] : left) {
-      if (const auto law = most_followed(of, *libraries[instance], heads, instance->key.id, laws))
-        counted[*law] += of.size();
+      if (auto law = most_followed(of, *libraries[instance], heads, instance->key.id, laws)) {
+        proposed.insert(std::move(*law));
+      }
     }
-    if (counted.empty()) break;
-    const Law law = std::max_element(counted.begin(), counted.end(), [](const auto& a, const auto& b) {
-                      return a.second < b.second;
-                    })->first;
+    if (proposed.empty()) break;
+    // What one tensor proposes has to hold in the others: of a single token many laws say the same.
+    const auto count = [&](const Law& law) {
+      std::int64_t sum = 0;
+      for (const auto& [instance, of] : left) {
+        const Library& library = *libraries[instance];
+        sum += std::ranges::count_if(of, [&](const Cell& cell) { return cell.follows(law, library); });
+      }
+      return sum;
+    };
+    const Law law = *std::ranges::max_element(proposed, {}, count);
     laws.push_back(law);
+    followers[law] = count(law);
     for (auto& [instance, of] : left) {
       const Library& library = *libraries[instance];
-      followers[law] += std::erase_if(of, [&](const Cell& cell) {
-        return std::any_of(cell.found.begin(), cell.found.end(), [&](const Place& place) {
-          return library.id(place.source) == law.source && place.position - cell.position == law.shift &&
-                 place.batch - cell.batch == law.batch_shift &&
-                 place.head == law.heads[static_cast<std::size_t>(cell.head)];
-        });
-      });
+      std::erase_if(of, [&](const Cell& cell) { return cell.follows(law, library); });
     }
     std::erase_if(left, [](const auto& entry) { return entry.second.empty(); });
     if (left.empty()) break;
@@ -427,12 +437,7 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
       // Further laws stand where a wrong vector was found to follow them and not the first.
       for (const Cell& cell : cells[&instance]) {
         for (const Law& law : some) {
-          const bool follows = std::any_of(cell.found.begin(), cell.found.end(), [&](const Place& place) {
-            return library.id(place.source) == law.source && place.position - cell.position == law.shift &&
-                   place.batch - cell.batch == law.batch_shift &&
-                   place.head == law.heads[static_cast<std::size_t>(cell.head)];
-          });
-          if (!follows) continue;
+          if (!cell.follows(law, library)) continue;
           fill(law, cell.batch, cell.position, cell.head);
           break;
         }

@@ -15,6 +15,12 @@ std::string value_text(const std::variant<double, std::string>& value) {
   return number != nullptr ? shortest(*number) : std::get<std::string>(value);
 }
 
+std::string at_tensor(const findings::Finding& finding) {
+  std::string text = '@' + std::string(row(finding.tensor.op).name);
+  for (const auto& [axis, indices] : finding.explanation.scope) text += ';' + axis + '=' + value_text(indices);
+  return text;
+}
+
 // The finding's mistake as text, at its own tensor.
 std::string text_of(const findings::Finding& finding) {
   const findings::Explanation& explanation = finding.explanation;
@@ -24,9 +30,7 @@ std::string text_of(const findings::Finding& finding) {
     text += separator + name + '=' + value_text(value);
     separator = ';';
   }
-  text += '@' + std::string(row(finding.tensor.op).name);
-  for (const auto& [axis, indices] : explanation.scope) text += ';' + axis + '=' + value_text(indices);
-  return text;
+  return text + at_tensor(finding);
 }
 
 }  // namespace
@@ -46,6 +50,10 @@ std::optional<Mistake> mistake_of(const findings::Finding& finding) {
   } catch (const InputError&) {  // what was solved for is not always all that an engine needs to be told
     return std::nullopt;
   }
+}
+
+MistakeScope scope_of(const findings::Finding& finding) {
+  return formats::parse_mistake(std::string(facts(MistakeKind::kCopyZeros).name) + at_tensor(finding)).scope;
 }
 
 }  // namespace qdiff::report

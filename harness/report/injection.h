@@ -12,4 +12,7 @@ namespace qdiff::report {
 // where it holds; nothing where the explanation has no mechanism, or one that no engine plants.
 std::optional<Mistake> mistake_of(const findings::Finding& finding);
 
+// Where the explanation holds, but for its layers.
+MistakeScope scope_of(const findings::Finding& finding);
+
 }  // namespace qdiff::report

@@ -10,6 +10,7 @@
 #include "harness/contract/error.h"
 #include "harness/contract/number_text.h"
 #include "harness/diagnose/record.h"
+#include "harness/explain/domain.h"
 #include "harness/report/injection.h"
 #include "harness/selftest/archive.h"
 #include "harness/selftest/novel_draw.h"
@@ -17,6 +18,10 @@
 
 namespace qdiff::selftest {
 namespace {
+
+bool is_unknown(const Expectation& expected, std::size_t element) {
+  return !expected.unknown.empty() && expected.unknown[element] != 0;
+}
 
 // A random model and batch, and what an engine with mistakes makes of it.
 class NovelBench {
@@ -58,16 +63,31 @@ class NovelBench {
     return keys;
   }
 
-  // The largest distance between a tensor and what a known bug makes of the recorded inputs.
+  // The largest distance between a tensor and what a known bug makes of the recorded inputs, within its scope.
   double from_bug(const trace::Recording& recording, const Precision& precision, const TensorKey& key,
-                  const Variant& variant) {
+                  const Variant& variant, const explain::Domain& scope) {
     const std::vector<TensorKey> span = compare::replay_span(key, recording, config());
     Query query = query_of(recording, precision, key, span);
     query.variant = &variant;
     const Expectation planted = oracle_->evaluate(query);
-    if (std::ranges::any_of(planted.unknown, [](std::uint8_t unknown) { return unknown != 0; })) return HUGE_VAL;
-    return distance(key, recording.get(key), to_doubles(recording.get(key)), planted.value,
-                    expected(recording, precision, key));
+    const Expectation right = expected(recording, precision, key);
+    const TensorView actual = recording.get(key);
+    const explain::Instance instance{
+        .key = key, .span = span, .actual = actual, .recorded = &recording, .steps = &drawn_.input.steps};
+    const compare::Layout layout(key.id.op, actual.shape, instance.step(), config());
+    std::vector<double> computed = right.value;
+    for (std::int64_t i = 0; i < num_elements(actual.shape); ++i) {
+      const auto element = static_cast<std::size_t>(i);
+      const std::int64_t row = i / layout.num_columns(), column = i % layout.num_columns();
+      if (!scope.holds(explain::indices_of(instance, layout, row, column))) continue;
+      // Of a slot that nobody writes neither says anything.
+      if (is_unknown(planted, element)) {
+        if (!is_unknown(right, element)) return HUGE_VAL;
+        continue;
+      }
+      computed[element] = planted.value[element];
+    }
+    return distance(key, actual, to_doubles(actual), computed, right);
   }
   // The largest distance between a tensor and what right code makes of the recorded inputs, or between two recordings
   // of it, in deviations of a correct engine.
@@ -105,7 +125,7 @@ class NovelBench {
     for (std::int64_t row = 0; row < layout.num_rows(); ++row) {
       if (!layout.counts(row)) continue;
       for (std::size_t i = static_cast<std::size_t>(row) * columns, end = i + columns; i < end; ++i) {
-        if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
+        if (is_unknown(right, i) || a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
         if (!std::isfinite(a[i]) || !std::isfinite(b[i])) return HUGE_VAL;
         // A wrong value may be far larger than right code's, and so is its own rounding.
         const double size = std::max({std::fabs(right.value[i]), std::fabs(a[i]), std::fabs(b[i])});
@@ -152,6 +172,19 @@ std::string words_said(const findings::Explanation& explanation) {
   return text;
 }
 
+// Where the explanation says that it holds, within the layers of its finding.
+explain::Domain domain_of(const findings::Finding& finding) {
+  const MistakeScope scope = report::scope_of(finding);
+  explain::Domain domain;
+  const std::array<const Selection*, explain::kNumAxes> selections = {nullptr,       &scope.steps, &scope.batch_rows,
+                                                                      &scope.tokens, &scope.heads, &scope.columns};
+  for (std::size_t axis = 0; axis < selections.size(); ++axis) {
+    if (selections[axis] != nullptr) domain.choices[axis] = {*selections[axis]};
+  }
+  if (scope.phase) domain.choices[0] = {{Selection::Kind::kOnly, 0, {*scope.phase == Phase::kDecode ? 1 : 0}}};
+  return domain;
+}
+
 // Whether an engine planted with the explanation, in the place of mistake `i`, computes what the candidate did.
 bool has_same_effect(NovelBench& bench, const NovelTrial& trial, std::size_t i, const findings::Finding& finding,
                      const trace::Recording& recording, const Precision& precision) {
@@ -176,7 +209,7 @@ bool has_same_effect(NovelBench& bench, const NovelTrial& trial, std::size_t i, 
       // A known bug may act in further operations, each by itself: it is held against this one.
       const Variant variant{*explanation.variant, explanation.value};
       return std::ranges::all_of(keys, [&](const TensorKey& key) {
-        return bench.from_bug(recording, precision, key, variant) <= kDetectable;
+        return bench.from_bug(recording, precision, key, variant, domain_of(finding)) <= kDetectable;
       });
     }
     others.push_back(*mistake);

@@ -1,0 +1,54 @@
+#include "harness/diagnose/beyond_rounding.h"
+
+#include <cmath>
+
+#include "harness/compare/layout.h"
+#include "harness/compare/sums.h"
+#include "harness/diagnose/thresholds.h"
+
+namespace qdiff::diagnose {
+
+void Moved::add(const Moved& other) {
+  so_far += other.so_far;
+  expected += other.expected;
+  rows += other.rows;
+  quiet_rows += other.quiet_rows;
+}
+
+bool Moved::as_many() const {
+  return static_cast<double>(so_far) >= kLeastShareOfMoved * static_cast<double>(expected) &&
+         static_cast<double>(quiet_rows) <= kLargestShareOfQuietRows * static_cast<double>(rows);
+}
+
+std::optional<BeyondRounding> beyond_rounding(RowOracle& oracle, const RowJudgement& row, const Fit& fit) {
+  const Expectation& right = oracle.right(row);
+  const TensorView actual = row.actual();
+  const compare::Layout layout(row.key.id.op, actual.shape, row.step(), oracle.config());
+  if (right.exact || right.shape != actual.shape) return std::nullopt;
+  const Tensor planted = oracle.emulate(row, fit.supposition());
+  BeyondRounding result;
+  for (std::int64_t r = 0; r < layout.num_rows(); ++r) {
+    if (!layout.counts(r)) continue;
+    Moved of_row;
+    for (std::int64_t i = r * layout.num_columns(); i < (r + 1) * layout.num_columns(); ++i) {
+      const auto e = static_cast<std::size_t>(i);
+      const double gold = right.value[e];
+      const double unit =
+          compare::deviation(right.sigma_independent[e], right.sigma_shared[e], spacing(actual.dtype, gold));
+      const double candidate = load_element(actual.data, actual.dtype, e);
+      const double error = std::fabs(candidate - gold) / unit;
+      of_row.expected += std::fabs(planted.at(i) - gold) / unit > kBeyondRounding ? 1 : 0;
+      if (!(error > kBeyondRounding)) continue;
+      ++of_row.so_far;
+      const double left = (candidate - planted.at(i)) / unit;
+      result.of_right += error * error;
+      result.of_fit += left * left;
+    }
+    of_row.rows = of_row.expected >= kEnoughMoved ? 1 : 0;
+    of_row.quiet_rows = of_row.rows == 1 && !of_row.as_many() ? 1 : 0;
+    result.elements.add(of_row);
+  }
+  return result;
+}
+
+}  // namespace qdiff::diagnose

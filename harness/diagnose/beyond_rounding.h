@@ -1,0 +1,32 @@
+// What of a wrong tensor lies beyond rounding, and how much of that a fit accounts for.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "harness/diagnose/row_oracle.h"
+#include "harness/diagnose/subject.h"
+
+namespace qdiff::diagnose {
+
+// How many elements lie beyond rounding, and how many of a fit do. And token rows: those of which a fit moves enough
+// to tell, and those among them that moved far less.
+struct Moved {
+  std::int64_t so_far = 0, expected = 0;
+  std::int64_t rows = 0, quiet_rows = 0;
+
+  void add(const Moved& other);
+  // Sums in 16 bits move elements everywhere. An input that was recorded wrongly moves those of its own token.
+  bool as_many() const;
+};
+
+// The elements whose error is beyond rounding, under right code and under a fit.
+struct BeyondRounding {
+  double of_right = 0.0, of_fit = 0.0;  // sums of squared errors, in right code's deviations
+  Moved elements;
+};
+
+// Nothing where data only moves, or where the tensor has another shape than right code's.
+std::optional<BeyondRounding> beyond_rounding(RowOracle& oracle, const RowJudgement& row, const Fit& fit);
+
+}  // namespace qdiff::diagnose
