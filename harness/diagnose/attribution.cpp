@@ -75,7 +75,8 @@ class LayerAttribution {
     fits_ = fits;
     for (Op op : wrong_ops_) {
       if (explained(op) || explained_otherwise.contains(op)) continue;
-      try_pairs(op);
+      try_declaring(op);
+      if (!explained(op)) try_pairs(op);
       for (const RowJudgement& row : rows_) {
         if (row.key.id.op == op) keep_nearest(row, fits_of(row));
       }
@@ -330,6 +331,19 @@ class LayerAttribution {
              reproduces(other.supposition(), rows);
     } catch (const NotEvaluable&) {
       return false;
+    }
+  }
+
+  // Roundings that an engine makes in an order of its own, so that the reference which makes them comes no nearer: once
+  // they are declared all is right, and they move about as many elements as the engine has beyond rounding.
+  void try_declaring(Op op) {
+    const Rows rows = rows_of(op);
+    const RowJudgement& sample = largest(rows);
+    if (sample.is_long()) return;
+    for (const std::vector<DeclarablePoint>& points : covering_declarations(oracle_, sample)) {
+      const Fit fit{std::nullopt, points};
+      const auto beyond = beyond_rounding(oracle_, sample, fit);
+      if (beyond && beyond->elements.as_many() && add_if_it_reproduces(fit, rows)) return;
     }
   }
 

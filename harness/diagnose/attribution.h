@@ -25,7 +25,8 @@ struct Known {
 std::vector<std::vector<Fit>> explain_layer(Oracle& oracle, const std::vector<RowJudgement>& rows,
                                             const Precision& precision, Known& known);
 
-// Two known bugs inside one span, where neither one nor anything else explains an operation. Adds to `fits`.
+// What is asked last, where neither a known bug nor anything else explains an operation: roundings that make it right
+// once they are declared, then two known bugs inside one span. Adds to `fits`.
 void explain_by_pairs(Oracle& oracle, const std::vector<RowJudgement>& rows, const Precision& precision, Known& known,
                       const std::set<Op>& explained_otherwise, std::vector<std::vector<Fit>>& fits);
 

@@ -81,30 +81,38 @@ Points rounded_cache(const Search& search, const Points& candidates) {
   return {};
 }
 
-// Two or three roundings at once, in one type: where scores are huge each rounding of them turns the softmax over, and
-// one of several brings the reference no nearer than none does. Sums in 16 bits are left out: their bounds are so wide
+// All sets of so many undeclared roundings, each in one type. Sums in 16 bits are left out: their bounds are so wide
 // that they would explain anything.
-Points several_points(const Search& search, const Expectation& scale, double within) {
-  if (search.row.is_long()) return {};
-  std::vector<RoundingPoint> points = points_of(search.row);
+std::vector<Points> sets_of(const RowOracle& oracle, const RowJudgement& row, int size) {
+  std::vector<RoundingPoint> points = points_of(row);
   std::erase_if(points, [&](RoundingPoint point) {
-    return search.oracle.declared().points.contains(point) || point == RoundingPoint::kAttentionAccumulate ||
+    return oracle.declared().points.contains(point) || point == RoundingPoint::kAttentionAccumulate ||
            point == RoundingPoint::kMatmulPartials || point == RoundingPoint::kKvCachePrefill;
   });
+  std::vector<Points> sets;
+  for (unsigned set = 0; set < 1U << points.size(); ++set) {
+    if (std::popcount(set) != size) continue;
+    for (DType dtype : {DType::kBF16, DType::kF16}) {
+      Points& with = sets.emplace_back();
+      for (std::size_t i = 0; i < points.size(); ++i) {
+        if ((set >> i & 1U) != 0) with.push_back({points[i], dtype});
+      }
+    }
+  }
+  return sets;
+}
+
+// Two or three roundings at once, in one type: where scores are huge each rounding of them turns the softmax over, and
+// one of several brings the reference no nearer than none does.
+Points several_points(const Search& search, const Expectation& scale, double within) {
+  if (search.row.is_long()) return {};
   Points best;
   for (int size : {2, 3}) {
-    for (unsigned set = 0; set < 1U << points.size(); ++set) {
-      if (std::popcount(set) != size) continue;
-      for (DType dtype : {DType::kBF16, DType::kF16}) {
-        Points with;
-        for (std::size_t i = 0; i < points.size(); ++i) {
-          if ((set >> i & 1U) != 0) with.push_back({points[i], dtype});
-        }
-        const double reached = search.oracle.distance(search.row, {search.variant, with}, scale);
-        if (!(reached < within)) continue;
-        within = reached;
-        best = std::move(with);
-      }
+    for (Points& with : sets_of(search.oracle, search.row, size)) {
+      const double reached = search.oracle.distance(search.row, {search.variant, with}, scale);
+      if (!(reached < within)) continue;
+      within = reached;
+      best = std::move(with);
     }
     within *= kLargestShareLeftByOneRounding;  // one more must be worth it
   }
@@ -142,6 +150,22 @@ Points undeclared_points(const RowOracle& oracle, const RowJudgement& row, const
   } catch (const NotEvaluable&) {
     return {};
   }
+}
+
+std::vector<Points> covering_declarations(const RowOracle& oracle, const RowJudgement& row) {
+  constexpr int kMostAtOnce =
+      3;  // a scaled query, scores and probabilities: all that attention has between its tensors
+  const Search search{oracle, row, nullptr};
+  std::vector<Points> covering;
+  for (int size = 1; size <= kMostAtOnce; ++size) {
+    for (const Points& points : sets_of(oracle, row, size)) {
+      // A type that the engine holds nothing in explains whatever is smaller than its roundings.
+      const DType dtype = points.front().dtype;
+      const bool is_held = dtype == row.actual().dtype || dtype == oracle.declared().activations;
+      if (is_held && search.explains(points)) covering.push_back(points);
+    }
+  }
+  return covering;
 }
 
 std::vector<Variant> nearest_variants(RowOracle& oracle, const RowJudgement& row) {

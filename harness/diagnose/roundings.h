@@ -12,6 +12,11 @@ namespace qdiff::diagnose {
 std::vector<DeclarablePoint> undeclared_points(const RowOracle& oracle, const RowJudgement& row,
                                                const Variant* variant);
 
+// Sets of roundings under which, once declared, the row would be right, the smallest first: of an engine that rounds in
+// an order of its own, to which the reference that really rounds comes no nearer (a query rounded after the scale, an
+// exponential of a polynomial in 16 bits).
+std::vector<std::vector<DeclarablePoint>> covering_declarations(const RowOracle& oracle, const RowJudgement& row);
+
 // Bugs beside which roundings are tried: those under which the reference comes nearest to the candidate, though none
 // reproduces it.
 std::vector<Variant> nearest_variants(RowOracle& oracle, const RowJudgement& row);

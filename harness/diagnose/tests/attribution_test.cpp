@@ -242,5 +242,31 @@ TEST_CASE("a variant is asked once for each of its values, and concerns the rows
   CHECK_FALSE(concerns(scale, std::vector<TensorKey>{key_of(Op::kProbs)}));
 }
 
+// What explain_by_pairs, the last that is asked, makes of SiLU that was rounded in an order of its own.
+std::vector<Fit> mirrored_fits(std::int64_t elements) {
+  ToyOracle oracle;
+  Precision plain = kF32;
+  plain.activations = DType::kBF16;
+  ToyEngine engine(kF32);
+  ToySubject subject(engine);
+  const TensorKey key = key_of(Op::kAct);
+  mirror_rounding(subject, oracle, key, plain, rounding_at(RoundingPoint::kMlpSilu, DType::kBF16, plain), elements);
+  const std::vector<RowJudgement> rows = {subject.row(oracle, key, plain)};
+  REQUIRE(rows[0].wrong());
+  Known known;
+  std::vector<std::vector<Fit>> fits = explain_layer(oracle, rows, plain, known);
+  REQUIRE(fits[0].empty());
+  explain_by_pairs(oracle, rows, plain, known, {}, fits);
+  return fits[0];
+}
+
+TEST_CASE("a rounding in the engine's own order is one that was not declared", "[attribution]") {
+  const std::vector<Fit> everywhere = mirrored_fits(-1);
+  REQUIRE(everywhere.size() == 1);
+  CHECK_FALSE(everywhere[0].variant.has_value());
+  CHECK(everywhere[0].points == std::vector<DeclarablePoint>{{RoundingPoint::kMlpSilu, DType::kBF16}});
+  CHECK(mirrored_fits(6).empty());  // an error in one place is none
+}
+
 }  // namespace
 }  // namespace qdiff::diagnose

@@ -81,6 +81,24 @@ TEST_CASE("probabilities may be rounded before they are divided, where no tensor
   CHECK(RowOracle(oracle, kF32).distance(row, {}, scale) > 0.1);
 }
 
+TEST_CASE("roundings in another order than the reference's are found by declaring them", "[roundings]") {
+  ToyOracle oracle;
+  Precision plain = kF32;
+  plain.activations = kBF16;
+  ToyEngine engine(kF32);
+  ToySubject subject(engine);
+  mirror_rounding(subject, oracle, key_of(Op::kAct), plain, rounding_at(RoundingPoint::kMlpSilu, kBF16, plain));
+  const RowJudgement row = subject.row(oracle, key_of(Op::kAct), plain);
+  REQUIRE(row.wrong());
+  const RowOracle rows(oracle, plain);
+  CHECK(undeclared_points(rows, row, nullptr).empty());
+  CHECK(covering_declarations(rows, row) == std::vector<Points>{{{RoundingPoint::kMlpSilu, kBF16}}});
+  // A bug has none.
+  ToyEngine wrong = toy_engine({FaultId::kNoSilu});
+  ToySubject bug(wrong);
+  CHECK(covering_declarations(rows, bug.row(oracle, key_of(Op::kAct), plain)).empty());
+}
+
 TEST_CASE("what a hard gate tells apart is infinitely far", "[roundings]") {
   ToyOracle oracle;
   ToyEngine engine(kF32);

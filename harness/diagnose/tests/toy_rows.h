@@ -67,6 +67,21 @@ struct ToySubject {
   }
 };
 
+// Makes a recorded tensor that of an engine which rounds as `rounds` says, with errors of the other sign: as honest as
+// the reference that rounds, and twice as far from it as from right code. `elements` limits it to the first of them.
+inline void mirror_rounding(ToySubject& subject, ToyOracle& oracle, const TensorKey& key, const Precision& declared,
+                            const Precision& rounds, std::int64_t elements = -1) {
+  const RowJudgement row = subject.row(oracle, key, declared);
+  const std::vector<double> gold = RowOracle(oracle, declared).evaluate(row, {}).value;
+  const Tensor rounded = RowOracle(oracle, rounds).emulate(row, {});
+  Tensor mirrored = Tensor::copy_of(row.actual());
+  const auto count = elements < 0 ? static_cast<std::int64_t>(gold.size()) : elements;
+  for (std::int64_t i = 0; i < count; ++i) {
+    mirrored.set(i, 2.0 * gold[static_cast<std::size_t>(i)] - rounded.at(i));
+  }
+  replace(subject.tensors, key, std::move(mirrored));
+}
+
 // Engines that compute as `really` says and declare kF32, without a bug and with one.
 inline ToyEngine honest_engine(const Precision& really = kF32) { return ToyEngine(kF32, really); }
 inline ToyEngine toy_engine(const Fault& fault, const Precision& really = kF32) {
