@@ -111,13 +111,14 @@ std::vector<Variant> whole_values(RowOracle& oracle, const RowJudgement& row, co
     const double rms = oracle.statistics_beside(row, supposition).rms;
     return std::isfinite(rms) ? rms : HUGE_VAL;
   };
+  const double right = error_of({});
   double least = HUGE_VAL;
   std::vector<Variant> nearest;
   for (std::int64_t number : whole_numbers(row, facts, oracle.config())) {
     const Variant variant{facts.id, static_cast<double>(number)};
     try {
       const double error = error_of({&variant});
-      if (!(error <= least)) continue;
+      if (!(error <= least) || error == right) continue;  // with the latter the bug computes what right code does
       if (error < least) nearest.clear();
       least = error;
       if (nearest.size() < kMostEqualValues) nearest.push_back(variant);
@@ -127,7 +128,7 @@ std::vector<Variant> whole_values(RowOracle& oracle, const RowJudgement& row, co
     } catch (const std::invalid_argument&) {
     }
   }
-  if (!(least <= std::max(kLargestShareLeft * error_of({}), kNearEnough))) return {};
+  if (!(least <= std::max(kLargestShareLeft * right, kNearEnough))) return {};
   return nearest;
 }
 
