@@ -39,6 +39,10 @@ class NoiseModel {
   at::Tensor at_last(RoundingPoint point, const at::Tensor& x) const;
   // Which elements the declared type of `point` holds exactly.
   at::Tensor holds(RoundingPoint point, const at::Tensor& x) const { return x.eq(round_to(precision_.at(point), x)); }
+  // Which elements lie beyond its largest number.
+  at::Tensor overflows(RoundingPoint point, const at::Tensor& x) const {
+    return round_to(precision_.at(point), x).isinf();
+  }
 
  private:
   const Precision& precision_;

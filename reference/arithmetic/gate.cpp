@@ -19,7 +19,8 @@ at::Tensor silu_times(const at::Tensor& gate, const at::Tensor& up, const Roundi
 // scripts/engines/kernels.py has such kernels. Where exp(-g) overflows, s is 0, which that covers as well.
 //
 // An engine that declares mlp.silu may round the sigmoid as well as its product with g (mlx does): in float16 a sigmoid
-// below 6e-5 is subnormal.
+// below 6e-5 is subnormal. It may take exp(-g) in that type, too, whose largest number it passes below g = -11.09 in
+// float16: there mlx 0.32 gives 0 for a sigmoid of up to 1.5e-5.
 Noise silu_times_noise(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& y, const NoiseModel& model) {
   const double u = model.unit();
   const at::Tensor share = at::sigmoid(-gate);
@@ -27,7 +28,8 @@ Noise silu_times_noise(const at::Tensor& gate, const at::Tensor& up, const at::T
   const at::Tensor relative = share.square() * exponential + 4 * kOneRounding * u * u;
   const at::Tensor absolute = (gate * up).square() * (kTwoUlps * u * u);
   const at::Tensor declared = model.at(kMlpSilu, at::silu(gate)) + model.at(kMlpSilu, 1.0 - share) * gate.square();
-  return {y.square() * relative + declared * up.square(), absolute};
+  const at::Tensor lost = y.square() * model.overflows(kMlpSilu, at::exp(-gate));
+  return {y.square() * relative + declared * up.square() + lost, absolute};
 }
 
 }  // namespace

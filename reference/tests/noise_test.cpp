@@ -1,6 +1,8 @@
 // The expected rounding of each operation against the rounding of honest float32 code (honest.h), on ordinary and on
 // adversarial inputs. The ratio rms(error) / rms(sigma) must lie in a band: above it the model would raise false
 // alarms, below it the model would hide faults.
+#include <algorithm>
+#include <cmath>
 #include <sstream>
 
 #include "cmake/catch2.h"
@@ -67,9 +69,11 @@ struct Bench {
   }
 
   Expectation expect(std::vector<Op> ops, DType stored, const Variant* variant = nullptr) {
+    return expect(std::move(ops), stored, plain_precision(stored), variant);
+  }
+  Expectation expect(std::vector<Op> ops, DType stored, const Precision& precision, const Variant* variant = nullptr) {
     std::vector<TensorKey> operations;
     for (Op op : ops) operations.push_back({0, {op, 0}});
-    const Precision precision = plain_precision(stored);
     return oracle->evaluate({.operations = operations,
                              .recorded = recorded,
                              .steps = steps,
@@ -232,6 +236,26 @@ TEST_CASE("noise of SiLU and of the residual additions", "[noise]") {
     check("silu", honest::silu_times(gate, up), bench.expect({Op::kAct}, stored), stored);
     const Floats a = bench.input(Op::kEmbedTokens, stored, 14, 3000.0), b = bench.input(Op::kOProj, stored, 15);
     check("residual", honest::add(a, b), bench.expect({Op::kResidMid}, stored), stored);
+  }
+}
+
+TEST_CASE("a sigmoid that is computed in float16 is 0 where its exponential overflows", "[noise]") {
+  constexpr DType kHalf = DType::kF16;
+  Bench bench;
+  const Floats gate = bench.input(Op::kGateProj, kHalf, 12, 10.0), up = bench.input(Op::kUpProj, kHalf, 13);
+  REQUIRE(std::ranges::any_of(gate, [](float g) { return g < -11.1F; }));
+  Precision precision = plain_precision(kHalf);
+  precision.points[RoundingPoint::kMlpSilu] = kHalf;
+  const Expectation expected = bench.expect({Op::kAct}, kHalf, precision);
+  const auto half = [](double x) { return round_to(kHalf, x); };
+  for (std::size_t i = 0; i < gate.size(); ++i) {
+    // As mlx 0.32 computes it: of the magnitude, every operation in float16.
+    const double share = half(1.0 / half(1.0 + half(std::exp(std::fabs(gate[i])))));
+    const double sigmoid = gate[i] < 0.0F ? share : half(1.0 - share);
+    const double y = half(half(gate[i] * sigmoid) * up[i]);
+    const double unit = std::hypot(expected.sigma_independent[i], expected.sigma_shared[i], spacing(kHalf, y));
+    INFO("gate " << gate[i] << ", up " << up[i]);
+    CHECK(std::fabs(y - expected.value[i]) <= 6.0 * unit);
   }
 }
 
