@@ -10,6 +10,7 @@ step(tokens, positions, past_length, left_padding) that runs one step with its K
 import argparse
 import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 import math
 import pathlib
@@ -280,11 +281,27 @@ def refuse_compiled(module, path):
                              "without torch.compile(), or record its logits alone by trace_writer.py")
 
 
+def version_of(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def compute_of(declared, dtype):
+    """The map's `compute` for an engine that runs in another type than the map was written for."""
+    if dtype is None:
+        return declared
+    points = {} if dtype == "float32" else {point: dtype for point in declared.get("points", {})}
+    return declared | {"weights": dtype, "activations": dtype, "points": points}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     recording.add_arguments(parser)
     parser.add_argument("--engine", required=True, type=pathlib.Path, metavar="FILE", help="defines load(directory)")
     parser.add_argument("--map", required=True, type=pathlib.Path, metavar="FILE", help="the name map, JSON")
+    parser.add_argument("--dtype", choices=trace_writer.DTYPES, help="in the place of the 16-bit type in the map's compute")
     arguments = parser.parse_args()
     config = recording.read_config(arguments.model, ("qwen2", "llama"))
     plan = recording.Plan(arguments, config)
@@ -298,7 +315,8 @@ def main():
     module, run_step = load_engine(arguments.engine, arguments.model)
     refuse_compiled(module, arguments.engine)
     engine = {"name": arguments.engine.stem, "device": "cpu"} | names.get("engine", {})
-    with trace_writer.TraceWriter(arguments.trace, engine, names["compute"], config,
+    engine.setdefault("version", version_of(engine["name"]))
+    with trace_writer.TraceWriter(arguments.trace, engine, compute_of(names["compute"], arguments.dtype), config,
                                   names.get("cache_capacity")) as writer:
         recorder = Recorder(module, names, config, writer, selected, plan.left_padding)
 

@@ -151,6 +151,38 @@ class Filter:
         return bool(self._pattern.search(name))
 
 
+def record(description, load, pads=False, architectures=("qwen2",), model="a Hugging Face directory", add=None):
+    """The whole command of a recorder whose engine `load` prepares.
+
+    `load(arguments, config)` returns the manifest's engine and compute, and `run(plan, writer, put)`, which takes the
+    plan's steps and hands each tensor to `put(name, values)`. `pads`: the engine computes rows of several lengths.
+    `add(parser)` adds the recorder's own options.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser, model)
+    parser.add_argument("--dtype", choices=trace_writer.DTYPES, help="default: the checkpoint's")
+    parser.add_argument("--plain", action="store_true", help="declare no rounding point, as one does who knows of none")
+    if add:
+        add(parser)
+    arguments = parser.parse_args()
+    config = read_config(arguments.model, architectures)
+    plan = Plan(arguments, config)
+    if any(plan.left_padding) and not pads:
+        raise UsageError("this engine knows no pads: give rows of one length")
+    selected = Filter(arguments.tensors, config["num_hidden_layers"])
+    arguments.dtype = arguments.dtype or config.get("dtype") or config.get("torch_dtype") or "float32"
+    trace_writer.refuse_other_folder(arguments.trace)
+    try:
+        engine, compute, run = load(arguments, config)
+    except ImportError as error:
+        raise UsageError(f"this Python has no {error.name}; docs/recording.md says what to install") from error
+    if arguments.plain:
+        compute = {key: value for key, value in compute.items() if key != "points"}
+    with trace_writer.TraceWriter(arguments.trace, engine, compute, config) as writer:
+        run(plan, writer, lambda name, values: writer.tensor(name, values) if selected(name) else None)
+    print(f"{arguments.trace}: {plan.num_decode + len(plan.chunks)} steps")
+
+
 def run_main(main):
     """Ends with the status that docs/trace-format.md, section 4, gives: 2 for bad usage or bad input."""
     try:
