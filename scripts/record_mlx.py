@@ -7,7 +7,6 @@ The classes of the model's modules, and the function of attention that its file 
 model made it. Rows are of one length, for mlx-lm's models know no pads. Needs mlx-lm.
 """
 
-import argparse
 import contextlib
 import importlib
 
@@ -85,46 +84,28 @@ def recorded(model, put):
         file.scaled_dot_product_attention = attention
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    recording.add_arguments(parser)
-    parser.add_argument("--dtype", choices=trace_writer.DTYPES, help="default: the checkpoint's")
-    parser.add_argument("--plain", action="store_true", help="declare no rounding point, as one does who knows of none")
-    arguments = parser.parse_args()
-    config = recording.read_config(arguments.model, ("qwen2", "llama"))
-    plan = recording.Plan(arguments, config)
-    if any(plan.left_padding):
-        raise UsageError("mlx-lm's models know no pads: give rows of one length")
-    selected = recording.Filter(arguments.tensors, config["num_hidden_layers"])
-    trace_writer.refuse_other_folder(arguments.trace)
-    try:
-        import mlx.core as mx
-        from mlx_lm.models.cache import make_prompt_cache
-        from mlx_lm.utils import load_model
-        import mlx_lm
-    except ImportError as error:
-        raise UsageError(f"this Python has no {error.name}; docs/recording.md says what to install") from error
+def load(arguments, config):
+    import mlx.core as mx
+    import mlx_lm
+    from mlx_lm.models.cache import make_prompt_cache
+    from mlx_lm.utils import load_model
     try:
         model, _ = load_model(arguments.model)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{arguments.model}: mlx-lm cannot load it: {error}") from error
-    dtype = arguments.dtype or config.get("dtype") or config.get("torch_dtype") or "float32"
-    model.set_dtype(getattr(mx, dtype))
+    model.set_dtype(getattr(mx, arguments.dtype))
     cache = make_prompt_cache(model)
-    engine = {"name": "mlx-lm", "version": mlx_lm.__version__, "device": str(mx.default_device())}
-    points = {} if arguments.plain or dtype == "float32" else {point: dtype for point in POINTS}
-    with trace_writer.TraceWriter(arguments.trace, engine, trace_writer.compute(dtype, points=points), config) as writer:
-        def put(name, values):
-            if selected(name):
-                writer.tensor(name, values)
 
+    def run(plan, writer, put):
         def step(tokens, positions, past):
             logits = model(mx.array(tokens), cache=cache)
             return mx.argmax(logits[:, -1].astype(mx.float32), -1).tolist()
         with recorded(model, put):
             plan.run(writer, step)
-    print(f"{arguments.trace}: {plan.num_decode + len(plan.chunks)} steps")
+    engine = {"name": "mlx-lm", "version": mlx_lm.__version__, "device": str(mx.default_device())}
+    points = {} if arguments.dtype == "float32" else {point: arguments.dtype for point in POINTS}
+    return engine, trace_writer.compute(arguments.dtype, points=points), run
 
 
 if __name__ == "__main__":
-    recording.run_main(main)
+    recording.run_main(lambda: recording.record(__doc__, load, architectures=("qwen2", "llama")))

@@ -36,7 +36,7 @@ class Graph:
             for part in "kv":
                 name = {"k": "key", "v": "value"}[part]
                 self.of_tensor[f"model.layers.{index}.self_attn.{part}_cache"] = (f"present.{index}.{name}", "B K S d")
-        if f"model.layers.0.self_attn.q_proj" not in self.of_tensor and 0 not in self.fused_heads:
+        if "model.layers.0.self_attn.q_proj" not in self.of_tensor and 0 not in self.fused_heads:
             raise UsageError("the graph has no node under /model/layers.0/self_attn/q_proj or attn/qkv_proj; export it "
                              "with optimum or with onnxruntime-genai's model builder")
 
@@ -106,7 +106,7 @@ UNROUNDED = [name for name in trace_writer.IN_LAYERS if not name.endswith("_cach
 
 
 class OnnxRuntime:
-    def __init__(self, model, path, dtype):
+    def __init__(self, model, dtype):
         import onnxruntime
         self.engine = {"name": "onnxruntime", "version": onnxruntime.__version__, "device": "cpu"}
         del model.graph.value_info[:]  # the model builder writes shapes of keys there that decode does not have
@@ -123,7 +123,7 @@ class OnnxRuntime:
 
 
 class OpenVino:
-    def __init__(self, model, path, dtype):
+    def __init__(self, model, dtype):
         import openvino
         self.engine = {"name": "openvino", "version": openvino.__version__.split("-")[0], "device": "cpu"}
         core = openvino.Core()
@@ -165,7 +165,7 @@ def load(arguments, config):
                                [value.name for value in model.graph.output]))
     inputs = {value.name: value for value in model.graph.input}
     graph.add_outputs(names)
-    engine = runtime(model, arguments.onnx, arguments.dtype)
+    engine = runtime(model, arguments.dtype)
     sizes = trace_writer.dimensions_of(config)
     heads, kv_heads, width = sizes["H"], sizes["K"], sizes["d"]
     columns = {"q": (0, heads * width), "k": (heads * width, (heads + kv_heads) * width),

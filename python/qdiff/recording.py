@@ -171,6 +171,8 @@ def record(description, load, pads=False, architectures=("qwen2",), model="a Hug
         raise UsageError("this engine knows no pads: give rows of one length")
     selected = Filter(arguments.tensors, config["num_hidden_layers"])
     arguments.dtype = arguments.dtype or config.get("dtype") or config.get("torch_dtype") or "float32"
+    if arguments.dtype not in trace_writer.DTYPES:
+        raise UsageError(f"{arguments.model}: dtype is {arguments.dtype!r}; choose one with --dtype")
     trace_writer.refuse_other_folder(arguments.trace)
     try:
         engine, compute, run = load(arguments, config)

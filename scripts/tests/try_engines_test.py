@@ -69,10 +69,9 @@ class TryEngines(unittest.TestCase):
                   "expected": {"bfloat16": "declared"}}
         wrong = {"name": "wrong", "packages": [], "record": [*RECORD, "--inject", "H05.modulo"],
                  "expected": {"float32": "H05.modulo at self_attn.attn_output"}}
-        self.assertEqual(self.try_recipes([honest, wrong])[-1].count("H05.modulo at self_attn.attn_output"), 1)
+        self.assertEqual(self.try_recipes([honest, silent, wrong])[-1].count("H05.modulo at self_attn.attn_output"), 1)
         lines = self.try_recipes([honest | {"expected": {"float32": "declared"}}], status=1)
         self.assertIn("| match | expected: declared |", lines[-1])
-        del silent
 
     def test_what_cannot_be_tried(self):
         broken = {"name": "broken", "packages": [], "record": [*RECORD, "--no-such-option"], "expected": {"float32": "match"}}
