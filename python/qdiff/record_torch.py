@@ -25,11 +25,13 @@ def read_map(path):
     names = recording.read_json(path)
     if not isinstance(names, dict) or not isinstance(names.get("compute"), dict):
         raise UsageError(f'{path}: must be an object with "compute", and "modules" or "functions"')
-    unknown = set(names) - {"engine", "compute", "cache_capacity", "layers", "modules", "functions"}
+    unknown = set(names) - {"engine", "package", "compute", "cache_capacity", "layers", "modules", "functions"}
     if unknown:
         raise UsageError(f"{path}: unknown key {sorted(unknown)[0]!r}")
     if not isinstance(names.get("layers", ""), str):
         raise UsageError(f'{path}: "layers" must be the path of a layer, as "model.layers.{{i}}"')
+    if not isinstance(names.get("package", ""), str):
+        raise UsageError(f'{path}: "package" must be the name of the engine\'s Python package')
     if not isinstance(names.get("engine", {}), dict):
         raise UsageError(f'{path}: "engine" must be an object')
     capacity = names.get("cache_capacity")
@@ -315,7 +317,8 @@ def main():
     module, run_step = load_engine(arguments.engine, arguments.model)
     refuse_compiled(module, arguments.engine)
     engine = {"name": arguments.engine.stem, "device": "cpu"} | names.get("engine", {})
-    engine.setdefault("version", version_of(engine["name"]))
+    if "package" in names:
+        engine.setdefault("version", version_of(names["package"]))
     with trace_writer.TraceWriter(arguments.trace, engine, compute_of(names["compute"], arguments.dtype), config,
                                   names.get("cache_capacity")) as writer:
         recorder = Recorder(module, names, config, writer, selected, plan.left_padding)

@@ -42,12 +42,22 @@ class Maps(unittest.TestCase):
                             ({"modules": {"ln1": {"output": {"tensor": "model.norm", "call": -1}}}}, '"call" is -1'),
                             ({"cache_capacity": 0}, '"cache_capacity" is 0'),
                             ({"layers": 3}, '"layers" must be'), ({"engine": []}, '"engine" must be'),
+                            ({"package": 3}, '"package" must be'),
                             ({"functions": {"ops:rope": {"output": layer_tensor}}}, "ops:rope: '" + layer_tensor),
                             ({"modules": {"rope": {"output": layer_tensor}}}, "which layer runs")):
             with self.assertRaises(UsageError) as caught:
                 self.read(**names)
             self.assertIn(says, str(caught.exception))
             self.assertIn("map.json", str(caught.exception))
+
+    def test_another_type_than_the_map_s(self):
+        declared = {"weights": "bfloat16", "activations": "bfloat16", "accumulate": "float32",
+                    "points": {"mlp.silu": "bfloat16"}}
+        self.assertEqual(record_torch.compute_of(declared, None), declared)
+        half = record_torch.compute_of(declared, "float16")
+        self.assertEqual((half["weights"], half["accumulate"], half["points"]),
+                         ("float16", "float32", {"mlp.silu": "float16"}))
+        self.assertEqual(record_torch.compute_of(declared, "float32")["points"], {})
 
     def test_a_function_outside_the_layers(self):
         recorder = record_torch.Recorder.__new__(record_torch.Recorder)
