@@ -33,7 +33,7 @@ struct FarMeasurement {
   // By RowPrecision: of each run the worst over its tensors.
   std::array<std::array<std::vector<double>, diagnose::kNumRowStatistics>, diagnose::kNumRowPrecisions> figures{};
   std::array<std::vector<double>, diagnose::kNumRowPrecisions> times_rounding{};  // the distance of the whole tensor
-  std::array<std::array<Worst, diagnose::kNumRowStatistics>, diagnose::kNumRowPrecisions> worst{};
+  std::array<std::array<Worst, diagnose::kNumRowStatistics>, diagnose::kNumRowPrecisions> worst;
   std::array<std::array<std::vector<double>, kNumDoses>, diagnose::kNumRowPrecisions>
       doses{};                      // the smallest found, of each run with logits
   std::vector<std::string> alarms;  // runs that are not explained

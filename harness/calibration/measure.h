@@ -28,9 +28,9 @@ struct Measurement {
   std::int64_t runs = 0;
   std::int64_t judged = 0;  // tensors
   // These are by column of kStoredTypes and Statistic, where the expected rounding comes from an ensemble.
-  std::array<std::array<Worst, compare::kNumStatistics>, 3> worst_ensemble{};
+  std::array<std::array<Worst, compare::kNumStatistics>, 3> worst_ensemble;
   // These are by Arithmetic, column of kStoredTypes and Statistic, where it does not.
-  std::array<std::array<std::array<Worst, compare::kNumStatistics>, 3>, kNumArithmetics> worst{};
+  std::array<std::array<std::array<Worst, compare::kNumStatistics>, 3>, kNumArithmetics> worst;
   std::array<std::array<std::int64_t, 3>, kNumArithmetics> tensors{};
   // Honest tensors that the judge, with the bounds it was built with, did not call a match.
   std::vector<Alarm> alarms;

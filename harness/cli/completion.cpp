@@ -32,7 +32,7 @@ std::string joined(const std::vector<std::string>& words, std::string_view betwe
 }
 
 // In single quotes, as every shell here reads them.
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   std::string result = "'";
   for (const char c : text) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return result + "'";
@@ -56,7 +56,7 @@ std::string bash_offer(const Offer& offer) {
   std::string text;
   std::vector<std::string> words = offer.words;
   std::erase_if(words, [](const std::string& word) { return word.find(':') != std::string::npos; });  // breaks a word
-  if (!words.empty()) text += "COMPREPLY=($(compgen -W " + quoted(joined(words)) + " -- \"$word\"))";
+  if (!words.empty()) text += "COMPREPLY=($(compgen -W " + in_quotes(joined(words)) + " -- \"$word\"))";
   if (offer.files || offer.folders) {
     text += (text.empty() ? "" : "; ") + std::string("compopt -o filenames; COMPREPLY+=($(compgen ") +
             (offer.folders ? "-d" : "-f") + " -- \"$word\"))";
@@ -78,7 +78,7 @@ std::string bash_script(const std::vector<CommandFacts>& commands, const Complet
       "  COMPREPLY=()\n"
       "  if ((COMP_CWORD == 1)); then\n"
       "    COMPREPLY=($(compgen -W " +
-      quoted(joined(names) + ' ' + joined(names_of(commands.front().options))) +
+      in_quotes(joined(names) + ' ' + joined(names_of(commands.front().options))) +
       " -- \"$word\"))\n"
       "    return\n"
       "  fi\n"
@@ -92,7 +92,7 @@ std::string bash_script(const std::vector<CommandFacts>& commands, const Complet
     }
     text +=
         "      esac\n      if [[ $word == -* ]]; then\n        COMPREPLY=($(compgen -W " +
-        quoted(joined(names_of(command.options))) + " -- \"$word\"))\n      else\n        " +
+        in_quotes(joined(names_of(command.options))) + " -- \"$word\"))\n      else\n        " +
         (command.places.empty() ? std::string("COMPREPLY=()") : bash_offer(offer_for(command.places.front(), words))) +
         "\n      fi ;;\n";
   }
@@ -125,11 +125,11 @@ std::string zsh_script(const std::vector<CommandFacts>& commands, const Completi
       "_qdiff() {\n  local -a commands=(\n";
   for (const CommandFacts& command : commands) {
     if (command.name.empty()) continue;
-    text += "    " + quoted(command.name + ':' + zsh_text(in_short(command.description))) + '\n';
+    text += "    " + in_quotes(command.name + ':' + zsh_text(in_short(command.description))) + '\n';
   }
   text += "  )\n  if ((CURRENT == 2)); then\n    _describe command commands\n    _arguments " + std::string("\\\n");
   for (const OptionFacts& option : commands.front().options) {
-    text += "      " + quoted(option.name + '[' + zsh_text(in_short(option.description)) + ']') + " \\\n";
+    text += "      " + in_quotes(option.name + '[' + zsh_text(in_short(option.description)) + ']') + " \\\n";
   }
   text +=
       "      '*: : '\n    return\n  fi\n  local command=$words[2]\n  shift words; ((CURRENT--))\n  case $command in\n";
@@ -141,11 +141,11 @@ std::string zsh_script(const std::vector<CommandFacts>& commands, const Completi
       if (!option.value.empty()) spec += '=';
       spec += '[' + zsh_text(in_short(option.description)) + ']';
       if (!option.value.empty()) spec += ':' + zsh_text(option.value) + ':' + zsh_action(offer_for(option, words));
-      text += "        " + quoted(spec) + " \\\n";
+      text += "        " + in_quotes(spec) + " \\\n";
     }
     for (const OptionFacts& place : command.places) {
       text += "        " +
-              quoted((place.many ? "*:" : ":") + zsh_text(place.name) + ':' + zsh_action(offer_for(place, words))) +
+              in_quotes((place.many ? "*:" : ":") + zsh_text(place.name) + ':' + zsh_action(offer_for(place, words))) +
               " \\\n";
     }
     text += "        && return ;;\n";
@@ -161,11 +161,11 @@ std::string fish_script(const std::vector<CommandFacts>& commands, const Complet
       "complete -c qdiff -f\n";
   for (const OptionFacts& option : commands.front().options) {
     text += "complete -c qdiff -n __fish_use_subcommand -l " + option.name.substr(2) + " -d " +
-            quoted(in_short(option.description)) + '\n';
+            in_quotes(in_short(option.description)) + '\n';
   }
   const auto arguments_of = [](const Offer& offer) {
     std::string arguments;
-    if (!offer.words.empty()) arguments += " -a " + quoted(joined(offer.words));
+    if (!offer.words.empty()) arguments += " -a " + in_quotes(joined(offer.words));
     if (offer.folders) arguments += " -a '(__fish_complete_directories)'";
     if (offer.files) arguments += " -F";
     return arguments;
@@ -173,7 +173,7 @@ std::string fish_script(const std::vector<CommandFacts>& commands, const Complet
   for (const CommandFacts& command : commands) {
     if (command.name.empty()) continue;
     text += "complete -c qdiff -n __fish_use_subcommand -a " + command.name + " -d " +
-            quoted(in_short(command.description)) + '\n';
+            in_quotes(in_short(command.description)) + '\n';
     const std::string here = "complete -c qdiff -n '__fish_seen_subcommand_from " + command.name + "'";
     for (const OptionFacts& option : command.options) {
       const Offer offer = offer_for(option, words);
@@ -181,7 +181,7 @@ std::string fish_script(const std::vector<CommandFacts>& commands, const Complet
               (option.value.empty() ? ""
                : offer.files        ? " -r"
                                     : " -x") +
-              arguments_of(offer) + " -d " + quoted(in_short(option.description)) + '\n';
+              arguments_of(offer) + " -d " + in_quotes(in_short(option.description)) + '\n';
     }
     for (const OptionFacts& place : command.places) {
       const std::string arguments = arguments_of(offer_for(place, words));

@@ -153,9 +153,9 @@ std::vector<Elements> elements_of_wrong_columns(Scene& scene) {
 }
 
 // The part that a range of inputs has in a product: linear, without its bias.
-class Parts {
+class ProductParts {
  public:
-  Parts(Scene& scene, std::vector<Elements> elements)
+  ProductParts(Scene& scene, std::vector<Elements> elements)
       : scene_(scene), elements_(std::move(elements)), constant_(values_of(0, 0)) {}
 
   std::int64_t width() const { return input_of(*elements_.front().instance).shape.back(); }
@@ -348,7 +348,7 @@ class BlockSearch {
     return blocks;
   }
 
-  Parts parts_;
+  ProductParts parts_;
   std::vector<double> error_;  // by element, of right code. Not weighted: a misfit is as large everywhere
   double variance_ = 0.0;      // mean of what rounding makes of it
 };

@@ -182,7 +182,8 @@ std::string describe(const WeightSource& source, const DescribeOptions& options)
   line(out, "bytes", grouped(bytes));
   out += "weights:\n";
   for (const Kind& kind : kinds_of(source.weights())) {
-    line(out, "  " + std::to_string(kind.count) + " x " + to_string(kind.shape) + ' ' + kind.type, "  " + kind.name);
+    line(out, "  " + std::to_string(kind.count) + " x " + qdiff::to_string(kind.shape) + ' ' + kind.type,
+         "  " + kind.name);
   }
   list_types(out, source.weights());
   const std::vector<FileKey> keys = noted != nullptr ? noted->keys() : std::vector<FileKey>();

@@ -341,6 +341,14 @@ class Tidy(PlantedTree):
         self.write("harness/c.cpp", "int c() { return nothing; }\n")
         self.assert_found("check_tidy.py", "harness/c.cpp:1", "nothing")
 
+    def test_units_that_do_not_go_together_are_read_one_by_one(self):
+        self.write("harness/a.cpp", "namespace { int same() { return 1; } }\nint a() { return same(); }\n")
+        self.write("harness/b.cpp", "#include <string>\n#include <utility>\nnamespace { int same() { return 2; } }\n"
+                                    "int b() { return same(); }\n"
+                                    "std::string c(std::string& x) { std::string y = std::move(x); return x + y; }\n")
+        self.assert_found("check_tidy.py", "2 units do not go together and are read one by one", "redefinition of 'same'",
+                          "harness/b.cpp:5", "used after it was moved", "2 files in 2 units checked, 1 problems")
+
     def test_no_sources(self):
         for name in ["a.cpp", "b.cpp"]:
             (self.root / "harness" / name).unlink()

@@ -5,19 +5,13 @@
 
 #include "harness/compare/decode.h"
 #include "harness/compare/gates.h"
+#include "harness/diagnose/far/log_sum_exp.h"
 
 namespace qdiff::diagnose {
 namespace {
 
 bool has_nan(std::span<const double> row) {
   return std::ranges::any_of(row, [](double x) { return std::isnan(x); });
-}
-
-double log_sum_exp(std::span<const double> logits) {
-  const double top = *std::ranges::max_element(logits);
-  double sum = 0.0;
-  for (double x : logits) sum += std::exp(x - top);
-  return top + std::log(sum);
 }
 
 }  // namespace

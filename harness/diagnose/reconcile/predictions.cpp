@@ -5,6 +5,7 @@
 
 #include "harness/compare/decode.h"
 #include "harness/contract/error.h"
+#include "harness/diagnose/far/log_sum_exp.h"
 
 namespace qdiff::diagnose {
 namespace {
@@ -50,13 +51,6 @@ void check_same_tokens(const Sequences& a, const Sequences& b) {
                      std::to_string(row) + " (pads not counted) A has " + std::to_string(*at_a) + " and B has " +
                      std::to_string(*at_b) + "; record both on the same tokens");
   }
-}
-
-double log_sum_exp(std::span<const double> logits) {
-  double top = -HUGE_VAL, sum = 0.0;
-  for (double x : logits) top = std::max(top, x);
-  for (double x : logits) sum += std::exp(x - top);
-  return top + std::log(sum);
 }
 
 }  // namespace
