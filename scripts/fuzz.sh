@@ -57,15 +57,15 @@ mkdir -p build/fuzz/findings
 { cmake --preset fuzz && cmake --build --preset fuzz --target fuzz_targets --parallel "$(nproc)"; } >"$log" 2>&1 </dev/null ||
   { tail -n 60 "$log"; echo "fuzz.sh: the build failed; the whole log is in $log" >&2; exit 2; }
 
-status=0
-for target in "${targets[@]}"; do
+# Prints what it found, and ends with 1 where that is something.
+fuzz() {
+  local target="$1" work number=0 file folders status=0
   work="$(mktemp -d)"
-  number=0
   mkdir "$work/seeds"
   while IFS= read -r file; do
     cp "$file" "$work/seeds/$((number += 1))"
   done < <(seeds "$target"; find "fuzz/regressions/$target" -type f 2>/dev/null || true)
-  [[ $number -gt 0 ]] || { echo "fuzz.sh: the tree has no seeds for $target" >&2; exit 2; }
+  [[ $number -gt 0 ]] || { echo "fuzz.sh: the tree has no seeds for $target" >&2; return 2; }
   folders=("$work/found" "$work/seeds")
   [[ -z "$corpus" ]] || folders[0]="$corpus/$target"
   mkdir -p "${folders[0]}"
@@ -81,5 +81,22 @@ for target in "${targets[@]}"; do
     echo "fuzz.sh: $target has found something; its input is in build/fuzz/findings"
   fi
   rm -rf "$work"
+  return "$status"
+}
+
+# As many at a time as there are processors.
+status=0
+running=0
+for target in "${targets[@]}"; do
+  if [[ $running -ge $(nproc) ]]; then
+    wait -n || status=$?
+    running=$((running - 1))
+  fi
+  fuzz "$target" &
+  running=$((running + 1))
+done
+while [[ $running -gt 0 ]]; do
+  wait -n || status=$?
+  running=$((running - 1))
 done
 exit "$status"
