@@ -6,6 +6,7 @@
 #include "harness/contract/hypothesis.h"
 #include "harness/contract/mistake.h"
 #include "harness/diagnose/variants.h"
+#include "harness/findings/blindness.h"
 
 namespace qdiff::diagnose {
 namespace {
@@ -124,8 +125,14 @@ void judge_again(std::vector<HypothesisResult>& results, const std::vector<Findi
     }
     judge_by_findings(findings, result);
     if (result.verdict == HypothesisVerdict::kRefuted) {
-      result.evidence.push_back(std::to_string(result.exercised_variants.size()) +
+      const std::size_t shown = result.exercised_variants.size(), blind = result.blind_variants.size();
+      result.evidence.push_back(std::to_string(shown) +
                                 " variants would have shown on these inputs; the candidate shows none of them");
+      if (findings::is_mostly_blind(result)) {
+        result.verdict = HypothesisVerdict::kOpen;
+        result.evidence.push_back(std::to_string(blind) + " of " + std::to_string(shown + blind) +
+                                  " variants could not be seen on these inputs: the hypothesis is not excluded");
+      }
       if (const Finding* finding = unexplained_within_reach(findings, catalogue, result.id)) {
         result.verdict = HypothesisVerdict::kOpen;
         result.evidence.push_back("no known mistake of this kind fits " + tensor_name(finding->tensor) + " of step " +

@@ -29,8 +29,8 @@
 
 namespace qdiff::findings {
 
-// In the order of their strength. kOpen: these inputs exercised the hypothesis, no variant of it fits, and a wrong
-// tensor in whose span it acts stays unexplained, so that it is not excluded.
+// In the order of their strength. kOpen: these inputs exercised the hypothesis and no variant of it fits, but it is not
+// excluded: a wrong tensor in whose span it acts stays unexplained, or the inputs show less than half of its variants.
 enum class HypothesisVerdict : std::uint8_t { kConfirmed, kConsistent, kOpen, kRefuted, kUndetectable, kNotExercised };
 constexpr std::string_view name(HypothesisVerdict verdict) {
   constexpr std::array<std::string_view, 6> kNames = {"confirmed", "consistent",   "open",

@@ -124,6 +124,30 @@ TEST_CASE("a hypothesis at whose operation something stays unexplained is open, 
   CHECK_THAT(refuted.evidence[0], ContainsSubstring("1 variants would have shown"));
 }
 
+TEST_CASE("a hypothesis of which these inputs show less than half is open, not refuted", "[hypotheses]") {
+  // One token alone shows one of many variants: of masking, say, hardly any.
+  std::vector<VariantFacts> all = catalogue();
+  all.push_back({FaultId::kGroupOffByOne, "", "", {Op::kAttnOutput}, ""});
+  Detectability detectability;
+  detectability.tried = {FaultId::kModulo, FaultId::kDivideByKv};
+  detectability.cases_that_show = {{FaultId::kModulo, {"a"}}};
+  const HypothesisResult blind = find(judge_hypotheses({}, all, detectability), "H05");
+  CHECK(blind.verdict == HypothesisVerdict::kOpen);
+  REQUIRE(blind.evidence.size() == 2);
+  CHECK(blind.evidence[1] == "2 of 3 variants could not be seen on these inputs: the hypothesis is not excluded");
+  // As many that would have shown as are unseen are enough.
+  const HypothesisResult half = find(judge_hypotheses({}, catalogue(), detectability), "H05");
+  CHECK(half.verdict == HypothesisVerdict::kRefuted);
+  // A case that shows the others closes it.
+  Detectability other;
+  other.tried = detectability.tried;
+  other.cases_that_show = {{FaultId::kDivideByKv, {"b"}}};
+  std::vector<HypothesisResult> joined = {blind};
+  join(joined.front(), HypothesisResult(find(judge_hypotheses({}, all, other), "H05")));
+  judge_again(joined, {}, all);
+  CHECK(joined.front().verdict == HypothesisVerdict::kRefuted);
+}
+
 TEST_CASE("judged again, a hypothesis keeps what was exercised and forgets what was found", "[hypotheses]") {
   Detectability detectability;
   detectability.tried = {FaultId::kModulo};
