@@ -165,7 +165,12 @@ void Joiner::add(findings::RunResult next) {
   merged.planted_executions += next.planted_executions;
   append(merged.cases, next.cases);
   append(merged.findings, next.findings);
-  append(merged.judged, next.judged);
+  for (findings::JudgedTensor& tensor : next.judged) {
+    // No report says this of a judged tensor (a finding has its own), and a merge holds hundreds of thousands.
+    tensor.judgement.reason = std::string();
+    tensor.judgement.worst_index = std::vector<std::int64_t>();
+    merged.judged.push_back(std::move(tensor));
+  }
   append(merged.free_runs, next.free_runs);
   append(merged.notes, next.notes);
   append(merged.coverage.not_compared, next.coverage.not_compared);

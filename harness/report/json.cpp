@@ -282,28 +282,28 @@ Document statistics_document(const compare::Statistics& statistics) {
 
 namespace {
 
-// Calls use(hypothesis) for each of the ten; none that the result has is copied.
-template <typename Use>
-void for_all_hypotheses(const RunResult& result, const Use& use) {
-  for (const Hypothesis& hypothesis : kHypotheses) {
-    const auto found = std::find_if(result.hypotheses.begin(), result.hypotheses.end(),
-                                    [&](const auto& candidate) { return candidate.id == hypothesis.id; });
-    if (found != result.hypotheses.end()) {
-      use(*found);
-      continue;
+const std::vector<findings::HypothesisResult>& not_exercised() {
+  static const std::vector<findings::HypothesisResult> kAll = [] {
+    std::vector<findings::HypothesisResult> all;
+    for (const Hypothesis& hypothesis : kHypotheses) {
+      findings::HypothesisResult absent;
+      absent.id = hypothesis.id;
+      absent.title = hypothesis.title;
+      all.push_back(std::move(absent));
     }
-    findings::HypothesisResult absent;
-    absent.id = hypothesis.id;
-    absent.title = hypothesis.title;
-    use(absent);
-  }
+    return all;
+  }();
+  return kAll;
 }
 
 }  // namespace
 
-std::vector<findings::HypothesisResult> all_hypotheses(const RunResult& result) {
-  std::vector<findings::HypothesisResult> all;
-  for_all_hypotheses(result, [&](const findings::HypothesisResult& hypothesis) { all.push_back(hypothesis); });
+std::vector<HypothesisRef> all_hypotheses(const RunResult& result) {
+  std::vector<HypothesisRef> all;
+  for (const findings::HypothesisResult& absent : not_exercised()) {
+    const auto found = std::ranges::find(result.hypotheses, absent.id, &findings::HypothesisResult::id);
+    all.emplace_back(found != result.hypotheses.end() ? *found : absent);
+  }
   return all;
 }
 
@@ -362,9 +362,9 @@ Document document_without_findings(const RunResult& result) {
       {"seconds", number(result.seconds)}};
   // Put in afterwards, for a list in braces is copied, and these may be long.
   document["hypotheses"] = Document::array();
-  for_all_hypotheses(result, [&](const findings::HypothesisResult& hypothesis) {
+  for (const findings::HypothesisResult& hypothesis : all_hypotheses(result)) {
     document["hypotheses"].push_back(to_document(hypothesis));
-  });
+  }
   document["cases"] =
       list(result.cases, [&](const findings::CaseSummary& summary) { return case_document(result, summary); });
   return document;

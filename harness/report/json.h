@@ -1,6 +1,7 @@
 // The results as ordered JSON documents, and their text.
 #pragma once
 
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -27,7 +28,9 @@ std::string scalar_text(const Document& value);
 // \u escapes; bytes that are not UTF-8 become U+FFFD.
 std::string to_text(const Document& document);
 
-// The ten hypotheses in order; one that the result lacks is not_exercised.
-std::vector<findings::HypothesisResult> all_hypotheses(const findings::RunResult& result);
+// The ten hypotheses in order; one that the result lacks is not_exercised. They are the result's own, for the cases of
+// a large merge make them large.
+using HypothesisRef = std::reference_wrapper<const findings::HypothesisResult>;
+std::vector<HypothesisRef> all_hypotheses(const findings::RunResult& result);
 
 }  // namespace qdiff::report

@@ -117,7 +117,9 @@ Document map_document(const RunResult& result) {
   for (const OperationRow& operation : kOperationTable) {
     tensors.push_back({{"name", operation.name}, {"layer", operation.scope == Scope::kLayer}});
   }
-  return {{"tensors", tensors}, {"layers", columns}, {"runs", run_list}};
+  Document map = {{"tensors", tensors}, {"layers", columns}, {"runs", nullptr}};
+  map["runs"] = std::move(run_list);  // a list in braces is copied, and this one is long
+  return map;
 }
 
 // ---- Causes, and what is shown of one wrong tensor ----
@@ -243,11 +245,15 @@ Document page_document(const RunResult& result) {
   document["grid"] = map_document(result);
   document["findings"] = FindingList().document(result);
   document["report"] = document_without_findings(result);
+  // The page does not show them, and in a large merge they are half of it.
+  for (Document& hypothesis : document["report"]["hypotheses"]) hypothesis.erase("shown_by");
   return document;
 }
 
 // No '<' stands in the data, so no text of a file can end its block.
-std::string harmless(const std::string& json) {
+std::string harmless(std::string json) {
+  if (json.find('<') == std::string::npos) return json;
+
   std::string text;
   text.reserve(json.size());
   for (const char c : json) {
@@ -263,12 +269,12 @@ std::string harmless(const std::string& json) {
 
 std::string report_page(const RunResult& result) {
   // The document goes before its text is copied.
-  const std::string data = scalar_text(page_document(result));
+  std::string data = scalar_text(page_document(result));
   const std::map<std::string_view, std::string> places = {{"@STYLE@", std::string(part("/page.css"))},
                                                           {"@SCRIPT@", std::string(part("/page.js"))},
                                                           {"@STYLE_HASH@", QDIFF_PAGE_STYLE_HASH},
                                                           {"@SCRIPT_HASH@", QDIFF_PAGE_SCRIPT_HASH},
-                                                          {"@DATA@", harmless(data)}};
+                                                          {"@DATA@", harmless(std::move(data))}};
   std::string_view rest = part("/page.html");
   std::string page;
   while (!rest.empty()) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "harness/contract/number_text.h"
+#include "harness/findings/blindness.h"
 #include "harness/formats/duration.h"
 #include "harness/report/acceptance.h"
 #include "harness/report/advice.h"
@@ -117,7 +118,9 @@ std::string note_of(const findings::HypothesisResult& hypothesis) {
       return variant.empty() && !hypothesis.evidence.empty() ? hypothesis.evidence.front() : variant;
     }
     case HypothesisVerdict::kOpen:
-      return "not excluded: a wrong tensor in its reach is unexplained";
+      if (!findings::is_mostly_blind(hypothesis)) return "not excluded: a wrong tensor in its reach is unexplained";
+      return "not excluded: these inputs show " + std::to_string(exercised) + " of " +
+             counted(static_cast<std::int64_t>(exercised + blind), "variant");
     case HypothesisVerdict::kRefuted:
       return counted(static_cast<std::int64_t>(exercised), "variant") + " would have shown" +
              (blind > 0 ? ", " + std::to_string(blind) + " not" : "");
@@ -128,16 +131,16 @@ std::string note_of(const findings::HypothesisResult& hypothesis) {
   return why_not_judged(hypothesis);
 }
 
-// Nothing found speaks for it, and nothing keeps it open.
-bool is_quiet(const findings::HypothesisResult& hypothesis) {
-  return hypothesis.verdict == HypothesisVerdict::kRefuted || hypothesis.verdict == HypothesisVerdict::kUndetectable ||
-         hypothesis.verdict == HypothesisVerdict::kNotExercised;
+// Nothing found speaks for it, and nothing found keeps it open.
+bool is_quiet(const findings::HypothesisResult& hypothesis, bool something_found) {
+  if (hypothesis.verdict == HypothesisVerdict::kOpen) return !something_found && findings::is_mostly_blind(hypothesis);
+  return hypothesis.verdict != HypothesisVerdict::kConfirmed && hypothesis.verdict != HypothesisVerdict::kConsistent;
 }
 
 // "all of H09, H10; H01.no_batch_stride, H03.theta and 5 more"
-std::string not_shown(const std::vector<findings::HypothesisResult>& hypotheses) {
+std::string not_shown(const std::vector<HypothesisRef>& hypotheses) {
   std::vector<std::string> whole, variants;
-  for (const auto& hypothesis : hypotheses) {
+  for (const findings::HypothesisResult& hypothesis : hypotheses) {
     if (hypothesis.exercised_variants.empty()) {
       whole.push_back(hypothesis.id);
       continue;
@@ -151,9 +154,9 @@ std::string not_shown(const std::vector<findings::HypothesisResult>& hypotheses)
 }
 
 // The ten in one line, where none of them has anything to say.
-void write_quiet(const std::vector<findings::HypothesisResult>& hypotheses, Writer& out) {
+void write_quiet(const std::vector<HypothesisRef>& hypotheses, Writer& out) {
   std::size_t looked_for = 0;
-  for (const auto& hypothesis : hypotheses) {
+  for (const findings::HypothesisResult& hypothesis : hypotheses) {
     looked_for += hypothesis.exercised_variants.size() + hypothesis.blind_variants.size();
   }
   const std::string missing = not_shown(hypotheses);
@@ -164,14 +167,15 @@ void write_quiet(const std::vector<findings::HypothesisResult>& hypotheses, Writ
 void write_hypotheses(const RunResult& result, bool whole, Writer& out) {
   out.blank();
   if (!whole) return;
-  const std::vector<findings::HypothesisResult> all = all_hypotheses(result);
+  const std::vector<HypothesisRef> all = all_hypotheses(result);
   std::size_t title_width = 0;
-  for (const auto& hypothesis : all) title_width = std::max(title_width, display_width(out.plain(hypothesis.title)));
+  for (const findings::HypothesisResult& hypothesis : all)
+    title_width = std::max(title_width, display_width(out.plain(hypothesis.title)));
   constexpr std::size_t kIdWidth = 5, kVerdictWidth = 13, kGap = 2, kNoteWidth = 44;
   constexpr std::size_t kFixed = kGap + kIdWidth + kGap + kVerdictWidth + kGap;
   const std::size_t room = out.width() > kFixed + kNoteWidth ? out.width() - kFixed - kNoteWidth : 0;
   title_width = std::min(title_width, std::max<std::size_t>(room, 20));
-  for (const auto& hypothesis : all) {
+  for (const findings::HypothesisResult& hypothesis : all) {
     std::string verdict(findings::name(hypothesis.verdict));
     std::replace(verdict.begin(), verdict.end(), '_', ' ');
     const std::string note = cut_to(out.plain(note_of(hypothesis)), out.width() - kFixed - title_width);
@@ -396,7 +400,9 @@ std::string format_terminal(const RunResult& result, const TerminalOptions& opti
   if (const Finding* first = result.first_divergence()) write_divergence(result, *first, options.all, out);
   if (result.ranking) write_ranking(*result.ranking, out);
   const auto hypotheses = all_hypotheses(result);
-  const bool whole = options.all || !std::all_of(hypotheses.begin(), hypotheses.end(), is_quiet);
+  const bool whole = options.all || !std::ranges::all_of(hypotheses, [&](const findings::HypothesisResult& hypothesis) {
+                       return is_quiet(hypothesis, !result.findings.empty());
+                     });
   write_hypotheses(result, whole, out);
   write_coverage(result, whole, out);
   if (!notes_first) write_notes();

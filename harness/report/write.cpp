@@ -60,15 +60,8 @@ std::vector<Report> reports_of(const findings::RunResult& result, const fs::path
     reports.push_back({path, mark, [text](formats::AtomicFile& file) { file.append(text()); }});
   };
   for (const findings::HypothesisResult& hypothesis : all_hypotheses(result)) {
-    const auto own = std::find_if(result.hypotheses.begin(), result.hypotheses.end(),
-                                  [&](const auto& candidate) { return candidate.id == hypothesis.id; });
-    const fs::path path = out / "hypotheses" / (hypothesis.id + ".json");
-    constexpr std::string_view kMark = "\"qdiff-hypothesis\"";
-    if (own != result.hypotheses.end()) {
-      add(path, kMark, [own] { return hypothesis_json(*own); });
-    } else {
-      add(path, kMark, [hypothesis] { return hypothesis_json(hypothesis); });
-    }
+    add(out / "hypotheses" / (hypothesis.id + ".json"), "\"qdiff-hypothesis\"",
+        [own = HypothesisRef(hypothesis)] { return hypothesis_json(own); });
   }
   add(out / "junit.xml", "<testsuite name=\"qdiff\"", [&result] { return junit_xml(result); });
   reports.push_back(

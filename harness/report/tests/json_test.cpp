@@ -34,6 +34,17 @@ std::string file_text(const std::string& path_in_tree) {
   return text.str();
 }
 
+TEST_CASE("the ten hypotheses are the result's own, and one that it lacks was not exercised", "[report]") {
+  findings::RunResult result = tests::match();
+  result.hypotheses.erase(result.hypotheses.begin() + 4);
+  const auto all = all_hypotheses(result);
+  REQUIRE(all.size() == 10);
+  CHECK(&all[0].get() == &result.hypotheses[0]);
+  CHECK(&all[9].get() == &result.hypotheses[8]);
+  CHECK(all[4].get().id == "H05");
+  CHECK(all[4].get().verdict == findings::HypothesisVerdict::kNotExercised);
+}
+
 TEST_CASE("numbers carry six digits, and what is no number is a string", "[report]") {
   CHECK(number(412.123456789).dump() == "412.123");
   CHECK(number(1.23456789e-7).dump() == "1.23457e-07");

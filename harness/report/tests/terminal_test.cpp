@@ -53,6 +53,14 @@ TEST_CASE("the ten hypotheses are shown where one has something to say, or where
   CHECK_THAT(format_terminal(partly, plain(400)),
              ContainsSubstring("of 25 known bugs none; not shown by these inputs: all of H09, H10; H01."));
   CHECK_THAT(format_terminal(partly, plain(400)), ContainsSubstring(" and 2 more\n"));
+  // What is open because these inputs show little of it is no reason to show the ten, and says so where they are shown.
+  partly.hypotheses[0].verdict = findings::HypothesisVerdict::kOpen;
+  CHECK_THAT(format_terminal(partly, plain()), !ContainsSubstring("H01  KV cache"));
+  TerminalOptions wide = plain(400);
+  wide.all = true;
+  CHECK_THAT(format_terminal(partly, wide), ContainsSubstring("not excluded: these inputs show 2 of 10 variants"));
+  CHECK_THAT(format_terminal(open, wide),
+             ContainsSubstring("not excluded: a wrong tensor in its reach is unexplained"));
 }
 
 TEST_CASE("every cause is shown where that is asked for", "[report]") {
