@@ -11,11 +11,9 @@ constexpr float kHidden = -std::numeric_limits<float>::infinity();
 // exp of this is near float32's largest number, and of its negative near the smallest normal one.
 constexpr float kLargestExponent = 88.0F;
 
-// Keys and values of one head of row b from slot `first` on, widened: [num_written, width]. Behind the step's last slot
-// lie the zeros with which a last tile is filled up; they are counted in num_slots, and take no memory.
+// Keys and values of one head of row b from slot `first` on, widened: [num_slots, width].
 struct WideCache {
   std::int64_t first = 0;
-  std::int64_t num_written = 0;
   std::int64_t num_slots = 0;
   std::int64_t width = 0;
   std::vector<float> keys;
@@ -29,19 +27,25 @@ WideCache widen_cache(const LayerContext& s, const Planting<true>& planting, std
   WideCache wide;
   wide.first = planting.is(FaultId::kFiniteFp16) ? 0 : pad;
   wide.width = round_up_to_lanes(d);
-  wide.num_written = wide.num_slots = std::max<std::int64_t>(length - wide.first, 0);
-  if (planting.is(FaultId::kTailZero)) {
-    const std::int64_t tile = planting.whole_value();
-    wide.num_slots = (wide.num_written + tile - 1) / tile * tile;
-  }
-  wide.keys.resize(static_cast<std::size_t>(wide.num_written * wide.width));
+  wide.num_slots = std::max<std::int64_t>(length - wide.first, 0);
+  wide.keys.resize(static_cast<std::size_t>(wide.num_slots * wide.width));
   wide.values.resize(wide.keys.size());
-  for (std::int64_t j = 0; j < wide.num_written; ++j) {
+  for (std::int64_t j = 0; j < wide.num_slots; ++j) {
     const std::int64_t element = s.cache.layout.offset(s.layer, b, kv_head, wide.first + j, 0);
     s.kernels.widen(s.storage, at(s.cache.keys.data(), s.storage, element), wide.keys.data() + j * wide.width, d);
     s.kernels.widen(s.storage, at(s.cache.values.data(), s.storage, element), wide.values.data() + j * wide.width, d);
   }
   return wide;
+}
+
+// How many zeros with which the last tile is filled up a query in slot `own` sees: all, if it stands in that tile
+// itself.
+std::int64_t tail_seen(const LayerContext& s, const Planting<true>& planting, std::int64_t pad, std::int64_t own) {
+  if (!planting.is(FaultId::kTailZero)) return 0;
+  const std::int64_t tile = planting.whole_value();
+  const std::int64_t num_slots = s.step.valid_length() - pad;
+  const bool in_last_tile = (own - pad) / tile == (num_slots - 1) / tile;
+  return in_last_tile ? (num_slots + tile - 1) / tile * tile - num_slots : 0;
 }
 
 // The scores of query q [width] in slot `own`, one for each slot of the cache; kHidden for what it does not see.
@@ -51,7 +55,7 @@ std::vector<float> scores_of(const LayerContext& s, const Planting<true>& planti
   MatmulParams p;
   p.weights = cache.keys.data();
   p.weight_stride = cache.width;
-  p.rows = cache.num_written;
+  p.rows = cache.num_slots;
   p.x = q;
   p.x_stride = cache.width;
   p.tokens = 1;
@@ -59,17 +63,12 @@ std::vector<float> scores_of(const LayerContext& s, const Planting<true>& planti
   p.c = scores.data();
   p.c_stride = cache.num_slots;
   s.kernels.matmul(p);
-  // A query sees those zeros behind the last slot that lie in the tile in which it stands itself.
-  const std::int64_t length = s.step.valid_length();
-  const std::int64_t tile = planting.is(FaultId::kTailZero) ? planting.whole_value() : 1;
-  const bool in_last_tile = (own - pad) / tile == (length - 1 - pad) / tile;
   const auto hidden = static_cast<float>(planting.value_or(FaultId::kFiniteFp16, kHidden));
   std::int64_t rounded_otherwise = 0;
   for (std::int64_t j = 0; j < cache.num_slots; ++j) {
     const std::int64_t slot = cache.first + j;
     float& score = scores[static_cast<std::size_t>(j)];
-    const bool visible = slot >= length ? in_last_tile : slot >= pad && slot <= own;
-    if (!visible) {
+    if (slot < pad || slot > own) {
       score = hidden;
       continue;
     }
@@ -81,7 +80,6 @@ std::vector<float> scores_of(const LayerContext& s, const Planting<true>& planti
     score *= scale;
   }
   planting.count(rounded_otherwise);
-  if (in_last_tile && cache.first + cache.num_slots > length) planting.count(1);
   return scores;
 }
 
@@ -122,22 +120,27 @@ float softmax_without_rescale(const LayerContext& s, const Planting<true>& plant
   return sum;
 }
 
-// The whole row at once. Returns the denominator.
+// The whole row at once, with `tail` more slots of score 0 and value 0. Returns the denominator.
 float softmax_of_row(const LayerContext& s, const Planting<true>& planting, const WideCache& cache,
-                     std::vector<float>& scores, float* out) {
+                     std::vector<float>& scores, std::int64_t tail, float* out) {
   float maximum = *std::max_element(scores.begin(), scores.end());
+  if (tail > 0) {
+    maximum = std::max(maximum, 0.0F);
+    planting.count(1);
+  }
   if (planting.is(FaultId::kNoMax)) {
     if (!(std::fabs(maximum) <= kLargestExponent)) planting.count(1);
     maximum = 0.0F;
   }
   float sum = weigh(s, scores.data(), cache.num_slots, maximum);
+  if (tail > 0) sum += static_cast<float>(tail) * std::exp(-maximum);  // all alike, and as many as a tile is large
   if (planting.is(FaultId::kSumFp16)) {
     const float right = sum;
     sum = 0.0F;
     for (float weight : scores) sum = f16_to_float(float_to_f16(sum + weight));
     if (sum != right) planting.count(1);
   }
-  add_values(scores.data(), cache.values.data(), cache.num_written, cache.width, out);
+  add_values(scores.data(), cache.values.data(), cache.num_slots, cache.width, out);
   return sum;
 }
 
@@ -224,8 +227,9 @@ void planted_attend_head(const LayerContext& s, std::int64_t b, std::int64_t hea
       std::vector<float> q(out.size());
       s.kernels.widen(s.storage, at(s.arena.tensor(Op::kQRope), s.storage, element), q.data(), d);
       std::vector<float> scores = scores_of(s, planting, cache, q.data(), pad, own, scale);
-      const float sum = planting.is(FaultId::kTileMax) ? softmax_without_rescale(s, planting, cache, scores, out.data())
-                                                       : softmax_of_row(s, planting, cache, scores, out.data());
+      const float sum = planting.is(FaultId::kTileMax)
+                            ? softmax_without_rescale(s, planting, cache, scores, out.data())
+                            : softmax_of_row(s, planting, cache, scores, tail_seen(s, planting, pad, own), out.data());
       if (planting.is(FaultId::kFiniteFp16) && weighs_hidden(cache, scores, pad, own)) planting.count(1);
       s.kernels.divide(out.data(), sum, out.data(), d);
     }

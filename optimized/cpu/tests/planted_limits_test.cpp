@@ -203,6 +203,28 @@ TEST_CASE("a softmax that cannot show its fault counts nothing", "[cpu][faults]"
   }
 }
 
+TEST_CASE("the zeros behind the end of a last tile are counted, not computed, however many they are", "[cpu][faults]") {
+  const ModelConfig config = testing::config_of_scenarios();
+  const RandomModel model(config, DType::kF32, 5);
+  const auto steps = testing::random_steps(config, {7}, {0, 2}, 3);
+  const auto engine = make_engine(model, {.dtype = DType::kF32});
+  const auto attended = [&](double tile) {
+    engine->plant(fault(FaultId::kTailZero, tile));
+    KeepingSink sink = testing::run_all(*engine, steps);
+    return Tensor::copy_of(sink.at(0, Op::kAttnOutput, 0).view());
+  };
+  // They have nearly all of the weight, so that twice as many leave half of the output.
+  const Tensor once = attended(0x1p19), twice = attended(0x1p20);
+  CHECK(engine->planted_executions() > 0);
+  bool any = false;
+  for (std::int64_t e = 0; e < once.size(); ++e) {
+    any = any || once.at(e) != 0.0;
+    const bool half = std::fabs(twice.at(e) - 0.5 * once.at(e)) <= 1e-3 * std::fabs(once.at(e));
+    if (!half) FAIL("element " << e << " is " << twice.at(e) << ", of " << once.at(e));
+  }
+  CHECK(any);
+}
+
 TEST_CASE("a denominator in float16 sticks at 2048", "[cpu][faults]") {
   ModelConfig config = testing::small_config(2, 1, 8, 16, 16, true);
   config.num_layers = 1;
