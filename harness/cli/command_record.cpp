@@ -12,6 +12,7 @@
 #include "harness/cli/memory.h"
 #include "harness/cli/progress.h"
 #include "harness/cli/text.h"
+#include "harness/cli/unit_plan.h"
 #include "harness/diagnose/record.h"
 #include "harness/model/model.h"
 #include "harness/trace/recording.h"
@@ -126,6 +127,10 @@ ExitStatus record_command(const RecordArguments& arguments) {
 
   trace::TraceWriter writer(arguments.trace);
   Progress progress(arguments.common.quiet);
+  UnitWork work;
+  work.mode = arguments.mode;
+  work.max_resident_bytes = plan.max_resident_bytes;
+  progress.announce(expected_seconds(input, config, work), plan.total());
   std::optional<diagnose::Recorded> all;
   std::unique_ptr<Session> session;
   if (lockstep) {

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 #include "harness/cases/case.h"
@@ -168,18 +169,22 @@ void print_gemms(Engine& engine, const ModelConfig& config, const std::string& m
   std::fflush(stdout);
 }
 
-WholeWork whole_work_of(const std::vector<Group>& groups, diagnose::Mode mode) {
+// What each model is expected to take.
+std::vector<double> seconds_of(const std::vector<Group>& groups, const std::vector<MemoryPlan>& plans,
+                               diagnose::Mode mode) {
   std::vector<double> seconds;
-  for (const Group& group : groups) {
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    const Group& group = groups[i];
     seconds.push_back(0.0);
     for (const CaseInput& input : group.cases) {
       UnitWork work;
       work.mode = mode;
       work.layers = group.layers;
+      work.max_resident_bytes = plans[i].max_resident_bytes;
       seconds.back() += expected_seconds(input, group.model->config(), work);
     }
   }
-  return WholeWork(seconds);
+  return seconds;
 }
 
 using ShowShare = std::function<void(const std::string& what, double share)>;  // of a group
@@ -256,7 +261,11 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
   KeptReference kept(arguments.common);
 
   Progress progress(arguments.common.quiet);
-  const WholeWork whole = whole_work_of(groups, arguments.mode);
+  const std::vector<double> seconds = seconds_of(groups, plans, arguments.mode);
+  double bytes = 0.0;
+  for (const MemoryPlan& plan : plans) bytes = std::max(bytes, plan.total());
+  progress.announce(std::accumulate(seconds.begin(), seconds.end(), 0.0), bytes);
+  const WholeWork whole(seconds);
   std::vector<findings::RunResult> results;
   for (std::size_t i = 0; i < groups.size(); ++i) {
     const std::string which =

@@ -70,8 +70,21 @@ std::string time_left(double share, double seconds) {
   return ", about " + formats::duration_text(std::ceil(seconds * (1.0 - share) / share)) + " left";
 }
 
+std::string announcement(double seconds, double bytes) {
+  constexpr double kLong = 60.0;
+  if (!(seconds >= kLong)) return {};
+  return "this takes about " + formats::duration_text(std::ceil(seconds)) + " on two cores, and " +
+         bytes_text(static_cast<std::uint64_t>(std::min(bytes, 0x1p63))) +
+         " of memory; --layers and --steps judge a part of it";
+}
+
 Progress::Progress(bool quiet)
     : enabled_(!quiet), terminal_(isatty(STDERR_FILENO) == 1), between_lines_(seconds_between_lines()) {}
+
+void Progress::announce(double seconds, double bytes) {
+  const std::string text = announcement(seconds, bytes);
+  if (enabled_ && !text.empty()) std::fprintf(stderr, "qdiff: %s\n", text.c_str());
+}
 
 void Progress::show(const std::string& what, std::int64_t done, std::int64_t total) {
   if (!enabled_) return;

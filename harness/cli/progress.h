@@ -36,6 +36,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
+  // Says before long work begins what it is expected to take; nothing of work that is done in a minute.
+  void announce(double seconds, double bytes);
   // Redraws the line, at most ten times a second, or writes the next one where it is time. `total` 0: not known.
   void show(const std::string& what, std::int64_t done, std::int64_t total);
   // The same for work as a whole, of which that share is done.
@@ -62,6 +64,9 @@ class Progress {
   std::int64_t counted_from_ = 0;
   std::size_t columns_drawn_ = 0;
 };
+
+// "this takes about 52 min and 2.1 GiB of memory; ..."; empty for less than a minute.
+std::string announcement(double seconds, double bytes);
 
 // "[=====     ]  50%" of a share from 0 to 1.
 std::string progress_bar(double share);

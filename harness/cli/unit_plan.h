@@ -40,7 +40,7 @@ struct PlannedRun {
 PlannedRun plan_units(const RunArguments& arguments, const shards::Durations& durations);
 
 // What a case is expected to take on a machine like the one where this was measured; of `work` its mode and layers
-// count.
+// count, and whether the engine reads its weights anew for want of memory.
 double expected_seconds(const CaseInput& input, const ModelConfig& config, const UnitWork& work);
 
 // What a unit of the case runs on: the model at `path`, unless `shown` is empty and it is the case's own; of its layers

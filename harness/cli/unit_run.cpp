@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <numeric>
 #include <set>
 
 #include "harness/cli/acceptance.h"
@@ -133,6 +134,9 @@ void do_units(const RunArguments& arguments, const PlannedRun& run, const std::v
   Progress progress(arguments.common.quiet);
   std::vector<double> seconds;
   for (const std::size_t i : mine) seconds.push_back(folder.has(i) ? 0.0 : run.costs[i].seconds);
+  double bytes = 0.0;
+  for (const std::size_t i : mine) bytes = std::max(bytes, run.costs[i].bytes);
+  progress.announce(std::accumulate(seconds.begin(), seconds.end(), 0.0), bytes);
   const WholeWork whole(seconds);
   UnitRunner runner(arguments, run, kept);
   for (std::size_t n = 0; n < mine.size(); ++n) {

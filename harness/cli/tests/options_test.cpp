@@ -56,6 +56,9 @@ TEST_CASE("the bar of a share") {
 }
 
 TEST_CASE("how much of all work is done, and how long the rest takes") {
+  CHECK(announcement(59.0, 1e9).empty());
+  CHECK(announcement(3120.0, 0x1p31) ==
+        "this takes about 52 min 00 s on two cores, and 2.0 GiB of memory; --layers and --steps judge a part of it");
   const WholeWork work({1.0, 6.0, 3.0});
   CHECK(work.share(0, 0.0) == 0.0);
   CHECK(work.share(1, 0.5) == Approx(0.4));

@@ -24,13 +24,13 @@ class Help(CommandLineTest):
             self.assertIn(f"\n  {status}", text)
 
     def test_each_command_has_examples_and_exit_statuses(self):
-        for command in COMMANDS:
-            for flag in ["--help", "-h"]:
-                result = self.qdiff(command, flag)
-                self.assertEqual(result.returncode, MATCH)
-                self.assertIn(b"Example", result.stdout)
-                self.assertIn(b"Exit status", result.stdout)
-        text = self.qdiff("run", "--help").stdout.decode()
+        shown = {command: self.qdiff(command, "--help") for command in COMMANDS}
+        for result in shown.values():
+            self.assertEqual(result.returncode, MATCH)
+            self.assertIn(b"Example", result.stdout)
+            self.assertIn(b"Exit status", result.stdout)
+        text = shown["run"].stdout.decode()
+        self.assertEqual(self.qdiff("run", "-h").stdout.decode(), text)
         for option in ["--model", "--backend", "--reference", "--out", "--dtype", "--layers", "--steps", "--mode", "--inject",
                        "--print-gemms", "--max-memory", "--quiet", "--color", "--threads"]:
             self.assertIn(option + " ", text)
@@ -149,6 +149,19 @@ class BadUsage(CommandLineTest):
                           steps=[{"phase": "prefill", "tokens": 4096}])
         self.refused("run", wide, "--model", "synthetic:qwen2.5-72b", "--max-memory", "8G", says="--max-memory")
         self.assertFalse((self.folder / "t").exists())
+
+
+    def test_long_work_says_what_it_takes_before_it_begins(self):
+        """Of weights that no machine holds, none is made before that."""
+        for command in [["run", self.case], ["record", "--case", self.case, "--engine", "cpu", "--trace", "t"]]:
+            with subprocess.Popen([driver.QDIFF, *map(str, command), "--model", "synthetic:qwen2.5-72b", "--max-memory", "64G"],
+                                  cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.PIPE, text=True) as process:
+                try:
+                    line = process.stderr.readline()
+                finally:
+                    process.kill()
+            self.assertRegex(line, r"\Aqdiff: this takes about [\d.]+ (min|h)[^\n]*, and [\d.]+ GiB of memory; --layers and ")
 
 
 class BadInput(CommandLineTest):
