@@ -307,8 +307,9 @@ class LayerAttribution {
       const std::vector<Fit>& fits = fits_of(*rows_of(op).front());
       if (fits.size() == 1 && !fits.front().variant) alone.emplace(op, fits.front());
     }
-    for (auto& [op, fit] : alone) {
-      const Op own = op;
+    for (auto& entry : alone) {
+      const Op own = entry.first;
+      Fit& fit = entry.second;
       const auto needed = [&](const auto& other) { return other.first != own && other.second.points == fit.points; };
       if (std::ranges::any_of(alone, needed)) continue;
       const auto shared = std::ranges::find_if(
@@ -316,7 +317,7 @@ class LayerAttribution {
       if (shared == alone.end()) continue;
       std::erase(known_.fits, fit);
       fit = shared->second;
-      for (const RowJudgement* row : rows_of(op)) {
+      for (const RowJudgement* row : rows_of(own)) {
         if (row->wrong()) fits_of(*row) = {fit};
       }
     }
