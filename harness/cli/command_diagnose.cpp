@@ -1,4 +1,6 @@
+#include <filesystem>
 #include <memory>
+#include <vector>
 
 #include "harness/cli/acceptance.h"
 #include "harness/cli/commands.h"
@@ -25,6 +27,16 @@ std::optional<std::set<int>> selected(const char* option, const std::optional<Nu
   return wanted->below(end);
 }
 
+// Those that the command line names, and those that the manifest does, whose folders lie beside or within its own.
+std::vector<std::unique_ptr<trace::Trace>> read_repeats(const DiagnoseArguments& arguments, const trace::Trace& first) {
+  std::vector<std::unique_ptr<trace::Trace>> repeats;
+  for (const std::string& folder : first.manifest().repeats) {
+    repeats.push_back(trace::read_trace(std::filesystem::path(arguments.trace) / folder));
+  }
+  for (const std::string& folder : arguments.repeats) repeats.push_back(trace::read_trace(folder));
+  return repeats;
+}
+
 }  // namespace
 
 ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::string& command) {
@@ -36,6 +48,9 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
   options.id = folder_name(arguments.trace);
   options.command =
       "qdiff diagnose --model " + shell_quote(arguments.model) + " --trace " + shell_quote(arguments.trace);
+  const std::vector<std::unique_ptr<trace::Trace>> repeats = read_repeats(arguments, *trace);
+  for (const auto& repeat : repeats) options.repeats.push_back(repeat.get());
+  for (const std::string& repeat : arguments.repeats) options.command += " --repeat " + shell_quote(repeat);
   options.layers = selected("--layers", arguments.layers, config.num_layers, "layer");
   options.steps =
       selected("--steps", arguments.steps, static_cast<std::int64_t>(trace->manifest().steps.size()), "step");

@@ -46,6 +46,16 @@ CLI::Option* add_place(CLI::App& app, const std::string& place, Value& value, co
   return app.add_option(place, value, description)->type_name("")->each(check);
 }
 
+// An option that may be given several times, with a path each.
+inline void add_places(CLI::App& app, const std::string& flag, std::vector<std::string>& values,
+                       const std::string& description) {
+  app.add_option(flag, values, description)
+      ->type_name("DIR")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->each([flag](const std::string& text) { parse_path(flag, text); });
+}
+
 inline CLI::Option* add_model(CLI::App& app, std::string& model, const std::string& description) {
   return add_value(app, "--model", model, "MODEL", parse_path, description)->required();
 }

@@ -183,6 +183,8 @@ void add_diagnose(CLI::App& app, CommandLine& line) {
             "Hugging Face directory or .gguf file that the engine ran, or synthetic:NAME[,seed=N][,profile=P]");
   add_value(command, "--trace", diagnose->trace, "DIR", parse_path, "The trace's folder, which holds its manifest.json")
       ->required();
+  add_places(command, "--repeat", diagnose->repeats,
+             "Another recording of the same input, as often as there are: what differs from run to run is named first");
   add_out(command, diagnose->out, "Where the reports go (default: qdiff-report)");
   add_layers_and_steps(command, *diagnose, "Judge only these layers, as 0-3 or 0,2", "Judge only these steps, as 0,4");
   command.add_flag("--infer-points", diagnose->infer_points,

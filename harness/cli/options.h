@@ -122,6 +122,7 @@ struct SelftestArguments {
 struct DiagnoseArguments {
   CommonArguments common;
   std::string model, trace;
+  std::vector<std::string> repeats;  // beside those that the manifest names
   std::string out = "qdiff-report";
   std::optional<NumberRanges> layers;
   std::optional<NumberRanges> steps;

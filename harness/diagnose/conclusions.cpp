@@ -134,7 +134,8 @@ class Concluding {
 
   void explain(const WrongTensor& tensor) {
     if (tensor.seen_by == SeenBy::kLaterWrite) return explain_later_write(tensor);
-    if (tensor.seen_by == SeenBy::kRecorder) return blame_recorder(tensor);
+    if (tensor.seen_by == SeenBy::kRecorder) return blame(tensor, FindingKind::kRecording);
+    if (tensor.seen_by == SeenBy::kOtherRun) return blame(tensor, FindingKind::kLogic);
     const std::vector<Variant> variants = preference_.order(tensor);
     const bool only_rounding = variants.empty() && !tensor.fits.empty();
     if (!only_rounding) {
@@ -228,10 +229,11 @@ class Concluding {
     found_.push_back({case_index(*tensor.subject), std::move(finding)});
   }
 
-  void blame_recorder(const WrongTensor& tensor) {
-    Finding finding = finding_at(tensor, FindingKind::kRecording);
+  // What no forward pass explains: the recorder, or a value that is another one in each run.
+  void blame(const WrongTensor& tensor, FindingKind kind) {
+    Finding finding = finding_at(tensor, kind);
     describe(tensor.pattern, finding.explanation);
-    finding.explanation.hypothesis.reset();  // a pattern of what the engine did not compute speaks for nothing
+    finding.explanation.hypothesis.reset();  // a pattern of what no forward pass computes speaks for nothing
     finding.explanation.verdict.reset();
     finding.explanation.sentence = tensor.holds;
     finding.explanation.evidence = finding.explanation.sentence;

@@ -80,6 +80,7 @@ enum class SeenBy : std::uint8_t {
   kLaterWrite,   // right when it was handed out, and written again afterwards
   kUntappedRun,  // a second run, with nothing recorded, gave other logits
   kWholePass,    // held against whole forward passes (far/ranking.h)
+  kOtherRun,     // another recording of the same input holds another value (repeats.h)
   kRecorder,     // what was computed from it followed from the right value (misrecorded.h)
 };
 

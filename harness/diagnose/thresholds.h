@@ -61,6 +61,12 @@ inline constexpr double kLargestShareOfQuietRows = 0.1;
 // So many elements of one value are no accident: a key of the smallest head.
 inline constexpr std::int64_t kEnoughUnwritten = 8;
 
+// ---- Recordings of the same input ----
+
+// Of the elements that differ from run to run, so many are what memory held before. Elements of two tensors of bfloat16
+// are equal by chance in about one of a hundred.
+inline constexpr double kLeastShareOfStale = 0.9;
+
 // ---- Recorders ----
 
 // A recorder that rounds tensors which the engine did not round makes nearly everything wrong that reads them; a share

@@ -11,6 +11,7 @@
 #include "harness/diagnose/infer_points.h"
 #include "harness/diagnose/misrecorded.h"
 #include "harness/diagnose/record.h"
+#include "harness/diagnose/repeats.h"
 #include "harness/diagnose/row_oracle.h"
 #include "harness/diagnose/thresholds.h"
 #include "harness/diagnose/trace_checks.h"
@@ -247,7 +248,15 @@ findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions&
     if (judged && is_far(compare::replay_span(key, parties.trace, of.config()))) of.far.insert(key);
   }
   check_weights(of);
+  check_repeats(parties.trace, options.repeats);
   if (options.before_judging) options.before_judging();
+  // What is not equal from run to run is known before anything is explained from one of them.
+  std::optional<Repeated> repeated;
+  if (!options.repeats.empty()) {
+    repeated = compare_repeats(parties.trace, options.repeats, of.subjects.front(), parties.oracle, of.precision(),
+                               options.progress);
+    result.conditions.push_back(repeated->condition);
+  }
   const auto forget = [&parties] { parties.trace.forget(); };
   JudgingOptions judging{
       .probing = options.probing, .progress = options.progress, .after_part = forget, .kept = options.kept};
@@ -290,6 +299,10 @@ findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions&
     parties.trace.forget();
   }
   recorder.add_to(judged);
+  if (repeated && repeated->wrong) {
+    std::erase_if(judged.wrong, [&](const WrongTensor& tensor) { return repeated->unequal.contains(tensor.key); });
+    judged.wrong.push_back(*repeated->wrong);
+  }
   const auto repeat_command = [&](const Subject&, const TensorKey& key) {
     return options.command + options_selecting(key);
   };

@@ -36,8 +36,9 @@ struct TraceOptions {
   bool beside_reference = false;             // walk the whole forward pass too, to lay its next tokens beside
   bool probing = true;                       // ask of each variant whether these inputs would show it
   ProgressReport progress = {};
-  std::function<void()> before_judging = {};  // the trace is found to fit the model
-  KeptParts* kept = nullptr;                  // of earlier runs
+  std::function<void()> before_judging = {};      // the trace is found to fit the model
+  KeptParts* kept = nullptr;                      // of earlier runs
+  std::vector<const trace::Trace*> repeats = {};  // further recordings of the same input
 };
 
 // The steps of a trace as one case.

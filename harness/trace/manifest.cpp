@@ -19,6 +19,7 @@ namespace {
 using formats::Json;
 
 constexpr std::int64_t kMaxInt = std::numeric_limits<std::int32_t>::max();
+constexpr std::size_t kMaxRepeats = 1000;
 constexpr std::int64_t kMaxSlots = std::int64_t{1} << 24;  // of one row, over all steps
 constexpr std::size_t kMaxRows = 65536;                    // of a batch
 
@@ -351,26 +352,6 @@ void read_steps(const Json& document, const std::string& source, Manifest& manif
   }
 }
 
-// ---- Comparing -----------------------------------------------------------------------------------------------------
-
-std::string shown(double value) {
-  std::ostringstream text;
-  text.imbue(std::locale::classic());
-  text.precision(std::numeric_limits<double>::max_digits10 - 2);
-  text << value;
-  return text.str();
-}
-std::string shown(std::int64_t value) { return std::to_string(value); }
-std::string shown(bool value) { return value ? "true" : "false"; }
-std::string shown(DType value) { return std::string(name(value)); }
-
-template <typename T>
-void compare(const char* key, const std::optional<T>& declared, T truth, std::vector<std::string>& list) {
-  if (declared && !(*declared == truth)) {
-    list.push_back(std::string("the trace's ") + key + " is " + shown(*declared) + ", the model's is " + shown(truth));
-  }
-}
-
 // ---- Writing -------------------------------------------------------------------------------------------------------
 
 Json compute_json(const Manifest& manifest) {
@@ -405,49 +386,21 @@ Json config_json(const DeclaredConfig& config) {
   return object;
 }
 
+std::vector<std::string> repeats_of(const Json& value, const std::string& source) {
+  std::vector<std::string> folders;
+  for (const Json& folder : array_of(value, "repeats", 0, kMaxRepeats, source)) {
+    if (!folder.is_string()) refuse(source, "\"repeats\" holds " + formats::show(folder) + ", but must hold folders");
+    folders.push_back(folder.get<std::string>());
+  }
+  return folders;
+}
+
 }  // namespace
 
 std::string step_file_name(std::size_t index) {
   char name[40];
   std::snprintf(name, sizeof name, "step-%04zu.safetensors", index);
   return name;
-}
-
-DeclaredConfig declare(const ModelConfig& config) {
-  return {.architecture = config.architecture,
-          .hidden = config.hidden,
-          .num_layers = config.num_layers,
-          .num_q_heads = config.num_q_heads,
-          .num_kv_heads = config.num_kv_heads,
-          .head_dim = config.head_dim,
-          .intermediate = config.intermediate,
-          .vocab = config.vocab,
-          .max_position_embeddings = config.max_position_embeddings,
-          .rms_norm_eps = config.rms_norm_eps,
-          .rope_theta = config.rope_theta,
-          .tie_word_embeddings = config.tie_word_embeddings,
-          .dtype = config.dtype};
-}
-
-ConfigDifferences differences(const DeclaredConfig& declared, const ModelConfig& truth) {
-  ConfigDifferences found;
-  if (declared.architecture != truth.architecture) {
-    found.shapes.push_back("architecture is " + std::string(name(declared.architecture)) + " in the manifest, " +
-                           std::string(name(truth.architecture)) + " in the model");
-  }
-  compare("hidden_size", declared.hidden, truth.hidden, found.shapes);
-  compare("num_hidden_layers", declared.num_layers, truth.num_layers, found.shapes);
-  compare("num_attention_heads", declared.num_q_heads, truth.num_q_heads, found.shapes);
-  compare("num_key_value_heads", declared.num_kv_heads, truth.num_kv_heads, found.shapes);
-  compare("head_dim", declared.head_dim, truth.head_dim, found.shapes);
-  compare("intermediate_size", declared.intermediate, truth.intermediate, found.shapes);
-  compare("vocab_size", declared.vocab, truth.vocab, found.shapes);
-  compare("max_position_embeddings", declared.max_position_embeddings, truth.max_position_embeddings, found.others);
-  compare("rms_norm_eps", declared.rms_norm_eps, truth.rms_norm_eps, found.others);
-  compare("rope_theta", declared.rope_theta, truth.rope_theta, found.others);
-  compare("tie_word_embeddings", declared.tie_word_embeddings, truth.tie_word_embeddings, found.others);
-  compare("dtype", declared.dtype, truth.dtype, found.others);
-  return found;
 }
 
 Manifest parse_manifest(std::string_view text, const std::string& source) {
@@ -468,6 +421,7 @@ Manifest parse_manifest(std::string_view text, const std::string& source) {
   read_steps(document, source, manifest);
   const std::int64_t used = manifest.steps.back().valid_length();
   manifest.cache_capacity = formats::optional_int(document, "cache_capacity", used, kMaxSlots, source);
+  if (document.contains("repeats")) manifest.repeats = repeats_of(document.at("repeats"), source);
   return manifest;
 }
 
@@ -485,6 +439,7 @@ std::string to_json(const Manifest& manifest) {
   std::string text = "{\n\"format\": \"qdiff-trace\",\n\"version\": 1,\n\"engine\": " + engine.dump() +
                      ",\n\"compute\": " + compute_json(manifest).dump() + ",\n\"model\": " + model.dump();
   if (manifest.cache_capacity) text += ",\n\"cache_capacity\": " + std::to_string(*manifest.cache_capacity);
+  if (!manifest.repeats.empty()) text += ",\n\"repeats\": " + Json(manifest.repeats).dump();
   if (manifest.positions_requested) text += ",\n\"positions_are\": \"requested\"";
   text += ",\n\"steps\": [\n";
   for (std::size_t i = 0; i < manifest.steps.size(); ++i) {

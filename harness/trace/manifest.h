@@ -60,6 +60,7 @@ struct Manifest {
   // Whether the caller chose the steps' positions. Where not, they are those that slots and padding give.
   bool positions_requested = false;
   std::optional<std::int64_t> cache_capacity;  // cache slots of each row, where the engine had a fixed number
+  std::vector<std::string> repeats;            // folders of further recordings of the same input, beside this one's
   std::vector<std::string> files;              // of each step: a name, never a path
   // What was read and understood but deserves a word in a report: positions that are not the usual ones, rounding
   // points of another version.

@@ -58,7 +58,8 @@ class Measured {
                                    traces_[side].options.progress);
       const std::vector<PredictedToken> tokens = tokens_of(predictions_, trace, side);
       const Precision& precision = precisions[side];
-      const bool same_weights = side > 0 && precision.weights == precisions[0].weights;
+      const bool same_weights = side > 0 && (precision.weights == precisions[0].weights ||
+                                             (holds_all(precision.weights) && holds_all(precisions[0].weights)));
       expected_[side] = same_weights ? expected_[0] : walks.expected(tokens, precision.weights);
       tokens_[side] = tokens;
       const bool same_roundings =
@@ -75,6 +76,13 @@ class Measured {
   }
 
  private:
+  // Whether the model's weights lose nothing in that type.
+  bool holds_all(DType type) const {
+    return std::ranges::all_of(parties_.model.weights(), [type](const WeightInfo& weight) {
+      return weight.dtype == type || (type == DType::kF32 && size_of(weight.dtype) == 2);
+    });
+  }
+
   const ReconcileParties& parties_;
   const std::array<ReconciledTrace, kNumSides>& traces_;
   const std::vector<Prediction>& predictions_;

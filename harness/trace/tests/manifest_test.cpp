@@ -102,6 +102,19 @@ TEST_CASE("the older dialect of config.json and an engine that knows little of i
   CHECK(parse(document).config == DeclaredConfig{});
 }
 
+TEST_CASE("further recordings of the same input are named by folder") {
+  Json document = valid();
+  CHECK(parse(document).repeats.empty());
+  document["repeats"] = {"second", "../third"};
+  const Manifest manifest = parse(document);
+  CHECK(manifest.repeats == std::vector<std::string>{"second", "../third"});
+  CHECK(parse_manifest(to_json(manifest), "again").repeats == manifest.repeats);
+  document["repeats"] = {"second", 3};
+  CHECK_THAT(error_of(document.dump()), ContainsSubstring("\"repeats\" holds 3, but must hold folders"));
+  document["repeats"] = "second";
+  CHECK_THAT(error_of(document.dump()), ContainsSubstring("repeats"));
+}
+
 TEST_CASE("positions that nobody is said to have chosen are those that slots and padding give") {
   Json document = valid();
   document["steps"][0]["positions"] = {{-7, 0, 1}, {0, 1, 5}};  // the pad's counts for nothing
