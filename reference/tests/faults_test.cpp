@@ -204,5 +204,55 @@ TEST_CASE("H08.first_token is about the first decode step of the session alone",
   }
 }
 
+// o_proj of one token in float16, in place and eight columns at a time. Column 0 comes out halfway between 1 and the
+// next number, column 1 at 1.2; columns 8 and 9 are each of these, as stored, less what is there already.
+struct OverwrittenRow {
+  ModelConfig config = small_config();
+  ModelInMemory model{config, DType::kF16, 1};
+  Recording recorded;
+  std::vector<Step> steps = random_steps(config, {1}, {0}, 1);
+
+  OverwrittenRow() {
+    Tensor& weight = model.weight(weight_name({Op::kOProj, 0}, 0, config));
+    const std::int64_t width = config.q_width();
+    for (std::int64_t i = 0; i < 10 * width; ++i) weight.set(i, 0.0);
+    weight.set(0, 1.0);
+    weight.set(10, 0x1p-11);
+    weight.set(width + 11, 1.2);
+    for (const std::int64_t row : {8, 9}) {
+      weight.set(row * width + row - 8, 1.0);
+      weight.set(row * width + row + 4, -1.0);
+    }
+    recorded.put({0, {Op::kAttnOutput, 0}},
+                 Tensor::rounded(DType::kF16, {1, 1, width}, std::vector<double>(width, 1.0)));
+  }
+
+  Expectation expected(FaultId id, std::optional<double> value) {
+    const std::vector<TensorKey> operations = {{0, {Op::kOProj, 0}}};
+    const Variant variant{id, value};
+    return make_oracle(model, {.num_threads = 1})
+        ->evaluate({.operations = operations,
+                    .recorded = recorded,
+                    .steps = steps,
+                    .precision = plain_precision(DType::kF16),
+                    .stored = DType::kF16,
+                    .variant = &variant});
+  }
+};
+
+// Of two right sums one may lie above the middle and the other below, and then the whole row goes on with another
+// number; where that cannot be, nothing of it is expected.
+TEST_CASE("what H04.wo_cols stores near the middle between two numbers may be either", "[faults]") {
+  OverwrittenRow row;
+  const Expectation e = row.expected(FaultId::kWoCols, 8.0);
+  constexpr double kSpacing = 0x1p-10;  // of float16 at 1
+  CHECK(close(e.value[0], 1.0 + 0.5 * kSpacing));
+  CHECK(e.sigma_independent[0] < 0.01 * kSpacing);  // of the sum itself, before it is stored
+  CHECK(e.value[8] == 0.0);
+  CHECK(e.sigma_independent[8] >= kSpacing);
+  CHECK(std::fabs(e.value[9] - 0.2) < kSpacing);
+  CHECK(e.sigma_independent[9] < 0.01 * kSpacing);
+}
+
 }  // namespace
 }  // namespace qdiff::reference

@@ -196,6 +196,22 @@ TEST_CASE("bugs are named where scores are far from zero, and where the cache en
   }
 }
 
+// In this model's layer 2 one element that o_proj stores over its input lies so near the middle between two float16
+// numbers that the engine's sum and gold's fall to different sides, and what is computed from it differs far more than
+// sums do.
+TEST_CASE("an overwrite is named where gold stores another neighbour than the engine", "[main]") {
+  const RunResult result = run({.case_id = "H04-square",
+                                .model = "synthetic:toy-14x2,seed=6,profile=plain,dtype=float16",
+                                .dtype = DType::kF16,
+                                .inject = Fault{FaultId::kWoCols, 64.0, 2}});
+  REQUIRE(!result.findings.empty());
+  for (const Finding& finding : result.findings) {
+    CHECK(finding.tensor == TensorId{Op::kOProj, 2});
+    CHECK(finding.explanation.variant == FaultId::kWoCols);
+    CHECK(finding.explanation.value == 64.0);
+  }
+}
+
 TEST_CASE("equal runs give equal findings", "[main]") {
   const Fault fault{FaultId::kModulo, {}, {}};
   const RunResult a = run({.inject = fault});
