@@ -187,11 +187,9 @@ std::vector<double> seconds_of(const std::vector<Group>& groups, const std::vect
   return seconds;
 }
 
-using ShowShare = std::function<void(const std::string& what, double share)>;  // of a group
-
 findings::RunResult run_group(Group& group, const RunArguments& arguments, const MemoryPlan& plan,
                               const std::optional<std::set<int>>& steps, KeptReference& kept, Progress& progress,
-                              const ShowShare& show) {
+                              const diagnose::ProgressReport& report) {
   RunParties parties(*group.model, arguments.backend,
                      {.dtype = group.dtype,
                       .threads = arguments.common.threads,
@@ -206,9 +204,7 @@ findings::RunResult run_group(Group& group, const RunArguments& arguments, const
   options.inject = group.inject;
   options.kept = parties.kept_parts();
   options.repeat_arguments = repeat_arguments(arguments, group.inject);
-  options.progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
-    show(what, share_of_run(what, done, total));
-  };
+  options.progress = report;
   std::vector<std::int64_t> expected, actual;
   if (arguments.prompt) {
     // The candidate first, as in every run, in memory that holds no right answers.
@@ -270,8 +266,9 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
   for (std::size_t i = 0; i < groups.size(); ++i) {
     const std::string which =
         groups.size() == 1 ? "" : "model " + std::to_string(i + 1) + " of " + std::to_string(groups.size()) + ", ";
-    const auto show = [&](const std::string& what, double share) {
-      progress.show_whole(which + groups[i].spec + ": " + what, whole.share(i, share));
+    const auto show = [&](const std::string& what, std::int64_t done, std::int64_t total) {
+      progress.show_whole(which + groups[i].spec + ": " + what, whole.share(i, share_of_run(what, done, total)), done,
+                          total);
     };
     results.push_back(run_group(groups[i], arguments, plans[i], steps, kept, progress, show));
   }

@@ -35,6 +35,8 @@ double seconds_between_lines() {
   }
 }
 
+double seconds(std::chrono::steady_clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
+
 }  // namespace
 
 std::string progress_bar(double share) {
@@ -58,10 +60,8 @@ double WholeWork::share(std::size_t part, double share_of_part) const {
 }
 
 double share_of_run(const std::string& what, std::int64_t done, std::int64_t total) {
-  // 174 of 193 s of the 12 models of the embedded suite.
-  constexpr double kJudging = 0.9;
   if (!what.starts_with("judging") || total <= 0) return 0.0;
-  return 1.0 - kJudging + kJudging * static_cast<double>(done) / static_cast<double>(total + 1);  // the head too
+  return static_cast<double>(done) / static_cast<double>(total + 1);  // the head too
 }
 
 std::string time_left(double share, double seconds) {
@@ -89,21 +89,42 @@ void Progress::announce(double seconds, double bytes) {
 void Progress::show(const std::string& what, std::int64_t done, std::int64_t total) {
   if (!enabled_) return;
   const auto now = Clock::now();
-  if (what != counted_ || done < counted_from_) {
-    counted_ = what;
-    counted_since_ = now;
-    counted_from_ = done;
-  }
+  count(what, done, 0.0, now);
   if (is_time_for_a_line(now)) write(line_of(what, done, total, now), now);
 }
 
-void Progress::show_whole(const std::string& what, double share) {
+void Progress::show_whole(const std::string& what, double share, std::int64_t done, std::int64_t total) {
+  if (!enabled_) return;
   const auto now = Clock::now();
-  if (!enabled_ || !is_time_for_a_line(now)) return;
-  const double seconds = std::chrono::duration<double>(now - started_).count();
-  write(progress_bar(share) + "  " + one_line(what) + ", " + formats::duration_text(std::floor(seconds)) +
-            time_left(share, seconds),
+  count(what, done, share, now);
+  if (!is_time_for_a_line(now)) return;
+  write(progress_bar(share) + "  " + one_line(what) + ", " +
+            formats::duration_text(std::floor(seconds(now - started_))) + left_of_whole(share, done, total, now),
         now);
+}
+
+void Progress::count(const std::string& what, std::int64_t done, double share, Clock::time_point now) {
+  if (what == counted_ && done >= counted_from_) return;
+  counted_ = what;
+  counted_since_ = now;
+  counted_from_ = done;
+  share_before_ = share;
+}
+
+// What goes before judging may take any time, of a model that is read over and over: so what moves the whole is
+// measured by its own pace. Until there is one, by that of the models before; of the first model, what moves nothing by
+// itself.
+std::string Progress::left_of_whole(double share, std::int64_t done, std::int64_t total, Clock::time_point now) const {
+  const double moved = (share - share_before_) / (1.0 - share_before_);
+  if (std::string left = time_left(moved, seconds(now - counted_since_)); !left.empty()) return left;
+  std::string left = time_left(share_before_, seconds(counted_since_ - started_));
+  return left.empty() ? left_of_this(done, total, now) : left;
+}
+
+std::string Progress::left_of_this(std::int64_t done, std::int64_t total, Clock::time_point now) const {
+  if (done <= counted_from_ || total <= done) return {};
+  const double each = seconds(now - counted_since_) / static_cast<double>(done - counted_from_);
+  return ", about " + formats::duration_text(std::ceil(each * static_cast<double>(total - done))) + " left of this";
 }
 
 bool Progress::is_time_for_a_line(Clock::time_point now) const {
@@ -121,18 +142,13 @@ void Progress::write(std::string line, Clock::time_point now) {
 }
 
 std::string Progress::line_of(const std::string& what, std::int64_t done, std::int64_t total, Clock::time_point now) {
-  const auto seconds = [](Clock::duration duration) { return std::chrono::duration<double>(duration).count(); };
   std::string line;
   if (total > 0) {
     line = progress_bar(static_cast<double>(done) / static_cast<double>(total)) + "  " + std::to_string(done) + " of " +
            std::to_string(total) + "  ";
   }
-  line += one_line(what) + ", " + formats::duration_text(std::floor(seconds(now - started_)));
-  if (done > counted_from_ && total > done) {
-    const double each = seconds(now - counted_since_) / static_cast<double>(done - counted_from_);
-    line += ", about " + formats::duration_text(std::ceil(each * static_cast<double>(total - done))) + " left of this";
-  }
-  return line;
+  return line + one_line(what) + ", " + formats::duration_text(std::floor(seconds(now - started_))) +
+         left_of_this(done, total, now);
 }
 
 void Progress::redraw(std::string line) {

@@ -22,7 +22,8 @@ class WholeWork {
   std::vector<double> parts_;
   double sum_ = 0.0;
 };
-// How much of a run of one model is done while diagnose::run_cases() says that: judging takes most of it.
+// How much of a run of one model is done while diagnose::run_cases() says that: judging takes most of it, and nothing
+// else is counted.
 double share_of_run(const std::string& what, std::int64_t done, std::int64_t total);
 // What is left of work of which `share` was done in so many seconds: ", about 3 min 20 s left". Empty where too little
 // is done to tell.
@@ -40,8 +41,8 @@ class Progress {
   void announce(double seconds, double bytes);
   // Redraws the line, at most ten times a second, or writes the next one where it is time. `total` 0: not known.
   void show(const std::string& what, std::int64_t done, std::int64_t total);
-  // The same for work as a whole, of which that share is done.
-  void show_whole(const std::string& what, double share);
+  // The same for work as a whole, of which that share is done; and of `what`, so much.
+  void show_whole(const std::string& what, double share, std::int64_t done, std::int64_t total);
   // Leaves an empty line for what is printed next.
   void clear();
 
@@ -49,6 +50,10 @@ class Progress {
   using Clock = std::chrono::steady_clock;
 
   bool is_time_for_a_line(Clock::time_point now) const;
+  // Notes where `what` begins.
+  void count(const std::string& what, std::int64_t done, double share, Clock::time_point now);
+  std::string left_of_whole(double share, std::int64_t done, std::int64_t total, Clock::time_point now) const;
+  std::string left_of_this(std::int64_t done, std::int64_t total, Clock::time_point now) const;
   void write(std::string line, Clock::time_point now);
   std::string line_of(const std::string& what, std::int64_t done, std::int64_t total, Clock::time_point now);
   void redraw(std::string line);
@@ -62,6 +67,7 @@ class Progress {
   std::string counted_;
   Clock::time_point counted_since_ = started_;
   std::int64_t counted_from_ = 0;
+  double share_before_ = 0.0;  // of the whole, when this count began
   std::size_t columns_drawn_ = 0;
 };
 

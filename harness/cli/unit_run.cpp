@@ -149,7 +149,7 @@ void do_units(const RunArguments& arguments, const PlannedRun& run, const std::v
     const std::string which =
         "unit " + std::to_string(n + 1) + " of " + std::to_string(mine.size()) + ", " + unit.name + ": ";
     folder.keep(runner.run(mine[n], [&](const std::string& what, std::int64_t done, std::int64_t total) {
-      progress.show_whole(which + what, whole.share(n, share_of_run(what, done, total)));
+      progress.show_whole(which + what, whole.share(n, share_of_run(what, done, total)), done, total);
     }));
   }
 }

@@ -15,8 +15,10 @@ std::span<const Step> first_steps(const CaseInput& input, int last_step) {
   return std::span(input.steps).first(static_cast<std::size_t>(last_step) + 1);
 }
 
-void collect_later_writes(trace::RecordingSink& sink, int step, Recorded& recorded) {
+// Behind a part.
+void finish_part(trace::RecordingSink& sink, int step, Recorded& recorded, const PartDone& done) {
   for (std::string& name : sink.verify_unchanged()) recorded.later_writes.push_back({step, std::move(name)});
+  if (done) done();
 }
 
 Tensor rounded_copy(const TensorView& view, DType dtype) {
@@ -25,29 +27,32 @@ Tensor rounded_copy(const TensorView& view, DType dtype) {
 
 }  // namespace
 
-Recorded record_free(Engine& engine, const CaseInput& input, int num_layers, int last_step, Poison poison) {
+Recorded record_free(Engine& engine, const CaseInput& input, int num_layers, int last_step, Poison poison,
+                     const PartDone& done) {
   Recorded recorded;
   const auto session = engine.open(session_options(input, poison));
   for (const Step& step : first_steps(input, last_step)) {
     trace::RecordingSink sink(recorded.tensors, step.index);
     // Copies: the view that one part returns ends with the call of the next.
     Tensor residual = Tensor::copy_of(session->run_embedding(step, &sink));
-    collect_later_writes(sink, step.index, recorded);
+    finish_part(sink, step.index, recorded, done);
     for (int layer = 0; layer < num_layers; ++layer) {
       residual = Tensor::copy_of(session->run_layer(layer, step, residual.view(), &sink));
-      collect_later_writes(sink, step.index, recorded);
+      finish_part(sink, step.index, recorded, done);
     }
     session->run_head(step, residual.view(), &sink);
-    collect_later_writes(sink, step.index, recorded);
+    finish_part(sink, step.index, recorded, done);
   }
   return recorded;
 }
 
-std::vector<Tensor> run_untapped(Engine& engine, const CaseInput& input, int last_step, Poison poison) {
+std::vector<Tensor> run_untapped(Engine& engine, const CaseInput& input, int last_step, Poison poison,
+                                 const std::function<void()>& step_done) {
   std::vector<Tensor> logits;
   const auto session = engine.open(session_options(input, poison));
   for (const Step& step : first_steps(input, last_step)) {
     logits.push_back(Tensor::copy_of(session->run_step(step, nullptr)));
+    if (step_done) step_done();
   }
   return logits;
 }
@@ -82,7 +87,8 @@ std::optional<compare::Judgement> first_difference(const TensorView& tapped, con
 }
 
 Recorded record_lockstep(Engine& engine, const CaseInput& input, const ReferenceChain& chain,
-                         const std::set<int>& layers, bool outside_layers, int last_step, Poison poison) {
+                         const std::set<int>& layers, bool outside_layers, int last_step, Poison poison,
+                         const PartDone& done) {
   Recorded recorded;
   const auto session = engine.open(session_options(input, poison));
   for (const Step& step : first_steps(input, last_step)) {
@@ -90,15 +96,15 @@ Recorded record_lockstep(Engine& engine, const CaseInput& input, const Reference
     const std::vector<Tensor>& residual = chain.residual[static_cast<std::size_t>(step.index)];
     if (outside_layers) {
       session->run_embedding(step, &sink);
-      collect_later_writes(sink, step.index, recorded);
+      finish_part(sink, step.index, recorded, done);
     }
     for (int layer : layers) {
       session->run_layer(layer, step, residual[static_cast<std::size_t>(layer)].view(), &sink);
-      collect_later_writes(sink, step.index, recorded);
+      finish_part(sink, step.index, recorded, done);
     }
     if (outside_layers) {
       session->run_head(step, residual.back().view(), &sink);
-      collect_later_writes(sink, step.index, recorded);
+      finish_part(sink, step.index, recorded, done);
     }
   }
   return recorded;

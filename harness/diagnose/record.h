@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <set>
 #include <string>
@@ -33,11 +34,17 @@ struct ReferenceChain {
   std::vector<Tensor> logits;  // [step]; empty tensors where the chain stopped before the head
 };
 
-// Steps 0..last_step, part by part, each part fed with what the engine itself put out before.
-Recorded record_free(Engine& engine, const CaseInput& input, int num_layers, int last_step, Poison poison);
+// Called behind each part of a step: the embedding, a layer, the head.
+using PartDone = std::function<void()>;
+inline constexpr int kPartsOutsideLayers = 2;
 
-// Logits of steps 0..last_step from whole steps with nothing recorded: [step].
-std::vector<Tensor> run_untapped(Engine& engine, const CaseInput& input, int last_step, Poison poison);
+// Steps 0..last_step, part by part, each part fed with what the engine itself put out before.
+Recorded record_free(Engine& engine, const CaseInput& input, int num_layers, int last_step, Poison poison,
+                     const PartDone& done = {});
+
+// Logits of steps 0..last_step from whole steps with nothing recorded: [step]. `step_done` is called behind each.
+std::vector<Tensor> run_untapped(Engine& engine, const CaseInput& input, int last_step, Poison poison,
+                                 const std::function<void()>& step_done = {});
 
 // Where logits of a recorded and an untapped run differ in any bit that is no padding; none where they agree. NaN in
 // both is agreement: the judge meets the NaN itself.
@@ -47,7 +54,8 @@ std::optional<compare::Judgement> first_difference(const TensorView& tapped, con
 // Layers `layers` (and the embedding and the head, where `outside_layers`) of steps 0..last_step, each layer's input
 // forced to the chain's.
 Recorded record_lockstep(Engine& engine, const CaseInput& input, const ReferenceChain& chain,
-                         const std::set<int>& layers, bool outside_layers, int last_step, Poison poison);
+                         const std::set<int>& layers, bool outside_layers, int last_step, Poison poison,
+                         const PartDone& done = {});
 
 // The reference feeding itself, each residual rounded to `activations` before it goes on. Layer by layer over all
 // cases, so that each layer's weights are read once. Layers 0..end_layer-1 run, and the head only if that is all of

@@ -9,9 +9,10 @@ namespace {
 
 // An untapped run in other poison must give the same logits: recording changes nothing, no unwritten memory is read,
 // and two runs agree.
-std::optional<WrongTensor> untapped_difference(Engine& candidate, const CaseRecording& recorded) {
+std::optional<WrongTensor> untapped_difference(Engine& candidate, const CaseRecording& recorded,
+                                               const std::function<void()>& step_done) {
   const std::vector<Tensor> logits =
-      run_untapped(candidate, *recorded.input, recorded.last_step(), Poison::kLargeFinite);
+      run_untapped(candidate, *recorded.input, recorded.last_step(), Poison::kLargeFinite, step_done);
   for (int step : recorded.steps) {
     const TensorKey key{step, {Op::kLmHead}};
     if (!recorded.free->tensors.has(key)) continue;
@@ -54,20 +55,28 @@ Recordings record_cases(std::span<const CaseInput> cases, const Parties& parties
     last_steps.push_back(*steps.rbegin());
     recordings.cases.push_back({&input, std::move(steps)});
   }
-  const auto each_case = [&](const char* what, auto record) {
-    std::int64_t done = 0;
-    for (CaseRecording& recorded : recordings.cases) {
-      if (options.progress) options.progress(what, done++, static_cast<std::int64_t>(recordings.cases.size()));
-      record(recorded);
-    }
+  // Each step of a case has so many parts, and `done(n)` reports n more of them.
+  const auto each_case = [&](const char* what, int parts, auto record) {
+    std::int64_t finished = 0, total = 0;
+    for (const CaseRecording& recorded : recordings.cases) total += parts * (recorded.last_step() + 1);
+    const auto done = [&](int more) {
+      finished += more;
+      if (options.progress) options.progress(what, finished, total);
+    };
+    done(0);
+    for (CaseRecording& recorded : recordings.cases) record(recorded, done);
   };
   std::map<const CaseInput*, WrongTensor> untapped;
   if (options.mode != Mode::kLockstep) {
     // In memory that holds no right answers.
-    each_case("candidate, free run", [&](CaseRecording& recorded) {
-      recorded.free = record_free(candidate, *recorded.input, num_layers, recorded.last_step(), Poison::kNaN);
+    const int parts = num_layers + kPartsOutsideLayers;
+    const int runs = extent.outside_layers ? 2 : 1;
+    each_case("candidate, free run", runs * parts, [&](CaseRecording& recorded, const auto& done) {
+      recorded.free =
+          record_free(candidate, *recorded.input, num_layers, recorded.last_step(), Poison::kNaN, [&] { done(1); });
       if (!extent.outside_layers) return;
-      if (auto wrong = untapped_difference(candidate, recorded)) untapped.emplace(recorded.input, std::move(*wrong));
+      auto wrong = untapped_difference(candidate, recorded, [&] { done(parts); });
+      if (wrong) untapped.emplace(recorded.input, std::move(*wrong));
     });
   }
   // What enters the last judged layer is all that lockstep needs; the head needs every layer before it.
@@ -85,9 +94,11 @@ Recordings record_cases(std::span<const CaseInput> cases, const Parties& parties
     recorded.chain.logits.clear();  // they serve here alone, and are as large as everything else together
   }
   if (options.mode != Mode::kFree) {
-    each_case("candidate, lockstep", [&](CaseRecording& recorded) {
-      recorded.lockstep = record_lockstep(candidate, *recorded.input, recorded.chain, extent.layers,
-                                          extent.outside_layers, recorded.last_step(), Poison::kLargeFinite);
+    const int parts = static_cast<int>(extent.layers.size()) + (extent.outside_layers ? kPartsOutsideLayers : 0);
+    each_case("candidate, lockstep", parts, [&](CaseRecording& recorded, const auto& done) {
+      recorded.lockstep =
+          record_lockstep(candidate, *recorded.input, recorded.chain, extent.layers, extent.outside_layers,
+                          recorded.last_step(), Poison::kLargeFinite, [&] { done(1); });
       recorded.lockstep_inputs.emplace(recorded.lockstep->tensors, recorded.chain);
     });
   }

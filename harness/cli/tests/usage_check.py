@@ -329,7 +329,7 @@ class Streams(CommandLineTest):
         run = ["run", "H09-tiny-norm", "H05-gqa", "--steps", "0", "--mode", "lockstep"]
         lines = self.qdiff(*run, env=always).stderr.decode().splitlines()
         for line in lines:
-            self.assertRegex(line, r"\Aqdiff: \[=* *\] +\d+%  model \d of 2, [^\r\x1b]+, [\d.]+ s(, about .* left)?\Z")
+            self.assertRegex(line, r"\Aqdiff: \[=* *\] +\d+%  model \d of 2, [^\r\x1b]+, [\d.]+ s(, about .* left( of this)?)?\Z")
         shares = [int(re.search(r"(\d+)%", line).group(1)) for line in lines]
         self.assertEqual(shares, sorted(shares))
         self.assertGreater(shares[-1], 70)
