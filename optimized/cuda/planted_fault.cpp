@@ -18,8 +18,9 @@ void check_lda(const ModelConfig& c, double value) {
   const std::int64_t most_rows = std::max({c.hidden, c.q_width(), c.intermediate});
   const std::int64_t room = static_cast<std::int64_t>(kSlackBytes / sizeof(float)) / most_rows;
   if (excess > -narrowest && excess <= room) return;
-  throw InputError("fault H07.lda: rows of this model can start " + std::to_string(1 - narrowest) + " to " +
-                   std::to_string(room) + " elements later than they should, not " + std::to_string(excess));
+  throw InputError("fault " + std::string(name(FaultId::kLda)) + ": rows of this model can start " +
+                   std::to_string(1 - narrowest) + " to " + std::to_string(room) +
+                   " elements later than they should, not " + std::to_string(excess));
 }
 
 }  // namespace
