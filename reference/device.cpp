@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "harness/contract/error.h"
+#include "reference/memory.h"
 #include "reference/torch.h"
 
 namespace qdiff::reference {
@@ -50,6 +51,10 @@ const std::string& what_is_missing() {
   return kMissing;
 }
 
+bool goes_to_gpu(Where where, const ModelConfig& config) {
+  return where == Where::kGpu || (where == Where::kBySize && is_large(config) && gpu_available());
+}
+
 }  // namespace
 
 bool gpu_available(std::string* why_not) {
@@ -63,7 +68,11 @@ void use_device(Where where, const ModelConfig& config) {
   if (where == Where::kGpu && !gpu_available()) {
     throw CannotJudgeError("the reference cannot compute on a GPU here: " + what_is_missing());
   }
-  on_gpu = where == Where::kGpu || (where == Where::kBySize && is_large(config) && gpu_available());
+  on_gpu = goes_to_gpu(where, config);
+}
+
+std::int64_t device_bytes(Where where, const ModelConfig& config) {
+  return goes_to_gpu(where, config) ? static_cast<std::int64_t>(kLeftOnDevice) : 0;
 }
 
 void release_unused_memory() {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "harness/contract/config.h"
 #include "harness/contract/engine.h"
 #include "harness/contract/mistake.h"
 #include "harness/contract/oracle.h"
@@ -31,6 +32,9 @@ struct Options {
 // Whether LibTorch can use a GPU here: the first call loads its CUDA library, where there is a device and the library.
 // If not and `why_not` is given, it says what is missing.
 bool gpu_available(std::string* why_not = nullptr);
+
+// What it may take of a GPU's memory, in bytes: 0 where it computes on the host.
+std::int64_t device_bytes(Where where, const ModelConfig& config);
 
 // Evaluates rows of the operation table in float64, with the rounding that a correct engine of the declared precision
 // is expected to make. `weights` must outlive the oracle. Not thread-safe: one caller at a time.

@@ -12,7 +12,6 @@ namespace {
 
 constexpr std::int64_t kBlockElements = std::int64_t{1} << 22;  // 32 MiB in fp64
 constexpr std::int64_t kLargestKept = std::int64_t{1} << 27;    // 1 GiB in fp64: larger ones go in blocks
-constexpr std::size_t kOnDevice = std::size_t{12} << 30;        // bytes, of either kind in a GPU's memory
 constexpr std::int64_t kReadAtOnce = std::int64_t{1} << 18;     // elements, of a thread
 constexpr std::int64_t kStagedAtOnce = std::int64_t{1} << 25;   // elements, on their way to a GPU
 
@@ -27,7 +26,7 @@ std::size_t stored_on_device(const WeightSource& source) {
     bytes += static_cast<std::size_t>(num_elements(info.shape)) * size_of(info.dtype);
   }
   const std::size_t free_bytes = at::getDeviceAllocator(at::kCUDA)->getMemoryInfo(device().index()).first;
-  return bytes <= free_bytes / 3 ? std::max(bytes, kOnDevice) : kOnDevice;
+  return bytes <= free_bytes / 3 ? std::max(bytes, kKeptOnDevice) : kKeptOnDevice;
 }
 
 at::Tensor convert(const at::Tensor& stored, DType stored_type, const Shape& shape, const WeightForm& form) {
@@ -45,7 +44,7 @@ at::Tensor convert(const at::Tensor& stored, DType stored_type, const Shape& sha
 
 WeightStore::WeightStore(const WeightSource& source) : source_(source) {
   const WeightBudget budget = weight_budget(config());
-  converted_.budget = device().is_cpu() ? budget.converted : kOnDevice;
+  converted_.budget = device().is_cpu() ? budget.converted : kKeptOnDevice;
   stored_ = device().is_cpu() ? std::make_shared<Stored>(budget.stored) : Stored::on_device(source);
 }
 

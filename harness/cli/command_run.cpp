@@ -194,6 +194,7 @@ findings::RunResult run_group(Group& group, const RunArguments& arguments, const
                      {.dtype = group.dtype,
                       .threads = arguments.common.threads,
                       .max_resident_bytes = plan.max_resident_bytes,
+                      .progress = report,
                       .inject = group.inject},
                      arguments.reference, kept);
   if (arguments.print_gemms) print_gemms(parties.candidate(), group.model->config(), group.spec, progress);

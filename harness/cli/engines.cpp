@@ -40,6 +40,19 @@ std::vector<Mistake> mistakes_of(const EngineSettings& settings) {
   return mistake == nullptr ? std::vector<Mistake>() : std::vector{*mistake};
 }
 
+#ifdef QDIFF_HAVE_CUDA
+std::unique_ptr<Engine> make_cuda(const WeightSource& weights, const EngineSettings& settings) {
+  optimized::cuda::Options options{.dtype = settings.dtype};
+  options.spare_bytes += settings.left_on_device;
+  if (settings.progress) {
+    options.progress = [&settings](std::int64_t done, std::int64_t total) {
+      settings.progress("the engine's weights", done, total);
+    };
+  }
+  return optimized::cuda::make_engine(weights, options);
+}
+#endif
+
 std::unique_ptr<Engine> make(EngineKind kind, const WeightSource& weights, const EngineSettings& settings) {
   const int threads = settings.threads.value_or(0);
   switch (kind) {
@@ -48,7 +61,7 @@ std::unique_ptr<Engine> make(EngineKind kind, const WeightSource& weights, const
                                     mistakes_of(settings));
     case EngineKind::kCuda:
 #ifdef QDIFF_HAVE_CUDA
-      return optimized::cuda::make_engine(weights, {.dtype = settings.dtype});
+      return make_cuda(weights, settings);
 #else
       break;  // check_available() has thrown
 #endif

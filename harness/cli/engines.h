@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "harness/cli/options.h"
 #include "harness/contract/engine.h"
@@ -18,7 +20,10 @@ void check_available(EngineKind kind);
 struct EngineSettings {
   DType dtype = DType::kBF16;
   std::optional<int> threads = {};
-  std::int64_t max_resident_bytes = 0;  // 0: all weights stay in memory
+  std::int64_t max_resident_bytes = 0;  // of the CPU engine: 0, and all weights stay in memory
+  std::int64_t left_on_device = 0;      // of a GPU's memory, by the CUDA engine to others
+  // While the CUDA engine reads its weights.
+  std::function<void(const std::string& what, std::int64_t done, std::int64_t total)> progress = {};
   std::optional<Injection> inject = {};
 };
 

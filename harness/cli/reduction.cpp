@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "harness/cli/engines.h"
+#include "harness/cli/parties.h"
 #include "harness/contract/error.h"
 #include "harness/model/kept_layers.h"
 #include "harness/report/report_file.h"
@@ -76,11 +77,13 @@ findings::RunResult InputsRunner::run(const reduce::Inputs& inputs, const Judgin
       made->inject = reduce::in_layers(*engine_.inject, inputs.layers);
       if (!made->inject) throw InputError("the layers in which " + to_string(*engine_.inject) + " is planted are gone");
     }
-    made->candidate = make_engine(engine_.backend, *made->model,
-                                  {.dtype = engine_.dtype,
-                                   .threads = engine_.threads,
-                                   .max_resident_bytes = engine_.max_resident_bytes,
-                                   .inject = made->inject});
+    const EngineSettings settings{.dtype = engine_.dtype,
+                                  .threads = engine_.threads,
+                                  .max_resident_bytes = engine_.max_resident_bytes,
+                                  .inject = made->inject};
+    made->candidate =
+        make_engine(engine_.backend, *made->model,
+                    beside_reference(settings, engine_.backend, engine_.reference, made->model->config()));
     const reference::Options options{.num_threads = engine_.threads.value_or(0), .where = engine_.reference};
     made->reference =
         reference::make_engine(*made->model, gold_precision(made->candidate->precision().weights), options);

@@ -62,7 +62,7 @@ class UnitRunner {
   }
 
   // A planted engine counts how often it ran, over all units.
-  RunParties& parties_for(const UnitWork& work) {
+  RunParties& parties_for(const UnitWork& work, const diagnose::ProgressReport& progress) {
     const bool fits = parties_ && !work.is_planted && !used_.is_planted && used_.backend == work.backend &&
                       used_.dtype == work.dtype && used_.max_resident_bytes == work.max_resident_bytes;
     if (!fits) {
@@ -70,6 +70,7 @@ class UnitRunner {
       EngineSettings settings{.dtype = work.dtype,
                               .threads = arguments_.common.threads,
                               .max_resident_bytes = work.max_resident_bytes,
+                              .progress = progress,
                               .inject = {}};
       if (work.is_planted) settings.inject = arguments_.inject;
       parties_ = std::make_unique<RunParties>(*model_, work.backend, settings, arguments_.reference, kept_);
@@ -94,7 +95,7 @@ class UnitRunner {
     if (work.is_planted) options.inject = arguments_.inject;
     options.repeat_arguments = repeat_arguments(repeated, options.inject);
     options.progress = progress;
-    RunParties& parties = parties_for(work);
+    RunParties& parties = parties_for(work, progress);
     options.kept = parties.kept_parts();
     findings::RunResult result = diagnose::run_cases({&input, 1}, parties.get(), options);
     // A path stands in reports as in the suite.

@@ -32,7 +32,7 @@ class CudaEngine final : public Engine {
   CudaEngine(const WeightSource& source, const Options& options)
       : device_{DeviceKind::kCuda, options.device},
         precision_(plain_precision(options.dtype)),
-        parts_(load_device_model(source, options.dtype)) {}
+        parts_(load_device_model(source, options)) {}
 
   std::string name() const override { return "cuda"; }
   Device device() const override { return device_; }

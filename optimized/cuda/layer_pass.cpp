@@ -53,6 +53,7 @@ void LayerPass::step(const StepShape& shape, const Arena& arena, Recorder* recor
 }
 
 void LayerPass::run(const Stage& stage) {
+  parts_.model.bring_matrices_of(stage.layer, stream_);
   qkv(stage);
   attention(stage);
   o_proj(stage);

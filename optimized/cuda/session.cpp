@@ -302,7 +302,7 @@ void CudaSession::arrange_whole(int turn) {
 // a capture takes as long as the launches that it saves.
 void CudaSession::run_prompt(const StepShape& shape) {
   const Prompt prompt{shape.num_tokens, parts_arena_.data()};
-  if (prompt != prompt_) {
+  if (prompt != prompt_ || !parts_.model.all_resident()) {
     prompt_ = prompt;
     prompt_graph_ = Graph();
     return pass_.step(shape, parts_arena_, nullptr);  // which also chooses the products' algorithms
@@ -393,8 +393,8 @@ void CudaSession::prepare_greedy(const StepShape& shape, int turn, bool tapped) 
 
 std::vector<float> CudaSession::decode_greedily(const Step& step, int count, const StepSinks& sinks) {
   for (int layer = 0; layer < static_cast<int>(parts_.model.config.num_layers); ++layer) check_order(layer, step);
-  if (step.num_tokens() != 1 || fault_ != nullptr) {
-    refuse(step, "decode_greedily takes one token a row and no planted fault");
+  if (step.num_tokens() != 1 || fault_ != nullptr || !parts_.model.all_resident()) {
+    refuse(step, "decode_greedily takes one token a row, no planted fault and a model that the GPU holds as a whole");
   }
   if (step.past_length + count > options_.capacity) refuse(step, "the cache is too small for that many tokens");
   begin(step, nullptr);

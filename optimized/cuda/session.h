@@ -50,8 +50,10 @@ class CudaSession final : public Session {
   Graph capture(const StepShape& shape, const Arena& arena, bool greedy);
   Graph capture_once(const StepShape& shape, const Arena& arena, bool greedy, bool last_attempt);
   // Whether nothing waits in a step of this shape: the first products of the batch class do, for they choose their
-  // algorithms.
-  bool may_capture(const StepShape& shape) const { return shape.matvec || products_chosen_; }
+  // algorithms, and so do steps that read weights.
+  bool may_capture(const StepShape& shape) const {
+    return parts_.model.all_resident() && (shape.matvec || products_chosen_);
+  }
   void run_prompt(const StepShape& shape);
   void arrange_whole(int turn);
   void prepare_greedy(const StepShape& shape, int turn, bool tapped);

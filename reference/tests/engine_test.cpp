@@ -1,5 +1,6 @@
 // The reference as an engine: in parts as whole, with what it hands out, and with faults planted.
 #include "cmake/catch2.h"
+#include "reference/memory.h"
 #include "reference/reference.h"
 #include "reference/tests/model_in_memory.h"
 
@@ -156,6 +157,14 @@ TEST_CASE("the emulated oracle is the engine that rounds as declared", "[engine]
       CHECK(emulated == to_doubles(tensor.view()));
     }
   }
+}
+
+TEST_CASE("room on a GPU is wanted where the reference computes there", "[engine]") {
+  const ModelConfig small = small_config();
+  CHECK(device_bytes(Where::kHost, small) == 0);
+  CHECK(device_bytes(Where::kBySize, small) == 0);
+  // Weights as computed with of an engine and an oracle, and as stored.
+  CHECK(device_bytes(Where::kGpu, small) > static_cast<std::int64_t>(3 * kKeptOnDevice));
 }
 
 // Values small enough to show in a model of this size; empty: the catalogue's first.

@@ -248,7 +248,7 @@ int main(int argc, char** argv) {
     std::string why_not;
     if (!device_available(&why_not)) throw CannotJudgeError(why_not);
     const RandomWeights source("random weights in the shape of " + arguments.model, config_of(arguments.model));
-    EngineParts parts(load_device_model(source, arguments.dtype));
+    EngineParts parts(load_device_model(source, {.dtype = arguments.dtype}));
     const double terabytes = read_terabytes_per_second();
     std::printf("{\"what\": \"read\", \"tb_per_s\": %.3f}\n", terabytes);
     for (const std::int64_t context : arguments.contexts) {

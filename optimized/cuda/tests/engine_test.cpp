@@ -114,7 +114,7 @@ TEST_CASE("greedy decoding on the device follows the likeliest token of each ste
   constexpr int kTokens = 6;
   const ModelConfig config = gpu_configs()[1];
   RandomModel model(config, DType::kF32, 5);
-  EngineParts parts(load_device_model(model, DType::kBF16));
+  EngineParts parts(load_device_model(model, {.dtype = DType::kBF16}));
   const std::vector<std::int64_t> pads =
       GENERATE(std::vector<std::int64_t>{0, 2}, std::vector<std::int64_t>{0, 2, 0, 0, 1});
   const std::vector<Step> prompt = random_steps(config, {7}, pads, 3);
@@ -164,7 +164,7 @@ TEST_CASE("greedy decoding hands out what single steps hand out, and goes the sa
       GENERATE(std::vector<std::int64_t>{0, 2}, std::vector<std::int64_t>{0, 2, 0, 0, 1});
   for (const ModelConfig& config : {gpu_configs()[1], gpu_configs()[2]}) {
     const RandomModel model(config, DType::kF32, 5);
-    EngineParts parts(load_device_model(model, DType::kBF16));
+    EngineParts parts(load_device_model(model, {.dtype = DType::kBF16}));
     std::vector<Step> steps = random_steps(config, {70, 1}, pads, 3);
     SessionOptions options = session_options(steps);
     options.capacity += kTokens;

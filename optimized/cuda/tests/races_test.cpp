@@ -52,7 +52,7 @@ void check(const std::string& what, Race race, std::optional<Op> expected) {
   for (const DType dtype : {DType::kBF16, DType::kF16}) {
     for (const ModelConfig& config : {gpu_configs()[2], gpu_configs()[3]}) {
       const RandomModel model(config, DType::kF32, 5);
-      EngineParts parts(load_device_model(model, dtype));
+      EngineParts parts(load_device_model(model, {.dtype = dtype}));
       const std::optional<TensorKey> first = first_unstable(parts, race);
       INFO(to_string(config) << ", " << name(dtype) << ": first different in " << kRuns << " runs: " << text_of(first));
       std::printf("%s, %s, head dim %d: first different: %s\n", what.c_str(), std::string(name(dtype)).c_str(),
