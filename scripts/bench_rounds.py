@@ -2,9 +2,10 @@
 """The CUDA engine and its peers in turn, several rounds over, so that heat and clocks are alike for all.
 
     bench_rounds.py ENGINE 0.5b|7b [--contexts 0,1024] [--prompts 512,4096] [--batches 8,32] [--rounds 3]
-                    [--transformers] [--llama-bench PROGRAM --llama-model FILE]
+                    [--transformers] [--llama-bench PROGRAM --llama-model FILE] [--qdiff PROGRAM]
 
-Batches are decoded at a context of 1024, also by transformers; llama-bench has no such measurement.
+Batches are decoded at a context of 1024, also by transformers; llama-bench has no such measurement. With qdiff, a case
+is judged in each round.
 
 ENGINE is cuda_engine_bench. Prints one JSON object a measurement, with its round, and at the end one a quantity: the
 median over the rounds with the fastest and the slowest, and how many times the peer's time the engine takes.
@@ -15,11 +16,14 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 
 from bench_shapes import SHAPES
 
 TOKENS = 48  # decoded in a row
 BATCH_CONTEXT = 1024
+JUDGED_CASE = "end-to-end"
 
 
 def numbers(text):
@@ -61,8 +65,25 @@ def llama(program, file, contexts, prompts):
             yield {"what": "llama", "error": f"status {done.returncode}: {done.stderr.strip()[-300:]}"}
 
 
+def judging(program, model):
+    """The case on a synthetic model, from the start of the program to its reports."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        done = subprocess.run([program, "run", JUDGED_CASE, "--model", f"synthetic:qwen2.5-{model}", "--backend", "cuda",
+                               "--quiet", "--out", os.path.join(folder, "report")], capture_output=True, text=True,
+                              check=False)
+        seconds = time.monotonic() - started
+    result = {"what": "judging", "case": JUDGED_CASE}
+    if done.returncode == 0:
+        yield {**result, "us_median": round(1e6 * seconds)}
+    else:
+        yield {**result, "error": f"status {done.returncode}: {done.stderr.strip()[-300:]}"}
+
+
 def place_of(result):
     """Where a quantity was measured; a peer that names no batch decodes one row."""
+    if "case" in result:
+        return (("case", result["case"]),)
     if "prompt" in result:
         return (("prompt", result["prompt"]),)
     return (("context", result["context"]), ("batch", result.get("batch", 1)))
@@ -102,6 +123,7 @@ def main():
     parser.add_argument("--transformers", action="store_true")
     parser.add_argument("--llama-bench")
     parser.add_argument("--llama-model")
+    parser.add_argument("--qdiff")
     arguments = parser.parse_args()
     if bool(arguments.llama_bench) != bool(arguments.llama_model):
         parser.error("--llama-bench and --llama-model go together")
@@ -113,6 +135,8 @@ def main():
         peers.append(lambda: transformers.measure(*places, arguments.batches, BATCH_CONTEXT, TOKENS))
     if arguments.llama_bench:
         peers.append(lambda: llama(arguments.llama_bench, arguments.llama_model, *places))
+    if arguments.qdiff:
+        peers.append(lambda: judging(arguments.qdiff, arguments.model))
 
     found, failed = [], False
     for number in range(1, arguments.rounds + 1):

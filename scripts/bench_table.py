@@ -10,6 +10,8 @@ COLUMNS = ("model", "step", "us", "spread", "% of read", "tokens/s", "part of ea
 
 
 def step_name(summary):
+    if "case" in summary:
+        return f"judging {summary['case']}"
     if "prompt" in summary:
         return f"prefill {summary['prompt']}"
     name = f"decode @{summary['context']}"
@@ -19,15 +21,15 @@ def step_name(summary):
 def rows_of(results):
     summaries = [result for result in results if result["what"] == "summary"]
     for own in summaries:
-        if own["of"] not in ("decode", "prefill"):
+        if own["of"] not in ("decode", "prefill", "judging"):
             continue
         peers = [f"{peer['of'].replace('_' + own['of'], '')} {peer['engine_takes']:.3f}" for peer in summaries
                  if "engine_takes" in peer and peer["model"] == own["model"] and step_name(peer) == step_name(own)]
-        tokens = own.get("prompt", own.get("batch", 1))
+        tokens = own.get("prompt", own.get("batch", 1)) if "case" not in own else 0
         yield (own["model"], step_name(own), f"{own['us_median']:.1f}",
                f"{own['us_fastest']:.1f}..{own['us_slowest']:.1f}",
-               f"{own['percent_of_read']:.1f}" if "percent_of_read" in own else "", f"{1e6 * tokens / own['us_median']:.1f}",
-               ", ".join(peers))
+               f"{own['percent_of_read']:.1f}" if "percent_of_read" in own else "",
+               f"{1e6 * tokens / own['us_median']:.1f}" if tokens else "", ", ".join(peers))
 
 
 def main():

@@ -204,7 +204,7 @@ echo '{{"what": "decode", "batch": 8, "context": 1024, "us_median": 4, "percent_
         return [result for result in self.results()["results"] if result["what"] == what]
 
     def test_help(self):
-        self.says_what_it_takes("bench.sh", "--rounds", "--prompts", "--batches", "--no-peers")
+        self.says_what_it_takes("bench.sh", "--rounds", "--prompts", "--batches", "--no-peers", "--no-judging")
 
     def test_a_failing_benchmark_is_no_success(self):
         for status, ended in ((0, 0), (3, 1)):
@@ -213,6 +213,22 @@ echo '{{"what": "decode", "batch": 8, "context": 1024, "us_median": 4, "percent_
             self.assertEqual(done.returncode, ended, done.stderr)
             self.assertEqual(len([result for result in self.of("prefill") if "us_median" in result]), 4)
             self.assertEqual("bench: failed" in done.stderr, status != 0)
+
+    def test_judging_is_measured_where_there_is_a_reference(self):
+        self.engine()
+        self.program("build/qdiff", '#!/bin/sh\ncase "$*" in *end-to-end*0.5b*cuda*) exit 0;; esac\necho late >&2\nexit 1\n')
+        done = self.run_script("bench.sh", "--no-peers", "--rounds", "2")
+        self.assertIn("judging is not measured", done.stderr)
+        self.assertEqual((done.returncode, self.of("judging")), (0, []))
+        self.with_torch(True)
+        self.assertEqual(self.run_script("bench.sh", "--no-peers", "--no-judging").returncode, 0)
+        self.assertEqual(self.of("judging"), [])
+        done = self.run_script("bench.sh", "--no-peers", "--rounds", "2")
+        self.assertEqual(done.returncode, 1, done.stderr)
+        judged = [result for result in self.of("judging") if "us_median" in result]
+        self.assertEqual([(result["model"], result["case"]) for result in judged], [("0.5b", "end-to-end")] * 2)
+        self.assertEqual({result["error"] for result in self.of("judging") if "error" in result}, {"status 1: late"})
+        self.assertRegex(done.stdout, r"(?m)^0\.5b +judging end-to-end +[\d.]+ +[\d.]+\.\.[\d.]+$")
 
     def test_engine_and_llama_bench_take_turns(self):
         self.engine()
