@@ -192,6 +192,8 @@ void verify_pair(const Pair& pair, PairVerification& into) {
   if (result.verdict != compare::Verdict::kDiverged) return;
   std::string text = to_string(pair.twins[0]) + "\n  and " + to_string(pair.twins[1]) + "\n  " + result.reason;
   for (const findings::ReconciledSide& side : result.sides) {
+    text += "\n  " + side.trace + " errs by " + digits(side.all.value, 4) + " of up to " + digits(side.all.bound, 4) +
+            ", at worst by " + digits(side.worst.value, 4) + " of up to " + digits(side.worst.bound, 4);
     if (const findings::Finding* first = side.diagnosis.first_divergence()) {
       text += "\n  " + side.trace + ": " + tensor_name(first->span_start) + " to " + tensor_name(first->tensor) +
               ", step " + std::to_string(first->step) + ": " + first->judgement.reason;

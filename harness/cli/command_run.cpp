@@ -152,11 +152,14 @@ std::set<int> select_steps(std::vector<Group>& groups, const NumberRanges& wante
 
 MemoryPlan plan_group(const Group& group, const RunArguments& arguments) {
   const std::uint64_t limit = memory_limit(arguments.common.max_memory);
+  const bool scores_on_gpu =
+      arguments.backend == EngineKind::kCuda && reference::device_bytes(arguments.reference, group.model->config()) > 0;
   std::vector<PlannedCase> planned;
   for (const CaseInput& input : group.cases) {
     planned.push_back({.steps = input.steps,
                        .capacity = input.capacity,
-                       .recordings = arguments.mode == diagnose::Mode::kBoth ? 2 : 1});
+                       .recordings = arguments.mode == diagnose::Mode::kBoth ? 2 : 1,
+                       .scores_on_gpu = scores_on_gpu});
   }
   MemoryPlan plan = plan_run(group.model->config(), group.dtype, planned, limit);
   check_memory(plan, limit, arguments.common.max_memory.has_value());

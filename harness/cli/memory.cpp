@@ -64,7 +64,7 @@ struct StepSizes {
   double logits = 0.0;
 };
 
-StepSizes sizes_of(const Step& step, const ModelConfig& config) {
+StepSizes sizes_of(const Step& step, const ModelConfig& config, bool scores_on_gpu = false) {
   StepSizes sizes;
   for (const OperationRow& operation : kOperationTable) {
     // Scores and probabilities are what fused attention does not hold; the judge's own copies are counted as such.
@@ -72,7 +72,8 @@ StepSizes sizes_of(const Step& step, const ModelConfig& config) {
     const double elements =
         elements_of(output_shape(operation.op, config, step.batch(), step.num_tokens(), step.valid_length()));
     sizes.largest = std::max(sizes.largest, elements);
-    sizes.judged = std::max(sizes.judged, elements * (is_square ? kJudgedScore : kJudgedElement));
+    const double bytes = is_square ? (scores_on_gpu ? 0.0 : kJudgedScore) : kJudgedElement;
+    sizes.judged = std::max(sizes.judged, elements * bytes);
     if (is_square) {
       sizes.squares += elements;
       continue;
@@ -131,7 +132,7 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
   double recorded = 0.0, chain = 0.0, judged = 0.0, cache = 0.0;
   for (const PlannedCase& planned : cases) {
     for (const Step& step : planned.steps) {
-      const StepSizes sizes = sizes_of(step, config);
+      const StepSizes sizes = sizes_of(step, config, planned.scores_on_gpu);
       recorded += planned.recordings * (sizes.layer * num_layers + sizes.outside);
       // Layer inputs rounded for the engine, the reference's logits in fp64, and those of the untapped run.
       chain += sizes.residual * (num_layers + 1.0) * static_cast<double>(size_of(dtype)) +

@@ -29,6 +29,8 @@ struct PlannedCase {
   std::vector<Step> steps;
   std::int64_t capacity = 0;
   int recordings = 1;  // how often its tensors are kept: lockstep and free
+  // The engine hands out no scores, and the reference computes those of a span on the GPU.
+  bool scores_on_gpu = false;
 };
 
 // Judging these cases on one model. Where the engine's weights do not fit into `limit` beside the rest, the plan has it

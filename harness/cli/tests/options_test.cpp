@@ -427,6 +427,16 @@ TEST_CASE("J09: a case beyond any memory is refused, and its sum does not wrap")
         plan_record(large_model(), DType::kF32, planned(1, 512), false, std::uint64_t{1} << 40).total());
 }
 
+TEST_CASE("scores that are computed and judged on a GPU take no memory of the machine") {
+  PlannedCase on_host = planned(3, 4096), on_gpu = on_host;
+  on_gpu.scores_on_gpu = true;
+  const auto total = [](const PlannedCase& one) {
+    return plan_run(large_model(), DType::kF16, {one}, std::uint64_t{1} << 40).total();
+  };
+  constexpr double kScores = 3.0 * 28 * 4096 * 4096;
+  CHECK(total(on_host) - total(on_gpu) > 100.0 * kScores);
+}
+
 TEST_CASE("judging scores takes more than judging what else is as large, and the reference beside it its weights") {
   const auto judging = [](const std::vector<Step>& steps) {
     for (const auto& part : plan_diagnose(large_model(), {.steps = steps}).parts) {
