@@ -55,19 +55,13 @@ std::unique_ptr<Engine> make_cuda(const WeightSource& weights, const EngineSetti
 
 std::unique_ptr<Engine> make(EngineKind kind, const WeightSource& weights, const EngineSettings& settings) {
   const int threads = settings.threads.value_or(0);
-  switch (kind) {
-    case EngineKind::kReference:
-      return reference::make_engine(weights, plain_precision(settings.dtype), {.num_threads = threads},
-                                    mistakes_of(settings));
-    case EngineKind::kCuda:
-#ifdef QDIFF_HAVE_CUDA
-      return make_cuda(weights, settings);
-#else
-      break;  // check_available() has thrown
-#endif
-    case EngineKind::kCpu:
-      break;
+  if (kind == EngineKind::kReference) {
+    return reference::make_engine(weights, plain_precision(settings.dtype), {.num_threads = threads},
+                                  mistakes_of(settings));
   }
+#ifdef QDIFF_HAVE_CUDA
+  if (kind == EngineKind::kCuda) return make_cuda(weights, settings);
+#endif
   return optimized::cpu::make_engine(
       weights, {.dtype = settings.dtype, .num_threads = threads, .max_resident_bytes = settings.max_resident_bytes});
 }

@@ -1,8 +1,9 @@
 #include "harness/diagnose/repeats.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <cstring>
+#include <cstdint>
 
 #include "harness/compare/pairwise.h"
 #include "harness/contract/error.h"
@@ -23,7 +24,7 @@ struct OneRun {
   bool wrong() const { return judgement.outcome == compare::Outcome::kDiverged; }
 };
 
-bool same_bits(double a, double b) { return std::memcmp(&a, &b, sizeof a) == 0; }
+bool same_bits(double a, double b) { return std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b); }
 
 // The elements of `values` that are not `other`'s.
 std::vector<std::size_t> differing(const std::vector<double>& values, const std::vector<double>& other) {

@@ -80,7 +80,7 @@ Choice phase_spoken_of(Scene& scene, const std::vector<std::optional<Expectation
   const bool others = std::ranges::any_of(
       scene.instances(), [&](const Instance& instance) { return !spoken_of.contains(instance.step().phase); });
   if (!others) return {};
-  return {{Choice::Kind::kOnly, 0, {*wrong.begin() == Phase::kDecode ? 1 : 0}}, 1.0};
+  return only_in(*wrong.begin());
 }
 
 // Where nothing is left to compare, as in scores of which every one is hidden: whether the candidate holds just that.

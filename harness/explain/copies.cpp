@@ -71,7 +71,10 @@ Candidate zeros(Scene& scene) {
 
 // Stored values of another tensor of the same step, of as many elements.
 void add_tensors(Scene& scene, std::vector<Candidate>& candidates) {
-  const std::vector<TensorId> ids = other_tensors(scene);
+  std::vector<TensorId> ids = other_tensors(scene);
+  // Of tensors that hold the same, one that is a cache or none as the wrong one is has its size in every step.
+  std::stable_partition(ids.begin(), ids.end(),
+                        [&](const TensorId& id) { return is_cache(id.op) == is_cache(scene.op()); });
   const std::vector<SampledRow> rows = sample_wrong_rows(scene, 4);
   for (const TensorId& id : ids) {
     // Where no element of the wrong rows is the other tensor's, nothing was copied.

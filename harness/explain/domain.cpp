@@ -146,6 +146,8 @@ std::string word_of(Axis axis, Op op) {
 
 }  // namespace
 
+Choice only_in(Phase phase) { return {{Choice::Kind::kOnly, 0, {phase == Phase::kDecode ? 1 : 0}}, choice_bits(2)}; }
+
 Indices indices_of(const Instance& instance, const compare::Layout& layout, std::int64_t row, std::int64_t column) {
   const Step& step = instance.step();
   const std::int64_t b = layout.batch_of(row);
@@ -226,8 +228,8 @@ Domain derive_domain(Scene& scene, const std::vector<Gains>& gains) {
   // A scope of several axes at once may look bad along each alone: where everywhere is no start, one phase or one
   // batch row may be.
   std::vector<Domain> starts(3);
-  starts[1].choices[0] = {{Choice::Kind::kOnly, 0, {0}}, choice_bits(2)};
-  starts[2].choices[0] = {{Choice::Kind::kOnly, 0, {1}}, choice_bits(2)};
+  starts[1].choices[0] = only_in(Phase::kPrefill);
+  starts[2].choices[0] = only_in(Phase::kDecode);
   Domain best;
   double best_gain = -HUGE_VAL;
   for (const Domain& start : starts) {

@@ -21,6 +21,9 @@ struct Choice : Selection {
   double bits = 0.0;
 };
 
+// One phase of the two.
+Choice only_in(Phase phase);
+
 // Where an element lies. A token is counted from the first real one of its row; a cache slot as it stands in memory.
 using Indices = std::array<std::int64_t, kNumAxes>;
 Indices indices_of(const Instance& instance, const compare::Layout& layout, std::int64_t row, std::int64_t column);

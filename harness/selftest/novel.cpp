@@ -79,7 +79,7 @@ class NovelBench {
     for (std::int64_t i = 0; i < num_elements(actual.shape); ++i) {
       const auto element = static_cast<std::size_t>(i);
       const std::int64_t row = i / layout.num_columns(), column = i % layout.num_columns();
-      if (!scope.holds(explain::indices_of(instance, layout, row, column))) continue;
+      if (!layout.counts(row) || !scope.holds(explain::indices_of(instance, layout, row, column))) continue;
       // Of a slot that nobody writes neither says anything.
       if (is_unknown(planted, element)) {
         if (!is_unknown(right, element)) return HUGE_VAL;
@@ -181,7 +181,7 @@ explain::Domain domain_of(const findings::Finding& finding) {
   for (std::size_t axis = 0; axis < selections.size(); ++axis) {
     if (selections[axis] != nullptr) domain.choices[axis] = {*selections[axis]};
   }
-  if (scope.phase) domain.choices[0] = {{Selection::Kind::kOnly, 0, {*scope.phase == Phase::kDecode ? 1 : 0}}};
+  if (scope.phase) domain.choices[0] = explain::only_in(*scope.phase);
   return domain;
 }
 
