@@ -97,7 +97,8 @@ Values value_of(const TensorId& id, const Step& step, const Told& told, const Ro
   for (std::size_t i = 0; i < values.size(); ++i) {
     double& value = values[i];
     if (id.op == Op::kEmbedTokens) {
-      value = embedding(step.tokens[0][i / width], static_cast<std::int64_t>(i % width));
+      const std::size_t token = i / width, num_tokens = step.tokens[0].size();
+      value = embedding(step.tokens[token / num_tokens][token % num_tokens], static_cast<std::int64_t>(i % width));
     } else if (is_norm(id.op)) {
       double squares = 0.0;
       for (std::size_t c = i / width * width; c < (i / width + 1) * width; ++c) squares += inputs[0][c] * inputs[0][c];
