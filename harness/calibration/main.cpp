@@ -209,7 +209,7 @@ int main(int argc, char** argv) {
                "Record the embedding, the layers' outputs and the logits alone, of two or three layers");
   app.add_flag("--doses", arguments.doses, "With --far: also search for the smallest doses of mistakes that are found");
   app.add_flag("--explain", arguments.explain, "Name the twin behind each worst value above 1");
-  app.add_option("--threads", arguments.threads, "Twins measured side by side, but with --far")
+  app.add_option("--threads", arguments.threads, "Twins measured side by side, but with --far and --pairs")
       ->check(CLI::PositiveNumber);
   app.add_option("--write", arguments.write, "Write the bounds to this file: harness/compare/bounds_table.inc");
   app.add_option("--date", arguments.date, "Date for the head of that file; default today");
