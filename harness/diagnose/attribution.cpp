@@ -336,15 +336,17 @@ class LayerAttribution {
   }
 
   // Roundings that an engine makes in an order of its own, so that the reference which makes them comes no nearer: once
-  // they are declared all is right, and they move about as many elements as the engine has beyond rounding.
+  // they are declared all is right, and they move about as many elements as the engine has beyond rounding. Of 16
+  // recordings spoiled in a few places that a declaration made right, 15 had no element that it moves, and one was
+  // quiet in 40 of 42 rows.
   void try_declaring(Op op) {
     const Rows rows = rows_of(op);
     const RowJudgement& sample = largest(rows);
     if (sample.is_long()) return;
     for (const std::vector<DeclarablePoint>& points : covering_declarations(oracle_, sample)) {
       const Fit fit{std::nullopt, points};
-      const auto beyond = beyond_rounding(oracle_, sample, fit);
-      if (beyond && beyond->elements.as_many() && add_if_it_reproduces(fit, rows)) return;
+      const Moved moved = moved_in(rows, fit);
+      if (moved.rows > 0 && moved.as_many() && add_if_it_reproduces(fit, rows)) return;
     }
   }
 
@@ -420,13 +422,18 @@ class LayerAttribution {
     });
   }
 
+  Moved moved_in(const Rows& rows, const Fit& fit) {
+    Moved moved;
+    for (const RowJudgement* row : rows) {
+      if (const auto beyond = beyond_rounding(oracle_, *row, fit)) moved.add(beyond->elements);
+    }
+    return moved;
+  }
+
   // Over all steps: an engine that sums so in one does so in the others.
   const Moved& moved_in_all(Op op, const Fit& fit) {
     const auto [found, is_new] = moved_in_all_.try_emplace({op, *fit.variant});
-    if (!is_new) return found->second;
-    for (const RowJudgement* row : rows_of(op)) {
-      if (const auto beyond = beyond_rounding(oracle_, *row, fit)) found->second.add(beyond->elements);
-    }
+    if (is_new) found->second = moved_in(rows_of(op), fit);
     return found->second;
   }
 
