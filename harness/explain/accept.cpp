@@ -57,10 +57,10 @@ void fill_noise(Expectation& expectation, DType stored) {
   }
 }
 
-// The scope that describes best, and after it the same without one of its choices: where a theory and right code say
-// nearly the same, as of the slowest pairs of a rotation, rounding decides which of them describes better.
+// A scope without one of its choices: where a theory and right code say nearly the same, as of the slowest pairs of a
+// rotation, rounding decides which of them describes better.
 std::vector<Domain> wider(const Domain& best) {
-  std::vector<Domain> domains = {best};
+  std::vector<Domain> domains;
   for (std::size_t axis = kNumAxes; axis-- > 0;) {
     if (best.choices[axis].kind == Choice::Kind::kAll) continue;
     domains.push_back(best);
@@ -177,7 +177,7 @@ std::optional<Theory> accept(Scene& scene, const Candidate& candidate) {
     return true;
   };
   const Choice phase = phase_spoken_of(scene, predicted);
-  for (Domain domain : wider(derive_domain(scene, gains))) {
+  const auto within = [&](Domain domain) -> std::optional<Theory> {
     Choice& of_phase = domain.choices[static_cast<std::size_t>(Axis::kPhase)];
     if (of_phase.kind == Choice::Kind::kAll) of_phase = phase;
     // Columns here and there of one token are what any damage to some elements looks like.
@@ -186,13 +186,23 @@ std::optional<Theory> accept(Scene& scene, const Candidate& candidate) {
     Theory theory = candidate.theory;
     theory.bits += domain.bits();
     theory.evidence = gain_within(scene, gains, domain);
-    if (!(theory.evidence - theory.bits >= kMargin)) continue;
-    if (least_tokens > 1 && tokens_gained(scene, gains, domain, kMargin) < least_tokens) continue;
-    if (!fits(domain)) continue;
+    if (!(theory.evidence - theory.bits >= kMargin)) return std::nullopt;
+    if (least_tokens > 1 && tokens_gained(scene, gains, domain, kMargin) < least_tokens) return std::nullopt;
+    if (!fits(domain)) return std::nullopt;
     const Facts derived = domain.facts();
     theory.scope.insert(theory.scope.end(), derived.begin(), derived.end());
     theory.sentence += domain.words(scene.op());
     return theory;
+  };
+  const std::vector<Domain> domains = derive_domains(scene, gains);
+  std::optional<Theory> shortest;
+  for (const Domain& domain : domains) {
+    std::optional<Theory> theory = within(domain);
+    if (theory && (!shortest || theory->bits < shortest->bits)) shortest = std::move(theory);
+  }
+  if (shortest) return shortest;
+  for (const Domain& domain : wider(domains.front())) {
+    if (auto theory = within(domain)) return theory;
   }
   return std::nullopt;
 }

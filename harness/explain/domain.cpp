@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <numeric>
+#include <utility>
 
 #include "harness/explain/rows.h"
 
@@ -224,22 +226,24 @@ std::int64_t tokens_gained(Scene& scene, const std::vector<Gains>& gains, const 
   return std::ranges::count_if(tokens, [bits](const auto& token) { return token.second > bits; });
 }
 
-Domain derive_domain(Scene& scene, const std::vector<Gains>& gains) {
+std::vector<Domain> derive_domains(Scene& scene, const std::vector<Gains>& gains) {
   // A scope of several axes at once may look bad along each alone: where everywhere is no start, one phase or one
   // batch row may be.
   std::vector<Domain> starts(3);
   starts[1].choices[0] = only_in(Phase::kPrefill);
   starts[2].choices[0] = only_in(Phase::kDecode);
-  Domain best;
-  double best_gain = -HUGE_VAL;
+  std::vector<std::pair<double, Domain>> settled;
   for (const Domain& start : starts) {
-    const Domain settled = settle(scene, gains, start);
-    const double gain = gain_within(scene, gains, settled) - settled.bits();
-    if (!(gain > best_gain)) continue;
-    best_gain = gain;
-    best = settled;
+    Domain domain = settle(scene, gains, start);
+    const Facts facts = domain.facts();
+    if (std::ranges::any_of(settled, [&](const auto& other) { return other.second.facts() == facts; })) continue;
+    const double gain = gain_within(scene, gains, domain) - domain.bits();
+    settled.emplace_back(gain, std::move(domain));
   }
-  return best;
+  std::ranges::stable_sort(settled, std::greater{}, &std::pair<double, Domain>::first);
+  std::vector<Domain> domains;
+  for (auto& [gain, domain] : settled) domains.push_back(std::move(domain));
+  return domains;
 }
 
 }  // namespace qdiff::explain

@@ -43,8 +43,8 @@ struct Gains {
   std::vector<float> of_element;
 };
 
-// The scope of the largest gain less its own bits.
-Domain derive_domain(Scene& scene, const std::vector<Gains>& gains);
+// Scopes of which no other choice along one axis gains more, the largest gain less its own bits first.
+std::vector<Domain> derive_domains(Scene& scene, const std::vector<Gains>& gains);
 double gain_within(Scene& scene, const std::vector<Gains>& gains, const Domain& domain);
 // Tokens (of a step and a batch row) within the scope in which the theory gains more than so many bits.
 std::int64_t tokens_gained(Scene& scene, const std::vector<Gains>& gains, const Domain& domain, double bits);
