@@ -107,8 +107,9 @@ struct Parts {
   DType type;
 };
 
-// Value and variance of the roundings, which may fall to the other side where a part lies near the middle of two
-// numbers: of errors with deviation s that happens at a share of about 0.8 s / spacing.
+// Value and variance of the roundings. Where a part lies so near to the middle of two numbers that its own error may
+// carry it across, it may have become either of them.
+constexpr double kDeviationsAcross = 5.0;
 void attend_in_parts(const Fused& fused, const QueryHead& query, const Parts& parts, const Expectation& right,
                      Expectation& theory) {
   const double top = largest(query);
@@ -122,8 +123,9 @@ void attend_in_parts(const Fused& fused, const QueryHead& query, const Parts& pa
     for (std::size_t i = 0; i < d; ++i) {
       const double output = part.values[i] / part.sum, rounded = round_to(parts.type, output);
       value[i] += part.sum * rounded;
-      variance[i] += part.sum * part.sum * 0.8 * spacing(parts.type, output) *
-                     std::hypot(right.sigma_independent[query.output + i], right.sigma_shared[query.output + i]);
+      const double step = spacing(parts.type, output), to_middle = 0.5 * step - std::fabs(output - rounded);
+      const double error = std::hypot(right.sigma_independent[query.output + i], right.sigma_shared[query.output + i]);
+      if (to_middle < kDeviationsAcross * error) variance[i] += part.sum * part.sum * 0.25 * step * step;
     }
   }
   for (std::size_t i = 0; i < d; ++i) {
