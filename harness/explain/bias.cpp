@@ -103,7 +103,7 @@ std::vector<Candidate> recover_bias(Scene& scene) {
     const std::vector<double>& actual = scene.actual(*sampled.instance);
     for (std::size_t c = 0; c < bias.size(); ++c) {
       const std::size_t i = static_cast<std::size_t>(sampled.row) * bias.size() + c;
-      if (!std::isfinite(actual[i])) continue;
+      if (!std::isfinite(actual[i]) || !scene.is_wrong(*sampled.instance, i)) continue;
       along += bias[c] * (actual[i] - right.value[i]);
       whole += bias[c] * bias[c];
     }

@@ -1,13 +1,15 @@
 // Data that stands where it should not. Three looks: the whole tensor (or part of it) holds zeros or another recorded
 // tensor of its size, element by element; vectors of it (a token's row, a head of it) stand at another place of a
-// recorded tensor, found by a hash of their stored bits; the law that most of them follow is
+// recorded tensor, found by a hash of their stored bits, or of those in the columns that are wrong; the law that most
+// of them follow is
 //   vector (b, p, h) = source (b, p + shift, head table [h]).
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <iterator>
 #include <map>
+#include <numeric>
 #include <set>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -15,6 +17,7 @@
 
 #include "harness/explain/mechanisms.h"
 #include "harness/explain/rows.h"
+#include "harness/explain/vector_law.h"
 
 namespace qdiff::explain {
 namespace {
@@ -136,17 +139,10 @@ std::optional<Grid> grid_of(const Scene& scene, const TensorKey& key, const Step
   if (layout.is_scores()) return std::nullopt;
   const std::int64_t heads = std::max<std::int64_t>(1, layout.num_heads());
   return Grid{layout.batch(), layout.num_positions(), heads, layout.num_columns() / heads,
-              is_cache(key.id.op) ? 0 : step.past_length + step.num_tokens() - layout.num_positions()};
+              first_slot(layout, key.id.op, step)};
 }
 
-// The token id in a slot of the case's sequence.
-std::int32_t token_at(const Instance& instance, std::int64_t batch, std::int64_t slot) {
-  for (const Step& step : *instance.steps) {
-    if (slot >= step.valid_length()) continue;
-    return step.tokens[static_cast<std::size_t>(batch)][static_cast<std::size_t>(slot - step.past_length)];
-  }
-  throw std::out_of_range("no step of the case has slot " + std::to_string(slot));
-}
+using Columns = std::vector<std::size_t>;  // of a vector, ascending
 
 // Tensors whose vectors are as wide and which exist when the wrong one is written: of this step and of those before.
 class Library {
@@ -165,13 +161,16 @@ class Library {
 
   std::size_t num_sources() const { return ids_.size(); }
   const TensorId& id(std::size_t source) const { return ids_[source]; }
-  std::vector<Place> find(const double* vector) const {
-    const auto found = places_.find(hash(vector));
-    if (found == places_.end()) return {};
+  // Where a vector stands, as far as some columns of it go.
+  std::vector<Place> find(const double* vector, const Columns& columns) {
+    const std::vector<double> values = in_columns(vector, columns);
+    const auto& places = places_by(columns);
+    const auto found = places.find(hash(values));
+    if (found == places.end()) return {};
     std::vector<Place> same;
     for (const Place& place : found->second) {
       const double* there = vector_at(place.source, place.batch, place.position, place.head);
-      if (there != nullptr && std::equal(vector, vector + width_, there)) same.push_back(place);
+      if (there != nullptr && in_columns(there, columns) == values) same.push_back(place);
     }
     return same;
   }
@@ -182,9 +181,29 @@ class Library {
   }
 
  private:
-  std::size_t hash(const double* vector) const {
-    const std::size_t size = static_cast<std::size_t>(width_) * sizeof(double);
-    return std::hash<std::string_view>{}({reinterpret_cast<const char*>(vector), size});
+  using Places = std::unordered_map<std::size_t, std::vector<Place>>;
+
+  static std::vector<double> in_columns(const double* vector, const Columns& columns) {
+    std::vector<double> values;
+    for (std::size_t c : columns) values.push_back(vector[c]);
+    return values;
+  }
+  static std::size_t hash(const std::vector<double>& values) {
+    return std::hash<std::string_view>{}(
+        {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(double)});
+  }
+
+  // Vectors that are constant there stand everywhere.
+  const Places& places_by(const Columns& columns) {
+    const auto [found, is_new] = places_.try_emplace(columns);
+    if (!is_new) return found->second;
+    for (const auto& [at, vector] : values_) {
+      const std::vector<double> values = in_columns(vector.data(), columns);
+      if (std::ranges::count(values, values.front()) == std::ssize(values)) continue;
+      const auto& [source, batch, position, head] = at;
+      found->second[hash(values)].push_back({source, batch, position, head});
+    }
+    return found->second;
   }
 
   void add(const TensorId& id) {
@@ -214,30 +233,16 @@ class Library {
 
   void keep(std::size_t source, std::int64_t b, std::int64_t p, std::int64_t h, const double* vector) {
     std::vector<double> stored(vector, vector + width_);
-    bool constant = true;
-    for (double& x : stored) {
-      x = round_to(instance_.actual.dtype, x) + 0.0;  // -0.0 is 0.0
-      constant &= x == stored[0];
-    }
-    if (!constant) places_[hash(stored.data())].push_back({source, b, p, h});
-    values_[{source, b, p, h}] = std::move(stored);  // of a cache: as the latest step holds it
+    for (double& x : stored) x = round_to(instance_.actual.dtype, x) + 0.0;  // -0.0 is 0.0
+    values_[{source, b, p, h}] = std::move(stored);                          // of a cache: as the latest step holds it
   }
 
   Scene& scene_;
   const Instance& instance_;
   std::int64_t width_ = 0;
   std::vector<TensorId> ids_;
-  std::unordered_map<std::size_t, std::vector<Place>> places_;
+  std::map<Columns, Places> places_;  // by the columns that are looked at
   std::map<std::tuple<std::size_t, std::int64_t, std::int64_t, std::int64_t>, std::vector<double>> values_;
-};
-
-// Where vectors of one head come from.
-struct Law {
-  TensorId source;
-  std::int64_t shift = 0;
-  std::vector<std::int64_t> heads;  // by head of the wrong tensor
-  std::int64_t batch_shift = 0;
-  auto operator<=>(const Law&) const = default;
 };
 
 struct Cell {
@@ -292,22 +297,68 @@ std::optional<Law> most_followed(const std::vector<Cell>& cells, const Library& 
   return best;
 }
 
-std::string words_of(const Law& law, int layer, bool whole_rows) {
-  std::string words = short_name(law.source, layer);
-  if (law.shift != 0) {
-    words += law.shift < 0 ? " of " + std::to_string(-law.shift) + " before"
-                           : " of " + std::to_string(law.shift) + " behind";
+// The wrong vectors of a tensor.
+struct Found {
+  std::vector<Cell> cells;             // those that stand elsewhere
+  std::vector<std::size_t> unwritten;  // where those begin that hold zeros: cleared memory that nobody wrote
+  std::size_t wrong = 0;               // without the unwritten ones
+};
+
+Found find_vectors(Scene& scene, const Instance& instance, const Grid& grid, Library& library) {
+  const std::vector<double>& actual = scene.actual(instance);
+  Columns all(static_cast<std::size_t>(grid.width));
+  std::iota(all.begin(), all.end(), std::size_t{0});
+  Found result;
+  const auto look = [&](std::int64_t b, std::int64_t p, std::int64_t h, const Columns& columns) {
+    std::vector<double> vector;
+    for (std::size_t c : all) vector.push_back(actual[grid.start(b, p, h) + c] + 0.0);  // -0.0 is 0.0
+    std::vector<Place> found = library.find(vector.data(), columns);
+    // Right code gives equal tokens equal vectors, wherever nothing depends on the position: those of another token
+    // with the same id are the token's own.
+    const std::int64_t slot = p + grid.first_position;
+    std::erase_if(found, [&](const Place& place) {
+      const bool own_place = place.batch == b && place.position == slot;
+      const bool own_tensor = library.id(place.source) == instance.key.id;
+      return (own_tensor || !own_place) &&
+             token_at(instance, place.batch, place.position) == token_at(instance, b, slot);
+    });
+    if (found.empty()) return false;
+    result.cells.push_back({b, slot, h, std::move(found)});
+    return true;
+  };
+  // By head: the vectors that stand nowhere as a whole, and the columns that are wrong in some of them.
+  struct Partly {
+    std::vector<std::pair<std::int64_t, std::int64_t>> at;
+    std::set<std::size_t> columns;
+  };
+  std::map<std::int64_t, Partly> partly;
+  for (std::int64_t r : scene.real_rows(instance)) {
+    for (std::int64_t h = 0; h < grid.heads; ++h) {
+      const std::int64_t b = r / grid.positions, p = r % grid.positions;
+      const std::size_t start = grid.start(b, p, h);
+      const auto is_wrong = [&](std::size_t c) { return scene.is_wrong(instance, start + c); };
+      if (std::ranges::none_of(all, is_wrong)) continue;
+      if (std::ranges::all_of(all, [&](std::size_t c) { return actual[start + c] == 0.0; })) {
+        result.unwritten.push_back(start);
+        continue;
+      }
+      ++result.wrong;
+      if (look(b, p, h, all)) continue;
+      partly[h].at.emplace_back(b, p);
+      std::ranges::copy_if(all, std::inserter(partly[h].columns, partly[h].columns.end()), is_wrong);
+    }
   }
-  if (law.batch_shift != 0)
-    words +=
-        " of batch row b " + std::string(law.batch_shift < 0 ? "- " : "+ ") + std::to_string(std::abs(law.batch_shift));
-  if (whole_rows) return words;
-  bool own = true;
-  for (std::size_t h = 0; h < law.heads.size(); ++h) own &= law.heads[h] == static_cast<std::int64_t>(h);
-  if (own) return words;
-  std::string table;
-  for (std::size_t h = 0; h < law.heads.size(); ++h) table += (h == 0 ? "" : ", ") + std::to_string(law.heads[h]);
-  return words + ", heads 0.." + std::to_string(law.heads.size() - 1) + " from " + table;
+  constexpr std::size_t kLeastColumns = 4;  // fewer stand elsewhere by chance
+  std::set<Columns> looked_at;
+  constexpr std::size_t kMostColumnSets = 4;  // each asks for a look at all that was recorded
+  for (const auto& [h, wrong] : partly) {
+    const Columns columns(wrong.columns.begin(), wrong.columns.end());
+    if (columns.size() < kLeastColumns || columns.size() == all.size()) continue;
+    if (looked_at.size() == kMostColumnSets && !looked_at.contains(columns)) continue;
+    looked_at.insert(columns);
+    for (const auto& [b, p] : wrong.at) look(b, p, h, columns);
+  }
+  return result;
 }
 
 void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
@@ -323,40 +374,11 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
     heads = grid->heads;
     if (!instance.wrong) continue;
     auto library = std::make_shared<Library>(scene, instance);
-    const Expectation& right = scene.right(instance);
-    const std::vector<double>& actual = scene.actual(instance);
-    for (std::int64_t r : scene.real_rows(instance)) {
-      for (std::int64_t h = 0; h < heads; ++h) {
-        const std::int64_t b = r / grid->positions, p = r % grid->positions;
-        const std::size_t start = grid->start(b, p, h);
-        bool differs = false;
-        for (std::int64_t i = 0; i < grid->width && !differs; ++i) {
-          const std::size_t e = start + static_cast<std::size_t>(i);
-          differs = scene.deviations(instance, right, e) > kBeyondRounding;
-        }
-        if (!differs) continue;
-        std::vector<double> vector(actual.begin() + static_cast<std::ptrdiff_t>(start),
-                                   actual.begin() + static_cast<std::ptrdiff_t>(start) + grid->width);
-        for (double& x : vector) x += 0.0;
-        if (std::all_of(vector.begin(), vector.end(), [](double x) { return x == 0.0; })) {
-          unwritten[&instance].push_back(start);
-          ++num_unwritten;
-          continue;
-        }
-        std::vector<Place> found = library->find(vector.data());
-        // Right code gives equal tokens equal vectors, wherever nothing depends on the position: those of another token
-        // with the same id are the token's own.
-        std::erase_if(found, [&](const Place& place) {
-          const std::int64_t slot = p + grid->first_position;
-          const bool own_place = place.batch == b && place.position == slot;
-          const bool own_tensor = library->id(place.source) == instance.key.id;
-          return (own_tensor || !own_place) &&
-                 token_at(instance, place.batch, place.position) == token_at(instance, b, slot);
-        });
-        ++num_cells;
-        if (!found.empty()) cells[&instance].push_back({b, p + grid->first_position, h, std::move(found)});
-      }
-    }
+    Found found = find_vectors(scene, instance, *grid, *library);
+    num_cells += found.wrong;
+    num_unwritten += found.unwritten.size();
+    if (!found.cells.empty()) cells[&instance] = std::move(found.cells);
+    if (!found.unwritten.empty()) unwritten[&instance] = std::move(found.unwritten);
     libraries[&instance] = std::move(library);
   }
   if (cells.empty()) return;
@@ -400,9 +422,8 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
     candidate.theory.bits = kMechanismBits;
     std::string words;
     for (const Law& law : some) {
-      const std::string text = words_of(law, scene.layer(), heads == 1);
-      candidate.theory.bits += 6.0 + std::log2(2.0 + static_cast<double>(std::abs(law.shift))) +
-                               (heads > 1 ? static_cast<double>(heads) : 0.0);
+      const std::string text = describe(law, scene.layer(), heads == 1);
+      candidate.theory.bits += bits_of(law) + (heads > 1 ? static_cast<double>(heads) : 0.0);
       candidate.theory.parameters.emplace_back(words.empty() ? "source" : "then", text);
       // Which vectors follow a further law is read from the candidate itself.
       if (!words.empty()) candidate.theory.bits += static_cast<double>(followers[law]) * bits_of_choice(num_cells);

@@ -67,7 +67,7 @@ void add_soft_cap(Scene& scene, std::vector<Candidate>& candidates) {
       const auto i = static_cast<std::size_t>(sampled.row * width + c);
       const Expectation& right = scene.right(*sampled.instance);
       const double gold = right.value[i], actual = scene.actual(*sampled.instance)[i];
-      if (!(scene.deviations(*sampled.instance, right, i) > kBeyondRounding)) continue;
+      if (!scene.is_wrong(*sampled.instance, i)) continue;
       if (std::isfinite(gold) && gold * actual > 0.0 && std::fabs(actual) < std::fabs(gold)) {
         elements.push_back({std::fabs(gold), std::fabs(actual)});
       }
@@ -87,8 +87,9 @@ void add_soft_cap(Scene& scene, std::vector<Candidate>& candidates) {
     caps.push_back(low);
   }
   std::sort(caps.begin(), caps.end());
-  // A cap far below all values would leave their signs alone.
-  constexpr double kLeastShare = 0.01;
+  // A cap far below all values would leave their signs alone. The largest value may be an outlier of a thousand times
+  // the others.
+  constexpr double kLeastShare = 1e-5;
   if (!(caps[caps.size() / 2] >= kLeastShare * elements.front().gold)) return;
   for (int digits : {1, 2, 3}) {
     const double median = caps[caps.size() / 2];
@@ -134,7 +135,7 @@ std::vector<Candidate> recover_factor(Scene& scene) {
       const auto i = static_cast<std::size_t>(sampled.row * width + c);
       const double gold = right.value[i];
       if (!std::isfinite(gold) || !std::isfinite(actual[i]) || gold == 0.0) continue;
-      if (!right.exact && !(scene.deviations(*sampled.instance, right, i) > kBeyondRounding)) continue;
+      if (!scene.is_wrong(*sampled.instance, i)) continue;
       const double spread = spacing(sampled.instance->actual.dtype, gold) +
                             (right.sigma_independent.empty() ? 0.0 : right.sigma_independent[i]);
       const double weight = 1.0 / (spread * spread);

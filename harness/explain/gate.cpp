@@ -65,6 +65,7 @@ std::vector<Candidate> recover_gate(Scene& scene) {
     const std::int64_t width = scene.layout(*sampled.instance).num_columns();
     for (std::int64_t c = 0; c < width; ++c) {
       const auto i = static_cast<std::size_t>(sampled.row * width + c);
+      if (!scene.is_wrong(*sampled.instance, i)) continue;
       // A quotient of numbers of few digits is no limit yet; large ups have most of them right.
       if (std::fabs((*up)[i]) > 1e-3 && std::isfinite(actual[i])) largest = std::max(largest, actual[i] / (*up)[i]);
     }

@@ -29,18 +29,17 @@ void for_each_element_of(const compare::Layout& layout, std::int64_t head, Visit
 
 double log_bits(double z) { return 0.5 * std::log2(1.0 + z * z); }
 
-// Bits of error of head `head` of the candidate beside head `other` of the expectation, in wrong rows: a mistake may be
-// one of some tokens, and in the others right code's head is the nearest.
+// Bits of error of head `head` of the candidate beside head `other` of the expectation, in wrong elements: a mistake
+// may be one of some tokens or columns, and in the others right code's head is the nearest.
 double head_misfit(Scene& scene, const Instance& instance, const Expectation& expected, std::int64_t head,
                    std::int64_t other) {
   const compare::Layout& layout = scene.layout(instance);
   const std::int64_t width = layout.num_columns();
   const std::vector<double>& actual = scene.actual(instance);
-  const std::vector<std::int64_t> rows = scene.wrong_rows(instance);
   double sum = 0.0;
   for_each_element_of(layout, head, [&](std::int64_t r, std::int64_t c) {
-    if (!std::ranges::binary_search(rows, r)) return;
     const auto here = static_cast<std::size_t>(r * width + c);
+    if (!scene.is_wrong(instance, here)) return;
     std::int64_t there_row = r, there_column = c;
     if (layout.is_scores()) {
       there_row = r + (other - head) * layout.num_positions();

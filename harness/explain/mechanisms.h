@@ -12,6 +12,8 @@ namespace qdiff::explain {
 // The tensor holds zeros, another recorded tensor of its size, or vectors (rows, or heads of a row) that stand
 // elsewhere.
 std::vector<Candidate> recover_copies(Scene& scene);
+// Rows stand in the place of others of the same tensor, as right code has them.
+std::vector<Candidate> recover_moved_rows(Scene& scene);
 // The tensor is right code's times a constant, one for all or one for each head, or capped by a tanh.
 std::vector<Candidate> recover_factor(Scene& scene);
 // A whole layer that did not run, and recorded nothing.

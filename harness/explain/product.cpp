@@ -34,6 +34,7 @@ double distance(Scene& scene, const std::vector<SampledRow>& rows, const Instanc
     if (sampled.instance != &instance) continue;
     for (std::int64_t c = 0; c < width; ++c) {
       const auto i = static_cast<std::size_t>(sampled.row * width + c);
+      if (!scene.is_wrong(instance, i)) continue;
       const double deviation =
           std::hypot(right.sigma_independent[i], right.sigma_shared[i], spacing(instance.actual.dtype, right.value[i]));
       const double z = (actual[i] - value[i]) / deviation;

@@ -14,7 +14,8 @@ bool is_product(const Scene& scene);
 // That input.
 TensorKey product_input(const Scene& scene, const Instance& instance);
 
-// Root mean square of (actual - value) over some rows, in deviations of right code.
+// Root mean square of (actual - value) over the wrong elements of some rows, in deviations of right code: a mistake may
+// be one of some heads or columns.
 double distance(Scene& scene, const std::vector<SampledRow>& rows, const Instance& instance,
                 const std::vector<double>& value);
 

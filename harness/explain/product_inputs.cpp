@@ -132,7 +132,6 @@ std::vector<Elements> elements_of_wrong_columns(Scene& scene) {
   std::vector<bool> is_wrong(columns);
   std::size_t count = 0;
   for (const Instance* instance : wrong) {
-    const Expectation& right = scene.right(*instance);
     const std::vector<double>& actual = scene.actual(*instance);
     if (count >= kMostElements) break;
     Elements all{instance, {}};
@@ -142,7 +141,7 @@ std::vector<Elements> elements_of_wrong_columns(Scene& scene) {
         const std::size_t i = static_cast<std::size_t>(r) * columns + c;
         if (!std::isfinite(actual[i])) continue;
         all.of.push_back(i);
-        if (scene.deviations(*instance, right, i) > kBeyondRounding) is_wrong[c] = true;
+        if (scene.is_wrong(*instance, i)) is_wrong[c] = true;
       }
     }
     count += all.of.size();

@@ -66,7 +66,7 @@ std::vector<Turned> solve(Scene& scene) {
     of.position = instance.step().positions[static_cast<std::size_t>(of.batch)][static_cast<std::size_t>(of.token)];
     for (std::int64_t c = 0; c < width; ++c) {
       const auto element = static_cast<std::size_t>(sampled.row * width + c);
-      if (!std::isfinite(y[element]) || !(scene.deviations(instance, right, element) > kBeyondRounding)) continue;
+      if (!std::isfinite(y[element]) || !scene.is_wrong(instance, element)) continue;
       const std::int64_t i = c % d % half;
       const auto lower = static_cast<std::size_t>(sampled.row * width + c / d * d + i);
       const double a = (*x)[lower], b = (*x)[lower + static_cast<std::size_t>(half)];

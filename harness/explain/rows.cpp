@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <set>
+#include <stdexcept>
 
 namespace qdiff::explain {
 
@@ -48,6 +49,18 @@ std::vector<SampledRow> sample_wrong_rows(Scene& scene, std::size_t most) {
   std::vector<SampledRow> some;
   for (std::size_t i = 0; i < most; ++i) some.push_back(rows[i * rows.size() / most]);
   return some;
+}
+
+std::int32_t token_at(const Instance& instance, std::int64_t batch, std::int64_t slot) {
+  for (const Step& step : *instance.steps) {
+    if (slot >= step.valid_length()) continue;
+    return step.tokens[static_cast<std::size_t>(batch)][static_cast<std::size_t>(slot - step.past_length)];
+  }
+  throw std::out_of_range("no step of the case has slot " + std::to_string(slot));
+}
+
+std::int64_t first_slot(const compare::Layout& layout, Op op, const Step& step) {
+  return is_cache(op) ? 0 : step.past_length + step.num_tokens() - layout.num_positions();
 }
 
 Expectation blank(const Expectation& right) {

@@ -23,8 +23,8 @@ std::vector<TensorKey> input_keys(const TensorKey& key, const ModelConfig& confi
 // The recorded tensors that the span of an instance starts from, within the same step.
 std::vector<TensorKey> span_inputs(const Scene& scene, const Instance& instance);
 
-// In deviations: what lies further from right code is wrong. A solver leaves out the rest, for a mistake may be one of
-// some heads or columns. Of an error that is uniform over a spacing none lies beyond 3.5.
+// In deviations: what lies further from right code is wrong. Of an error that is uniform over a spacing none lies
+// beyond 3.5.
 inline constexpr double kBeyondRounding = 4.0;
 
 // "self_attn.k_proj", with its layer where that is not `layer`.
@@ -37,6 +37,11 @@ struct SampledRow {
 };
 // At most `most` wrong rows, spread over the instances.
 std::vector<SampledRow> sample_wrong_rows(Scene& scene, std::size_t most);
+
+// The token id in a slot of the case's sequence. Throws std::out_of_range where no step has the slot.
+std::int32_t token_at(const Instance& instance, std::int64_t batch, std::int64_t slot);
+// The slot of the first position of a tensor whose rows stand for tokens, or for slots of a cache.
+std::int64_t first_slot(const compare::Layout& layout, Op op, const Step& step);
 
 // An expectation of `right`'s shape without values.
 Expectation blank(const Expectation& right);

@@ -95,6 +95,10 @@ double Scene::deviations(const Instance& instance, const Expectation& expected, 
   return z <= kNoRounding ? z : kNoRounding;  // NaN is no rounding either
 }
 
+bool Scene::is_wrong(const Instance& instance, std::size_t element) {
+  return deviations(instance, right(instance), element) > kBeyondRounding;
+}
+
 std::vector<std::int64_t> Scene::real_rows(const Instance& instance) const {
   const compare::Layout& rows = layout(instance);
   std::vector<std::int64_t> real;

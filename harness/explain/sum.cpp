@@ -24,10 +24,9 @@ std::vector<double> fit_terms(Scene& scene, const std::vector<SampledRow>& rows,
     }
     const std::int64_t width = scene.layout(instance).num_columns();
     const std::vector<double>& actual = scene.actual(instance);
-    const Expectation& right = scene.right(instance);
     for (std::int64_t c = 0; c < width; ++c) {
       const auto i = static_cast<std::size_t>(sampled.row * width + c);
-      if (!std::isfinite(actual[i]) || !(scene.deviations(instance, right, i) > kBeyondRounding)) continue;
+      if (!std::isfinite(actual[i]) || !scene.is_wrong(instance, i)) continue;
       // What cancels to zero is no better known than what it came from.
       double largest = std::fabs(actual[i]);
       for (const std::vector<double>& value : values) largest = std::max(largest, std::fabs(value[i]));
