@@ -300,12 +300,15 @@ class LayerAttribution {
   }
 
   // Roundings alone that explain an operation give way to those of another one which explain it as closely: an engine
-  // that sums attention in 16 bits rounds its scores, and does not round them as well.
+  // that sums attention in 16 bits rounds its scores, and does not round them as well. Roundings explain all wrong rows
+  // of an operation or none; what else explains some of these rows stays.
   void share_roundings() {
     std::map<Op, Fit> alone;
     for (Op op : wrong_ops_) {
-      const std::vector<Fit>& fits = fits_of(*rows_of(op).front());
-      if (fits.size() == 1 && !fits.front().variant) alone.emplace(op, fits.front());
+      for (const RowJudgement* row : rows_of(op)) {
+        const std::vector<Fit>& fits = fits_of(*row);
+        if (fits.size() == 1 && !fits.front().variant) alone.emplace(op, fits.front());
+      }
     }
     for (auto& entry : alone) {
       const Op own = entry.first;
@@ -316,10 +319,8 @@ class LayerAttribution {
           alone, [&](const auto& other) { return other.first != own && explains_as_closely(other.second, fit, own); });
       if (shared == alone.end()) continue;
       std::erase(known_.fits, fit);
+      for (const RowJudgement* row : rows_of(own)) std::ranges::replace(fits_of(*row), fit, shared->second);
       fit = shared->second;
-      for (const RowJudgement* row : rows_of(own)) {
-        if (row->wrong()) fits_of(*row) = {fit};
-      }
     }
   }
 

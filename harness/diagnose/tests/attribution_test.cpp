@@ -132,6 +132,40 @@ TEST_CASE("where no bug fits, a rounding that was not declared does, alone or be
   CHECK(beside.fits.at(Op::kAct) == std::vector<Fit>{{Variant{FaultId::kNoSilu, {}}, {silu}}});
 }
 
+// Sums of attention in bfloat16 round the probabilities as attention.probs would, and the output, which that does not.
+TEST_CASE("roundings of an operation give way to those that another one needs, and bugs of some of its rows stay",
+          "[attribution]") {
+  const std::vector<Fit> sums = {{std::nullopt, {{RoundingPoint::kAttentionAccumulate, DType::kBF16}}}};
+  const Variant scale{FaultId::kScale, 0.3001};  // moves the probabilities by less than bfloat16 does
+  std::vector<VariantFacts> catalogue = toy_catalogue_of({FaultId::kScale});
+  catalogue[0].values = {*scale.value};
+  catalogue[0].reach = Reach::kEach;
+  ToyOracle oracle(catalogue);
+  ToyEngine engine = honest_engine(rounding_at(RoundingPoint::kAttentionAccumulate, DType::kBF16));
+  for (const bool scaled_in_decode : {false, true}) {
+    ToySubject subject(engine);
+    const TensorKey decode = key_of(Op::kProbs, 0, 1);
+    if (scaled_in_decode) {
+      subject.tensors.erase(key_of(Op::kScores, 0, 1));
+      const RowJudgement row = subject.row(oracle, decode);
+      replace(subject.tensors, decode, RowOracle(oracle, kF32).emulate(row, {&scale}));
+    }
+    const std::vector<RowJudgement> rows = subject.rows(oracle);
+    Known known;
+    const auto fits = explain_layer(oracle, rows, kF32, known);
+    std::map<TensorKey, std::vector<Fit>> of_wrong;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i].wrong()) of_wrong.emplace(rows[i].key, fits[i]);
+    }
+    std::map<TensorKey, std::vector<Fit>> right;
+    for (int step : {0, 1}) {
+      for (Op op : {Op::kProbs, Op::kAttnOutput}) right.emplace(key_of(op, 0, step), sums);
+    }
+    if (scaled_in_decode) right[decode] = {{scale, {}}};
+    CHECK((of_wrong == right));
+  }
+}
+
 TEST_CASE("a bug that needs what was not recorded is no explanation", "[attribution]") {
   ToyOracle oracle;
   ToyEngine engine = toy_engine({FaultId::kNoHeadStride});

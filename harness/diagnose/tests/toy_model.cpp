@@ -48,6 +48,13 @@ double embedding(std::int64_t token, std::int64_t column) {
   return std::sin(1.0 + static_cast<double>(token * toy_config().hidden + column));
 }
 
+// The points at which a row rounds. Sums of attention in 16 bits round the probabilities too, as attention.probs does.
+std::vector<RoundingPoint> points_of(Op op) {
+  std::vector<RoundingPoint> points(row(op).points.begin(), row(op).points.end());
+  if (op == Op::kProbs) points.push_back(RoundingPoint::kAttentionAccumulate);
+  return points;
+}
+
 bool is_norm(Op op) { return arithmetic_of(op) == Arithmetic::kNorm; }
 bool is_product(Op op) { return arithmetic_of(op) == Arithmetic::kProduct; }
 
@@ -110,7 +117,11 @@ Values value_of(const TensorId& id, const Step& step, const Told& told, const Ro
       value = rounding.at(RoundingPoint::kAttentionScaledScores, told.scale * score);
     } else if (id.op == Op::kProbs) {
       const double divisor = rounding.divides_last ? 3.0 : 1.0;
-      value = rounding.at(RoundingPoint::kAttentionProbs, divisor * blend(id.op, inputs, i, rounding)) / divisor;
+      const double prob =
+          rounding.at(RoundingPoint::kAttentionProbs, divisor * blend(id.op, inputs, i, rounding)) / divisor;
+      value = rounding.at(RoundingPoint::kAttentionAccumulate, prob);
+    } else if (id.op == Op::kAttnOutput) {
+      value = rounding.at(RoundingPoint::kAttentionAccumulate, blend(id.op, inputs, i, rounding));
     } else if (id.op == Op::kQRope || id.op == Op::kKRope) {
       const double table = rounding.at(RoundingPoint::kRopeTable, std::cos(static_cast<double>(i)));
       const double product = rounding.at(RoundingPoint::kRopeProducts, std::cos(inputs[0][i]));
@@ -293,7 +304,7 @@ Expectation ToyOracle::evaluate(const Query& query) {
   if (coarse) further += 2.0 * unit_roundoff(DType::kBF16) * largest(expected.value);
   for (double value : expected.value) {
     double variance = sums * sums + further * further;
-    for (RoundingPoint point : row(target.id.op).points) {
+    for (RoundingPoint point : points_of(target.id.op)) {
       if (!query.precision.points.contains(point)) continue;
       if (point == RoundingPoint::kRopeTable || point == RoundingPoint::kRopeProducts) variance += 0.5 * kTurn * kTurn;
       variance += std::pow(unit_roundoff(query.precision.at(point)) * value, 2) / 3.0;
