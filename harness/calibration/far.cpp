@@ -38,49 +38,23 @@ double smallest(double least, double most, Finds finds) {
   return std::exp(high);
 }
 
-bool finds(const Planting& passes, const Target& target, const std::vector<double>& values,
-           const Precision& precision) {
-  return diagnose::verdict_of(passes.rows_of(target, values), precision).ratio_to_bound > 1.0;
-}
+using diagnose::LogitMistake;
+using Doses = std::array<std::vector<double>, diagnose::kLogitMistakes.size()>;
 
-std::vector<double> recorded(const Target& target, std::vector<double> values) {
-  for (double& value : values) value = round_to(target.recorded().dtype, value);
-  return values;
-}
-
-double smallest_scale(const Planting& passes, const Target& target, std::int64_t first_row, std::int64_t end_row,
-                      const Precision& precision) {
-  return smallest(1e-7, 1.0, [&](double dose) {
-    std::vector<double> values(target.candidate().begin(), target.candidate().end());
-    for (std::int64_t i = first_row * target.width(); i < end_row * target.width(); ++i) {
-      values[static_cast<std::size_t>(i)] *= 1.0 + dose;
-    }
-    return finds(passes, target, recorded(target, std::move(values)), precision);
-  });
-}
-
-// The logit in the middle of the last row, away from gold.
-double smallest_move(const Planting& passes, const Target& target, const Precision& precision) {
-  const std::int64_t row = target.num_rows() - 1;
-  const auto element = static_cast<std::size_t>(row * target.width() + target.width() / 2);
-  return smallest(0.1, 1e4, [&](double dose) {
-    std::vector<double> values(target.candidate().begin(), target.candidate().end());
-    values[element] = target.gold()[element] + dose * passes.rounding_of_row(target, row);
-    return finds(passes, target, recorded(target, std::move(values)), precision);
-  });
-}
-
-void search_doses(const Planting& passes, const Scenario& scenario, std::array<std::vector<double>, kNumDoses>& doses) {
-  const Precision& precision = scenario.precision;
-  const auto keep = [&](Dose dose, double found) { doses[static_cast<std::size_t>(dose)].push_back(found); };
+void search_doses(const Planting& passes, Doses& doses) {
   for (const auto& [key, target] : passes.targets()) {
     if (key.id.op != Op::kLmHead || !target.counts(target.num_rows() - 1)) continue;
     const bool decodes = target.num_rows() == target.layout().batch();
-    if (!decodes) {
-      keep(Dose::kOneLogit, smallest_move(passes, target, precision));
-      keep(Dose::kOneRow, smallest_scale(passes, target, target.num_rows() - 1, target.num_rows(), precision));
+    const auto search = [&](LogitMistake mistake, double least, double most) {
+      doses[static_cast<std::size_t>(mistake)].push_back(smallest(least, most, [&](double dose) {
+        return diagnose::is_found(with_mistake(mistake, dose, passes, target), passes, target);
+      }));
+    };
+    if (decodes) {
+      search(LogitMistake::kOneStep, 1e-7, 1.0);
     } else {
-      keep(Dose::kOneStep, smallest_scale(passes, target, 0, target.num_rows(), precision));
+      search(LogitMistake::kOneLogit, 0.1, 1e4);
+      search(LogitMistake::kOneRow, 1e-7, 1.0);
     }
   }
 }
@@ -150,7 +124,7 @@ void measure_far(const Scenario& scenario, bool doses, FarMeasurement& into) {
     into.alarms.push_back(to_string(scenario) + ": " + digits(passes.times_rounding(passes.right()), 3) +
                           " times rounding, rows at " + digits(passes.right().worst_row, 3) + " of their bound");
   }
-  if (doses) search_doses(passes, scenario, into.doses[column]);
+  if (doses) search_doses(passes, into.doses[column]);
 }
 
 std::string far_bounds_table(const FarMeasurement& m, const std::string& command, const std::string& date) {
@@ -180,9 +154,11 @@ std::string summary(const FarMeasurement& m) {
       text += quantiles(std::string(name(static_cast<diagnose::RowStatistic>(i))), m.figures[column][i]);
       if (m.worst[column][i].value > 0.0) text += "    " + m.worst[column][i].where + '\n';
     }
-    for (std::size_t i = 0; i < kNumDoses; ++i) {
-      if (m.doses[column][i].empty()) continue;
-      text += quantiles("found, " + std::string(describe(static_cast<Dose>(i))), m.doses[column][i]);
+    for (const LogitMistake mistake : diagnose::kLogitMistakes) {
+      const std::vector<double>& found = m.doses[column][static_cast<std::size_t>(mistake)];
+      if (found.empty()) continue;
+      const diagnose::LogitMistakeFacts of = facts(mistake);
+      text += quantiles("smallest found, " + std::string(of.name) + ", " + std::string(of.unit), found);
     }
   }
   text += std::to_string(m.runs) + " twins, " + std::to_string(m.tensors) + " tensors, " +

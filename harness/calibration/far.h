@@ -10,21 +10,12 @@
 
 #include "harness/calibration/measure.h"
 #include "harness/diagnose/far/bounds.h"
+#include "harness/diagnose/far/logit_mistakes.h"
 
 namespace qdiff::calibration {
 
 // Three to six layers, with one recorded name.
 Scenario draw_far_scenario(std::uint64_t seed, DType dtype);
-
-// Mistakes that leave most of the logits right.
-enum class Dose : std::uint8_t { kOneLogit, kOneRow, kOneStep };
-inline constexpr std::size_t kNumDoses = 3;
-constexpr std::string_view describe(Dose dose) {
-  constexpr std::array<std::string_view, kNumDoses> kTexts = {
-      "one logit moved, in deviations of what rounding does to its row", "one row scaled, relative",
-      "one decode step scaled, relative"};
-  return kTexts[static_cast<std::size_t>(dose)];
-}
 
 struct FarMeasurement {
   std::int64_t runs = 0;
@@ -34,8 +25,8 @@ struct FarMeasurement {
   std::array<std::array<std::vector<double>, diagnose::kNumRowStatistics>, diagnose::kNumRowPrecisions> figures{};
   std::array<std::vector<double>, diagnose::kNumRowPrecisions> times_rounding{};  // the distance of the whole tensor
   std::array<std::array<Worst, diagnose::kNumRowStatistics>, diagnose::kNumRowPrecisions> worst;
-  std::array<std::array<std::vector<double>, kNumDoses>, diagnose::kNumRowPrecisions>
-      doses{};                      // the smallest found, of each run with logits
+  // By RowPrecision and LogitMistake: the smallest dose that is found, of each run with logits.
+  std::array<std::array<std::vector<double>, diagnose::kLogitMistakes.size()>, diagnose::kNumRowPrecisions> doses{};
   std::vector<std::string> alarms;  // runs that are not explained
 };
 

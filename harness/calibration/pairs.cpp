@@ -74,6 +74,15 @@ void keep_worst(Worst& worst, double value, const Scenario& twin) {
   if (!(value <= worst.value)) worst = {value, to_string(twin)};
 }
 
+// Of every `count` in a row.
+void keep_worst_mean(const std::vector<double>& ratios, std::size_t count, double& worst) {
+  for (std::size_t first = 0; first + count <= ratios.size(); ++first) {
+    double sum = 0.0;
+    for (std::size_t i = first; i < first + count; ++i) sum += ratios[i] * ratios[i];
+    worst = std::max(worst, std::sqrt(sum / static_cast<double>(count)));
+  }
+}
+
 void measure_twin(const Scenario& twin, const ScenarioWeights& weights, PairMeasurement& into) {
   const MemoryStore store = run_twin(twin, weights);
   const CaseInput input = case_of(twin);
@@ -85,7 +94,7 @@ void measure_twin(const Scenario& twin, const ScenarioWeights& weights, PairMeas
   const std::vector<diagnose::ExpectedToken> expected = walks.expected(targets, twin.precision.weights);
   const std::vector<double> roundings = walks.roundings(targets, expected, twin.precision).tokens;
   double worst = 0.0, sum = 0.0;
-  std::int64_t measured = 0;
+  std::vector<double> ratios;
   for (std::size_t i = 0; i < targets.size(); ++i) {
     if (!std::isfinite(roundings[i])) continue;
     const Step& step = twin.steps[static_cast<std::size_t>(targets[i].logits.step)];
@@ -95,14 +104,15 @@ void measure_twin(const Scenario& twin, const ScenarioWeights& weights, PairMeas
     const double ratio = error == 0.0 ? 0.0 : std::abs(error) / roundings[i];
     worst = std::max(worst, std::isnan(ratio) ? HUGE_VAL : ratio);
     sum += ratio * ratio;
-    ++measured;
+    ratios.push_back(ratio);
   }
-  if (measured == 0) return;
-  into.tokens += measured;
-  const double all = std::sqrt(sum / static_cast<double>(measured));
+  if (ratios.empty()) return;
+  into.tokens += static_cast<std::int64_t>(ratios.size());
+  const double all = std::sqrt(sum / static_cast<double>(ratios.size()));
   auto& figures = into.figures[static_cast<std::size_t>(diagnose::row_precision(twin.precision))];
   figures.all.push_back(all);
   figures.worst.push_back(worst);
+  for (std::size_t i = 0; i < kFewTokens.size(); ++i) keep_worst_mean(ratios, kFewTokens[i], figures.worst_of_few[i]);
   keep_worst(figures.worst_all, all, twin);
   keep_worst(figures.worst_token, worst, twin);
 }
@@ -225,6 +235,13 @@ std::string summary(const PairMeasurement& m) {
     text += std::string(name(static_cast<diagnose::RowPrecision>(i))) + '\n' + quantiles("all tokens", figures.all) +
             "    " + figures.worst_all.where + '\n' + quantiles("worst token", figures.worst) + "    " +
             figures.worst_token.where + '\n';
+    const double bound = diagnose::kLogProbabilityMargin * diagnose::kWorstHonestLogProbabilities[i].all;
+    text += "  worst mean over few, of the bound of a mean:";
+    for (std::size_t n = 0; n < kFewTokens.size(); ++n) {
+      text += (n == 0 ? " " : ", ") + digits(figures.worst_of_few[n] / bound, 3) + " of " +
+              std::to_string(kFewTokens[n]);
+    }
+    text += '\n';
   }
   return text + std::to_string(m.pairs) + " pairs, " + std::to_string(m.tokens) + " tokens\n";
 }

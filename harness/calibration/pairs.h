@@ -20,6 +20,9 @@ struct Pair {
 // One to six layers; logits alone, the layers' outputs, or whatever the scenario draws.
 Pair draw_pair(std::uint64_t seed);
 
+// So many tokens in a row, for the mean over few tokens.
+inline constexpr std::array<std::size_t, 6> kFewTokens = {1, 2, 4, 8, 16, 32};
+
 struct PairMeasurement {
   std::int64_t pairs = 0;
   std::int64_t tokens = 0;  // of both twins
@@ -27,6 +30,7 @@ struct PairMeasurement {
   struct Figures {
     std::vector<double> all, worst;
     Worst worst_all, worst_token;
+    std::array<double, kFewTokens.size()> worst_of_few{};  // root mean square, of any so many in a row
   };
   std::array<Figures, diagnose::kNumRowPrecisions> figures{};
 };

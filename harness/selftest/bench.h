@@ -23,6 +23,8 @@ struct Makers {
   // Engines under test, by name, in the order in which they are scored.
   std::vector<std::pair<std::string, MakeEngine>> engines;
   MakeEngine gold;  // in float64; the dtype is that of its weights
+  // The reference that rounds so, for whole passes beside logits.
+  std::function<std::unique_ptr<Engine>(const WeightSource&, const Precision&)> reference;
   std::function<std::unique_ptr<Oracle>(const WeightSource&)> oracle;
 };
 
@@ -31,6 +33,7 @@ class Bench {
   // The model of `spec`, as engine `engine` of the makers runs it in `dtype`.
   Bench(const std::string& spec, const Makers& makers, std::size_t engine, DType dtype);
 
+  const WeightSource& weights() const { return *weights_; }
   const ModelConfig& config() const { return weights_->config(); }
   Oracle& oracle() { return *oracle_; }
   const VariantFacts* facts_of(FaultId variant) const;

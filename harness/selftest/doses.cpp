@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 
 #include "harness/compare/judge.h"
 #include "harness/compare/layout.h"
 #include "harness/contract/error.h"
+#include "harness/selftest/dose_search.h"
 #include "harness/selftest/spec.h"
 
 namespace qdiff::selftest {
@@ -109,17 +109,7 @@ class Stand {
     return result;
   }
   bool finds(Rival rival, const std::vector<double>& actual) const {
-    switch (rival) {
-      case Rival::kCosine:
-        return cosine_finds(actual, gold_);
-      case Rival::kNmse:
-        return nmse_finds(actual, gold_);
-      case Rival::kAssertClose:
-        return assert_close_finds(actual, gold_, stored());
-      case Rival::kTwiceNaive:
-        break;
-    }
-    return twice_naive_finds(actual, gold_, naive_);
+    return selftest::finds(rival, actual, gold_, naive_, stored());
   }
 
   Bench& bench_;
@@ -131,6 +121,13 @@ class Stand {
   std::vector<bool> counted_;
   std::vector<double> gold_, naive_, right_;  // elements that count
 };
+
+std::optional<double> most_bits(const Finds& finds) {
+  for (int bits = 23; bits >= 2; --bits) {
+    if (finds(bits)) return bits;
+  }
+  return std::nullopt;
+}
 
 // A wrong position moves the angle of pair i by offset * theta^(-2i/d): gold turned on by that.
 std::vector<double> turned_on(const Stand& stand, double offset) {
@@ -146,52 +143,6 @@ std::vector<double> turned_on(const Stand& stand, double offset) {
     }
   }
   return values;
-}
-
-using Finds = std::function<bool(double dose)>;
-
-// Over the logarithm of the dose; what is found at one dose is taken to be found at every larger one.
-std::optional<double> bisect(double smallest, double largest, const Finds& finds) {
-  constexpr int kHalvings = 16;
-  if (!finds(largest)) return std::nullopt;
-  double low = std::log(smallest), high = std::log(largest);
-  for (int i = 0; i < kHalvings; ++i) {
-    const double middle = (low + high) / 2;
-    (finds(std::exp(middle)) ? high : low) = middle;
-  }
-  return std::exp(high);
-}
-
-std::optional<double> most_bits(const Finds& finds) {
-  for (int bits = 23; bits >= 2; --bits) {
-    if (finds(bits)) return bits;
-  }
-  return std::nullopt;
-}
-
-using Candidate = std::function<std::vector<double>(double dose)>;
-using Search = std::function<std::optional<double>(const Finds& finds)>;
-
-SmallestDose search(const Stand& stand, const std::string& parameter, const std::string& unit, double largest,
-                    const Candidate& candidate, const Search& search) {
-  SmallestDose result{parameter, unit, stand.tensor(), stand.stored(), largest, {}, {}};
-  result.found = search([&](double dose) { return stand.judge_finds(candidate(dose)); });
-  for (std::size_t r = 0; r < kNumRivals; ++r) {
-    const auto rival = static_cast<Rival>(r);
-    auto& of_rival = result.rivals[r];
-    of_rival.alarms_on_right_code = stand.alarms_on_right_code(rival);
-    if (of_rival.alarms_on_right_code) continue;
-    of_rival.found = search([&](double dose) { return stand.rival_finds(rival, candidate(dose)); });
-  }
-  return result;
-}
-
-const cases::Case& first_of(const std::vector<cases::Case>& suite, const std::optional<std::string>& hypothesis) {
-  for (const cases::Case& test_case : suite) {
-    const bool tiny_rows = !hypothesis || test_case.special_tokens.has_value();
-    if (test_case.hypothesis == hypothesis && tiny_rows) return test_case;
-  }
-  throw InputError("the suite has no case for " + hypothesis.value_or("end to end"));
 }
 
 }  // namespace
@@ -210,7 +161,7 @@ std::vector<SmallestDose> smallest_doses(const std::vector<cases::Case>& suite, 
     return Search([=](const Finds& finds) { return bisect(kTiny, largest, finds); });
   };
   const auto relative = [&](const Stand& stand, FaultId id, double right, double largest, double sign) {
-    return search(
+    return search_dose(
         stand, std::string(name(id)), "relative", largest,
         [&stand, id, right, sign](double dose) {
           return stand.under({id, right * (1.0 + sign * dose)});
@@ -218,7 +169,7 @@ std::vector<SmallestDose> smallest_doses(const std::vector<cases::Case>& suite, 
         bisecting(largest));
   };
   const auto kept_bits = [&](const std::string& parameter, Op op) {
-    return search(
+    return search_dose(
         attention, parameter, "bits kept", kFewestBits,
         [&attention, op](double bits) { return attention.with_attention_kept_to(op, static_cast<int>(bits)); },
         most_bits);
@@ -226,7 +177,7 @@ std::vector<SmallestDose> smallest_doses(const std::vector<cases::Case>& suite, 
   // A theta of 1e4 for 1e6 is a dose of 0.99; an epsilon of 1e-5 for 1e-6 one of 9.
   return {
       relative(rope, FaultId::kTheta, bench.config().rope_theta, 0.99, -1.0),
-      search(
+      search_dose(
           rope, "position", "positions", 64.0, [&rope](double dose) { return turned_on(rope, dose); }, bisecting(64.0)),
       relative(attention, FaultId::kScale, 1.0, 10.0, 1.0),
       kept_bits("probabilities", Op::kProbs),

@@ -61,4 +61,19 @@ bool twice_naive_finds(std::span<const double> actual, std::span<const double> e
   return !(largest_error(actual, expected) <= 2.0 * largest_error(naive, expected));
 }
 
+bool finds(Rival rival, std::span<const double> actual, std::span<const double> expected, std::span<const double> naive,
+           DType dtype) {
+  switch (rival) {
+    case Rival::kCosine:
+      return cosine_finds(actual, expected);
+    case Rival::kNmse:
+      return nmse_finds(actual, expected);
+    case Rival::kAssertClose:
+      return assert_close_finds(actual, expected, dtype);
+    case Rival::kTwiceNaive:
+      break;
+  }
+  return twice_naive_finds(actual, expected, naive);
+}
+
 }  // namespace qdiff::selftest

@@ -27,4 +27,8 @@ bool assert_close_finds(std::span<const double> actual, std::span<const double> 
 // flash-attention's tests: the largest error beyond twice that of a naive implementation in low precision.
 bool twice_naive_finds(std::span<const double> actual, std::span<const double> expected, std::span<const double> naive);
 
+// By that rule. `naive` is what an implementation computes that rounds everywhere to the dtype.
+bool finds(Rival rival, std::span<const double> actual, std::span<const double> expected, std::span<const double> naive,
+           DType dtype);
+
 }  // namespace qdiff::selftest

@@ -7,6 +7,7 @@
 
 #include "harness/contract/error.h"
 #include "harness/selftest/archive.h"
+#include "harness/selftest/logit_doses.h"
 
 namespace qdiff::selftest {
 namespace {
@@ -52,6 +53,22 @@ void run_novel_faults(const Makers& makers, const Settings& settings, const Crew
   result.spoiled = run_all_spoiled(count(settings.spoiled, 1000, 20), settings.seed, makers, crew);
 }
 
+void run_doses(const std::vector<cases::Case>& suite, const Makers& makers, const Settings& settings, const Crew& crew,
+               Result& result) {
+  const auto search = [&](const std::string& kind, const std::string& what, DType dtype, const auto& smallest) {
+    const auto doses = in_units<std::vector<SmallestDose>>(
+        {kind + '/' + std::string(name(dtype))}, crew, no_state,
+        [&](NoState&, std::size_t) { return smallest(suite, makers, dtype); },
+        [&](std::size_t) { return what + ", " + std::string(name(dtype)); });
+    for (const auto& of_type : doses) result.doses.insert(result.doses.end(), of_type.begin(), of_type.end());
+  };
+  for (DType dtype : kTypes) {
+    if (settings.quick && dtype != DType::kBF16) continue;
+    search("doses", "smallest doses", dtype, smallest_doses);
+  }
+  for (DType dtype : kTypes) search("logit-doses", "smallest doses in logits alone", dtype, smallest_logit_doses);
+}
+
 }  // namespace
 
 std::vector<Trial> Result::trials_in(const std::string& engine) const {
@@ -67,6 +84,7 @@ std::vector<Goal> Result::goals() const {
     for (Goal& goal : goals_of(engine + ": ", score(trials_in(engine)))) goals.push_back(std::move(goal));
   }
   goals.push_back(false_alarm_goal(honest));
+  if (!doses.empty()) goals.push_back(logit_dose_goal(doses));
   for (Goal& goal : novel_goals(score(novel), score(pairs), score(spoiled))) {
     if (goal.reached.of > 0) goals.push_back(std::move(goal));
   }
@@ -114,14 +132,7 @@ Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers,
       result.honest.push_back(std::move(runs));
     }
   }
-  for (DType dtype : kTypes) {
-    if (settings.engine_alone || (settings.quick && dtype != DType::kBF16)) continue;
-    const auto doses = in_units<std::vector<SmallestDose>>(
-        {"doses/" + std::string(name(dtype))}, crew, no_state,
-        [&](NoState&, std::size_t) { return smallest_doses(suite, makers, dtype); },
-        [&](std::size_t) { return "smallest doses, " + std::string(name(dtype)); });
-    for (const auto& of_type : doses) result.doses.insert(result.doses.end(), of_type.begin(), of_type.end());
-  }
+  if (!settings.engine_alone) run_doses(suite, makers, settings, crew, result);
   if (settings.mistaken) run_novel_faults(makers, settings, crew, result);
   result.seconds = seconds();
   return result;

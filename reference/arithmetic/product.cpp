@@ -72,7 +72,9 @@ at::Tensor stored_variance(DType stored, const at::Tensor& value, const at::Tens
 // may differ is taken to differ. With the mean, 1 of 40 models (toy-14x2, float16) had a token of which one stored
 // element went the other way, and of what was computed from it one element lay 50 spacings beside its gold.
 at::Tensor variance_in_memory(DType stored, const at::Tensor& value, const at::Tensor& variance) {
-  constexpr double kFarthest = 5.0;  // deviations
+  // In deviations. Of two million honest sums of 896 products in three orders, half with a massive column, the farthest
+  // lay at 7.6 (`reference_tests "[.farthest]"`), one in forty thousand of the others beyond 5.
+  constexpr double kFarthest = 8.0;
   const at::Tensor spacing = spacing_at(stored, value);
   const at::Tensor to_middle = spacing / 2.0 - (value - round_to(stored, value)).abs();
   const at::Tensor same = to_middle.gt(kFarthest * variance.sqrt());

@@ -159,6 +159,43 @@ TEST_CASE("noise of a projection, with and without its bias", "[noise]") {
   }
 }
 
+// Errors of honest sums of o_proj in their deviations: of how many, and the largest.
+struct Errors {
+  std::int64_t count = 0;
+  double largest = 0.0;
+};
+Errors errors_of_sums(std::uint64_t first_seed, int seeds, double massive) {
+  Errors errors;
+  for (std::uint64_t seed = first_seed; seed < first_seed + static_cast<std::uint64_t>(seeds); ++seed) {
+    Bench bench;
+    const Floats x = bench.input(Op::kAttnOutput, DType::kF16, seed, massive);
+    const Floats w = bench.weight("self_attn.o_proj.weight");
+    const Expectation e = bench.expect({Op::kOProj}, DType::kF32);
+    for (Order order : kOrders) {
+      const Floats y = honest::matmul(x, w, {}, 896, order);
+      for (std::size_t i = 0; i < y.size(); ++i) {
+        const double error = std::fabs(static_cast<double>(y[i]) - e.value[i]);
+        if (error == 0.0) continue;
+        errors.largest = std::max(errors.largest, error / std::hypot(e.sigma_independent[i], e.sigma_shared[i]));
+      }
+      errors.count += static_cast<std::int64_t>(y.size());
+    }
+  }
+  return errors;
+}
+
+// What variance_in_memory (product.cpp) takes to be the farthest; `[.farthest]` are the seeds that its comment quotes.
+TEST_CASE("no honest sum lies eight deviations from gold", "[noise]") {
+  CHECK(errors_of_sums(9'100'000, 1, 1.0).largest < 8.0);
+  CHECK(errors_of_sums(9'100'000, 1, 3000.0).largest < 8.0);
+}
+TEST_CASE("the farthest of a million honest sums", "[.farthest]") {
+  for (double massive : {1.0, 3000.0}) {
+    const Errors errors = errors_of_sums(9'200'000, 32, massive);
+    WARN(errors.count << " sums, a column times " << massive << ": the farthest at " << errors.largest << " deviations");
+  }
+}
+
 TEST_CASE("noise of RMSNorm", "[noise]") {
   for (double massive : {1.0, 3000.0}) {
     for (DType stored : kStored) {

@@ -115,5 +115,13 @@ TEST_CASE("what honest log-probabilities may have grows with no precision's roun
   }
 }
 
+TEST_CASE("the mean over few tokens may hold the worst of all", "[reconcile]") {
+  const WorstHonestLogProbabilities bounds{.all = 2.0, .worst = 12.0};
+  CHECK(bound_of_mean(bounds, 1) == 12.0);
+  CHECK(bound_of_mean(bounds, 16) == 3.0);
+  CHECK(bound_of_mean(bounds, 36) == 2.0);
+  CHECK(bound_of_mean(bounds, 1000) == 2.0);
+}
+
 }  // namespace
 }  // namespace qdiff::diagnose
