@@ -42,8 +42,9 @@ using diagnose::LogitMistake;
 using Doses = std::array<std::vector<double>, diagnose::kLogitMistakes.size()>;
 
 void search_doses(const Planting& passes, Doses& doses) {
-  for (const auto& [key, target] : passes.targets()) {
-    if (key.id.op != Op::kLmHead || !target.counts(target.num_rows() - 1)) continue;
+  for (const auto& entry : passes.targets()) {
+    const Target& target = entry.second;
+    if (target.key().id.op != Op::kLmHead || !target.counts(target.num_rows() - 1)) continue;
     const bool decodes = target.num_rows() == target.layout().batch();
     const auto search = [&](LogitMistake mistake, double least, double most) {
       doses[static_cast<std::size_t>(mistake)].push_back(smallest(least, most, [&](double dose) {

@@ -238,8 +238,8 @@ std::string summary(const PairMeasurement& m) {
     const double bound = diagnose::kLogProbabilityMargin * diagnose::kWorstHonestLogProbabilities[i].all;
     text += "  worst mean over few, of the bound of a mean:";
     for (std::size_t n = 0; n < kFewTokens.size(); ++n) {
-      text += (n == 0 ? " " : ", ") + digits(figures.worst_of_few[n] / bound, 3) + " of " +
-              std::to_string(kFewTokens[n]);
+      text +=
+          (n == 0 ? " " : ", ") + digits(figures.worst_of_few[n] / bound, 3) + " of " + std::to_string(kFewTokens[n]);
     }
     text += '\n';
   }

@@ -36,10 +36,8 @@ selftest::Makers makers(EngineKind backend) {
   const auto rounding = [](const WeightSource& weights, const Precision& precision) {
     return reference::make_engine(weights, precision, {.num_threads = 1});
   };
-  selftest::Makers made{.engines = {{"cpu", cpu}, {"reference", reference}},
-                        .gold = gold,
-                        .reference = rounding,
-                        .oracle = oracle};
+  selftest::Makers made{
+      .engines = {{"cpu", cpu}, {"reference", reference}}, .gold = gold, .reference = rounding, .oracle = oracle};
   if (backend != EngineKind::kCuda) return made;
   const auto cuda = [](const WeightSource& weights, DType dtype) {
     return make_engine(EngineKind::kCuda, weights, {.dtype = dtype});

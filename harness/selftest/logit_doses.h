@@ -9,8 +9,8 @@
 
 namespace qdiff::selftest {
 
-// One logit in deviations of what rounding does to its row; one row and one decode step relative to their size. Engine 0
-// of the makers records the first case that is for everything.
+// One logit in deviations of what rounding does to its row; one row and one decode step relative to their size. Engine
+// 0 of the makers records the first case that is for everything.
 std::vector<SmallestDose> smallest_logit_doses(const std::vector<cases::Case>& suite, const Makers& makers,
                                                DType dtype);
 

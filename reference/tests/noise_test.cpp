@@ -192,7 +192,8 @@ TEST_CASE("no honest sum lies eight deviations from gold", "[noise]") {
 TEST_CASE("the farthest of a million honest sums", "[.farthest]") {
   for (double massive : {1.0, 3000.0}) {
     const Errors errors = errors_of_sums(9'200'000, 32, massive);
-    WARN(errors.count << " sums, a column times " << massive << ": the farthest at " << errors.largest << " deviations");
+    WARN(errors.count << " sums, a column times " << massive << ": the farthest at " << errors.largest
+                      << " deviations");
   }
 }
 

@@ -41,6 +41,12 @@ class Selftest(CommandLineTest):
         for engine in document["engines"]:
             self.check_engine(document, engine)
         self.assertEqual(sum(runs["runs"] for runs in document["honest"]), 60)
+        logits = {(dose["parameter"], dose["dtype"]): dose["found"] for dose in document["smallest_doses"]
+                  if dose["tensor"] == "lm_head"}
+        wanted = {"one logit": 10, "one row": 0.1, "one step": 0.05}  # in deviations, and relative
+        self.assertEqual(set(logits), {(kind, dtype) for kind in wanted for dtype in ["bfloat16", "float16", "float32"]})
+        for (kind, dtype), found in logits.items():
+            self.assertTrue(found is not None and 0 < found <= wanted[kind], (kind, dtype, found))
         self.assertEqual([len(document[kind]["trials"]) for kind in ["novel", "pairs", "spoiled"]], [12, 4, 20])
 
     def test_faults_that_no_table_lists(self):

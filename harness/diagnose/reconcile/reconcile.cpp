@@ -187,7 +187,8 @@ void measure_errors(Reconciliation& result) {
       side.worst.value = ratio;
       side.worst_token = i;
     }
-    if (!result.tokens.empty()) side.all.bound = bound_of_mean({side.all.bound, side.worst.bound}, result.tokens.size());
+    if (!result.tokens.empty())
+      side.all.bound = bound_of_mean({side.all.bound, side.worst.bound}, result.tokens.size());
     side.all.value = result.tokens.empty() ? 0.0 : std::sqrt(sum / static_cast<double>(result.tokens.size()));
   }
 }
