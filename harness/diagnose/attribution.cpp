@@ -446,8 +446,7 @@ class LayerAttribution {
     if (fit.distance <= kLargestShareLeft * oracle_.distance(row)) return true;
     const VariantFacts& facts = oracle_.facts_of(*fit.variant);
     const auto beyond = beyond_rounding(oracle_, row, fit);
-    const bool predicts =
-        beyond && beyond->of_right > 0.0 && beyond->of_fit <= kLargestShareLeft * kLargestShareLeft * beyond->of_right;
+    const bool predicts = beyond && beyond->is_predicted();
     const DType stored = row.actual().dtype;
     const double right = mean_deviation(oracle_.right(row), stored);
     const double planted = mean_deviation(oracle_.evaluate(row, fit.supposition()), stored);

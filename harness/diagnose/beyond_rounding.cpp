@@ -20,6 +20,12 @@ bool Moved::as_many() const {
          static_cast<double>(quiet_rows) <= kLargestShareOfQuietRows * static_cast<double>(rows);
 }
 
+bool BeyondRounding::is_predicted() const {
+  const auto few = static_cast<double>(elements.so_far);
+  return of_right > 0.0 && of_fit <= kLargestShareLeft * kLargestShareLeft * of_right &&
+         (elements.so_far >= kEnoughMoved || of_fit <= few * kBeyondRounding * kBeyondRounding);
+}
+
 std::optional<BeyondRounding> beyond_rounding(RowOracle& oracle, const RowJudgement& row, const Fit& fit) {
   const Expectation& right = oracle.right(row);
   const TensorView actual = row.actual();

@@ -24,6 +24,10 @@ struct Moved {
 struct BeyondRounding {
   double of_right = 0.0, of_fit = 0.0;  // sums of squared errors, in right code's deviations
   Moved elements;
+
+  // Whether the fit gives these errors. Of a few elements any coarse rounding comes near to one by chance, so that it
+  // has to give them as they are.
+  bool is_predicted() const;
 };
 
 // Nothing where data only moves, or where the tensor has another shape than right code's.
