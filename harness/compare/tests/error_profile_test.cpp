@@ -62,6 +62,14 @@ TEST_CASE("NaN is infinite error, and the rest of the profile stands", "[profile
   CHECK(std::isinf(axis(profile, "dimension of the head").rms[7]));
 }
 
+TEST_CASE("an error in deviations that are no number counts as beyond all", "[profile]") {
+  Sample sample = honest_sample({.op = Op::kOProj, .dtype = DType::kF32});
+  sample.expected.sigma_independent[10] = std::nanf("");
+  sample.actual.set(10, 5.0);
+  const ErrorProfile profile = profile_of(sample);
+  CHECK(profile.histogram.back() == Approx(1e-3));
+}
+
 TEST_CASE("padding and what nobody knows are no error", "[profile]") {
   Sample sample = honest_sample({.op = Op::kOProj, .dtype = DType::kF32, .left_padding = {2, 0}});
   set(sample, {0, 1, 0}, 1e6);  // a pad row

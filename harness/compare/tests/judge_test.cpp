@@ -1,4 +1,5 @@
 #include <chrono>
+#include <cmath>
 #include <stdexcept>
 
 #include "cmake/catch2.h"
@@ -19,6 +20,7 @@ TEST_CASE("a wrong call is refused, whatever the candidate", "[judge]") {
   Sample sample = honest_sample({});
   SECTION("sigma of another size") { sample.expected.sigma_shared.pop_back(); }
   SECTION("an expectation of another shape") { sample.expected.shape = {2, 100, 5}; }
+  SECTION("more values than the shape has") { sample.expected.value.push_back(0.0); }
   CHECK_THROWS_AS(sample.judge(), std::invalid_argument);
 }
 
@@ -29,6 +31,45 @@ TEST_CASE("the reason of a divergence names the element, the statistic and both 
   const Judgement judgement = sample.judge();
   CHECK_THAT(judgement.reason, ContainsSubstring("max_excess"));
   CHECK_THAT(judgement.reason, ContainsSubstring("[0, 2, 7]: 4 where 0.5 is expected"));
+}
+
+TEST_CASE("a candidate that is gold has no error of any kind", "[judge]") {
+  Sample sample = honest_sample({});
+  for (std::int64_t i = 0; i < sample.actual.size(); ++i) {
+    sample.expected.value[static_cast<std::size_t>(i)] = sample.actual.at(i);
+  }
+  const Statistics statistics = sample.judge().statistics;
+  CHECK(statistics.elements_compared == 1000);
+  for (const double figure : {statistics.relative_rms_error, statistics.max_abs_error, statistics.max_excess,
+                              statistics.rms, statistics.worst_slice_rms, statistics.bias, statistics.slope}) {
+    CHECK(figure == 0.0);
+  }
+  CHECK(statistics.worst_slice.empty());
+}
+
+TEST_CASE("where every element errs alike the whole tensor is the worst slice", "[judge]") {
+  constexpr double kSigma = 1e-3;
+  // Of 150 columns, more than a tile has, and of values that seldom are alike.
+  Sample sample = honest_sample({.op = Op::kGateProj, .dtype = DType::kF32, .num_tokens = 2, .sigma = kSigma});
+  Random random(4);
+  for (std::int64_t i = 0; i < sample.actual.size(); ++i) {
+    double& gold = sample.expected.value[static_cast<std::size_t>(i)];
+    gold = std::ldexp(1.0 + random.uniform(), static_cast<int>(i % 8));
+    sample.actual.set(i, gold + (random.uniform() < 0.5 ? -1.2 : 1.2) * kSigma);
+  }
+  const Judgement judgement = sample.judge();
+  CHECK(judgement.statistics.worst_slice == "the whole tensor");
+  CHECK(judgement.statistics.worst_slice_rms == Approx(1.2).epsilon(1e-3));
+}
+
+TEST_CASE("what is computed beside being moved may differ by so much and no more", "[judge][exact]") {
+  for (const double error : {0.05, 0.07}) {
+    Sample sample = honest_sample({.op = Op::kVCache, .dtype = DType::kF32});
+    sample.expected.sigma_independent[10] = 0.06F;
+    sample.expected.value[10] = 1.0;
+    sample.actual.set(10, 1.0 + error);
+    CHECK(sample.judge().outcome == (error < 0.06 ? Outcome::kMatch : Outcome::kDiverged));
+  }
 }
 
 TEST_CASE("equal inputs give equal judgements", "[judge]") {
