@@ -10,6 +10,7 @@
 #include "harness/cli/text.h"
 #include "harness/contract/error.h"
 #include "harness/contract/operation_table.h"
+#include "harness/diagnose/judging.h"
 #include "optimized/cpu/engine.h"
 #include "reference/memory.h"
 
@@ -18,12 +19,18 @@ namespace {
 
 constexpr double kProgram = 300.0 * 1024 * 1024;  // LibTorch's libraries and its threads; measured 190 MiB
 
-// Bytes for each judged element: gold in fp64, two deviations in fp32, the same again for a variant, and what the judge
-// sorts and sums.
-constexpr double kJudgedElement = 64.0;
-// The same of scores and probabilities, which are computed together: both in fp64 with the deviations of each and what
-// these are made of. Measured: 180 to 212 bytes for each score of 12 heads with 256, 384 and 512 queries.
-constexpr double kJudgedScore = 224.0;
+// Bytes for each judged element: gold in fp64, two deviations in fp32, the same again for a variant, what these are
+// made of, and what the judge sorts and sums. `largest`: of the largest tensor; `further`: of each other that is judged
+// at once with it. Measured on logits of 60,000 words: 62 bytes for each that a longer prefill adds, 80 for each that
+// another recording does.
+struct JudgedElement {
+  double largest, further;
+};
+constexpr JudgedElement kJudgedElement = {64.0, 80.0};
+// Scores and probabilities are computed together, tensor by tensor: both in fp64 with the deviations of each and what
+// these are made of. Measured: 180 to 212 bytes for each score of 12 heads with 256, 384 and 512 queries. What is
+// expected of the others stands beside that.
+constexpr JudgedElement kJudgedScore = {224.0, 16.0};
 
 // What can be taken without swapping (proc(5), "MemAvailable"), the largest number where nobody says.
 std::uint64_t available_memory() {
@@ -59,22 +66,23 @@ struct StepSizes {
   double squares = 0.0;  // elements of these two of one layer
   double outside = 0.0;  // elements of the tensors outside the layers
   double largest = 0.0;  // elements of the largest tensor
-  double judged = 0.0;   // bytes for judging the one that takes most
   double residual = 0.0;
   double logits = 0.0;
 };
 
-StepSizes sizes_of(const Step& step, const ModelConfig& config, bool scores_on_gpu = false) {
+// Scores and probabilities are what fused attention does not hold; the judge's own copies are counted as such.
+bool is_square(Op op) { return op == Op::kScores || op == Op::kProbs; }
+
+double elements_of(Op op, const Step& step, const ModelConfig& config) {
+  return elements_of(output_shape(op, config, step.batch(), step.num_tokens(), step.valid_length()));
+}
+
+StepSizes sizes_of(const Step& step, const ModelConfig& config) {
   StepSizes sizes;
   for (const OperationRow& operation : kOperationTable) {
-    // Scores and probabilities are what fused attention does not hold; the judge's own copies are counted as such.
-    const bool is_square = operation.op == Op::kScores || operation.op == Op::kProbs;
-    const double elements =
-        elements_of(output_shape(operation.op, config, step.batch(), step.num_tokens(), step.valid_length()));
+    const double elements = elements_of(operation.op, step, config);
     sizes.largest = std::max(sizes.largest, elements);
-    const double bytes = is_square ? (scores_on_gpu ? 0.0 : kJudgedScore) : kJudgedElement;
-    sizes.judged = std::max(sizes.judged, elements * bytes);
-    if (is_square) {
+    if (is_square(operation.op)) {
       sizes.squares += elements;
       continue;
     }
@@ -83,6 +91,26 @@ StepSizes sizes_of(const Step& step, const ModelConfig& config, bool scores_on_g
   sizes.residual = elements_of(output_shape(Op::kOutput, config, step.batch(), step.num_tokens(), 0));
   sizes.logits = elements_of(output_shape(Op::kLmHead, config, step.batch(), step.num_tokens(), 0));
   return sizes;
+}
+
+// Judging the operation of which that takes most: its tensors of a layer, of all steps, as many as are judged at once.
+double judged_bytes(const std::vector<PlannedCase>& cases, const ModelConfig& config) {
+  double most = 0.0;
+  for (const OperationRow& operation : kOperationTable) {
+    double all = 0.0, largest = 0.0;
+    for (const PlannedCase& planned : cases) {
+      if (is_square(operation.op) && planned.scores_on_gpu) continue;
+      for (const Step& step : planned.steps) {
+        const double elements = elements_of(operation.op, step, config);
+        all += planned.recordings * elements;
+        largest = std::max(largest, elements);
+      }
+    }
+    const double together = std::max(largest, std::min(all, static_cast<double>(diagnose::kElementsAtOnce)));
+    const JudgedElement& bytes = is_square(operation.op) ? kJudgedScore : kJudgedElement;
+    most = std::max(most, largest * bytes.largest + (together - largest) * bytes.further);
+  }
+  return most;
 }
 
 double cache_of(const PlannedCase& planned, const ModelConfig& config) {
@@ -129,15 +157,14 @@ double MemoryPlan::total() const {
 MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<PlannedCase>& cases,
                     std::uint64_t limit) {
   const auto num_layers = static_cast<double>(config.num_layers);
-  double recorded = 0.0, chain = 0.0, judged = 0.0, cache = 0.0;
+  double recorded = 0.0, chain = 0.0, cache = 0.0;
   for (const PlannedCase& planned : cases) {
     for (const Step& step : planned.steps) {
-      const StepSizes sizes = sizes_of(step, config, planned.scores_on_gpu);
+      const StepSizes sizes = sizes_of(step, config);
       recorded += planned.recordings * (sizes.layer * num_layers + sizes.outside);
       // Layer inputs rounded for the engine, the reference's logits in fp64, and those of the untapped run.
       chain += sizes.residual * (num_layers + 1.0) * static_cast<double>(size_of(dtype)) +
                sizes.logits * (sizeof(double) + static_cast<double>(size_of(dtype)));
-      judged = std::max(judged, sizes.judged);
     }
     cache = std::max(cache, cache_of(planned, config));
   }
@@ -148,7 +175,7 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
                 // Once in the reference engine, and once in the oracle with the fp32 squares for its noise.
                 {"the reference's weights",
                  reference_weights(config, sizeof(double)) + reference_weights(config, reference::kBytesOfBothForms)},
-                {"judging the largest tensor", judged},
+                {"judging the largest tensors", judged_bytes(cases, config)},
                 {"the caches", cache * (static_cast<double>(size_of(dtype)) + sizeof(double))}};
   add_engine_weights(plan, config, dtype, limit);
   return plan;
@@ -156,10 +183,9 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
 
 MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned) {
   constexpr double kMembers = reference::kMembers + 1;  // and gold
-  double judged = 0.0, residual = 0.0, logits = 0.0;
+  double residual = 0.0, logits = 0.0;
   for (const Step& step : planned.steps) {
     const StepSizes sizes = sizes_of(step, config);
-    judged = std::max(judged, sizes.judged);
     residual += sizes.residual;
     logits += sizes.logits;
   }
@@ -167,7 +193,7 @@ MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned)
   plan.parts = {{"the program", kProgram},
                 {"the trace's tensors of one layer", planned.part_bytes},
                 {"the reference's weights", reference_weights(config, reference::kBytesOfBothForms)},
-                {"judging the largest tensor", judged},
+                {"judging the largest tensors", judged_bytes({{.steps = planned.steps}}, config)},
                 {"the span without recorded tensors", planned.span_elements * kMembers * sizeof(double)}};
   if (planned.free_runs) {
     const double batch = static_cast<double>(planned.steps.front().batch());

@@ -129,7 +129,6 @@ class JudgesAtWork {
 // Some tensors of one operation at a time: one pass over a projection's weights serves them all, as many as fit the
 // memory that a few vocabularies of logits take.
 void judge_rows(Walk& walk, std::span<RowJudgement> rows, JudgesAtWork& judges) {
-  constexpr std::int64_t kElementsAtOnce = std::int64_t{1} << 24;
   while (!rows.empty()) {
     std::size_t together = 0;
     for (std::int64_t elements = 0; together < rows.size(); ++together) {

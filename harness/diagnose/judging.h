@@ -2,6 +2,7 @@
 // from the candidate's own recorded inputs; a wrong one is a finding, and so is what explains it.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <vector>
@@ -14,6 +15,10 @@
 #include "harness/findings/result.h"
 
 namespace qdiff::diagnose {
+
+// So many elements of one operation's tensors are judged together, or one tensor that has more: what the memory holds
+// that a few vocabularies of logits take.
+inline constexpr std::int64_t kElementsAtOnce = std::int64_t{1} << 24;
 
 struct Judged {
   std::vector<WrongTensor> wrong;

@@ -1,5 +1,5 @@
 """The peak of memory of `run`, `record` and `diagnose` beside the smallest --max-memory that they accept: at most 5 %
-above it. QDIFF_MEMORY_SHAPES says how many of the shapes below (default: the first two), and with it a table is printed.
+above it. QDIFF_MEMORY_SHAPES says how many of the shapes below (default: the first), and with it a table is printed.
 """
 import os
 import re
@@ -23,7 +23,7 @@ SHAPES = [
     ("synthetic:qwen2.5-1.5b,layers=1,vocab=2000", 1, [16], 32),         # a wider layer
     ("synthetic:toy-mha,layers=12", 2, [128, 1, 1, 1], 256),             # many layers
 ]
-NUMBER = int(os.environ.get("QDIFF_MEMORY_SHAPES", "2"))
+NUMBER = int(os.environ.get("QDIFF_MEMORY_SHAPES", "1"))
 
 
 class MemoryTest(CommandLineTest):
@@ -43,10 +43,10 @@ class MemoryTest(CommandLineTest):
         return usage.ru_maxrss * 1024
 
     def smallest_accepted(self, arguments):
-        """The limit and the peak under it. A refusal says what would be needed, in two digits."""
+        """The limit and the peak under it. A refusal says what would be needed, to a tenth."""
         self.assertIsNone(self.peak(arguments, MIB))
         number, unit = re.search(r"this needs about ([\d.]+) ([MG])iB", self.said).groups()
-        limit = int(0.95 * float(number) * MIB * (1024 if unit == "G" else 1))
+        limit = int((float(number) - 0.05) * MIB * (1024 if unit == "G" else 1))
         while (peak := self.peak(arguments, limit)) is None:
             limit = int(1.01 * limit)
         return limit, peak

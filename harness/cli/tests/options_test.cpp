@@ -440,13 +440,18 @@ TEST_CASE("scores that are computed and judged on a GPU take no memory of the ma
 TEST_CASE("judging scores takes more than judging what else is as large, and the reference beside it its weights") {
   const auto judging = [](const std::vector<Step>& steps) {
     for (const auto& part : plan_diagnose(large_model(), {.steps = steps}).parts) {
-      if (part.what == "judging the largest tensor") return part.bytes;
+      if (part.what == "judging the largest tensors") return part.bytes;
     }
     return 0.0;
   };
   constexpr double kScores = 28.0 * 8192 * 8192, kLogits = 16.0 * 152064;
   CHECK(judging(planned(1, 8192).steps) > 180.0 * kScores);  // as measured
   CHECK(judging(planned(1, 16).steps) == 64.0 * kLogits);
+  // Tensors of several steps are judged at once, up to a number of elements.
+  std::vector<Step> several(3, planned(1, 16).steps[0]), many(64, planned(1, 16).steps[0]);
+  CHECK(judging(several) > 2.9 * 64.0 * kLogits);
+  CHECK(judging(many) > judging(several));
+  CHECK(judging(many) < 10.0 * 64.0 * kLogits);
   const double layer = plan_diagnose(large_model(), {.steps = planned(1, 1).steps}).parts[2].bytes;
   CHECK(bytes_beside(large_model(), planned(1, 1).steps) > 0.5 * layer);
   CHECK(bytes_beside(large_model(), planned(1, 512).steps) >
