@@ -192,9 +192,19 @@ class LayerAttribution {
     return oracle_.judge_against(row, row.actual(), right).outcome == Outcome::kDiverged;
   }
 
+  // Whether a bug beside roundings changes some value of the row; where it does not, the roundings alone explain it.
+  bool acts(const Fit& fit, const RowJudgement& row) const {
+    if (!fit.variant || fit.points.empty()) return true;
+    const Expectation without = oracle_.evaluate(row, {nullptr, fit.points}, /*with_noise=*/false);
+    return oracle_.evaluate(row, fit.supposition(), /*with_noise=*/false).value != without.value;
+  }
+
   void add(const Fit& fit, const Rows& rows) {
     for (const RowJudgement* row : rows) {
-      if (row->wrong()) fits_of(*row).push_back(fit);
+      if (!row->wrong()) continue;
+      const Fit here = acts(fit, *row) ? fit : Fit{std::nullopt, fit.points};
+      std::vector<Fit>& fits = fits_of(*row);
+      if (std::ranges::find(fits, here) == fits.end()) fits.push_back(here);
     }
     if (std::ranges::find(known_.fits, fit) == known_.fits.end()) known_.fits.push_back(fit);
   }
@@ -272,6 +282,30 @@ class LayerAttribution {
     }
   }
 
+  // Roundings that the engine makes in every step, and in some steps alone a bug beside them: those explain what the
+  // bug leaves, which is looked for where they do not.
+  bool explains_with_a_bug(Op op, const std::vector<DeclarablePoint>& points) {
+    if (points.empty()) return false;
+    const Fit rounding{std::nullopt, points};
+    Rows rounded, left;
+    for (const RowJudgement* row : rows_of(op)) {
+      if (!row->wrong() || !fits_of(*row).empty()) continue;
+      const bool rounds = oracle_.judge(*row, rounding.supposition()).outcome == Outcome::kMatch;
+      (rounds ? rounded : left).push_back(row);
+    }
+    if (rounded.empty()) return false;
+    add(rounding, rounded);
+    if (left.empty()) return true;
+    for (const Variant& variant : nearest_variants(oracle_, shortest(left), points)) {
+      const Fit fit{variant, points};
+      for (const Rows& group : groups_of(oracle_.facts_of(variant))) {
+        add_if_it_reproduces(fit, group);
+      }
+      if (explained(op)) return true;
+    }
+    return true;
+  }
+
   // No bug alone: roundings that were not declared, alone or beside a bug.
   void try_roundings(Op op) {
     const Rows rows = rows_of(op);
@@ -290,7 +324,7 @@ class LayerAttribution {
       alone.push_back({RoundingPoint::kKvCachePrefill, oracle_.declared().activations});
       if (add_if_it_reproduces({std::nullopt, alone}, rows)) return;
     }
-    if (is_explained) return;
+    if (is_explained || explains_with_a_bug(op, alone)) return;
     for (const Variant& variant : nearest_variants(oracle_, sample)) {
       const auto beside = undeclared_points(oracle_, sample, &variant);
       if (beside.empty()) continue;

@@ -54,6 +54,11 @@ Points undeclared_in(const RowJudgement& row, const Precision& precision) {
   return candidates;
 }
 
+// Sums in 16 bits err so much that they would cover errors of any cause.
+bool sums(RoundingPoint point) {
+  return point == RoundingPoint::kAttentionAccumulate || point == RoundingPoint::kMatmulPartials;
+}
+
 // The search on one row, under a variant or none.
 struct Search {
   const RowOracle& oracle;
@@ -86,8 +91,7 @@ Points rounded_cache(const Search& search, const Points& candidates) {
 std::vector<Points> sets_of(const RowOracle& oracle, const RowJudgement& row, int size) {
   std::vector<RoundingPoint> points = points_of(row);
   std::erase_if(points, [&](RoundingPoint point) {
-    return oracle.declared().points.contains(point) || point == RoundingPoint::kAttentionAccumulate ||
-           point == RoundingPoint::kMatmulPartials || point == RoundingPoint::kKvCachePrefill;
+    return oracle.declared().points.contains(point) || sums(point) || point == RoundingPoint::kKvCachePrefill;
   });
   std::vector<Points> sets;
   for (unsigned set = 0; set < 1U << points.size(); ++set) {
@@ -168,14 +172,24 @@ std::vector<Points> covering_declarations(const RowOracle& oracle, const RowJudg
   return covering;
 }
 
-std::vector<Variant> nearest_variants(RowOracle& oracle, const RowJudgement& row) {
+Precision rounding_as_it_stores(const Precision& precision, const RowJudgement& row) {
+  const DType stored = row.actual().dtype;
+  Precision rounding = precision;
+  if (size_of(stored) != 2) return rounding;
+  for (RoundingPoint point : points_of(row)) {
+    if (!sums(point) && point != RoundingPoint::kKvCachePrefill) rounding.points.try_emplace(point, stored);
+  }
+  return rounding;
+}
+
+std::vector<Variant> nearest_variants(RowOracle& oracle, const RowJudgement& row, const Points& points) {
   std::vector<std::pair<double, Variant>> near;
-  const double start = oracle.distance(row);
+  const double start = oracle.distance(row, {nullptr, points});
   for (const VariantFacts& facts : oracle.catalogue()) {
     if (facts.declares || !concerns(facts, row.span)) continue;
     for (const Variant& variant : doses(facts)) {
       try {
-        const double reached = oracle.distance(row, {&variant});
+        const double reached = oracle.distance(row, {&variant, points});
         if (reached < kLargestShareLeft * start) near.emplace_back(reached, variant);
       } catch (const NotEvaluable&) {
       }

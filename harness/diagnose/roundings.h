@@ -17,8 +17,13 @@ std::vector<DeclarablePoint> undeclared_points(const RowOracle& oracle, const Ro
 // exponential of a polynomial in 16 bits).
 std::vector<std::vector<DeclarablePoint>> covering_declarations(const RowOracle& oracle, const RowJudgement& row);
 
+// `precision` of an engine that rounds to the type in which it stores this row wherever the operations of the row can,
+// but for sums; the same where that is no 16-bit type.
+Precision rounding_as_it_stores(const Precision& precision, const RowJudgement& row);
+
 // Bugs beside which roundings are tried: those under which the reference comes nearest to the candidate, though none
-// reproduces it.
-std::vector<Variant> nearest_variants(RowOracle& oracle, const RowJudgement& row);
+// reproduces it; among those under which it rounds at `points` as well.
+std::vector<Variant> nearest_variants(RowOracle& oracle, const RowJudgement& row,
+                                      const std::vector<DeclarablePoint>& points = {});
 
 }  // namespace qdiff::diagnose

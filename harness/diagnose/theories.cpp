@@ -5,6 +5,7 @@
 #include <set>
 #include <utility>
 
+#include "harness/diagnose/roundings.h"
 #include "harness/diagnose/row_oracle.h"
 #include "harness/diagnose/span_mistakes.h"
 #include "harness/diagnose/thresholds.h"
@@ -192,58 +193,101 @@ explain::Instance instance_of(const RowJudgement& row) {
           .wrong = row.wrong()};
 }
 
+// The rows of one operation that were judged, with what fits each of them.
+struct Operation {
+  std::vector<const RowJudgement*> rows;
+  std::vector<const std::vector<Fit>*> fits;
+
+  // A bug in doubt explains what it covers well enough, unless something simple computes just that.
+  bool in_doubt() const {
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i]->explainable() && fits[i]->empty()) return false;
+    }
+    return true;
+  }
+};
+
+// Of one operation; nothing where its tensors are not of the table's shapes, or follow from different ones.
+std::optional<Operation> operation_of(Op op, const std::vector<RowJudgement>& rows,
+                                      const std::vector<std::vector<Fit>>& fits, const ModelConfig& config) {
+  Operation found;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const RowJudgement& row = rows[i];
+    const bool judged = row.judgement.outcome == compare::Outcome::kMatch || row.explainable();
+    if (row.key.id.op != op || !judged) continue;
+    found.rows.push_back(&row);
+    found.fits.push_back(&fits[i]);
+    // A row of logits that stands for all of them is no tensor of the table's shape.
+    const Step& step = row.step();
+    const Shape shape = output_shape(op, config, step.batch(), step.num_tokens(), step.valid_length());
+    const RowJudgement& first = *found.rows.front();
+    const bool alike = first.is_long() ? row.is_long() : same_operations(first, row);
+    if (row.actual().shape != shape || !(moves_data(row) || alike)) return std::nullopt;
+  }
+  return found;
+}
+
+// Roundings that explain some steps of the operation are made in the others too, where something else is wrong.
+Precision with_roundings(Precision precision, const Operation& operation) {
+  for (const std::vector<Fit>* fits : operation.fits) {
+    for (const Fit& fit : *fits) {
+      if (!fit.variant) precision = declaring(precision, fit.points);
+    }
+  }
+  return precision;
+}
+
+// A theory of what is wrong under this precision; nothing where that is nothing.
+std::optional<explain::Theory> solve(Oracle& oracle, const std::vector<RowJudgement>& rows, const Operation& operation,
+                                     const Precision& declared, const Precision& precision, const Solved& solved) {
+  const Op op = operation.rows.front()->key.id.op;
+  RowOracle known(oracle, precision);
+  std::vector<explain::Instance> instances;
+  for (const RowJudgement* row : operation.rows) {
+    instances.push_back(instance_of(*row));
+    explain::Instance& instance = instances.back();
+    if (instance.wrong && precision != declared) {
+      instance.wrong = known.judge(*row, {}).outcome == compare::Outcome::kDiverged;
+    }
+  }
+  if (std::ranges::none_of(instances, &explain::Instance::wrong)) return std::nullopt;
+  explain::Scene scene(oracle, precision, std::move(instances));
+  const std::vector<const RowJudgement*>& of_op = operation.rows;
+  if (const auto before = solved.by_variant.find(op); before != solved.by_variant.end()) {
+    if (auto theory = explain::accept(scene, named_theory(known, scene, of_op, before->second))) return theory;
+  }
+  if (const auto before = solved.in_span.find(op); before != solved.in_span.end()) {
+    if (auto theory = explain::accept(scene, span_theory(known, scene, of_op, before->second, kBitsOfTheSame))) {
+      return theory;
+    }
+  }
+  if (operation.in_doubt()) return explain::explain(scene, {}, explain::Asked::kOfElements);
+  std::vector<explain::Candidate> candidates;
+  for (const Variant& variant : near_variants(known, rows, samples_of(of_op))) {
+    candidates.push_back(named_theory(known, scene, of_op, variant));
+  }
+  if (of_op.front()->is_long()) std::ranges::move(span_theories(known, scene, of_op), std::back_inserter(candidates));
+  return explain::explain(scene, candidates);
+}
+
 }  // namespace
 
 Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
                          const std::vector<std::vector<Fit>>& fits, const Precision& precision, Solved& solved) {
   Theories theories(rows.size());
-  RowOracle known(oracle, precision);
   std::set<Op> unnamed;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     if (rows[i].explainable() && !is_named(fits[i])) unnamed.insert(rows[i].key.id.op);
   }
   for (Op op : unnamed) {
     if (solved.in_vain[op] >= kMostUnsolved) continue;
-    const RowJudgement* first = nullptr;
-    bool usual = true;
-    std::vector<explain::Instance> instances;
-    std::vector<const RowJudgement*> of_op;
-    for (const RowJudgement& row : rows) {
-      const bool judged = row.judgement.outcome == compare::Outcome::kMatch || row.explainable();
-      if (row.key.id.op != op || !judged) continue;
-      if (first == nullptr) first = &row;
-      // A row of logits that stands for all of them is no tensor of the table's shape.
-      const Step& step = row.step();
-      const Shape shape = output_shape(op, oracle.config(), step.batch(), step.num_tokens(), step.valid_length());
-      const bool alike = first->is_long() ? row.is_long() : same_operations(*first, row);
-      usual &= row.actual().shape == shape && (moves_data(row) || alike);
-      instances.push_back(instance_of(row));
-      of_op.push_back(&row);
-    }
-    if (!usual) continue;
-    explain::Scene scene(oracle, precision, std::move(instances));
-    const auto before = solved.by_variant.find(op);
-    std::optional<explain::Theory> theory;
-    if (before != solved.by_variant.end()) {
-      theory = explain::accept(scene, named_theory(known, scene, of_op, before->second));
-    }
-    const auto in_span = solved.in_span.find(op);
-    if (!theory && in_span != solved.in_span.end()) {
-      theory = explain::accept(scene, span_theory(known, scene, of_op, in_span->second, kBitsOfTheSame));
-    }
-    // A bug in doubt explains what it covers well enough, unless something simple computes just that.
-    const bool in_doubt = std::ranges::all_of(of_op, [&](const RowJudgement* row) {
-      return !row->explainable() || !fits[static_cast<std::size_t>(row - rows.data())].empty();
-    });
-    if (!theory && in_doubt) {
-      theory = explain::explain(scene, {}, explain::Asked::kOfElements);
-    } else if (!theory) {
-      std::vector<explain::Candidate> candidates;
-      for (const Variant& variant : near_variants(known, rows, samples_of(of_op))) {
-        candidates.push_back(named_theory(known, scene, of_op, variant));
-      }
-      if (first->is_long()) std::ranges::move(span_theories(known, scene, of_op), std::back_inserter(candidates));
-      theory = explain::explain(scene, candidates);
+    const std::optional<Operation> operation = operation_of(op, rows, fits, oracle.config());
+    if (!operation) continue;
+    auto theory = solve(oracle, rows, *operation, precision, with_roundings(precision, *operation), solved);
+    if (!theory && !operation->in_doubt()) {
+      // An engine that declared too little may round wherever this operation can.
+      const Precision widest = rounding_as_it_stores(precision, *operation->rows.front());
+      if (widest != precision) theory = solve(oracle, rows, *operation, precision, widest, solved);
     }
     if (!theory) {
       ++solved.in_vain[op];

@@ -120,6 +120,26 @@ TEST_CASE("of several listed values that reproduce the candidate the nearest is 
   CHECK(first[0].variant->value == 0.25 * (1.0 + 1e-7));
 }
 
+TEST_CASE("a bug of some steps is found beside a rounding of all, which alone explains the others", "[attribution]") {
+  ToyOracle oracle;
+  const DeclarablePoint silu{RoundingPoint::kMlpSilu, DType::kBF16};
+  ToyEngine engine = toy_engine({FaultId::kDecodePosPlusOne}, rounding_at(RoundingPoint::kMlpSilu, DType::kBF16));
+  const ToySubject subject(engine);
+  Known known;
+  for (const int layer : {0, 1}) {  // the second layer is told what explained the first
+    const std::vector<RowJudgement> rows = subject.rows(oracle, layer);
+    const auto fits = explain_layer(oracle, rows, kF32, known);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i].key.id.op != Op::kAct) continue;
+      REQUIRE(rows[i].wrong());
+      const bool decode = rows[i].step().phase == Phase::kDecode;
+      INFO("layer " << layer << ", step " << rows[i].key.step);
+      const Fit expected{decode ? std::optional(Variant{FaultId::kDecodePosPlusOne, {}}) : std::nullopt, {silu}};
+      CHECK(fits[i] == std::vector<Fit>{expected});
+    }
+  }
+}
+
 TEST_CASE("where no bug fits, a rounding that was not declared does, alone or beside a bug", "[attribution]") {
   ToyOracle oracle;
   const DeclarablePoint silu{RoundingPoint::kMlpSilu, DType::kBF16};

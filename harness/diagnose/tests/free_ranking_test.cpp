@@ -65,6 +65,7 @@ TEST_CASE("right code explains an honest engine's logits, and every bug is farth
   for (const findings::RankedVariant& bug : ranking.nearest) {
     INFO(name(*bug.variant));
     if (bug.variant == FaultId::kAccBf16 || bug.variant == FaultId::kWriteMinusOne) continue;
+    if (bug.variant == FaultId::kDecodePosPlusOne) continue;  // a prefill alone does not show it
     CHECK_FALSE(bug.reproduces);
     CHECK(honest.judged.detectability.cases_that_show.at(*bug.variant) == std::set<std::string>{"toy"});
   }

@@ -28,6 +28,7 @@ struct Told {
   bool last_slot_unwritten = false;
   bool takes_sigmoid = false;
   bool zeroes_act = false;
+  bool moves_gate_in_decode = false;
 };
 
 Told told_by(FaultId id, std::optional<double> value) {
@@ -41,6 +42,7 @@ Told told_by(FaultId id, std::optional<double> value) {
   told.last_slot_unwritten = id == FaultId::kWriteMinusOne;
   told.takes_sigmoid = id == FaultId::kNoSilu;
   told.zeroes_act = id == FaultId::kNoHeadStride;
+  told.moves_gate_in_decode = id == FaultId::kDecodePosPlusOne;
   return told;
 }
 
@@ -127,8 +129,9 @@ Values value_of(const TensorId& id, const Step& step, const Told& told, const Ro
       const double product = rounding.at(RoundingPoint::kRopeProducts, std::cos(inputs[0][i]));
       value = blend(id.op, inputs, i, rounding) + kTurn * std::sin(kSteepness * (table + product));
     } else if (id.op == Op::kAct) {
-      const double sigmoid = 1.0 / (1.0 + std::exp(-inputs[0][i]));
-      const double activated = told.takes_sigmoid ? sigmoid : inputs[0][i] * sigmoid;
+      const double gate = inputs[0][i] + (told.moves_gate_in_decode && step.phase == Phase::kDecode ? 1.0 : 0.0);
+      const double sigmoid = 1.0 / (1.0 + std::exp(-gate));
+      const double activated = told.takes_sigmoid ? sigmoid : gate * sigmoid;
       value = told.zeroes_act ? 0.0 : rounding.at(RoundingPoint::kMlpSilu, activated) * inputs[1][i];
     } else if (id.op == Op::kResidMid || id.op == Op::kOutput) {
       value = (told.drops_residual ? 0.0 : inputs[0][i]) + inputs[1][i];
@@ -209,6 +212,7 @@ const std::vector<VariantFacts>& toy_catalogue() {
         {FaultId::kNoHeadStride, "", "", {Op::kAct}, ""},
         {FaultId::kScale, "", "", {Op::kScores}, "scores that are not 0", {1.0, 0.25}},
         {kScoresBf16, "", "", {Op::kScores}, ""},
+        {FaultId::kDecodePosPlusOne, "", "", {Op::kAct}, "decode"},
         {FaultId::kResidualLost, "", "", {Op::kResidMid, Op::kOutput}, "a residual stream that is not 0"},
         {FaultId::kAccBf16, "", "", {Op::kDownProj}, ""},
         {FaultId::kWriteMinusOne, "", "", {Op::kKCache}, ""},
@@ -222,10 +226,10 @@ const std::vector<VariantFacts>& toy_catalogue() {
     };
     all[1].right_value = kRightScale;
     all[2].declares = DeclarablePoint{RoundingPoint::kAttentionScores, DType::kBF16};
-    all[4].only_rounds = true;
-    all[4].reach = Reach::kEach;
-    all[6].right_value = toy_config().rms_norm_eps;
-    all[6].reach = Reach::kEach;
+    all[5].only_rounds = true;
+    all[5].reach = Reach::kEach;
+    all[7].right_value = toy_config().rms_norm_eps;
+    all[7].reach = Reach::kEach;
     return all;
   }();
   return catalogue;

@@ -24,6 +24,7 @@ ModelConfig toy_config();
 //   kNoHeadStride   mlp.act is 0, evaluable only where q_rope of its layer is recorded
 //   kScale          another scale of the scores; a continuous parameter, right at 0.3
 //   kScoresBf16     the scores rounded to bfloat16: a rounding that can be declared
+//   kDecodePosPlusOne  mlp.act takes gate + 1 in decode
 //   kResidualLost   both additions leave the residual stream out: two rows that change together
 //   kAccBf16        down_proj is summed in bfloat16: it only rounds, and its own rounding is coarse
 //   kWriteMinusOne  the last slot of k_cache is never written, and nothing is expected there

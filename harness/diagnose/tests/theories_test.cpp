@@ -1,0 +1,65 @@
+// Mechanisms beside roundings that nobody declared.
+#include "harness/diagnose/theories.h"
+
+#include "cmake/catch2.h"
+#include "harness/diagnose/tests/toy_rows.h"
+
+namespace qdiff::diagnose {
+namespace {
+
+// Stores in bfloat16, and rounds silu to it as well without declaring that.
+Precision stores_16_bits() {
+  Precision precision = kF32;
+  precision.activations = DType::kBF16;
+  return precision;
+}
+
+// What explains mlp.act in each step, of an engine that computes it `factor` times in the steps from `first` on.
+struct Solution {
+  std::vector<std::vector<Fit>> fits;
+  Theories theories;
+
+  Solution(double factor, int first) {
+    const Precision declared = stores_16_bits();
+    ToyOracle oracle(toy_catalogue_of({FaultId::kNoSilu}));
+    ToyEngine engine(declared, rounding_at(RoundingPoint::kMlpSilu, DType::kBF16, declared));
+    engine.change = [=](int step, const TensorId& id, Tensor& tensor) {
+      if (id.op != Op::kAct || step < first) return;
+      for (std::int64_t i = 0; i < tensor.size(); ++i) tensor.set(i, factor * tensor.at(i));
+    };
+    const ToySubject subject(engine, toy_case({40, 1}));
+    std::vector<RowJudgement> rows;
+    for (const int step : {0, 1}) rows.push_back(subject.row(oracle, key_of(Op::kAct, 0, step), declared));
+    for (const RowJudgement& row : rows) REQUIRE(row.wrong());
+    Known known;
+    Solved solved;
+    fits = explain_layer(oracle, rows, declared, known);
+    theories = explain_unnamed(oracle, rows, fits, declared, solved);
+  }
+};
+
+TEST_CASE("a mechanism is solved for beside a rounding that was not declared", "[theories]") {
+  const Solution solution(1.5, 0);
+  for (const int step : {0, 1}) {
+    const auto& theory = solution.theories[static_cast<std::size_t>(step)];
+    REQUIRE(theory != nullptr);
+    CHECK(theory->mechanism == "factor");
+    CHECK(theory->scope.empty());
+  }
+}
+
+TEST_CASE("a mechanism of some steps is solved for beside a rounding that explains the others", "[theories]") {
+  const Solution solution(1.5, 1);
+  CHECK(solution.fits[0] == std::vector<Fit>{{std::nullopt, {{RoundingPoint::kMlpSilu, DType::kBF16}}}});
+  CHECK(solution.theories[0] == nullptr);
+  REQUIRE(solution.theories[1] != nullptr);
+  CHECK(solution.theories[1]->mechanism == "factor");
+}
+
+TEST_CASE("what is right once a rounding is declared is no mechanism", "[theories]") {
+  const Solution solution(1.0, 0);
+  for (const auto& theory : solution.theories) CHECK(theory == nullptr);
+}
+
+}  // namespace
+}  // namespace qdiff::diagnose
