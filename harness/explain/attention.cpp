@@ -6,7 +6,8 @@
 //   1
 //
 // n is searched for among those up to the number of slots; e follows from the ratio f of y to right code's output of a
-// token and head, e = Z (1 / f - 1), and with it the number of slots that the cache has.
+// token and head, e = Z (1 / f - 1), and with it the number of slots that the cache has. Or the mask lets each query
+// see some slots behind its own, of which those behind the last one hold zeros.
 #include <algorithm>
 #include <cmath>
 
@@ -18,16 +19,24 @@ namespace {
 
 // What one query head of one token sees: slots with their scores, and where its values and its output lie.
 struct QueryHead {
-  std::int64_t first = 0, last = 0;  // slots that are seen
+  std::int64_t first = 0, last = 0;  // written slots that are seen
+  std::int64_t behind = 0;           // slots behind the last written one that the mask lets it see
   std::vector<double> scores;        // of slots first..last
   std::size_t values = 0;            // of slot 0: the first element of its key/value head
   std::size_t output = 0;
 };
 
+// Which slots behind its own a query sees.
+struct Ahead {
+  bool causal = true;      // false: all that are written
+  std::int64_t slots = 0;  // under a causal mask, written or not
+};
+
 // The recorded tensors of a fused attention.
 class Fused {
  public:
-  Fused(Scene& scene, const Instance& instance, bool causal) : config_(scene.config()), step_(instance.step()) {
+  Fused(Scene& scene, const Instance& instance, Ahead ahead)
+      : config_(scene.config()), step_(instance.step()), ahead_(ahead) {
     const std::vector<TensorKey> of_scores = input_keys(instance.span.front(), scene.config());
     const std::vector<TensorKey> of_output = input_keys(instance.span.back(), scene.config());
     auto q = scene.recorded(instance, of_scores.at(0)), k = scene.recorded(instance, of_scores.at(1)),
@@ -36,7 +45,6 @@ class Fused {
     q_ = std::move(*q);
     k_ = std::move(*k);
     v_ = std::move(*v);
-    causal_ = causal;
   }
 
   bool is_recorded() const { return !v_.empty(); }
@@ -49,7 +57,9 @@ class Fused {
     const std::int64_t d = config_.head_dim, heads = config_.num_q_heads;
     QueryHead query;
     query.first = step_.left_padding.empty() ? 0 : step_.left_padding[static_cast<std::size_t>(b)];
-    query.last = causal_ ? step_.past_length + t : slots() - 1;
+    const std::int64_t last = ahead_.causal ? step_.past_length + t + ahead_.slots : slots() - 1;
+    query.last = std::min(last, slots() - 1);
+    query.behind = last - query.last;
     const std::int64_t of_query = ((b * step_.num_tokens() + t) * heads + h) * d;
     query.output = static_cast<std::size_t>(of_query);
     query.values = static_cast<std::size_t>(b * slots() * config_.kv_width() + h / config_.group_size() * d);
@@ -65,7 +75,7 @@ class Fused {
  private:
   const ModelConfig& config_;
   const Step& step_;
-  bool causal_ = true;
+  Ahead ahead_;
   std::vector<double> q_, k_, v_;
 };
 
@@ -192,7 +202,7 @@ void add_parts(Scene& scene, const Instance& sample, const Fused& fused, std::ve
     candidate.theory.sentence = std::string(row(scene.op()).name) + " is put together from parts of " +
                                 std::to_string(best.slots) + " slots, each rounded to " + std::string(name(type));
     candidate.predict = [&scene, best](const Instance& instance) -> std::optional<Expectation> {
-      const Fused of(scene, instance, true);
+      const Fused of(scene, instance, {});
       if (!of.is_recorded() || scene.right(instance).sigma_independent.empty()) return std::nullopt;
       return in_parts(scene, instance, of, best);
     };
@@ -202,15 +212,16 @@ void add_parts(Scene& scene, const Instance& sample, const Fused& fused, std::ve
 
 // ---- Zeros behind the end ------------------------------------------------------------------------------------------
 
-// One with the zeros of a cache of so many slots behind those that the query sees.
-Expectation with_zeros(Scene& scene, const Instance& instance, const Fused& fused, std::int64_t capacity) {
+// One with zeros behind the last written slot, as many as `zeros_of` says of a query.
+template <typename ZerosOf>
+Expectation with_zeros(Scene& scene, const Instance& instance, const Fused& fused, ZerosOf zeros_of) {
   const Expectation& right = scene.right(instance);
   Expectation theory = right;
   const double unit = unit_roundoff(scene.precision().accumulate);
   const double smallest =
       std::ldexp(static_cast<double>(fused.slots()), facts(scene.precision().accumulate).min_exponent);
   for_each_query(scene, instance, fused, [&](const QueryHead& query) {
-    const auto zeros = static_cast<double>(std::max<std::int64_t>(0, capacity - fused.slots()));
+    const auto zeros = static_cast<double>(std::max<std::int64_t>(0, zeros_of(query)));
     const double top = std::max(largest(query), 0.0);
     const Weighted seen = weighted(fused, query, top, query.first, query.last);
     const double sum = seen.sum + zeros * std::exp(-top);
@@ -257,7 +268,7 @@ std::int64_t capacity_of(Scene& scene, const Instance& instance, const Fused& fu
 
 void add_zeros(Scene& scene, const Instance& sample, std::vector<Candidate>& candidates) {
   for (const bool causal : {true, false}) {
-    const Fused fused(scene, sample, causal);
+    const Fused fused(scene, sample, {causal});
     const std::int64_t capacity = capacity_of(scene, sample, fused);
     if (capacity <= fused.slots()) continue;
     Candidate candidate;
@@ -270,9 +281,30 @@ void add_zeros(Scene& scene, const Instance& sample, std::vector<Candidate>& can
                                 (causal ? "" : "later tokens of its step and ") + "the zeros behind the last slot of " +
                                 std::to_string(capacity);
     candidate.predict = [&scene, causal, capacity](const Instance& instance) -> std::optional<Expectation> {
-      const Fused of(scene, instance, causal);
+      const Fused of(scene, instance, {causal});
       if (!of.is_recorded() || scene.right(instance).sigma_independent.empty()) return std::nullopt;
-      return with_zeros(scene, instance, of, capacity);
+      return with_zeros(scene, instance, of, [&](const QueryHead&) { return capacity - of.slots(); });
+    };
+    candidates.push_back(std::move(candidate));
+  }
+}
+
+// A mask whose edge lies some slots late, over a cache that was cleared.
+void add_ahead(Scene& scene, std::vector<Candidate>& candidates) {
+  constexpr std::int64_t kMostAhead = 2;
+  for (std::int64_t slots = 1; slots <= kMostAhead; ++slots) {
+    Candidate candidate;
+    candidate.theory.mechanism = "beyond_end";
+    candidate.theory.hypothesis = "H10";
+    candidate.theory.bits = kMechanismBits + 1.0 + bits_of_choice(kMostAhead);
+    candidate.theory.parameters = {{"mask", std::to_string(slots) + " ahead"}};
+    candidate.theory.sentence = std::string(row(scene.op()).name) + ": a query sees " +
+                                (slots == 1 ? "the slot" : "the " + std::to_string(slots) + " slots") +
+                                " behind its own, and behind the last one that was written zeros";
+    candidate.predict = [&scene, slots](const Instance& instance) -> std::optional<Expectation> {
+      const Fused of(scene, instance, {true, slots});
+      if (!of.is_recorded() || scene.right(instance).sigma_independent.empty()) return std::nullopt;
+      return with_zeros(scene, instance, of, [](const QueryHead& query) { return query.behind; });
     };
     candidates.push_back(std::move(candidate));
   }
@@ -286,9 +318,10 @@ std::vector<Candidate> recover_attention(Scene& scene) {
   const bool is_fused = sample != nullptr && arithmetic_of(scene.op()) == Arithmetic::kWeightedSum &&
                         arithmetic_of(sample->span.front().id.op) == Arithmetic::kScores && sample->span.size() == 3;
   if (!is_fused || scene.right(*sample).sigma_independent.empty()) return candidates;
-  const Fused fused(scene, *sample, true);
+  const Fused fused(scene, *sample, {});
   if (!fused.is_recorded()) return candidates;
   add_zeros(scene, *sample, candidates);
+  add_ahead(scene, candidates);
   add_parts(scene, *sample, fused, candidates);
   return candidates;
 }

@@ -1,6 +1,13 @@
 // A rotation between two layouts of a head's dimensions: y = Q(R(P x)), where R is right code's rotation of halves
 // (i, i + d/2), P is how the input's dimensions are arranged before it and Q how the output's are behind it: as they
 // are, neighbours apart into halves (2i to i, 2i + 1 to i + d/2), or halves together into neighbours.
+//
+// And one that is no rotation, for what stands beside an element and what it is turned by come from two conventions:
+// y_i = x_i cos(a_i) + s_i x_j sin(a_i), where j is i's neighbour or its other half, and a is laid out for halves or
+// for neighbours. Right code on heads that hold x_i and s_i x_j in the places of angle a_i computes it.
+#include <array>
+#include <utility>
+
 #include "harness/explain/mechanisms.h"
 #include "harness/explain/rows.h"
 
@@ -46,6 +53,83 @@ std::string words_of(Arranged arranged) {
   return "as they are";
 }
 
+// How an engine puts together what it turns; right code has halves in both, and lower halves turned by minus the sine.
+struct Convention {
+  bool neighbours, table_of_neighbours, minus;
+
+  std::int64_t partner(std::int64_t i, std::int64_t d) const {
+    if (neighbours) return i ^ 1;
+    return i < d / 2 ? i + d / 2 : i - d / 2;
+  }
+  std::int64_t angle(std::int64_t i, std::int64_t d) const { return table_of_neighbours ? i / 2 : i % (d / 2); }
+  double sign(std::int64_t i, std::int64_t d) const {
+    const bool lower = neighbours ? i % 2 == 0 : i < d / 2;
+    return lower && minus ? -1.0 : 1.0;
+  }
+  std::string words() const {
+    return std::string("partners ") + (neighbours ? "(2i, 2i+1)" : "(i, i+d/2)") + ", angles laid out for " +
+           (table_of_neighbours ? "(2i, 2i+1)" : "(i, i+d/2)") + (minus ? "" : ", no minus before the sine");
+  }
+};
+
+// Those that are no rotation, for any of the two conventions alone is one of the above or right.
+constexpr std::array kMixed = {Convention{true, false, true}, Convention{false, true, true},
+                               Convention{false, false, false}, Convention{true, true, false}};
+
+// Two elements of a head have each angle: right code is asked for the first of them and for the second.
+Expectation mixed_up(Scene& scene, const Instance& instance, const TensorKey& input, const std::vector<double>& x,
+                     const Convention& convention) {
+  const std::int64_t d = scene.config().head_dim;
+  const TensorView recorded = instance.recorded->get(input);
+  Expectation theory = scene.right(instance);
+  std::vector<std::vector<std::int64_t>> of_angle(static_cast<std::size_t>(d / 2));
+  for (std::int64_t i = 0; i < d; ++i) of_angle[static_cast<std::size_t>(convention.angle(i, d))].push_back(i);
+  for (std::size_t which = 0; which < 2; ++which) {
+    std::vector<double> heads(x.size());
+    // Calls visit(element of the theory, element of right code) of each angle of each head.
+    const auto for_each = [&](const auto& visit) {
+      for (std::size_t start = 0; start < x.size(); start += static_cast<std::size_t>(d)) {
+        for (std::size_t angle = 0; angle < of_angle.size(); ++angle)
+          visit(start, of_angle[angle][which], start + angle);
+      }
+    };
+    for_each([&](std::size_t start, std::int64_t i, std::size_t lower) {
+      heads[lower] = x[start + static_cast<std::size_t>(i)];
+      heads[lower + static_cast<std::size_t>(d / 2)] =
+          -convention.sign(i, d) * x[start + static_cast<std::size_t>(convention.partner(i, d))];
+    });
+    Overlay overlay(*instance.recorded);
+    overlay.replace(input, Tensor::rounded(recorded.dtype, recorded.shape, heads));
+    const Expectation turned = scene.evaluate(instance, overlay);
+    for_each([&](std::size_t start, std::int64_t i, std::size_t lower) {
+      const std::size_t to = start + static_cast<std::size_t>(i);
+      theory.value[to] = turned.value[lower];
+      theory.sigma_independent[to] = turned.sigma_independent[lower];
+      theory.sigma_shared[to] = turned.sigma_shared[lower];
+    });
+  }
+  return theory;
+}
+
+void add_mixed(Scene& scene, TensorId input, std::vector<Candidate>& candidates) {
+  for (const Convention& convention : kMixed) {
+    Candidate candidate;
+    candidate.theory.mechanism = "rotation.pairs";
+    candidate.theory.hypothesis = "H03";
+    candidate.theory.bits = kMechanismBits + bits_of_choice(8 + kMixed.size());
+    candidate.theory.parameters = {{"convention", convention.words()}};
+    candidate.theory.sentence =
+        std::string(row(scene.op()).name) + " is turned by two conventions at once: " + convention.words();
+    candidate.predict = [&scene, input, convention](const Instance& instance) -> std::optional<Expectation> {
+      const TensorKey key{instance.key.step, input};
+      const auto x = scene.recorded(instance, key);
+      if (!x || scene.right(instance).sigma_independent.empty()) return std::nullopt;
+      return mixed_up(scene, instance, key, *x, convention);
+    };
+    candidates.push_back(std::move(candidate));
+  }
+}
+
 }  // namespace
 
 std::vector<Candidate> recover_rotation_pairs(Scene& scene) {
@@ -60,7 +144,7 @@ std::vector<Candidate> recover_rotation_pairs(Scene& scene) {
       Candidate candidate;
       candidate.theory.mechanism = "rotation.pairs";
       candidate.theory.hypothesis = "H03";
-      candidate.theory.bits = kMechanismBits + bits_of_choice(8);
+      candidate.theory.bits = kMechanismBits + bits_of_choice(8 + kMixed.size());
       candidate.theory.parameters = {{"input", words_of(before)}, {"output", words_of(behind)}};
       candidate.theory.sentence = std::string(row(scene.op()).name) + " is rotated with its input's dimensions " +
                                   words_of(before) + " and its output's " + words_of(behind);
@@ -80,6 +164,7 @@ std::vector<Candidate> recover_rotation_pairs(Scene& scene) {
       candidates.push_back(std::move(candidate));
     }
   }
+  add_mixed(scene, input, candidates);
   return candidates;
 }
 

@@ -1,5 +1,7 @@
 // What reads, arranges or leaves out what it should not: dimensions of a head, inputs, a whole layer; and known bugs
 // that act in some steps alone.
+#include <cmath>
+
 #include "cmake/catch2.h"
 #include "harness/explain/tests/solved_case.h"
 
@@ -28,6 +30,40 @@ TEST_CASE("a rotation of dimensions that were taken apart is solved for", "[rota
   CHECK(theory->mechanism == "rotation.pairs");
   CHECK(text_of(theory->parameters, "input") == "neighbours taken apart into halves");
   CHECK(text_of(theory->parameters, "output") == "as they are");
+}
+
+TEST_CASE("a rotation whose partners and angles are of two conventions is solved for", "[rotation]") {
+  for (const bool neighbours : {true, false}) {
+    Case c;
+    const ModelConfig& config = c.oracle.config();
+    const std::int64_t d = config.head_dim, half = d / 2;
+    const auto theory = c.explained(
+        Op::kQRope, 51, at(Op::kQRope, [&](const auto& in, const Step& step, const Values&) {
+          const Values& x = in[0];
+          Values y(x.size());
+          for (std::size_t e = 0; e < x.size(); ++e) {
+            const auto i = static_cast<std::int64_t>(e) % d;
+            const auto token = static_cast<std::int64_t>(e) / (d * config.num_q_heads);
+            const auto b = static_cast<std::size_t>(token / step.num_tokens());
+            const auto t = static_cast<std::size_t>(token % step.num_tokens());
+            // Neighbours under the table of halves, or halves under the table of neighbours.
+            const std::int64_t pair = neighbours ? i % half : i / 2;
+            const std::int64_t partner = neighbours ? (i ^ 1) : (i + half) % d;
+            const double angle = static_cast<double>(step.positions[b][t]) *
+                                 std::pow(config.rope_theta, -2.0 * static_cast<double>(pair) / static_cast<double>(d));
+            const double sine = partner > i ? -std::sin(angle) : std::sin(angle);
+            y[e] =
+                x[e] * std::cos(angle) + sine * x[static_cast<std::size_t>(static_cast<std::int64_t>(e) - i + partner)];
+          }
+          return y;
+        }));
+    REQUIRE(theory.has_value());
+    INFO(theory->sentence);
+    CHECK(theory->mechanism == "rotation.pairs");
+    CHECK(text_of(theory->parameters, "convention") == (neighbours
+                                                            ? "partners (2i, 2i+1), angles laid out for (i, i+d/2)"
+                                                            : "partners (i, i+d/2), angles laid out for (2i, 2i+1)"));
+  }
 }
 
 TEST_CASE("a norm that reads the residual as it entered the layer is solved for", "[source]") {
