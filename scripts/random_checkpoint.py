@@ -71,14 +71,25 @@ def write_tokenizer(directory, vocab):
         "eos_token": "token2", "pad_token": "token0"}))
 
 
-def write(directory, dtype, changes=None):
+def source_of(name, exchanged):
+    """Of which weight the values are taken: of another of the same layer, or none (zeros)."""
+    for part, source in exchanged.items():
+        if name.endswith(part):
+            return source and name.removesuffix(part) + source
+    return name
+
+
+def write(directory, dtype, changes=None, exchanged=None):
+    """`exchanged`: other weights in the place of some, {"mlp.up_proj.weight": "mlp.gate_proj.weight"}, or null for zeros."""
     config = CONFIG | {"dtype": dtype, "torch_dtype": dtype} | (changes or {})
     config = {key: value for key, value in config.items() if key not in (changes or {}) or value is not None}
     directory.mkdir(parents=True, exist_ok=True)
     random, header, data = numpy.random.default_rng(11), {"__metadata__": {"format": "pt"}}, []
     offset = 0
+    values = {name: values_of(name, shape, random) for name, shape in shapes(config).items()}
     for name, shape in shapes(config).items():
-        part = as_bytes(numpy.ascontiguousarray(values_of(name, shape, random), numpy.float32), dtype)
+        source = source_of(name, exchanged or {})
+        part = as_bytes(numpy.ascontiguousarray(values[source] if source else numpy.zeros(shape), numpy.float32), dtype)
         header[name] = {"dtype": trace_writer.DTYPES[dtype][0], "shape": list(shape),
                         "data_offsets": [offset, offset + len(part)]}
         offset += len(part)

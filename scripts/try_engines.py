@@ -3,14 +3,19 @@
 
     try_engines.py scripts/recipes/engines.json --environments DIR --qdiff build/default/qdiff [--install] [--only NAME]
     try_engines.py scripts/recipes/museum.json --environments DIR --qdiff build/default/qdiff --install
+    try_engines.py scripts/recipes/engines.json --breaks scripts/recipes/breaks.json --environments DIR --qdiff build/default/qdiff
 
 Each recipe has a Python environment of its own, DIR/NAME; --install makes it with pip, and without that a recipe whose
 environment is missing is left out. A result is `match`; `declared`: a match once the roundings that qdiff proposed
-are declared; or what qdiff finds wrong. A recipe that is "plain" declares no rounding point of its own. Ends with 1 where a result is not the expected one, and with 77 where no
-environment is there. Needs NumPy.
+are declared; or what qdiff finds wrong. A recipe that is "plain" declares no rounding point of its own. Ends with 1 where
+a result is not the expected one, and with 77 where no environment is there. Needs NumPy.
+
+--breaks: the engines of the recipes, each made wrong in the ways that this list says: a changed config.json, other weights
+in the place of some ("exchanged"), or changed lines of a module ("edits", run_edited.py). No rounding is declared.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -24,6 +29,7 @@ import random_checkpoint
 SCRIPTS = pathlib.Path(__file__).resolve().parent
 STEPS = ["--prompt-tokens", "47", "--decode", "2", "--seed", "4"]
 LONGEST_S = 600
+BROKEN_TYPES = ("float32", "bfloat16")
 
 
 class Failed(Exception):
@@ -42,11 +48,26 @@ def run(command, environment=None, allowed=(0,)):
     return done
 
 
+def broken(recipes, breaks):
+    """Recipes of the engines made wrong: of each break in each engine that it names, or in all that --breaks has."""
+    with_own = {name for one in breaks for name in one.get("engines", ())}
+    for one in breaks:
+        for recipe in recipes:
+            if recipe["name"] not in one.get("engines", with_own):
+                continue
+            expected = {dtype: one.get("otherwise", {}).get(f"{recipe['name']} {dtype}", one["expected"])
+                        for dtype in recipe["expected"] if dtype in BROKEN_TYPES}
+            if expected:
+                yield recipe | {"of": recipe["name"], "name": f"{recipe['name']}: {one['name']}", "plain": True,
+                                "broken": one, "expected": expected}
+
+
 class Recipe:
     def __init__(self, raw, arguments):
         self.raw, self.name, self.arguments = raw, raw["name"], arguments
-        self.environment = arguments.environments / self.name
+        self.environment = arguments.environments / raw.get("of", self.name)
         self.python = self.environment / "bin/python"
+        self.broken = raw.get("broken", {})
 
     def install(self):
         if self.python.exists():
@@ -69,17 +90,31 @@ class Recipe:
         manifest["compute"]["points"] = points
         (trace / "manifest.json").write_text(json.dumps(manifest))
 
+    def edited(self, folder, edits):
+        """What stands before a Python program so that it runs with these edits."""
+        if edits not in self.broken:
+            return []
+        (folder / f"{edits}.json").write_text(json.dumps(self.broken[edits]))
+        return [self.python, SCRIPTS / "run_edited.py", folder / f"{edits}.json"]
+
+    def record(self, dtype, folder, trace):
+        """Of the model in folder/model, which a broken engine does not read as it is."""
+        config = self.raw.get("config") or {}
+        random_checkpoint.write(folder / "model", dtype, config)
+        random_checkpoint.write(folder / "taken", dtype, config | self.broken.get("config", {}),
+                                self.broken.get("exchanged"))
+        places = {"model": folder / "taken", "folder": folder, "scripts": SCRIPTS, "bin": self.environment / "bin"}
+        variables = self.raw.get("environment", {})
+        for command in self.raw.get("prepare", []):
+            run([*self.edited(folder, "export_edits"), *(part.format(**places) for part in command)], variables)
+        script, *options = (part.format(**places) for part in self.raw["record"])
+        run([*(self.edited(folder, "edits") or [self.python]), SCRIPTS / script, "--model", folder / "taken", "--trace",
+             trace, *options, "--dtype", dtype, *self.raw.get("steps", STEPS)], variables)
+
     def result(self, dtype, folder):
         """(version, what was found)"""
         model, trace = folder / "model", folder / "trace"
-        random_checkpoint.write(model, dtype, self.raw.get("config"))
-        places = {"model": model, "folder": folder, "scripts": SCRIPTS, "bin": self.environment / "bin"}
-        variables = self.raw.get("environment", {})
-        for command in self.raw.get("prepare", []):
-            run([part.format(**places) for part in command], variables)
-        script, *options = (part.format(**places) for part in self.raw["record"])
-        run([self.python, SCRIPTS / script, "--model", model, "--trace", trace, *options, "--dtype", dtype,
-             *self.raw.get("steps", STEPS)], variables)
+        self.record(dtype, folder, trace)
         manifest = json.loads((trace / "manifest.json").read_text())
         if self.raw.get("plain"):
             self.declare(trace, manifest, {})
@@ -102,22 +137,40 @@ class Recipe:
         return version, f"{cause}{'' if value is None else f'={value:g}'} at {place}"
 
 
+def names_of(entry):
+    return {entry["name"], entry.get("of"), entry.get("broken", {}).get("name")} - {None}
+
+
+def folder_for(recipe, dtype, keep):
+    if not keep:
+        return tempfile.TemporaryDirectory()
+    folder = keep / f"{recipe.name}-{dtype}".replace(": ", "-")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return contextlib.nullcontext(folder)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", type=pathlib.Path)
     parser.add_argument("--environments", required=True, type=pathlib.Path, metavar="DIR")
     parser.add_argument("--qdiff", required=True, type=pathlib.Path, metavar="PROGRAM")
     parser.add_argument("--install", action="store_true", help="make the environments that are missing")
-    parser.add_argument("--only", action="append", metavar="NAME", help="of these recipes")
+    parser.add_argument("--breaks", type=pathlib.Path, metavar="FILE", help="the engines made wrong as this list says")
+    parser.add_argument("--only", action="append", metavar="NAME", help="of these recipes, or breaks")
+    parser.add_argument("--keep", type=pathlib.Path, metavar="DIR", help="keep models, traces and reports here")
     arguments = parser.parse_args()
     arguments.environments, arguments.qdiff = arguments.environments.resolve(), arguments.qdiff.resolve()
     raw = json.loads(arguments.recipes.read_text())
-    unknown = set(arguments.only or ()) - {recipe["name"] for recipe in raw}
+    if arguments.breaks:
+        raw = list(broken(raw, json.loads(arguments.breaks.read_text())))
+    unknown = set(arguments.only or ()) - {name for entry in raw for name in names_of(entry)}
     if unknown:
         print(f"try_engines.py: error: {arguments.recipes} has no recipe {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
+    chosen = [entry for entry in raw if not arguments.only or set(arguments.only) & names_of(entry)]
     tried, wrong = 0, 0
-    for recipe in (Recipe(entry, arguments) for entry in raw if not arguments.only or entry["name"] in arguments.only):
+    for recipe in (Recipe(entry, arguments) for entry in chosen):
         if arguments.install:
             try:
                 recipe.install()
@@ -128,7 +181,7 @@ def main():
         if not recipe.python.exists():
             continue
         for dtype, expected in recipe.raw["expected"].items():
-            with tempfile.TemporaryDirectory() as folder:
+            with folder_for(recipe, dtype, arguments.keep) as folder:
                 try:
                     version, found = recipe.result(dtype, pathlib.Path(folder))
                 except Failed as error:

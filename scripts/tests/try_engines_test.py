@@ -73,6 +73,46 @@ class TryEngines(unittest.TestCase):
         lines = self.try_recipes([honest | {"expected": {"float32": "declared"}}], status=1)
         self.assertIn("| match | expected: declared |", lines[-1])
 
+    def test_engines_made_wrong(self):
+        honest = {"name": "honest", "packages": [], "record": RECORD, "expected": {"float32": "match", "float16": "match"}}
+        breaks = [
+            {"name": "theta", "config": {"rope_theta": 10000.0, "rope_parameters": {"rope_theta": 10000.0}},
+             "expected": "H03.theta=10000 at self_attn.q_rope"},
+            {"name": "bias", "exchanged": {"self_attn.v_proj.bias": None}, "expected": "H06.missing_v at self_attn.v_proj"},
+            {"name": "gate-up", "exchanged": {"mlp.gate_proj.weight": "mlp.up_proj.weight"},
+             "expected": "product.rows at mlp.gate_proj"},
+            {"name": "frequencies", "engines": ["honest"], "expected": "never", "otherwise": {
+                "honest float32": "H03.twice at self_attn.q_rope"},
+             "edits": {"engines.forward": [["return self.config.theta ** (-numpy.arange",
+                                            "return 2 * self.config.theta ** (-numpy.arange"]]}},
+        ]
+        (self.folder / "breaks.json").write_text(json.dumps(breaks))
+        lines = self.try_recipes([honest], "--breaks", self.folder / "breaks.json")
+        self.assertEqual([line.split(" | ")[0] for line in lines],
+                         [f"| honest: {name}" for name in ("theta", "bias", "gate-up", "frequencies")])
+
+    def test_edits_that_cannot_be_made(self):
+        (self.folder / "program.py").write_text("print('right')\n")
+        for edits, complaint in (({"program.py": [["wrong", "right"]]}, "0 times instead of once"),
+                                 ({"other.py": [["a", "b"]]}, "no such file among the arguments"),
+                                 ({"fractions": [["a", "b"]]}, "never imported")):
+            (self.folder / "edits.json").write_text(json.dumps(edits))
+            done = subprocess.run([sys.executable, SCRIPTS / "run_edited.py", self.folder / "edits.json",
+                                   self.folder / "program.py"], capture_output=True, text=True, check=False)
+            self.assertEqual((done.returncode, complaint in done.stderr), (2, True), done.stderr)
+        (self.folder / "edits.json").write_text(json.dumps({"program.py": [["right", "wrong"]]}))
+        done = subprocess.run([sys.executable, SCRIPTS / "run_edited.py", self.folder / "edits.json",
+                               self.folder / "program.py"], capture_output=True, text=True, check=True)
+        self.assertEqual(done.stdout, "wrong\n")
+
+    def test_breaks_are_whole(self):
+        recipes = {recipe["name"] for recipe in json.loads((SCRIPTS / "recipes/engines.json").read_text())}
+        breaks = json.loads((SCRIPTS / "recipes/breaks.json").read_text())
+        for one in breaks:
+            self.assertTrue(set(one.get("engines", ())) <= recipes, one["name"])
+            self.assertTrue({"config", "exchanged", "edits", "export_edits"} & set(one), one["name"])
+            self.assertIn(" at ", one["expected"])
+
     def test_what_cannot_be_tried(self):
         broken = {"name": "broken", "packages": [], "record": [*RECORD, "--no-such-option"], "expected": {"float32": "match"}}
         self.assertIn("failed:", self.try_recipes([broken], status=1)[-1])
@@ -94,7 +134,7 @@ class TryEngines(unittest.TestCase):
         return done.stderr
 
     def test_recipes_are_whole(self):
-        for path in sorted((SCRIPTS / "recipes").glob("*.json")):
+        for path in (SCRIPTS / "recipes/engines.json", SCRIPTS / "recipes/museum.json"):
             recipes = json.loads(path.read_text())
             names = [recipe["name"] for recipe in recipes]
             self.assertEqual(len(names), len(set(names)))
