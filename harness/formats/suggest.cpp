@@ -54,6 +54,11 @@ std::optional<std::string> nearest_name(std::string_view name, std::span<const s
       nearest = candidate;
     }
   }
+  constexpr std::size_t kLeastBeginning = 4;  // "--x" begins too many to mean one
+  if (nearest || name.size() < kLeastBeginning) return nearest;
+  for (const std::string& candidate : candidates) {
+    if (candidate.starts_with(name) && (!nearest || candidate.size() < nearest->size())) nearest = candidate;
+  }
   return nearest;
 }
 

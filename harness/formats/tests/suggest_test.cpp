@@ -28,6 +28,14 @@ TEST_CASE("the nearest name is found only where it is near") {
   CHECK(suggestion("zzzzzzzz", names).empty());
 }
 
+TEST_CASE("a name that was cut short is completed, by the shortest where several begin so") {
+  const std::vector<std::string> names = {"--trace-capacity", "--trace-file", "--infer-points", "--baseline"};
+  CHECK(nearest_name("--infer", names) == "--infer-points");
+  CHECK(nearest_name("--trace", names) == "--trace-file");
+  CHECK_FALSE(nearest_name("--b", names).has_value());
+  CHECK_FALSE(nearest_name("", names).has_value());
+}
+
 TEST_CASE("short names of element types are known where the long ones are asked for") {
   const std::vector<std::string> types = {"float32", "bfloat16", "float16"};
   CHECK(nearest_name("bf16", types) == "bfloat16");
