@@ -32,6 +32,8 @@ std::vector<Candidate> recover_product_rows(Scene& scene);
 std::vector<Candidate> recover_product_inputs(Scene& scene);
 // Weights that are off by a constant in each group of inputs.
 std::vector<Candidate> recover_product_groups(Scene& scene);
+// Each column of a product or a norm has a factor of its own, or of a product or a bias a constant.
+std::vector<Candidate> recover_columns(Scene& scene);
 // Other positions, or other entries of the table of sines and cosines; caches of what should not have been rotated.
 std::vector<Candidate> recover_rotation(Scene& scene);
 // A rotation between two layouts of a head's dimensions.
