@@ -142,14 +142,15 @@ Plain plain_profile(const Sample& s) {
 TEST_CASE("a profile is what its elements give, whatever the tensor", "[profile]") {
   for (const Op op : {Op::kOProj, Op::kQRope, Op::kKCache, Op::kScores, Op::kAttnOutput, Op::kLmHead, Op::kProbs}) {
     for (const bool noise : {true, false}) {
-      Sample s = honest_sample({.op = op,
-                                .dtype = DType::kF32,
-                                .num_tokens = 4,
-                                .past_length = 2,
-                                .left_padding = {3, 0},
-                                .sigma = 1e-4,
-                                .sigma_shared = 1e-4,
-                                .seed = 8});
+      Sample s =
+          honest_sample({.op = op,
+                         .dtype = DType::kF32,
+                         .num_tokens = 4,
+                         .past_length = 2,
+                         .left_padding = noise ? std::vector<std::int64_t>{3, 0} : std::vector<std::int64_t>{0, 3},
+                         .sigma = 1e-4,
+                         .sigma_shared = 1e-4,
+                         .seed = 8});
       Random random(static_cast<std::uint64_t>(op));
       s.expected.unknown.assign(s.expected.value.size(), 0);
       for (std::int64_t i = 0; i < s.actual.size(); ++i) {

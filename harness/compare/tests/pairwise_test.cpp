@@ -151,6 +151,8 @@ TEST_CASE("pads are not compared, unless one side alone takes them for pads", "[
   const Tensor more_rows(DType::kF32, {3, 3, 2}), more_tokens(DType::kF32, {2, 4, 2});
   CHECK(difference_of(kOutput0, more_rows.view(), padded, more_rows.view(), padded, {}).elements_compared == 18);
   CHECK(difference_of(kOutput0, more_tokens.view(), padded, more_tokens.view(), padded, {}).elements_compared == 16);
+  const Tensor by_heads = Tensor::rounded(DType::kF32, {2, 3, 2, 2}, std::vector<double>(24));  // of another rank
+  CHECK(difference_of(kOutput0, by_heads.view(), padded, by_heads.view(), padded, {}).elements_compared == 24);
 }
 
 TEST_CASE("pads alone are nothing compared", "[pairwise]") {
