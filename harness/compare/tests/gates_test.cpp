@@ -280,8 +280,8 @@ TEST_CASE("zeros throughout are told from values that rounding makes zero", "[ju
     s.expected.value.assign(s.expected.value.size(), 0.0);
     s.expected.sigma_independent.assign(s.expected.value.size(), static_cast<float>(0.6 * sigma));
     s.expected.sigma_shared.assign(s.expected.value.size(), static_cast<float>(0.8 * sigma));
-    s.expected.value[620] = 8.0;   // a pad
-    s.expected.value[300] = kInf;  // says nothing of zeros, but is an infinity
+    s.expected.value[620] = s.expected.value[699] = 8.0;  // pads, the last of them before a row that counts
+    s.expected.value[300] = kInf;                         // says nothing of zeros, but is an infinity
     s.actual = Tensor(DType::kBF16, s.expected.shape);
     s.actual.set(300, kInf);
     s.expected.value[950] = s.expected.value[701] = 1.0;

@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "cmake/catch2.h"
+#include "harness/compare/layout.h"
 #include "harness/compare/tests/judge_checks.h"
 #include "harness/compare/tests/sample.h"
 
@@ -22,6 +23,12 @@ TEST_CASE("a wrong call is refused, whatever the candidate", "[judge]") {
   SECTION("an expectation of another shape") { sample.expected.shape = {2, 100, 5}; }
   SECTION("more values than the shape has") { sample.expected.value.push_back(0.0); }
   CHECK_THROWS_AS(sample.judge(), std::invalid_argument);
+}
+
+TEST_CASE("a layout that a step does not give is refused by both shapes", "[judge]") {
+  const Sample sample = honest_sample({});
+  CHECK_THROWS_WITH(Layout(Op::kOProj, {2, 5, 7}, sample.step, sample.config),
+                    "Layout: self_attn.o_proj of shape [2, 5, 7]; this step and model give [2, 5, 100]");
 }
 
 TEST_CASE("the reason of a divergence names the element, the statistic and both values", "[judge]") {
