@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "harness/compare/sums.h"
+#include "harness/explain/rows.h"
 
 namespace qdiff::explain {
 namespace {
