@@ -72,6 +72,7 @@ TEST_CASE("NaN, infinities and overflow have to stand where gold has them", "[ju
       {kF16, -65536.0, 1.0, 0, kInf, "non_finite", for_number},
       {kF16, 65520.0, 0, 0, kInf, "", ""},
       {kF16, 65519.0, 0, 0, kInf, "non_finite", for_number},
+      {kF16, -0.5, 5000.0, 0, -kInf, "", ""},
       {kF16, 20000.0, 1.0, 0, 20000.0, "", ""},
       {kF16, 20000.0, 0.1, 0, 20800.0, "max_excess", ""},
       {kF16, -20000.0, 0, 0, 0.0, "max_excess", ""},
@@ -104,6 +105,15 @@ TEST_CASE("NaN, infinities and overflow have to stand where gold has them", "[ju
     CHECK(judged.ratio_to_bound == 0.0);
     CHECK_THAT(judged.reason, StartsWith(e.reason + " at [0, 2, 7]: "));
   }
+}
+
+TEST_CASE("overflow is asked for where every value is near it", "[judge][gates]") {
+  Sample s = honest_sample({.dtype = DType::kF16});
+  s.expected.value.assign(s.expected.value.size(), 65536.0);
+  for (std::int64_t i = 0; i < s.actual.size(); ++i) s.actual.set(i, kInf);
+  CHECK(s.judge().outcome != Outcome::kDiverged);
+  for (std::int64_t i = 0; i < s.actual.size(); ++i) s.actual.set(i, 65504.0);
+  CHECK_THAT(s.judge().reason, StartsWith("finite where gold overflows the stored type at [0, 0, 0]"));
 }
 
 TEST_CASE("an element that says nothing is compared, and moves no statistic", "[judge][gates]") {
