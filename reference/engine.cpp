@@ -48,6 +48,7 @@ class TorchSession : public Session {
   }
 
   TensorView run_embedding(const Step& step, TensorSink* sink) override {
+    const WithoutAutograd without_autograd;
     check(step);
     remember(step);
     std::map<Op, at::Tensor> here;
@@ -55,6 +56,7 @@ class TorchSession : public Session {
   }
 
   TensorView run_layer(int layer, const Step& step, const TensorView& input, TensorSink* sink) override {
+    const WithoutAutograd without_autograd;
     check(step);
     if (layer < 0 || layer >= config().num_layers) {
       throw InputError("the reference has layers 0.." + std::to_string(config().num_layers - 1) + ", not " +
@@ -76,6 +78,7 @@ class TorchSession : public Session {
   }
 
   TensorView run_head(const Step& step, const TensorView& input, TensorSink* sink) override {
+    const WithoutAutograd without_autograd;
     check(step);
     std::map<Op, at::Tensor> here;
     const TensorView logits = run_rows(Scope::kAfterLayers, kNoLayer, step, here, residual_stream(step, input), sink);
@@ -222,7 +225,7 @@ class TorchSession : public Session {
   }
 
   static bool same(const at::Tensor& a, const at::Tensor& b) {
-    return a.eq(b).logical_or(at::isnan(a).logical_and(at::isnan(b))).all().item<bool>();
+    return a.equal(b) || a.eq(b).logical_or(at::isnan(a).logical_and(at::isnan(b))).all().item<bool>();
   }
 
   at::Tensor evaluate_mistaken(const PlantedMistake& mistake, const Operation& operation) {
@@ -316,6 +319,7 @@ std::unique_ptr<Engine> make_engine(const WeightSource& weights, const Precision
                                     const std::vector<Mistake>& mistakes) {
   use_threads(options.num_threads, weights.config());
   use_device(options.where, weights.config());
+  keep_freed_memory();
   return std::make_unique<TorchEngine>(weights, precision, mistakes);
 }
 

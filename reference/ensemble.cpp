@@ -1,5 +1,6 @@
 #include "reference/ensemble.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "reference/arithmetic/product.h"
@@ -53,13 +54,21 @@ class Draws {
  private:
   template <typename Random>
   at::Tensor drawn(const std::vector<std::int64_t>& shape, std::uint64_t key, Random random) const {
-    const at::Tensor zeros = at::zeros(shape, of_type(at::kDouble));
-    const std::uint64_t num_rows = rows_.size();
-    const auto row_size = static_cast<std::uint64_t>(zeros.numel()) / (kMembers * num_rows);
-    return map_elements(zeros, [&](std::int64_t i, double) {
-      const std::uint64_t row = static_cast<std::uint64_t>(i) / row_size, member = row / num_rows;
-      return random(key ^ mix_bits(rows_[row % num_rows] ^ member), static_cast<std::uint64_t>(i) % row_size);
+    const at::Tensor out = at::empty(shape, at::dtype(at::kDouble));
+    const auto num_rows = static_cast<std::int64_t>(rows_.size());
+    const std::int64_t row_size = out.numel() / (kMembers * num_rows);
+    auto* const data = out.mutable_data_ptr<double>();
+    const std::int64_t rows_at_once = std::max<std::int64_t>(1, (1 << 14) / std::max<std::int64_t>(1, row_size));
+    at::parallel_for(0, kMembers * num_rows, rows_at_once, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        const auto member = static_cast<std::uint64_t>(r / num_rows);
+        const std::uint64_t of_row = key ^ mix_bits(rows_[static_cast<std::size_t>(r % num_rows)] ^ member);
+        for (std::int64_t i = 0; i < row_size; ++i) {
+          data[r * row_size + i] = random(of_row, static_cast<std::uint64_t>(i));
+        }
+      }
     });
+    return out.to(device());
   }
 
   std::vector<std::uint64_t> rows_;  // a hash of each
@@ -218,93 +227,142 @@ class MemberSurroundings final : public Surroundings {
   const Values& members_;
 };
 
-}  // namespace
+// A walk that both gold and the members take, unit by unit.
+class EnsembleWalk {
+ public:
+  EnsembleWalk(const Walk& walk, WeightStore& weights) : walk_(walk), weights_(weights) {}
+  EnsembleWalk(const EnsembleWalk&) = delete;
+  EnsembleWalk& operator=(const EnsembleWalk&) = delete;
 
-Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights) {
-  const ModelConfig& config = weights.config();
-  const Precision& precision = walk.query().precision;
-  Values gold, members;
-  const WalkSurroundings around_gold(walk, gold);
-  const MemberSurroundings around_members(around_gold, members);
-  const Rounding as_declared = Rounding::gold(precision);
-  const Rounding unrounded_cache = Rounding::gold(without_cache_type(precision));
+  void pass(const PlacedUnit& placed) {
+    const TensorKey key = placed.output();
+    const Stored stored(*this, placed);
+    const Evaluated here = evaluate_unit_with_noise(placed.unit, gather_inputs(walk_, placed, so_far_.gold, config()),
+                                                    stored.setting, std::nullopt);
+    at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), stored.of_members);
+    const Draws draws(here.value);
+    if (!only_moves(key.id.op)) moved = with_noise(moved, here, draws, key, config());
+    if (stored.noise) moved = stored_at_random(moved, here.value, stored.of_members, stream(key, Purpose::kStored));
+    const auto taken = precision().taken_as.find(key.id.op);
+    if (taken != precision().taken_as.end()) {
+      moved = draws.rounded(taken->second, moved, stream(key, Purpose::kStored));
+    } else if (!row(key.id.op).optional) {
+      moved = draws.rounded(precision().activations, moved, stream(key, Purpose::kStored));
+    }
+    take(key, here.value, moved);
+  }
 
-  auto member_inputs = [&](const PlacedUnit& placed) {
+  void take(const TensorKey& key, const at::Tensor& gold, const at::Tensor& members) {
+    so_far_.gold.emplace(key, gold);
+    so_far_.members.emplace(key, members);
+  }
+
+  Evaluated last(const PlacedUnit& placed) const {
+    const Stored stored(*this, placed);
+    const std::vector<at::Tensor> gold_in = gather_inputs(walk_, placed, so_far_.gold, config());
+    const DType kept_as = walk_.query().stored;
+    Evaluated here = evaluate_unit_with_noise(placed.unit, gold_in, stored.setting, kept_as);
+    Noise passed_on;
+    if (may_be_last_row_alone(placed.unit.last)) {
+      const at::Tensor taken = quantize(gold_in[0], input_rule(placed.unit.last, stored.setting)).value;
+      passed_on = lm_head_deviations(here.value, member_inputs(placed)[0], taken, stored.setting, weights_);
+    } else {
+      const at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), stored.of_members);
+      std::vector<std::int64_t> shape = here.value.sizes().vec();
+      shape.insert(shape.begin(), kMembers);
+      const at::Tensor deviation = moved.view(shape) - here.value;
+      Deviations deviations(here.value);
+      // Masked scores are -inf in gold and in every member.
+      deviations.add(0, deviation.masked_fill(at::isfinite(here.value).logical_not(), 0.0));
+      passed_on = deviations.noise();
+    }
+    here.noise.independent = here.noise.independent + passed_on.independent;
+    if (stored.noise)
+      here.noise.independent = here.noise.independent + cache_rounding(here.value, kept_as, stored.setting);
+    here.noise.shared = here.noise.shared + passed_on.shared;
+    return here;
+  }
+
+  Ensemble so_far() && { return std::move(so_far_); }
+
+ private:
+  // A unit's settings, and whether it stores numbers that carry noise.
+  struct Stored {
+    bool noise;
+    Setting setting, of_members;
+
+    Stored(const EnsembleWalk& walk, const PlacedUnit& placed)
+        : noise(stores_what_is_computed(placed, walk.so_far_.gold, walk.config()) &&
+                walk.precision().points.contains(kKvCache)),
+          setting(walk.walk_.setting(placed, 1, &walk.around_gold_, walk.rounding(noise))),
+          of_members(walk.walk_.setting(placed, kMembers, &walk.around_members_, walk.rounding(noise))) {
+      of_members.quantizes = false;
+    }
+  };
+
+  const ModelConfig& config() const { return weights_.config(); }
+  const Precision& precision() const { return walk_.query().precision; }
+  const Rounding& rounding(bool stores_noise) const { return stores_noise ? unrounded_cache_ : as_declared_; }
+
+  std::vector<at::Tensor> member_inputs(const PlacedUnit& placed) const {
     std::vector<at::Tensor> inputs;
-    for (const UnitInput& input : inputs_of(placed, config)) {
+    for (const UnitInput& input : inputs_of(placed, config())) {
       if (!input.exists) {
         inputs.emplace_back();
-      } else if (const auto found = members.find(input.key); found != members.end()) {
+      } else if (const auto found = so_far_.members.find(input.key); found != so_far_.members.end()) {
         inputs.push_back(found->second);
-      } else if (const auto computed = gold.find(input.key); computed != gold.end()) {
-        inputs.push_back(stacked(computed->second));
       } else {
-        const at::Tensor recorded = stacked(walk.recorded(input.key));
-        const std::optional<DType> rounded = walk.rounded_after_use(input.key);
+        const at::Tensor recorded = stacked(walk_.recorded(input.key));
+        const std::optional<DType> rounded = walk_.rounded_after_use(input.key);
         const std::uint64_t random = stream(input.key, Purpose::kInput);
-        inputs.push_back(rounded ? Draws(walk.recorded(input.key)).rounded(*rounded, recorded, random) : recorded);
+        inputs.push_back(rounded ? Draws(walk_.recorded(input.key)).rounded(*rounded, recorded, random) : recorded);
       }
     }
-    walk.keep_wanted_rows(placed, inputs);
-    if (precision.quantized == QuantizedInputs::kNone || arithmetic_of(placed.unit.first) != Arithmetic::kProduct)
+    walk_.keep_wanted_rows(placed, inputs);
+    if (precision().quantized == QuantizedInputs::kNone || arithmetic_of(placed.unit.first) != Arithmetic::kProduct)
       return inputs;
     // Numbers that carry noise may be rounded to either side; those that are recorded, to one.
-    const InputRule rule = input_rule(placed.unit.first, walk.setting(placed, 1, &around_gold));
-    const bool computed = gold.contains(inputs_of(placed, config)[0].key);
-    inputs[0] = computed ? Draws(gather_inputs(walk, placed, gold, config)[0])
+    const InputRule rule = input_rule(placed.unit.first, walk_.setting(placed, 1, &around_gold_));
+    const bool computed = so_far_.gold.contains(inputs_of(placed, config())[0].key);
+    inputs[0] = computed ? Draws(gather_inputs(walk_, placed, so_far_.gold, config())[0])
                                .moved(inputs[0], quantization_step(inputs[0], rule.form),
                                       stream(placed.output(), Purpose::kQuantized))
                          : quantize(inputs[0], rule).value;
     return inputs;
-  };
+  }
 
+  const Walk& walk_;
+  WeightStore& weights_;
+  Ensemble so_far_;
+  const WalkSurroundings around_gold_{walk_, so_far_.gold};
+  const MemberSurroundings around_members_{around_gold_, so_far_.members};
+  const Rounding as_declared_ = Rounding::gold(precision());
+  const Rounding unrounded_cache_ = Rounding::gold(without_cache_type(precision()));
+};
+
+}  // namespace
+
+Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights, const Ensemble& known) {
+  EnsembleWalk ensemble(walk, weights);
   for (const PlacedUnit& placed : walk.units()) {
+    if (&placed == &walk.units().back()) return ensemble.last(placed);
     const TensorKey key = placed.output();
-    const bool is_last = &placed == &walk.units().back();
-    const bool stores_noise = stores_what_is_computed(placed, gold, config) && precision.points.contains(kKvCache);
-    const Rounding& rounding = stores_noise ? unrounded_cache : as_declared;
-    const Setting setting = walk.setting(placed, 1, &around_gold, rounding);
-    Setting member_setting = walk.setting(placed, kMembers, &around_members, rounding);
-    member_setting.quantizes = false;
-    const std::vector<at::Tensor> gold_in = gather_inputs(walk, placed, gold, config);
-    const std::optional<DType> stored = is_last ? std::optional(walk.query().stored) : std::nullopt;
-    Evaluated here = evaluate_unit_with_noise(placed.unit, gold_in, setting, stored);
-
-    if (is_last) {
-      Noise passed_on;
-      if (may_be_last_row_alone(placed.unit.last)) {
-        const at::Tensor taken = quantize(gold_in[0], input_rule(placed.unit.last, setting)).value;
-        passed_on = lm_head_deviations(here.value, member_inputs(placed)[0], taken, setting, weights);
-      } else {
-        const at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), member_setting);
-        std::vector<std::int64_t> shape = here.value.sizes().vec();
-        shape.insert(shape.begin(), kMembers);
-        const at::Tensor deviation = moved.view(shape) - here.value;
-        Deviations deviations(here.value);
-        // Masked scores are -inf in gold and in every member.
-        deviations.add(0, deviation.masked_fill(at::isfinite(here.value).logical_not(), 0.0));
-        passed_on = deviations.noise();
-      }
-      here.noise.independent = here.noise.independent + passed_on.independent;
-      if (stores_noise) here.noise.independent = here.noise.independent + cache_rounding(here.value, *stored, setting);
-      here.noise.shared = here.noise.shared + passed_on.shared;
-      return here;
+    // Only now: a fault that asks for what is computed later has to miss it.
+    if (const auto found = known.members.find(key); found != known.members.end()) {
+      ensemble.take(key, known.gold.at(key), found->second);
+    } else {
+      ensemble.pass(placed);
     }
-
-    at::Tensor moved = evaluate_unit(placed.unit, member_inputs(placed), member_setting);
-    const Draws draws(here.value);
-    if (!only_moves(key.id.op)) moved = with_noise(moved, here, draws, key, config);
-    if (stores_noise) moved = stored_at_random(moved, here.value, member_setting, stream(key, Purpose::kStored));
-    const auto taken = precision.taken_as.find(key.id.op);
-    if (taken != precision.taken_as.end()) {
-      moved = draws.rounded(taken->second, moved, stream(key, Purpose::kStored));
-    } else if (!row(key.id.op).optional) {
-      moved = draws.rounded(precision.activations, moved, stream(key, Purpose::kStored));
-    }
-    gold.emplace(key, here.value);
-    members.emplace(key, moved);
   }
   throw std::logic_error("evaluate_ensemble: a walk has at least one unit");
+}
+
+Ensemble ensemble_before_last(const Walk& walk, WeightStore& weights) {
+  EnsembleWalk ensemble(walk, weights);
+  for (const PlacedUnit& placed : walk.units()) {
+    if (&placed != &walk.units().back()) ensemble.pass(placed);
+  }
+  return std::move(ensemble).so_far();
 }
 
 }  // namespace qdiff::reference

@@ -11,6 +11,14 @@
 
 namespace qdiff::reference {
 
-Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights);
+// Values of units of a walk: gold, and of all members.
+struct Ensemble {
+  Values gold, members;
+};
+
+// What is known of the walk's units is not computed again.
+Evaluated evaluate_ensemble(const Walk& walk, WeightStore& weights, const Ensemble& known = {});
+// All units but the last.
+Ensemble ensemble_before_last(const Walk& walk, WeightStore& weights);
 
 }  // namespace qdiff::reference

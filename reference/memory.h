@@ -14,6 +14,11 @@ namespace qdiff::reference {
 // Members of the ensemble that measures a span's rounding (reference/ensemble.h).
 inline constexpr std::int64_t kMembers = 16;
 
+// Elements of what right code computes in spans, kept in fp64 for the next question (reference/right_values.h): of the
+// values, 32 MiB, and of the ensemble, 64 MiB.
+inline constexpr std::int64_t kMostRightValues = std::int64_t{1} << 22;
+inline constexpr std::int64_t kMostRightMembers = std::int64_t{1} << 23;
+
 // A converted weight in both its forms: in fp64, and its squares in fp32 for the expected rounding.
 inline constexpr std::size_t kBytesOfBothForms = sizeof(double) + sizeof(float);
 

@@ -39,6 +39,7 @@ class TorchOracle : public Oracle {
   const std::vector<VariantFacts>& catalogue() const override { return catalogue_; }
 
   Expectation evaluate(const Query& query) override {
+    const WithoutAutograd without_autograd;
     try {
       return expectation_of(query);
     } catch (const MissingTensor& missing) {
@@ -47,6 +48,7 @@ class TorchOracle : public Oracle {
   }
 
   std::vector<Expectation> evaluate_all(std::span<const Query> queries) override {
+    const WithoutAutograd without_autograd;
     const Rounding gold = queries.empty() ? Rounding::gold({}) : Rounding::gold(queries.front().precision);
     std::vector<Walk> walks;
     for (const Query& query : queries) walks.emplace_back(query, gold, weights_);
@@ -55,6 +57,7 @@ class TorchOracle : public Oracle {
   }
 
   std::vector<double> emulate(const Query& query) override {
+    const WithoutAutograd without_autograd;
     const Rounding rounding = Rounding::emulated(query.precision, query.divides_last);
     try {
       const Walk walk(query, rounding, weights_);
@@ -192,7 +195,10 @@ class TorchOracle : public Oracle {
         walk.query().mistakes.empty() && std::all_of(units.begin(), units.end() - 1, [&](const PlacedUnit& placed) {
           return passes_on_exactly(placed, walk.query().precision, config());
         });
-    if (!one_step_of_rounding) return narrowed_to_emulations(evaluate_ensemble(walk, weights_), walk, weights_);
+    if (!one_step_of_rounding) {
+      const Evaluated from_ensemble = evaluate_ensemble(walk, weights_, right_values_.unreached_ensemble(walk));
+      return narrowed_to_emulations(from_ensemble, walk, weights_);
+    }
     exact = last.unit.first == last.unit.last && only_moves(last.unit.last, config());
 
     bool noisy_inputs = false;
@@ -235,6 +241,7 @@ class TorchOracle : public Oracle {
 std::unique_ptr<Oracle> make_oracle(const WeightSource& weights, const Options& options) {
   use_threads(options.num_threads, weights.config());
   use_device(options.where, weights.config());
+  keep_freed_memory();
   return std::make_unique<TorchOracle>(weights);
 }
 

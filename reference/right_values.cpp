@@ -10,9 +10,6 @@
 namespace qdiff::reference {
 namespace {
 
-constexpr std::size_t kMostKept = 4;                           // spans: of a case's steps that are asked in turn
-constexpr std::int64_t kMostElements = std::int64_t{1} << 22;  // of all values of a span, 32 MiB in fp64
-
 void add_to(std::uint64_t& hash, std::uint64_t value) { hash = mix_bits(hash ^ value); }
 
 template <typename T>
@@ -51,6 +48,10 @@ std::int64_t elements_of(const Walk& walk, const ModelConfig& config) {
   return elements;
 }
 
+bool is_planted(const Query& query) {
+  return query.variant != nullptr || query.beside != nullptr || !query.mistakes.empty();
+}
+
 // Whether something is planted in one of the unit's rows.
 bool is_planted(const PlacedUnit& placed, const Query& query) {
   const auto acts_on = [&](Op op) {
@@ -68,6 +69,24 @@ bool is_planted(const PlacedUnit& placed, const Query& query) {
   return false;
 }
 
+// The units before the last that have right code's value, of those whose right value is known: nothing is planted in
+// them or in what they follow from, and they do not differ otherwise.
+template <typename Differs>
+std::set<TensorKey> unreached_of(const Walk& walk, const Values& right, Differs differs) {
+  std::set<TensorKey> unreached;
+  for (const PlacedUnit& placed : walk.units()) {
+    if (&placed == &walk.units().back() || is_planted(placed, walk.query()) || differs(placed)) continue;
+    const std::vector<UnitInput> inputs = inputs_of(placed, walk.config());
+    const bool reached = std::any_of(inputs.begin(), inputs.end(), [&](const UnitInput& input) {
+      const bool is_computed = std::any_of(walk.units().begin(), walk.units().end(),
+                                           [&](const PlacedUnit& other) { return other.output() == input.key; });
+      return is_computed && !unreached.contains(input.key);
+    });
+    if (!reached && right.contains(placed.output())) unreached.insert(placed.output());
+  }
+  return unreached;
+}
+
 }  // namespace
 
 void evaluate_units(const Walk& walk, const Rounding& rounding, Values& computed) {
@@ -81,44 +100,62 @@ void evaluate_units(const Walk& walk, const Rounding& rounding, Values& computed
   }
 }
 
-const Values& RightValues::values_of(const Query& right, const Rounding& rounding) {
-  const Walk walk(right, rounding, weights_);
-  Kept wanted{{right.operations.begin(), right.operations.end()},
-              right.precision,
-              rounding.emulates(),
-              rounding.divides_last(),
-              hash_of_inputs(walk, weights_.config()),
-              {}};
-  const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Kept& kept) {
-    return kept.inputs == wanted.inputs && kept.operations == wanted.operations && kept.emulates == wanted.emulates &&
-           kept.divides_last == wanted.divides_last && kept.precision == wanted.precision;
-  });
-  if (found != kept_.end()) return found->values;
-  evaluate_units(walk, rounding, wanted.values);
-  kept_.push_front(std::move(wanted));
-  if (kept_.size() > kMostKept) kept_.pop_back();
-  return kept_.front().values;
-}
-
-Values RightValues::unreached(const Walk& walk, const Rounding& rounding) {
-  const Query& query = walk.query();
-  const bool planted = query.variant != nullptr || query.beside != nullptr || !query.mistakes.empty();
-  if (!planted || walk.units().size() < 2 || elements_of(walk, weights_.config()) > kMostElements) return {};
+template <typename Answer, typename Compute>
+const Answer& RightValues::ask(Kept<Answer>& kept, const Query& query, const Rounding& rounding, std::int64_t elements,
+                               Compute compute) {
   Query right = query;
   right.variant = right.beside = nullptr;
   right.mistakes = {};
-  const Values& values = values_of(right, rounding);
+  const Walk walk(right, rounding, weights_);
+  Question question{{right.operations.begin(), right.operations.end()},
+                    right.precision,
+                    rounding.emulates(),
+                    rounding.divides_last(),
+                    hash_of_inputs(walk, weights_.config())};
+  const auto found = std::ranges::find(kept.entries, question, &Kept<Answer>::Entry::question);
+  if (found != kept.entries.end()) return found->answer;
+  kept.elements += elements;
+  while (kept.elements > kept.most_elements && !kept.entries.empty()) {
+    kept.elements -= kept.entries.back().elements;
+    kept.entries.pop_back();
+  }
+  kept.entries.push_front({std::move(question), elements, compute(walk)});
+  return kept.entries.front().answer;
+}
+
+Values RightValues::unreached(const Walk& walk, const Rounding& rounding) {
+  const std::int64_t elements = elements_of(walk, weights_.config());
+  if (!is_planted(walk.query()) || walk.units().size() < 2 || elements > values_.most_elements) return {};
+  const Values& values = ask(values_, walk.query(), rounding, elements, [&](const Walk& right) {
+    Values computed;
+    evaluate_units(right, rounding, computed);
+    return computed;
+  });
   Values unreached;
-  for (const PlacedUnit& placed : walk.units()) {
-    if (&placed == &walk.units().back() || is_planted(placed, query)) continue;
-    const std::vector<UnitInput> inputs = inputs_of(placed, weights_.config());
-    const bool reached = std::any_of(inputs.begin(), inputs.end(), [&](const UnitInput& input) {
-      const bool is_computed = std::any_of(walk.units().begin(), walk.units().end(),
-                                           [&](const PlacedUnit& other) { return other.output() == input.key; });
-      return is_computed && !unreached.contains(input.key);
-    });
-    const auto found = values.find(placed.output());
-    if (!reached && found != values.end()) unreached.insert(*found);
+  for (const TensorKey& key : unreached_of(walk, values, [](const PlacedUnit&) { return false; })) {
+    unreached.emplace(key, values.at(key));
+  }
+  return unreached;
+}
+
+Ensemble RightValues::unreached_ensemble(const Walk& walk) {
+  const Query& query = walk.query();
+  const std::int64_t elements = elements_of(walk, weights_.config()) * (kMembers + 1);
+  if (walk.units().size() < 2 || elements > ensembles_.most_elements) return {};
+  const Ensemble& right = ask(ensembles_, query, Rounding::gold(query.precision), elements,
+                              [&](const Walk& of_right) { return ensemble_before_last(of_right, weights_); });
+  // Beside something planted, a cache that rounds rounds all its slots at random, and one in 8 bits does not err; and
+  // probabilities that overflow do not either (arithmetic/).
+  const auto errs_otherwise = [&](const PlacedUnit& placed) {
+    const Arithmetic arithmetic = arithmetic_of(placed.unit.last);
+    const bool rounds =
+        query.precision.points.contains(RoundingPoint::kKvCache) || query.precision.cache != QuantizedCache::kNone;
+    return is_planted(query) && ((arithmetic == Arithmetic::kAppend && rounds) || arithmetic == Arithmetic::kSoftmax);
+  };
+  Ensemble unreached;
+  for (const TensorKey& key : unreached_of(walk, right.gold, errs_otherwise)) {
+    unreached.gold.emplace(key, right.gold.at(key));
+    unreached.members.emplace(key, right.members.at(key));
   }
   return unreached;
 }

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <deque>
 
-#include "reference/walk.h"
+#include "reference/ensemble.h"
 
 namespace qdiff::reference {
 
@@ -16,19 +16,39 @@ class RightValues {
   // Values of the walk's units, the last one left out, that nothing planted in it reaches; none where nothing is
   // planted, or where the span holds too much to be kept.
   Values unreached(const Walk& walk, const Rounding& rounding);
+  // The same with the members of the ensemble; also where nothing is planted.
+  Ensemble unreached_ensemble(const Walk& walk);
 
  private:
-  struct Kept {
+  // What right code's values follow from, the weights aside.
+  struct Question {
     std::vector<TensorKey> operations;
     Precision precision;
     bool emulates = false, divides_last = false;
     std::uint64_t inputs = 0;  // a hash of the steps and of what is recorded
-    Values values;
+    bool operator==(const Question&) const = default;
   };
-  const Values& values_of(const Query& right, const Rounding& rounding);
+  // The latest answers, in front the very latest: those of a case's steps, which are asked in turn.
+  template <typename Answer>
+  struct Kept {
+    struct Entry {
+      Question question;
+      std::int64_t elements;
+      Answer answer;
+    };
+    std::int64_t most_elements;  // in all, in fp64
+    std::deque<Entry> entries = {};
+    std::int64_t elements = 0;
+  };
+
+  // `kept` is where the answer is, or where compute(walk) of right code goes; it has so many elements.
+  template <typename Answer, typename Compute>
+  const Answer& ask(Kept<Answer>& kept, const Query& query, const Rounding& rounding, std::int64_t elements,
+                    Compute compute);
 
   WeightStore& weights_;
-  std::deque<Kept> kept_;  // the latest in front
+  Kept<Values> values_ = {kMostRightValues};
+  Kept<Ensemble> ensembles_ = {kMostRightMembers};
 };
 
 // The values of the walk's units but the last, those that are not there yet.

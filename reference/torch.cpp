@@ -1,5 +1,8 @@
 #include "reference/torch.h"
 
+#include <malloc.h>
+
+#include <bit>
 #include <stdexcept>
 
 namespace qdiff::reference {
@@ -13,6 +16,13 @@ void use_threads(int num_threads, const ModelConfig& config) {
   static const int all = at::get_num_threads();
   if (num_threads == 0) num_threads = is_large(config) ? all : 1;
   at::set_num_threads(num_threads);
+}
+
+void keep_freed_memory() {
+  constexpr int kMostKept = 64 << 20;
+  constexpr int kLargestKept = 32 << 20;  // the most that glibc takes for M_MMAP_THRESHOLD
+  mallopt(M_TRIM_THRESHOLD, kMostKept);
+  mallopt(M_MMAP_THRESHOLD, kLargestKept);
 }
 
 at::ScalarType scalar_type(DType dtype) {
@@ -57,6 +67,39 @@ at::Tensor rounded_on_device(DType dtype, const at::Tensor& x) {
   return at::where(at::isfinite(x), at::where(overflows, x * HUGE_VAL, rounded), x);
 }
 
+// spacing() and round_to() of dtype.h for many elements of one type: what follows from the type is worked out once, and
+// the exponent is read from an element's bits.
+class Spacings {
+ public:
+  explicit Spacings(DType dtype)
+      : scale_(std::ldexp(1.0, 1 - facts(dtype).significant_bits)),
+        least_(std::ldexp(1.0, facts(dtype).min_exponent + 1 - facts(dtype).significant_bits)) {}
+
+  // Of a finite x.
+  double at(double x) const {
+    return std::max(std::bit_cast<double>(std::bit_cast<std::uint64_t>(x) & kExponentBits) * scale_, least_);
+  }
+  static bool is_finite(double x) { return (std::bit_cast<std::uint64_t>(x) & kExponentBits) != kExponentBits; }
+
+ private:
+  static constexpr std::uint64_t kExponentBits = 0x7FF0000000000000U;
+  double scale_, least_;
+};
+
+// Of x to a 16-bit type.
+at::Tensor rounded_on_host(DType dtype, const at::Tensor& x) {
+  const Spacings spacings(dtype);
+  const double too_large = std::ldexp(1.0, facts(dtype).max_exponent + 1);
+  // A number below 2^51 that is added to this one loses its fraction, to nearest and ties to even.
+  constexpr double kOnlyWhole = 0x1.8p52;
+  return map_elements(x, [=](std::int64_t, double value) {
+    const double spacing = spacings.at(value);
+    const double whole = (value / spacing + kOnlyWhole) - kOnlyWhole;  // of at most 2^11; the quotient is exact
+    const double rounded = std::fabs(whole * spacing) >= too_large ? HUGE_VAL : whole * spacing;
+    return Spacings::is_finite(value) ? std::copysign(rounded, value) : value;
+  });
+}
+
 // A tensor's elements, row by row, written once.
 template <typename T>
 std::vector<T> copied_out(const at::Tensor& x, at::ScalarType type) {
@@ -73,7 +116,7 @@ at::Tensor round_to(DType dtype, const at::Tensor& x) {
   // LibTorch takes fp64 to the 16-bit types by way of fp32, which would round twice.
   if (wide == at::kDouble && dtype != DType::kF32) {
     if (!x.device().is_cpu()) return rounded_on_device(dtype, x);
-    return map_elements(x, [dtype](std::int64_t, double value) { return qdiff::round_to(dtype, value); });
+    return rounded_on_host(dtype, x);
   }
   return x.to(scalar_type(dtype)).to(wide);
 }
@@ -85,8 +128,9 @@ at::Tensor with_overflow(DType dtype, const at::Tensor& x) {
 
 at::Tensor spacing_at(DType dtype, const at::Tensor& x) {
   if (!x.device().is_cpu()) return spacing_on_device(dtype, x.to(at::kDouble));
+  const Spacings spacings(dtype);
   return map_elements(
-      x, [dtype](std::int64_t, double value) { return std::isfinite(value) ? qdiff::spacing(dtype, value) : 0.0; });
+      x, [spacings](std::int64_t, double value) { return Spacings::is_finite(value) ? spacings.at(value) : 0.0; });
 }
 
 at::Tensor rounding_variance(DType dtype, const at::Tensor& x) { return spacing_at(dtype, x).square() / 12.0; }

@@ -17,6 +17,14 @@ namespace qdiff::reference {
 // costs.
 bool is_large(const ModelConfig& config);
 
+// While one lives, operations of its thread do not pass through LibTorch's automatic differentiation, which nothing
+// here asks for and which costs a small tensor as much as its arithmetic.
+using WithoutAutograd = at::AutoDispatchBelowADInplaceOrView;
+
+// Lets the C library keep freed memory up to 64 MiB, for the whole process. As it is by itself, it gives large tensors
+// back to the system and takes zeroed pages for the next: a fifth of the time of a long span on the small test shapes.
+void keep_freed_memory();
+
 // Sets LibTorch's threads for the whole process; 0 lets the model decide: one thread where a layer's matrices are so
 // small that waking and waiting for the others costs more than they compute (measured: on the small test shapes, four
 // fifths of the time went into waiting), LibTorch's default otherwise.

@@ -194,7 +194,11 @@ MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned)
                 {"the trace's tensors of one layer", planned.part_bytes},
                 {"the reference's weights", reference_weights(config, reference::kBytesOfBothForms)},
                 {"judging the largest tensors", judged_bytes({{.steps = planned.steps}}, config)},
-                {"the span without recorded tensors", planned.span_elements * kMembers * sizeof(double)}};
+                {"the span without recorded tensors", planned.span_elements * kMembers * sizeof(double)},
+                {"what right code computes in such spans",
+                 std::min(planned.span_elements * kMembers * static_cast<double>(planned.steps.size()),
+                          static_cast<double>(reference::kMostRightMembers)) *
+                     sizeof(double)}};
   if (planned.free_runs) {
     const double batch = static_cast<double>(planned.steps.front().batch());
     const double slots = static_cast<double>(planned.steps.back().valid_length());

@@ -85,6 +85,10 @@ Tensor Tensor::rounded(DType dtype, Shape shape, std::span<const double> values)
     throw std::invalid_argument("Tensor::rounded: " + std::to_string(values.size()) + " values for shape " +
                                 to_string(tensor.shape_));
   }
+  if (dtype == DType::kF64) {
+    if (!values.empty()) std::memcpy(tensor.bytes_.data(), values.data(), values.size_bytes());
+    return tensor;
+  }
   for (std::size_t i = 0; i < values.size(); ++i) store_element(tensor.bytes_.data(), dtype, i, values[i]);
   return tensor;
 }
@@ -92,6 +96,10 @@ Tensor Tensor::rounded(DType dtype, Shape shape, std::span<const double> values)
 std::vector<double> to_doubles(const TensorView& view) {
   if (view.device.kind != DeviceKind::kCpu) throw std::invalid_argument("to_doubles takes a host view");
   std::vector<double> values(static_cast<std::size_t>(num_elements(view.shape)));
+  if (view.dtype == DType::kF64) {
+    if (!values.empty()) std::memcpy(values.data(), view.data, values.size() * sizeof(double));
+    return values;
+  }
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = load_element(view.data, view.dtype, i);
   return values;
 }

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <map>
+#include <utility>
 
 #include "harness/explain/least_squares.h"
 #include "harness/explain/mechanisms.h"
@@ -154,41 +156,55 @@ std::vector<Elements> elements_of_wrong_columns(Scene& scene) {
 // The part that a range of inputs has in a product: linear, without its bias.
 class ProductParts {
  public:
-  ProductParts(Scene& scene, std::vector<Elements> elements)
-      : scene_(scene), elements_(std::move(elements)), constant_(values_of(0, 0)) {}
+  ProductParts(Scene& scene, std::vector<Elements> elements) : scene_(scene), elements_(std::move(elements)) {
+    for (const Elements& all : elements_) inputs_.push_back(to_doubles(input_of(*all.instance)));
+    constant_ = values_of(0, 0);
+  }
 
   std::int64_t width() const { return input_of(*elements_.front().instance).shape.back(); }
-  std::vector<double> of(std::int64_t first, std::int64_t end) const {
-    std::vector<double> part = values_of(first, end);
-    for (std::size_t i = 0; i < part.size(); ++i) part[i] -= constant_[i];
-    return part;
+  // Remembered, for a search asks for most blocks again.
+  const std::vector<double>& of(std::int64_t first, std::int64_t end) {
+    const auto [found, is_new] = known_.try_emplace({first, end});
+    if (is_new) found->second = evaluate(first, end);
+    return found->second;
   }
+  std::vector<double> of_column(std::int64_t column) const { return evaluate(column, column + 1); }
 
  private:
   TensorView input_of(const Instance& instance) const {
     return instance.recorded->get(product_input(scene_, instance));
   }
+  std::vector<double> evaluate(std::int64_t first, std::int64_t end) const {
+    std::vector<double> part = values_of(first, end);
+    for (std::size_t i = 0; i < part.size(); ++i) part[i] -= constant_[i];
+    return part;
+  }
+
   std::vector<double> values_of(std::int64_t first, std::int64_t end) const {
     std::vector<double> values;
-    for (const Elements& elements : elements_) {
-      const TensorView view = input_of(*elements.instance);
-      std::vector<double> inputs = to_doubles(view);
-      const std::int64_t width = view.shape.back();
-      for (std::size_t i = 0; i < inputs.size(); ++i) {
-        const std::int64_t k = static_cast<std::int64_t>(i) % width;
-        if (k < first || k >= end) inputs[i] = 0.0;
+    for (std::size_t e = 0; e < elements_.size(); ++e) {
+      const Instance& instance = *elements_[e].instance;
+      const TensorView view = input_of(instance);
+      const auto width = static_cast<std::size_t>(view.shape.back());
+      std::vector<double> inputs(inputs_[e].size());
+      for (std::size_t row = 0; row < inputs.size(); row += width) {
+        for (auto k = static_cast<std::size_t>(first); k < static_cast<std::size_t>(end); ++k) {
+          inputs[row + k] = inputs_[e][row + k];
+        }
       }
-      Overlay overlay(*elements.instance->recorded);
-      overlay.replace(product_input(scene_, *elements.instance), with_rows(view, inputs));
-      const std::vector<double> whole = scene_.value(*elements.instance, overlay, elements.instance->span);
-      for (std::size_t element : elements.of) values.push_back(whole[element]);
+      Overlay overlay(*instance.recorded);
+      overlay.replace(product_input(scene_, instance), with_rows(view, inputs));
+      const std::vector<double> whole = scene_.value(instance, overlay, instance.span);
+      for (std::size_t element : elements_[e].of) values.push_back(whole[element]);
     }
     return values;
   }
 
   Scene& scene_;
   std::vector<Elements> elements_;
-  std::vector<double> constant_;  // the bias, where there is one
+  std::vector<std::vector<double>> inputs_;  // [tensor]
+  std::vector<double> constant_;             // the bias, where there is one
+  std::map<std::pair<std::int64_t, std::int64_t>, std::vector<double>> known_;
 };
 
 // A whole number, as nearly as the equations tell.
@@ -230,7 +246,7 @@ class BlockSearch {
   }
 
   // Nothing where no few blocks say it.
-  std::vector<Block> solve() const {
+  std::vector<Block> solve() {
     constexpr std::int64_t kBlocks = 16;
     constexpr std::size_t kMostBlocks = 64;
     const std::int64_t width = parts_.width(), size = (width + kBlocks - 1) / kBlocks;
@@ -239,7 +255,7 @@ class BlockSearch {
     while (true) {
       std::vector<double> a(error_.size() * blocks.size()), errors;
       for (std::size_t k = 0; k < blocks.size(); ++k) {
-        const std::vector<double> part = parts_.of(blocks[k].first, blocks[k].end);
+        const std::vector<double>& part = parts_.of(blocks[k].first, blocks[k].end);
         double squares = 0.0;
         for (std::size_t i = 0; i < part.size(); ++i) {
           a[i * blocks.size() + k] = part[i];
@@ -302,18 +318,18 @@ class BlockSearch {
     return error_.size() > solved.size() ? std::sqrt(sum / static_cast<double>(error_.size() - solved.size())) : 0.0;
   }
   // What is left of the error beside the blocks.
-  std::vector<double> left_by(const std::vector<Block>& blocks) const {
+  std::vector<double> left_by(const std::vector<Block>& blocks) {
     std::vector<double> left = error_;
     for (const Block& block : blocks) {
       if (block.coefficient == 1.0) continue;
-      const std::vector<double> part = parts_.of(block.first, block.end);
+      const std::vector<double>& part = parts_.of(block.first, block.end);
       for (std::size_t i = 0; i < left.size(); ++i) left[i] -= (block.coefficient - 1.0) * part[i];
     }
     return left;
   }
 
   // Each edge in turn, column by column to either side, no further than `reach`.
-  std::vector<Block> with_best_edges(std::vector<Block> blocks, std::int64_t reach) const {
+  std::vector<Block> with_best_edges(std::vector<Block> blocks, std::int64_t reach) {
     const auto squares = [](const std::vector<double>& values) {
       double sum = 0.0;
       for (double value : values) sum += value * value;
@@ -331,7 +347,7 @@ class BlockSearch {
           const std::int64_t to = edge + direction * step;
           if (to <= blocks[k].first || to >= blocks[k + 1].end) break;
           const std::int64_t column = direction < 0 ? to : to - 1;  // it changes sides
-          const std::vector<double> part = parts_.of(column, column + 1);
+          const std::vector<double> part = parts_.of_column(column);
           const double change = direction * (blocks[k].coefficient - blocks[k + 1].coefficient);
           for (std::size_t i = 0; i < moved.size(); ++i) moved[i] -= change * part[i];
           if (const double now = squares(moved); now < least) {

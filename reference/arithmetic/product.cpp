@@ -16,8 +16,13 @@ at::Tensor matmul(const at::Tensor& x, const at::Tensor& weight) { return at::ma
 at::Tensor project(const at::Tensor& x, const std::string& weight, const WeightForm& form, WeightStore& weights) {
   std::vector<std::int64_t> shape = x.sizes().vec();
   shape.back() = weights.shape(weight)[0];
-  const at::Tensor out = at::empty(shape, x.options());
+  at::Tensor out;
   weights.for_each_block(weight, form, [&](std::int64_t first, const at::Tensor& rows) {
+    if (rows.size(0) == shape.back()) {
+      out = reference::matmul(x, rows);
+      return;
+    }
+    if (!out.defined()) out = at::empty(shape, x.options());
     out.narrow(-1, first, rows.size(0)).copy_(reference::matmul(x, rows));
   });
   return out;

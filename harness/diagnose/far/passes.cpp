@@ -60,14 +60,26 @@ std::vector<Running> open_all(Engine& engine, std::span<Pass> passes, const Case
   return running;
 }
 
+// A stretch of a case's steps.
+struct Stretch {
+  int first_step = 0;
+  int last_step = 0;
+};
+
+// Where passes that are settled leave.
+std::vector<Stretch> stretches_of(const Course& course, bool may_settle) {
+  if (!may_settle || course.first_target_step >= course.last_step) return {{0, course.last_step}};
+  return {{0, course.first_target_step}, {course.first_target_step + 1, course.last_step}};
+}
+
 // Steps within layers, passes within steps.
 template <typename Report>
-void walk_group(Engine& engine, std::span<Pass> passes, const Course& course, const TakeTensor& take, Report report) {
-  std::vector<Running> running = open_all(engine, passes, course.input);
+void walk_stretch(std::vector<Running>& running, const Course& course, const Stretch& stretch, const TakeTensor& take,
+                  Report report) {
   const auto each_step = [&](const auto& part) {
     for (Running& r : running) {
       try {
-        for (int s = 0; r.pass->ran && s <= course.last_step; ++s) {
+        for (int s = stretch.first_step; r.pass->ran && s <= stretch.last_step; ++s) {
           StepSink sink(*r.pass, s, take);
           part(r, course.input.steps[static_cast<std::size_t>(s)], sink);
         }
@@ -100,15 +112,25 @@ void walk_group(Engine& engine, std::span<Pass> passes, const Course& course, co
 }  // namespace
 
 void walk(Engine& engine, std::span<Pass> passes, const Course& course, const TakeTensor& take,
-          const ProgressReport& progress, const std::string& what) {
+          const ProgressReport& progress, const std::string& what, const IsSettled& is_settled) {
+  const std::vector<Stretch> stretches = stretches_of(course, static_cast<bool>(is_settled));
+  const auto num_stretches = static_cast<std::int64_t>(stretches.size());
   const auto layers = static_cast<std::int64_t>(course.end_layer) + 1;
   const auto groups = static_cast<std::int64_t>((passes.size() + kPassesAtOnce - 1) / kPassesAtOnce);
+  std::int64_t walked = 0;  // stretches of groups
   for (std::int64_t group = 0; group < groups; ++group) {
     const std::size_t first = static_cast<std::size_t>(group) * kPassesAtOnce;
-    walk_group(engine, passes.subspan(first, std::min(kPassesAtOnce, passes.size() - first)), course, take,
-               [&](int layer) {
-                 if (progress) progress(what, group * layers + layer, groups * layers);
-               });
+    std::vector<Running> running =
+        open_all(engine, passes.subspan(first, std::min(kPassesAtOnce, passes.size() - first)), course.input);
+    for (const Stretch& stretch : stretches) {
+      walk_stretch(running, course, stretch, take, [&](int layer) {
+        if (progress) progress(what, walked * layers + layer, groups * num_stretches * layers);
+      });
+      ++walked;
+      if (&stretch == &stretches.back()) break;
+      for (Running& r : running) r.pass->settled = r.pass->ran && is_settled(*r.pass);
+      std::erase_if(running, [](const Running& r) { return r.pass->settled || !r.pass->ran; });
+    }
   }
 }
 

@@ -13,6 +13,7 @@
 namespace qdiff::diagnose {
 
 Planting::Planting(const FreeRankingQuery& query) : query_(query), course_{*query.subject.input} {
+  if (!query.targets.empty()) course_.first_target_step = query.targets.begin()->step;
   for (const TensorKey& key : query.targets) {
     const Target& target =
         targets_.emplace(key, Target(key, query.trace.get(key), query.subject.step(key.step), query.config))
@@ -40,7 +41,9 @@ void Planting::run() {
 double Planting::times_rounding(const Pass& pass) const {
   if (rows_compared_ == 0) return HUGE_VAL;
   double worst = 0.0;
-  for (const auto& [key, target] : targets_) worst = std::max(worst, times_rounding(pass, key));
+  for (const auto& [key, target] : targets_) {
+    if (pass.distance.contains(key)) worst = std::max(worst, times_rounding(pass, key));
+  }
   return worst;
 }
 
@@ -53,7 +56,8 @@ bool Planting::reproduces(const Pass& pass) const {
 
 bool Planting::shows(const Pass& pass) const {
   return std::ranges::any_of(targets_, [&](const auto& entry) {
-    return !(pass.from_gold.at(entry.first) <= explained_ * rounding_.at(entry.first));
+    const auto found = pass.from_gold.find(entry.first);
+    return found != pass.from_gold.end() && !(found->second <= explained_ * rounding_.at(entry.first));
   });
 }
 
@@ -62,12 +66,13 @@ bool Planting::searched(const Variant& variant) const {
   return std::ranges::find(listed, variant) == listed.end();
 }
 
-void Planting::walk_targets(Engine& engine, std::vector<Pass>& passes, const std::string& what, const Use& use) {
+void Planting::walk_targets(Engine& engine, std::vector<Pass>& passes, const std::string& what, const Use& use,
+                            const IsSettled& is_settled) {
   const auto take = [&](Pass& pass, const TensorKey& key, const TensorView& whole) {
     const auto found = targets_.find(key);
     if (found != targets_.end()) use(pass, found->second, whole);
   };
-  walk(engine, passes, course_, take, query_.progress, what);
+  walk(engine, passes, course_, take, query_.progress, what, is_settled);
 }
 
 void Planting::measure(Pass& pass, const Target& target, std::span<const double> values) {
@@ -135,9 +140,10 @@ void Planting::measure_rows() {
   }
 }
 
-// Those that ran through, measured.
-std::vector<Pass> Planting::walk_planted(std::vector<Pass> passes, const std::string& what) {
-  walk_targets(*engine_, passes, what, [&](Pass& pass, Target& target, const TensorView& whole) {
+// Those that ran through or were settled, measured.
+std::vector<Pass> Planting::walk_planted(std::vector<Pass> passes, const std::string& what,
+                                         const IsSettled& is_settled) {
+  const auto use = [&](Pass& pass, Target& target, const TensorView& whole) {
     const std::vector<double> values = target.same_rows(whole);
     measure(pass, target, values);
     if (times_rounding(pass, target.key()) > explained_) return;
@@ -145,22 +151,59 @@ std::vector<Pass> Planting::walk_planted(std::vector<Pass> passes, const std::st
     const RowFigures figures =
         row_rounding_.at(target.key().id).figures(target, target.candidate(), {values, values, /*roundings=*/2.0});
     pass.worst_row = std::max(pass.worst_row, verdict_of(figures, query_.precision).ratio_to_bound);
+  };
+  walk_targets(*engine_, passes, what, use, is_settled);
+  std::erase_if(passes, [&](const Pass& pass) {
+    return !pass.ran || (!pass.settled && pass.distance.size() != targets_.size());
   });
-  std::erase_if(passes, [&](const Pass& pass) { return !pass.ran || pass.distance.size() != targets_.size(); });
   return passes;
 }
 
+// A pass that is no explanation, and of a bug that these inputs show, tells no more, however far it is: unless it
+// leads.
 void Planting::plant(const std::vector<Variant>& variants, const std::string& what) {
   std::vector<Pass> passes;
   for (const Variant& variant : variants) {
     const std::optional<double>& right = facts_of(variant).right_value;
     if (right && variant.value == right) continue;  // that is right code
     const bool known = std::ranges::any_of(planted_, [&](const Pass& pass) { return pass.variant == variant; });
-    if (!known) passes.push_back({variant});
+    if (!known) passes.push_back({.variant = variant, .order = next_order_++});
   }
-  std::vector<Pass> walked = walk_planted(std::move(passes), what);
+  std::vector<Pass> walked = walk_planted(
+      std::move(passes), what, [this](const Pass& pass) { return times_rounding(pass) > explained_ && shows(pass); });
   std::ranges::move(walked, std::back_inserter(planted_));
-  std::ranges::stable_sort(planted_, {}, [&](const Pass& pass) { return times_rounding(pass); });
+  sort_planted();
+  complete_leading(what);
+}
+
+void Planting::sort_planted() {
+  std::ranges::sort(planted_, {}, [&](const Pass& pass) { return std::pair(times_rounding(pass), pass.order); });
+}
+
+// Those that were settled and may be among the nearest, of which more is said: to be walked anew.
+std::vector<Pass> Planting::leading_settled() const {
+  std::set<FaultId> bugs, shown;
+  std::vector<Pass> settled;
+  for (std::size_t i = 0; i < planted_.size(); ++i) {
+    if (bugs.size() >= kRankedVariants && shown.size() >= kFirstOfFarPairs && i >= kRefinedVariants) break;
+    const Pass& pass = planted_[i];
+    bugs.insert(pass.variant->id);
+    if (shows(pass)) shown.insert(pass.variant->id);
+    if (pass.settled) settled.push_back({.variant = pass.variant, .order = pass.order});
+  }
+  return settled;
+}
+
+// Walks them to the end. That may put them behind others, which then lead.
+void Planting::complete_leading(const std::string& what) {
+  for (std::vector<Pass> leading = leading_settled(); !leading.empty(); leading = leading_settled()) {
+    std::erase_if(planted_, [&](const Pass& pass) {
+      return std::ranges::find(leading, pass.order, &Pass::order) != leading.end();
+    });
+    std::vector<Pass> walked = walk_planted(std::move(leading), what, {});
+    std::ranges::move(walked, std::back_inserter(planted_));
+    sort_planted();
+  }
 }
 
 // Every bug once, and those of a continuous parameter with each listed value; then all values of the leading ones;
@@ -198,7 +241,8 @@ void Planting::plant_pairs() {
       pairs.push_back({.variant = best[i]->variant, .beside = best[j]->variant});
     }
   }
-  pairs_ = walk_planted(std::move(pairs), "forward passes with two bugs planted");
+  pairs_ = walk_planted(std::move(pairs), "forward passes with two bugs planted",
+                        [this](const Pass& pass) { return times_rounding(pass) > explained_; });
   std::ranges::stable_sort(pairs_, {}, [&](const Pass& pass) { return times_rounding(pass); });
 }
 

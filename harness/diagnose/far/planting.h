@@ -59,7 +59,8 @@ class Planting {
   double rounding_of_row(const Target& target, std::int64_t row) const {
     return row_rounding_.at(target.key().id).of_row(target.key(), row);
   }
-  // The worst over all targets; infinite where nothing is compared.
+  // The worst over all targets; infinite where nothing is compared. Of a pass that was settled, over those that it came
+  // to: it is as far away as that at least.
   double times_rounding(const Pass& pass) const;
   bool reproduces(const Pass& pass) const;
   // Whether these inputs tell the bug from right code.
@@ -70,7 +71,8 @@ class Planting {
 
  private:
   using Use = std::function<void(Pass& pass, Target& target, const TensorView& whole)>;
-  void walk_targets(Engine& engine, std::vector<Pass>& passes, const std::string& what, const Use& use);
+  void walk_targets(Engine& engine, std::vector<Pass>& passes, const std::string& what, const Use& use,
+                    const IsSettled& is_settled = {});
   static void measure(Pass& pass, const Target& target, std::span<const double> values);
   void measure_rounding();
   void drop_unbounded(const std::map<TensorKey, double>& mean_square);
@@ -79,7 +81,10 @@ class Planting {
   bool explains(const Pass& pass) const { return times_rounding(pass) <= explained_ && pass.worst_row <= 1.0; }
   bool right_code_explains() const { return explains(right_); }
   void plant(const std::vector<Variant>& variants, const std::string& what);
-  std::vector<Pass> walk_planted(std::vector<Pass> passes, const std::string& what);
+  std::vector<Pass> walk_planted(std::vector<Pass> passes, const std::string& what, const IsSettled& is_settled);
+  void sort_planted();
+  std::vector<Pass> leading_settled() const;
+  void complete_leading(const std::string& what);
   void plant_all();
   void plant_pairs();
   void plant_around(double width);
@@ -93,6 +98,7 @@ class Planting {
   Pass right_;
   std::vector<TensorKey> unbounded_;
   std::vector<Pass> planted_, pairs_;
+  std::size_t next_order_ = 0;            // Pass::order of the next one
   std::map<TensorKey, double> rounding_;  // what rounding alone does to each target
   std::map<TensorId, RowRounding> row_rounding_;
   std::map<TensorKey, RowFigures> rows_;

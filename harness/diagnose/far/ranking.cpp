@@ -161,11 +161,15 @@ std::optional<findings::FreeRanking> rank_free_runs(const FreeRankingQuery& quer
   std::vector<Fit> fits;
   const std::string& case_id = query.subject.input->id;
   for (const Pass& pass : passes.planted()) {
+    judged.detectability.tried.insert(pass.variant->id);
+    if (pass.settled) {  // as one that is shown and does not lead
+      judged.detectability.cases_that_show[pass.variant->id].insert(case_id);
+      continue;
+    }
     const RankedVariant variant = ranked(passes, pass, ranking.tokens_compared);
     const bool listed =
         std::ranges::find(ranking.nearest, variant.variant, &RankedVariant::variant) != ranking.nearest.end();
     if (!listed && ranking.nearest.size() < kRankedVariants) ranking.nearest.push_back(variant);
-    judged.detectability.tried.insert(pass.variant->id);
     if (!variant.reproduces) {
       if (passes.shows(pass)) judged.detectability.cases_that_show[pass.variant->id].insert(case_id);
     } else if (variant.times_rounding <= kClearlyFarther * ranking.nearest.front().times_rounding && !listed) {
