@@ -30,6 +30,8 @@ std::vector<Candidate> recover_bias(Scene& scene);
 std::vector<Candidate> recover_product_rows(Scene& scene);
 // Input columns permuted within blocks, or left out.
 std::vector<Candidate> recover_product_inputs(Scene& scene);
+// Weights that were rounded, to a type or to levels of 8 or 4 bits.
+std::vector<Candidate> recover_product_weights(Scene& scene);
 // Weights that are off by a constant in each group of inputs.
 std::vector<Candidate> recover_product_groups(Scene& scene);
 // Each column of a product or a norm has a factor of its own, or of a product or a bias a constant.

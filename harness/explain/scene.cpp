@@ -65,11 +65,11 @@ Expectation Scene::evaluate(const Instance& instance, const TensorStore& recorde
 }
 
 std::vector<double> Scene::value(const Instance& instance, const TensorStore& recorded,
-                                 std::span<const TensorKey> operations) {
+                                 std::span<const TensorKey> operations, const std::vector<Step>* steps) {
   return oracle_
       .evaluate({.operations = operations,
                  .recorded = recorded,
-                 .steps = *instance.steps,
+                 .steps = steps == nullptr ? *instance.steps : *steps,
                  .precision = precision_,
                  .stored = instance.actual.dtype,
                  .capacity = instance.capacity,

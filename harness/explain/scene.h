@@ -79,7 +79,7 @@ class Scene {
   }
   // The value alone, far cheaper.
   std::vector<double> value(const Instance& instance, const TensorStore& recorded,
-                            std::span<const TensorKey> operations);
+                            std::span<const TensorKey> operations, const std::vector<Step>* steps = nullptr);
 
   // Error of an element in units of its expected rounding under `expected`, the final rounding included; 0 where both
   // are the same infinity or NaN, a huge number where only one is, or where the element is unknown.

@@ -1,5 +1,6 @@
 // What reads, arranges or leaves out what it should not: dimensions of a head, inputs, a whole layer; and known bugs
 // that act in some steps alone.
+#include <algorithm>
 #include <cmath>
 
 #include "cmake/catch2.h"
@@ -82,6 +83,59 @@ TEST_CASE("a norm that reads the residual as it entered the layer is solved for"
   INFO(theory->sentence);
   CHECK(theory->mechanism == "source");
   CHECK(text_of(theory->parameters, "source") == "output of layer 0");
+}
+
+// Row by row in groups: symmetric 8-bit levels, or 4-bit ones from smallest to largest.
+Values on_levels(const Values& weights, std::size_t group, bool symmetric) {
+  Values levels = weights;
+  for (std::size_t start = 0; start < weights.size(); start += group) {
+    const auto [least, most] = std::minmax_element(weights.begin() + static_cast<std::ptrdiff_t>(start),
+                                                   weights.begin() + static_cast<std::ptrdiff_t>(start + group));
+    const double low = symmetric ? 0.0 : round_to(DType::kF32, *least);
+    const double largest = std::max(std::fabs(*least), std::fabs(*most));
+    const double scale = round_to(DType::kF32, symmetric ? largest / 127.0 : (*most - *least) / 15.0);
+    for (std::size_t i = start; i < start + group; ++i) {
+      levels[i] = round_to(DType::kBF16, low + scale * std::nearbyint((weights[i] - low) / scale));
+    }
+  }
+  return levels;
+}
+
+TEST_CASE("weights that were quantised and dequantised are told by their levels", "[product]") {
+  struct Quantised {
+    Op op;
+    std::size_t group;
+    bool symmetric;
+    std::string words;
+  };
+  for (const Quantised& made :
+       {Quantised{Op::kGateProj, 48, true, "rounded to 8-bit levels with a scale for each output"},
+        Quantised{Op::kDownProj, 32, false, "rounded to 4-bit levels with a scale and a zero for each 32 inputs"}}) {
+    Case c;
+    Values levels;
+    const auto theory = c.explained(made.op, 54, at(made.op, [&](const auto& in, const Step&, const Values&) {
+                                      levels = on_levels(c.oracle.weight({made.op, 1}), made.group, made.symmetric);
+                                      const std::int64_t width = weight_shape(made.op, 0, c.oracle.config())[1];
+                                      return c.oracle.product(in[0], levels, width);
+                                    }));
+    REQUIRE(theory.has_value());
+    INFO(theory->sentence);
+    CHECK(theory->mechanism == "product.weights");
+    CHECK(text_of(theory->parameters, "weights") == made.words);
+    CHECK(theory->scope.empty());
+  }
+}
+
+TEST_CASE("weights that are off at random are no levels", "[product]") {
+  Case c;
+  SplitMix64 random(8);
+  Values noisy = c.oracle.weight({Op::kGateProj, 1});
+  for (double& w : noisy) w *= 1.0 + 0.02 * (random.uniform() - 0.5);
+  const auto theory = c.explained(Op::kGateProj, 55, at(Op::kGateProj, [&](const auto& in, const Step&, const Values&) {
+                                    return c.oracle.product(in[0], noisy, c.oracle.config().hidden);
+                                  }));
+  REQUIRE(c.num_wrong > 0);
+  CHECK_FALSE(theory.has_value());
 }
 
 TEST_CASE("1 + w that was rounded to a 16-bit type is told from 1 + w", "[norm]") {
