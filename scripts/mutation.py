@@ -98,6 +98,7 @@ class Build:
                 self.kept[word].parent.mkdir(exist_ok=True)
                 shutil.copyfile(folder / word, self.kept[word])
         self.precompiled = None
+        self.sources = self.listed_sources()  # now: a build that goes on may list others
 
     def flags(self, words, keep_header=False):
         """What a command says beyond its files."""
@@ -111,7 +112,7 @@ class Build:
                 kept.append(word.replace(f"-I{ROOT}", f"-I{self.tree}") if word.startswith("-I") else word)
         return [words[0], *kept, OPTIMISED, "-w"]
 
-    def sources(self):
+    def listed_sources(self):
         """Of the library: (sources compiled together, flags)."""
         found = []
         for name, (words, file) in self.entries.items():
@@ -130,7 +131,7 @@ class Build:
         """Headers of the system and of other rooms, which no change touches."""
         names = []
         rooms = {str(path.parent.relative_to(self.tree)) for path in self.changed}
-        for parts, _ in self.sources():
+        for parts, _ in self.sources:
             for source in parts:
                 for line in source.read_text(encoding="utf-8").splitlines():
                     if not line.startswith("#include "):
@@ -163,7 +164,7 @@ class Build:
         self.objects = {}  # source: (object, flags)
         self.others = []
         work = []
-        batches = self.sources()
+        batches = self.sources
         plain = next(flags for parts, flags in batches if parts)
         self.precompile([flag for flag in plain if flag != "-fopenmp"])
         for parts, flags in batches:

@@ -6,7 +6,7 @@ import re
 import subprocess
 
 import driver
-from driver import MATCH, CommandLineTest, write_case
+from driver import MATCH, CommandLineTest, drop_tensor, tensor_names, write_case
 
 MIB = 1 << 20
 ALLOWED = 1.05
@@ -51,6 +51,13 @@ class MemoryTest(CommandLineTest):
             limit = int(1.01 * limit)
         return limit, peak
 
+    def thin(self, trace, kept):
+        """Leaves the tensors whose names end so."""
+        for file in trace.rglob("*.safetensors"):
+            for name in tensor_names(file):
+                if not re.search(f"({kept})$", name):
+                    drop_tensor(file, name)
+
     def test_the_peak_is_what_was_allowed(self):
         self.assertGreater(len(SHAPES), NUMBER - 1)
         lines = []
@@ -59,15 +66,19 @@ class MemoryTest(CommandLineTest):
             case = write_case(self.folder / f"{number}.json", model=model, batch=batch, left_padding=[0] * batch,
                               capacity=capacity, steps=steps)
             trace = self.folder / f"trace-{number}"
+            diagnose = ["diagnose", "--model", model, "--trace", trace, "--out", f"diagnosed-{number}"]
             shares = []
-            for arguments in [["run", case, "--out", f"out-{number}"],
-                              ["record", "--model", model, "--case", case, "--engine", "cpu", "--trace", trace],
-                              ["diagnose", "--model", model, "--trace", trace, "--out", f"diagnosed-{number}"]]:
-                with self.subTest(model=model, command=arguments[0]):
+            for arguments, kept in [(["run", case, "--out", f"out-{number}"], ""),
+                                    (["record", "--model", model, "--case", case, "--engine", "cpu", "--trace", trace], ""),
+                                    (diagnose, ""), (diagnose, r"embed_tokens|layers\.\d+\.output|lm_head"), (diagnose, "lm_head")]:
+                with self.subTest(model=model, command=arguments[0], kept=kept):
+                    if kept:
+                        self.thin(trace, kept)
                     limit, peak = self.smallest_accepted(arguments)
                     shares.append(f"{peak / MIB:.0f} of {limit / MIB:.0f}")
                     self.assertLessEqual(peak, ALLOWED * limit)
             lines.append(f"| {model.removeprefix('synthetic:')} | {batch} × {' + '.join(map(str, tokens))} | "
                          f"{capacity} | {' | '.join(shares)} |")
         if "QDIFF_MEMORY_SHAPES" in os.environ:
-            print("\n| model | rows × tokens | slots | run | record | diagnose |\n|---|---|---|---|---|---|\n" + "\n".join(lines))
+            print("\n| model | rows × tokens | slots | run | record | diagnose | layer outputs | logits alone |\n"
+                  "|---|---|---|---|---|---|---|---|\n" + "\n".join(lines))

@@ -76,6 +76,8 @@ TEST_CASE("what is computed beside being moved may differ by so much and no more
     sample.expected.value[10] = 1.0;
     sample.actual.set(10, 1.0 + error);
     CHECK(sample.judge().outcome == (error < 0.06 ? Outcome::kMatch : Outcome::kDiverged));
+    sample.expected.sigma_independent.clear();
+    CHECK(sample.judge().outcome == Outcome::kDiverged);
   }
 }
 

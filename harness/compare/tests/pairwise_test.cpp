@@ -147,6 +147,10 @@ TEST_CASE("pads are not compared, unless one side alone takes them for pads", "[
   const Tensor last(DType::kF32, {2, 1, 4}), odd(DType::kF32, {6, 2});
   CHECK(difference_of({0, {Op::kLmHead, kNoLayer}}, last.view(), padded, last.view(), padded, {}).elements_compared ==
         8);
+  const Step all_pads = step_of(2, 3, {0, 3});  // in the second row of the batch
+  CHECK(
+      difference_of({0, {Op::kLmHead, kNoLayer}}, last.view(), all_pads, last.view(), all_pads, {}).elements_compared ==
+      4);
   CHECK(difference_of(kOutput0, odd.view(), padded, odd.view(), padded, {}).elements_compared == 12);
   const Tensor more_rows(DType::kF32, {3, 3, 2}), more_tokens(DType::kF32, {2, 4, 2});
   CHECK(difference_of(kOutput0, more_rows.view(), padded, more_rows.view(), padded, {}).elements_compared == 18);
