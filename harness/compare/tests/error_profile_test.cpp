@@ -220,5 +220,18 @@ TEST_CASE("a profile of few elements has no axis of one index and names no more 
   for (const double share : profile_of(pads).histogram) CHECK(share == 0.0);
 }
 
+TEST_CASE("a single head is no axis", "[profile]") {
+  Sample s = honest_sample({.op = Op::kQRope, .dtype = DType::kF32, .num_tokens = 2, .left_padding = {0}});
+  s.config.num_q_heads = 1;
+  s.expected.shape = {1, 2, 1, 32};
+  s.actual = Tensor(DType::kF32, s.expected.shape);
+  for (std::vector<float>* sigma : {&s.expected.sigma_independent, &s.expected.sigma_shared}) sigma->resize(64);
+  s.expected.value.resize(64);
+  const ErrorProfile profile = profile_of(s);
+  REQUIRE(profile.axes.size() == 2);
+  CHECK(profile.axes[0].name == "token row");
+  CHECK(profile.axes[1].name == "dimension of the head");
+}
+
 }  // namespace
 }  // namespace qdiff::compare

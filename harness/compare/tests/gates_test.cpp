@@ -76,6 +76,7 @@ TEST_CASE("NaN, infinities and overflow have to stand where gold has them", "[ju
       {kF16, 20000.0, 1.0, 0, 20000.0, "", ""},
       {kF16, 20000.0, 0.1, 0, 20800.0, "max_excess", ""},
       {kF16, -20000.0, 0, 0, 0.0, "max_excess", ""},
+      {kF16, 20000.0, 0, 0, 0.0, "max_excess", ""},
       {kF32, 3.4e38, 0, 0, kInf, "non_finite", for_number},
       {kF32, 0x1p128 - 0x1p103, 0, 0, kInf, "", ""},
       {kF32, 0x1p128 - 0x1p102, 0, 0, 0x1.fffffep127, "non_finite", overflown},
