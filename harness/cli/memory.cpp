@@ -32,6 +32,11 @@ constexpr JudgedElement kJudgedElement = {64.0, 80.0};
 // expected of the others stands beside that.
 constexpr JudgedElement kJudgedScore = {224.0, 16.0};
 
+// Bytes for each of the logits that whole passes are held against: the candidate's, gold, those of right code that
+// rounds, and those of the pass at hand as they are computed. Measured: 200 bytes for each of 60,000 words that a
+// longer prefill adds, judging's own among them.
+constexpr double kLogitOfPasses = 144.0;
+
 // What can be taken without swapping (proc(5), "MemAvailable"), the largest number where nobody says.
 std::uint64_t available_memory() {
   std::ifstream file("/proc/meminfo");
@@ -206,7 +211,7 @@ MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned)
     const double cache = 4.0 * batch * slots * static_cast<double>(config.kv_width() * config.num_layers);
     plan.parts.push_back({"forward passes with each bug planted",
                           (cache + residual) * sizeof(float) * static_cast<double>(planned.passes)});
-    plan.parts.push_back({"the logits", logits * 5.0 * sizeof(double)});
+    plan.parts.push_back({"the logits", logits * kLogitOfPasses});
     plan.parts.push_back({"the weights of those passes", reference_weights(config, sizeof(double))});
   }
   return plan;

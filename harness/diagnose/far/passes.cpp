@@ -104,8 +104,9 @@ void walk_stretch(std::vector<Running>& running, const Course& course, const Str
   }
   report(course.end_layer);
   if (!course.needs_head) return;
-  each_step([](Running& r, const Step& step, TensorSink& sink) {
+  each_step([&](Running& r, const Step& step, TensorSink& sink) {
     r.session->run_head(step, r.residual[static_cast<std::size_t>(step.index)].view(), &sink);
+    if (step.index == course.last_step) r.session.reset();  // it keeps what it handed out: logits, of each pass
   });
 }
 
