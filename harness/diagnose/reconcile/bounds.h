@@ -36,8 +36,8 @@ inline WorstHonestLogProbabilities log_probability_bounds(const Precision& preci
 
 // The mean over so many tokens. One of few may be the worst of all, which makes w / sqrt(n) of their mean. Of the twins
 // that the table was measured on ("worst mean over few"), any 1, 2, 4, 8, 16 and 32 tokens in a row of one in bfloat16
-// erred by up to 17.5, 13.4, 9.5, 6.8, 4.8 and 3.5, where a whole trace is bounded by 2.2; this stays above the worst of
-// each precision by a third at least.
+// erred by up to 17.5, 13.4, 9.5, 6.8, 4.8 and 3.5, where a whole trace is bounded by 2.2; this stays above the worst
+// of each precision by a third at least.
 inline double bound_of_mean(const WorstHonestLogProbabilities& bounds, std::size_t tokens) {
   return std::max(bounds.all, bounds.worst / std::sqrt(static_cast<double>(tokens)));
 }
