@@ -227,6 +227,11 @@ std::optional<Operation> operation_of(Op op, const std::vector<RowJudgement>& ro
   return found;
 }
 
+bool has_softmax(const Operation& operation) {
+  return std::ranges::any_of(operation.rows.front()->span,
+                             [](const TensorKey& key) { return arithmetic_of(key.id.op) == Arithmetic::kSoftmax; });
+}
+
 // Roundings that explain some steps of the operation are made in the others too, where something else is wrong.
 Precision with_roundings(Precision precision, const Operation& operation) {
   for (const std::vector<Fit>* fits : operation.fits) {
@@ -284,8 +289,9 @@ Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
     const std::optional<Operation> operation = operation_of(op, rows, fits, oracle.config());
     if (!operation) continue;
     auto theory = solve(oracle, rows, *operation, precision, with_roundings(precision, *operation), solved);
-    if (!theory && !operation->in_doubt()) {
-      // An engine that declared too little may round wherever this operation can.
+    if (!theory && !operation->in_doubt() && !has_softmax(*operation)) {
+      // An engine that declared too little may round wherever this operation can. Before a softmax that would cover
+      // anything: where scores are large, a last bit turns it over.
       const Precision widest = rounding_as_it_stores(precision, *operation->rows.front());
       if (widest != precision) theory = solve(oracle, rows, *operation, precision, widest, solved);
     }

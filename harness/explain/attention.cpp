@@ -13,6 +13,7 @@
 
 #include "harness/explain/mechanisms.h"
 #include "harness/explain/rows.h"
+#include "harness/explain/scores_of_zero.h"
 
 namespace qdiff::explain {
 namespace {
@@ -240,9 +241,8 @@ Expectation with_zeros(Scene& scene, const Instance& instance, const Fused& fuse
   return theory;
 }
 
-// The number of slots that most tokens and heads speak for; 0: none behind the last.
-std::int64_t capacity_of(Scene& scene, const Instance& instance, const Fused& fused) {
-  std::vector<double> capacities;
+// What tokens and heads say of the number of zeros.
+void add_zeros_said(Scene& scene, const Instance& instance, const Fused& fused, std::vector<ScoresOfZero>& said) {
   const std::vector<double>& actual = scene.actual(instance);
   for_each_query(scene, instance, fused, [&](const QueryHead& query) {
     const double top = largest(query);
@@ -253,39 +253,62 @@ std::int64_t capacity_of(Scene& scene, const Instance& instance, const Fused& fu
       along += right * actual[query.output + i];
       whole += right * right;
     }
-    const double ratio = along / whole;
-    // Where the zeros weigh next to nothing, or all, their number does not show.
-    if (!(ratio > 0.02 && ratio < 0.98)) return;
-    capacities.push_back(static_cast<double>(fused.slots()) + seen.sum * std::exp(top) * (1.0 / ratio - 1.0));
+    said.push_back({along / whole, seen.sum * std::exp(top)});
   });
-  if (capacities.empty()) return 0;
-  std::nth_element(capacities.begin(), capacities.begin() + static_cast<std::ptrdiff_t>(capacities.size() / 2),
-                   capacities.end());
-  const double median = capacities[capacities.size() / 2];
-  constexpr double kMost = 1e7;
-  return median < kMost ? std::llround(median) : 0;
+}
+
+// The slots behind the last one up to a cache's end.
+Candidate zeros_up_to(Scene& scene, bool causal, std::int64_t capacity) {
+  Candidate candidate;
+  candidate.theory.mechanism = "beyond_end";
+  candidate.theory.hypothesis = causal ? "H08" : "H10";
+  candidate.theory.bits = kMechanismBits + (causal ? 1.0 : 2.0) + std::log2(static_cast<double>(capacity));
+  candidate.theory.parameters = {{"slots", static_cast<double>(capacity)},
+                                 {"mask", std::string(causal ? "causal" : "none")}};
+  candidate.theory.sentence = std::string(row(scene.op()).name) + ": a query sees " +
+                              (causal ? "" : "later tokens of its step and ") + "the zeros behind the last slot of " +
+                              std::to_string(capacity);
+  candidate.predict = [&scene, causal, capacity](const Instance& instance) -> std::optional<Expectation> {
+    const Fused of(scene, instance, {causal});
+    if (!of.is_recorded() || scene.right(instance).sigma_independent.empty()) return std::nullopt;
+    return with_zeros(scene, instance, of, [&](const QueryHead&) { return capacity - of.slots(); });
+  };
+  return candidate;
+}
+
+Candidate zeros_added(Scene& scene, bool causal, std::int64_t added) {
+  Candidate candidate;
+  candidate.theory.mechanism = "beyond_end";
+  candidate.theory.hypothesis = "H02";
+  candidate.theory.bits = kMechanismBits + (causal ? 1.0 : 2.0) + std::log2(1.0 + static_cast<double>(added));
+  candidate.theory.parameters = {{"more slots", static_cast<double>(added)},
+                                 {"mask", std::string(causal ? "causal" : "none")}};
+  candidate.theory.sentence = std::string(row(scene.op()).name) + ": the softmax counts " + std::to_string(added) +
+                              (added == 1 ? " score" : " scores") + " of 0 more than there are slots" +
+                              (causal ? "" : ", and later tokens of its step");
+  candidate.predict = [&scene, causal, added](const Instance& instance) -> std::optional<Expectation> {
+    const Fused of(scene, instance, {causal});
+    if (!of.is_recorded() || scene.right(instance).sigma_independent.empty()) return std::nullopt;
+    return with_zeros(scene, instance, of, [added](const QueryHead&) { return added; });
+  };
+  return candidate;
 }
 
 void add_zeros(Scene& scene, const Instance& sample, std::vector<Candidate>& candidates) {
   for (const bool causal : {true, false}) {
     const Fused fused(scene, sample, {causal});
-    const std::int64_t capacity = capacity_of(scene, sample, fused);
-    if (capacity <= fused.slots()) continue;
-    Candidate candidate;
-    candidate.theory.mechanism = "beyond_end";
-    candidate.theory.hypothesis = causal ? "H08" : "H10";
-    candidate.theory.bits = kMechanismBits + (causal ? 1.0 : 2.0) + std::log2(static_cast<double>(capacity));
-    candidate.theory.parameters = {{"slots", static_cast<double>(capacity)},
-                                   {"mask", std::string(causal ? "causal" : "none")}};
-    candidate.theory.sentence = std::string(row(scene.op()).name) + ": a query sees " +
-                                (causal ? "" : "later tokens of its step and ") + "the zeros behind the last slot of " +
-                                std::to_string(capacity);
-    candidate.predict = [&scene, causal, capacity](const Instance& instance) -> std::optional<Expectation> {
+    std::vector<ScoresOfZero> of_sample;
+    add_zeros_said(scene, sample, fused, of_sample);
+    const std::int64_t capacity = fused.slots() + counted_zeros(of_sample);
+    if (capacity > fused.slots()) candidates.push_back(zeros_up_to(scene, causal, capacity));
+    // As many in every step: a sum of the softmax that has something added to it.
+    std::vector<ScoresOfZero> of_all;
+    for (const Instance& instance : scene.instances()) {
       const Fused of(scene, instance, {causal});
-      if (!of.is_recorded() || scene.right(instance).sigma_independent.empty()) return std::nullopt;
-      return with_zeros(scene, instance, of, [&](const QueryHead&) { return capacity - of.slots(); });
-    };
-    candidates.push_back(std::move(candidate));
+      if (instance.wrong && of.is_recorded()) add_zeros_said(scene, instance, of, of_all);
+    }
+    const std::int64_t added = counted_zeros(of_all);
+    if (added > 0) candidates.push_back(zeros_added(scene, causal, added));
   }
 }
 

@@ -82,7 +82,8 @@ void add_rows(Scene& scene, const std::vector<SampledRow>& rows, const std::vect
       kMechanismBits + static_cast<double>(runs.size()) * (std::log2(static_cast<double>(own.size())) + std::log2(all));
   const std::string words = describe_runs(runs, names, scene.layout(scene.instances().front()).head_columns());
   candidate.theory.parameters = {{"rows", words}};
-  candidate.theory.sentence = std::string(row(scene.op()).name) + " adds other elements of the biases: " + words;
+  candidate.theory.sentence = std::string(row(scene.op()).name) + " adds other elements of the biases: " +
+                              summarise_runs(runs, names, scene.layout(scene.instances().front()).head_columns());
   candidates.push_back(std::move(candidate));
 }
 

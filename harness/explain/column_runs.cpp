@@ -18,6 +18,19 @@ bool is_one_head(const Run& run, std::int64_t head_dim) {
   return head_dim > 0 && run.first % head_dim == 0 && run.last - run.first + 1 == head_dim;
 }
 
+bool stands_in_its_place(const Run& run) { return run.origin.source == 0 && run.origin.column == run.first; }
+
+std::string source_words(const Run& run, const std::vector<std::string>& sources) {
+  return run.origin.source == 0 ? "" : " of " + sources[run.origin.source];
+}
+
+std::string run_words(const Run& run, const std::vector<std::string>& sources, std::int64_t head_dim) {
+  return columns_words(run.first, run.last, head_dim) +
+         (run.first == run.last || is_one_head(run, head_dim) ? " holds " : " hold ") +
+         columns_words(run.origin.column, run.origin.column + run.last - run.first, head_dim) +
+         source_words(run, sources);
+}
+
 }  // namespace
 
 std::vector<Run> runs_of(const std::vector<std::vector<Origin>>& possible) {
@@ -65,13 +78,41 @@ std::string describe_runs(const std::vector<Run>& runs, const std::vector<std::s
                           std::int64_t head_dim) {
   std::string words;
   for (const Run& run : runs) {
-    if (run.origin.source == 0 && run.origin.column == run.first) continue;
-    const std::int64_t last = run.origin.column + run.last - run.first;
-    words += (words.empty() ? "" : ", ") + columns_words(run.first, run.last, head_dim) +
-             (run.first == run.last || is_one_head(run, head_dim) ? " holds " : " hold ") +
-             columns_words(run.origin.column, last, head_dim);
-    if (run.origin.source != 0) words += " of " + sources[run.origin.source];
+    if (stands_in_its_place(run)) continue;
+    words += (words.empty() ? "" : ", ") + run_words(run, sources, head_dim);
   }
+  return words;
+}
+
+std::string summarise_runs(const std::vector<Run>& runs, const std::vector<std::string>& sources,
+                           std::int64_t head_dim) {
+  constexpr std::size_t kMostPieces = 6;
+  std::vector<std::string> pieces;
+  for (std::size_t i = 0; i < runs.size();) {
+    const Run& run = runs[i];
+    std::size_t end = i + 1;  // runs of one column from columns at one distance
+    const auto distance = [&](std::size_t k) { return runs[k].origin.column - runs[k - 1].origin.column; };
+    while (end < runs.size() && runs[end].first == runs[end].last && runs[end - 1].first == runs[end - 1].last &&
+           runs[end].origin.source == run.origin.source && distance(end) == distance(i + 1)) {
+      ++end;
+    }
+    constexpr std::size_t kEnough = 4;
+    if (end - i >= kEnough && distance(i + 1) > 1) {
+      const std::string step = std::to_string(distance(i + 1));
+      pieces.push_back(columns_words(run.first, runs[end - 1].last, 0) + " hold every " + step +
+                       (distance(i + 1) == 2   ? "nd"
+                        : distance(i + 1) == 3 ? "rd"
+                                               : "th") +
+                       " column from " + std::to_string(run.origin.column) + " on" + source_words(run, sources));
+    } else {
+      end = i + 1;
+      if (!stands_in_its_place(run)) pieces.push_back(run_words(run, sources, head_dim));
+    }
+    i = end;
+  }
+  std::string words;
+  for (std::size_t i = 0; i < std::min(kMostPieces, pieces.size()); ++i) words += (i == 0 ? "" : ", ") + pieces[i];
+  if (pieces.size() > kMostPieces) words += ", and " + std::to_string(pieces.size() - kMostPieces) + " runs more";
   return words;
 }
 

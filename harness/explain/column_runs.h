@@ -30,5 +30,9 @@ std::int64_t permuted_block(const std::vector<Run>& runs, std::int64_t width);
 // "heads 9..12 hold heads 0..3 of self_attn.k_proj, columns 7..9 hold columns 1..3"; what stands in its place is left
 // out.
 std::string describe_runs(const std::vector<Run>& runs, const std::vector<std::string>& sources, std::int64_t head_dim);
+// The same for a person, who reads no hundreds of runs: columns at one distance are said together, "columns 0..303 hold
+// every 2nd column from 0 on", and of what is left the first.
+std::string summarise_runs(const std::vector<Run>& runs, const std::vector<std::string>& sources,
+                           std::int64_t head_dim);
 
 }  // namespace qdiff::explain

@@ -257,9 +257,9 @@ struct Cell {
   }
 };
 
-// The law that the most cells follow; the source of the fewest surprises among equals.
-std::optional<Law> most_followed(const std::vector<Cell>& cells, const Library& library, std::int64_t heads,
-                                 const TensorId& own, const std::vector<Law>& before) {
+// The laws that the most cells follow, of the sources of the fewest surprises.
+std::vector<Law> most_followed(const std::vector<Cell>& cells, const Library& library, std::int64_t heads,
+                               const TensorId& own, const std::vector<Law>& before) {
   std::map<std::tuple<std::size_t, std::int64_t, std::int64_t>, std::set<std::size_t>> followers;
   std::map<std::tuple<std::size_t, std::int64_t, std::int64_t>, std::map<std::pair<std::int64_t, std::int64_t>, int>>
       votes;
@@ -270,7 +270,7 @@ std::optional<Law> most_followed(const std::vector<Cell>& cells, const Library& 
       ++votes[law][{cells[i].head, place.head}];
     }
   }
-  std::optional<Law> best;
+  std::vector<Law> best;
   std::tuple<std::size_t, std::int64_t> best_rank;
   for (const auto& [law, follow] : followers) {
     const auto& [source, shift, batch_shift] = law;
@@ -290,9 +290,12 @@ std::optional<Law> most_followed(const std::vector<Cell>& cells, const Library& 
     const std::int64_t surprise = (whole.source.layer == own.layer ? 0 : 2) + (shift == 0 ? 0 : 1) +
                                   (batch_shift == 0 ? 0 : 1) + (new_source ? 1 : 0);
     const std::tuple rank{follow.size(), -surprise};
-    if (best && rank <= best_rank) continue;
-    best = whole;
-    best_rank = rank;
+    if (best.empty() || rank > best_rank) {
+      best = {whole};
+      best_rank = rank;
+    } else if (rank == best_rank) {
+      best.push_back(whole);
+    }
   }
   return best;
 }
@@ -390,9 +393,8 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
   for (int i = 0; i < kMostLaws; ++i) {
     std::set<Law> proposed;
     for (const auto& [instance, of] : left) {
-      if (auto law = most_followed(of, *libraries[instance], heads, instance->key.id, laws)) {
-        proposed.insert(std::move(*law));
-      }
+      const std::vector<Law> of_this = most_followed(of, *libraries[instance], heads, instance->key.id, laws);
+      proposed.insert(of_this.begin(), of_this.end());
     }
     if (proposed.empty()) break;
     // What one tensor proposes has to hold in the others: of a single token many laws say the same.

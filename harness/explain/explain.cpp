@@ -15,10 +15,11 @@ using Recover = std::vector<Candidate> (*)(Scene&);
 
 // Those that ask least of the oracle first.
 constexpr Recover kMechanisms[] = {
-    recover_copies,       recover_moved_rows,     recover_factor,         recover_sum,    recover_norm,
-    recover_bias,         recover_rotation,       recover_rotation_pairs, recover_gate,   recover_visible,
-    recover_int8,         recover_attention,      recover_heads,          recover_source, recover_product_weights,
-    recover_product_rows, recover_product_inputs, recover_product_groups, recover_columns};
+    recover_copies,       recover_moved_rows,     recover_factor,         recover_sum,     recover_norm,
+    recover_bias,         recover_rotation,       recover_rotation_pairs, recover_gate,    recover_visible,
+    recover_int8,         recover_attention,      recover_heads,          recover_source,  recover_product_weights,
+    recover_product_rows, recover_product_inputs, recover_product_groups, recover_columns, recover_rotation_frequency,
+    recover_softmax,      recover_other_layer,    recover_head_norm};
 
 constexpr Recover kOfElements[] = {recover_factor, recover_sum,  recover_norm,
                                    recover_bias,   recover_gate, recover_product_weights};

@@ -118,6 +118,34 @@ void add_soft_cap(Scene& scene, std::vector<Candidate>& candidates) {
   }
 }
 
+// y = g between -c and c: wrong elements are c or -c.
+void add_clip(Scene& scene, std::vector<Candidate>& candidates) {
+  double least = HUGE_VAL, largest = 0.0;
+  for (const SampledRow& sampled : sample_wrong_rows(scene, 16)) {
+    const std::int64_t width = scene.layout(*sampled.instance).num_columns();
+    for (std::int64_t c = 0; c < width; ++c) {
+      const auto i = static_cast<std::size_t>(sampled.row * width + c);
+      if (!scene.is_wrong(*sampled.instance, i)) continue;
+      const double actual = std::fabs(scene.actual(*sampled.instance)[i]);
+      least = std::min(least, actual);
+      largest = std::max(largest, actual);
+    }
+  }
+  if (!(least == largest) || !(largest > 0.0) || !std::isfinite(largest)) return;
+  Candidate candidate;
+  candidate.theory.mechanism = "clip";
+  candidate.theory.bits = kMechanismBits + bits_of_digits(3);
+  candidate.theory.parameters = {{"limit", largest}};
+  const std::string text = number_text(largest);
+  candidate.theory.sentence = std::string(row(scene.op()).name) + " is kept between -" + text + " and " + text;
+  candidate.predict = [&scene, limit = largest](const Instance& instance) -> std::optional<Expectation> {
+    Expectation theory = scene.right(instance);
+    for (double& value : theory.value) value = std::clamp(value, -limit, limit);
+    return theory;
+  };
+  candidates.push_back(std::move(candidate));
+}
+
 }  // namespace
 
 std::vector<Candidate> recover_factor(Scene& scene) {
@@ -149,6 +177,7 @@ std::vector<Candidate> recover_factor(Scene& scene) {
     }
   }
   if (!(all.gold_gold > 0.0)) return candidates;
+  if (!scene.layout(scene.instances().front()).is_scores()) add_clip(scene, candidates);
   const double factor = all.gold_actual / all.gold_gold;
   if (!std::isfinite(factor) || factor == 0.0) return candidates;
   const auto root = std::sqrt(static_cast<double>(scene.config().hidden));

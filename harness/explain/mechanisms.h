@@ -38,12 +38,20 @@ std::vector<Candidate> recover_product_groups(Scene& scene);
 std::vector<Candidate> recover_columns(Scene& scene);
 // Other positions, or other entries of the table of sines and cosines; caches of what should not have been rotated.
 std::vector<Candidate> recover_rotation(Scene& scene);
+// Pairs of dimensions that turn at other frequencies.
+std::vector<Candidate> recover_rotation_frequency(Scene& scene);
 // A rotation between two layouts of a head's dimensions.
 std::vector<Candidate> recover_rotation_pairs(Scene& scene);
 // Other slots are visible than should be.
 std::vector<Candidate> recover_visible(Scene& scene);
 // Query heads that read other key and value heads, heads out of place, heads and tokens exchanged in memory.
 std::vector<Candidate> recover_heads(Scene& scene);
+// A softmax whose sum counts more than the slots.
+std::vector<Candidate> recover_softmax(Scene& scene);
+// A product with the weights of another layer.
+std::vector<Candidate> recover_other_layer(Scene& scene);
+// Heads divided by their root mean square.
+std::vector<Candidate> recover_head_norm(Scene& scene);
 // Attention put together from rounded parts, or over zeros behind the last slot.
 std::vector<Candidate> recover_attention(Scene& scene);
 // A cache in 8 bits with a scale for each slot and head, or without it.

@@ -113,6 +113,22 @@ void add_weights(Scene& scene, const TensorId& input, std::vector<Candidate>& ca
   }
 }
 
+// The norm of the norm.
+void add_twice(Scene& scene, const TensorId& input, std::vector<Candidate>& candidates) {
+  Candidate candidate;
+  candidate.theory.mechanism = "norm.twice";
+  candidate.theory.hypothesis = "H09";
+  candidate.theory.bits = kMechanismBits + 1.0;
+  candidate.theory.sentence = std::string(row(scene.op()).name) + " is normalised twice";
+  candidate.predict = [&scene, input](const Instance& instance) -> std::optional<Expectation> {
+    const Expectation& once = scene.right(instance);
+    Overlay overlay(*instance.recorded);
+    overlay.replace({instance.key.step, input}, Tensor::rounded(instance.actual.dtype, once.shape, once.value));
+    return scene.evaluate(instance, overlay);
+  };
+  candidates.push_back(std::move(candidate));
+}
+
 // The weight is 1 + w, or that rounded to a 16-bit type.
 void add_one_plus(Scene& scene, const TensorId& input, std::optional<DType> type, std::vector<Candidate>& candidates) {
   const std::string weight = type ? "1 + w rounded to " + std::string(name(*type)) : "1 + w";
@@ -157,6 +173,7 @@ std::vector<Candidate> recover_norm(Scene& scene) {
   if (!is_norm(scene.op()) || first.span.size() != 1) return candidates;
   const TensorId input = input_keys(first.key, scene.config()).front().id;
   add_blocks(scene, input, candidates);
+  add_twice(scene, input, candidates);
   add_weights(scene, input, candidates);
   add_one_plus(scene, input, std::nullopt, candidates);
   for (DType type : {DType::kBF16, DType::kF16}) add_one_plus(scene, input, type, candidates);

@@ -150,7 +150,8 @@ std::vector<Candidate> recover_product_rows(Scene& scene) {
     for (const Source& source : sources) names.push_back(short_name(source.id, scene.layer()));
     const std::string words = describe_runs(runs, names, layout.head_columns());
     candidate.theory.parameters = {{"rows", words}};
-    candidate.theory.sentence = name + " was made with other rows of the weights: " + words;
+    candidate.theory.sentence =
+        name + " was made with other rows of the weights: " + summarise_runs(runs, names, layout.head_columns());
   }
   candidate.predict = [&scene, sources, runs](const Instance& instance) -> std::optional<Expectation> {
     const std::vector<Expectation> from = evaluate_sources(scene, instance, sources);

@@ -3,6 +3,8 @@
 // of some heads or columns. A position is a whole number p with (c, s) = (cos p f_i, sin p f_i) in every pair; a law
 // for the wrong tokens follows from those. Where no position turns so, each of the two tables may have been read at
 // other entries: cosine or sine of p + shift, or a constant.
+#include "harness/explain/rotation.h"
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -12,9 +14,6 @@
 #include "harness/explain/rows.h"
 
 namespace qdiff::explain {
-namespace {
-
-using Complex = std::complex<double>;
 
 bool is_rotation(const Scene& scene) {
   const Instance& first = scene.instances().front();
@@ -25,32 +24,7 @@ double frequency(const ModelConfig& config, std::int64_t pair) {
   return std::pow(config.rope_theta, -2.0 * static_cast<double>(pair) / static_cast<double>(config.head_dim));
 }
 
-// The equations of a pair's cosine and sine, each in units of its element's deviation, as sums: the squared error of
-// (c, s) is cc c^2 + 2 cs c s + ss s^2 - 2 (yc c + ys s) + yy.
-struct Equations {
-  double cc = 0.0, cs = 0.0, ss = 0.0, yc = 0.0, ys = 0.0, yy = 0.0;
-
-  void add(double of_cosine, double of_sine, double y, double weight) {
-    cc += weight * of_cosine * of_cosine;
-    cs += weight * of_cosine * of_sine;
-    ss += weight * of_sine * of_sine;
-    yc += weight * of_cosine * y;
-    ys += weight * of_sine * y;
-    yy += weight * y * y;
-  }
-  double error(double cosine, double sine) const {
-    return cc * cosine * cosine + 2.0 * cs * cosine * sine + ss * sine * sine - 2.0 * (yc * cosine + ys * sine) + yy;
-  }
-};
-
-// What a token was turned by, pair by pair.
-struct Turned {
-  const Instance* instance;
-  std::int64_t batch, token, position;
-  std::vector<Equations> by;  // [d/2]
-};
-
-std::vector<Turned> solve(Scene& scene) {
+std::vector<Turned> solve_turns(Scene& scene) {
   const std::int64_t d = scene.config().head_dim, half = d / 2;
   std::vector<Turned> turned;
   for (const SampledRow& sampled : sample_wrong_rows(scene, 48)) {
@@ -80,6 +54,41 @@ std::vector<Turned> solve(Scene& scene) {
   }
   return turned;
 }
+
+Candidate turning(
+    Scene& scene,
+    const std::function<Complex(const Instance&, std::int64_t b, std::int64_t t, std::int64_t pair)>& by) {
+  Candidate candidate;
+  candidate.theory.hypothesis = "H03";
+  candidate.predict = [&scene, by](const Instance& instance) -> std::optional<Expectation> {
+    const auto x = scene.recorded(instance, input_keys(instance.key, scene.config()).front());
+    if (!x) return std::nullopt;
+    Expectation theory = scene.right(instance);
+    const std::int64_t d = scene.config().head_dim, half = d / 2;
+    const compare::Layout& layout = scene.layout(instance);
+    const std::int64_t width = layout.num_columns();
+    for (std::int64_t r = 0; r < layout.num_rows(); ++r) {
+      for (std::int64_t i = 0; i < half; ++i) {
+        const Complex turn = by(instance, layout.batch_of(r), layout.position_of(r), i);
+        for (std::int64_t h = 0; h < width / d; ++h) {
+          const auto lower = static_cast<std::size_t>(r * width + h * d + i);
+          const auto upper = lower + static_cast<std::size_t>(half);
+          const double a = (*x)[lower], b = (*x)[upper];
+          theory.value[lower] = a * turn.real() - b * turn.imag();
+          theory.value[upper] = b * turn.real() + a * turn.imag();
+          // The rounding of a pair's products is that of its length, however the angle shares it out.
+          for (std::vector<float>* sigma : {&theory.sigma_independent, &theory.sigma_shared}) {
+            (*sigma)[lower] = (*sigma)[upper] = std::hypot((*sigma)[lower], (*sigma)[upper]);
+          }
+        }
+      }
+    }
+    return theory;
+  };
+  return candidate;
+}
+
+namespace {
 
 double turn_misfit(const ModelConfig& config, const Turned& of, double position) {
   double sum = 0.0;
@@ -143,40 +152,6 @@ std::vector<PositionLaw> position_laws(const std::vector<Turned>& turned, const 
     return fits * 2 < turned.size();  // the law of most; the judge decides on all
   });
   return laws;
-}
-
-// The values that a table of cosines and sines by token and pair gives.
-Candidate turning(
-    Scene& scene,
-    const std::function<Complex(const Instance&, std::int64_t b, std::int64_t t, std::int64_t pair)>& by) {
-  Candidate candidate;
-  candidate.theory.hypothesis = "H03";
-  candidate.predict = [&scene, by](const Instance& instance) -> std::optional<Expectation> {
-    const auto x = scene.recorded(instance, input_keys(instance.key, scene.config()).front());
-    if (!x) return std::nullopt;
-    Expectation theory = scene.right(instance);
-    const std::int64_t d = scene.config().head_dim, half = d / 2;
-    const compare::Layout& layout = scene.layout(instance);
-    const std::int64_t width = layout.num_columns();
-    for (std::int64_t r = 0; r < layout.num_rows(); ++r) {
-      for (std::int64_t i = 0; i < half; ++i) {
-        const Complex turn = by(instance, layout.batch_of(r), layout.position_of(r), i);
-        for (std::int64_t h = 0; h < width / d; ++h) {
-          const auto lower = static_cast<std::size_t>(r * width + h * d + i);
-          const auto upper = lower + static_cast<std::size_t>(half);
-          const double a = (*x)[lower], b = (*x)[upper];
-          theory.value[lower] = a * turn.real() - b * turn.imag();
-          theory.value[upper] = b * turn.real() + a * turn.imag();
-          // The rounding of a pair's products is that of its length, however the angle shares it out.
-          for (std::vector<float>* sigma : {&theory.sigma_independent, &theory.sigma_shared}) {
-            (*sigma)[lower] = (*sigma)[upper] = std::hypot((*sigma)[lower], (*sigma)[upper]);
-          }
-        }
-      }
-    }
-    return theory;
-  };
-  return candidate;
 }
 
 void add_positions(Scene& scene, const std::vector<Turned>& turned, std::int64_t largest,
@@ -376,7 +351,7 @@ std::vector<Candidate> recover_rotation(Scene& scene) {
   std::vector<Candidate> candidates;
   add_rotated_caches(scene, candidates);
   if (!is_rotation(scene)) return candidates;
-  const std::vector<Turned> turned = solve(scene);
+  const std::vector<Turned> turned = solve_turns(scene);
   if (turned.empty() || scene.right(*turned[0].instance).sigma_independent.empty()) return candidates;
   std::int64_t largest = 64;  // beyond the case's own positions: a shift or a multiple of some tokens
   for (const Turned& of : turned) largest = std::max(largest, 4 * of.position + 64);

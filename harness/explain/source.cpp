@@ -38,6 +38,8 @@ std::vector<Candidate> recover_source(Scene& scene) {
     for (const TensorId& other : others) {
       Candidate candidate;
       candidate.theory.mechanism = "source";
+      // At position 0 a rotation changes nothing, so that its input is as good as an output that was recorded wrongly.
+      candidate.least_tokens = 2;
       candidate.theory.bits = kMechanismBits + 2.0 + bits_of_choice(others.size());
       const std::string right_name = short_name(input.id, scene.layer());
       const std::string name = short_name(other, scene.layer());
