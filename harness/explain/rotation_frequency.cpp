@@ -133,8 +133,8 @@ Candidate at_frequencies(Scene& scene, const Found& found) {
                    here = static_cast<std::size_t>(r * width + c);
         const double size = std::hypot(theory->value[lower], theory->value[lower + static_cast<std::size_t>(half)]);
         const double turned = position * frequency(scene.config(), i);
-        const double variance =
-            turned * turned * found.variances[static_cast<std::size_t>(i)] + found.variance_of_length;
+        const double relative = found.variance_of_length / (found.length * found.length);
+        const double variance = turned * turned * found.variances[static_cast<std::size_t>(i)] + relative;
         theory->sigma_independent[here] =
             static_cast<float>(std::hypot(theory->sigma_independent[here], size * std::sqrt(variance)));
       }
@@ -148,10 +148,10 @@ Candidate at_frequencies(Scene& scene, const Found& found) {
   return candidate;
 }
 
-// What errs by more covers whatever a pair may have turned by.
-bool is_determined(double factor, double variance) {
-  constexpr double kLargestError = 0.05;  // of the factor
-  return variance <= kLargestError * kLargestError * factor * factor;
+// What errs by more covers whatever a pair may hold.
+bool is_determined(double found, double variance) {
+  constexpr double kLargestError = 0.05;  // of what was found
+  return variance <= kLargestError * kLargestError * found * found;
 }
 
 // As many digits as a reader wants.
@@ -186,7 +186,7 @@ void add_length(Scene& scene, const Frequencies& frequencies, std::size_t pairs,
   Found found{std::vector<double>(pairs, 1.0), std::vector<double>(pairs, 0.0)};
   found.length = frequencies.length(found.factors);
   found.variance_of_length = frequencies.variance_of_length(found.factors);
-  if (!(found.length > 0.0)) return;
+  if (!(found.length > 0.0) || !is_determined(found.length, found.variance_of_length)) return;
   Candidate candidate = at_frequencies(scene, found);
   candidate.theory.parameters = {{"length", found.length}};
   candidate.theory.sentence =
