@@ -260,6 +260,13 @@ Part judge_part(Walk& walk, Scope scope, int layer) {
   return part;
 }
 
+// A known bug that fits a span may look like what a mechanism did to an operation of it in another layer.
+bool may_hide_a_mechanism(const Walk& walk, const RowJudgement& row) {
+  return row.is_long() && std::ranges::any_of(row.span, [&](const TensorKey& key) {
+           return walk.solved.by_mechanism.contains(key.id.op);
+         });
+}
+
 // All rows of a layer are judged before any is explained: a bug may change several of them.
 void explain_part(Walk& walk, const Part& part) {
   if (std::ranges::none_of(part.rows, &RowJudgement::wrong)) return;
@@ -274,6 +281,9 @@ void explain_part(Walk& walk, const Part& part) {
   for (std::size_t i = 0; i < part.rows.size(); ++i) {
     if (!part.rows[i].wrong()) continue;
     if (theories[i]) fits[i].clear();  // those in doubt
+    if (may_hide_a_mechanism(walk, part.rows[i])) {
+      std::erase_if(fits[i], [](const Fit& fit) { return fit.variant.has_value(); });
+    }
     if (theories[i] && !theories[i]->points.empty()) fits[i].push_back({std::nullopt, theories[i]->points});
     walk.result.wrong[wrong].fits = fits[i];
     walk.result.wrong[wrong].theory = theories[i];

@@ -300,6 +300,7 @@ Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
       continue;
     }
     if (theory->variant) solved.by_variant.insert_or_assign(op, *theory->variant);
+    if (!theory->variant) solved.by_mechanism.insert(op);
     if (!theory->mistakes.empty()) solved.in_span.insert_or_assign(op, theory->mistakes);
     const auto shared = std::make_shared<const explain::Theory>(std::move(*theory));
     for (std::size_t i = 0; i < rows.size(); ++i) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <memory>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct Solved {
   std::map<Op, int> in_vain;         // layers in which nothing explained an operation
   std::map<Op, Variant> by_variant;  // the known bug that explained it in part of its steps, heads or tokens
   std::map<Op, Mistakes> in_span;    // what explained it at the end of a span
+  std::set<Op> by_mechanism;         // operations that a mechanism explained, which is no known bug
 };
 
 // For each row of one layer (all operations, subjects and steps) the theory that explains it; null where the row is
