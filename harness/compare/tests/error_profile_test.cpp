@@ -220,6 +220,20 @@ TEST_CASE("a profile of few elements has no axis of one index and names no more 
   for (const double share : profile_of(pads).histogram) CHECK(share == 0.0);
 }
 
+TEST_CASE("an axis has as many bars as indices up to 128, and two a bar from 129 on", "[profile]") {
+  for (const std::int64_t width : {128, 129}) {
+    Sample s = honest_sample({.op = Op::kGateProj, .dtype = DType::kF32, .num_tokens = 1, .left_padding = {0}});
+    s.config.intermediate = width;
+    s.expected.shape = {1, 1, width};
+    s.actual = Tensor(DType::kF32, s.expected.shape);
+    for (std::vector<float>* sigma : {&s.expected.sigma_independent, &s.expected.sigma_shared}) {
+      sigma->resize(static_cast<std::size_t>(width));
+    }
+    s.expected.value.resize(static_cast<std::size_t>(width));
+    CHECK(axis(profile_of(s), "column").indices_a_bar == (width > 128 ? 2 : 1));
+  }
+}
+
 TEST_CASE("a single head is no axis", "[profile]") {
   Sample s = honest_sample({.op = Op::kQRope, .dtype = DType::kF32, .num_tokens = 2, .left_padding = {0}});
   s.config.num_q_heads = 1;

@@ -81,6 +81,48 @@ TEST_CASE("what is computed beside being moved may differ by so much and no more
   }
 }
 
+TEST_CASE("a single element is something to compare", "[judge]") {
+  Sample sample = honest_sample({.dtype = DType::kF32, .num_tokens = 1, .left_padding = {0}});
+  sample.config.hidden = 1;
+  sample.expected = {.shape = {1, 1, 1}, .value = {2.0}, .sigma_independent = {1e-3F}, .sigma_shared = {0.0F}};
+  sample.actual = Tensor(DType::kF32, {1, 1, 1});
+  sample.actual.set(0, 2.0005);
+  CHECK(sample.judge().outcome == Outcome::kMatch);
+  sample.actual.set(0, 3.0);
+  CHECK(sample.judge().outcome == Outcome::kDiverged);
+}
+
+TEST_CASE("a tensor without a positive value is not zero", "[judge][gates]") {
+  Sample s = honest_sample({.dtype = DType::kF32});
+  for (std::int64_t i = 0; i < s.actual.size(); ++i) {
+    double& gold = s.expected.value[static_cast<std::size_t>(i)];
+    if (gold <= 0.0) continue;
+    gold = -gold;
+    s.actual.set(i, -s.actual.at(i));
+  }
+  CHECK(s.judge().outcome == Outcome::kMatch);
+}
+
+TEST_CASE("the first head of a later batch row is a slice", "[judge]") {
+  Sample sample = honest_sample({.op = Op::kScores, .dtype = DType::kF32, .sigma = 1e-3});
+  for (std::int64_t token = 0; token < 5; ++token) {
+    for (std::int64_t key = 0; key <= token; ++key) {
+      const std::int64_t i = sample.at({1, 0, token, key});
+      sample.actual.set(i, sample.expected.value[static_cast<std::size_t>(i)] + (key % 2 == 0 ? 4e-3 : -4e-3));
+    }
+  }
+  CHECK(sample.judge().statistics.worst_slice == "head 0 of batch row 1");
+}
+
+TEST_CASE("a moved value that became its neighbour is not beyond one spacing", "[judge][exact]") {
+  Sample sample = honest_sample({.op = Op::kVCache, .dtype = DType::kF32});
+  sample.expected.value[10] = 1.0;
+  sample.actual.set(10, 1.0 - 0x1p-24);  // half a spacing of 1
+  const Judgement judgement = sample.judge();
+  CHECK(judgement.outcome == Outcome::kDiverged);
+  CHECK(judgement.statistics.share_beyond_one_spacing == 0.0);
+}
+
 TEST_CASE("equal inputs give equal judgements", "[judge]") {
   const Sample sample = honest_sample({.op = Op::kLmHead, .dtype = DType::kF32});
   CHECK(sample.judge().statistics.normalised == sample.judge().statistics.normalised);
