@@ -2,8 +2,8 @@
 #pragma once
 
 #include <map>
-#include <set>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "harness/diagnose/span_mistakes.h"
