@@ -76,7 +76,8 @@ Expectation expected(const Expectation& right, const std::vector<Column>& column
 void add(Scene& scene, const std::vector<SampledRow>& rows, OfColumn law, const std::string& hypothesis,
          std::vector<Candidate>& candidates) {
   Solved solved = solve(scene, rows, law);
-  if (solved.wrong < 2) return;  // one column is a matter of scope
+  constexpr std::size_t kLeastColumns = 8;  // of fewer a constant says less than where it comes from
+  if (solved.wrong < kLeastColumns) return;
   const bool is_factor = law == OfColumn::kFactor;
   const double base = is_factor ? 1.0 : 0.0;
   const std::string from = number_text(base + solved.smallest), to = number_text(base + solved.largest);
