@@ -2,6 +2,7 @@
 // half registers its operations with the dispatcher when it is loaded, and tensors can then live on the device.
 #include <c10/core/CachingDeviceAllocator.h>
 #include <dlfcn.h>
+#include <malloc.h>
 
 #include <atomic>
 #include <filesystem>
@@ -75,8 +76,10 @@ std::int64_t device_bytes(Where where, const ModelConfig& config) {
   return goes_to_gpu(where, config) ? static_cast<std::int64_t>(kLeftOnDevice) : 0;
 }
 
-void release_unused_memory() {
+void release_unused_memory(std::int64_t bytes) {
   if (on_gpu) at::getDeviceAllocator(at::kCUDA)->emptyCache();
+  constexpr std::int64_t kWorthIt = 4 << 20;
+  if (bytes >= kWorthIt) malloc_trim(0);
 }
 
 }  // namespace qdiff::reference

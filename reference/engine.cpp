@@ -83,7 +83,8 @@ class TorchSession : public Session {
     std::map<Op, at::Tensor> here;
     const TensorView logits = run_rows(Scope::kAfterLayers, kNoLayer, step, here, residual_stream(step, input), sink);
     here.clear();
-    release_unused_memory();  // logits are the largest tensor; another engine may want that room
+    // Logits are the largest tensor; another engine may want that room, and the next pass is held against them.
+    release_unused_memory(num_elements(logits.shape) * static_cast<std::int64_t>(sizeof(double)));
     return logits;
   }
 

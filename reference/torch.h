@@ -36,8 +36,9 @@ at::ScalarType scalar_type(DType dtype);
 at::Device device();
 // Throws qdiff::CannotJudgeError for a GPU that LibTorch cannot use here.
 void use_device(Where where, const ModelConfig& config);
-// Gives back what LibTorch keeps of the GPU's memory for later tensors.
-void release_unused_memory();
+// Gives back what LibTorch keeps of the GPU's memory for later tensors; and, where these had so many bytes that the
+// holes they leave are worth it, what the C library keeps of the host's.
+void release_unused_memory(std::int64_t bytes = 0);
 // Of a new tensor there.
 inline at::TensorOptions of_type(at::ScalarType type) { return at::dtype(type).device(device()); }
 

@@ -1,5 +1,7 @@
 #include "harness/diagnose/judging.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <deque>
 #include <future>
@@ -184,6 +186,7 @@ void tally(Walk& walk, const RowJudgement& row) {
 }
 
 void end_part(const Walk& walk) {
+  malloc_trim(0);  // the next part's tensors have other sizes than the holes that this one's leave
   if (walk.options.after_part) walk.options.after_part();
 }
 

@@ -72,10 +72,10 @@ std::vector<Stretch> stretches_of(const Course& course, bool may_settle) {
   return {{0, course.first_target_step}, {course.first_target_step + 1, course.last_step}};
 }
 
-// Steps within layers, passes within steps.
-template <typename Report>
+// Steps within layers, passes within steps. `ends` says of a pass behind the head whether it goes no further.
+template <typename Ends, typename Report>
 void walk_stretch(std::vector<Running>& running, const Course& course, const Stretch& stretch, const TakeTensor& take,
-                  Report report) {
+                  Ends ends, Report report) {
   const auto each_step = [&](const auto& part) {
     for (Running& r : running) {
       try {
@@ -106,7 +106,8 @@ void walk_stretch(std::vector<Running>& running, const Course& course, const Str
   if (!course.needs_head) return;
   each_step([&](Running& r, const Step& step, TensorSink& sink) {
     r.session->run_head(step, r.residual[static_cast<std::size_t>(step.index)].view(), &sink);
-    if (step.index == course.last_step) r.session.reset();  // it keeps what it handed out: logits, of each pass
+    // A session keeps what it handed out: logits, of each pass.
+    if (step.index == stretch.last_step && ends(*r.pass)) r.session.reset();
   });
 }
 
@@ -124,7 +125,8 @@ void walk(Engine& engine, std::span<Pass> passes, const Course& course, const Ta
     std::vector<Running> running =
         open_all(engine, passes.subspan(first, std::min(kPassesAtOnce, passes.size() - first)), course.input);
     for (const Stretch& stretch : stretches) {
-      walk_stretch(running, course, stretch, take, [&](int layer) {
+      const auto ends = [&](const Pass& pass) { return &stretch == &stretches.back() || is_settled(pass); };
+      walk_stretch(running, course, stretch, take, ends, [&](int layer) {
         if (progress) progress(what, walked * layers + layer, groups * num_stretches * layers);
       });
       ++walked;
