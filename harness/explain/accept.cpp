@@ -5,6 +5,7 @@
 #include <set>
 
 #include "harness/compare/judge.h"
+#include "harness/explain/rows.h"
 
 namespace qdiff::explain {
 namespace {
@@ -13,16 +14,14 @@ namespace {
 // element that matches to the bit would have no deviation to be measured in.
 constexpr float kShareOfSpacing = 1e-3F;
 
-double bits_of(double deviations) { return 0.5 * std::log2(1.0 + deviations * deviations); }
-
 Gains gains_of(Scene& scene, const Instance& instance, const Expectation& theory) {
   const Expectation& right = scene.right(instance);
   Gains gains{&instance, std::vector<float>(right.value.size(), 0.0F)};
   for (std::size_t i = 0; i < right.value.size(); ++i) {
     if (!theory.unknown.empty() && theory.unknown[i] != 0) continue;
     if (theory.value[i] == right.value[i]) continue;  // both say the same
-    gains.of_element[i] = static_cast<float>(bits_of(scene.deviations(instance, right, i)) -
-                                             bits_of(scene.deviations(instance, theory, i)));
+    gains.of_element[i] = static_cast<float>(bits_of_error(scene.deviations(instance, right, i)) -
+                                             bits_of_error(scene.deviations(instance, theory, i)));
   }
   return gains;
 }

@@ -161,8 +161,7 @@ double misfit(Scene& scene, const Instance& instance, const Expectation& theory)
   for (std::int64_t r : scene.real_rows(instance)) {
     const std::int64_t width = scene.layout(instance).num_columns();
     for (std::int64_t c = 0; c < width; ++c) {
-      const double z = scene.deviations(instance, theory, static_cast<std::size_t>(r * width + c));
-      sum += 0.5 * std::log2(1.0 + z * z);
+      sum += bits_of_error(scene.deviations(instance, theory, static_cast<std::size_t>(r * width + c)));
     }
   }
   return sum;

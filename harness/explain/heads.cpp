@@ -27,8 +27,6 @@ void for_each_element_of(const compare::Layout& layout, std::int64_t head, Visit
   }
 }
 
-double log_bits(double z) { return 0.5 * std::log2(1.0 + z * z); }
-
 // Bits of error of head `head` of the candidate beside head `other` of the expectation, in wrong elements: a mistake
 // may be one of some tokens or columns, and in the others right code's head is the nearest.
 double head_misfit(Scene& scene, const Instance& instance, const Expectation& expected, std::int64_t head,
@@ -54,7 +52,7 @@ double head_misfit(Scene& scene, const Instance& instance, const Expectation& ex
     }
     const double independent = expected.sigma_independent.empty() ? 0.0 : expected.sigma_independent[there];
     const double shared = expected.sigma_shared.empty() ? 0.0 : expected.sigma_shared[there];
-    sum += log_bits((actual[here] - gold) / std::hypot(independent, shared, spacing(instance.actual.dtype, gold)));
+    sum += bits_of_error((actual[here] - gold) / std::hypot(independent, shared, spacing(instance.actual.dtype, gold)));
   });
   return sum;
 }

@@ -30,8 +30,7 @@ double misfit(Scene& scene, const Instance& instance, std::int64_t row, std::int
     const double deviation =
         compare::deviation(has_noise ? right.sigma_independent[there] : 0.0,
                            has_noise ? right.sigma_shared[there] : 0.0, spacing(instance.actual.dtype, gold));
-    const double z = (actual[here] - gold) / deviation;
-    sum += 0.5 * std::log2(1.0 + z * z);
+    sum += bits_of_error((actual[here] - gold) / deviation);
   }
   return sum;
 }

@@ -1,6 +1,4 @@
 // A product with the weights of another layer: that layer's row, evaluated on this one's input.
-#include <cmath>
-
 #include "harness/explain/mechanisms.h"
 #include "harness/explain/product.h"
 #include "harness/explain/rows.h"

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 
 #include "harness/explain/mechanisms.h"
 #include "harness/explain/product.h"
@@ -254,7 +255,8 @@ Expectation with_changes(Scene& scene, const Instance& instance, const Matrix& m
   return theory;
 }
 
-Candidate candidate_of(Scene& scene, const Matrix& matrix, const Range& whole, const Fit& fit, std::size_t choices) {
+Candidate candidate_of(Scene& scene, const std::shared_ptr<const Matrix>& matrix, const Range& whole, const Fit& fit,
+                       std::size_t choices) {
   const double percent = 100.0 * std::sqrt(fit.squares / fit.of_matrix);
   const double digit = std::pow(10.0, std::floor(std::log10(percent)));
   const std::string apart = number_text(std::round(percent / digit) * digit) + " %";
@@ -267,7 +269,7 @@ Candidate candidate_of(Scene& scene, const Matrix& matrix, const Range& whole, c
   candidate.predict = [&scene, matrix, whole, how = *fit.how](const Instance& instance) -> std::optional<Expectation> {
     const auto x = scene.recorded(instance, product_input(scene, instance));
     if (!x) return std::nullopt;
-    return with_changes(scene, instance, matrix, whole, how, *x);
+    return with_changes(scene, instance, *matrix, whole, how, *x);
   };
   return candidate;
 }
@@ -283,7 +285,9 @@ std::vector<Candidate> recover_product_weights(Scene& scene) {
   if (!is_product(scene)) return candidates;
   const std::vector<SampledRow> rows = sample_wrong_rows(scene, kSampledRows);
   if (rows.empty() || scene.right(*rows.front().instance).sigma_independent.empty()) return candidates;
-  const Matrix matrix = matrix_of(scene, *rows.front().instance);
+  // The candidates share it: it is as large as the file's.
+  const auto shared = std::make_shared<const Matrix>(matrix_of(scene, *rows.front().instance));
+  const Matrix& matrix = *shared;
   Range whole;
   whole.add(matrix.elements.data(), static_cast<std::int64_t>(matrix.elements.size()));
   std::vector<std::vector<double>> inputs;
@@ -301,7 +305,7 @@ std::vector<Candidate> recover_product_weights(Scene& scene) {
   const double right = distance(scene, rows, first, scene.right(first).value);
   for (const Fit& fit : fits) {
     if (candidates.size() == kMostOffered || !(fit.error < kLargestShareLeft * right)) break;
-    if (fit.squares > 0.0) candidates.push_back(candidate_of(scene, matrix, whole, fit, roundings.size()));
+    if (fit.squares > 0.0) candidates.push_back(candidate_of(scene, shared, whole, fit, roundings.size()));
   }
   return candidates;
 }

@@ -13,6 +13,8 @@ double bits_of_choice(std::size_t size) { return size > 1 ? std::log2(static_cas
 
 double bits_of_digits(int digits) { return std::log2(10.0) * digits + 1.0; }
 
+double bits_of_error(double deviations) { return 0.5 * std::log2(1.0 + deviations * deviations); }
+
 bool is_cache(Op op) { return arithmetic_of(op) == Arithmetic::kAppend; }
 
 std::vector<TensorKey> input_keys(const TensorKey& key, const ModelConfig& config) {

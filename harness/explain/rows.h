@@ -15,6 +15,9 @@ double bits_of_choice(std::size_t size);  // log2, at least 0
 // Of a value as a person writes it, so many digits.
 double bits_of_digits(int digits);
 
+// Of an error of so many deviations, beside one that is right.
+double bits_of_error(double deviations);
+
 // Rows that hold all slots so far.
 bool is_cache(Op op);
 
