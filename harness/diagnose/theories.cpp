@@ -257,6 +257,11 @@ std::optional<explain::Theory> solve(Oracle& oracle, const std::vector<RowJudgem
   }
   if (std::ranges::none_of(instances, &explain::Instance::wrong)) return std::nullopt;
   explain::Scene scene(oracle, precision, std::move(instances));
+  // Where scores are large a last bit before a softmax turns it over, so that beside roundings which nobody declared
+  // any query looks like another, and elements that were spoiled in up to six tokens are covered.
+  constexpr std::int64_t kMoreThanSpoiled = 8;
+  const bool covers = precision != declared && has_softmax(operation);
+  if (covers) scene.ask_for_tokens(kMoreThanSpoiled);
   const std::vector<const RowJudgement*>& of_op = operation.rows;
   if (const auto before = solved.by_variant.find(op); before != solved.by_variant.end()) {
     if (auto theory = explain::accept(scene, named_theory(known, scene, of_op, before->second))) return theory;
@@ -272,7 +277,7 @@ std::optional<explain::Theory> solve(Oracle& oracle, const std::vector<RowJudgem
     candidates.push_back(named_theory(known, scene, of_op, variant));
   }
   if (of_op.front()->is_long()) std::ranges::move(span_theories(known, scene, of_op), std::back_inserter(candidates));
-  return explain::explain(scene, candidates);
+  return explain::explain(scene, candidates, covers ? explain::Asked::kOfAttention : explain::Asked::kAll);
 }
 
 }  // namespace
@@ -289,9 +294,8 @@ Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
     const std::optional<Operation> operation = operation_of(op, rows, fits, oracle.config());
     if (!operation) continue;
     auto theory = solve(oracle, rows, *operation, precision, with_roundings(precision, *operation), solved);
-    if (!theory && !operation->in_doubt() && !has_softmax(*operation)) {
-      // An engine that declared too little may round wherever this operation can. Before a softmax that would cover
-      // anything: where scores are large, a last bit turns it over.
+    if (!theory && !operation->in_doubt()) {
+      // An engine that declared too little may round wherever this operation can.
       const Precision widest = rounding_as_it_stores(precision, *operation->rows.front());
       if (widest != precision) theory = solve(oracle, rows, *operation, precision, widest, solved);
     }

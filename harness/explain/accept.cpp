@@ -181,7 +181,8 @@ std::optional<Theory> accept(Scene& scene, const Candidate& candidate) {
     if (of_phase.kind == Choice::Kind::kAll) of_phase = phase;
     // Columns here and there of one token are what any damage to some elements looks like.
     const bool scattered = domain.choices[static_cast<std::size_t>(Axis::kColumn)].kind == Choice::Kind::kOnly;
-    const std::int64_t least_tokens = std::max<std::int64_t>(candidate.least_tokens, scattered ? 2 : 1);
+    const std::int64_t least_tokens =
+        std::max({candidate.least_tokens, scene.least_tokens(), std::int64_t{scattered ? 2 : 1}});
     Theory theory = candidate.theory;
     theory.bits += domain.bits();
     theory.evidence = gain_within(scene, gains, domain);

@@ -24,6 +24,8 @@ constexpr Recover kMechanisms[] = {
 constexpr Recover kOfElements[] = {recover_factor, recover_sum,  recover_norm,
                                    recover_bias,   recover_gate, recover_product_weights};
 
+constexpr Recover kOfAttention[] = {recover_visible, recover_attention, recover_heads};
+
 // Of a span of many operations: what is seen without solving for one of them.
 constexpr Recover kOfSpans[] = {recover_left_out, recover_copies};
 
@@ -73,6 +75,7 @@ std::optional<Theory> explain(Scene& scene, const std::vector<Candidate>& named,
   const bool is_span = !compare::is_usual_fusion(scene.instances().front().span);
   std::span<const Recover> mechanisms = kMechanisms;
   if (asked == Asked::kOfElements) mechanisms = kOfElements;
+  if (asked == Asked::kOfAttention) mechanisms = kOfAttention;
   if (is_span) mechanisms = kOfSpans;
   for (const auto recover : mechanisms) {
     std::vector<Candidate> candidates;

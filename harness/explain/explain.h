@@ -14,7 +14,8 @@ namespace qdiff::explain {
 // Which mechanisms are asked.
 enum class Asked : std::uint8_t {
   kAll,
-  kOfElements  // those that solve for each element by itself, which costs little
+  kOfElements,  // those that solve for each element by itself, which costs little
+  kOfAttention  // other heads, slots and sums, from the tensor's own inputs
 };
 
 // Nothing where no theory explains all wrong tensors of the scene and leaves the right ones right. `named` are theories

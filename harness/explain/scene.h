@@ -54,6 +54,10 @@ class Scene {
 
   Op op() const { return instances_.front().key.id.op; }
   int layer() const { return instances_.front().key.id.layer; }
+  // How many tokens a theory has to explain here, whatever it is: more than elements spoiled here and there have, where
+  // the expected rounding is wide.
+  void ask_for_tokens(std::int64_t least) { least_tokens_ = least; }
+  std::int64_t least_tokens() const { return least_tokens_; }
   const ModelConfig& config() const { return oracle_.config(); }
   const Precision& precision() const { return precision_; }
   std::span<const Instance> instances() const { return instances_; }
@@ -98,6 +102,7 @@ class Scene {
   Oracle& oracle_;
   const Precision& precision_;
   std::vector<Instance> instances_;
+  std::int64_t least_tokens_ = 1;
   std::vector<compare::Layout> layouts_;
   std::vector<std::optional<Expectation>> right_;
   std::vector<std::optional<std::vector<double>>> actual_;
