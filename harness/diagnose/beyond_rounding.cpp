@@ -1,5 +1,6 @@
 #include "harness/diagnose/beyond_rounding.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "harness/compare/layout.h"
@@ -13,11 +14,17 @@ void Moved::add(const Moved& other) {
   expected += other.expected;
   rows += other.rows;
   quiet_rows += other.quiet_rows;
+  most_of_a_row = std::max(most_of_a_row, other.most_of_a_row);
 }
 
 bool Moved::as_many() const {
   return static_cast<double>(so_far) >= kLeastShareOfMoved * static_cast<double>(expected) &&
          static_cast<double>(quiet_rows) <= kLargestShareOfQuietRows * static_cast<double>(rows);
+}
+
+bool Moved::tells() const {
+  const std::int64_t others = so_far - most_of_a_row;
+  return expected >= kEnoughMoved && others >= kEnoughMoved && as_many();
 }
 
 bool BeyondRounding::is_predicted() const {
@@ -50,6 +57,7 @@ std::optional<BeyondRounding> beyond_rounding(RowOracle& oracle, const RowJudgem
       result.of_right += error * error;
       result.of_fit += left * left;
     }
+    of_row.most_of_a_row = of_row.so_far;
     of_row.rows = of_row.expected >= kEnoughMoved ? 1 : 0;
     of_row.quiet_rows = of_row.rows == 1 && !of_row.as_many() ? 1 : 0;
     result.elements.add(of_row);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cmake/catch2.h"
+#include "harness/diagnose/beyond_rounding.h"
 #include "harness/diagnose/tests/toy_rows.h"
 #include "harness/diagnose/variants.h"
 
@@ -320,6 +321,15 @@ TEST_CASE("a rounding in the engine's own order is one that was not declared", "
   CHECK_FALSE(everywhere[0].variant.has_value());
   CHECK(everywhere[0].points == std::vector<DeclarablePoint>{{RoundingPoint::kMlpSilu, DType::kBF16}});
   CHECK(mirrored_fits(6).empty());  // an error in one place is none
+}
+
+// Figures of recordings: elements beyond rounding, those of the declaration, rows that tell, quiet ones, and the most
+// elements of a row.
+TEST_CASE("a declaration is made where it moves enough, in few elements of many rows too", "[attribution]") {
+  CHECK(Moved{621, 31, 0, 0, 60}.tells());            // SiLU as mlx rounds it
+  CHECK_FALSE(Moved{64, 0, 0, 0, 64}.tells());        // a head of one token, spoiled; the declaration moves nothing
+  CHECK_FALSE(Moved{64, 20, 0, 0, 64}.tells());       // the same, where the declaration moves a few elements elsewhere
+  CHECK_FALSE(Moved{109, 1878, 42, 40, 60}.tells());  // six elements spoiled, and nothing where the declaration moves
 }
 
 }  // namespace
