@@ -61,6 +61,7 @@ class LayerAttribution {
     if (wrong_ops_.empty()) return fits_;
     try_known();
     if (!std::ranges::all_of(wrong_ops_, [this](Op op) { return explained(op); })) try_variants();
+    try_capacities();
     try_whole_numbers();
     for (Op op : wrong_ops_) {
       if (!explained(op) || explained_by_rounding(op) || !closely_explained(op)) try_roundings(op);
@@ -262,6 +263,34 @@ class LayerAttribution {
       }
     } catch (const NotEvaluable&) {
     }
+  }
+
+  // A cache may have more slots than the steps fill, of which a recording need not say how many.
+  void try_capacities() {
+    for (const VariantFacts& facts : oracle_.catalogue()) {
+      if (!depends_on_capacity(facts) && !depends_on_room(facts)) continue;
+      for (const Rows& group : groups_of(facts)) {
+        if (group.front()->subject->input->capacity > 0) return;
+        const Op op = group.front()->key.id.op;
+        int& in_vain = known_.searched_in_vain[{facts.id, op}];
+        const bool all_explained =
+            std::ranges::all_of(group, [&](const auto* row) { return explained(row->key.id.op); });
+        if (all_explained || in_vain >= kMostVainSearches) continue;
+        if (!explained_by_capacity(facts, group)) ++in_vain;
+      }
+    }
+  }
+
+  bool explained_by_capacity(const VariantFacts& facts, const Rows& group) {
+    for (std::int64_t capacity : likely_capacities(*group.front()->subject->input)) {
+      for (const Variant& variant : doses(facts)) {
+        Fit fit{variant, {}};
+        fit.capacity = capacity;
+        if (add_if_it_reproduces(fit, group)) return true;
+      }
+      if (!depends_on_capacity(facts)) return false;  // one more slot is as good as many
+    }
+    return false;
   }
 
   // Bugs whose parameter is a whole number that nobody listed, where nothing listed fits.

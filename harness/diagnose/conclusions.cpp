@@ -144,6 +144,9 @@ class Concluding {
       doubt(tensor, finding.explanation);
       if (variants.empty() && tensor.theory) describe(*tensor.theory, finding.explanation);
       describe(tensor.pattern, finding.explanation);
+      if (const Fit* fit = fit_of(tensor, variants); fit != nullptr && fit->capacity > 0) {
+        finding.explanation.sentence = what_of(variants.front()) + supposing(*tensor.subject, fit->capacity);
+      }
       const std::size_t case_of = case_index(*tensor.subject);
       if (const Fit* both = pair_of(tensor, variants)) {
         Finding second = finding;
@@ -179,6 +182,12 @@ class Concluding {
     const auto found =
         std::ranges::find_if(tensor.fits, [&](const Fit& fit) { return fit.variant == variants.front(); });
     return found == tensor.fits.end() ? nullptr : &*found;
+  }
+
+  static std::string supposing(const Subject& subject, std::int64_t capacity) {
+    const std::int64_t filled = subject.input->steps.back().valid_length();
+    const std::string slots = capacity == filled + 1 ? "more than " + std::to_string(filled) : std::to_string(capacity);
+    return "; so it is where each row of the cache has " + slots + " slots, which the recording does not state";
   }
 
   // A variant that is in doubt is not confirmed.

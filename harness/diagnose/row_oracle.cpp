@@ -41,7 +41,7 @@ struct RowQuery {
               .precision = precision,
               .stored = row.actual().dtype,
               .variant = supposition.variant,
-              .capacity = row.subject->input->capacity,
+              .capacity = supposition.capacity > 0 ? supposition.capacity : row.subject->input->capacity,
               .unwritten = row.subject->unwritten,
               .beside = supposition.beside,
               .mistakes = supposition.mistakes} {}
@@ -123,7 +123,8 @@ double RowOracle::distance(const RowJudgement& row, const Supposition& suppositi
 }
 
 double RowOracle::distance(const RowJudgement& row, const Supposition& supposition) {
-  const bool plain = supposition.points.empty() && supposition.beside == nullptr && supposition.mistakes.empty();
+  const bool plain = supposition.points.empty() && supposition.beside == nullptr && supposition.mistakes.empty() &&
+                     supposition.capacity == 0;
   if (!plain) return distance(row, supposition, right(row));
   const Variant* variant = supposition.variant;
   const Asked asked{&row, variant == nullptr ? std::nullopt : std::optional(*variant)};

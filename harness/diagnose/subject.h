@@ -58,6 +58,7 @@ struct Supposition {
   std::vector<DeclarablePoint> points = {};  // roundings that it made and did not declare
   const Variant* beside = nullptr;           // a second bug in the same engine
   std::span<const Mistake> mistakes = {};    // without a variant
+  std::int64_t capacity = 0;  // cache slots of a row, where the recording does not say; 0: no supposition
 };
 
 // One explanation of a row: a bug, roundings that nobody declared, or both at once.
@@ -68,10 +69,13 @@ struct Fit {
   double distance = 0.0;               // of the reference that really computes so from the candidate (row_oracle.h)
   std::string doubt = {};              // why it explains and does not prove (span_evidence.h); empty: no reason
   std::optional<Variant> beside = {};  // a second bug, without which the first explains nothing
+  std::int64_t capacity = 0;           // cache slots of a row that it supposes; 0: none
 
-  Supposition supposition() const { return {variant ? &*variant : nullptr, points, beside ? &*beside : nullptr}; }
+  Supposition supposition() const {
+    return {variant ? &*variant : nullptr, points, beside ? &*beside : nullptr, {}, capacity};
+  }
   bool operator==(const Fit& other) const {
-    return variant == other.variant && points == other.points && beside == other.beside;
+    return variant == other.variant && points == other.points && beside == other.beside && capacity == other.capacity;
   }
 };
 

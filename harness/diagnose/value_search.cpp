@@ -180,4 +180,15 @@ std::vector<Variant> fitted_values(RowOracle& oracle, const RowJudgement& row, c
   return variants;
 }
 
+std::vector<std::int64_t> likely_capacities(const CaseInput& input) {
+  constexpr std::int64_t kAllBeyond = 32, kLargestUnit = 1 << 15;
+  const std::int64_t filled = input.steps.back().valid_length();
+  std::set<std::int64_t> capacities;
+  for (std::int64_t more = 1; more <= kAllBeyond; ++more) capacities.insert(filled + more);
+  for (const std::int64_t base : {2, 10}) {
+    for (std::int64_t unit = base; unit <= kLargestUnit; unit *= base) capacities.insert((filled / unit + 1) * unit);
+  }
+  return {capacities.begin(), capacities.end()};
+}
+
 }  // namespace qdiff::diagnose

@@ -3,6 +3,7 @@
 // is looked for among those that a program may hold.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "harness/diagnose/row_oracle.h"
@@ -18,5 +19,9 @@ bool takes_whole_number(const VariantFacts& facts);
 // Whole numbers beside the listed ones that come nearest to what the candidate computed: all that no error on this row
 // tells apart, those of round binary form first. Empty where none takes most of right code's error away.
 std::vector<Variant> whole_values(RowOracle& oracle, const RowJudgement& row, const VariantFacts& facts);
+
+// How many slots a row of a cache may have where the steps of the input do not fill it, the fewest first: a few more
+// than they fill, and the next multiples of powers of two and of ten.
+std::vector<std::int64_t> likely_capacities(const CaseInput& input);
 
 }  // namespace qdiff::diagnose

@@ -1,5 +1,5 @@
 // Honest engines of unusual precision: undeclared they are findings of kind precision, each with the entry that would
-// declare it; declared they are a match. And bugs whose number nobody listed.
+// declare it; declared they are a match. And bugs whose number, or the cache they need, nobody stated.
 #include <map>
 #include <string>
 
@@ -81,6 +81,33 @@ TEST_CASE("attention that sums in 16 bits rounds its scores as well, and that is
   Precision rounds = plain_precision(DType::kF32);
   rounds.points[RoundingPoint::kAttentionAccumulate] = DType::kBF16;
   check_honest("synthetic:toy-14x2,profile=qwen", rounds, {{"attention.accumulate", "bfloat16"}}, everything, "H02");
+}
+
+TEST_CASE("a cache of more slots than the steps fill is supposed where none is stated, and said", "[precision]") {
+  constexpr std::int64_t kSlots = 24, kFilled = 15;
+  struct Expected {
+    const char* id;
+    std::string slots;
+  };
+  for (const Expected& expected : {Expected{"H08.write_plus_one", "more than " + std::to_string(kFilled)},
+                                   Expected{"H08.length_counts_current", "more than " + std::to_string(kFilled)},
+                                   Expected{"H01.head_stride_is_tokens", std::to_string(kSlots)}}) {
+    INFO(expected.id);
+    TraceSetting setting{.inject = Fault{*parse_fault_id(expected.id), {}, 1},
+                         .reference_engine = true,  // what nobody wrote is 0, and not NaN, in which nothing is judged
+                         .options = {.probing = false}};
+    setting.test_case.capacity = kSlots;
+    const RunResult result = judge_trace_of(setting);
+    INFO(all_words(result));
+    REQUIRE(result.verdict == Verdict::kDiverged);
+    for (const Finding& finding : result.findings) {
+      INFO(tensor_name(finding.tensor) << " step " << finding.step);
+      REQUIRE(finding.explanation.variant);
+      CHECK(name(*finding.explanation.variant) == expected.id);
+    }
+    CHECK_THAT(result.first_divergence()->explanation.sentence,
+               ContainsSubstring("where each row of the cache has " + expected.slots + " slots"));
+  }
 }
 
 TEST_CASE("a tile, a window or a shift that nobody listed is found", "[precision]") {
