@@ -15,6 +15,7 @@
 #include <tuple>
 #include <unordered_map>
 
+#include "harness/contract/number_text.h"
 #include "harness/explain/mechanisms.h"
 #include "harness/explain/rows.h"
 #include "harness/explain/vector_law.h"
@@ -303,11 +304,13 @@ std::vector<Law> most_followed(const std::vector<Cell>& cells, const Library& li
 // The wrong vectors of a tensor.
 struct Found {
   std::vector<Cell> cells;             // those that stand elsewhere
-  std::vector<std::size_t> unwritten;  // where those begin that hold zeros: cleared memory that nobody wrote
+  std::vector<std::size_t> unwritten;  // where those begin that hold one value: memory that nobody wrote
   std::size_t wrong = 0;               // without the unwritten ones
 };
 
-Found find_vectors(Scene& scene, const Instance& instance, const Grid& grid, Library& library) {
+// `cleared`: the value of memory that nobody wrote, once a vector of it was found.
+Found find_vectors(Scene& scene, const Instance& instance, const Grid& grid, Library& library,
+                   std::optional<double>& cleared) {
   const std::vector<double>& actual = scene.actual(instance);
   Columns all(static_cast<std::size_t>(grid.width));
   std::iota(all.begin(), all.end(), std::size_t{0});
@@ -341,7 +344,9 @@ Found find_vectors(Scene& scene, const Instance& instance, const Grid& grid, Lib
       const std::size_t start = grid.start(b, p, h);
       const auto is_wrong = [&](std::size_t c) { return scene.is_wrong(instance, start + c); };
       if (std::ranges::none_of(all, is_wrong)) continue;
-      if (std::ranges::all_of(all, [&](std::size_t c) { return actual[start + c] == 0.0; })) {
+      const double held = cleared.value_or(actual[start]);
+      if (std::ranges::all_of(all, [&](std::size_t c) { return actual[start + c] == held; })) {
+        cleared = held;
         result.unwritten.push_back(start);
         continue;
       }
@@ -367,8 +372,8 @@ Found find_vectors(Scene& scene, const Instance& instance, const Grid& grid, Lib
 void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
   std::map<const Instance*, std::shared_ptr<Library>> libraries;
   std::map<const Instance*, std::vector<Cell>> cells;
-  // Vectors of zeros: cleared memory that nobody wrote.
   std::map<const Instance*, std::vector<std::size_t>> unwritten;
+  std::optional<double> cleared;
   std::int64_t heads = 0;
   std::size_t num_cells = 0, num_unwritten = 0;
   for (const Instance& instance : scene.instances()) {
@@ -377,7 +382,7 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
     heads = grid->heads;
     if (!instance.wrong) continue;
     auto library = std::make_shared<Library>(scene, instance);
-    Found found = find_vectors(scene, instance, *grid, *library);
+    Found found = find_vectors(scene, instance, *grid, *library, cleared);
     num_cells += found.wrong;
     num_unwritten += found.unwritten.size();
     if (!found.cells.empty()) cells[&instance] = std::move(found.cells);
@@ -433,11 +438,12 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
     }
     if (num_unwritten > 0) {
       candidate.theory.bits += static_cast<double>(num_unwritten) * bits_of_choice(num_cells + num_unwritten);
-      words += "; zeros where nobody wrote";
+      if (*cleared != 0.0) candidate.theory.bits += bits_of_digits(5);
+      words += "; " + (*cleared == 0.0 ? "zeros" : number_text(*cleared)) + " where nobody wrote";
     }
     candidate.theory.sentence = std::string(row(scene.op()).name) + " holds " + words;
-    candidate.predict = [&scene, some, libraries, cells,
-                         unwritten](const Instance& instance) mutable -> std::optional<Expectation> {
+    candidate.predict = [&scene, some, libraries, cells, unwritten,
+                         cleared](const Instance& instance) mutable -> std::optional<Expectation> {
       const Expectation& right = scene.right(instance);
       const auto grid = grid_of(scene, instance.key, instance.step(), instance.actual.shape);
       if (!libraries.contains(&instance)) libraries[&instance] = std::make_shared<Library>(scene, instance);
@@ -469,7 +475,7 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
         }
       }
       for (std::size_t start : unwritten[&instance]) {
-        std::fill_n(theory.value.begin() + static_cast<std::ptrdiff_t>(start), grid->width, 0.0);
+        std::fill_n(theory.value.begin() + static_cast<std::ptrdiff_t>(start), grid->width, *cleared);
         std::fill_n(theory.unknown.begin() + static_cast<std::ptrdiff_t>(start), grid->width, std::uint8_t{0});
       }
       return theory;

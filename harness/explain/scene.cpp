@@ -78,6 +78,13 @@ std::vector<double> Scene::value(const Instance& instance, const TensorStore& re
       .value;
 }
 
+double Scene::deviation(const Instance& instance, const Expectation& expected, std::size_t element) const {
+  const bool has_noise = !expected.sigma_independent.empty();
+  const double independent = has_noise ? expected.sigma_independent[element] : 0.0;
+  const double shared = has_noise ? expected.sigma_shared[element] : 0.0;
+  return compare::deviation(independent, shared, spacing(instance.actual.dtype, expected.value[element]));
+}
+
 double Scene::deviations(const Instance& instance, const Expectation& expected, std::size_t element) {
   if (!expected.unknown.empty() && expected.unknown[element] != 0) return kNoRounding;
   const DType stored = instance.actual.dtype;
@@ -88,11 +95,7 @@ double Scene::deviations(const Instance& instance, const Expectation& expected, 
         candidate == gold || (std::isnan(candidate) && std::isnan(gold)) || candidate == round_to(stored, gold);
     return same ? 0.0 : kNoRounding;
   }
-  const bool has_noise = !expected.sigma_independent.empty();
-  const double independent = has_noise ? expected.sigma_independent[element] : 0.0;
-  const double shared = has_noise ? expected.sigma_shared[element] : 0.0;
-  const double error = std::fabs(candidate - gold);
-  const double z = error / compare::deviation(independent, shared, spacing(stored, gold));
+  const double z = std::fabs(candidate - gold) / deviation(instance, expected, element);
   return z <= kNoRounding ? z : kNoRounding;  // NaN is no rounding either
 }
 

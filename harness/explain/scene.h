@@ -88,6 +88,8 @@ class Scene {
   // Error of an element in units of its expected rounding under `expected`, the final rounding included; 0 where both
   // are the same infinity or NaN, a huge number where only one is, or where the element is unknown.
   double deviations(const Instance& instance, const Expectation& expected, std::size_t element);
+  // That expected rounding, in the tensor's own units.
+  double deviation(const Instance& instance, const Expectation& expected, std::size_t element) const;
   // Whether an element lies further from right code than rounding takes it (kBeyondRounding, rows.h). A solver leaves
   // out the rest, for a mistake may be one of some heads or columns.
   bool is_wrong(const Instance& instance, std::size_t element);

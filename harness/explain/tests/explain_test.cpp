@@ -1,5 +1,7 @@
 #include "harness/explain/explain.h"
 
+#include <random>
+
 #include "cmake/catch2.h"
 #include "harness/explain/column_runs.h"
 #include "harness/explain/domain.h"
@@ -112,6 +114,52 @@ TEST_CASE("copies are found: zeros, another tensor, vectors of another slot and 
   CHECK(theory->mechanism == "copy.vectors");
   CHECK_THAT(theory->sentence, ContainsSubstring("1 before"));
   CHECK_THAT(theory->sentence, ContainsSubstring("heads 0..1 from 1, 1"));
+}
+
+TEST_CASE("slots out of place leave others that nobody wrote, whatever value memory held there", "[copies]") {
+  for (const double held : {0.0, 11.0}) {
+    Case c;
+    const auto theory = c.explained(Op::kVCache, 9, at(Op::kVCache, [&](const auto&, const Step& step, Values right) {
+                                      if (step.index != 0) return right;
+                                      const Values before = right;
+                                      for (std::size_t i = 0; i < right.size(); ++i) {
+                                        const std::size_t slot = i / 16 % 12;
+                                        right[i] = slot > 0 ? before[i - 16] : held;
+                                      }
+                                      return right;
+                                    }));
+    REQUIRE(theory.has_value());
+    CHECK(theory->mechanism == "copy.vectors");
+    CHECK_THAT(theory->sentence, ContainsSubstring(held == 0.0 ? "zeros where nobody" : "11 where nobody wrote"));
+  }
+}
+
+TEST_CASE("a theory that only scatters the elements explains none of them", "[accept]") {
+  for (const bool scatters : {true, false}) {
+    Case c;
+    const auto spoiled = [](double right) { return 5.0 * right * right + 3.0; };
+    Candidate candidate;
+    candidate.theory.mechanism = "coarse";
+    candidate.predict = [&](const Instance& instance) -> std::optional<Expectation> {
+      Expectation theory = c.oracle.evaluate({.operations = instance.span,
+                                              .recorded = c.recorded->store,
+                                              .steps = c.recorded->steps,
+                                              .precision = kPrecision,
+                                              .stored = DType::kBF16});
+      std::mt19937_64 draw(1);
+      for (double& value : theory.value) {
+        value = scatters ? value + (draw() % 2 == 0 ? 1e-3 : -1e-3) : spoiled(value);
+      }
+      if (scatters) theory.sigma_independent.assign(theory.value.size(), 100.0F);
+      return theory;
+    };
+    c.named = {candidate};
+    const auto theory = c.explained(Op::kUpProj, 10, at(Op::kUpProj, [&](const auto&, const Step&, Values right) {
+                                      for (double& value : right) value = spoiled(value);
+                                      return right;
+                                    }));
+    CHECK(theory.has_value() != scatters);
+  }
 }
 
 TEST_CASE("a norm over column blocks, with 1 + w, or with another weight is solved for", "[norm]") {
