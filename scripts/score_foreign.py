@@ -12,6 +12,7 @@ same format. Ends with 0 where the goals are met, 1 where not. Needs NumPy.
 
 import argparse
 import concurrent.futures
+import functools
 import json
 import os
 import pathlib
@@ -87,20 +88,28 @@ class Bench:
                   report, "--quiet", "--threads", 1, statuses=(0, 1, 125))
         return json.loads((report / "report.json").read_text(encoding="utf-8"))
 
-    def shifts(self, trace, name, dtype):
-        return json.loads(self.call(self.build / "harness/cli/qdiff_foreign", "shifts", "--model", self.checkpoint(name, dtype),
-                                    "--trace", trace).stdout)
+    def clean_trace(self, name, dtype):
+        return self.folder / "traces" / f"{name}-{dtype}-clean"
+
+    def shifts(self, name, dtype):
+        return json.loads(self.ask("shifts", name, dtype))
+
+    def computes_the_same(self, name, dtype, planted, named):
+        """Whether two faults, each as --inject takes it, compute the same of the clean trace."""
+        return json.loads(self.ask("same", name, dtype, planted, named))
+
+    def ask(self, question, name, dtype, *faults):
+        return self.call(self.build / "harness/cli/qdiff_foreign", question, "--model", self.checkpoint(name, dtype),
+                         "--trace", self.clean_trace(name, dtype), *faults).stdout
 
 
 def number_text(value):
     return repr(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
 
 
-def fault_text(entry):
-    text = entry["fault"]
-    if entry["value"] is not None:
-        text += "=" + number_text(entry["value"])
-    return text + (f"@{entry['layer']}" if entry["layer"] is not None else "")
+def fault_text(fault, value, layer):
+    """As --inject takes it."""
+    return fault + ("" if value is None else "=" + number_text(value)) + ("" if layer is None else f"@{layer}")
 
 
 def execution_order(place):
@@ -117,10 +126,10 @@ def execution_order(place):
 # ---- One trial -------------------------------------------------------------------------------------------------------
 
 def run_trial(bench, checkpoint, dtype, entry):
-    trial = {"planted_in": "numpy", "dtype": dtype, "fault": fault_text(entry), "site": entry["site"],
+    trial = {"planted_in": "numpy", "dtype": dtype, "fault": fault_text(entry["fault"], entry["value"], entry["layer"]), "site": entry["site"],
              "cases": [checkpoint] if entry["moves"] else [], "detectable": entry["moves"] is not None,
              "deviations": entry["deviations"], "moves": entry["moves"], "verdict": None, "first_finding": None,
-             "miss": None}
+             "tied": False, "miss": None}
     if not trial["detectable"]:
         return trial, entry
     trace = bench.folder / "traces" / f"{checkpoint}-{dtype}-{trial['fault']}"
@@ -134,6 +143,7 @@ def run_trial(bench, checkpoint, dtype, entry):
                                   "kind": finding["kind"], "hypothesis": explanation["hypothesis"],
                                   "variant": explanation["variant"], "value": explanation["value"],
                                   "alternatives": explanation["alternatives"]}
+    trial["tied"] = is_tie(trial, entry, functools.partial(bench.computes_the_same, checkpoint, dtype))
     trial["miss"] = reason_of_miss(trial, entry, report)
     shutil.rmtree(trace)
     return trial, entry
@@ -153,13 +163,24 @@ def is_located(trial, entry):
             and execution_order(found) <= execution_order(trial["moves"]))
 
 
+def is_tie(trial, entry, computes_the_same):
+    """Whether the planted fault stands beside the one that is named, and computes the same on these inputs."""
+    found = trial["first_finding"]
+    if not found or found["variant"] is None or entry["fault"] not in found["alternatives"]:
+        return False
+    value = found["value"] if isinstance(found["value"], (int, float)) else None
+    return computes_the_same(trial["fault"], fault_text(found["variant"], value, entry["layer"]))
+
+
 def is_named(trial, entry):
-    return is_detected(trial) and bool(trial["first_finding"]) and trial["first_finding"]["variant"] == entry["fault"]
+    found = trial["first_finding"]
+    return is_detected(trial) and bool(found) and (found["variant"] == entry["fault"] or trial["tied"])
 
 
 def has_right_hypothesis(trial, entry):
     found = trial["first_finding"]
-    return is_detected(trial) and bool(found) and found["hypothesis"] == entry["fault"].split(".")[0]
+    right = bool(found) and (found["hypothesis"] == entry["fault"].split(".")[0] or trial["tied"])
+    return is_detected(trial) and right
 
 
 def is_among_first_three(trial, entry):
@@ -212,7 +233,7 @@ def score(trials):
     seen = [(trial, entry) for trial, entry in trials if trial["detectable"]]
     inside = [pair for pair in seen if not is_outsider(pair[1])]
     valued = [pair for pair in inside
-              if is_named(*pair) and pair[1]["right_value"] is not None and pair[1]["value"] is not None]
+              if is_named(*pair) and not pair[0]["tied"] and pair[1]["right_value"] is not None and pair[1]["value"] is not None]
     return {"planted": len(trials),
             "found": ratio(is_detected(trial) for trial, _ in seen),
             "exact_tensor": ratio(is_located(*pair) for pair in seen),
@@ -338,9 +359,8 @@ def plan_of(bench, checkpoints, dtypes, quick):
     for dtype in dtypes:
         entries = {}  # (fault, site) -> the first entry that shows, with its checkpoint; else the first one
         for checkpoint in checkpoints:
-            trace = bench.folder / "traces" / f"{checkpoint}-{dtype}-clean"
-            bench.record(trace, checkpoint, dtype)
-            for entry in bench.shifts(trace, checkpoint, dtype):
+            bench.record(bench.clean_trace(checkpoint, dtype), checkpoint, dtype)
+            for entry in bench.shifts(checkpoint, dtype):
                 if entry["fault"] not in faults.FAULTS:
                     continue
                 place = (entry["fault"], entry["site"])

@@ -238,16 +238,17 @@ class Faulty(Engine):
 
     def zero_tail(self, scores, tile, step):
         """Slots from S to the end of the last tile count as score 0, for queries whose last tile is that one."""
-        top = numpy.maximum(scores.max(-1, keepdims=True), numpy.float32(0))
-        exponentials = numpy.exp(scores - top)
-        total = self.sums.total(exponentials)
+        zeros = numpy.zeros((step.batch, 1, step.num_tokens, 1), dtype=numpy.float32)
         for b in range(step.batch):
             for t in range(step.num_tokens):
                 seen = step.past + t + 1 - int(step.pads[b])
                 end = int(step.pads[b]) + -(-seen // tile) * tile if seen > 0 else 0
-                if end > step.valid:
-                    total[b, :, t] += numpy.float32(end - step.valid) * numpy.exp(-top[b, :, t])
-        return exponentials / total
+                zeros[b, 0, t] = max(end - step.valid, 0)
+        top = scores.max(-1, keepdims=True)
+        top = numpy.where(zeros > 0, numpy.maximum(top, numpy.float32(0)), top)
+        exponentials = numpy.exp(scores - top)
+        behind = numpy.where(zeros > 0, zeros * numpy.exp(-top), numpy.float32(0))
+        return exponentials / (self.sums.total(exponentials) + behind)
 
     # ---- H05: heads ------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,8 @@ def trial(entry=ENTRY, verdict="diverged", **finding):
     first = {"tensor": SCORES, "step": 1, "hypothesis": "H02", "variant": "H02.scale", "value": 1.101, "alternatives": [],
              **finding}
     made = {"detectable": entry["moves"] is not None, "deviations": entry["deviations"], "moves": entry["moves"],
-            "verdict": verdict, "first_finding": first if verdict == "diverged" else None, "cases": ["toy"]}
+            "verdict": verdict, "first_finding": first if verdict == "diverged" else None, "cases": ["toy"],
+            "tied": False}
     made["miss"] = scoring.reason_of_miss(made, entry, {}) if made["detectable"] else None
     return made, copy.deepcopy(entry)
 
@@ -126,7 +127,20 @@ class Scoring(unittest.TestCase):
 
     def test_a_fault_as_the_engine_takes_it(self):
         for value, layer, text in ((1e-5, 2, "H09.eps=1e-05@2"), (64.0, None, "H09.eps=64"), (None, 0, "H09.eps@0")):
-            self.assertEqual(scoring.fault_text({"fault": "H09.eps", "value": value, "layer": layer}), text)
+            self.assertEqual(scoring.fault_text("H09.eps", value, layer), text)
+
+    def test_a_tie_is_named_and_has_no_value(self):
+        named, entry = trial(variant="H10.none", hypothesis="H10", alternatives=["H02.scale"])
+        asked = []
+        named["fault"] = "H02.scale=1.1@2"
+        for same in (True, False):
+            named["tied"] = scoring.is_tie(named, entry, lambda *faults, same=same: asked.append(faults) or same)
+            self.assertEqual(scoring.is_named(named, entry), same)
+            self.assertEqual(scoring.has_right_hypothesis(named, entry), same)
+            self.assertEqual(scoring.score([(named, entry)])["value"]["of"], 0)
+        self.assertEqual(asked[0], ("H02.scale=1.1@2", "H10.none=1.101@2"))
+        alone, entry = trial(variant="H10.none", hypothesis="H10")
+        self.assertFalse(scoring.is_tie(alone, entry, lambda *faults: True))
 
 
 if __name__ == "__main__":
