@@ -41,14 +41,6 @@ class MovedRecording final : public TensorStore {
   mutable std::map<TensorKey, Tensor> moved_;
 };
 
-at::Tensor emulated_value(const Walk& walk, const Rounding& rounding) {
-  Values computed;
-  evaluate_units(walk, rounding, computed);
-  const WalkSurroundings around(walk, computed);
-  const PlacedUnit& last = walk.units().back();
-  return evaluate_unit(last.unit, gather_inputs(walk, last, computed, walk.config()), walk.setting(last, 1, &around));
-}
-
 // Mean square error of the emulations.
 at::Tensor square_of_emulations(const at::Tensor& gold, const Walk& walk, WeightStore& weights) {
   const Query& query = walk.query();
@@ -57,7 +49,7 @@ at::Tensor square_of_emulations(const at::Tensor& gold, const Walk& walk, Weight
   for (std::uint64_t number = 0; number < kEmulations; ++number) {
     const MovedRecording recorded(query.recorded, number, query.precision.activations);
     const Query moved = of_recorded(query, recorded);
-    const at::Tensor error = emulated_value(Walk(moved, rounding, weights), rounding).to(at::kDouble) - gold;
+    const at::Tensor error = target_of(Walk(moved, rounding, weights), rounding).to(at::kDouble) - gold;
     square += error.square() / static_cast<double>(kEmulations);
   }
   return square;

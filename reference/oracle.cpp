@@ -61,7 +61,7 @@ class TorchOracle : public Oracle {
     const Rounding rounding = Rounding::emulated(query.precision, query.divides_last);
     try {
       const Walk walk(query, rounding, weights_);
-      return to_vector(round_to(query.stored, last_value(walk, rounding)));
+      return to_vector(round_to(query.stored, right_values_.target(walk, rounding)));
     } catch (const MissingTensor& missing) {
       throw NotEvaluable("it needs " + std::string(missing.what()));
     }
@@ -73,7 +73,7 @@ class TorchOracle : public Oracle {
     const Walk walk(query, gold, weights_);
     Expectation expectation;
     if (!query.with_noise) {
-      const at::Tensor value = last_value(walk, gold);
+      const at::Tensor value = right_values_.target(walk, gold);
       expectation.shape = value.sizes().vec();
       expectation.value = to_vector(value);
       return expectation;
@@ -177,15 +177,6 @@ class TorchOracle : public Oracle {
     add(part.value, whole.value);
     add(part.sigma_independent, whole.sigma_independent);
     add(part.sigma_shared, whole.sigma_shared);
-  }
-
-  // The target's value alone, with the roundings that `rounding` makes on the way to it.
-  at::Tensor last_value(const Walk& walk, const Rounding& rounding) {
-    Values computed = right_values_.unreached(walk, rounding);
-    evaluate_units(walk, rounding, computed);
-    const WalkSurroundings around(walk, computed);
-    const PlacedUnit& last = walk.units().back();
-    return evaluate_unit(last.unit, gather_inputs(walk, last, computed, config()), walk.setting(last, 1, &around));
   }
 
   Evaluated evaluate_gold(const Walk& walk, bool& exact) {

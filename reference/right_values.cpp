@@ -69,35 +69,55 @@ bool is_planted(const PlacedUnit& placed, const Query& query) {
   return false;
 }
 
+// Whether a unit has right code's value: nothing is planted in it, and what it follows from is recorded or one of those
+// that have right code's value.
+bool follows_from(const std::set<TensorKey>& right, const PlacedUnit& placed, const Walk& walk) {
+  if (is_planted(placed, walk.query())) return false;
+  const std::vector<UnitInput> inputs = inputs_of(placed, walk.config());
+  return std::none_of(inputs.begin(), inputs.end(), [&](const UnitInput& input) {
+    const bool is_computed = std::any_of(walk.units().begin(), walk.units().end(),
+                                         [&](const PlacedUnit& other) { return other.output() == input.key; });
+    return is_computed && !right.contains(input.key);
+  });
+}
+
 // The units before the last that have right code's value, of those whose right value is known: nothing is planted in
 // them or in what they follow from, and they do not differ otherwise.
 template <typename Differs>
 std::set<TensorKey> unreached_of(const Walk& walk, const Values& right, Differs differs) {
   std::set<TensorKey> unreached;
   for (const PlacedUnit& placed : walk.units()) {
-    if (&placed == &walk.units().back() || is_planted(placed, walk.query()) || differs(placed)) continue;
-    const std::vector<UnitInput> inputs = inputs_of(placed, walk.config());
-    const bool reached = std::any_of(inputs.begin(), inputs.end(), [&](const UnitInput& input) {
-      const bool is_computed = std::any_of(walk.units().begin(), walk.units().end(),
-                                           [&](const PlacedUnit& other) { return other.output() == input.key; });
-      return is_computed && !unreached.contains(input.key);
-    });
-    if (!reached && right.contains(placed.output())) unreached.insert(placed.output());
+    if (&placed == &walk.units().back() || differs(placed)) continue;
+    if (follows_from(unreached, placed, walk) && right.contains(placed.output())) unreached.insert(placed.output());
   }
   return unreached;
 }
 
+bool has_bits_of(const at::Tensor& value, const at::Tensor& other) {
+  if (value.sizes() != other.sizes() || value.scalar_type() != other.scalar_type()) return false;
+  const at::ScalarType bits = value.element_size() == 8 ? at::kLong : at::kInt;
+  return at::equal(value.contiguous().view(bits), other.contiguous().view(bits));
+}
+
+at::Tensor value_of(const PlacedUnit& placed, const Walk& walk, const Rounding& rounding, const Values& computed) {
+  const WalkSurroundings around(walk, computed);
+  const std::vector<at::Tensor> inputs = gather_inputs(walk, placed, computed, walk.config());
+  const at::Tensor value = evaluate_unit(placed.unit, inputs, walk.setting(placed, 1, &around));
+  return &placed == &walk.units().back() ? value : rounding.taken(placed.unit.last, value);
+}
+
+Values values_of(const Walk& walk, const Rounding& rounding) {
+  Values computed;
+  for (const PlacedUnit& placed : walk.units()) {
+    computed.emplace(placed.output(), value_of(placed, walk, rounding, computed));
+  }
+  return computed;
+}
+
 }  // namespace
 
-void evaluate_units(const Walk& walk, const Rounding& rounding, Values& computed) {
-  const WalkSurroundings around(walk, computed);
-  for (const PlacedUnit& placed : walk.units()) {
-    if (&placed == &walk.units().back()) break;
-    if (computed.contains(placed.output())) continue;
-    const std::vector<at::Tensor> inputs = gather_inputs(walk, placed, computed, walk.config());
-    const at::Tensor value = evaluate_unit(placed.unit, inputs, walk.setting(placed, 1, &around));
-    computed.emplace(placed.output(), rounding.taken(placed.unit.last, value));
-  }
+at::Tensor target_of(const Walk& walk, const Rounding& rounding) {
+  return values_of(walk, rounding).at(walk.units().back().output());
 }
 
 template <typename Answer, typename Compute>
@@ -123,19 +143,29 @@ const Answer& RightValues::ask(Kept<Answer>& kept, const Query& query, const Rou
   return kept.entries.front().answer;
 }
 
-Values RightValues::unreached(const Walk& walk, const Rounding& rounding) {
+at::Tensor RightValues::target(const Walk& walk, const Rounding& rounding) {
   const std::int64_t elements = elements_of(walk, weights_.config());
-  if (!is_planted(walk.query()) || walk.units().size() < 2 || elements > values_.most_elements) return {};
-  const Values& values = ask(values_, walk.query(), rounding, elements, [&](const Walk& right) {
-    Values computed;
-    evaluate_units(right, rounding, computed);
-    return computed;
-  });
-  Values unreached;
-  for (const TensorKey& key : unreached_of(walk, values, [](const PlacedUnit&) { return false; })) {
-    unreached.emplace(key, values.at(key));
+  if (!is_planted(walk.query()) || walk.units().size() < 2 || elements > values_.most_elements) {
+    return target_of(walk, rounding);
   }
-  return unreached;
+  const Values& right = ask(values_, walk.query(), rounding, elements,
+                            [&](const Walk& of_right) { return values_of(of_right, rounding); });
+  std::set<TensorKey> are_right = unreached_of(walk, right, [](const PlacedUnit&) { return false; });
+  Values computed;
+  for (const TensorKey& key : are_right) computed.emplace(key, right.at(key));
+  for (const PlacedUnit& placed : walk.units()) {
+    const TensorKey key = placed.output();
+    if (are_right.contains(key)) continue;
+    const auto known = right.find(key);  // a unit that a mistake takes apart is unknown there
+    if (known != right.end() && follows_from(are_right, placed, walk)) {
+      computed.emplace(key, known->second);
+    } else {
+      computed.emplace(key, value_of(placed, walk, rounding, computed));
+      if (known == right.end() || !has_bits_of(computed.at(key), known->second)) continue;
+    }
+    are_right.insert(key);
+  }
+  return computed.at(walk.units().back().output());
 }
 
 Ensemble RightValues::unreached_ensemble(const Walk& walk) {

@@ -13,10 +13,11 @@ class RightValues {
  public:
   explicit RightValues(WeightStore& weights) : weights_(weights) {}
 
-  // Values of the walk's units, the last one left out, that nothing planted in it reaches; none where nothing is
-  // planted, or where the span holds too much to be kept.
-  Values unreached(const Walk& walk, const Rounding& rounding);
-  // The same with the members of the ensemble; also where nothing is planted.
+  // The value of the walk's last unit. Where something is planted, what it does not reach is right code's, and so is
+  // what follows from a place where it changed no bit: of a hundred variants many do nothing on the inputs at hand.
+  at::Tensor target(const Walk& walk, const Rounding& rounding);
+  // Values of the walk's units, the last one left out, that nothing planted in it reaches, with the members of the
+  // ensemble; also where nothing is planted. None where the span holds too much to be kept.
   Ensemble unreached_ensemble(const Walk& walk);
 
  private:
@@ -51,7 +52,7 @@ class RightValues {
   Kept<Ensemble> ensembles_ = {kMostRightMembers};
 };
 
-// The values of the walk's units but the last, those that are not there yet.
-void evaluate_units(const Walk& walk, const Rounding& rounding, Values& computed);
+// The value of the walk's last unit, with the roundings that `rounding` makes on the way to it.
+at::Tensor target_of(const Walk& walk, const Rounding& rounding);
 
 }  // namespace qdiff::reference

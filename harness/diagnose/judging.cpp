@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <deque>
+#include <functional>
 #include <future>
 #include <map>
 #include <memory>
 #include <set>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -36,16 +38,41 @@ struct Walk {
   Solved solved = {};
 };
 
+// Asks of tensors in the place of a row's own whether they would be wrong. Variants that do nothing here give the same
+// tensor, which is judged once: it is known by a hash of its bytes.
+class Probe {
+ public:
+  Probe(const RowJudgement& row, const Expectation& expected, const RowOracle& rows)
+      : row_(row), expected_(expected), rows_(rows) {}
+
+  bool would_show(const Supposition& planting) {
+    const Tensor planted = rows_.emulate(row_, planting);
+    const std::span<const std::byte> bytes = planted.bytes();
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    const auto [known, is_new] = shows_.try_emplace(std::hash<std::string_view>{}(text));
+    if (is_new) {
+      known->second = rows_.judge_against(row_, planted.view(), expected_).outcome == Outcome::kDiverged;
+    }
+    return known->second;
+  }
+  const RowJudgement& row() const { return row_; }
+
+ private:
+  const RowJudgement& row_;
+  const Expectation& expected_;
+  const RowOracle& rows_;
+  std::map<std::size_t, bool> shows_;
+};
+
 // Whether planting the variant in the reference, on the inputs of this row, would show.
-void probe(const RowJudgement& row, const Expectation& expected, const VariantFacts& facts, const RowOracle& rows,
-           Detectability& detectability) {
+void probe_variant(Probe& probe, const VariantFacts& facts, Detectability& detectability) {
   try {
     for (const Variant& variant : doses(facts)) {
       const Supposition planting = facts.declares ? Supposition{nullptr, {*facts.declares}} : Supposition{&variant};
-      const Tensor planted = rows.emulate(row, planting);
+      const bool shows = probe.would_show(planting);
       detectability.tried.insert(facts.id);
-      if (rows.judge_against(row, planted.view(), expected).outcome != Outcome::kDiverged) continue;
-      detectability.cases_that_show[facts.id].insert(row.subject->input->id);
+      if (!shows) continue;
+      detectability.cases_that_show[facts.id].insert(probe.row().subject->input->id);
       return;
     }
   } catch (const NotEvaluable& missing) {
@@ -63,6 +90,7 @@ bool is_probed(const Walk& walk, int layer) {
 // its own hypothesis, an end-to-end case for all; what no case has shown yet is asked of every case.
 void probe_catalogue(Walk& walk, const RowJudgement& row, const Expectation& expected) {
   Detectability& detectability = walk.result.detectability;
+  Probe probe(row, expected, walk.rows);
   for (const VariantFacts& facts : walk.oracle.catalogue()) {
     if (!facts.probed || !concerns(facts, row.span)) continue;
     const std::set<std::string>& shown = detectability.cases_that_show[facts.id];
@@ -71,7 +99,7 @@ void probe_catalogue(Walk& walk, const RowJudgement& row, const Expectation& exp
     if (shown.contains(row.subject->input->id) || (!own && !shown.empty())) continue;
     // Logits are by far the largest tensor; what one step of them does not show, the next will not.
     if (row.key.id.op == Op::kLmHead && detectability.tried.contains(facts.id)) continue;
-    probe(row, expected, facts, walk.rows, detectability);
+    probe_variant(probe, facts, detectability);
   }
 }
 

@@ -86,21 +86,22 @@ at::Tensor variance_in_memory(DType stored, const at::Tensor& value, const at::T
   return (variance + spacing.square()).masked_fill(same, 0.0);
 }
 
-// A piece of the product, computed from what the input's memory holds by now.
+// A piece of the product, computed from what the input's memory holds by now. Without a model it has no variance.
 struct Piece {
   at::Tensor value, variance;
 };
-Piece piece_of(const at::Tensor& x, const at::Tensor& x_variance, const at::Tensor& weight, const NoiseModel& model) {
+Piece piece_of(const at::Tensor& x, const at::Tensor& x_variance, const at::Tensor& weight, const NoiseModel* model) {
   Piece piece;
   piece.value = reference::matmul(x, weight);
+  if (model == nullptr) return piece;
   const at::Tensor squared = weight.square();
   const at::Tensor y = piece.value.to(at::kDouble);
   const at::Tensor squares = reference::matmul(x.square(), squared).to(at::kDouble);
   const at::Tensor n = at::scalar_tensor(static_cast<double>(x.size(-1)), of_type(at::kDouble));
-  piece.variance = dot_variance(y, squares, n, model.unit()) +
+  piece.variance = dot_variance(y, squares, n, model->unit()) +
                    reference::matmul(x_variance.to(x.scalar_type()), squared).to(at::kDouble);
-  if (model.matrix_units()) {
-    const Noise cut_off = cut_off_noise(y, squares, n, model.unit());
+  if (model->matrix_units()) {
+    const Noise cut_off = cut_off_noise(y, squares, n, model->unit());
     piece.variance = piece.variance + cut_off.independent + cut_off.shared;
   }
   return piece;
@@ -108,7 +109,7 @@ Piece piece_of(const at::Tensor& x, const at::Tensor& x_variance, const at::Tens
 
 // Columns of the output, some at a time for all tokens, each piece stored over the same columns of the input.
 Piece project_in_place_by_columns(const at::Tensor& x, const at::Tensor& weight, std::int64_t columns, DType stored,
-                                  const NoiseModel& model) {
+                                  const NoiseModel* model) {
   at::Tensor memory = x.clone();
   at::Tensor variance = at::zeros(x.sizes(), of_type(at::kDouble));
   Tensors values, variances;
@@ -121,14 +122,15 @@ Piece project_in_place_by_columns(const at::Tensor& x, const at::Tensor& weight,
     if (inside <= 0) continue;
     const at::Tensor kept = piece.value.narrow(-1, 0, inside);
     memory.narrow(-1, first, inside).copy_(round_to(stored, kept));
+    if (model == nullptr) continue;
     variance.narrow(-1, first, inside).copy_(variance_in_memory(stored, kept, piece.variance.narrow(-1, 0, inside)));
   }
-  return {at::cat(values, -1), at::cat(variances, -1)};
+  return {at::cat(values, -1), model == nullptr ? at::Tensor() : at::cat(variances, -1)};
 }
 
 // Tokens in order, each one's output stored from element token * out of the memory whose inputs start at token * in.
 Piece project_in_place_by_rows(const at::Tensor& x, const at::Tensor& weight, std::int64_t copies, DType stored,
-                               const NoiseModel& model) {
+                               const NoiseModel* model) {
   const std::int64_t in = weight.size(1), out = weight.size(0);
   const std::int64_t tokens = x.numel() / in / copies;
   Tensors values, variances;
@@ -142,17 +144,18 @@ Piece project_in_place_by_rows(const at::Tensor& x, const at::Tensor& weight, st
       values.push_back(piece.value);
       variances.push_back(piece.variance);
       memory.narrow(0, token * out, out).copy_(round_to(stored, piece.value));
+      if (model == nullptr) continue;
       variance.narrow(0, token * out, out).copy_(variance_in_memory(stored, piece.value, piece.variance));
     }
   }
   std::vector<std::int64_t> shape = x.sizes().vec();
   shape.back() = out;
-  return {at::stack(values).view(shape), at::stack(variances).view(shape)};
+  return {at::stack(values).view(shape), model == nullptr ? at::Tensor() : at::stack(variances).view(shape)};
 }
 
 // The running sum rounded to bfloat16 after each block of products.
 Piece project_with_bf16_sums(const at::Tensor& x, const at::Tensor& weight, std::int64_t block,
-                             const NoiseModel& model) {
+                             const NoiseModel* model) {
   at::Tensor sum;
   at::Tensor variance;
   for (std::int64_t first = 0; first < x.size(-1); first += block) {
@@ -160,21 +163,24 @@ Piece project_with_bf16_sums(const at::Tensor& x, const at::Tensor& weight, std:
     const Piece piece = piece_of(x.narrow(-1, first, count), at::zeros_like(x.narrow(-1, first, count)),
                                  weight.narrow(1, first, count), model);
     const at::Tensor next = sum.defined() ? sum + piece.value : piece.value;
-    const at::Tensor error =
-        sum.defined() ? variance + piece.variance + rounding_of(next, model.unit()) : piece.variance;
+    if (model != nullptr) {
+      const at::Tensor error =
+          sum.defined() ? variance + piece.variance + rounding_of(next, model->unit()) : piece.variance;
+      variance = stored_variance(DType::kBF16, next, error);
+    }
     sum = round_to(DType::kBF16, next);
-    variance = stored_variance(DType::kBF16, next, error);
   }
   return {sum, variance};
 }
 
 // Follows the rules under which a product is no plain product; none: it is one.
-std::optional<Piece> project_in_pieces(Op op, const at::Tensor& x, const Parameters& parameters,
-                                       const Setting& setting) {
+std::optional<Piece> project_in_pieces(Op op, const at::Tensor& x, const Parameters& parameters, const Setting& setting,
+                                       bool with_noise) {
   const ProjectionRule& rule = parameters.projection;
   if (rule.in_place_columns == 0 && !rule.in_place_rows && rule.bf16_sum_block == 0) return std::nullopt;
   const at::Tensor weight = setting.weights.get(matrix_name(op, rule, parameters, setting), setting.form());
-  const NoiseModel model(setting.precision, std::nullopt);
+  const NoiseModel of_sums(setting.precision, std::nullopt);
+  const NoiseModel* model = with_noise ? &of_sums : nullptr;
   const DType stored = setting.precision.activations;
   if (rule.in_place_columns > 0) return project_in_place_by_columns(x, weight, rule.in_place_columns, stored, model);
   if (rule.in_place_rows) return project_in_place_by_rows(x, weight, setting.copies, stored, model);
@@ -253,7 +259,8 @@ Evaluated project_row(Op op, const at::Tensor& x, const Setting& setting, const 
   const ProjectionRule& rule = parameters.projection;
   const InputRule input_rule = input_rule_of(op, parameters, setting);
   const QuantizedInput input = quantize(x, input_rule);
-  if (const auto piece = project_in_pieces(op, input.value, parameters, setting)) {
+  if (const auto piece = project_in_pieces(op, input.value, parameters, setting, model != nullptr)) {
+    if (model == nullptr) return {piece->value, {}};
     return {piece->value, {piece->variance, at::zeros_like(piece->variance)}};
   }
   const at::Tensor y = project_whole(op, input, input_rule, parameters, setting);
