@@ -19,6 +19,11 @@ inline constexpr std::int64_t kMembers = 16;
 inline constexpr std::int64_t kMostRightValues = std::int64_t{1} << 22;
 inline constexpr std::int64_t kMostRightMembers = std::int64_t{1} << 23;
 
+// Elements of the products that forward passes with a bug each share, in the type computed in (reference/engine.cpp).
+inline constexpr std::int64_t kMostSharedProducts = std::int64_t{1} << 22;
+// Of one operation and step, so many.
+inline constexpr std::size_t kMostSharedOfStep = 4;
+
 // A converted weight in both its forms: in fp64, and its squares in fp32 for the expected rounding.
 inline constexpr std::size_t kBytesOfBothForms = sizeof(double) + sizeof(float);
 

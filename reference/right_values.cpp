@@ -93,12 +93,6 @@ std::set<TensorKey> unreached_of(const Walk& walk, const Values& right, Differs 
   return unreached;
 }
 
-bool has_bits_of(const at::Tensor& value, const at::Tensor& other) {
-  if (value.sizes() != other.sizes() || value.scalar_type() != other.scalar_type()) return false;
-  const at::ScalarType bits = value.element_size() == 8 ? at::kLong : at::kInt;
-  return at::equal(value.contiguous().view(bits), other.contiguous().view(bits));
-}
-
 at::Tensor value_of(const PlacedUnit& placed, const Walk& walk, const Rounding& rounding, const Values& computed) {
   const WalkSurroundings around(walk, computed);
   const std::vector<at::Tensor> inputs = gather_inputs(walk, placed, computed, walk.config());

@@ -135,6 +135,12 @@ at::Tensor spacing_at(DType dtype, const at::Tensor& x) {
 
 at::Tensor rounding_variance(DType dtype, const at::Tensor& x) { return spacing_at(dtype, x).square() / 12.0; }
 
+bool has_bits_of(const at::Tensor& x, const at::Tensor& other) {
+  if (x.sizes() != other.sizes() || x.scalar_type() != other.scalar_type()) return false;
+  const at::ScalarType bits = x.element_size() == 8 ? at::kLong : at::kInt;
+  return at::equal(x.contiguous().view(bits), other.contiguous().view(bits));
+}
+
 std::vector<double> to_vector(const at::Tensor& x) { return copied_out<double>(x, at::kDouble); }
 std::vector<float> to_float_vector(const at::Tensor& x) { return copied_out<float>(x, at::kFloat); }
 

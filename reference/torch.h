@@ -55,6 +55,9 @@ at::Tensor spacing_at(DType dtype, const at::Tensor& x);
 // Variance of one rounding to `dtype`, uniform over half a spacing to either side: spacing^2 / 12.
 at::Tensor rounding_variance(DType dtype, const at::Tensor& x);
 
+// Whether two fp64 or fp32 tensors are equal bit by bit, signs of zeros and NaN included.
+bool has_bits_of(const at::Tensor& x, const at::Tensor& other);
+
 std::vector<double> to_vector(const at::Tensor& x);       // row-major
 std::vector<float> to_float_vector(const at::Tensor& x);  // row-major
 

@@ -192,11 +192,12 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
 }
 
 MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned) {
-  constexpr double kMembers = reference::kMembers + 1;  // and gold
-  double residual = 0.0, logits = 0.0, layer = 0.0;
+  constexpr double kMembers = reference::kMembers + 1;             // and gold
+  double residual = 0.0, logits = 0.0, layer = 0.0, layers = 0.0;  // of the largest step, and of all
   for (const Step& step : planned.steps) {
     const StepSizes sizes = sizes_of(step, config);
     layer = std::max(layer, sizes.layer + sizes.squares);
+    layers += sizes.layer;
     residual += sizes.residual;
     logits += sizes.logits;
   }
@@ -218,6 +219,10 @@ MemoryPlan plan_diagnose(const ModelConfig& config, const PlannedTrace& planned)
     const double cache = 4.0 * batch * slots * static_cast<double>(config.kv_width() * config.num_layers);
     plan.parts.push_back({"forward passes with each bug planted",
                           (cache + residual + 2.0 * layer) * sizeof(float) * static_cast<double>(planned.passes)});
+    // Inputs and values of a layer's products, or of the head's.
+    const double products = 2.0 * static_cast<double>(reference::kMostSharedOfStep) * std::max(layers, logits);
+    plan.parts.push_back({"products that those passes share",
+                          std::min(products, static_cast<double>(reference::kMostSharedProducts)) * sizeof(float)});
     plan.parts.push_back({"the logits", logits * kLogitOfPasses});
     plan.parts.push_back({"the weights of those passes", reference_weights(config, sizeof(double))});
   }

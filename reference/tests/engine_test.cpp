@@ -369,6 +369,69 @@ TEST_CASE("a plant holds for sessions opened afterwards, and a refused one chang
   }
 }
 
+// They share what right code multiplies, wherever their bugs do nothing.
+TEST_CASE("bugs that are walked side by side compute what each does alone", "[engine]") {
+  const ModelInMemory model(small_config(), DType::kBF16, 4);
+  const Precision precision = plain_precision(DType::kBF16);
+  const auto steps = random_steps(model.config(), {5, 1}, {0, 2}, 6);
+  const auto engine = make_engine(model, precision, {.num_threads = 1});
+  struct Walked {
+    Fault fault;
+    std::unique_ptr<Session> session;
+    Recording recording = {};
+    std::vector<Tensor> residual = {};
+    bool ran = true;
+  };
+  std::vector<Walked> walked;
+  for (const VariantFacts& facts : fault_table()) {
+    const Fault fault{facts.id, facts.values.empty() ? std::nullopt : std::optional(facts.values.front()),
+                      std::nullopt};
+    if (facts.declares) continue;
+    engine->plant(fault);
+    walked.push_back({fault, engine->open(options_for(steps))});
+  }
+  const auto each = [&](auto part) {
+    for (Walked& w : walked) {
+      Recorder recorder(w.recording);
+      try {
+        for (const Step& step : steps) {
+          recorder.at(step.index);
+          if (w.ran) part(w, step, recorder);
+        }
+      } catch (const InputError&) {  // it needs what a walk layer by layer does not have
+        w.ran = false;
+      }
+    }
+  };
+  each([](Walked& w, const Step& step, TensorSink& sink) {
+    w.residual.push_back(Tensor::copy_of(w.session->run_embedding(step, &sink)));
+  });
+  for (int layer = 0; layer < model.config().num_layers; ++layer) {
+    each([layer](Walked& w, const Step& step, TensorSink& sink) {
+      Tensor& stream = w.residual[static_cast<std::size_t>(step.index)];
+      stream = Tensor::copy_of(w.session->run_layer(layer, step, stream.view(), &sink));
+    });
+  }
+  each([](Walked& w, const Step& step, TensorSink& sink) {
+    w.session->run_head(step, w.residual[static_cast<std::size_t>(step.index)].view(), &sink);
+  });
+  std::size_t ran = 0;
+  for (const Walked& w : walked) {
+    if (!w.ran) continue;
+    INFO(name(w.fault.id));
+    const auto alone = make_engine(model, precision, {.num_threads = 1});
+    alone->plant(w.fault);
+    std::size_t different = 0;
+    const Recording recording = run_whole(*alone, steps);
+    for (const auto& [key, tensor] : recording.all()) {
+      different += same_bits(tensor, w.recording.all().at(key)) ? 0 : 1;
+    }
+    CHECK(different == 0);
+    ++ran;
+  }
+  CHECK(ran > 60);
+}
+
 TEST_CASE("values that a fault cannot have are refused when it is planted", "[engine]") {
   const ModelInMemory model(small_config(), DType::kF32, 4);
   const auto engine = make_engine(model, plain_precision(DType::kF32), {.num_threads = 1});
