@@ -20,34 +20,10 @@ struct KeptPart {
 
 namespace qdiff::shards {
 
-template <typename Io>
-void fields(Io& io, diagnose::Detectability& value) {
-  io("cases_that_show", value.cases_that_show);
-  io("tried", value.tried);
-  io("not_evaluable", value.not_evaluable);
-}
-
-template <typename Io>
-void fields(Io& io, pattern::Pattern::AxisFacts& value) {
-  io("axis", value.axis);
-  io("wrong", value.wrong);
-  io("size", value.size);
-  io("all", value.all);
-}
-
-template <typename Io>
-void fields(Io& io, pattern::Pattern& value) {
-  io("text", value.text);
-  io("axes", value.axes);
-  io("ratio", value.ratio);
-  io("grouped_ratio", value.grouped_ratio);
-  io("offset", value.offset);
-  io("rounded_to", value.rounded_to);
-  io("power_of_position", value.power_of_position);
-  io("hypothesis", value.hypothesis);
-  io("evidence", value.evidence);
-  io("share_wrong", value.share_wrong);
-}
+QDIFF_ARCHIVED(diagnose::Detectability, cases_that_show, tried, not_evaluable)
+QDIFF_ARCHIVED(pattern::Pattern::AxisFacts, axis, wrong, size, all)
+QDIFF_ARCHIVED(pattern::Pattern, text, axes, ratio, grouped_ratio, offset, rounded_to, power_of_position, hypothesis,
+               evidence, share_wrong)
 
 // The archive's statistics are those that reports show; here the next step of the diagnosis wants all.
 template <typename Io>
@@ -58,17 +34,7 @@ void fields(Io& io, diagnose::PartAnswer::Row& value) {
   io("profile", value.profile);
 }
 
-template <typename Io>
-void fields(Io& io, diagnose::PartAnswer& value) {
-  io("rows", value.rows);
-  io("after", value.after);
-}
-
-template <typename Io>
-void fields(Io& io, reference_cache::KeptPart& value) {
-  io("values", value.values);
-  io("reads", value.reads);
-  io("answer", value.answer);
-}
+QDIFF_ARCHIVED(diagnose::PartAnswer, rows, after)
+QDIFF_ARCHIVED(reference_cache::KeptPart, values, reads, answer)
 
 }  // namespace qdiff::shards

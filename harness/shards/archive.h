@@ -1,12 +1,11 @@
 // Values as JSON and back, exactly: the same value has the same text, and a text gives the value back to the last bit.
-// A struct is listed once, for both ways: fields(io, value) names its members. It is for files that this version of the
-// program wrote for itself; what people and other programs read are the reports.
+// A struct is listed once, for both ways: QDIFF_ARCHIVED names its members, or fields(io, value) those that have
+// another name in the file. It is for files that this version of the program wrote for itself; what people and other
+// programs read are the reports.
 #pragma once
 
 #include <array>
 #include <cmath>
-#include <concepts>
-#include <cstdint>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -83,6 +82,13 @@ class ArchiveIn {
   bool row_;
   std::size_t next_ = 0;
 };
+
+#define QDIFF_ARCHIVED_MEMBER(member) io(#member, value.member);
+#define QDIFF_ARCHIVED(Struct, ...)                                               \
+  template <typename Io>                                                          \
+  void fields(Io& io, Struct& value) {                                            \
+    NLOHMANN_JSON_EXPAND(NLOHMANN_JSON_PASTE(QDIFF_ARCHIVED_MEMBER, __VA_ARGS__)) \
+  }
 
 namespace archive_detail {
 

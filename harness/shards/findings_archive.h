@@ -77,61 +77,15 @@ inline constexpr bool kIsRow<findings::JudgedTensor> = true;
 
 // ---- The structs, each listed once ----
 
-template <typename Io>
-void fields(Io& io, ModelConfig& value) {
-  io("architecture", value.architecture);
-  io("hidden", value.hidden);
-  io("num_layers", value.num_layers);
-  io("num_q_heads", value.num_q_heads);
-  io("num_kv_heads", value.num_kv_heads);
-  io("head_dim", value.head_dim);
-  io("intermediate", value.intermediate);
-  io("vocab", value.vocab);
-  io("rms_norm_eps", value.rms_norm_eps);
-  io("rope_theta", value.rope_theta);
-  io("tie_word_embeddings", value.tie_word_embeddings);
-  io("qkv_bias", value.qkv_bias);
-  io("max_position_embeddings", value.max_position_embeddings);
-  io("dtype", value.dtype);
-}
-
-template <typename Io>
-void fields(Io& io, Precision& value) {
-  io("weights", value.weights);
-  io("activations", value.activations);
-  io("accumulate", value.accumulate);
-  io("points", value.points);
-  io("taken_as", value.taken_as);
-  io("quantized", value.quantized);
-  io("cache", value.cache);
-}
+QDIFF_ARCHIVED(ModelConfig, architecture, hidden, num_layers, num_q_heads, num_kv_heads, head_dim, intermediate, vocab,
+               rms_norm_eps, rope_theta, tie_word_embeddings, qkv_bias, max_position_embeddings, dtype)
+QDIFF_ARCHIVED(Precision, weights, activations, accumulate, points, taken_as, quantized, cache)
 
 // Without `normalised`, which no report shows.
-template <typename Io>
-void fields(Io& io, compare::Statistics& value) {
-  io("elements_compared", value.elements_compared);
-  io("max_excess", value.max_excess);
-  io("rms", value.rms);
-  io("worst_slice_rms", value.worst_slice_rms);
-  io("worst_slice", value.worst_slice);
-  io("bias", value.bias);
-  io("slope", value.slope);
-  io("max_abs_error", value.max_abs_error);
-  io("relative_rms_error", value.relative_rms_error);
-  io("share_beyond_one_spacing", value.share_beyond_one_spacing);
-}
-
-template <typename Io>
-void fields(Io& io, compare::Judgement& value) {
-  io("outcome", value.outcome);
-  io("reason", value.reason);
-  io("decisive_statistic", value.decisive_statistic);
-  io("ratio_to_bound", value.ratio_to_bound);
-  io("statistics", value.statistics);
-  io("worst_index", value.worst_index);
-  io("actual", value.actual);
-  io("expected", value.expected);
-}
+QDIFF_ARCHIVED(compare::Statistics, elements_compared, max_excess, rms, worst_slice_rms, worst_slice, bias, slope,
+               max_abs_error, relative_rms_error, share_beyond_one_spacing)
+QDIFF_ARCHIVED(compare::Judgement, outcome, reason, decisive_statistic, ratio_to_bound, statistics, worst_index, actual,
+               expected)
 
 // Of its judgement, what reports show of a tensor that is no finding.
 template <typename Io>
@@ -147,166 +101,26 @@ void fields(Io& io, findings::JudgedTensor& value) {
   io("statistics", value.judgement.statistics);
 }
 
-template <typename Io>
-void fields(Io& io, compare::ErrorProfile::Axis& value) {
-  io("name", value.name);
-  io("rms", value.rms);
-  io("indices_a_bar", value.indices_a_bar);
-}
-
-template <typename Io>
-void fields(Io& io, compare::ErrorProfile::Element& value) {
-  io("index", value.index);
-  io("actual", value.actual);
-  io("expected", value.expected);
-  io("error", value.error);
-}
-
-template <typename Io>
-void fields(Io& io, compare::ErrorProfile& value) {
-  io("axes", value.axes);
-  io("histogram", value.histogram);
-  io("worst", value.worst);
-}
-
-template <typename Io>
-void fields(Io& io, findings::WrongAxis& value) {
-  io("axis", value.axis);
-  io("size", value.size);
-  io("runs", value.runs);
-}
-
-template <typename Io>
-void fields(Io& io, findings::Explanation& value) {
-  io("hypothesis", value.hypothesis);
-  io("variant", value.variant);
-  io("verdict", value.verdict);
-  io("value", value.value);
-  io("expected_value", value.expected_value);
-  io("layers", value.layers);
-  io("phase", value.phase);
-  io("mechanism", value.mechanism);
-  io("parameters", value.parameters);
-  io("scope", value.scope);
-  io("sentence", value.sentence);
-  io("mistakes", value.mistakes);
-  io("pattern", value.pattern);
-  io("where", value.where);
-  io("evidence", value.evidence);
-  io("alternatives", value.alternatives);
-  io("alternative_values", value.alternative_values);
-  io("separated_by", value.separated_by);
-  io("points", value.points);
-}
-
-template <typename Io>
-void fields(Io& io, findings::Finding& value) {
-  io("case", value.case_id);
-  io("mode", value.mode);
-  io("step", value.step);
-  io("phase", value.phase);
-  io("tensor", value.tensor);
-  io("kind", value.kind);
-  io("span_start", value.span_start);
-  io("operations", value.operations);
-  io("judgement", value.judgement);
-  io("command", value.command);
-  io("explanation", value.explanation);
-  io("profile", value.profile);
-}
-
-template <typename Io>
-void fields(Io& io, findings::BlindVariant& value) {
-  io("variant", value.variant);
-  io("why", value.why);
-}
-
-template <typename Io>
-void fields(Io& io, findings::HypothesisResult& value) {
-  io("id", value.id);
-  io("title", value.title);
-  io("verdict", value.verdict);
-  io("variant", value.variant);
-  io("first_divergence", value.first_divergence);
-  io("evidence", value.evidence);
-  io("exercised_variants", value.exercised_variants);
-  io("shown_by", value.shown_by);
-  io("blind_variants", value.blind_variants);
-}
-
-template <typename Io>
-void fields(Io& io, findings::NotCompared& value) {
-  io("case", value.case_id);
-  io("mode", value.mode);
-  io("step", value.step);
-  io("tensor", value.tensor);
-  io("reason", value.reason);
-}
-
-template <typename Io>
-void fields(Io& io, findings::Coverage& value) {
-  io("tensors_compared", value.tensors_compared);
-  io("tensors_missing", value.tensors_missing);
-  io("not_compared", value.not_compared);
-  io("blind", value.blind);
-}
-
-template <typename Io>
-void fields(Io& io, findings::ClosestToBound& value) {
-  io("case", value.case_id);
-  io("mode", value.mode);
-  io("step", value.step);
-  io("tensor", value.tensor);
-  io("statistic", value.statistic);
-  io("ratio", value.ratio);
-}
-
-template <typename Io>
-void fields(Io& io, findings::FreeRun& value) {
-  io("case", value.case_id);
-  io("tokens_compared", value.tokens_compared);
-  io("same_top_token", value.same_top_token);
-  io("logits_relative_rms_error", value.logits_relative_rms_error);
-  io("residual_relative_rms_error", value.residual_relative_rms_error);
-  io("row", value.row);
-  io("step", value.step);
-  io("expected_tokens", value.expected_tokens);
-  io("actual_tokens", value.actual_tokens);
-  io("margin", value.margin);
-  io("expected_text", value.expected_text);
-  io("actual_text", value.actual_text);
-  io("expected_word", value.expected_word);
-  io("actual_word", value.actual_word);
-}
-
-template <typename Io>
-void fields(Io& io, findings::CaseSummary& value) {
-  io("id", value.id);
-  io("title", value.title);
-  io("hypothesis", value.hypothesis);
-  io("seed", value.seed);
-  io("verdict", value.verdict);
-  io("tensors_compared", value.tensors_compared);
-}
-
-template <typename Io>
-void fields(Io& io, findings::RunResult& value) {
-  io("verdict", value.verdict);
-  io("reason", value.reason);
-  io("model", value.model);
-  io("config", value.config);
-  io("engine", value.engine);
-  io("device", value.device);
-  io("precision", value.precision);
-  io("planted_executions", value.planted_executions);
-  io("cases", value.cases);
-  io("findings", value.findings);
-  io("hypotheses", value.hypotheses);
-  io("judged", value.judged);
-  io("coverage", value.coverage);
-  io("closest", value.closest);
-  io("free_runs", value.free_runs);
-  io("notes", value.notes);
-}
+QDIFF_ARCHIVED(compare::ErrorProfile::Axis, name, rms, indices_a_bar)
+QDIFF_ARCHIVED(compare::ErrorProfile::Element, index, actual, expected, error)
+QDIFF_ARCHIVED(compare::ErrorProfile, axes, histogram, worst)
+QDIFF_ARCHIVED(findings::WrongAxis, axis, size, runs)
+QDIFF_ARCHIVED(findings::Explanation, hypothesis, variant, verdict, value, expected_value, layers, phase, mechanism,
+               parameters, scope, sentence, mistakes, pattern, where, evidence, alternatives, alternative_values,
+               separated_by, points)
+QDIFF_ARCHIVED(findings::Finding, case_id, mode, step, phase, tensor, kind, span_start, operations, judgement, command,
+               explanation, profile)
+QDIFF_ARCHIVED(findings::BlindVariant, variant, why)
+QDIFF_ARCHIVED(findings::HypothesisResult, id, title, verdict, variant, first_divergence, evidence, exercised_variants,
+               shown_by, blind_variants)
+QDIFF_ARCHIVED(findings::NotCompared, case_id, mode, step, tensor, reason)
+QDIFF_ARCHIVED(findings::Coverage, tensors_compared, tensors_missing, not_compared, blind)
+QDIFF_ARCHIVED(findings::ClosestToBound, case_id, mode, step, tensor, statistic, ratio)
+QDIFF_ARCHIVED(findings::FreeRun, case_id, tokens_compared, same_top_token, logits_relative_rms_error,
+               residual_relative_rms_error, row, step, expected_tokens, actual_tokens, margin, expected_text,
+               actual_text, expected_word, actual_word)
+QDIFF_ARCHIVED(findings::CaseSummary, id, title, hypothesis, seed, verdict, tensors_compared)
+QDIFF_ARCHIVED(findings::RunResult, verdict, reason, model, config, engine, device, precision, planted_executions,
+               cases, findings, hypotheses, judged, coverage, closest, free_runs, notes)
 
 }  // namespace qdiff::shards

@@ -26,7 +26,7 @@ constexpr std::string_view kSuffix = ".json";
 constexpr char kSlash = ',';
 
 std::string header_of(const Entry& entry) {
-  return "{\"format\": \"qdiff-unit\", \"version\": 1, \"unit\": " + report::scalar_text(entry.unit) +
+  return "{\"format\": \"qdiff-unit\", \"version\": 2, \"unit\": " + report::scalar_text(entry.unit) +
          ", \"identity\": " + report::scalar_text(entry.identity) +
          ", \"program\": " + report::scalar_text(entry.program) + ", \"inputs\": " + report::scalar_text(entry.inputs) +
          ", \"seconds\": " + digits(entry.seconds, 6) + ", \"content\": " + report::scalar_text(entry.content) + "}\n";
@@ -35,8 +35,8 @@ std::string header_of(const Entry& entry) {
 Entry parse_header(const std::string& line, const std::string& source) {
   const Json document = formats::parse_json(line, source);
   if (!document.is_object() || !document.contains("format") || document["format"] != "qdiff-unit" ||
-      !document.contains("version") || document["version"] != 1) {
-    throw InputError(source + ": is no result of a unit (\"format\": \"qdiff-unit\", \"version\": 1)");
+      !document.contains("version") || document["version"] != 2) {
+    throw InputError(source + ": is no result of a unit (\"format\": \"qdiff-unit\", \"version\": 2)");
   }
   return {.unit = formats::require_string(document, "unit", source),
           .identity = formats::require_string(document, "identity", source),
@@ -47,10 +47,6 @@ Entry parse_header(const std::string& line, const std::string& source) {
 }
 
 }  // namespace
-
-bool same_work(const Entry& a, const Entry& b) {
-  return a.unit == b.unit && a.identity == b.identity && a.program == b.program && a.inputs == b.inputs;
-}
 
 fs::path Journal::file_of(const std::string& unit) const {
   std::string name = unit;

@@ -26,9 +26,6 @@ struct UnitResult {
   std::string found;  // one line, whatever the kind of plan makes of it
 };
 
-// Whether both are the same work, done by the same program on the same inputs.
-bool same_work(const Entry& a, const Entry& b);
-
 class Journal {
  public:
   // The folder `units` in a folder of results.

@@ -51,7 +51,9 @@ TEST_CASE("a result is read as it was written, and replaced by a newer one", "[j
   const auto read = journal.read("toy/a");
   REQUIRE(read);
   CHECK(read->found == "{\"x\": 2}");
-  CHECK(same_work(read->entry, result_of("toy/a", "").entry));
+  const Entry wanted = result_of("toy/a", "").entry;
+  CHECK(std::tie(read->entry.unit, read->entry.identity, read->entry.program, read->entry.inputs) ==
+        std::tie(wanted.unit, wanted.identity, wanted.program, wanted.inputs));
   CHECK(read->entry.seconds == 0.25);
   CHECK(journal.read("b")->found.empty());
   CHECK(journal.units() == std::vector<std::string>{"b", "toy/a"});
