@@ -2,24 +2,17 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "embedded/case_files.h"
 #include "harness/contract/error.h"
+#include "harness/contract/wording.h"
 #include "harness/formats/input_file.h"
 #include "harness/formats/limits.h"
 #include "harness/formats/suggest.h"
 
 namespace qdiff::cases {
-namespace {
-
-constexpr std::string_view kSchemaName = "cases/case.schema.json";
-
-Case case_of(const embedded::File& file) { return parse_case(file.text, std::string(file.name)); }
-
-}  // namespace
 
 std::int64_t Case::length() const {
   std::int64_t slots = 0;
@@ -30,7 +23,7 @@ std::int64_t Case::length() const {
 std::vector<Case> embedded_suite() {
   std::vector<Case> suite;
   for (const embedded::File& file : embedded::case_files()) {
-    if (file.name != kSchemaName) suite.push_back(case_of(file));
+    suite.push_back(parse_case(file.text, std::string(file.name)));
   }
   std::stable_sort(suite.begin(), suite.end(), [](const Case& a, const Case& b) {
     if (a.hypothesis.has_value() != b.hypothesis.has_value()) return a.hypothesis.has_value();
@@ -39,29 +32,20 @@ std::vector<Case> embedded_suite() {
   return suite;
 }
 
-std::string_view embedded_case_schema() {
-  for (const embedded::File& file : embedded::case_files()) {
-    if (file.name == kSchemaName) return file.text;
-  }
-  throw std::logic_error("the case schema is not embedded");
-}
-
 Case load_case(const std::string& path_or_id) {
   std::error_code error;
   if (std::filesystem::exists(path_or_id, error)) {
     return parse_case(formats::read_text_file(path_or_id, formats::kDocumentLimits.bytes), path_or_id);
   }
-  std::string known;
   std::vector<std::string> ids;
   for (const Case& candidate : embedded_suite()) {
     if (candidate.id == path_or_id || candidate.argument == path_or_id) return candidate;
-    known += (known.empty() ? "" : ", ") + candidate.id;
     ids.push_back(candidate.id);
   }
   if (error) throw InputError(path_or_id + ": the case file cannot be opened: " + error.message());
   throw InputError(path_or_id + ": no such case file, nor a case of the built-in suite" +
-                   formats::suggestion(std::filesystem::path(path_or_id).stem().string(), ids) + " (it has " + known +
-                   ")");
+                   formats::suggestion(std::filesystem::path(path_or_id).stem().string(), ids) + " (it has " +
+                   joined(ids, ", ") + ")");
 }
 
 }  // namespace qdiff::cases

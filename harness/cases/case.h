@@ -74,7 +74,6 @@ Case load_case(const std::string& path_or_id);
 
 // The cases of the tree's folder cases/, hypotheses first, then end-to-end; they need no file at run time.
 std::vector<Case> embedded_suite();
-std::string_view embedded_case_schema();
 
 // The steps of the case for a model: validate_steps() holds. Explicit token ids and all positions must fit the model.
 std::vector<Step> make_steps(const Case& test_case, const ModelConfig& config);

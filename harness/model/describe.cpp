@@ -1,7 +1,6 @@
 #include "harness/model/describe.h"
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <vector>
 
@@ -120,34 +119,9 @@ void warn_of_unusual_values(std::string& out, const ModelConfig& c, const std::v
   }
 }
 
-void scan(std::string& out, const WeightSource& source) {
-  constexpr std::int64_t kPiece = std::int64_t{1} << 20;
-  std::vector<std::byte> bytes;
-  std::uint64_t bad_weights = 0;
-  for (const WeightInfo& info : source.weights()) {
-    std::uint64_t nans = 0, infinities = 0;
-    const std::int64_t size = num_elements(info.shape);
-    for (std::int64_t first = 0; first < size; first += kPiece) {
-      const std::int64_t count = std::min(kPiece, size - first);
-      bytes.resize(static_cast<std::size_t>(count) * size_of(info.dtype));
-      source.read(info, first, count, bytes);
-      for (std::int64_t i = 0; i < count; ++i) {
-        const double value = load_element(bytes.data(), info.dtype, static_cast<std::size_t>(i));
-        nans += std::isnan(value) ? 1 : 0;
-        infinities += std::isinf(value) ? 1 : 0;
-      }
-    }
-    if (nans + infinities == 0) continue;
-    ++bad_weights;
-    out += "warning: " + info.name + " holds " + grouped(nans) + " NaN and " + grouped(infinities) +
-           " infinite values of " + grouped(static_cast<std::uint64_t>(size)) + '\n';
-  }
-  if (bad_weights == 0) out += "values: all finite\n";
-}
-
 }  // namespace
 
-std::string describe(const WeightSource& source, const DescribeOptions& options) {
+std::string describe(const WeightSource& source) {
   const ModelConfig& c = source.config();
   const auto* noted = dynamic_cast<const NotedSource*>(&source);
   std::string out;
@@ -192,7 +166,6 @@ std::string describe(const WeightSource& source, const DescribeOptions& options)
     for (const std::string& note : noted->notes()) out += "note: " + note + '\n';
   }
   warn_of_unusual_values(out, c, keys);
-  if (options.scan_values) scan(out, source);
   return out;
 }
 

@@ -32,13 +32,13 @@ class OracleOfStore final : public CachedOracle {
   Expectation evaluate(const Query& query) override {
     return answered<Expectation>(
         "evaluate", query, [this](const Query& asked) { return inner_->evaluate(asked); }, expectation_in,
-        [](Parts& parts, const Expectation& expectation) { parts.add("", expectation); });
+        [](Parts& parts, const Expectation& expectation) { parts.add(expectation); });
   }
 
   std::vector<double> emulate(const Query& query) override {
     return answered<std::vector<double>>(
         "emulate", query, [this](const Query& asked) { return inner_->emulate(asked); }, values_in,
-        [&](Parts& parts, const std::vector<double>& values) { parts.add("", values, query.stored); });
+        [&](Parts& parts, const std::vector<double>& values) { parts.add(values, query.stored); });
   }
 
   // Asked where a part is judged, of which the judgement is kept.
@@ -101,7 +101,7 @@ class OracleOfStore final : public CachedOracle {
     Value value;
     const bool kept = cache_.store.find(key, [&](const Found& found) {
       if (!are_in(found.word(kReads), query.recorded, digests)) return false;
-      value = read(found, "");
+      value = read(found);
       return true;
     });
     if (kept) {

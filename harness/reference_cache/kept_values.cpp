@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <bit>
-#include <charconv>
 #include <cstdint>
 #include <utility>
+
+#include "harness/contract/number_text.h"
 
 namespace qdiff::reference_cache {
 namespace {
@@ -43,11 +44,9 @@ std::vector<float> deviations_in(const Found& found, const std::string& name, st
   }
   const std::string& word = found.word(name);
   if (word.empty()) return {};
-  std::uint32_t bits = 0;
-  if (std::from_chars(word.data(), word.data() + word.size(), bits).ptr != word.data() + word.size()) {
-    throw Damaged("\"" + name + "\" is no number");
-  }
-  return std::vector<float>(size, std::bit_cast<float>(bits));
+  const auto bits = number_in<std::uint32_t>(word);
+  if (!bits) throw Damaged("\"" + name + "\" is no number");
+  return std::vector<float>(size, std::bit_cast<float>(*bits));
 }
 
 }  // namespace
@@ -63,20 +62,20 @@ void Parts::add_deviations(const std::string& name, const Shape& shape, const st
   }
 }
 
-void Parts::add(const std::string& prefix, const Expectation& expectation) {
-  parts.push_back({prefix + "value", DType::kF64, expectation.shape, bytes_of(expectation.value)});
-  add_deviations(prefix + "sigma_independent", expectation.shape, expectation.sigma_independent);
-  add_deviations(prefix + "sigma_shared", expectation.shape, expectation.sigma_shared);
-  words[prefix + "exact"] = expectation.exact ? "yes" : "no";
+void Parts::add(const Expectation& expectation) {
+  parts.push_back({"value", DType::kF64, expectation.shape, bytes_of(expectation.value)});
+  add_deviations("sigma_independent", expectation.shape, expectation.sigma_independent);
+  add_deviations("sigma_shared", expectation.shape, expectation.sigma_shared);
+  words["exact"] = expectation.exact ? "yes" : "no";
   if (expectation.unknown.empty()) return;
   Tensor& unknown = made_.emplace_back(DType::kBF16, expectation.shape);  // the formats have no type for a truth
   for (std::size_t i = 0; i < expectation.unknown.size(); ++i) {
     unknown.set(static_cast<std::int64_t>(i), expectation.unknown[i]);
   }
-  parts.push_back({prefix + "unknown", DType::kBF16, expectation.shape, unknown.bytes()});
+  parts.push_back({"unknown", DType::kBF16, expectation.shape, unknown.bytes()});
 }
 
-void Parts::add(const std::string& prefix, const std::vector<double>& values, DType stored) {
+void Parts::add(const std::vector<double>& values, DType stored) {
   const Shape shape = {static_cast<std::int64_t>(values.size())};
   Tensor narrow = Tensor::rounded(stored, shape, values);
   const std::vector<double> widened = to_doubles(narrow.view());
@@ -85,9 +84,9 @@ void Parts::add(const std::string& prefix, const std::vector<double>& values, DT
     return std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b);
   });
   if (holds) {
-    parts.push_back({prefix + "emulated", stored, shape, made_.emplace_back(std::move(narrow)).bytes()});
+    parts.push_back({"emulated", stored, shape, made_.emplace_back(std::move(narrow)).bytes()});
   } else {
-    parts.push_back({prefix + "emulated", DType::kF64, shape, bytes_of(values)});
+    parts.push_back({"emulated", DType::kF64, shape, bytes_of(values)});
   }
 }
 
@@ -95,24 +94,22 @@ void Parts::add(const std::string& name, const TensorView& tensor) {
   parts.push_back({name, tensor.dtype, tensor.shape, {static_cast<const std::byte*>(tensor.data), tensor.bytes()}});
 }
 
-Expectation expectation_in(const Found& found, const std::string& prefix) {
+Expectation expectation_in(const Found& found) {
   Expectation expectation;
-  expectation.shape = found.entry(prefix + "value").shape;
-  expectation.value = numbers_in<double>(found, prefix + "value", DType::kF64);
+  expectation.shape = found.entry("value").shape;
+  expectation.value = numbers_in<double>(found, "value", DType::kF64);
   const std::size_t size = expectation.value.size();
-  expectation.sigma_independent = deviations_in(found, prefix + "sigma_independent", size);
-  expectation.sigma_shared = deviations_in(found, prefix + "sigma_shared", size);
-  expectation.exact = found.word(prefix + "exact") == "yes";
-  if (!found.has(prefix + "unknown")) return expectation;
-  const std::vector<std::uint16_t> unknown = numbers_in<std::uint16_t>(found, prefix + "unknown", DType::kBF16);
+  expectation.sigma_independent = deviations_in(found, "sigma_independent", size);
+  expectation.sigma_shared = deviations_in(found, "sigma_shared", size);
+  expectation.exact = found.word("exact") == "yes";
+  if (!found.has("unknown")) return expectation;
+  const std::vector<std::uint16_t> unknown = numbers_in<std::uint16_t>(found, "unknown", DType::kBF16);
   if (unknown.size() != size) throw Damaged("\"unknown\" has not one number for each element");
   for (const std::uint16_t bits : unknown) expectation.unknown.push_back(bits != 0 ? 1 : 0);
   return expectation;
 }
 
-std::vector<double> values_in(const Found& found, const std::string& prefix) {
-  return to_doubles(tensor_in(found, prefix + "emulated").view());
-}
+std::vector<double> values_in(const Found& found) { return to_doubles(tensor_in(found, "emulated").view()); }
 
 Tensor tensor_in(const Found& found, const std::string& name) {
   const formats::SafetensorsEntry& entry = found.entry(name);

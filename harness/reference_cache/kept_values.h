@@ -11,12 +11,12 @@
 
 namespace qdiff::reference_cache {
 
-// Tensors and words of one value or of several, told apart by what their names begin with. It refers to what is added.
+// Tensors and words of one value. It refers to what is added.
 class Parts {
  public:
-  void add(const std::string& prefix, const Expectation& expectation);
+  void add(const Expectation& expectation);
   // What emulate() gave: numbers of the stored type, each of which that type holds.
-  void add(const std::string& prefix, const std::vector<double>& values, DType stored);
+  void add(const std::vector<double>& values, DType stored);
   void add(const std::string& name, const TensorView& tensor);
 
   Words words;
@@ -28,8 +28,8 @@ class Parts {
 };
 
 // They throw Damaged where that is no such value.
-Expectation expectation_in(const Found& found, const std::string& prefix);
-std::vector<double> values_in(const Found& found, const std::string& prefix);
+Expectation expectation_in(const Found& found);
+std::vector<double> values_in(const Found& found);
 Tensor tensor_in(const Found& found, const std::string& name);
 
 }  // namespace qdiff::reference_cache

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cctype>
-#include <cstdlib>
 #include <sstream>
 
 namespace qdiff::reference_cache {

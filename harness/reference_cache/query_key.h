@@ -1,7 +1,6 @@
 // What a query to the oracle is, as a number.
 #pragma once
 
-#include <cstdint>
 #include <map>
 #include <set>
 #include <string>

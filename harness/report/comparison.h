@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <filesystem>
 #include <string>
-#include <string_view>
 
 #include "harness/compare/pairwise.h"
 #include "harness/report/report.h"
@@ -29,7 +28,5 @@ std::string comparison_json(const compare::PairwiseResult& result, const Compare
 // Writes compare.json under `out`, by the rules of write_reports().
 void write_comparison(const compare::PairwiseResult& result, const ComparedNames& names,
                       const std::filesystem::path& out);
-
-std::string_view comparison_schema();
 
 }  // namespace qdiff::report

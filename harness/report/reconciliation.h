@@ -3,7 +3,6 @@
 
 #include <filesystem>
 #include <string>
-#include <string_view>
 
 #include "harness/findings/reconciliation.h"
 #include "harness/report/report.h"
@@ -18,7 +17,5 @@ std::string reconciliation_json(const findings::Reconciliation& result);
 // Writes reconcile.json under `out`, and the reports of each trace's diagnosis under `out`/A and `out`/B, by the rules
 // of write_reports().
 void write_reconciliation(const findings::Reconciliation& result, const std::filesystem::path& out);
-
-std::string_view reconciliation_schema();
 
 }  // namespace qdiff::report

@@ -45,9 +45,4 @@ std::string without_github_commands(std::string_view text);
 // where that cannot be done.
 void write_reports(const findings::RunResult& result, const std::filesystem::path& out);
 
-// The JSON Schemas of report.json, of hypotheses/*.json and of a line of tensors.jsonl, as text.
-std::string_view report_schema();
-std::string_view tensor_schema();
-std::string_view hypothesis_schema();
-
 }  // namespace qdiff::report

@@ -4,11 +4,9 @@
 #include <array>
 #include <fstream>
 #include <functional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "embedded/report_schemas.h"
 #include "harness/contract/error.h"
 #include "harness/formats/atomic_file.h"
 #include "harness/formats/atomic_folder.h"
@@ -106,13 +104,6 @@ bool write_in_one_piece(const std::vector<Report>& files, const fs::path& out) {
   return folder.commit();
 }
 
-std::string_view embedded_schema(std::string_view name) {
-  for (const embedded::File& file : embedded::report_schemas()) {
-    if (file.name.ends_with(name)) return file.text;
-  }
-  throw std::logic_error("a report schema is not embedded");
-}
-
 }  // namespace
 
 void check_own_file(const fs::path& path, std::string_view mark) {
@@ -171,11 +162,5 @@ void write_reconciliation(const findings::Reconciliation& result, const fs::path
   }
   write_report_file({out / "reconcile.json", reconciliation_json(result), "\"qdiff-reconcile\""});
 }
-
-std::string_view comparison_schema() { return embedded_schema("/compare.schema.json"); }
-std::string_view reconciliation_schema() { return embedded_schema("/reconcile.schema.json"); }
-std::string_view report_schema() { return embedded_schema("/report.schema.json"); }
-std::string_view tensor_schema() { return embedded_schema("/tensor.schema.json"); }
-std::string_view hypothesis_schema() { return embedded_schema("/hypothesis.schema.json"); }
 
 }  // namespace qdiff::report

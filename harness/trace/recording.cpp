@@ -1,6 +1,7 @@
 #include "harness/trace/recording.h"
 
 #include <cstring>
+#include <ranges>
 #include <stdexcept>
 #include <utility>
 
@@ -32,19 +33,9 @@ void Recording::erase(const TensorKey& key) {
   tensors_.erase(found);
 }
 
-void Recording::erase_layer(int layer) {
-  std::erase_if(tensors_, [&](const auto& entry) {
-    if (entry.first.id.layer != layer) return false;
-    bytes_ -= entry.second.bytes().size();
-    return true;
-  });
-}
-
 std::vector<TensorKey> Recording::keys() const {
-  std::vector<TensorKey> keys;
-  keys.reserve(tensors_.size());
-  for (const auto& [key, tensor] : tensors_) keys.push_back(key);
-  return keys;
+  const auto keys = std::views::keys(tensors_);
+  return {keys.begin(), keys.end()};
 }
 
 void RecordingSink::take(const TensorId& id, const TensorView& view) {

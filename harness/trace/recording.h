@@ -24,9 +24,6 @@ class Recording final : public TensorStore {
   // Throws std::logic_error if the tensor is already there: one step puts out each tensor once.
   void put(const TensorKey& key, Tensor tensor);
   void erase(const TensorKey& key);
-  // Drops the tensors of one layer, of all steps, so that a walk over the layers holds one layer at a time; kNoLayer
-  // drops those outside the layers.
-  void erase_layer(int layer);
 
   std::vector<TensorKey> keys() const;  // by step, then in execution order
   std::size_t size() const { return tensors_.size(); }

@@ -162,10 +162,6 @@ TEST_CASE("hypotheses' cases come first in the suite", "[cases]") {
   }
 }
 
-TEST_CASE("the embedded schema is the file", "[cases]") {
-  CHECK(json::parse(embedded_case_schema()) == read_json("cases/case.schema.json"));
-}
-
 TEST_CASE("a case is found by id, by its path in the tree and by file", "[cases]") {
   const Case by_id = load_case("H05-gqa");
   CHECK(by_id.id == "H05-gqa");

@@ -70,14 +70,14 @@ TEST_CASE("a sink refuses the same tensor twice, device memory and missing data"
   CHECK(recording.size() == 1);
 }
 
-TEST_CASE("layers can be dropped one at a time") {
+TEST_CASE("tensors can be dropped one at a time") {
   Recording recording;
   for (int step : {1, 0}) {
     recording.put({step, {Op::kEmbedTokens, kNoLayer}}, Tensor(DType::kF32, {2}));
     recording.put({step, {Op::kOutput, 1}}, Tensor(DType::kBF16, {4}));
     recording.put({step, {Op::kOutput, 0}}, Tensor(DType::kBF16, {4}));
   }
-  recording.erase_layer(0);
+  for (int step : {0, 1}) recording.erase({step, {Op::kOutput, 0}});
   CHECK(recording.keys() == std::vector<TensorKey>{{0, {Op::kEmbedTokens, kNoLayer}},
                                                    {0, {Op::kOutput, 1}},
                                                    {1, {Op::kEmbedTokens, kNoLayer}},
