@@ -12,44 +12,6 @@ namespace {
 
 using Bytes = const std::uint8_t*;
 
-// Sizes as in GGML_QUANT_SIZES of gguf-py/gguf/constants.py.
-constexpr std::array<GgmlTypeFacts, 34> kTypes = {{
-    {GgmlType::kF32, "F32", 1, 4, true},
-    {GgmlType::kF16, "F16", 1, 2, true},
-    {GgmlType::kQ4_0, "Q4_0", 32, 18, true},
-    {GgmlType::kQ4_1, "Q4_1", 32, 20, true},
-    {GgmlType::kQ5_0, "Q5_0", 32, 22, true},
-    {GgmlType::kQ5_1, "Q5_1", 32, 24, true},
-    {GgmlType::kQ8_0, "Q8_0", 32, 34, true},
-    {GgmlType::kQ8_1, "Q8_1", 32, 40, false},
-    {GgmlType::kQ2_K, "Q2_K", 256, 84, true},
-    {GgmlType::kQ3_K, "Q3_K", 256, 110, true},
-    {GgmlType::kQ4_K, "Q4_K", 256, 144, true},
-    {GgmlType::kQ5_K, "Q5_K", 256, 176, true},
-    {GgmlType::kQ6_K, "Q6_K", 256, 210, true},
-    {GgmlType::kQ8_K, "Q8_K", 256, 292, false},
-    {GgmlType::kIQ2_XXS, "IQ2_XXS", 256, 66, false},
-    {GgmlType::kIQ2_XS, "IQ2_XS", 256, 74, false},
-    {GgmlType::kIQ3_XXS, "IQ3_XXS", 256, 98, false},
-    {GgmlType::kIQ1_S, "IQ1_S", 256, 50, false},
-    {GgmlType::kIQ4_NL, "IQ4_NL", 32, 18, true},
-    {GgmlType::kIQ3_S, "IQ3_S", 256, 110, false},
-    {GgmlType::kIQ2_S, "IQ2_S", 256, 82, false},
-    {GgmlType::kIQ4_XS, "IQ4_XS", 256, 136, true},
-    {GgmlType::kI8, "I8", 1, 1, false},
-    {GgmlType::kI16, "I16", 1, 2, false},
-    {GgmlType::kI32, "I32", 1, 4, false},
-    {GgmlType::kI64, "I64", 1, 8, false},
-    {GgmlType::kF64, "F64", 1, 8, false},
-    {GgmlType::kIQ1_M, "IQ1_M", 256, 56, false},
-    {GgmlType::kBF16, "BF16", 1, 2, true},
-    {GgmlType::kTQ1_0, "TQ1_0", 256, 54, false},
-    {GgmlType::kTQ2_0, "TQ2_0", 256, 66, false},
-    {GgmlType::kMXFP4, "MXFP4", 32, 17, false},
-    {GgmlType::kNVFP4, "NVFP4", 64, 36, false},
-    {GgmlType::kQ1_0, "Q1_0", 128, 18, false},
-}};
-
 // kvalues_iq4nl of ggml/src/ggml-common.h.
 constexpr std::array<float, 16> kLevelsOfIq4 = {-127, -104, -83, -65, -49, -35, -22, -10,
                                                 1,    13,   25,  38,  53,  69,  89,  113};
@@ -217,16 +179,54 @@ void iq4_xs_block(Bytes p, float* y) {
   }
 }
 
-template <auto kBlock>  // known at compile time, so that blocks of one element become one loop
-void each_block(const GgmlTypeFacts& type, std::span<const std::byte> blocks, std::span<float> values) {
+template <auto kBlock, std::size_t kElements, std::size_t kBytes>  // so that blocks of one element become one loop
+void each_block(std::span<const std::byte> blocks, std::span<float> values) {
   const auto* from = reinterpret_cast<const std::uint8_t*>(blocks.data());
   float* to = values.data();
-  for (std::size_t count = blocks.size() / type.block_bytes; count > 0; --count) {
+  for (std::size_t count = blocks.size() / kBytes; count > 0; --count) {
     kBlock(from, to);
-    from += type.block_bytes;
-    to += type.block_elements;
+    from += kBytes;
+    to += kElements;
   }
 }
+
+// Sizes as in GGML_QUANT_SIZES of gguf-py/gguf/constants.py.
+constexpr std::array<GgmlTypeFacts, 34> kTypes = {{
+    {GgmlType::kF32, "F32", 1, 4, each_block<f32_block, 1, 4>},
+    {GgmlType::kF16, "F16", 1, 2, each_block<f16_block, 1, 2>},
+    {GgmlType::kQ4_0, "Q4_0", 32, 18, each_block<q4_0_block, 32, 18>},
+    {GgmlType::kQ4_1, "Q4_1", 32, 20, each_block<q4_1_block, 32, 20>},
+    {GgmlType::kQ5_0, "Q5_0", 32, 22, each_block<q5_0_block, 32, 22>},
+    {GgmlType::kQ5_1, "Q5_1", 32, 24, each_block<q5_1_block, 32, 24>},
+    {GgmlType::kQ8_0, "Q8_0", 32, 34, each_block<q8_0_block, 32, 34>},
+    {GgmlType::kQ8_1, "Q8_1", 32, 40, nullptr},
+    {GgmlType::kQ2_K, "Q2_K", 256, 84, each_block<q2_k_block, 256, 84>},
+    {GgmlType::kQ3_K, "Q3_K", 256, 110, each_block<q3_k_block, 256, 110>},
+    {GgmlType::kQ4_K, "Q4_K", 256, 144, each_block<q4_k_block, 256, 144>},
+    {GgmlType::kQ5_K, "Q5_K", 256, 176, each_block<q5_k_block, 256, 176>},
+    {GgmlType::kQ6_K, "Q6_K", 256, 210, each_block<q6_k_block, 256, 210>},
+    {GgmlType::kQ8_K, "Q8_K", 256, 292, nullptr},
+    {GgmlType::kIQ2_XXS, "IQ2_XXS", 256, 66, nullptr},
+    {GgmlType::kIQ2_XS, "IQ2_XS", 256, 74, nullptr},
+    {GgmlType::kIQ3_XXS, "IQ3_XXS", 256, 98, nullptr},
+    {GgmlType::kIQ1_S, "IQ1_S", 256, 50, nullptr},
+    {GgmlType::kIQ4_NL, "IQ4_NL", 32, 18, each_block<iq4_nl_block, 32, 18>},
+    {GgmlType::kIQ3_S, "IQ3_S", 256, 110, nullptr},
+    {GgmlType::kIQ2_S, "IQ2_S", 256, 82, nullptr},
+    {GgmlType::kIQ4_XS, "IQ4_XS", 256, 136, each_block<iq4_xs_block, 256, 136>},
+    {GgmlType::kI8, "I8", 1, 1, nullptr},
+    {GgmlType::kI16, "I16", 1, 2, nullptr},
+    {GgmlType::kI32, "I32", 1, 4, nullptr},
+    {GgmlType::kI64, "I64", 1, 8, nullptr},
+    {GgmlType::kF64, "F64", 1, 8, nullptr},
+    {GgmlType::kIQ1_M, "IQ1_M", 256, 56, nullptr},
+    {GgmlType::kBF16, "BF16", 1, 2, each_block<bf16_block, 1, 2>},
+    {GgmlType::kTQ1_0, "TQ1_0", 256, 54, nullptr},
+    {GgmlType::kTQ2_0, "TQ2_0", 256, 66, nullptr},
+    {GgmlType::kMXFP4, "MXFP4", 32, 17, nullptr},
+    {GgmlType::kNVFP4, "NVFP4", 64, 36, nullptr},
+    {GgmlType::kQ1_0, "Q1_0", 128, 18, nullptr},
+}};
 
 }  // namespace
 
@@ -250,40 +250,8 @@ void dequantize(GgmlType type, std::span<const std::byte> blocks, std::span<floa
     throw std::invalid_argument("dequantize: " + std::to_string(blocks.size()) + " bytes of " + std::string(t.name) +
                                 " are not " + std::to_string(values.size()) + " elements");
   }
-  switch (type) {
-    case GgmlType::kF32:
-      return each_block<f32_block>(t, blocks, values);
-    case GgmlType::kF16:
-      return each_block<f16_block>(t, blocks, values);
-    case GgmlType::kBF16:
-      return each_block<bf16_block>(t, blocks, values);
-    case GgmlType::kQ4_0:
-      return each_block<q4_0_block>(t, blocks, values);
-    case GgmlType::kQ4_1:
-      return each_block<q4_1_block>(t, blocks, values);
-    case GgmlType::kQ5_0:
-      return each_block<q5_0_block>(t, blocks, values);
-    case GgmlType::kQ5_1:
-      return each_block<q5_1_block>(t, blocks, values);
-    case GgmlType::kQ8_0:
-      return each_block<q8_0_block>(t, blocks, values);
-    case GgmlType::kQ2_K:
-      return each_block<q2_k_block>(t, blocks, values);
-    case GgmlType::kQ3_K:
-      return each_block<q3_k_block>(t, blocks, values);
-    case GgmlType::kQ4_K:
-      return each_block<q4_k_block>(t, blocks, values);
-    case GgmlType::kQ5_K:
-      return each_block<q5_k_block>(t, blocks, values);
-    case GgmlType::kQ6_K:
-      return each_block<q6_k_block>(t, blocks, values);
-    case GgmlType::kIQ4_NL:
-      return each_block<iq4_nl_block>(t, blocks, values);
-    case GgmlType::kIQ4_XS:
-      return each_block<iq4_xs_block>(t, blocks, values);
-    default:
-      throw std::invalid_argument("dequantize: " + std::string(t.name) + " is not read");
-  }
+  if (!t.readable()) throw std::invalid_argument("dequantize: " + std::string(t.name) + " is not read");
+  t.read_blocks(blocks, values);
 }
 
 }  // namespace qdiff::formats

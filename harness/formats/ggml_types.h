@@ -56,7 +56,10 @@ struct GgmlTypeFacts {
   std::string_view name;         // "Q4_K"
   std::uint32_t block_elements;  // a row is a whole number of blocks
   std::uint32_t block_bytes;
-  bool readable;  // dequantize() knows it; the others can be listed and left aside
+  // What dequantize() does with whole blocks; null of types that can be listed and left aside.
+  void (*read_blocks)(std::span<const std::byte> blocks, std::span<float> values);
+
+  bool readable() const { return read_blocks != nullptr; }
 };
 
 // Nothing where ggml has no such type.

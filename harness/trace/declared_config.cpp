@@ -1,23 +1,16 @@
 // What a manifest says of the model, beside the model.
 #include <limits>
-#include <locale>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <vector>
 
+#include "harness/contract/number_text.h"
 #include "harness/trace/manifest.h"
 
 namespace qdiff::trace {
 namespace {
 
-std::string shown(double value) {
-  std::ostringstream text;
-  text.imbue(std::locale::classic());
-  text.precision(std::numeric_limits<double>::max_digits10 - 2);
-  text << value;
-  return text.str();
-}
+std::string shown(double value) { return digits(value, std::numeric_limits<double>::digits10); }
 std::string shown(std::int64_t value) { return std::to_string(value); }
 std::string shown(bool value) { return value ? "true" : "false"; }
 std::string shown(DType value) { return std::string(name(value)); }
@@ -32,19 +25,14 @@ void compare(const char* key, const std::optional<T>& declared, T truth, std::ve
 }  // namespace
 
 DeclaredConfig declare(const ModelConfig& config) {
-  return {.architecture = config.architecture,
-          .hidden = config.hidden,
-          .num_layers = config.num_layers,
-          .num_q_heads = config.num_q_heads,
-          .num_kv_heads = config.num_kv_heads,
-          .head_dim = config.head_dim,
-          .intermediate = config.intermediate,
-          .vocab = config.vocab,
-          .max_position_embeddings = config.max_position_embeddings,
-          .rms_norm_eps = config.rms_norm_eps,
-          .rope_theta = config.rope_theta,
-          .tie_word_embeddings = config.tie_word_embeddings,
-          .dtype = config.dtype};
+  DeclaredConfig declared;
+  declared.architecture = config.architecture;
+  declared.rms_norm_eps = config.rms_norm_eps;
+  declared.rope_theta = config.rope_theta;
+  declared.tie_word_embeddings = config.tie_word_embeddings;
+  declared.dtype = config.dtype;
+  for (const DeclaredNumber& number : kDeclaredNumbers) declared.*number.declared = config.*number.of_model;
+  return declared;
 }
 
 ConfigDifferences differences(const DeclaredConfig& declared, const ModelConfig& truth) {
@@ -53,14 +41,10 @@ ConfigDifferences differences(const DeclaredConfig& declared, const ModelConfig&
     found.shapes.push_back("architecture is " + std::string(name(declared.architecture)) + " in the manifest, " +
                            std::string(name(truth.architecture)) + " in the model");
   }
-  compare("hidden_size", declared.hidden, truth.hidden, found.shapes);
-  compare("num_hidden_layers", declared.num_layers, truth.num_layers, found.shapes);
-  compare("num_attention_heads", declared.num_q_heads, truth.num_q_heads, found.shapes);
-  compare("num_key_value_heads", declared.num_kv_heads, truth.num_kv_heads, found.shapes);
-  compare("head_dim", declared.head_dim, truth.head_dim, found.shapes);
-  compare("intermediate_size", declared.intermediate, truth.intermediate, found.shapes);
-  compare("vocab_size", declared.vocab, truth.vocab, found.shapes);
-  compare("max_position_embeddings", declared.max_position_embeddings, truth.max_position_embeddings, found.others);
+  for (const DeclaredNumber& number : kDeclaredNumbers) {
+    auto& list = number.decides_shapes ? found.shapes : found.others;
+    compare(number.key, declared.*number.declared, truth.*number.of_model, list);
+  }
   compare("rms_norm_eps", declared.rms_norm_eps, truth.rms_norm_eps, found.others);
   compare("rope_theta", declared.rope_theta, truth.rope_theta, found.others);
   compare("tie_word_embeddings", declared.tie_word_embeddings, truth.tie_word_embeddings, found.others);

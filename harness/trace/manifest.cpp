@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <limits>
-#include <locale>
 #include <set>
-#include <sstream>
 #include <stdexcept>
 
 #include "harness/contract/error.h"
@@ -110,17 +108,11 @@ Json without_nulls(Json object) {
 
 DeclaredConfig config_of(const Json& raw, const std::string& where) {
   const Json config = without_nulls(raw);
-  const auto positive = [&](const char* key) { return formats::optional_int(config, key, 1, kMaxInt, where); };
   constexpr double kSmallest = std::numeric_limits<double>::denorm_min(), kLargest = std::numeric_limits<double>::max();
   DeclaredConfig declared;
-  declared.hidden = positive("hidden_size");
-  declared.num_layers = positive("num_hidden_layers");
-  declared.num_q_heads = positive("num_attention_heads");
-  declared.num_kv_heads = positive("num_key_value_heads");
-  declared.head_dim = positive("head_dim");
-  declared.intermediate = positive("intermediate_size");
-  declared.vocab = positive("vocab_size");
-  declared.max_position_embeddings = positive("max_position_embeddings");
+  for (const DeclaredNumber& number : kDeclaredNumbers) {
+    declared.*number.declared = formats::optional_int(config, number.key, 1, kMaxInt, where);
+  }
   declared.rms_norm_eps = formats::optional_number(config, "rms_norm_eps", 0.0, kLargest, where);
   if (config.contains("rope_parameters")) {
     const Json rope = without_nulls(formats::require_object(config, "rope_parameters", where));
@@ -371,14 +363,7 @@ void put(Json& object, const char* key, const std::optional<T>& value) {
 Json config_json(const DeclaredConfig& config) {
   Json object = Json::object();
   object["model_type"] = name(config.architecture);
-  put(object, "hidden_size", config.hidden);
-  put(object, "num_hidden_layers", config.num_layers);
-  put(object, "num_attention_heads", config.num_q_heads);
-  put(object, "num_key_value_heads", config.num_kv_heads);
-  put(object, "head_dim", config.head_dim);
-  put(object, "intermediate_size", config.intermediate);
-  put(object, "vocab_size", config.vocab);
-  put(object, "max_position_embeddings", config.max_position_embeddings);
+  for (const DeclaredNumber& number : kDeclaredNumbers) put(object, number.key, config.*number.declared);
   put(object, "rms_norm_eps", config.rms_norm_eps);
   put(object, "rope_theta", config.rope_theta);
   put(object, "tie_word_embeddings", config.tie_word_embeddings);

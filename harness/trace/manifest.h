@@ -2,6 +2,7 @@
 // docs/trace-format.md, section 3.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -41,6 +42,24 @@ struct DeclaredConfig {
   std::optional<DType> dtype;
   bool operator==(const DeclaredConfig&) const = default;
 };
+
+// Its whole numbers: how config.json calls them, what they are of a model, and whether tensors' shapes depend on them.
+struct DeclaredNumber {
+  const char* key;
+  std::optional<std::int64_t> DeclaredConfig::*declared;
+  std::int64_t ModelConfig::*of_model;
+  bool decides_shapes = true;
+};
+inline constexpr std::array<DeclaredNumber, 8> kDeclaredNumbers = {
+    {{"hidden_size", &DeclaredConfig::hidden, &ModelConfig::hidden},
+     {"num_hidden_layers", &DeclaredConfig::num_layers, &ModelConfig::num_layers},
+     {"num_attention_heads", &DeclaredConfig::num_q_heads, &ModelConfig::num_q_heads},
+     {"num_key_value_heads", &DeclaredConfig::num_kv_heads, &ModelConfig::num_kv_heads},
+     {"head_dim", &DeclaredConfig::head_dim, &ModelConfig::head_dim},
+     {"intermediate_size", &DeclaredConfig::intermediate, &ModelConfig::intermediate},
+     {"vocab_size", &DeclaredConfig::vocab, &ModelConfig::vocab},
+     {"max_position_embeddings", &DeclaredConfig::max_position_embeddings, &ModelConfig::max_position_embeddings,
+      false}}};
 
 DeclaredConfig declare(const ModelConfig& config);
 

@@ -1,5 +1,6 @@
 #include "harness/trace/trace_reader.h"
 
+#include <ranges>
 #include <stdexcept>
 
 #include "harness/contract/error.h"
@@ -16,12 +17,9 @@ bool is_stored_dtype(const std::optional<DType>& dtype) { return dtype && *dtype
 // Absent dimensions are 0, and so is every product with one.
 ModelConfig known_dimensions(const DeclaredConfig& declared) {
   ModelConfig config;
-  config.hidden = declared.hidden.value_or(0);
-  config.num_q_heads = declared.num_q_heads.value_or(0);
-  config.num_kv_heads = declared.num_kv_heads.value_or(0);
-  config.head_dim = declared.head_dim.value_or(0);
-  config.intermediate = declared.intermediate.value_or(0);
-  config.vocab = declared.vocab.value_or(0);
+  for (const DeclaredNumber& number : kDeclaredNumbers) {
+    config.*number.of_model = (declared.*number.declared).value_or(0);
+  }
   return config;
 }
 
@@ -82,10 +80,8 @@ void Trace::forget() const {
 }
 
 std::vector<TensorKey> Trace::keys() const {
-  std::vector<TensorKey> keys;
-  keys.reserve(places_.size());
-  for (const auto& [key, entry] : places_) keys.push_back(key);
-  return keys;
+  const auto keys = std::views::keys(places_);
+  return {keys.begin(), keys.end()};
 }
 
 std::unique_ptr<Trace> read_trace(const std::filesystem::path& directory) { return std::make_unique<Trace>(directory); }

@@ -45,7 +45,7 @@ TEST_CASE("every readable ggml type gives the bits that the package gguf gives")
   std::set<std::string> readable;
   for (std::uint32_t number = 0; number < 100; ++number) {
     const auto type = find_ggml_type(number);
-    if (type && type->readable) readable.insert(std::string(type->name));
+    if (type && type->readable()) readable.insert(std::string(type->name));
   }
   CHECK(readable.size() == 15);
   CHECK(tested == readable);
