@@ -5,7 +5,6 @@
 #include <functional>
 #include <set>
 #include <span>
-#include <vector>
 
 #include "harness/contract/mistake.h"
 #include "reference/setting.h"

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <map>
 #include <set>
-#include <tuple>
 
 #include "harness/contract/error.h"
 #include "harness/contract/fault_table.h"

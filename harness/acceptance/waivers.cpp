@@ -1,6 +1,5 @@
 #include "harness/acceptance/waivers.h"
 
-#include <algorithm>
 #include <cstdio>
 
 #include "harness/contract/error.h"

@@ -1,11 +1,9 @@
 #include "harness/calibration/measure.h"
 
-#include <algorithm>
 #include <array>
 #include <cctype>
 #include <cmath>
 #include <cstdio>
-#include <stdexcept>
 
 #include "harness/calibration/twin.h"
 #include "harness/contract/number_text.h"

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <string_view>
 
 #include "harness/calibration/random.h"
 #include "harness/model/generator.h"

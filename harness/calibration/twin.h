@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <map>
-#include <vector>
 
 #include "harness/calibration/random.h"
 #include "harness/calibration/scenario.h"

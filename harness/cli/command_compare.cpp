@@ -1,5 +1,4 @@
 #include <cstdio>
-#include <memory>
 
 #include "harness/cli/commands.h"
 #include "harness/cli/output_folder.h"

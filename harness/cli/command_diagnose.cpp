@@ -61,9 +61,7 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
   if (terms) acceptance::check_baseline(*terms, true, {options.id});
 
   Progress progress(arguments.common.quiet);
-  options.progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
-    progress.show(options.id + ": " + what, done, total);
-  };
+  options.progress = progress.showing(options.id + ": ");
   const reference::Options reference_options{.num_threads = arguments.common.threads.value_or(0)};
   KeptReference kept(arguments.common);
   const KeptReference::WithParts made = kept.make_oracle(*model, reference_options);
@@ -75,12 +73,10 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
   options.kept = made.parts;
   findings::RunResult result = diagnose::judge_trace({*trace, *model, *made.oracle, make_reference}, options);
   progress.clear();
-  if (tokenizer != nullptr) {
-    for (findings::FreeRun& run : result.free_runs) put_words(*tokenizer, run);
-    if (result.fed_tokens && result.fed_tokens->not_chosen > 0) {
-      result.fed_tokens->fed_word = words(*tokenizer, {result.fed_tokens->fed});
-      result.fed_tokens->chosen_word = words(*tokenizer, {result.fed_tokens->chosen});
-    }
+  put_words(tokenizer.get(), result.free_runs);
+  if (tokenizer != nullptr && result.fed_tokens && result.fed_tokens->not_chosen > 0) {
+    result.fed_tokens->fed_word = words(*tokenizer, {result.fed_tokens->fed});
+    result.fed_tokens->chosen_word = words(*tokenizer, {result.fed_tokens->chosen});
   }
   result.command = command;
   result.reference_values = kept.values();

@@ -3,7 +3,6 @@
 #include <cstdio>
 #include <map>
 #include <memory>
-#include <vector>
 
 #include "harness/cli/commands.h"
 #include "harness/cli/engines.h"
@@ -12,6 +11,7 @@
 #include "harness/cli/output_folder.h"
 #include "harness/cli/reduction.h"
 #include "harness/cli/text.h"
+#include "harness/contract/wording.h"
 #include "harness/formats/duration.h"
 #include "harness/model/model.h"
 #include "harness/report/sentences.h"
@@ -66,8 +66,7 @@ class Fuzzing {
   double seconds() const { return std::chrono::duration<double>(Clock::now() - started_).count(); }
   void show(std::uint64_t made) {
     const std::int64_t total = arguments_.minutes ? 0 : arguments_.runs.value_or(kUsualRuns);
-    progress_.show("random cases, " + report::counted(num_diverged_, "failure"), static_cast<std::int64_t>(made),
-                   total);
+    progress_.show("random cases, " + counted(num_diverged_, "failure"), static_cast<std::int64_t>(made), total);
   }
 
   Drawn draw(std::uint64_t seed) const {
@@ -85,11 +84,8 @@ class Fuzzing {
   }
 
   std::int64_t resident_bytes(const Drawn& drawn) const {
-    const std::uint64_t limit = memory_limit(run_.common.max_memory);
     const PlannedCase planned{.steps = drawn.input.steps, .capacity = drawn.input.capacity, .recordings = 2};
-    const MemoryPlan plan = plan_run(drawn.model->config(), drawn.dtype, {planned}, limit);
-    check_memory(plan, limit, run_.common.max_memory.has_value());
-    return plan.max_resident_bytes;
+    return checked_plan(drawn.model->config(), drawn.dtype, {planned}, run_.common.max_memory).max_resident_bytes;
   }
 
   // What is judged of the case; none where it has none of the wanted layers or steps.
@@ -206,9 +202,8 @@ class Fuzzing {
     std::printf("FUZZED  seeds %llu and up, %s\n", static_cast<unsigned long long>(arguments_.seed),
                 formats::duration_text(took).c_str());
     for (const auto& [dtype, tally] : tallies_) {
-      std::string text = report::counted(tally.runs, "run") + ", " + std::to_string(tally.diverged) + " diverged, " +
-                         std::to_string(tally.inconclusive) + " inconclusive, " +
-                         report::counted(tally.tensors, "tensor");
+      std::string text = counted(tally.runs, "run") + ", " + std::to_string(tally.diverged) + " diverged, " +
+                         std::to_string(tally.inconclusive) + " inconclusive, " + counted(tally.tensors, "tensor");
       if (tally.closest) {
         char ratio[32];
         std::snprintf(ratio, sizeof ratio, "%.3g", tally.closest->ratio);
@@ -231,8 +226,7 @@ class Fuzzing {
   ExitStatus status() const {
     if (num_diverged_ > 0) return ExitStatus::kDiverged;
     if (run_.inject && num_planted_ == 0) {
-      throw CannotJudgeError("the planted fault " + to_string(*run_.inject) +
-                             " never ran in a place where it differs from the right code; draw more cases");
+      throw CannotJudgeError(never_ran(*run_.inject) + "; draw more cases");
     }
     std::int64_t judged = 0;
     for (const auto& [dtype, tally] : tallies_) judged += tally.runs - tally.inconclusive;

@@ -1,12 +1,12 @@
 #include <cstdio>
 #include <filesystem>
-#include <memory>
 
 #include "harness/cases/case.h"
 #include "harness/cli/case_model.h"
 #include "harness/cli/commands.h"
 #include "harness/cli/text.h"
 #include "harness/contract/number_text.h"
+#include "harness/contract/wording.h"
 #include "harness/formats/input_file.h"
 #include "harness/model/describe.h"
 #include "harness/model/model.h"
@@ -22,20 +22,9 @@ namespace fs = std::filesystem;
 void print(const std::string& text) { std::printf("%s\n", one_line(text).c_str()); }
 void print(const char* label, const std::string& text) { std::printf("  %-12s %s\n", label, one_line(text).c_str()); }
 
-std::string plural(std::size_t count, const std::string& what) {
-  return std::to_string(count) + ' ' + what + (count == 1 ? "" : "s");
-}
-
-template <typename Number>
-std::string list_text(const std::vector<Number>& numbers) {
-  std::string text;
-  for (const Number number : numbers) text += (text.empty() ? "" : ", ") + std::to_string(number);
-  return text;
-}
-
 std::string step_text(const Step& step) {
   return std::string(name(step.phase)) + ", " + std::to_string(step.batch()) + " x " +
-         plural(static_cast<std::size_t>(step.num_tokens()), "token") + " after " + std::to_string(step.past_length);
+         counted(step.num_tokens(), "token") + " after " + std::to_string(step.past_length);
 }
 
 void inspect_model(const std::string& spec) { std::fputs(model::describe(*model::open_model(spec)).c_str(), stdout); }
@@ -47,16 +36,15 @@ void inspect_case(const cases::Case& test_case) {
   print("stresses", test_case.stresses);
   print("model",
         test_case.model.empty() ? "none: --model names it" : test_case.model + " (unless --model names another)");
-  if (!test_case.layers.empty()) print("layers", list_text(test_case.layers) + " of it alone");
-  print("batch", plural(static_cast<std::size_t>(test_case.batch), "row") + ", left padding " +
-                     list_text(test_case.left_padding));
+  if (!test_case.layers.empty()) print("layers", joined(test_case.layers, ", ") + " of it alone");
+  print("batch", counted(test_case.batch, "row") + ", left padding " + joined(test_case.left_padding, ", "));
   print("cache", std::to_string(test_case.capacity) + " slots, " + std::to_string(test_case.length()) + " used");
   print("seed", std::to_string(test_case.seed));
   for (std::size_t i = 0; i < test_case.steps.size(); ++i) {
     const cases::CaseStep& step = test_case.steps[i];
     print(("step " + std::to_string(i)).c_str(), std::string(name(step.phase)) + ", " +
-                                                     plural(static_cast<std::size_t>(step.num_tokens), "token") +
-                                                     " a row" + (step.tokens.empty() ? " from the seed" : ", given") +
+                                                     counted(step.num_tokens, "token") + " a row" +
+                                                     (step.tokens.empty() ? " from the seed" : ", given") +
                                                      (step.positions.empty() ? "" : ", positions given"));
   }
 }
@@ -102,18 +90,18 @@ void inspect_trace(const fs::path& path) {
   const auto trace = trace::read_trace(path);
   const trace::Manifest& manifest = trace->manifest();
   trace::check_shapes(*trace, manifest.config);
-  std::vector<std::size_t> tensors(manifest.steps.size());
+  std::vector<std::int64_t> tensors(manifest.steps.size());
   for (const TensorKey& key : trace->keys()) ++tensors[static_cast<std::size_t>(key.step)];
   print("trace " + path.string());
   print("engine", manifest.engine.name + ' ' + manifest.engine.version + " on " + manifest.engine.device);
   print("compute", precision_text(manifest));
   print("config", config_text(manifest.config));
-  print("padding", list_text(manifest.steps.front().left_padding));
+  print("padding", joined(manifest.steps.front().left_padding, ", "));
   for (std::size_t i = 0; i < manifest.steps.size(); ++i) {
     print(("step " + std::to_string(i)).c_str(),
-          step_text(manifest.steps[i]) + ", " + plural(tensors[i], "tensor") + " in " + manifest.files[i]);
+          step_text(manifest.steps[i]) + ", " + counted(tensors[i], "tensor") + " in " + manifest.files[i]);
   }
-  print("in all", plural(trace->keys().size(), "tensor") + ", " + bytes_text(trace->bytes()));
+  print("in all", counted(std::ssize(trace->keys()), "tensor") + ", " + bytes_text(trace->bytes()));
   for (const std::string& note : manifest.notes) print("note", note);
   for (const std::string& note : trace::notes_on_unknown(*trace)) print("note", note);
 }

@@ -17,15 +17,8 @@ namespace {
 
 using report::Document;
 
-template <typename Items, typename Convert>
-Document array_of(const Items& items, const Convert& convert) {
-  Document array = Document::array();
-  for (const auto& item : items) array.push_back(convert(item));
-  return array;
-}
-
 Document names_of(const std::vector<Op>& ops) {
-  return array_of(ops, [](Op op) { return row(op).name; });
+  return report::list(ops, [](Op op) { return row(op).name; });
 }
 
 Document mechanisms() {
@@ -40,7 +33,7 @@ Document mechanisms() {
     for (const MistakeParameter& parameter : of.parameters) parameters[std::string(parameter.name)] = parameter.form;
     list.push_back({{"name", of.name},
                     {"what", of.what},
-                    {"hypothesis", of.hypothesis.empty() ? Document(nullptr) : Document(of.hypothesis)},
+                    {"hypothesis", report::or_null(std::string(of.hypothesis))},
                     {"parameters", parameters},
                     {"tensors", names_of(ops)}});
   }
@@ -48,26 +41,24 @@ Document mechanisms() {
 }
 
 Document faults() {
-  return array_of(fault_table(), [](const VariantFacts& of) -> Document {
+  return report::list(fault_table(), [](const VariantFacts& of) -> Document {
     return {{"name", name(of.id)},
             {"what", of.what},
             {"shows_when", of.shows_when},
-            {"values", array_of(of.values, [](double value) { return report::number(value); })},
+            {"values", report::list(of.values, [](double value) { return report::number(value); })},
             {"tensors", names_of(of.ops)}};
   });
 }
 
 Document cases_list() {
-  return array_of(cases::embedded_suite(), [](const cases::Case& of) -> Document {
-    return {{"name", of.id},
-            {"what", of.stresses},
-            {"hypothesis", of.hypothesis ? Document(*of.hypothesis) : Document(nullptr)},
-            {"model", of.model}};
+  return report::list(cases::embedded_suite(), [](const cases::Case& of) -> Document {
+    return {
+        {"name", of.id}, {"what", of.stresses}, {"hypothesis", report::or_null(of.hypothesis)}, {"model", of.model}};
   });
 }
 
 Document models() {
-  return array_of(model::kSyntheticShapes, [](const model::SyntheticShape& of) -> Document {
+  return report::list(model::kSyntheticShapes, [](const model::SyntheticShape& of) -> Document {
     const std::string spec = "synthetic:" + std::string(of.name);
     return {{"name", spec}, {"what", to_string(model::synthetic_config({.shape = std::string(of.name)}))}};
   });
@@ -75,7 +66,7 @@ Document models() {
 
 Document tensors() {
   constexpr std::array<const char*, 11> kDims = {"B", "T", "S", "D", "H", "K", "d", "H*d", "K*d", "I", "V"};
-  return array_of(kOperationTable, [&](const OperationRow& of) -> Document {
+  return report::list(kOperationTable, [&](const OperationRow& of) -> Document {
     std::string shape;
     for (Dim dim : of.shape) shape += (shape.empty() ? "[" : ",") + std::string(kDims[static_cast<std::size_t>(dim)]);
     return {{"name", of.name},

@@ -34,10 +34,7 @@ ExitStatus reconcile_command(const ReconcileArguments& arguments, const std::str
     options.command = "qdiff diagnose --model " + shell_quote(arguments.model) + " --trace " + shell_quote(paths[s]);
     options.allow_precision = arguments.allow_precision;
     options.probing = false;  // which bugs these inputs would show is no question here
-    options.progress = [&progress, side = std::string(findings::kSideNames[s])](const std::string& what,
-                                                                                std::int64_t done, std::int64_t total) {
-      progress.show(side + ": " + what, done, total);
-    };
+    options.progress = progress.showing(std::string(findings::kSideNames[s]) + ": ");
     options.before_judging = [&, s] { check_memory_for(*traces[s], model->config(), arguments.common, true); };
     options.kept = made.parts;
     return options;

@@ -77,9 +77,9 @@ diagnose::Recorded record_all_in_lockstep(Engine& engine, const WeightSource& mo
                                           const Extent& extent, const RecordArguments& arguments, Progress& progress) {
   const auto reference = reference::make_engine(model, gold_precision(engine.precision().weights),
                                                 {.num_threads = arguments.common.threads.value_or(0)});
-  const auto chains = diagnose::run_reference(
-      *reference, {&input}, {extent.last_step()}, engine.precision().activations, model.config(), extent.end_layer(),
-      [&](const std::string& what, std::int64_t done, std::int64_t total) { progress.show(what, done, total); });
+  const auto chains =
+      diagnose::run_reference(*reference, {&input}, {extent.last_step()}, engine.precision().activations,
+                              model.config(), extent.end_layer(), progress.showing());
   return diagnose::record_lockstep(engine, input, chains.front(), extent.layers, extent.outside_layers,
                                    extent.last_step(), Poison::kNaN);
 }
@@ -167,9 +167,7 @@ ExitStatus record_command(const RecordArguments& arguments) {
   }
   progress.clear();
   if (arguments.inject && engine->planted_executions() == 0) {
-    throw CannotJudgeError("the planted fault " + to_string(*arguments.inject) +
-                           " never ran in a place where it differs from the right code, so no trace is written; "
-                           "choose a case that runs it");
+    throw CannotJudgeError(never_ran(*arguments.inject) + ", so no trace is written; choose a case that runs it");
   }
   trace::Manifest about;
   about.engine = {engine->name(), QDIFF_VERSION, device_text(engine->device())};

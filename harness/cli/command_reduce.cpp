@@ -55,19 +55,10 @@ ExitStatus say_that_nothing_diverges(const std::string& what, const findings::Ru
                            (result.reason.empty() ? "" : ": " + result.reason));
   }
   if (result.injected && result.planted_executions == 0) {
-    throw CannotJudgeError("the planted fault " + to_string(*result.injected) +
-                           " never ran in a place where it differs from the right code; choose a case that runs it");
+    throw CannotJudgeError(never_ran(*result.injected) + "; choose a case that runs it");
   }
   if (!quiet) std::printf("MATCH  %s: nothing diverges, so there is nothing to reduce\n", one_line(what).c_str());
   return ExitStatus::kMatch;
-}
-
-std::int64_t resident_bytes(const RunArguments& run, const ModelConfig& config, DType dtype, const CaseInput& input) {
-  const std::uint64_t limit = memory_limit(run.common.max_memory);
-  const PlannedCase planned{.steps = input.steps, .capacity = input.capacity, .recordings = 2};
-  const MemoryPlan plan = plan_run(config, dtype, {planned}, limit);
-  check_memory(plan, limit, run.common.max_memory.has_value());
-  return plan.max_resident_bytes;
 }
 
 // The layers of the case's own model, where it runs on some of them already.
@@ -87,19 +78,19 @@ ExitStatus reduce_case(const ReduceArguments& arguments, Clock::time_point start
   const CaseInput input = cases::input_of(original, config);
   if (run.inject) check_place(*run.inject, config);
   const DType dtype = run.dtype.value_or(config.dtype);
-  InputsRunner runner({.model = model,
-                       .backend = run.backend,
-                       .reference = run.reference,
-                       .dtype = dtype,
-                       .threads = run.common.threads,
-                       .max_resident_bytes = resident_bytes(run, config, dtype, input),
-                       .inject = run.inject});
+  const PlannedCase planned{.steps = input.steps, .capacity = input.capacity, .recordings = 2};
+  InputsRunner runner(
+      {.model = model,
+       .backend = run.backend,
+       .reference = run.reference,
+       .dtype = dtype,
+       .threads = run.common.threads,
+       .max_resident_bytes = checked_plan(config, dtype, {planned}, run.common.max_memory).max_resident_bytes,
+       .inject = run.inject});
   const reduce::Inputs whole = reduce::whole_case(input.steps, input.capacity, config.num_layers);
   Progress progress(run.common.quiet);
-  const findings::RunResult result = runner.run(
-      whole, {.mode = run.mode, .progress = [&](const std::string& what, std::int64_t done, std::int64_t total) {
-                progress.show(original.id + ": " + what, done, total);
-              }});
+  const findings::RunResult result =
+      runner.run(whole, {.mode = run.mode, .progress = progress.showing(original.id + ": ")});
   if (result.first_divergence() == nullptr) {
     progress.clear();
     return say_that_nothing_diverges(original.id, result, run.common.quiet);

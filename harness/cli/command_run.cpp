@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cstdio>
-#include <functional>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -151,7 +150,6 @@ std::set<int> select_steps(std::vector<Group>& groups, const NumberRanges& wante
 }
 
 MemoryPlan plan_group(const Group& group, const RunArguments& arguments) {
-  const std::uint64_t limit = memory_limit(arguments.common.max_memory);
   const bool scores_on_gpu =
       arguments.backend == EngineKind::kCuda && reference::device_bytes(arguments.reference, group.model->config()) > 0;
   std::vector<PlannedCase> planned;
@@ -161,9 +159,7 @@ MemoryPlan plan_group(const Group& group, const RunArguments& arguments) {
                        .recordings = arguments.mode == diagnose::Mode::kBoth ? 2 : 1,
                        .scores_on_gpu = scores_on_gpu});
   }
-  MemoryPlan plan = plan_run(group.model->config(), group.dtype, planned, limit);
-  check_memory(plan, limit, arguments.common.max_memory.has_value());
-  return plan;
+  return checked_plan(group.model->config(), group.dtype, planned, arguments.common.max_memory);
 }
 
 void print_gemms(Engine& engine, const ModelConfig& config, const std::string& model, Progress& progress) {
@@ -221,8 +217,8 @@ findings::RunResult run_group(Group& group, const RunArguments& arguments, const
     }
   }
   findings::RunResult result = diagnose::run_cases(group.cases, parties.get(), options);
+  put_words(group.tokenizer.get(), result.free_runs);
   for (findings::FreeRun& run : result.free_runs) {
-    if (group.tokenizer != nullptr) put_words(*group.tokenizer, run);
     if (!arguments.prompt) continue;
     run.greedy = true;
     run.expected_written = words(*group.tokenizer, expected);

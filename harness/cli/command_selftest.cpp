@@ -88,9 +88,7 @@ selftest::Result run_selftest(const SelftestArguments& arguments, selftest::Ledg
   selftest::Settings settings = settings_of(arguments);
   settings.ledger = ledger;
   Progress progress(arguments.common.quiet);
-  return selftest::run_selftest(
-      cases::embedded_suite(), makers(arguments.backend), settings,
-      [&](const std::string& what, std::int64_t done, std::int64_t total) { progress.show(what, done, total); });
+  return selftest::run_selftest(cases::embedded_suite(), makers(arguments.backend), settings, progress.showing());
 }
 
 ExitStatus deliver_selftest(const selftest::Result& result, const SelftestArguments& arguments) {

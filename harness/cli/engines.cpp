@@ -28,6 +28,10 @@ void check_plantable(EngineKind kind, const Injection& injection) {
                    "mechanisms, with --backend reference of run and --engine reference of record");
 }
 
+std::string never_ran(const Injection& injection) {
+  return "the planted fault " + to_string(injection) + " never ran in a place where it differs from the right code";
+}
+
 void check_place(const Injection& injection, const ModelConfig& config) {
   if (const auto* fault = std::get_if<Fault>(&injection)) return check_fault_layer(*fault, config.num_layers);
   reference::check_mistake(std::get<Mistake>(injection), config);

@@ -30,6 +30,9 @@ struct EngineSettings {
 // Throws InputError where it is a mistake and the engine is another than the reference, which alone plants them.
 void check_plantable(EngineKind kind, const Injection& injection);
 
+// "the planted fault H05.modulo never ran in a place where it differs from the right code"
+std::string never_ran(const Injection& injection);
+
 // Throws InputError where the model has no place for it.
 void check_place(const Injection& injection, const ModelConfig& config);
 

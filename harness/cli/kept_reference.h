@@ -1,7 +1,6 @@
 // The reference of a command, behind the cache that the command line or the environment names.
 #pragma once
 
-#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,7 +23,6 @@ class KeptReference {
   // made.
   explicit KeptReference(const CommonArguments& common);
 
-  bool is_used() const { return store_.has_value(); }
   // What was computed and what was read by all parties made here; none where no cache is used.
   std::optional<findings::ReferenceValues> values() const;
 

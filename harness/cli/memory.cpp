@@ -53,7 +53,7 @@ std::uint64_t available_memory() {
   return std::numeric_limits<std::uint64_t>::max();
 }
 
-double elements_of(const Shape& shape) {
+double elements_in(const Shape& shape) {
   double product = 1.0;
   for (std::int64_t dimension : shape) product *= static_cast<double>(dimension);
   return product;
@@ -63,8 +63,8 @@ double elements_of(const Shape& shape) {
 struct WeightSizes {
   explicit WeightSizes(const ModelConfig& config) {
     for (const ModelWeight& weight : weights_of(config)) {
-      all += elements_of(weight.shape);
-      if (weight.id.layer == 0) layer += elements_of(weight.shape);
+      all += elements_in(weight.shape);
+      if (weight.id.layer == 0) layer += elements_in(weight.shape);
     }
   }
   double all = 0.0;
@@ -83,10 +83,6 @@ struct StepSizes {
 // Scores and probabilities are what fused attention does not hold; the judge's own copies are counted as such.
 bool is_square(Op op) { return op == Op::kScores || op == Op::kProbs; }
 
-double elements_of(Op op, const Step& step, const ModelConfig& config) {
-  return elements_of(output_shape(op, config, step.batch(), step.num_tokens(), step.valid_length()));
-}
-
 StepSizes sizes_of(const Step& step, const ModelConfig& config) {
   StepSizes sizes;
   for (const OperationRow& operation : kOperationTable) {
@@ -98,8 +94,8 @@ StepSizes sizes_of(const Step& step, const ModelConfig& config) {
     }
     (operation.scope == Scope::kLayer ? sizes.layer : sizes.outside) += elements;
   }
-  sizes.residual = elements_of(output_shape(Op::kOutput, config, step.batch(), step.num_tokens(), 0));
-  sizes.logits = elements_of(output_shape(Op::kLmHead, config, step.batch(), step.num_tokens(), 0));
+  sizes.residual = elements_in(output_shape(Op::kOutput, config, step.batch(), step.num_tokens(), 0));
+  sizes.logits = elements_in(output_shape(Op::kLmHead, config, step.batch(), step.num_tokens(), 0));
   return sizes;
 }
 
@@ -158,6 +154,10 @@ std::uint64_t number_in_file(const char* path) {
 
 }  // namespace
 
+double elements_of(Op op, const Step& step, const ModelConfig& config) {
+  return elements_in(output_shape(op, config, step.batch(), step.num_tokens(), step.valid_length()));
+}
+
 double MemoryPlan::total() const {
   double sum = 0.0;
   for (const Part& part : parts) sum += part.bytes;
@@ -188,6 +188,14 @@ MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<Pl
                 {"judging the largest tensors", judged_bytes(cases, config)},
                 {"the caches", cache * (static_cast<double>(size_of(dtype)) + sizeof(double))}};
   add_engine_weights(plan, config, dtype, limit);
+  return plan;
+}
+
+MemoryPlan checked_plan(const ModelConfig& config, DType dtype, const std::vector<PlannedCase>& cases,
+                        const std::optional<std::uint64_t>& max_memory) {
+  const std::uint64_t limit = memory_limit(max_memory);
+  MemoryPlan plan = plan_run(config, dtype, cases, limit);
+  check_memory(plan, limit, max_memory.has_value());
   return plan;
 }
 

@@ -8,6 +8,7 @@
 
 #include "harness/contract/config.h"
 #include "harness/contract/dtype.h"
+#include "harness/contract/operation_table.h"
 #include "harness/contract/step.h"
 
 namespace qdiff::cli {
@@ -33,9 +34,15 @@ struct PlannedCase {
   bool scores_on_gpu = false;
 };
 
+// Of an operation's tensor in a step.
+double elements_of(Op op, const Step& step, const ModelConfig& config);
+
 // Judging these cases on one model. Where the engine's weights do not fit into `limit` beside the rest, the plan has it
 // stream them.
 MemoryPlan plan_run(const ModelConfig& config, DType dtype, const std::vector<PlannedCase>& cases, std::uint64_t limit);
+// The same within `--max-memory`, or what there is; checked.
+MemoryPlan checked_plan(const ModelConfig& config, DType dtype, const std::vector<PlannedCase>& cases,
+                        const std::optional<std::uint64_t>& max_memory);
 // Recording one case, step by step.
 MemoryPlan plan_record(const ModelConfig& config, DType dtype, const PlannedCase& planned, bool reference,
                        std::uint64_t limit);

@@ -1,6 +1,5 @@
 // The command lines of what narrows a failure down.
 #include <memory>
-#include <utility>
 
 #include "harness/cli/option_kinds.h"
 
@@ -8,11 +7,8 @@ namespace qdiff::cli {
 namespace {
 
 void add_tries(CLI::App& app, int& tries, const std::string& usual) {
-  const auto read = [](const std::string& flag, const std::string& text) {
-    constexpr std::int64_t kMostTries = 1'000'000;
-    return static_cast<int>(parse_whole(flag, text, 1, kMostTries));
-  };
-  add_value(app, "--tries", tries, "N", read,
+  constexpr std::int64_t kMostTries = 1'000'000;
+  add_value(app, "--tries", tries, "N", whole<int>(1, kMostTries),
             "How many runs it makes at most to shrink a failure (default: " + usual + ")");
 }
 
@@ -29,15 +25,15 @@ void add_reduce(CLI::App& app, CommandLine& line) {
   const auto reduce = std::make_shared<ReduceArguments>();
   RunArguments& run = reduce->run;
   run.out = "qdiff-reduced";
-  CLI::App& command = *app.add_subcommand("reduce", "Shrink a failing case or trace while it fails in the same way");
+  CLI::App& command =
+      add_command(app, line, reduce, "reduce", "Shrink a failing case or trace while it fails in the same way");
   add_place(command, "CASE", run.cases, "Case file, or the name of a built-in case, on which the engine diverges");
   add_value(command, "--trace", reduce->trace, "DIR", parse_path, "Instead of a case: a trace that diverges");
   add_value(command, "--model", run.model, "MODEL", parse_path,
             "Hugging Face directory, .gguf file, or synthetic:NAME[,seed=N][,profile=P] (default: the case's own)");
   add_judged_engine(command, run);
   add_dtype_and_inject(command, run);
-  add_mode(command, run.mode,
-           "lockstep: each layer gets the reference's input; free: the engine feeds itself; both (default: both)");
+  add_mode(command, run.mode);
   add_tries(command, reduce->tries, "1000");
   add_out(command, run.out, "Where the reduced case goes, as DIR/ID-reduced.json (default: qdiff-reduced)");
   add_common(command, run.common);
@@ -72,17 +68,13 @@ void add_fuzz(CLI::App& app, CommandLine& line) {
   const auto fuzz = std::make_shared<FuzzArguments>();
   RunArguments& run = fuzz->run;
   run.out = "qdiff-fuzz";
-  CLI::App& command = *app.add_subcommand("fuzz", "Judge an engine on random cases, and shrink those that fail");
-  const auto read_seed = [](const std::string& flag, const std::string& text) {
-    return static_cast<std::uint64_t>(parse_whole(flag, text, 0, std::int64_t{1} << 53));
-  };
-  add_value(command, "--seed", fuzz->seed, "N", read_seed,
+  CLI::App& command =
+      add_command(app, line, fuzz, "fuzz", "Judge an engine on random cases, and shrink those that fail");
+  add_value(command, "--seed", fuzz->seed, "N", whole<std::uint64_t>(0, kLargestSeed),
             "Seed of the first case, those of the others follow: same seed, same cases (default: 1)");
-  const auto read_runs = [](const std::string& flag, const std::string& text) {
-    constexpr std::int64_t kMostRuns = 1'000'000'000;
-    return parse_whole(flag, text, 1, kMostRuns);
-  };
-  CLI::Option* runs = add_value(command, "--runs", fuzz->runs, "N", read_runs, "So many cases (default: 100)");
+  constexpr std::int64_t kMostRuns = 1'000'000'000;
+  CLI::Option* runs =
+      add_value(command, "--runs", fuzz->runs, "N", whole(1, kMostRuns), "So many cases (default: 100)");
   const auto read_minutes = [](const std::string& flag, const std::string& text) {
     const double minutes = parse_tolerance(flag, text);
     if (minutes == 0.0) throw InputError(flag + " '" + text + "' leaves no time for a case");
@@ -96,8 +88,7 @@ void add_fuzz(CLI::App& app, CommandLine& line) {
   add_engine_options(command, run);
   add_layers_and_steps(command, run, "Judge only these layers, as 0-3 or 0,2; failures are then kept as they are",
                        "Judge only these steps of each case, as 0,4; failures are then kept as they are");
-  add_mode(command, run.mode,
-           "lockstep: each layer gets the reference's input; free: the engine feeds itself; both (default: both)");
+  add_mode(command, run.mode);
   add_tries(command, fuzz->tries, "200");
   add_out(command, run.out, "Where failing cases go, as DIR/fuzz-SEED-reduced.json (default: qdiff-fuzz)");
   add_common(command, run.common);
@@ -112,16 +103,13 @@ void add_fuzz(CLI::App& app, CommandLine& line) {
       "  1    at least one diverges\n"
       "  2    bad usage or bad input\n"
       "  125  cannot judge here: no such device, a planted fault that never ran, or nothing but inconclusive cases\n");
-  command.callback([fuzz, &line] { line.arguments = *fuzz; });
 }
 
 void add_bisect(CLI::App& app, CommandLine& line) {
   const auto bisect = std::make_shared<BisectArguments>();
-  CLI::App& command = *app.add_subcommand("bisect", "Find the commit with which an engine began to diverge, and why");
-  const auto read_text = [](const std::string& flag, const std::string& text) {
-    if (text.empty()) throw InputError(flag + " is empty");
-    return text;
-  };
+  CLI::App& command =
+      add_command(app, line, bisect, "bisect", "Find the commit with which an engine began to diverge, and why");
+  const auto read_text = text_or("");
   add_value(command, "--good", bisect->good, "REV", read_text, "A commit of the engine that was right")->required();
   add_value(command, "--bad", bisect->bad, "REV", read_text, "A later one that is wrong")->required();
   add_value(command, "--build", bisect->build, "CMD", read_text,
@@ -148,7 +136,6 @@ void add_bisect(CLI::App& app, CommandLine& line) {
       "  1    the first bad commit is found\n"
       "  2    bad usage or bad input\n"
       "  125  the good or the bad commit, or those around the first bad one, cannot be built, recorded or judged\n");
-  command.callback([bisect, &line] { line.arguments = *bisect; });
 }
 
 }  // namespace qdiff::cli

@@ -3,13 +3,17 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <thread>
 
 #include "harness/cli/options.h"
 #include "harness/contract/error.h"
+#include "harness/contract/wording.h"
 
 namespace qdiff::cli {
+
+inline constexpr std::int64_t kLargestSeed = std::int64_t{1} << 53;  // that JSON's numbers hold
 
 inline constexpr const char* kBadInputStatus = "--bad-input-status";
 
@@ -33,10 +37,32 @@ CLI::Option* add_value(CLI::App& app, const std::string& flag, Value& value, std
     value = read(flag, text);
   };
   if constexpr (requires { read.words(); }) {
-    value_name.clear();
-    for (const std::string& word : read.words()) value_name += (value_name.empty() ? "" : "|") + word;
+    value_name = joined(read.words(), "|");
   }
   return app.add_option_function<std::string>(flag, store, description)->type_name(value_name);
+}
+
+// A reader of whole numbers in [smallest, largest].
+template <typename Number = std::int64_t>
+auto whole(std::int64_t smallest, std::int64_t largest) {
+  return [=](const std::string& flag, const std::string& text) {
+    return static_cast<Number>(parse_whole(flag, text, smallest, largest));
+  };
+}
+
+// A reader of any text but none; `advice` stands behind "is empty".
+inline auto text_or(const char* advice) {
+  return [=](const std::string& flag, const std::string& text) {
+    if (text.empty()) throw InputError(flag + " is empty" + advice);
+    return text;
+  };
+}
+
+// A command; what it was given is left in `line` once all of it is read.
+template <typename Arguments>
+CLI::App& add_command(CLI::App& app, CommandLine& line, const std::shared_ptr<Arguments>& given,
+                      const std::string& name, const std::string& description) {
+  return *app.add_subcommand(name, description)->callback([given, &line] { line.arguments = *given; });
 }
 
 // Adds an argument that is known by its place: one path, or a list of them.
@@ -167,7 +193,10 @@ inline void add_backend(CLI::App& app, EngineKind& backend, const std::string& d
   add_value(app, "--backend", backend, "NAME", read, description);
 }
 
-inline void add_mode(CLI::App& app, diagnose::Mode& mode, const std::string& description) {
+inline void add_mode(CLI::App& app, diagnose::Mode& mode,
+                     const std::string& description =
+                         "lockstep: each layer gets the reference's input; free: the "
+                         "engine feeds itself; both (default: both)") {
   using diagnose::Mode;
   const auto read = one_of<Mode>({{"lockstep", Mode::kLockstep}, {"free", Mode::kFree}, {"both", Mode::kBoth}});
   add_value(app, "--mode", mode, "MODE", read, description);

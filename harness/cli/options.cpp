@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <memory>
 #include <sstream>
-#include <utility>
 
 #include "harness/cli/completion.h"
 #include "harness/cli/man_page.h"
@@ -29,22 +28,15 @@ constexpr char kBetweenChoices = '|';
 
 void add_run(CLI::App& app, CommandLine& line) {
   const auto run = std::make_shared<RunArguments>();
-  CLI::App& command = *app.add_subcommand("run", "Judge an engine against the reference, layer by layer");
+  CLI::App& command = add_command(app, line, run, "run", "Judge an engine against the reference, layer by layer");
   add_place(command, "CASE", run->cases, "Case files, or names of built-in cases (default: all built-in cases)");
   add_value(command, "--model", run->model, "MODEL", parse_path,
             "Hugging Face directory, .gguf file, or synthetic:NAME[,seed=N][,profile=P] (default: each case's own)");
-  const auto read_prompt = [](const std::string& flag, const std::string& text) {
-    if (text.empty()) throw InputError(flag + " is empty; give it a text");
-    return text;
-  };
   CLI::Option* prompt =
-      add_value(command, "--prompt", run->prompt, "TEXT", read_prompt,
+      add_value(command, "--prompt", run->prompt, "TEXT", text_or("; give it a text"),
                 "Instead of cases: this text in the model's own tokens, and what the reference writes behind it");
-  const auto read_tokens = [](const std::string& flag, const std::string& text) {
-    constexpr std::int64_t kMostTokens = 4096;
-    return parse_whole(flag, text, 1, kMostTokens);
-  };
-  add_value(command, "--tokens", run->tokens, "N", read_tokens,
+  constexpr std::int64_t kMostTokens = 4096;
+  add_value(command, "--tokens", run->tokens, "N", whole(1, kMostTokens),
             "With --prompt: how many tokens it writes at most (default: 12)")
       ->needs(prompt);
   add_judged_engine(command, *run);
@@ -52,8 +44,7 @@ void add_run(CLI::App& app, CommandLine& line) {
   add_engine_options(command, *run);
   add_layers_and_steps(command, *run, "Judge only these layers, as 0-3 or 0,2",
                        "Judge only these steps of each case, as 0,4");
-  add_mode(command, run->mode,
-           "lockstep: each layer gets the reference's input; free: the engine feeds itself; both (default: both)");
+  add_mode(command, run->mode);
   add_unit_options(command, *run);
   add_acceptance(command, run->acceptance);
   add_reference_cache(command, run->common);
@@ -80,7 +71,8 @@ void add_run(CLI::App& app, CommandLine& line) {
 
 void add_record(CLI::App& app, CommandLine& line) {
   const auto record = std::make_shared<RecordArguments>();
-  CLI::App& command = *app.add_subcommand("record", "Run an engine on a case and write its tensors as a trace");
+  CLI::App& command =
+      add_command(app, line, record, "record", "Run an engine on a case and write its tensors as a trace");
   add_model(command, record->model, "Hugging Face directory, .gguf file, or synthetic:NAME[,seed=N][,profile=P]");
   add_value(command, "--case", record->test_case, "CASE", parse_path, "Case file, or the name of a built-in case")
       ->required();
@@ -114,7 +106,7 @@ void add_record(CLI::App& app, CommandLine& line) {
 
 void add_inspect(CLI::App& app, CommandLine& line) {
   const auto inspect = std::make_shared<InspectArguments>();
-  CLI::App& command = *app.add_subcommand("inspect", "Say what a model, a trace or a case file holds");
+  CLI::App& command = add_command(app, line, inspect, "inspect", "Say what a model, a trace or a case file holds");
   add_place(command, "PATH", inspect->path,
             "Model directory, .gguf file or synthetic: model, trace directory, or case file")
       ->required();
@@ -126,12 +118,12 @@ void add_inspect(CLI::App& app, CommandLine& line) {
       "Exit status:\n"
       "  0    it is well-formed\n"
       "  2    it is not, and the message says where\n");
-  command.callback([inspect, &line] { line.arguments = *inspect; });
 }
 
 void add_list(CLI::App& app, CommandLine& line) {
   const auto list = std::make_shared<ListArguments>();
-  CLI::App& command = *app.add_subcommand("list", "List what there is by name, for --inject, --case and --model");
+  CLI::App& command =
+      add_command(app, line, list, "list", "List what there is by name, for --inject, --case and --model");
   const auto read = one_of<Listed>({{"mechanisms", Listed::kMechanisms},
                                     {"faults", Listed::kFaults},
                                     {"cases", Listed::kCases},
@@ -150,12 +142,11 @@ void add_list(CLI::App& app, CommandLine& line) {
       "Exit status:\n"
       "  0    listed\n"
       "  2    bad usage\n");
-  command.callback([list, &line] { line.arguments = *list; });
 }
 
 void add_compare(CLI::App& app, CommandLine& line) {
   const auto compare = std::make_shared<CompareArguments>();
-  CLI::App& command = *app.add_subcommand("compare", "Lay two traces side by side, without a model");
+  CLI::App& command = add_command(app, line, compare, "compare", "Lay two traces side by side, without a model");
   add_place(command, "A", compare->actual, "The trace in question")->required();
   add_place(command, "B", compare->expected, "The trace that it is held against")->required();
   add_value(command, "--within", compare->within, "R", parse_tolerance,
@@ -173,12 +164,11 @@ void add_compare(CLI::App& app, CommandLine& line) {
       "  1    at least one tensor differs; NaN and infinities always do, unless their bits are equal\n"
       "  2    bad usage or bad input: nothing was compared\n"
       "  125  the traces have no tensor in common\n");
-  command.callback([compare, &line] { line.arguments = *compare; });
 }
 
 void add_diagnose(CLI::App& app, CommandLine& line) {
   const auto diagnose = std::make_shared<DiagnoseArguments>();
-  CLI::App& command = *app.add_subcommand("diagnose", "Judge a trace of any engine against the reference");
+  CLI::App& command = add_command(app, line, diagnose, "diagnose", "Judge a trace of any engine against the reference");
   add_model(command, diagnose->model,
             "Hugging Face directory or .gguf file that the engine ran, or synthetic:NAME[,seed=N][,profile=P]");
   add_value(command, "--trace", diagnose->trace, "DIR", parse_path, "The trace's folder, which holds its manifest.json")
@@ -212,29 +202,21 @@ void add_diagnose(CLI::App& app, CommandLine& line) {
 
 void add_selftest(CLI::App& app, CommandLine& line) {
   const auto selftest = std::make_shared<SelftestArguments>();
-  CLI::App& command = *app.add_subcommand("selftest", "Plant every known bug and score what the diagnosis makes of it");
+  CLI::App& command =
+      add_command(app, line, selftest, "selftest", "Plant every known bug and score what the diagnosis makes of it");
   command.add_flag("--quick", selftest->quick, "A part of it, in a minute or two: each fault once, in bfloat16");
   add_backend(command, selftest->backend,
               "cpu: bugs in the CPU engine and in the reference; cuda: in the CUDA engine alone (default: cpu)");
-  const auto read_only = [](const std::string& flag, const std::string& text) {
-    if (text.empty()) throw InputError(flag + " is empty; give what the ids of faults begin with, as H03");
-    return text;
-  };
-  add_value(command, "--only", selftest->only, "TEXT", read_only,
+  add_value(command, "--only", selftest->only, "TEXT", text_or("; give what the ids of faults begin with, as H03"),
             "Faults whose id begins so, as H03, or novel: those that no table lists; no honest runs and no doses");
-  const auto read_count = [](const std::string& flag, const std::string& text) {
-    constexpr std::int64_t kMostRuns = 1'000'000;
-    return parse_whole(flag, text, 0, kMostRuns);
-  };
+  const auto read_count = whole(0, 1'000'000);
   add_value(command, "--novel", selftest->novel, "N", read_count,
             "So many faults drawn at random from mechanisms, parameters and scopes (default: 600, quick 12)");
   add_value(command, "--pairs", selftest->pairs, "N", read_count, "So many pairs of them (default: 300, quick 4)");
   add_value(command, "--spoiled", selftest->spoiled, "N", read_count,
             "So many recordings of right code spoiled at random places (default: 1000, quick 20)");
-  const auto read_seed = [](const std::string& flag, const std::string& text) {
-    return parse_whole(flag, text, 0, std::int64_t{1} << 53);
-  };
-  add_value(command, "--seed", selftest->seed, "N", read_seed, "Seed of the first of these (default: 7000000)");
+  add_value(command, "--seed", selftest->seed, "N", whole(0, kLargestSeed),
+            "Seed of the first of these (default: 7000000)");
   add_shard_options(command, *selftest);
   add_out(command, selftest->out, "Where selftest.json goes (default: qdiff-report)");
   add_threads(command, selftest->common, "Faults to plant side by side (default: all cores)");
@@ -247,12 +229,11 @@ void add_selftest(CLI::App& app, CommandLine& line) {
       "  0    all goals are met\n"
       "  1    at least one is not; the table ends with every miss and its reason\n"
       "  2    bad usage: nothing was run\n");
-  command.callback([selftest, &line] { line.arguments = *selftest; });
 }
 
 void add_completion(CLI::App& app, CommandLine& line) {
   const auto completion = std::make_shared<CompletionArguments>();
-  CLI::App& command = *app.add_subcommand("completion", "Print the completion script of a shell");
+  CLI::App& command = add_command(app, line, completion, "completion", "Print the completion script of a shell");
   add_place(command, "SHELL", completion->shell, "bash, zsh or fish")->required();
   command.footer(
       "Examples:\n"
@@ -262,7 +243,6 @@ void add_completion(CLI::App& app, CommandLine& line) {
       "Exit status:\n"
       "  0    the script is printed\n"
       "  2    there is none for this shell\n");
-  command.callback([completion, &line] { line.arguments = *completion; });
 }
 
 void add_man(CLI::App& app, CommandLine& line) {

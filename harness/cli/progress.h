@@ -4,7 +4,9 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace qdiff::cli {
@@ -43,6 +45,12 @@ class Progress {
   void show(const std::string& what, std::int64_t done, std::int64_t total);
   // The same for work as a whole, of which that share is done; and of `what`, so much.
   void show_whole(const std::string& what, double share, std::int64_t done, std::int64_t total);
+  // What shows that, each `what` behind `before`.
+  std::function<void(const std::string& what, std::int64_t done, std::int64_t total)> showing(std::string before = "") {
+    return [this, before = std::move(before)](const std::string& what, std::int64_t done, std::int64_t total) {
+      show(before + what, done, total);
+    };
+  }
   // Leaves an empty line for what is printed next.
   void clear();
 

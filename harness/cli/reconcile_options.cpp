@@ -7,8 +7,9 @@ namespace qdiff::cli {
 
 void add_reconcile(CLI::App& app, CommandLine& line) {
   const auto reconcile = std::make_shared<ReconcileArguments>();
-  CLI::App& command = *app.add_subcommand(
-      "reconcile", "Say of two traces of the same tokens whether their log-probabilities differ by a bug");
+  CLI::App& command =
+      add_command(app, line, reconcile, "reconcile",
+                  "Say of two traces of the same tokens whether their log-probabilities differ by a bug");
   add_model(command, reconcile->model,
             "Hugging Face directory or .gguf file that both engines ran, or synthetic:NAME[,seed=N][,profile=P]");
   add_place(command, "A", reconcile->a, "A trace, as the trainer's")->required();
@@ -32,7 +33,6 @@ void add_reconcile(CLI::App& app, CommandLine& line) {
       "  1    a bug in one of them, or a rounding that it does not declare\n"
       "  2    bad usage or bad input: nothing was judged\n"
       "  125  cannot judge here: no token whose logits both hold, or inconclusive\n");
-  command.callback([reconcile, &line] { line.arguments = *reconcile; });
 }
 
 }  // namespace qdiff::cli

@@ -102,13 +102,16 @@ findings::RunResult InputsRunner::run(const reduce::Inputs& inputs, const Judgin
       std::span(&input, 1), {*parties_->candidate, *parties_->reference, *parties_->oracle, *parties_->model}, options);
 }
 
+reduce::Settings settings_of(int most_tries, Progress& progress) {
+  return {.most_tries = most_tries, .progress = [&progress](int tries, const reduce::Inputs& smallest) {
+            progress.show("try " + std::to_string(tries + 1) + ", smallest so far: " + in_words(smallest), 0, 0);
+          }};
+}
+
 reduce::Reduced reduce_inputs(InputsRunner& runner, const reduce::Inputs& whole, const findings::RunResult& result,
                               diagnose::Mode mode, int most_tries, Progress& progress) {
   const findings::Finding first = *result.first_divergence();
-  reduce::Settings settings{.most_tries = most_tries};
-  settings.progress = [&](int tries, const reduce::Inputs& smallest) {
-    progress.show("try " + std::to_string(tries + 1) + ", smallest so far: " + in_words(smallest), 0, 0);
-  };
+  const reduce::Settings settings = settings_of(most_tries, progress);
   const auto judge_in = [&](diagnose::Mode judged, bool probing) {
     return [&runner, judged, probing](const reduce::Inputs& inputs) -> std::optional<findings::Finding> {
       try {
@@ -133,13 +136,6 @@ reduce::Reduced reduce_inputs(InputsRunner& runner, const reduce::Inputs& whole,
   reduced = reduce::reduce(whole, first, whole_job, settings);
   reduced.tries += before;
   return reduced;
-}
-
-std::string failure_in_words(const findings::Finding& finding) {
-  const std::string cause = findings::cause_name(finding.explanation);
-  std::string text = tensor_name(finding.tensor) + ": " + (cause.empty() ? "unexplained" : cause);
-  if (finding.explanation.verdict) text += " (" + std::string(name(*finding.explanation.verdict)) + ')';
-  return text;
 }
 
 cases::Case reduced_case(const reduce::Reduced& reduced, const std::string& origin) {

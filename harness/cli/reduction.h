@@ -52,12 +52,12 @@ class InputsRunner {
   std::unique_ptr<Parties> parties_;
 };
 
+// Of a reduction that shows each try.
+reduce::Settings settings_of(int most_tries, Progress& progress);
+
 // `result` is what the runner made of `whole`, and has a first divergence.
 reduce::Reduced reduce_inputs(InputsRunner& runner, const reduce::Inputs& whole, const findings::RunResult& result,
                               diagnose::Mode mode, int most_tries, Progress& progress);
-
-// "model.layers.0.self_attn.q_rope: H03.theta (confirmed)"
-std::string failure_in_words(const findings::Finding& finding);
 
 // What was left of a case, or of a trace, as a case: its name, title and hypothesis tell of the failure.
 cases::Case reduced_case(const reduce::Reduced& reduced, const std::string& origin);

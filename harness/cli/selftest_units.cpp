@@ -1,6 +1,5 @@
 #include "harness/cli/selftest_units.h"
 
-#include <cstdio>
 #include <map>
 #include <string_view>
 #include <utility>

@@ -15,12 +15,7 @@ namespace {
 double elements_of_span(const std::vector<TensorKey>& span, const ModelConfig& config, const std::vector<Step>& steps) {
   double elements = 0.0;
   for (const TensorKey& key : span) {
-    const Step& step = steps[static_cast<std::size_t>(key.step)];
-    double product = 1.0;
-    for (std::int64_t extent : output_shape(key.id.op, config, step.batch(), step.num_tokens(), step.valid_length())) {
-      product *= static_cast<double>(extent);
-    }
-    elements += product;
+    elements += elements_of(key.id.op, steps[static_cast<std::size_t>(key.step)], config);
   }
   return elements;
 }

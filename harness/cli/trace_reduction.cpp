@@ -5,8 +5,10 @@
 #include <filesystem>
 #include <system_error>
 
+#include "harness/cli/reduction.h"
 #include "harness/cli/text.h"
 #include "harness/contract/error.h"
+#include "harness/contract/wording.h"
 #include "harness/diagnose/trace_run.h"
 #include "harness/model/model.h"
 #include "harness/reduce/trace_part.h"
@@ -24,12 +26,6 @@ std::string make_temporary_folder() {
                      "; set TMPDIR to a folder that can be written");
   }
   return path;
-}
-
-std::string list_of(const std::vector<int>& layers) {
-  std::string text;
-  for (const int layer : layers) text += (text.empty() ? "" : ",") + std::to_string(layer);
-  return text;
 }
 
 }  // namespace
@@ -59,9 +55,7 @@ findings::RunResult TraceReduction::judge(const trace::Trace& trace, const std::
 }
 
 findings::RunResult TraceReduction::judge_whole(Progress& progress) {
-  return judge(*trace_, whole_.layers, [&](const std::string& what, std::int64_t done, std::int64_t total) {
-    progress.show(name_ + ": " + what, done, total);
-  });
+  return judge(*trace_, whole_.layers, progress.showing(name_ + ": "));
 }
 
 std::optional<findings::Finding> TraceReduction::try_part(const reduce::Inputs& inputs) {
@@ -78,10 +72,8 @@ std::optional<findings::Finding> TraceReduction::try_part(const reduce::Inputs& 
 }
 
 reduce::Reduced TraceReduction::reduce(const findings::Finding& first, int most_tries, Progress& progress) {
-  reduce::Settings settings{.of_trace = true, .most_tries = most_tries};
-  settings.progress = [&](int tries, const reduce::Inputs& smallest) {
-    progress.show("try " + std::to_string(tries + 1) + ", smallest so far: " + in_words(smallest), 0, 0);
-  };
+  reduce::Settings settings = settings_of(most_tries, progress);
+  settings.of_trace = true;
   return reduce::reduce(
       whole_, first, [this](const reduce::Inputs& inputs) { return try_part(inputs); }, settings);
 }
@@ -89,7 +81,7 @@ reduce::Reduced TraceReduction::reduce(const findings::Finding& first, int most_
 std::string TraceReduction::write(const reduce::Reduced& reduced, const std::string& folder) const {
   reduce::write_part(*trace_, reduced.inputs, model_->config().num_layers, folder);
   std::string text = " --model " + shell_quote(*arguments_.run.model) + " --trace " + shell_quote(folder);
-  if (is_part_of_layers(reduced.inputs)) text += " --layers " + list_of(reduced.inputs.layers);
+  if (is_part_of_layers(reduced.inputs)) text += " --layers " + joined(reduced.inputs.layers, ",");
   return text;
 }
 

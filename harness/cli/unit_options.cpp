@@ -36,7 +36,7 @@ void check_unit_options(const CLI::App& command, const RunArguments& run) {
 void add_plan(CLI::App& app, CommandLine& line) {
   const auto plan = std::make_shared<PlanArguments>();
   CLI::App& command =
-      *app.add_subcommand("plan", "List the units of work of a suite, and what each is expected to take");
+      add_command(app, line, plan, "plan", "List the units of work of a suite, and what each is expected to take");
   add_place(command, "SUITE", plan->suite, "A suite file (default: all built-in cases, each on its own model)");
   add_value(command, "--shard", plan->run.shard, "I/N", shards::parse_shard,
             "Only the units of the I-th of N parts (default: all)");
@@ -58,7 +58,7 @@ void add_plan(CLI::App& app, CommandLine& line) {
 
 void add_merge(CLI::App& app, CommandLine& line) {
   const auto merge = std::make_shared<MergeArguments>();
-  CLI::App& command = *app.add_subcommand("merge", "Join the results of many machines to the report of one");
+  CLI::App& command = add_command(app, line, merge, "merge", "Join the results of many machines to the report of one");
   add_place(command, "DIR", merge->folders, "Folders that shards of one run were given with --out")->required();
   const auto read_rerun = [](const std::string& flag, const std::string& text) {
     return std::vector<std::string>{parse_path(flag, text)};
@@ -76,7 +76,6 @@ void add_merge(CLI::App& app, CommandLine& line) {
                   "Example:\n"
                   "  qdiff merge shard-1 shard-2 shard-3 --out report\n\n") +
       kExitStatuses);
-  command.callback([merge, &line] { line.arguments = *merge; });
 }
 
 std::vector<std::string> words_of_units(const RunArguments& arguments) {

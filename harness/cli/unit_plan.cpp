@@ -10,6 +10,7 @@
 #include "harness/cli/memory.h"
 #include "harness/cli/text.h"
 #include "harness/contract/error.h"
+#include "harness/contract/wording.h"
 #include "harness/diagnose/selection.h"
 #include "harness/formats/content_hash.h"
 #include "harness/shards/suite.h"
@@ -247,10 +248,8 @@ class Planner {
               .backend = name_of(work.backend),
               .test_case = input.id,
               .mode = name_of(work.mode),
-              .layers = layers};
-    for (const int layer : run_.cases[work.test_case].layers) {
-      unit.kept_layers += (unit.kept_layers.empty() ? "" : ",") + std::to_string(layer);
-    }
+              .layers = layers,
+              .kept_layers = joined(run_.cases[work.test_case].layers, ",")};
     const auto add = [&](bool named, const std::string& part) {
       if (named) unit.name += (unit.name.empty() ? "" : "/") + part;
     };

@@ -102,9 +102,7 @@ class UnitRunner {
     if (!is_synthetic(work.model) && result.model.starts_with(work.model)) {
       result.model = work.shown_model + result.model.substr(work.model.size());
     }
-    for (findings::FreeRun& free_run : result.free_runs) {
-      if (tokenizer_ != nullptr) put_words(*tokenizer_, free_run);
-    }
+    put_words(tokenizer_.get(), result.free_runs);
     return result;
   }
 
@@ -193,8 +191,7 @@ JoinedUnits join_units(const shards::Plan& plan, const std::vector<std::size_t>&
 void doubt_planting(findings::RunResult& result) {
   if (!result.injected || result.planted_executions > 0 || result.verdict != compare::Verdict::kMatch) return;
   result.verdict = compare::Verdict::kInconclusive;
-  result.reason = "the planted fault " + to_string(*result.injected) +
-                  " never ran in a place where it differs from the right code; choose a case that runs it";
+  result.reason = never_ran(*result.injected) + "; choose a case that runs it";
 }
 
 ExitStatus run_by_units(const RunArguments& arguments) {

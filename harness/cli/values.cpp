@@ -1,7 +1,6 @@
 #include "harness/cli/values.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -9,6 +8,8 @@
 
 #include "harness/contract/error.h"
 #include "harness/contract/fault_table.h"
+#include "harness/contract/number_text.h"
+#include "harness/contract/wording.h"
 #include "harness/formats/mistake_text.h"
 #include "harness/formats/suggest.h"
 
@@ -27,28 +28,15 @@ bool is_digits(std::string_view text) {
 
 // Digits only: no sign, no space, nothing behind. Empty where they are not, or exceed `largest`.
 std::optional<std::int64_t> whole(std::string_view text, std::int64_t largest) {
-  std::int64_t value = 0;
-  if (!is_digits(text)) return std::nullopt;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size() || value > largest) return std::nullopt;
-  return value;
-}
-
-std::string join(const std::vector<std::string>& words) {
-  std::string text;
-  for (std::size_t i = 0; i < words.size(); ++i) {
-    text += (i == 0 ? "" : i + 1 == words.size() ? " or " : ", ") + words[i];
-  }
-  return text;
+  const auto value = is_digits(text) ? number_in<std::int64_t>(text) : std::nullopt;
+  return value && *value <= largest ? value : std::nullopt;
 }
 
 // A finite decimal number without sign; empty for anything else ("nan", "-1", "1e999", "0x10", "1 ").
 std::optional<double> unsigned_number(std::string_view text) {
-  double value = 0.0;
   if (text.empty() || !(text.front() == '.' || (text.front() >= '0' && text.front() <= '9'))) return std::nullopt;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size() || !std::isfinite(value)) return std::nullopt;
-  return value;
+  const auto value = number_in<double>(text);
+  return value && std::isfinite(*value) ? value : std::nullopt;
 }
 
 std::string suggested_fault(const std::string& id) {
@@ -160,7 +148,7 @@ std::vector<findings::FindingKind> parse_kinds(const std::string& option, const 
 }
 
 void refuse_choice(const std::string& option, const std::string& text, const std::vector<std::string>& choices) {
-  refuse(option, text, "must be " + join(choices) + formats::suggestion(text, choices));
+  refuse(option, text, "must be " + listed(choices, "or") + formats::suggestion(text, choices));
 }
 
 Fault parse_fault(const std::string& option, const std::string& text) {

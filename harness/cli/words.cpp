@@ -21,12 +21,14 @@ std::string words(const model::Tokenizer& tokenizer, const std::vector<std::int6
   return on_one_line(text);
 }
 
-void put_words(const model::Tokenizer& tokenizer, findings::FreeRun& run) {
-  if (run.expected_tokens.empty()) return;
-  run.expected_text = words(tokenizer, run.expected_tokens);
-  run.actual_text = words(tokenizer, run.actual_tokens);
-  run.expected_word = words(tokenizer, {run.expected_tokens.back()});
-  run.actual_word = words(tokenizer, {run.actual_tokens.back()});
+void put_words(const model::Tokenizer* tokenizer, std::vector<findings::FreeRun>& runs) {
+  for (findings::FreeRun& run : runs) {
+    if (tokenizer == nullptr || run.expected_tokens.empty()) continue;
+    run.expected_text = words(*tokenizer, run.expected_tokens);
+    run.actual_text = words(*tokenizer, run.actual_tokens);
+    run.expected_word = words(*tokenizer, {run.expected_tokens.back()});
+    run.actual_word = words(*tokenizer, {run.actual_tokens.back()});
+  }
 }
 
 }  // namespace qdiff::cli

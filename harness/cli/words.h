@@ -13,7 +13,7 @@ namespace qdiff::cli {
 // For people: on one line, with control characters and broken UTF-8 escaped.
 std::string words(const model::Tokenizer& tokenizer, const std::vector<std::int64_t>& tokens);
 
-// Fills the texts of `run`.
-void put_words(const model::Tokenizer& tokenizer, findings::FreeRun& run);
+// Fills the texts of the runs; of a model whose tokenizer is null there are none.
+void put_words(const model::Tokenizer* tokenizer, std::vector<findings::FreeRun>& runs);
 
 }  // namespace qdiff::cli

@@ -5,7 +5,6 @@
 #include <cstring>
 #include <iterator>
 #include <limits>
-#include <map>
 #include <stdexcept>
 
 #include "harness/compare/decode.h"

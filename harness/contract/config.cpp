@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "harness/contract/number_text.h"
+#include "harness/contract/wording.h"
 
 namespace qdiff {
 namespace {
@@ -36,12 +37,9 @@ std::optional<Architecture> parse_architecture(std::string_view name) {
 }
 
 std::string known_architectures() {
-  std::string text;
-  for (const ArchitectureFacts& known : kArchitectures) {
-    text += text.empty() ? "" : " and ";
-    text += '"' + std::string(known.name) + "\" (" + std::string(known.models) + ')';
-  }
-  return text;
+  return joined(kArchitectures, " and ", [](const ArchitectureFacts& known) {
+    return '"' + std::string(known.name) + "\" (" + std::string(known.models) + ')';
+  });
 }
 
 void ModelConfig::validate() const {

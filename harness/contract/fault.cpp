@@ -6,6 +6,7 @@
 #include "harness/contract/error.h"
 #include "harness/contract/fault_table.h"
 #include "harness/contract/number_text.h"
+#include "harness/contract/wording.h"
 
 namespace qdiff {
 namespace {
@@ -37,11 +38,8 @@ bool acceptable(const VariantFacts& row, double value) {
 
 std::string rule_of(const VariantFacts& row) {
   switch (row.takes) {
-    case Takes::kListed: {
-      std::string text = "must be ";
-      for (std::size_t i = 0; i < row.values.size(); ++i) text += (i == 0 ? "" : " or ") + shortest(row.values[i]);
-      return text;
-    }
+    case Takes::kListed:
+      return "must be " + joined(row.values, " or ", shortest);
     case Takes::kPositive:
       return "must be finite and positive";
     case Takes::kNotNegative:

@@ -1,8 +1,6 @@
 #include "harness/contract/fault_table.h"
 
 #include <algorithm>
-#include <array>
-#include <stdexcept>
 
 namespace qdiff {
 namespace {

@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "harness/contract/dtype.h"
+#include "harness/contract/number_text.h"
 
 namespace qdiff {
 namespace {
@@ -81,12 +82,8 @@ const std::vector<GateFunction>& listed_functions() {
 
 // A positive number that is the whole text.
 std::optional<double> positive(std::string_view text) {
-  double value = 0.0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size() || !std::isfinite(value) || !(value > 0.0)) {
-    return std::nullopt;
-  }
-  return value;
+  const auto value = number_in<double>(text);
+  return value && std::isfinite(*value) && *value > 0.0 ? value : std::nullopt;
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "harness/contract/wording.h"
+
 namespace qdiff {
 namespace {
 
@@ -62,11 +64,7 @@ std::int64_t num_elements(const Shape& shape) {
   return product;
 }
 
-std::string to_string(const Shape& shape) {
-  std::string text = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  return text + "]";
-}
+std::string to_string(const Shape& shape) { return '[' + joined(shape, ", ") + ']'; }
 
 Tensor::Tensor(DType dtype, Shape shape) : dtype_(dtype), shape_(std::move(shape)) {
   bytes_.resize(static_cast<std::size_t>(num_elements(shape_)) * size_of(dtype_));

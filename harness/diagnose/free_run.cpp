@@ -1,6 +1,5 @@
 #include "harness/diagnose/free_run.h"
 
-#include <algorithm>
 #include <cmath>
 
 namespace qdiff::diagnose {

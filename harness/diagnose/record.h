@@ -1,7 +1,6 @@
 // Runs engines over the steps of a case and keeps what they hand out.
 #pragma once
 
-#include <cstdint>
 #include <functional>
 #include <optional>
 #include <set>

@@ -12,7 +12,6 @@
 #include <string>
 #include <string_view>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "harness/compare/error_profile.h"
@@ -23,6 +22,7 @@
 #include "harness/contract/mistake.h"
 #include "harness/contract/operation_table.h"
 #include "harness/contract/step.h"
+#include "harness/contract/wording.h"
 #include "harness/findings/acceptance.h"
 #include "harness/findings/finding_kind.h"
 #include "harness/findings/reference_values.h"
@@ -108,9 +108,7 @@ inline bool is_explained(const Explanation& explanation) {
 inline std::string cause_name(const Explanation& explanation) {
   if (explanation.variant) return std::string(name(*explanation.variant));
   if (explanation.mechanism) return *explanation.mechanism;
-  std::string text;
-  for (const auto& [point, dtype] : explanation.points) text += (text.empty() ? "" : ", ") + point;
-  return text;
+  return joined(explanation.points, ", ", [](const auto& point) { return point.first; });
 }
 
 // Whether it names the hypothesis, first or among its alternatives.

@@ -1,5 +1,4 @@
 // Typed members of JSON objects: the second half of strict_json.h.
-#include <cmath>
 #include <vector>
 
 #include "harness/contract/error.h"

@@ -1,13 +1,14 @@
 #include "harness/formats/mistake_text.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <vector>
 
 #include "harness/contract/error.h"
 #include "harness/contract/fault_table.h"
 #include "harness/contract/mistake_laws.h"
+#include "harness/contract/number_text.h"
+#include "harness/contract/wording.h"
 #include "harness/formats/suggest.h"
 
 namespace qdiff::formats {
@@ -40,13 +41,6 @@ bool is_called(const MistakeParameter& parameter, const std::string& name) {
   if (!parameter.name.ends_with('*')) return parameter.name == name;
   const std::string_view start = parameter.name.substr(0, parameter.name.size() - 1);
   return name.size() > start.size() && name.starts_with(start);
-}
-
-std::optional<double> finite_number(const std::string& text) {
-  double value = 0.0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size() || !std::isfinite(value)) return std::nullopt;
-  return value;
 }
 
 bool is_whole(double value, double least) {
@@ -147,12 +141,6 @@ std::vector<std::string> parameter_names(const MistakeFacts& facts) {
   return names;
 }
 
-std::string joined(const std::vector<std::string>& words) {
-  std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
-  return text;
-}
-
 void read_parameters(const std::string& text, Mistake& mistake, const std::string& whole) {
   const MistakeFacts& facts = qdiff::facts(mistake.kind);
   const std::string mechanism(facts.name);
@@ -162,16 +150,16 @@ void read_parameters(const std::string& text, Mistake& mistake, const std::strin
                                          [&, called = name](const auto& p) { return is_called(p, called); });
     if (parameter == facts.parameters.end()) {
       const std::vector<std::string> names = parameter_names(facts);
-      refuse(whole, mechanism + " has no parameter '" + name + "'; it has " + (names.empty() ? "none" : joined(names)) +
-                        suggestion(name, names));
+      refuse(whole, mechanism + " has no parameter '" + name + "'; it has " +
+                        (names.empty() ? "none" : joined(names, ", ")) + suggestion(name, names));
     }
     if (mistake.number(name) != nullptr || mistake.text(name) != nullptr)
       refuse(whole, "'" + name + "' is given twice");
     const std::string rule =
         "'" + name + "' of " + mechanism + " cannot be '" + value + "'; write " + std::string(parameter->form);
     if (parameter->is_number) {
-      const auto number = finite_number(value);
-      if (!number || !may_be(mistake.kind, name, *number)) refuse(whole, rule);
+      const auto number = number_in<double>(value);
+      if (!number || !std::isfinite(*number) || !may_be(mistake.kind, name, *number)) refuse(whole, rule);
       mistake.parameters.emplace_back(name, *number);
     } else {
       mistake.parameters.emplace_back(name, value);
@@ -195,7 +183,7 @@ void read_parameters(const std::string& text, Mistake& mistake, const std::strin
       refuse(whole, mechanism + " needs " + std::string(parameter.name) + ": " + std::string(parameter.form));
     }
   }
-  if (!any) refuse(whole, mechanism + " needs one of " + joined(parameter_names(facts)));
+  if (!any) refuse(whole, mechanism + " needs one of " + joined(parameter_names(facts), ", "));
 }
 
 struct Axis {
@@ -221,7 +209,7 @@ void read_scope(const std::vector<std::string>& parts, Mistake& mistake, const s
       if (name == other.name) axis = &other;
     }
     if (axis == nullptr) {
-      refuse(whole, "there is no scope '" + name + "'; there are " + joined(names) + suggestion(name, names));
+      refuse(whole, "there is no scope '" + name + "'; there are " + joined(names, ", ") + suggestion(name, names));
     }
     const auto selection = parse_selection(value);
     if (!selection) refuse(whole, name + " cannot be '" + value + "'; write 3, or 1, 4..6, or 3 and up, or below 7");
@@ -262,11 +250,12 @@ Mistake parse_mistake(const std::string& text) {
   const std::vector<std::string> behind = parts_of(text.substr(at + 1));
   mistake.op = read_tensor(behind.front(), mistake, text);
   if (!has_mechanism(mistake.op, *kind)) {
-    std::string names;
+    std::vector<std::string_view> names;
     for (const OperationRow& operation : kOperationTable) {
-      if (has_mechanism(operation.op, *kind)) names += (names.empty() ? "" : ", ") + std::string(operation.name);
+      if (has_mechanism(operation.op, *kind)) names.push_back(operation.name);
     }
-    refuse(text, std::string(row(mistake.op).name) + " has no mechanism " + mechanism + "; these have: " + names);
+    refuse(text, std::string(row(mistake.op).name) + " has no mechanism " + mechanism +
+                     "; these have: " + joined(names, ", "));
   }
   read_parameters(colon == std::string::npos ? "" : before.substr(colon + 1), mistake, text);
   read_scope(behind, mistake, text);

@@ -6,7 +6,6 @@
 // N counts from 0 and is where the reader stood when it noticed: at or just behind the offending token.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <initializer_list>

@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "harness/contract/wording.h"
 #include "harness/model/synthetic.h"
 
 namespace qdiff::model {
@@ -52,7 +53,7 @@ std::vector<FileKey> compare_keys(const formats::GgufHeader& header, const Model
     FileKey shown{.name = key.name, .value = describe_value(key), .usual = {}};
     for (const Usual& published : usual) {
       if (published.key != key.name) continue;
-      for (const std::string& value : published.values) shown.usual += (shown.usual.empty() ? "" : " or ") + value;
+      shown.usual = joined(published.values, " or ");
       const bool same =
           std::find(published.values.begin(), published.values.end(), shown.value) != published.values.end();
       shown.differs = !same && !published.in_config;

@@ -250,7 +250,7 @@ class GgufSource : public NotedSource {
     const GgufTensor& tensor = *place.tensor;
     const std::string where = place.file->name() + ": tensor " + tensor.name;
     const formats::GgmlTypeFacts& type = facts(tensor.type);
-    if (!type.readable) {
+    if (!type.readable()) {
       throw InputError(where + " has the type " + std::string(type.name) +
                        ", which is not read; quantise the model to another, as Q4_K or Q8_0");
     }

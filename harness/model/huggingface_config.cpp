@@ -1,6 +1,5 @@
 #include "harness/model/huggingface_config.h"
 
-#include <cmath>
 #include <stdexcept>
 
 #include "harness/contract/error.h"

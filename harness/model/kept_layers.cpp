@@ -6,6 +6,7 @@
 
 #include "harness/contract/error.h"
 #include "harness/contract/operation_table.h"
+#include "harness/contract/wording.h"
 
 namespace qdiff::model {
 namespace {
@@ -15,9 +16,7 @@ class KeptLayers final : public WeightSource {
   KeptLayers(std::shared_ptr<const WeightSource> whole, const std::vector<int>& layers)
       : whole_(std::move(whole)), config_(whole_->config()), description_(whole_->description()) {
     config_.num_layers = static_cast<std::int64_t>(layers.size());
-    std::string list;
-    for (const int layer : layers) list += (list.empty() ? "" : ", ") + std::to_string(layer);
-    description_ += (layers.size() == 1 ? ", layer " : ", layers ") + list + " alone";
+    description_ += (layers.size() == 1 ? ", layer " : ", layers ") + joined(layers, ", ") + " alone";
     for (const ModelWeight& weight : weights_of(config_)) {
       TensorId id = weight.id;
       if (id.layer != kNoLayer) id.layer = layers[static_cast<std::size_t>(id.layer)];

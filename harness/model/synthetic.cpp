@@ -1,7 +1,6 @@
 #include "harness/model/synthetic.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <optional>
 #include <stdexcept>
@@ -11,6 +10,7 @@
 #include "harness/contract/error.h"
 #include "harness/contract/number_text.h"
 #include "harness/contract/operation_table.h"
+#include "harness/contract/wording.h"
 #include "harness/formats/suggest.h"
 #include "harness/model/noted_source.h"
 #include "harness/model/synthetic_profile.h"
@@ -28,33 +28,26 @@ std::vector<std::string> shape_names() {
   return names;
 }
 
-std::string join(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
-  return text;
-}
-
 const SyntheticShape& find_shape(std::string_view name) {
   const auto found = std::find_if(kSyntheticShapes.begin(), kSyntheticShapes.end(),
                                   [&](const SyntheticShape& shape) { return shape.name == name; });
   if (found == kSyntheticShapes.end()) {
     const std::vector<std::string> names = shape_names();
     throw InputError("no synthetic model is called \"" + formats::printable(name) + "\"" +
-                     formats::suggestion(name, names) + " (known: " + join(names) + ")");
+                     formats::suggestion(name, names) + " (known: " + joined(names, ", ") + ")");
   }
   return *found;
 }
 
 std::uint64_t parse_number(std::string_view option, std::string_view value, std::uint64_t smallest,
                            std::uint64_t largest) {
-  std::uint64_t number = 0;
-  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-  if (error != std::errc() || end != value.data() + value.size() || number < smallest || number > largest) {
+  const auto number = number_in<std::uint64_t>(value);
+  if (!number || *number < smallest || *number > largest) {
     throw InputError("synthetic model: " + std::string(option) + " is \"" + formats::printable(value) +
                      "\", but must be a whole number from " + std::to_string(smallest) + " to " +
                      std::to_string(largest));
   }
-  return number;
+  return *number;
 }
 
 // The sizes that a spec may have instead of the shape's: how each is called, and the largest that makes sense.
@@ -78,17 +71,16 @@ constexpr std::array<SizeOption, 7> kSizes = {{
   std::vector<std::string> options = {"seed", "profile", "dtype", "tied", "eps", "theta"};
   for (const SizeOption& size : kSizes) options.emplace_back(size.name);
   throw InputError("synthetic model: there is no option \"" + formats::printable(option) + "\"" +
-                   formats::suggestion(option, options) + " (options: " + join(options) + ")");
+                   formats::suggestion(option, options) + " (options: " + joined(options, ", ") + ")");
 }
 
 double parse_constant(std::string_view option, std::string_view value) {
-  double number = 0.0;
-  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-  if (error != std::errc() || end != value.data() + value.size() || !(number >= 0.0) || !std::isfinite(number)) {
+  const auto number = number_in<double>(value);
+  if (!number || !(*number >= 0.0) || !std::isfinite(*number)) {
     throw InputError("synthetic model: " + std::string(option) + " is \"" + formats::printable(value) +
                      "\", but must be a number that is not negative");
   }
-  return number;
+  return *number;
 }
 
 bool apply_size(SyntheticSpec& spec, const SyntheticShape& shape, std::string_view option, std::string_view value) {
@@ -167,20 +159,12 @@ class SyntheticSource : public NotedSource {
 
  private:
   static std::string loud_list() {
-    std::string levels;
-    for (double score : kLoudScores) {
-      levels += (levels.empty() ? "" : ", ") + std::to_string(static_cast<std::int64_t>(score));
-    }
-    return levels;
+    return joined(kLoudScores, ", ", [](double score) { return std::to_string(static_cast<std::int64_t>(score)); });
   }
 
   void note_plants(std::uint64_t seed) {
-    std::string channels;
-    for (std::int64_t channel : massive_channels(config_, seed)) {
-      channels += (channels.empty() ? "" : ", ") + std::to_string(channel);
-    }
-    notes_.push_back("massive residual channels " + channels + " from layer " + std::to_string(massive_layer(config_)) +
-                     " on, in some of the tokens");
+    notes_.push_back("massive residual channels " + joined(massive_channels(config_, seed), ", ") + " from layer " +
+                     std::to_string(massive_layer(config_)) + " on, in some of the tokens");
     notes_.push_back("large k biases in the first and the last layer; token ids " +
                      std::to_string(std::max<std::int64_t>(0, config_.vocab - kNumSpecialTokens)) + " to " +
                      std::to_string(config_.vocab - 1) + " have embedding rows of tiny norm");

@@ -1,6 +1,5 @@
 // Vocabularies from files: the keys of a GGUF file, and tokenizer.json.
 #include <algorithm>
-#include <set>
 
 #include "harness/contract/error.h"
 #include "harness/formats/input_file.h"

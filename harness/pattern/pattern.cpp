@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <initializer_list>
 #include <string_view>
 #include <utility>
 
 #include "harness/contract/number_text.h"
+#include "harness/contract/wording.h"
 #include "harness/pattern/mask.h"
 #include "harness/pattern/moved.h"
 #include "harness/pattern/scale.h"
@@ -227,9 +227,7 @@ std::string compose(std::vector<std::string> phrases, const std::vector<std::str
     if (throughout) phrases.erase(phrases.begin() + static_cast<std::ptrdiff_t>(i));
   }
   while (phrases.size() > 1 && length() > kMostCharacters) phrases.pop_back();
-  std::string text;
-  for (const std::string& phrase : phrases) text += (text.empty() ? "" : ", ") + phrase;
-  return text;
+  return joined(phrases, ", ");
 }
 
 }  // namespace

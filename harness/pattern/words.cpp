@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "harness/contract/wording.h"
+
 namespace qdiff::pattern {
 namespace {
 
@@ -24,16 +26,6 @@ std::vector<std::string> runs_of(const Indices& indices) {
     i = last + 1;
   }
   return runs;
-}
-
-// "3", "1 and 4", "1, 2 and 4"
-std::string join(const std::vector<std::string>& words) {
-  std::string text;
-  for (std::size_t i = 0; i < words.size(); ++i) {
-    if (i > 0) text += i + 1 == words.size() ? " and " : ", ";
-    text += words[i];
-  }
-  return text;
 }
 
 // The widest tile that a tail of columns begins with, the usual tiles of GEMMs; 0: none.
@@ -64,7 +56,7 @@ std::string describe_dimensions(const Found& found, std::int64_t size) {
   if (all_in([](std::int64_t i) { return i % 2 == 0; })) return "even dimensions";
   if (all_in([](std::int64_t i) { return i % 2 == 1; })) return "odd dimensions";
   if (found.right.size() <= 4 && found.wrong.size() > found.right.size()) {
-    return (found.right.size() == 1 ? "dimension " : "dimensions ") + join(runs_of(found.right)) + " exact";
+    return (found.right.size() == 1 ? "dimension " : "dimensions ") + listed(runs_of(found.right), "and") + " exact";
   }
   return "";
 }
@@ -142,7 +134,7 @@ std::string Axis::describe() const {
     }
     return std::to_string(found.wrong.size()) + " of " + std::to_string(size) + ' ' + one + 's';
   }
-  return one + (found.wrong.size() == 1 ? " " : "s ") + join(runs) + " of " + std::to_string(size);
+  return one + (found.wrong.size() == 1 ? " " : "s ") + listed(runs, "and") + " of " + std::to_string(size);
 }
 
 std::vector<Axis> axes_of(const Values& values) {

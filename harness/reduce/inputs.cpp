@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "harness/contract/wording.h"
+
 namespace qdiff::reduce {
 namespace {
 
@@ -26,10 +28,6 @@ std::optional<Inputs> mended(Inputs inputs) {
     if (pads >= length) return std::nullopt;
   }
   return inputs;
-}
-
-std::string counted(std::int64_t count, const std::string& what) {
-  return std::to_string(count) + ' ' + what + (count == 1 ? "" : "s");
 }
 
 }  // namespace

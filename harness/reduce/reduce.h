@@ -3,7 +3,6 @@
 
 #include <functional>
 #include <optional>
-#include <string>
 
 #include "harness/findings/result.h"
 #include "harness/reduce/failure.h"

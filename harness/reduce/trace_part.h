@@ -2,7 +2,6 @@
 #pragma once
 
 #include <filesystem>
-#include <set>
 
 #include "harness/reduce/inputs.h"
 #include "harness/trace/recording.h"

@@ -20,16 +20,8 @@ std::int64_t count_of(const Acceptance& acceptance, FindingState state) {
 
 // "4 of H03.theta, 1 unexplained"
 std::string by_cause(const std::vector<BaselineFinding>& findings) {
-  std::vector<std::pair<std::string, std::int64_t>> causes;
-  for (const BaselineFinding& finding : findings) {
-    const auto found =
-        std::find_if(causes.begin(), causes.end(), [&](const auto& cause) { return cause.first == finding.cause; });
-    if (found == causes.end()) {
-      causes.emplace_back(finding.cause, 1);
-    } else {
-      ++found->second;
-    }
-  }
+  nlohmann::ordered_map<std::string, std::int64_t> causes;
+  for (const BaselineFinding& finding : findings) ++causes[finding.cause];
   std::vector<std::string> texts;
   for (const auto& [cause, count] : causes) {
     texts.push_back(std::to_string(count) + (cause.empty() ? " unexplained" : " of " + cause));
@@ -39,17 +31,14 @@ std::string by_cause(const std::vector<BaselineFinding>& findings) {
 
 std::string are(std::int64_t count) { return counted(count, "finding") + (count == 1 ? " is " : " are "); }
 
-Document baseline_findings(const std::vector<BaselineFinding>& findings) {
-  Document list = Document::array();
-  for (const BaselineFinding& finding : findings) {
-    list.push_back({{"case", finding.case_id},
-                    {"mode", finding.mode},
-                    {"step", finding.step},
-                    {"tensor", finding.tensor},
-                    {"kind", name(finding.kind)},
-                    {"cause", finding.cause.empty() ? Document(nullptr) : Document(finding.cause)}});
-  }
-  return list;
+Document baseline_document(const BaselineFinding& finding) {
+  return {{"case", finding.case_id},  {"mode", finding.mode},       {"step", finding.step},
+          {"tensor", finding.tensor}, {"kind", name(finding.kind)}, {"cause", or_null(finding.cause)}};
+}
+
+Document waiver_document(const findings::WaiverOutcome& waiver) {
+  return {{"what", waiver.what},       {"reason", waiver.reason},     {"link", waiver.link},
+          {"expires", waiver.expires}, {"state", name(waiver.state)}, {"findings", waiver.findings}};
 }
 
 }  // namespace
@@ -110,25 +99,14 @@ std::vector<std::string> acceptance_lines(const Acceptance& acceptance) {
 
 Document acceptance_document(const std::optional<Acceptance>& acceptance) {
   if (!acceptance) return nullptr;
-  Document fail_on = Document::array(), states = Document::array(), waivers = Document::array();
-  for (const findings::FindingKind kind : acceptance->fail_on) fail_on.push_back(name(kind));
-  for (const FindingState state : acceptance->states) states.push_back(name(state));
-  for (const findings::WaiverOutcome& waiver : acceptance->waivers) {
-    waivers.push_back({{"what", waiver.what},
-                       {"reason", waiver.reason},
-                       {"link", waiver.link},
-                       {"expires", waiver.expires},
-                       {"state", name(waiver.state)},
-                       {"findings", waiver.findings}});
-  }
   return {{"verdict", name(acceptance->verdict)},
           {"reasons", acceptance->reasons},
-          {"fail_on", fail_on},
-          {"baseline", acceptance->baseline ? Document(*acceptance->baseline) : Document(nullptr)},
-          {"states", states},
-          {"fixed", baseline_findings(acceptance->fixed)},
-          {"not_judged", baseline_findings(acceptance->not_judged)},
-          {"waivers", waivers}};
+          {"fail_on", list(acceptance->fail_on, [](findings::FindingKind kind) { return name(kind); })},
+          {"baseline", or_null(acceptance->baseline)},
+          {"states", list(acceptance->states, [](FindingState state) { return name(state); })},
+          {"fixed", list(acceptance->fixed, baseline_document)},
+          {"not_judged", list(acceptance->not_judged, baseline_document)},
+          {"waivers", list(acceptance->waivers, waiver_document)}};
 }
 
 }  // namespace qdiff::report

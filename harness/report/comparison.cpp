@@ -22,19 +22,7 @@ using compare::Verdict;
 
 // ---- JSON ----------------------------------------------------------------------------------------------------------
 
-Document shape_document(const Shape& shape) {
-  Document dimensions = Document::array();
-  for (std::int64_t dimension : shape) dimensions.push_back(dimension);
-  return dimensions;
-}
-
 Document key_document(const TensorKey& key) { return {{"step", key.step}, {"tensor", tensor_name(key.id)}}; }
-
-Document keys_document(const std::vector<TensorKey>& keys) {
-  Document list = Document::array();
-  for (const TensorKey& key : keys) list.push_back(key_document(key));
-  return list;
-}
 
 Document tensor_document(const TensorDifference& tensor) {
   const bool has_worst = !tensor.worst_index.empty();
@@ -42,8 +30,8 @@ Document tensor_document(const TensorDifference& tensor) {
   document["outcome"] = compare::name(tensor.outcome);
   document["actual_dtype"] = name(tensor.actual_dtype);
   document["expected_dtype"] = name(tensor.expected_dtype);
-  document["actual_shape"] = shape_document(tensor.actual_shape);
-  document["expected_shape"] = shape_document(tensor.expected_shape);
+  document["actual_shape"] = tensor.actual_shape;
+  document["expected_shape"] = tensor.expected_shape;
   document["elements_compared"] = tensor.elements_compared;
   document["bits_equal"] = tensor.bits_equal;
   document["nan_mismatches"] = tensor.nan_mismatches;
@@ -51,7 +39,7 @@ Document tensor_document(const TensorDifference& tensor) {
   document["nan_on_both"] = tensor.nan_on_both;
   document["max_abs_error"] = number(tensor.max_abs_error);
   document["relative_rms_error"] = number(tensor.relative_rms_error);
-  document["index"] = shape_document(tensor.worst_index);
+  document["index"] = tensor.worst_index;
   document["actual"] = has_worst ? number(tensor.actual, kElementDigits) : Document(nullptr);
   document["expected"] = has_worst ? number(tensor.expected, kElementDigits) : Document(nullptr);
   return document;
@@ -68,9 +56,6 @@ Document jump_document(const std::optional<compare::ErrorJump>& jump) {
 
 Document comparison_document(const PairwiseResult& result, const ComparedNames& names) {
   const TensorDifference* first = result.first_difference();
-  Document notes = Document::array(), tensors = Document::array();
-  for (const std::string& note : result.notes) notes.push_back(note);
-  for (const TensorDifference& tensor : result.tensors) tensors.push_back(tensor_document(tensor));
   return {{"format", "qdiff-compare"},
           {"version", 1},
           {"verdict", compare::name(result.verdict)},
@@ -85,10 +70,10 @@ Document comparison_document(const PairwiseResult& result, const ComparedNames& 
             {"within", result.count(PairOutcome::kWithin)},
             {"differing", result.count(PairOutcome::kDiffers)},
             {"pads_alone", result.count(PairOutcome::kNothing)},
-            {"only_in_actual", keys_document(result.only_actual)},
-            {"only_in_expected", keys_document(result.only_expected)}}},
-          {"notes", notes},
-          {"tensors", tensors}};
+            {"only_in_actual", list(result.only_actual, key_document)},
+            {"only_in_expected", list(result.only_expected, key_document)}}},
+          {"notes", result.notes},
+          {"tensors", list(result.tensors, tensor_document)}};
 }
 
 // ---- Terminal ------------------------------------------------------------------------------------------------------
@@ -159,10 +144,6 @@ std::vector<const TensorDifference*> interesting(const PairwiseResult& result) {
   return unequal;
 }
 
-std::string right(const std::string& text, std::size_t width) {
-  return std::string(text.size() < width ? width - text.size() : 0, ' ') + text;
-}
-
 // Rounded down, so that one wrong element of a million is not shown as none.
 std::string percent_equal(const TensorDifference& tensor) {
   if (tensor.elements_compared == 0) return "-";
@@ -189,15 +170,17 @@ void write_table(const PairwiseResult& result, Writer& out) {
   for (const TensorDifference* tensor : shown) name_width = std::max(name_width, tensor_name(tensor->key.id).size());
   constexpr std::size_t kStep = 6, kNumber = 11;
   out.blank();
-  out.line(out.painted(kFaint, right("step", kStep) + "  " + padded_to("tensor", name_width) + right("equal", kNumber) +
-                                   right("max error", kNumber) + right("rel. RMS", kNumber)));
+  out.line(out.painted(kFaint, at_right("step", kStep) + "  " + padded_to("tensor", name_width) +
+                                   at_right("equal", kNumber) + at_right("max error", kNumber) +
+                                   at_right("rel. RMS", kNumber)));
   for (const TensorDifference* tensor : shown) {
     const bool numbers = tensor->same_shape();
     const std::string note = remark(*tensor);
-    out.line(out.plain(
-        right(std::to_string(tensor->key.step), kStep) + "  " + padded_to(tensor_name(tensor->key.id), name_width) +
-        right(percent_equal(*tensor), kNumber) + right(numbers ? digits(tensor->max_abs_error, 3) : "-", kNumber) +
-        right(numbers ? digits(tensor->relative_rms_error, 3) : "-", kNumber) + (note.empty() ? "" : "  " + note)));
+    out.line(out.plain(at_right(std::to_string(tensor->key.step), kStep) + "  " +
+                       padded_to(tensor_name(tensor->key.id), name_width) + at_right(percent_equal(*tensor), kNumber) +
+                       at_right(numbers ? digits(tensor->max_abs_error, 3) : "-", kNumber) +
+                       at_right(numbers ? digits(tensor->relative_rms_error, 3) : "-", kNumber) +
+                       (note.empty() ? "" : "  " + note)));
   }
   const std::int64_t unequal = result.count(PairOutcome::kDiffers) + result.count(PairOutcome::kWithin);
   if (unequal > static_cast<std::int64_t>(shown.size())) {

@@ -50,8 +50,7 @@ std::string escaped(std::string_view text, bool property) {
 
 // Line breaks in text from files are spaces by then; those between the lines are ours.
 std::string command(const char* kind, const std::string& title, const std::vector<std::string>& lines) {
-  std::string message;
-  for (const std::string& line : lines) message += (message.empty() ? "" : "\n") + terminal_text(line);
+  const std::string message = qdiff::joined(lines, "\n", terminal_text);
   return "::" + std::string(kind) + " title=" + escaped(terminal_text(title), true) + "::" + escaped(message, false) +
          '\n';
 }

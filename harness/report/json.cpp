@@ -17,29 +17,7 @@ using findings::Explanation;
 using findings::Finding;
 using findings::RunResult;
 
-template <typename T>
-Document or_null(const std::optional<T>& value) {
-  return value ? Document(*value) : Document(nullptr);
-}
-
-Document or_null(const std::optional<double>& value) { return value ? number(*value) : Document(nullptr); }
-
 Document to_name(FaultId id) { return name(id); }
-Document or_null(const std::optional<FaultId>& id) { return id ? to_name(*id) : Document(nullptr); }
-
-Document or_null(const std::string& text) { return text.empty() ? Document(nullptr) : Document(text); }
-
-template <typename T, typename Convert>
-Document list(const std::vector<T>& items, const Convert& convert) {
-  Document result = Document::array();
-  for (const T& item : items) result.push_back(convert(item));
-  return result;
-}
-
-template <typename T>
-Document list(const std::vector<T>& items) {
-  return list(items, [](const T& item) { return Document(item); });
-}
 
 Document divergence_document(const Finding& finding) {
   const compare::Judgement& judgement = finding.judgement;
@@ -49,10 +27,10 @@ Document divergence_document(const Finding& finding) {
           {"mode", finding.mode},
           {"step", finding.step},
           {"phase", name(finding.phase)},
-          {"layer", finding.tensor.layer == kNoLayer ? Document(nullptr) : Document(finding.tensor.layer)},
+          {"layer", layer_document(finding.tensor.layer)},
           {"tensor", tensor_name(finding.tensor)},
           {"kind", findings::name(finding.kind)},
-          {"index", list(judgement.worst_index)},
+          {"index", judgement.worst_index},
           {"actual", has_worst ? number(judgement.actual, kElementDigits) : Document(nullptr)},
           {"expected", has_worst ? number(judgement.expected, kElementDigits) : Document(nullptr)},
           {"span", {tensor_name(finding.span_start), tensor_name(finding.tensor)}},
@@ -86,21 +64,19 @@ Document facts_document(const findings::Facts& facts) {
 }
 
 Document explanation_document(const Explanation& explanation) {
-  Document points = Document::object();
-  for (const auto& [point, dtype] : explanation.points) points[point] = dtype;
   return {{"hypothesis", or_null(explanation.hypothesis)},
           {"variant", or_null(explanation.variant)},
-          {"verdict", explanation.verdict ? Document(findings::name(*explanation.verdict)) : Document(nullptr)},
+          {"verdict", or_null(explanation.verdict)},
           {"value", or_null(explanation.value)},
           {"expected_value", or_null(explanation.expected_value)},
-          {"layers", list(explanation.layers)},
+          {"layers", explanation.layers},
           {"phase", or_null(explanation.phase)},
           {"pattern", explanation.pattern},
           {"where", list(explanation.where, where_document)},
           {"evidence", explanation.evidence},
           {"alternatives", list(explanation.alternatives, to_name)},
-          {"separated_by", list(separations_of(explanation))},
-          {"points", points},
+          {"separated_by", separations_of(explanation)},
+          {"points", explanation.points},
           {"mechanism", or_null(explanation.mechanism)},
           {"parameters", facts_document(explanation.parameters)},
           {"scope", facts_document(explanation.scope)},
@@ -124,9 +100,9 @@ Document coverage_document(const findings::Coverage& coverage) {
             {"reason", item.reason}};
   };
   return {{"tensors_compared", coverage.tensors_compared},
-          {"tensors_missing", list(coverage.tensors_missing)},
+          {"tensors_missing", coverage.tensors_missing},
           {"not_compared", list(coverage.not_compared, not_compared)},
-          {"blind", list(coverage.blind)}};
+          {"blind", coverage.blind}};
 }
 
 Document closest_document(const std::optional<findings::ClosestToBound>& closest) {
@@ -145,8 +121,8 @@ Document free_run_document(const findings::FreeRun& run) {
           {"greedy", run.greedy},
           {"row", run.row},
           {"step", run.step},
-          {"expected_tokens", list(run.expected_tokens)},
-          {"actual_tokens", list(run.actual_tokens)},
+          {"expected_tokens", run.expected_tokens},
+          {"actual_tokens", run.actual_tokens},
           {"margin", or_null(run.margin)},
           {"expected_text", or_null(run.expected_text)},
           {"actual_text", or_null(run.actual_text)},
@@ -230,31 +206,24 @@ Document ranked_document(const findings::RankedVariant& variant) {
 Document ranking_document(const std::optional<findings::FreeRanking>& ranking) {
   if (!ranking) return nullptr;
   return {{"case", ranking->case_id},
-          {"tensors", list(ranking->tensors)},
+          {"tensors", ranking->tensors},
           {"tokens_compared", ranking->tokens_compared},
           {"rounding", number(ranking->rounding)},
           {"explained_up_to", number(ranking->explained_up_to)},
           {"right", ranked_document(ranking->right)},
           {"nearest", list(ranking->nearest, ranked_document)},
           {"variants_tried", ranking->variants_tried},
-          {"record_next", list(ranking->record_next)}};
+          {"record_next", ranking->record_next}};
 }
 
 Document advice_document(const std::optional<RecordAdvice>& advice) {
   if (!advice) return nullptr;
-  return {{"step", advice->step}, {"tensors", list(advice->tensors)}};
+  return {{"step", advice->step}, {"tensors", advice->tensors}};
 }
 
 Document reference_values_document(const std::optional<findings::ReferenceValues>& values) {
   if (!values) return nullptr;
   return {{"computed", values->computed}, {"from_cache", values->from_cache}};
-}
-
-Document points_document(const std::optional<std::map<std::string, std::string>>& points) {
-  if (!points) return nullptr;
-  Document document = Document::object();
-  for (const auto& [point, dtype] : *points) document[point] = dtype;
-  return document;
 }
 
 }  // namespace
@@ -321,7 +290,7 @@ Document to_document(const findings::HypothesisResult& hypothesis) {
                        {"variant", or_null(hypothesis.variant)},
                        {"first_divergence", hypothesis.first_divergence ? finding_document(*hypothesis.first_divergence)
                                                                         : Document(nullptr)},
-                       {"evidence", list(hypothesis.evidence)},
+                       {"evidence", hypothesis.evidence},
                        {"exercised_variants", list(hypothesis.exercised_variants, to_name)},
                        {"shown_by", Document::object()},
                        {"blind_variants", list(hypothesis.blind_variants, blind)}};
@@ -347,11 +316,11 @@ Document document_without_findings(const RunResult& result) {
       {"ranking", ranking_document(result.ranking)},
       {"record_next", advice_document(what_to_record(result))},
       {"fed_tokens", fed_tokens_document(result.fed_tokens)},
-      {"inferred_points", points_document(result.inferred_points)},
+      {"inferred_points", or_null(result.inferred_points)},
       {"precision_allowed", result.precision_allowed},
       {"acceptance", acceptance_document(result.acceptance)},
-      {"notes", list(result.notes)},
-      {"conditions", list(result.conditions)},
+      {"notes", result.notes},
+      {"conditions", result.conditions},
       {"cases", nullptr},
       {"command", result.command},
       {"model", {{"argument", result.model}, {"config", result.config}}},
@@ -382,9 +351,7 @@ std::string to_text(const Document& document) {
   return text + '\n';
 }
 
-std::string points_json(const std::map<std::string, std::string>& points) {
-  return to_text({{"points", points_document(points)}});
-}
+std::string points_json(const std::map<std::string, std::string>& points) { return to_text({{"points", points}}); }
 std::string report_json(const RunResult& result) { return to_text(to_document(result)); }
 std::string hypothesis_json(const findings::HypothesisResult& hypothesis) { return to_text(to_document(hypothesis)); }
 

@@ -15,6 +15,31 @@ using Document = nlohmann::ordered_json;
 inline constexpr int kElementDigits = 9;  // enough to tell any two float32 numbers apart
 Document number(double value, int significant_digits = 6);
 
+// A value that may be absent, then null: a number by number(), what has a name by its name.
+template <typename T>
+Document or_null(const std::optional<T>& value) {
+  if (!value) return nullptr;
+  if constexpr (std::is_same_v<T, double>) {
+    return number(*value);
+  } else if constexpr (requires { name(*value); }) {
+    return name(*value);
+  } else {
+    return *value;
+  }
+}
+// Null where it is empty.
+inline Document or_null(const std::string& text) { return text.empty() ? Document(nullptr) : Document(text); }
+// Null outside the layers.
+inline Document layer_document(int layer) { return layer == kNoLayer ? Document(nullptr) : Document(layer); }
+
+// What `convert` makes of each.
+template <typename Items, typename Convert>
+Document list(const Items& items, const Convert& convert) {
+  Document documents = Document::array();
+  for (const auto& item : items) documents.push_back(convert(item));
+  return documents;
+}
+
 Document to_document(const findings::RunResult& result);
 Document document_without_findings(const findings::RunResult& result);  // `findings` is null
 Document to_document(const findings::HypothesisResult& hypothesis);

@@ -40,12 +40,6 @@ std::string sentence_of(const Finding& finding) {
   return tensor_name(finding.tensor) + " at " + place_of(finding) + ": " + finding.judgement.reason;
 }
 
-std::string sentences_of(const std::vector<std::string>& sentences) {
-  std::string text;
-  for (const std::string& sentence : sentences) text += (text.empty() ? "" : "; ") + sentence;
-  return text;
-}
-
 // The first finding in full, the others by name: each can be repeated from report.json.
 void tell(const std::vector<const Finding*>& findings, TestCase& test) {
   constexpr std::size_t kMostOthers = 20;
@@ -125,7 +119,7 @@ TestCase verdict_test(const RunResult& result, const Causes& causes) {
     const AcceptanceVerdict verdict = result.acceptance->verdict;
     if (verdict == AcceptanceVerdict::kAccepted) return test;
     test.element = verdict == AcceptanceVerdict::kRefused ? "skipped" : "error";
-    test.message = std::string(findings::name(verdict)) + ": " + sentences_of(result.acceptance->reasons);
+    test.message = std::string(findings::name(verdict)) + ": " + qdiff::joined(result.acceptance->reasons, "; ");
   } else if (result.verdict == Verdict::kDiverged) {
     test.element = "skipped";
     test.message = "diverged: " + causes.all();
@@ -242,9 +236,7 @@ std::string xml_of(const TestCase& test) {
   if (test.element.empty()) return start + "/>\n";
   std::string text = start + ">\n      <" + test.element + attribute("message", test.message);
   if (test.text.empty()) return text + "/>\n    </testcase>\n";
-  text += '>';
-  for (std::size_t i = 0; i < test.text.size(); ++i) text += (i == 0 ? "" : "\n") + xml_text(test.text[i]);
-  return text + "</" + test.element + ">\n    </testcase>\n";
+  return text + '>' + qdiff::joined(test.text, "\n", xml_text) + "</" + test.element + ">\n    </testcase>\n";
 }
 
 std::vector<TestCase> tests_of(const RunResult& result) {

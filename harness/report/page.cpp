@@ -125,33 +125,31 @@ Document map_document(const RunResult& result) {
 // ---- Causes, and what is shown of one wrong tensor ----
 
 Document causes_document(const RunResult& result) {
-  Document causes = Document::array();
-  for (const Cause& cause : causes_of(result)) {
-    causes.push_back({{"cause", cause.what},
-                      {"meaning", cause.meaning},
-                      {"tensor", cause.tensor},
-                      {"where", cause.where()},
-                      {"count", cause.findings.size()},
-                      {"worst", distance_from_bound(result.findings[cause.worst].judgement)},
-                      {"finding", cause.worst}});
-  }
-  return causes;
+  return list(causes_of(result), [&](const Cause& cause) -> Document {
+    return {{"cause", cause.what},
+            {"meaning", cause.meaning},
+            {"tensor", cause.tensor},
+            {"where", cause.where()},
+            {"count", cause.findings.size()},
+            {"worst", distance_from_bound(result.findings[cause.worst].judgement)},
+            {"finding", cause.worst}};
+  });
 }
 
 Document profile_document(const compare::ErrorProfile& profile) {
-  Document axes = Document::array(), worst = Document::array();
-  for (const compare::ErrorProfile::Axis& axis : profile.axes) {
-    Document rms = Document::array();
-    for (const double value : axis.rms) rms.push_back(number(value, 3));
-    axes.push_back({{"axis", axis.name}, {"indices_a_bar", axis.indices_a_bar}, {"rms", rms}});
-  }
-  for (const compare::ErrorProfile::Element& element : profile.worst) {
-    worst.push_back({{"index", element.index},
-                     {"actual", number(element.actual, 9)},
-                     {"expected", number(element.expected, 9)},
-                     {"error", number(element.error, 3)}});
-  }
-  return {{"axes", axes}, {"histogram", profile.histogram}, {"worst", worst}};
+  const auto short_number = [](double value) { return number(value, 3); };
+  const auto axis_document = [&](const compare::ErrorProfile::Axis& axis) -> Document {
+    return {{"axis", axis.name}, {"indices_a_bar", axis.indices_a_bar}, {"rms", list(axis.rms, short_number)}};
+  };
+  const auto element_document = [&](const compare::ErrorProfile::Element& element) -> Document {
+    return {{"index", element.index},
+            {"actual", number(element.actual, 9)},
+            {"expected", number(element.expected, 9)},
+            {"error", short_number(element.error)}};
+  };
+  return {{"axes", list(profile.axes, axis_document)},
+          {"histogram", profile.histogram},
+          {"worst", list(profile.worst, element_document)}};
 }
 
 // Profiles are for looking at single tensors: the first findings have one, and the worst of each cause, so that a
@@ -194,13 +192,11 @@ class FindingList {
     const auto value = [&](double x) { return has_worst ? number(x, kElementDigits) : Document(nullptr); };
     // Its worst element stands in the list by itself.
     const std::string reason = judgement.reason.substr(0, judgement.reason.find("; worst element at ["));
-    Document layer = nullptr;
-    if (finding.tensor.layer != kNoLayer) layer = finding.tensor.layer;
-    return Document::array({text(finding.case_id), text(finding.mode), finding.step, layer,
-                            static_cast<int>(finding.tensor.op), text(findings::name(finding.kind)), reason,
-                            text(finding.explanation.pattern), text(cause_of(finding.explanation)),
-                            text(tensor_name(finding.span_start)), text(command_pattern(finding)),
-                            judgement.worst_index, value(judgement.actual), value(judgement.expected)});
+    return Document::array(
+        {text(finding.case_id), text(finding.mode), finding.step, layer_document(finding.tensor.layer),
+         static_cast<int>(finding.tensor.op), text(findings::name(finding.kind)), reason,
+         text(finding.explanation.pattern), text(cause_of(finding.explanation)), text(tensor_name(finding.span_start)),
+         text(command_pattern(finding)), judgement.worst_index, value(judgement.actual), value(judgement.expected)});
   }
 
   // The command with the layer and the step that page.js puts back.

@@ -44,8 +44,6 @@ Document figure_document(const BoundedFigure& figure) {
 }
 
 Document side_document(const ReconciledSide& side) {
-  Document undeclared = Document::object();
-  for (const auto& [point, type] : side.undeclared) undeclared[point] = type;
   const Finding* first = side.diagnosis.first_divergence();
   Document finding = nullptr;
   if (first != nullptr) {
@@ -61,7 +59,7 @@ Document side_document(const ReconciledSide& side) {
           {"verdict", compare::name(side.diagnosis.verdict)},
           {"tensors_compared", side.diagnosis.coverage.tensors_compared},
           {"first_divergence", finding},
-          {"undeclared", undeclared},
+          {"undeclared", side.undeclared},
           {"all_tokens", figure_document(side.all)},
           {"worst_token", figure_document(side.worst)}};
 }
@@ -73,10 +71,6 @@ Document stream_document(const findings::StreamDifference& stream) {
 }
 
 Document reconciliation_document(const Reconciliation& result) {
-  Document notes = Document::array(), tokens = Document::array(), streams = Document::array();
-  for (const findings::StreamDifference& stream : result.streams) streams.push_back(stream_document(stream));
-  for (const std::string& note : result.notes) notes.push_back(note);
-  for (const ReconciledToken& token : result.tokens) tokens.push_back(token_document(token));
   const auto sorted = result.by_difference();
   return {{"format", "qdiff-reconcile"},
           {"version", 1},
@@ -91,9 +85,9 @@ Document reconciliation_document(const Reconciliation& result) {
           {"false_alarms", {{"honest_pairs", result.honest_verified}, {"accused", result.honest_accused}}},
           {"a", side_document(result.sides[0])},
           {"b", side_document(result.sides[1])},
-          {"notes", notes},
-          {"streams", streams},
-          {"tokens", tokens},
+          {"notes", result.notes},
+          {"streams", list(result.streams, stream_document)},
+          {"tokens", list(result.tokens, token_document)},
           {"seconds", number(result.seconds)}};
 }
 
@@ -139,30 +133,26 @@ void write_side(const Reconciliation& result, std::size_t s, Writer& out) {
   out.whole_field("repeat", first->command);
 }
 
-std::string right_of(const std::string& text, std::size_t width) {
-  return std::string(text.size() < width ? width - text.size() : 0, ' ') + text;
-}
-
 void write_tokens(const Reconciliation& result, bool all, Writer& out) {
   constexpr std::size_t kMostLines = 10, kShort = 6, kNumber = 12;
   std::vector<const ReconciledToken*> sorted = result.by_difference();
   if (sorted.empty()) return;
   const std::size_t shown = all ? sorted.size() : std::min(sorted.size(), kMostLines);
   out.blank();
-  out.line(out.painted(kFaint, right_of("row", kShort) + right_of("index", kShort) + right_of("token", 2 + kShort) +
-                                   right_of("log p A", kNumber) + right_of("log p B", kNumber) +
-                                   right_of("difference", kNumber) + right_of("rounding A", kNumber) +
-                                   right_of("rounding B", kNumber) + right_of("explained", kNumber)));
+  out.line(out.painted(kFaint, at_right("row", kShort) + at_right("index", kShort) + at_right("token", 2 + kShort) +
+                                   at_right("log p A", kNumber) + at_right("log p B", kNumber) +
+                                   at_right("difference", kNumber) + at_right("rounding A", kNumber) +
+                                   at_right("rounding B", kNumber) + at_right("explained", kNumber)));
   for (std::size_t i = 0; i < shown; ++i) {
     const ReconciledToken& token = *sorted[i];
     const double difference = token.difference();
     const double share = difference > 0.0 ? token.explained() / difference : 1.0;
-    out.line(right_of(std::to_string(token.batch_row), kShort) + right_of(std::to_string(token.index), kShort) +
-             right_of(std::to_string(token.token), 2 + kShort) +
-             right_of(digits(token.log_probability[0], 6), kNumber) +
-             right_of(digits(token.log_probability[1], 6), kNumber) + right_of(digits(difference, 3), kNumber) +
-             right_of(digits(token.rounding[0], 3), kNumber) + right_of(digits(token.rounding[1], 3), kNumber) +
-             right_of(std::isnan(difference) ? "-" : percent(share), kNumber));
+    out.line(at_right(std::to_string(token.batch_row), kShort) + at_right(std::to_string(token.index), kShort) +
+             at_right(std::to_string(token.token), 2 + kShort) +
+             at_right(digits(token.log_probability[0], 6), kNumber) +
+             at_right(digits(token.log_probability[1], 6), kNumber) + at_right(digits(difference, 3), kNumber) +
+             at_right(digits(token.rounding[0], 3), kNumber) + at_right(digits(token.rounding[1], 3), kNumber) +
+             at_right(std::isnan(difference) ? "-" : percent(share), kNumber));
   }
   if (shown < sorted.size()) {
     out.line(out.painted(kFaint, "  (" + std::to_string(shown) + " of " + std::to_string(sorted.size()) +

@@ -48,10 +48,6 @@ std::string ranges(std::vector<int> numbers) {
   return text;
 }
 
-std::string counted(std::int64_t count, std::string_view what) {
-  return std::to_string(count) + ' ' + std::string(what) + (count == 1 ? "" : "s");
-}
-
 // Seven digits leave 1000000 without an exponent.
 std::string plain_number(double value) { return digits(value, 7); }
 
@@ -63,18 +59,12 @@ std::string joined(const std::vector<std::string>& items, std::size_t most) {
 }
 
 std::vector<std::string> by_layer(const std::vector<std::string>& names) {
-  std::vector<std::pair<std::string, std::int64_t>> groups;
+  nlohmann::ordered_map<std::string, std::int64_t> groups;
   for (const std::string& tensor : names) {
     const std::optional<TensorId> id = parse_tensor_name(tensor);
     const bool in_layer = id && id->layer != kNoLayer;
     const std::string group = in_layer ? std::string(row(id->op).name) : tensor;
-    const auto found =
-        std::find_if(groups.begin(), groups.end(), [&](const auto& known) { return known.first == group; });
-    if (found == groups.end()) {
-      groups.emplace_back(group, in_layer ? 1 : 0);
-    } else {
-      ++found->second;
-    }
+    groups[group] += in_layer ? 1 : 0;
   }
   std::vector<std::string> texts;
   for (const auto& [group, layers] : groups)

@@ -9,11 +9,11 @@
 #include <string_view>
 #include <vector>
 
+#include "harness/contract/wording.h"
 #include "harness/findings/result.h"
 
 namespace qdiff::report {
 
-std::string counted(std::int64_t count, std::string_view what);  // "1 tensor", "2 tensors"
 // A parameter as one types it: 1000000, 54321, 1e-06.
 std::string plain_number(double value);
 std::string joined(const std::vector<std::string>& items, std::size_t most);  // "a, b and 3 more"

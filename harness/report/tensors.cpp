@@ -29,7 +29,7 @@ void write_tensors(const findings::RunResult& result, const std::function<void(s
                            {"mode", tensor.mode},
                            {"step", tensor.step},
                            {"phase", name(tensor.phase)},
-                           {"layer", tensor.id.layer == kNoLayer ? Document(nullptr) : Document(tensor.id.layer)},
+                           {"layer", layer_document(tensor.id.layer)},
                            {"tensor", tensor_name(tensor.id)},
                            {"outcome", outcome_name(judgement.outcome)},
                            {"decisive_statistic", judgement.decisive_statistic},

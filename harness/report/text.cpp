@@ -1,7 +1,5 @@
 #include "harness/report/text.h"
 
-#include <cstdint>
-
 #include "harness/formats/utf8.h"
 
 namespace qdiff::report {
@@ -94,6 +92,10 @@ std::string cut_to(std::string_view text, std::size_t width) {
 std::string padded_to(std::string_view text, std::size_t width) {
   const std::size_t columns = display_width(text);
   return std::string(text) + std::string(columns < width ? width - columns : 0, ' ');
+}
+
+std::string at_right(const std::string& text, std::size_t width) {
+  return std::string(text.size() < width ? width - text.size() : 0, ' ') + text;
 }
 
 std::string wrapped(std::string_view text, std::size_t width, std::string_view line_start) {

@@ -21,6 +21,8 @@ std::size_t display_width(std::string_view text);
 std::string cut_to(std::string_view text, std::size_t width);
 // Followed by spaces up to `width` columns.
 std::string padded_to(std::string_view text, std::size_t width);
+// Behind spaces up to `width` bytes.
+std::string at_right(const std::string& text, std::size_t width);
 
 // Words in lines of at most `width` columns; a longer word has a line of its own.
 std::string wrapped(std::string_view text, std::size_t width, std::string_view line_start);

@@ -1,7 +1,5 @@
 #include "harness/selftest/bench.h"
 
-#include <algorithm>
-
 #include "harness/model/model.h"
 
 namespace qdiff::selftest {

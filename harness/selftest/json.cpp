@@ -7,18 +7,9 @@ namespace qdiff::selftest {
 namespace {
 
 using report::Document;
+using report::list;
 using report::number;
-
-Document or_null(const std::optional<double>& value) { return value ? number(*value) : Document(nullptr); }
-Document or_null(const std::string& text) { return text.empty() ? Document(nullptr) : Document(text); }
-Document or_null(const std::optional<std::string>& text) { return text ? Document(*text) : Document(nullptr); }
-
-template <typename Items, typename Convert>
-Document list(const Items& items, const Convert& convert) {
-  Document result = Document::array();
-  for (const auto& item : items) result.push_back(convert(item));
-  return result;
-}
+using report::or_null;
 
 Document ratio_document(const Ratio& ratio) { return {{"hits", ratio.hits}, {"of", ratio.of}}; }
 
@@ -42,7 +33,7 @@ Document finding_document(const findings::Finding& finding) {
           {"step", finding.step},
           {"kind", findings::name(finding.kind)},
           {"hypothesis", or_null(explanation.hypothesis)},
-          {"variant", explanation.variant ? Document(name(*explanation.variant)) : Document(nullptr)},
+          {"variant", or_null(explanation.variant)},
           {"value", or_null(explanation.value)},
           {"alternatives", list(explanation.alternatives, [](FaultId id) { return name(id); })}};
 }

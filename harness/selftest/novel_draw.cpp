@@ -8,6 +8,7 @@
 #include "harness/contract/fault_table.h"
 #include "harness/contract/mistake_laws.h"
 #include "harness/contract/number_text.h"
+#include "harness/contract/wording.h"
 
 namespace qdiff::selftest {
 namespace {
@@ -280,9 +281,7 @@ bool draw_parameters(Draws& draw, const ModelConfig& config, const CaseInput& in
         for (std::int64_t i = 0; i < block; ++i) order.push_back(i);
         for (std::int64_t i = block - 1; i > 0; --i)
           std::swap(order[static_cast<std::size_t>(i)], order[static_cast<std::size_t>(draw.below(i + 1))]);
-        std::string permutation;
-        for (std::int64_t i : order) permutation += (permutation.empty() ? "" : " ") + std::to_string(i);
-        words("rows", permutation);
+        words("rows", joined(order, " "));
         number("block", static_cast<double>(block));
       } else {
         words("rows", column_runs(draw, op, config, siblings(op)));

@@ -1,7 +1,6 @@
 // Plants every fault of the catalogue, one after the other, and keeps what the diagnosis makes of each.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 

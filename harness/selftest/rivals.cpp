@@ -1,6 +1,5 @@
 #include "harness/selftest/rivals.h"
 
-#include <algorithm>
 #include <cmath>
 
 namespace qdiff::selftest {

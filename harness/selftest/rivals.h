@@ -2,7 +2,6 @@
 // count. `actual` is the candidate's tensor, `expected` gold.
 #pragma once
 
-#include <array>
 #include <span>
 
 #include "harness/contract/dtype.h"

@@ -4,10 +4,9 @@
 #include <array>
 #include <cmath>
 #include <deque>
-#include <map>
-#include <set>
 
 #include "harness/contract/number_text.h"
+#include "harness/contract/wording.h"
 #include "harness/selftest/archive.h"
 #include "harness/selftest/novel_draw.h"
 
@@ -170,7 +169,7 @@ SpoiledTrial run_spoiled(std::uint64_t seed, DType dtype, const Makers& makers) 
   const findings::RunResult result =
       diagnose::run_cases(std::span(&drawn.input, 1), {spoiled, *gold, *oracle, *drawn.weights}, options);
   SpoiledTrial trial{.seed = seed, .dtype = dtype, .verdict = result.verdict};
-  for (const Spoil& by : spoils) trial.what += (trial.what.empty() ? "" : ", ") + spoil_words(by);
+  trial.what = joined(spoils, ", ", spoil_words);
   for (const findings::Finding& finding : result.findings) {
     if (!finding.explanation.verdict || !findings::is_explained(finding.explanation)) continue;
     trial.explained_as += (trial.explained_as.empty() ? "" : "; ") + explanation_words(finding);

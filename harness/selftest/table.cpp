@@ -1,5 +1,4 @@
 // The selftest's result for people: plain text in columns.
-#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <map>

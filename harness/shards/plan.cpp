@@ -7,6 +7,7 @@
 
 #include "harness/contract/error.h"
 #include "harness/contract/number_text.h"
+#include "harness/contract/wording.h"
 #include "harness/formats/atomic_file.h"
 #include "harness/formats/input_file.h"
 #include "harness/formats/strict_json.h"
@@ -50,11 +51,7 @@ void check_names(const Plan& plan) {
 
 std::string to_json(const Plan& plan) {
   std::string text = "{\"format\": \"qdiff-plan\", \"version\": 1, \"program\": " + report::scalar_text(plan.program) +
-                     ", \"words\": [";
-  for (std::size_t i = 0; i < plan.words.size(); ++i) {
-    text += (i == 0 ? "" : ", ") + report::scalar_text(plan.words[i]);
-  }
-  text += "],\n \"units\": [";
+                     ", \"words\": [" + joined(plan.words, ", ", report::scalar_text) + "],\n \"units\": [";
   bool first = true;
   for (const Unit& unit : plan.units) {
     text += first ? "\n  {" : ",\n  {";

@@ -1,10 +1,10 @@
 #include "harness/shards/shard.h"
 
 #include <array>
-#include <charconv>
 #include <string_view>
 
 #include "harness/contract/error.h"
+#include "harness/contract/number_text.h"
 #include "harness/formats/atomic_file.h"
 #include "harness/formats/suggest.h"
 
@@ -12,10 +12,8 @@ namespace qdiff::shards {
 namespace {
 
 std::optional<std::size_t> parse_number(std::string_view text) {
-  std::size_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size() || number > kMostShards) return std::nullopt;
-  return number;
+  const auto number = number_in<std::size_t>(text);
+  return number && *number <= kMostShards ? number : std::nullopt;
 }
 
 // A scheduler that numbers its machines and says how many there are.

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "harness/contract/error.h"
+#include "harness/contract/wording.h"
 #include "harness/formats/input_file.h"
 #include "harness/formats/strict_json.h"
 #include "harness/formats/suggest.h"
@@ -53,10 +54,8 @@ std::vector<std::string> words(const Json& document, const char* key, const std:
   std::vector<std::string> result = texts(document, key, where);
   for (const std::string& word : result) {
     if (std::ranges::find(known, word) != known.end()) continue;
-    std::string list;
-    for (const std::string& name : known) list += (list.empty() ? "" : ", ") + name;
-    throw InputError(where + ": \"" + key + "\" has \"" + formats::printable(word) + "\", but must be of " + list +
-                     formats::suggestion(word, known));
+    throw InputError(where + ": \"" + key + "\" has \"" + formats::printable(word) + "\", but must be of " +
+                     joined(known, ", ") + formats::suggestion(word, known));
   }
   return result;
 }

@@ -1,6 +1,5 @@
 #include "optimized/cpu/session.h"
 
-#include <cmath>
 #include <cstring>
 
 #include "harness/contract/error.h"

@@ -1,7 +1,6 @@
 // A batch of sequences: its cache, its buffers, and the order in which its steps may come.
 #pragma once
 
-#include <memory>
 #include <optional>
 #include <vector>
 

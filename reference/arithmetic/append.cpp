@@ -1,4 +1,3 @@
-#include <cmath>
 
 #include "reference/arithmetic/arithmetic.h"
 

@@ -1,7 +1,6 @@
 #include "reference/arithmetic/product.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "reference/arithmetic/arithmetic.h"
 

@@ -1,7 +1,6 @@
 #include "reference/arithmetic/rotate.h"
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
 #include <numbers>
 

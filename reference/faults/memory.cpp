@@ -1,6 +1,5 @@
 // A layer's cache as memory: who wrote which slot, and what a reader finds there. Right is one offset(layer, batch,
 // kv_head, slot) for writer and reader.
-#include <array>
 #include <cmath>
 
 #include "reference/setting.h"

@@ -4,10 +4,8 @@
 
 #include <compare>
 #include <cstdint>
-#include <map>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "harness/contract/step.h"
