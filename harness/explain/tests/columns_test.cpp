@@ -65,5 +65,21 @@ TEST_CASE("errors that differ from token to token are no factor and no constant 
   }
 }
 
+// 24 constants for each column are told by no 30 tokens.
+TEST_CASE("constants of groups are not told where there are fewer than two tokens for each", "[columns]") {
+  Case c;
+  const Values delta = drawn(64 * 24, -0.3, 0.3, 137);
+  const auto theory = c.explained(Op::kUpProj, 136, at(Op::kUpProj, [&](const auto& in, const Step&, Values right) {
+                                    for (std::size_t i = 0; i < right.size(); ++i) {
+                                      for (std::size_t k = 0; k < 48; ++k) {
+                                        right[i] += in[0][i / 64 * 48 + k] * delta[i % 64 * 24 + k / 2];
+                                      }
+                                    }
+                                    return right;
+                                  }));
+  CHECK(c.num_wrong > 0);
+  CHECK_FALSE(theory.has_value());
+}
+
 }  // namespace
 }  // namespace qdiff::explain
