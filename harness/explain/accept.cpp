@@ -121,24 +121,24 @@ compare::Outcome judged(Scene& scene, const Candidate& candidate, const Instance
 
 Expectation mixed(Scene& scene, const Instance& instance, const Expectation& theory, const Domain& domain) {
   Expectation expected = scene.right(instance);
-  Expectation inside = theory;
+  Expectation here = theory;
   const DType stored = instance.actual.dtype;
   expected.exact = expected.exact && theory.exact;
   if (!expected.exact) {
     fill_noise(expected, stored);
-    fill_noise(inside, stored);
+    fill_noise(here, stored);
   }
   const compare::Layout& layout = scene.layout(instance);
-  const std::int64_t width = layout.num_columns();
+  const Inside inside(instance, layout, domain);
   for (std::int64_t r = 0; r < layout.num_rows(); ++r) {
-    for (std::int64_t c = 0; c < width; ++c) {
-      const auto i = static_cast<std::size_t>(r * width + c);
-      if (!inside.unknown.empty() && inside.unknown[i] != 0) continue;
-      if (!domain.holds(indices_of(instance, layout, r, c))) continue;
-      expected.value[i] = inside.value[i];
+    const std::span<const std::uint8_t> columns = inside.of_row(r);
+    for (std::size_t c = 0; c < columns.size(); ++c) {
+      const std::size_t i = static_cast<std::size_t>(r * layout.num_columns()) + c;
+      if (columns[c] == 0 || (!here.unknown.empty() && here.unknown[i] != 0)) continue;
+      expected.value[i] = here.value[i];
       if (expected.exact) continue;
-      expected.sigma_independent[i] = inside.sigma_independent[i];
-      expected.sigma_shared[i] = inside.sigma_shared[i];
+      expected.sigma_independent[i] = here.sigma_independent[i];
+      expected.sigma_shared[i] = here.sigma_shared[i];
     }
   }
   return expected;

@@ -51,55 +51,114 @@ Best best_choice(const std::vector<double>& gains) {
   return best;
 }
 
-// Element by element, all its indices.
+constexpr auto kHead = static_cast<std::size_t>(Axis::kHead), kColumn = static_cast<std::size_t>(Axis::kColumn);
+
+// Whether the head changes along a row.
+bool has_heads_in_columns(const compare::Layout& layout) { return !layout.is_scores() && layout.head_columns() > 0; }
+
+std::span<const float> gains_of_row(const Gains& gains, const compare::Layout& layout, std::int64_t row) {
+  const auto width = static_cast<std::size_t>(layout.num_columns());
+  return std::span(gains.of_element).subspan(static_cast<std::size_t>(row) * width, width);
+}
+
+// visit(instance, row, gain) of each row in which some element lies inside the domain, with what those gain together.
 template <typename Visit>
-void for_each_element(Scene& scene, const std::vector<Gains>& gains, Visit visit) {
+void for_each_row_inside(Scene& scene, const std::vector<Gains>& gains, const Domain& domain, Visit visit) {
   for (const Gains& of : gains) {
     const compare::Layout& layout = scene.layout(*of.instance);
-    const std::int64_t width = layout.num_columns();
+    const Inside inside(*of.instance, layout, domain);
     for (std::int64_t r = 0; r < layout.num_rows(); ++r) {
-      if (!layout.counts(r)) continue;
-      for (std::int64_t c = 0; c < width; ++c) {
-        const float gain = of.of_element[static_cast<std::size_t>(r * width + c)];
-        if (gain != 0.0F) visit(indices_of(*of.instance, layout, r, c), static_cast<double>(gain));
-      }
+      const std::span<const std::uint8_t> columns =
+          layout.counts(r) ? inside.of_row(r) : std::span<const std::uint8_t>();
+      if (columns.empty()) continue;
+      const std::span<const float> of_row = gains_of_row(of, layout, r);
+      double gain = 0.0;
+      for (std::size_t c = 0; c < columns.size(); ++c) gain += columns[c] != 0 ? static_cast<double>(of_row[c]) : 0.0;
+      visit(*of.instance, r, gain);
     }
   }
 }
 
 // For each axis the gain at each of its indices, within the choices of the other axes.
-std::array<std::vector<double>, kNumAxes> gains_along(Scene& scene, const std::vector<Gains>& gains,
-                                                      const Domain& domain) {
-  std::array<std::vector<double>, kNumAxes> along;
-  along[0].resize(2, 0.0);
-  for_each_element(scene, gains, [&](const Indices& at, double gain) {
+class GainsAlong {
+ public:
+  GainsAlong(Scene& scene, const std::vector<Gains>& gains, const Domain& domain) : domain_(domain) {
+    along_[0].resize(2, 0.0);
+    for (const Gains& of : gains) {
+      const compare::Layout& layout = scene.layout(*of.instance);
+      look_at_columns(*of.instance, layout);
+      for (std::int64_t r = 0; r < layout.num_rows(); ++r) {
+        if (layout.counts(r)) add_row(indices_of(*of.instance, layout, r, 0), gains_of_row(of, layout, r));
+      }
+    }
+  }
+  const std::vector<double>& at(std::size_t axis) const { return along_[axis]; }
+
+ private:
+  struct Column {
+    std::size_t head, column;
+    bool head_inside, column_inside;
+  };
+
+  void look_at_columns(const Instance& instance, const compare::Layout& layout) {
+    heads_in_columns_ = has_heads_in_columns(layout);
+    columns_.clear();
+    for (std::int64_t c = 0; c < layout.num_columns(); ++c) {
+      const Indices at = indices_of(instance, layout, 0, c);
+      columns_.push_back({static_cast<std::size_t>(at[kHead]), static_cast<std::size_t>(at[kColumn]),
+                          !heads_in_columns_ || domain_.choices[kHead].holds(at[kHead]),
+                          domain_.choices[kColumn].holds(at[kColumn])});
+      along(kHead, at[kHead]);
+      along(kColumn, at[kColumn]);
+    }
+  }
+
+  // An element counts along each axis where it lies inside by all, and along one where it lies outside by that alone.
+  void add_row(const Indices& row, std::span<const float> gains) {
+    const std::size_t num_axes_of_row = heads_in_columns_ ? kHead : kHead + 1;
     std::size_t outside = kNumAxes, num_outside = 0;
-    for (std::size_t a = 0; a < kNumAxes; ++a) {
-      if (domain.choices[a].holds(at[a])) continue;
+    for (std::size_t a = 0; a < num_axes_of_row; ++a) {
+      if (domain_.choices[a].holds(row[a])) continue;
       outside = a;
       if (++num_outside > 1) return;
     }
-    for (std::size_t a = 0; a < kNumAxes; ++a) {
-      if (num_outside == 1 && a != outside) continue;
-      const auto index = static_cast<std::size_t>(at[a]);
-      if (index >= along[a].size()) along[a].resize(index + 1, 0.0);
-      along[a][index] += gain;
+    double sum = 0.0;
+    for (std::size_t c = 0; c < columns_.size(); ++c) {
+      const double gain = gains[c];
+      const Column& of = columns_[c];
+      if (of.head_inside && of.column_inside) sum += gain;
+      if (num_outside > 0) continue;
+      if (heads_in_columns_ && of.column_inside) along_[kHead][of.head] += gain;
+      if (of.head_inside) along_[kColumn][of.column] += gain;
     }
-  });
-  return along;
-}
+    for (std::size_t a = 0; a < num_axes_of_row; ++a) {
+      if (num_outside == 0 || a == outside) along(a, row[a]) += sum;
+    }
+  }
+
+  double& along(std::size_t axis, std::int64_t index) {
+    const auto i = static_cast<std::size_t>(index);
+    if (i >= along_[axis].size()) along_[axis].resize(i + 1, 0.0);
+    return along_[axis][i];
+  }
+
+  const Domain& domain_;
+  bool heads_in_columns_ = false;
+  std::vector<Column> columns_;
+  std::array<std::vector<double>, kNumAxes> along_;
+};
 
 // The axis that gains most by another choice is chosen anew, until none gains.
 Domain settle(Scene& scene, const std::vector<Gains>& gains, Domain domain) {
   constexpr int kMostChanges = 12;
   double now = gain_within(scene, gains, domain) - domain.bits();
   for (int change = 0; change < kMostChanges; ++change) {
-    const auto along = gains_along(scene, gains, domain);
+    const GainsAlong along(scene, gains, domain);
     std::size_t axis = kNumAxes;
     Choice chosen;
     double best = now;
     for (std::size_t a = 0; a < kNumAxes; ++a) {
-      Best other = best_choice(along[a]);
+      Best other = best_choice(along.at(a));
       const double gain = other.gain - (domain.bits() - domain.choices[a].bits);
       if (!(gain > best + kSame)) continue;
       best = gain;
@@ -210,18 +269,35 @@ std::string Domain::words(Op op) const {
   return words;
 }
 
+Inside::Inside(const Instance& instance, const compare::Layout& layout, const Domain& domain)
+    : instance_(instance), layout_(layout), domain_(domain) {
+  for (std::int64_t c = 0; c < layout.num_columns(); ++c) {
+    const Indices at = indices_of(instance, layout, 0, c);
+    const bool head = !has_heads_in_columns(layout) || domain.choices[kHead].holds(at[kHead]);
+    columns_.push_back(head && domain.choices[kColumn].holds(at[kColumn]) ? 1 : 0);
+  }
+}
+
+std::span<const std::uint8_t> Inside::of_row(std::int64_t row) const {
+  const Indices at = indices_of(instance_, layout_, row, 0);
+  const std::size_t num_axes_of_row = has_heads_in_columns(layout_) ? kHead : kHead + 1;
+  for (std::size_t a = 0; a < num_axes_of_row; ++a) {
+    if (!domain_.choices[a].holds(at[a])) return {};
+  }
+  return columns_;
+}
+
 double gain_within(Scene& scene, const std::vector<Gains>& gains, const Domain& domain) {
   double sum = 0.0;
-  for_each_element(scene, gains, [&](const Indices& at, double gain) {
-    if (domain.holds(at)) sum += gain;
-  });
+  for_each_row_inside(scene, gains, domain, [&](const Instance&, std::int64_t, double gain) { sum += gain; });
   return sum;
 }
 
 std::int64_t tokens_gained(Scene& scene, const std::vector<Gains>& gains, const Domain& domain, double bits) {
   std::map<std::array<std::int64_t, 3>, double> tokens;
-  for_each_element(scene, gains, [&](const Indices& at, double gain) {
-    if (domain.holds(at)) tokens[{at[1], at[2], at[3]}] += gain;  // step, batch row, token
+  for_each_row_inside(scene, gains, domain, [&](const Instance& instance, std::int64_t row, double gain) {
+    const Indices at = indices_of(instance, scene.layout(instance), row, 0);
+    tokens[{at[1], at[2], at[3]}] += gain;  // step, batch row, token
   });
   return std::ranges::count_if(tokens, [bits](const auto& token) { return token.second > bits; });
 }

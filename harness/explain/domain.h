@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,21 @@ struct Domain {
   double bits() const;
   Facts facts() const;             // as a mistake takes them
   std::string words(Op op) const;  // ", in decode alone, in heads 3 and 5"; empty: everywhere
+};
+
+// Which elements of an instance lie in a domain, row by row.
+class Inside {
+ public:
+  // All three must outlive it.
+  Inside(const Instance& instance, const compare::Layout& layout, const Domain& domain);
+  // Of each column whether its element lies inside; empty where none of the row does.
+  std::span<const std::uint8_t> of_row(std::int64_t row) const;
+
+ private:
+  const Instance& instance_;
+  const compare::Layout& layout_;
+  const Domain& domain_;
+  std::vector<std::uint8_t> columns_;  // in rows that lie inside by their other axes
 };
 
 // Bits by which the theory describes each element of an instance better than right code does; negative where worse.
