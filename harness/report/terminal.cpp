@@ -10,6 +10,7 @@
 #include "harness/report/acceptance.h"
 #include "harness/report/advice.h"
 #include "harness/report/causes.h"
+#include "harness/report/injection.h"
 #include "harness/report/json.h"
 #include "harness/report/report.h"
 #include "harness/report/sentences.h"
@@ -97,6 +98,7 @@ void write_divergence(const RunResult& result, const Finding& first, bool all, W
                             ", to see which operation is wrong");
   }
   out.whole_field("repeat", first.command, kBold);
+  if (const auto mistake = mistake_of(first)) out.whole_field("plant", "--inject '" + to_string(*mistake) + "'");
 
   write_causes(result, all, out);
   out.whole_field("declare", points_entry(result.inferred_points ? *result.inferred_points : points_of(result)));

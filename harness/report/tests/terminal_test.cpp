@@ -292,6 +292,19 @@ TEST_CASE("a long run's time is in minutes", "[report]") {
   CHECK_THAT(format_terminal(result, plain()), ContainsSubstring("2 cases, 3 min 21 s\n"));
 }
 
+TEST_CASE("a mechanism that was solved for stands there as --inject takes it", "[report]") {
+  findings::RunResult result = tests::unexplained();
+  CHECK_THAT(format_terminal(result, plain()), !ContainsSubstring("--inject"));
+  std::erase_if(result.findings, [](const auto& finding) { return finding.kind != findings::FindingKind::kLogic; });
+  findings::Finding& first = result.findings.front();
+  first.tensor = {Op::kQProj, 0};
+  first.explanation = {};
+  first.explanation.mechanism = "bias";
+  first.explanation.parameters = {{"coefficient", 2.0}};
+  CHECK_THAT(format_terminal(result, plain()),
+             ContainsSubstring("\n  plant     --inject 'bias:coefficient=2@self_attn.q_proj;layers=0'\n"));
+}
+
 TEST_CASE("an unexplained divergence says so, and stands beside the undeclared rounding", "[report]") {
   const std::string text = format_terminal(tests::unexplained(), plain());
   CHECK_THAT(text, ContainsSubstring("first at  lm_head\n"));
