@@ -2,6 +2,8 @@
 // weighted by the expected rounding, over the wrong elements: the factor may be one of some columns.
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <span>
 
 #include "harness/explain/mechanisms.h"
 #include "harness/explain/rows.h"
@@ -54,13 +56,36 @@ Candidate by_factors(Scene& scene, const std::vector<double>& factors, double bi
   return candidate;
 }
 
-// y = c * tanh(g / c), as logits are capped in Gemma 2. tanh(x) < x, so that each element far enough from 0 gives c by
-// bisection; the median of the largest ones is taken.
-void add_soft_cap(Scene& scene, std::vector<Candidate>& candidates) {
-  struct Element {
-    double gold, actual;
+// An element that a cap made smaller, in magnitudes.
+struct Capped {
+  double gold, actual, deviation;
+};
+
+// The cap near `median` under which the elements come nearest, by ternary search: a stored value far below the cap says
+// little of it, but there are many.
+double refined_cap(const std::vector<Capped>& elements, double median) {
+  const auto misfit = [&](double log_cap) {
+    const double cap = std::exp(log_cap);
+    double sum = 0.0;
+    for (const Capped& element : elements) {
+      const double z = (element.actual - cap * std::tanh(element.gold / cap)) / element.deviation;
+      sum += z * z;
+    }
+    return sum;
   };
-  std::vector<Element> elements;
+  double low = std::log(0.5 * median), high = std::log(2.0 * median);
+  for (int i = 0; i < 40; ++i) {
+    const double left = (2.0 * low + high) / 3.0, right = (low + 2.0 * high) / 3.0;
+    const bool in_left = misfit(left) < misfit(right);
+    (in_left ? high : low) = in_left ? right : left;
+  }
+  return std::exp(0.5 * (low + high));
+}
+
+// y = c * tanh(g / c), as logits are capped in Gemma 2. tanh(x) < x, so that each element far enough from 0 gives c by
+// bisection; the median of the largest ones is where the search for c begins.
+void add_soft_cap(Scene& scene, std::vector<Candidate>& candidates) {
+  std::vector<Capped> elements;
   for (const SampledRow& sampled : sample_wrong_rows(scene, 16)) {
     const std::int64_t width = scene.layout(*sampled.instance).num_columns();
     for (std::int64_t c = 0; c < width; ++c) {
@@ -69,16 +94,18 @@ void add_soft_cap(Scene& scene, std::vector<Candidate>& candidates) {
       const double gold = right.value[i], actual = scene.actual(*sampled.instance)[i];
       if (!scene.is_wrong(*sampled.instance, i)) continue;
       if (std::isfinite(gold) && gold * actual > 0.0 && std::fabs(actual) < std::fabs(gold)) {
-        elements.push_back({std::fabs(gold), std::fabs(actual)});
+        const double deviation = std::hypot(spacing(sampled.instance->actual.dtype, actual),
+                                            right.sigma_independent.empty() ? 0.0 : right.sigma_independent[i]);
+        elements.push_back({std::fabs(gold), std::fabs(actual), deviation});
       }
     }
   }
   if (elements.empty()) return;
-  constexpr std::size_t kLargest = 15;
-  std::sort(elements.begin(), elements.end(), [](const Element& a, const Element& b) { return a.gold > b.gold; });
-  elements.resize(std::min(kLargest, elements.size()));
+  constexpr std::size_t kLargest = 15, kRefined = 4096;
+  std::ranges::sort(elements, std::greater{}, &Capped::gold);
+  elements.resize(std::min(kRefined, elements.size()));
   std::vector<double> caps;
-  for (const Element& element : elements) {
+  for (const Capped& element : std::span(elements).first(std::min(kLargest, elements.size()))) {
     double low = element.actual, high = 1e6 * element.gold;
     for (int i = 0; i < 100; ++i) {
       const double cap = std::sqrt(low * high);
@@ -91,10 +118,10 @@ void add_soft_cap(Scene& scene, std::vector<Candidate>& candidates) {
   // the others.
   constexpr double kLeastShare = 1e-5;
   if (!(caps[caps.size() / 2] >= kLeastShare * elements.front().gold)) return;
+  const double refined = refined_cap(elements, caps[caps.size() / 2]);
   for (int digits : {1, 2, 3}) {
-    const double median = caps[caps.size() / 2];
-    const double unit = std::pow(10.0, digits - 1 - std::floor(std::log10(median)));
-    const double cap = std::round(median * unit) / unit;
+    const double unit = std::pow(10.0, digits - 1 - std::floor(std::log10(refined)));
+    const double cap = std::round(refined * unit) / unit;
     Candidate candidate;
     candidate.theory.mechanism = "soft_cap";
     candidate.theory.bits = kMechanismBits + bits_of_digits(digits);

@@ -67,6 +67,22 @@ TEST_CASE("frequencies that are scaled by pair, with lengths, are solved for", "
   }
 }
 
+// YaRN's factor for a context forty times as long. No short number says it, and what was fitted brings its error.
+TEST_CASE("tables that are multiplied by a length alone are solved for", "[frequency]") {
+  Case c;
+  const double length = 1.0 + 0.1 * std::log(40.0);
+  const auto theory =
+      c.explained(Op::kQRope, 147, at(Op::kQRope, [length](const auto& in, const Step& step, const Values&) {
+                    return turned(
+                        in[0], step, [](double p, std::size_t pair) { return p * frequency(pair); }, length);
+                  }));
+  REQUIRE(theory.has_value());
+  INFO(theory->sentence);
+  CHECK(theory->mechanism == "rotation.frequency");
+  CHECK_THAT(theory->sentence, ContainsSubstring("makes pairs 1.37 times as long"));
+  CHECK(theory->scope.empty());
+}
+
 TEST_CASE("a norm that is made twice is solved for", "[norm]") {
   Case c;
   const auto theory =

@@ -130,5 +130,21 @@ TEST_CASE("a soft cap far below an outlier is solved for", "[partial]") {
   CHECK_THAT(theory->sentence, ContainsSubstring("is 0.5 * tanh(x / 0.5)"));
 }
 
+// A stored value far below the cap says little of it: all of them together say it to three digits.
+TEST_CASE("a soft cap is told to its digits, though single values do not tell them", "[partial]") {
+  for (const double cap : {0.8, 2.37, 4.5}) {
+    INFO(cap);
+    Case c;
+    const auto theory = c.explained(Op::kLmHead, 116, at(Op::kLmHead, [cap](const auto&, const Step&, Values right) {
+                                      for (double& x : right) x = cap * std::tanh(x / cap);
+                                      return right;
+                                    }));
+    REQUIRE(theory.has_value());
+    INFO(theory->sentence);
+    CHECK(theory->mechanism == "soft_cap");
+    CHECK(std::get<double>(theory->parameters.front().second) == Approx(cap));
+  }
+}
+
 }  // namespace
 }  // namespace qdiff::explain
