@@ -6,29 +6,13 @@
 
 #include <optional>
 
-#include "harness/contract/precision.h"
-#include "reference/torch.h"
+#include "reference/cache_codes.h"
 
 namespace qdiff::reference {
 
-// Vectors of a cache in int8.
-struct Int8Codes {
-  at::Tensor quotient;  // x / scale, of which a code is the nearest whole number
-  at::Tensor scale;     // max |x| / 127 of each vector, rounded to float32
-
-  at::Tensor value() const { return at::round(quotient) * scale; }
-};
-inline Int8Codes in_int8(const at::Tensor& x) {
-  constexpr double kLargestCode = 127.0;
-  const at::Tensor largest = at::amax(x.abs(), -1, /*keepdim=*/true);
-  const at::Tensor scale = round_to(DType::kF32, largest / kLargestCode);
-  return {x / scale.masked_fill(scale.eq(0.0), 1.0), scale};
-}
-
 class Rounding {
  public:
-  // Computes in fp64 and rounds nothing, except that a declared kv_cache rounds: storing k and v is data movement, and
-  // what a later step reads is what was stored.
+  // Computes in fp64 and rounds nothing but what is stored().
   static Rounding gold(const Precision& precision) { return {precision, false}; }
   // Computes in fp32 (fp64 where `accumulate` is) and rounds at every declared point.
   static Rounding emulated(const Precision& precision, bool divides_last = false) {
@@ -47,14 +31,20 @@ class Rounding {
   }
   bool divides_last() const { return divides_last_; }  // Query::divides_last
 
-  // At kKvCache the last dimension of x is that of a head: a cache in 8 bits has a scale for each.
   at::Tensor at(RoundingPoint point, const at::Tensor& x) const {
-    if (point == RoundingPoint::kKvCache && precision_.cache == QuantizedCache::kInt8) return in_int8(x).value();
     const auto declared = precision_.points.find(point);
     if (declared == precision_.points.end()) return x;
-    if (emulated_ || point == RoundingPoint::kKvCache) return round_to(declared->second, x);
+    if (emulated_) return round_to(declared->second, x);
     return with_overflow(declared->second,
                          x);  // gold expects the rounding; what overflows there is infinite all the same
+  }
+
+  // Keys or values, [..., K, d], as this cache stores them. Gold rounds them too: storing is data movement, and what a
+  // later step reads is what was stored.
+  at::Tensor stored(const TensorId& cache, const at::Tensor& x) const {
+    if (precision_.cache != QuantizedCache::kNone) return cache_codes(precision_, cache, x).value();
+    const auto declared = precision_.points.find(RoundingPoint::kKvCache);
+    return declared == precision_.points.end() ? x : round_to(declared->second, x);
   }
 
   // The result of a sum: matters where sums are kept in a 16-bit type, narrower than the emulation computes in.

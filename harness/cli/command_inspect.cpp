@@ -63,6 +63,7 @@ std::string precision_text(const trace::Manifest& manifest) {
   if (precision.quantized != QuantizedInputs::kNone) {
     text += ", inputs of GEMMs quantized as " + std::string(name(precision.quantized));
   }
+  if (precision.cache != QuantizedCache::kNone) text += ", kv_cache " + std::string(name(precision.cache));
   return text;
 }
 

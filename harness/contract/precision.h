@@ -7,8 +7,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "harness/contract/dtype.h"
+#include "harness/contract/float8.h"
 #include "harness/contract/operation_table.h"
 
 namespace qdiff {
@@ -30,11 +32,22 @@ constexpr std::string_view name(QuantizedInputs quantized) {
 enum class QuantizedCache : std::uint8_t {
   kNone,
   kInt8,  // round(x / a) for each vector of a slot and head, handed out times a = max |x| / 127 in float32
+  kE4M3,  // x / a rounded to that type, handed out times a, which is a constant of the tensor or of each head
+  kE5M2,
 };
-inline constexpr std::array<std::string_view, 2> kQuantizedCacheNames = {"none", "int8"};
+inline constexpr std::array<std::string_view, 4> kQuantizedCacheNames = {"none", "int8", "float8_e4m3fn",
+                                                                         "float8_e5m2"};
 constexpr std::string_view name(QuantizedCache quantized) {
   return kQuantizedCacheNames[static_cast<std::size_t>(quantized)];
 }
+
+// Where the 8 bits are a floating-point number.
+constexpr const Float8Facts* float8_of(QuantizedCache quantized) {
+  if (quantized == QuantizedCache::kE4M3) return &kFloat8E4M3;
+  return quantized == QuantizedCache::kE5M2 ? &kFloat8E5M2 : nullptr;
+}
+// By what a float8 cache multiplies its numbers: one factor for the tensor, or one for each head. 1 where there is none.
+using CacheScales = std::map<TensorId, std::vector<double>>;
 
 // The manifest's `compute` block. Every intermediate is in `accumulate` precision unless `points` names it.
 struct Precision {
@@ -47,7 +60,16 @@ struct Precision {
   std::map<Op, DType> taken_as;
   QuantizedInputs quantized = QuantizedInputs::kNone;
   QuantizedCache cache = QuantizedCache::kNone;
+  // Of types that are not declared too, for a cache may fit them.
+  std::map<QuantizedCache, CacheScales> cache_scales = {};
 
+  // Of `cache`; empty where all are 1.
+  std::vector<double> scales_of(const TensorId& id) const {
+    const auto of_type = cache_scales.find(cache);
+    if (of_type == cache_scales.end()) return {};
+    const auto found = of_type->second.find(id);
+    return found == of_type->second.end() ? std::vector<double>() : found->second;
+  }
   DType at(RoundingPoint point) const {
     const auto found = points.find(point);
     return found == points.end() ? accumulate : found->second;

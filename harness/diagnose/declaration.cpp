@@ -57,6 +57,13 @@ std::vector<Entry> entries_of(const Precision& declared) {
                          return holds(row, [](Op op) { return arithmetic_of(op) == Arithmetic::kProduct; });
                        }});
   }
+  if (declared.cache != QuantizedCache::kNone) {
+    entries.push_back({std::string(name(RoundingPoint::kKvCache)) + ": " + std::string(name(declared.cache)),
+                       [](Precision& precision) { precision.cache = QuantizedCache::kNone; },
+                       [](const RowJudgement& row) {
+                         return holds(row, [](Op op) { return arithmetic_of(op) == Arithmetic::kAppend; });
+                       }});
+  }
   if (size_of(declared.accumulate) < size_of(DType::kF32)) {
     entries.push_back({"accumulate: " + std::string(name(declared.accumulate)),
                        [](Precision& precision) { precision.accumulate = DType::kF32; },

@@ -39,7 +39,9 @@ Points undeclared_in(const RowJudgement& row, const Precision& precision) {
   }
   if (std::ranges::any_of(row.span,
                           [](const TensorKey& key) { return arithmetic_of(key.id.op) == Arithmetic::kAppend; })) {
-    candidates.push_back({RoundingPoint::kKvCache, DType::kF32, QuantizedInputs::kNone, QuantizedCache::kInt8});
+    for (QuantizedCache cache : {QuantizedCache::kInt8, QuantizedCache::kE4M3, QuantizedCache::kE5M2}) {
+      candidates.push_back({RoundingPoint::kKvCache, DType::kF32, QuantizedInputs::kNone, cache});
+    }
   }
   if (std::ranges::any_of(row.span,
                           [](const TensorKey& key) { return arithmetic_of(key.id.op) == Arithmetic::kProduct; })) {

@@ -26,6 +26,20 @@ void check_config(const trace::Manifest& manifest, const ModelConfig& config, st
   }
 }
 
+// Scales of a cache: of a layer that there is, and one for each head or one for all.
+void check_cache_scales(const Precision& precision, const ModelConfig& config) {
+  for (const auto& [cache, scales] : precision.cache_scales) {
+    for (const auto& [id, of_heads] : scales) {
+      const auto count = static_cast<std::int64_t>(of_heads.size());
+      if (id.layer < config.num_layers && (count == 1 || count == config.num_kv_heads)) continue;
+      throw InputError("compute.kv_cache_scales gives " + tensor_name(id) + " " + std::to_string(count) +
+                       " scales, but the model has layers 0 to " + std::to_string(config.num_layers - 1) +
+                       ", each with " + std::to_string(config.num_kv_heads) +
+                       " key/value heads; give one scale, or one for each of them");
+    }
+  }
+}
+
 // The rows of the model's embedding table as a tensor of `stored` would hold them.
 class EmbeddingTable {
  public:
@@ -143,6 +157,7 @@ std::vector<std::string> check_trace(const trace::Trace& trace, const WeightSour
   const ModelConfig& config = model.config();
   std::vector<std::string> notes = manifest.notes;
   check_config(manifest, config, notes);
+  check_cache_scales(manifest.precision, config);
   try {
     validate_steps(manifest.steps, config.vocab, config.max_position_embeddings);
   } catch (const std::invalid_argument& error) {

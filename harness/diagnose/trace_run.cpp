@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "harness/contract/error.h"
+#include "harness/diagnose/cache_scales.h"
 #include "harness/diagnose/conclusions.h"
 #include "harness/diagnose/declaration.h"
 #include "harness/diagnose/far/ranking.h"
@@ -172,6 +173,25 @@ std::optional<findings::FreeRun> beside_reference(const TraceCase& of) {
   return figures;
 }
 
+// The scales of a float8 cache are the engine's own: what the manifest does not say of them is read off the caches.
+void read_scales(TraceCase& of, findings::RunResult& result) {
+  of.declared.cache_scales =
+      read_cache_scales(of.trace(), of.input.steps, of.config(), of.declared, [&of] { of.trace().forget(); });
+  const auto of_type = of.declared.cache_scales.find(of.declared.cache);
+  if (of_type == of.declared.cache_scales.end() || of_type->second == result.precision.cache_scales[of.declared.cache])
+    return;
+  double least = HUGE_VAL, most = 0.0;
+  for (const auto& [id, scales] : of_type->second) {
+    const auto [low, high] = std::ranges::minmax(scales);
+    least = std::min(least, low);
+    most = std::max(most, high);
+  }
+  char text[64];
+  std::snprintf(text, sizeof text, least == most ? "%.4g" : "%.4g to %.4g", least, most);
+  result.conditions.push_back("judged with scales of the " + std::string(name(of.declared.cache)) +
+                              " cache that were read off the recording, " + text);
+}
+
 // Whether the model's weights made some tensor of the trace: the first products that can be recomputed from what was
 // recorded, or spans that hold some.
 bool some_product_fits(const TraceCase& of) {
@@ -247,6 +267,7 @@ findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions&
     const bool judged = of.steps().contains(key.step) && extent.has(key.id);
     if (judged && is_far(compare::replay_span(key, parties.trace, of.config()))) of.far.insert(key);
   }
+  read_scales(of, result);
   check_weights(of);
   check_repeats(parties.trace, options.repeats);
   if (options.before_judging) options.before_judging();

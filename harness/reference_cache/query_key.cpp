@@ -96,6 +96,13 @@ void add_to(ContentHash& hash, const Precision& precision) {
   hash.add(std::uint64_t{precision.taken_as.size()});
   for (const auto& [op, dtype] : precision.taken_as) hash.add(row(op).name).add(name(dtype));
   hash.add(name(precision.quantized)).add(name(precision.cache));
+  for (const auto& [cache, scales] : precision.cache_scales) {
+    hash.add(name(cache)).add(std::uint64_t{scales.size()});
+    for (const auto& [id, of_heads] : scales) {
+      hash.add(tensor_name(id)).add(std::uint64_t{of_heads.size()});
+      for (const double scale : of_heads) add_real(hash, scale);
+    }
+  }
 }
 
 void add_to(ContentHash& hash, const Query& query, const ModelConfig& config, Digests& digests) {

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <limits>
 #include <set>
+#include <span>
 #include <stdexcept>
 
 #include "harness/contract/error.h"
@@ -17,6 +18,7 @@ namespace {
 using formats::Json;
 
 constexpr std::int64_t kMaxInt = std::numeric_limits<std::int32_t>::max();
+constexpr const char* kCacheScalesKey = "kv_cache_scales";
 constexpr std::size_t kMaxRepeats = 1000;
 constexpr std::int64_t kMaxSlots = std::int64_t{1} << 24;  // of one row, over all steps
 constexpr std::size_t kMaxRows = 65536;                    // of a batch
@@ -31,12 +33,29 @@ const Json& member(const Json& object, const char* key, const std::string& where
   return *found;
 }
 
-DType dtype_of(const Json& value, const std::string& what, const std::string& where) {
+const Json& array_of(const Json& value, const std::string& what, std::size_t smallest, std::size_t largest,
+                     const std::string& where) {
+  if (!value.is_array() || value.size() < smallest || value.size() > largest) {
+    refuse(where, '"' + what + "\" is " +
+                      (value.is_array() ? "an array of " + std::to_string(value.size()) : formats::show(value)) +
+                      ", but must be an array of " + std::to_string(smallest) +
+                      (smallest == largest ? "" : " to " + std::to_string(largest)));
+  }
+  return value;
+}
+
+// `also`: names of what is no type and may stand there.
+DType dtype_of(const Json& value, const std::string& what, const std::string& where,
+               std::span<const std::string_view> also = {}) {
   const auto dtype = value.is_string() ? parse_dtype(value.get_ref<const std::string&>()) : std::nullopt;
   if (!dtype) {
-    const std::vector<std::string> names = {"float32", "float16", "bfloat16", "float64"};
-    refuse(where, '"' + what + "\" is " + formats::show(value) +
-                      ", but must be \"float32\", \"float16\", \"bfloat16\" or \"float64\"" +
+    std::vector<std::string> names = {"float32", "float16", "bfloat16", "float64"};
+    names.insert(names.end(), also.begin(), also.end());
+    std::string list;
+    for (const std::string& each : names) {
+      list += (list.empty() ? "\"" : &each == &names.back() ? " or \"" : ", \"") + each + '"';
+    }
+    refuse(where, '"' + what + "\" is " + formats::show(value) + ", but must be " + list +
                       (value.is_string() ? formats::suggestion(value.get_ref<const std::string&>(), names) : ""));
   }
   return *dtype;
@@ -70,12 +89,22 @@ QuantizedInputs quantized_inputs_of(const Json& value, const std::string& key, c
   refuse(where, '"' + key + "\" is " + formats::show(value) + ", but must be \"q8_0\", \"q8_k\" or \"ggml\"");
 }
 
+std::optional<QuantizedCache> quantized_cache_of(const Json& value) {
+  for (QuantizedCache cache : {QuantizedCache::kInt8, QuantizedCache::kE4M3, QuantizedCache::kE5M2}) {
+    if (value == name(cache)) return cache;
+  }
+  return std::nullopt;
+}
+
 void read_points(const Json& points, const std::string& where, Manifest& manifest) {
   for (const auto& [key, value] : points.items()) {
-    if (key == name(RoundingPoint::kKvCache) && value == name(QuantizedCache::kInt8)) {
-      manifest.precision.cache = QuantizedCache::kInt8;
+    const auto quantized = key == name(RoundingPoint::kKvCache) ? quantized_cache_of(value) : std::nullopt;
+    if (quantized) {
+      manifest.precision.cache = *quantized;
     } else if (const auto point = parse_rounding_point(key)) {
-      manifest.precision.points[*point] = dtype_of(value, key, where);
+      const std::size_t not_none = point == RoundingPoint::kKvCache ? 1 : kQuantizedCacheNames.size();
+      manifest.precision.points[*point] =
+          dtype_of(value, key, where, std::span(kQuantizedCacheNames).subspan(not_none));
     } else if (const auto op = parse_operation(key)) {
       manifest.precision.taken_as[*op] = dtype_of(value, key, where);
     } else if (key == kQuantizedInputsPoint) {
@@ -88,12 +117,41 @@ void read_points(const Json& points, const std::string& where, Manifest& manifes
   }
 }
 
+// Of each cache: a number, or one for each head.
+void read_cache_scales(const Json& all, const std::string& where, Manifest& manifest) {
+  if (float8_of(manifest.precision.cache) == nullptr) {
+    refuse(where, "is for a cache of a float8 type, but \"points\" declares none: give it \"kv_cache\": \"" +
+                      std::string(name(QuantizedCache::kE4M3)) + "\" or \"" + std::string(name(QuantizedCache::kE5M2)) +
+                      '"');
+  }
+  for (const auto& [key, value] : all.items()) {
+    const std::optional<TensorId> id = parse_tensor_name(key);
+    if (!id || arithmetic_of(id->op) != Arithmetic::kAppend) {
+      refuse(where, '"' + formats::printable(key) + "\" is no cache; give \"" + tensor_name({Op::kKCache, 0}) +
+                        "\" or that of another layer, or of values");
+    }
+    std::vector<double>& scales = manifest.precision.cache_scales[manifest.precision.cache][*id];
+    const Json list = value.is_array() ? value : Json::array({value});
+    for (const Json& scale : array_of(list, key, 1, kMaxRows, where)) {
+      constexpr double kLeast = std::numeric_limits<float>::denorm_min(), kMost = std::numeric_limits<float>::max();
+      if (!scale.is_number() || !(scale.get<double>() >= kLeast) || !(scale.get<double>() <= kMost)) {
+        refuse(where, '"' + key + "\" holds " + formats::show(scale) + ", but a scale must be a positive number");
+      }
+      scales.push_back(scale.get<double>());
+    }
+  }
+}
+
 void read_compute(const Json& compute, const std::string& where, Manifest& manifest) {
   manifest.precision.weights = dtype_of(member(compute, "weights", where), "weights", where);
   manifest.precision.activations = dtype_of(member(compute, "activations", where), "activations", where);
   manifest.precision.accumulate = dtype_of(member(compute, "accumulate", where), "accumulate", where);
   if (compute.contains("points")) {
     read_points(formats::require_object(compute, "points", where), where + ".points", manifest);
+  }
+  if (compute.contains(kCacheScalesKey)) {
+    read_cache_scales(formats::require_object(compute, kCacheScalesKey, where), where + '.' + kCacheScalesKey,
+                      manifest);
   }
 }
 
@@ -168,17 +226,6 @@ std::string file_of(const Json& step, const std::string& where) {
                       "\"step-0000.safetensors\"");
   }
   return file;
-}
-
-const Json& array_of(const Json& value, const std::string& what, std::size_t smallest, std::size_t largest,
-                     const std::string& where) {
-  if (!value.is_array() || value.size() < smallest || value.size() > largest) {
-    refuse(where, '"' + what + "\" is " +
-                      (value.is_array() ? "an array of " + std::to_string(value.size()) : formats::show(value)) +
-                      ", but must be an array of " + std::to_string(smallest) +
-                      (smallest == largest ? "" : " to " + std::to_string(largest)));
-  }
-  return value;
 }
 
 template <typename T>
@@ -352,6 +399,10 @@ Json compute_json(const Manifest& manifest) {
                   {"accumulate", name(manifest.precision.accumulate)}};
   const std::map<std::string, std::string> points = declared_points(manifest.precision);
   if (!points.empty()) compute["points"] = points;
+  const auto scales = manifest.precision.cache_scales.find(manifest.precision.cache);
+  if (scales != manifest.precision.cache_scales.end()) {
+    for (const auto& [id, of_heads] : scales->second) compute[kCacheScalesKey][tensor_name(id)] = of_heads;
+  }
   return compute;
 }
 

@@ -117,7 +117,7 @@ void plant_beyond_end(Parameters& parameters, const Place& place, const Planting
     } else if (law.parameter == Parameter::kNextSlot && law.law == Law::kCurrentToken) {
       attend_to_next(parameters, place, [](const at::Tensor& like, Op op, const Setting& setting) {
         const at::Tensor now = setting.tensor(op == kScores ? kKRope : kVProj);
-        return setting.rounding.at(RoundingPoint::kKvCache, now.view(like.sizes()));
+        return setting.rounding.stored({op == kScores ? kKCache : kVCache, setting.layer}, now.view(like.sizes()));
       });
     } else {
       unknown_law(law);

@@ -36,8 +36,8 @@ class Memory {
     std::int64_t count = 0;
     for (int s = 0; s <= setting_.step.index; ++s) {
       const Step& step = setting_.around->steps().at(static_cast<std::size_t>(s));
-      const at::Tensor now = setting_.rounding.at(
-          RoundingPoint::kKvCache,
+      const at::Tensor now = setting_.rounding.stored(
+          {op_, setting_.layer},
           setting_.around->tensor(source(s)).view({copies, batch, step.num_tokens(), kv_heads_, d}));
       written.push_back(now.transpose(2, 3).reshape({copies, -1, d}));  // [copies, B*K*T, d]
       for (std::int64_t b = 0; b < batch; ++b) {
@@ -137,7 +137,7 @@ void plant_memory(Parameters& parameters, const Place&, const Planting& planting
   // What this step attends to of itself are the rotated keys, whatever the cache holds.
   parameters.attention.slots = [](const at::Tensor& cache, Op op, const Setting& setting) {
     if (op != kScores) return cache;
-    const at::Tensor rotated = setting.rounding.at(RoundingPoint::kKvCache, setting.tensor(kKRope));
+    const at::Tensor rotated = setting.rounding.stored({kKCache, setting.layer}, setting.tensor(kKRope));
     return at::cat({cache.narrow(1, 0, setting.step.past_length), rotated}, 1);
   };
 }

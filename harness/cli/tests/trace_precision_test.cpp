@@ -5,6 +5,7 @@
 
 #include "cmake/catch2.h"
 #include "harness/cli/tests/trace_sample.h"
+#include "harness/formats/mistake_text.h"
 
 namespace qdiff {
 namespace {
@@ -19,7 +20,8 @@ std::string all_words(const RunResult& result) {
   std::string words;
   for (const Finding& finding : result.findings) {
     const findings::Explanation& explanation = finding.explanation;
-    words += "\n" + tensor_name(finding.tensor) + " step " + std::to_string(finding.step) + ": ";
+    words += "\n" + tensor_name(finding.tensor) + " step " + std::to_string(finding.step);
+    words += finding.kind == FindingKind::kPrecision ? " (precision): " : ": ";
     words += explanation.variant ? std::string(name(*explanation.variant)) : explanation.mechanism.value_or("-");
     words += ", " + explanation.sentence + ", " + finding.judgement.reason;
   }
@@ -54,6 +56,11 @@ void check_honest(const std::string& model, const Precision& rounds, const std::
   const RunResult declared = judge_trace_of(setting);
   INFO(all_words(declared));
   CHECK(declared.verdict == Verdict::kMatch);
+  if (rounds.cache_scales.empty()) return;
+  setting.declared->cache_scales.clear();
+  const RunResult without_scales = judge_trace_of(setting);
+  INFO(all_words(without_scales));
+  CHECK(without_scales.verdict == Verdict::kMatch);
 }
 
 TEST_CASE("a cache in int8 with its scales is a rounding, proposed and declared", "[precision]") {
@@ -68,6 +75,72 @@ TEST_CASE("a cache in int8 with its scales is a rounding, proposed and declared"
                  {{"kv_cache", "int8"}, {"kv_cache.prefill", std::string(name(dtype))}}, everything);
     if (dtype != DType::kF32) continue;
     check_honest("synthetic:toy-14x2", rounds, {{"kv_cache", "int8"}, {"kv_cache.prefill", "float32"}}, layer_outputs);
+  }
+}
+
+// One scale for keys and one for values in each layer, or for each head.
+CacheScales scales_of(const ModelConfig& config, bool of_heads) {
+  CacheScales scales;
+  double scale = 0.0137;
+  for (int layer = 0; layer < config.num_layers; ++layer) {
+    for (const Op op : {Op::kKCache, Op::kVCache}) {
+      std::vector<double>& of_cache = scales[{op, layer}];
+      for (std::int64_t k = 0; k < (of_heads ? config.num_kv_heads : 1); ++k) {
+        of_cache.push_back(scale);
+        scale *= 1.31;
+      }
+    }
+  }
+  return scales;
+}
+
+TEST_CASE("a cache in float8 is a rounding, proposed and declared, with or without scales", "[precision]") {
+  const std::string model = "synthetic:toy-15x5,profile=qwen";
+  const ModelConfig config = model::open_model(model)->config();
+  for (const QuantizedCache cache : {QuantizedCache::kE4M3, QuantizedCache::kE5M2}) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      INFO(name(cache) << " " << name(dtype));
+      Precision rounds = plain_precision(dtype);
+      rounds.cache = cache;
+      const std::map<std::string, std::string> points = {{"kv_cache", std::string(name(cache))}};
+      check_honest(model, rounds, points, everything);
+      for (const bool of_heads : {false, true}) {
+        rounds.cache_scales[cache] = scales_of(config, of_heads);
+        check_honest(model, rounds, points, everything);
+      }
+    }
+  }
+  Precision rounds = plain_precision(DType::kF32);
+  rounds.cache = QuantizedCache::kE4M3;
+  check_honest("synthetic:toy-14x2", rounds, {{"kv_cache", "float8_e4m3fn"}}, layer_outputs);
+}
+
+TEST_CASE("a wrong float8 cache is found, declared or not", "[precision]") {
+  const std::string model = "synthetic:toy-15x5,profile=qwen";
+  Precision rounds = plain_precision(DType::kBF16);
+  rounds.cache = QuantizedCache::kE4M3;
+  rounds.cache_scales[rounds.cache] = scales_of(model::open_model(model)->config(), false);
+  const double of_keys = 0.0137;
+  Precision without_scales = rounds;
+  without_scales.cache_scales.clear();
+  for (const std::string& wrong :
+       {"factor:factor=" + std::to_string(of_keys) + "@self_attn.k_cache;layers=0",  // the scale is applied twice
+        std::string("factor:factor=1.31@self_attn.k_cache;layers=0;heads=2")}) {  // head 2 takes another scale
+    for (const Precision& declared : {rounds, without_scales, plain_precision(DType::kBF16)}) {
+      INFO(wrong << " " << declared_points(declared).size() << " " << declared.cache_scales.size());
+      const RunResult result = judge_trace_of({.test_case = small_case(model),
+                                               .reference_engine = true,
+                                               .rounds = rounds,
+                                               .mistakes = {formats::parse_mistake(wrong)},
+                                               .declared = declared,
+                                               .keep = everything,
+                                               .options = {.probing = false}});
+      INFO(all_words(result));
+      REQUIRE(result.verdict == Verdict::kDiverged);
+      const Finding* first = result.first_divergence();
+      CHECK(tensor_name(first->tensor) == "model.layers.0.self_attn.k_cache");
+      CHECK(first->kind == FindingKind::kLogic);
+    }
   }
 }
 

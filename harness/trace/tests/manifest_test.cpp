@@ -88,6 +88,31 @@ TEST_CASE("a manifest comes back as it was written") {
   CHECK(to_json(again) == to_json(manifest));
 }
 
+TEST_CASE("a cache in float8 is declared with its scales or without") {
+  Json document = valid();
+  Json& compute = document["compute"];
+  for (const QuantizedCache cache : {QuantizedCache::kInt8, QuantizedCache::kE4M3, QuantizedCache::kE5M2}) {
+    compute["points"]["kv_cache"] = name(cache);
+    CHECK(parse(document).precision.cache == cache);
+    CHECK(parse(document).precision.scales_of({Op::kKCache, 1}).empty());
+  }
+  compute["kv_cache_scales"] = {{"model.layers.1.self_attn.k_cache", 0.25},
+                                {"model.layers.0.self_attn.v_cache", {0.5, 0.75}}};
+  const Manifest manifest = parse(document);
+  CHECK(manifest.precision.scales_of({Op::kKCache, 1}) == std::vector<double>{0.25});
+  CHECK(manifest.precision.scales_of({Op::kVCache, 0}) == std::vector<double>{0.5, 0.75});
+  CHECK(parse_manifest(to_json(manifest), "again").precision == manifest.precision);
+
+  compute["kv_cache_scales"] = {{"model.layers.1.self_attn.k_cache", 0.0}};
+  CHECK_THAT(error_of(document.dump()), ContainsSubstring("a scale must be a positive number"));
+  compute["kv_cache_scales"] = {{"model.layers.1.self_attn.k_proj", 1.0}};
+  CHECK_THAT(error_of(document.dump()), ContainsSubstring("is no cache; give \"model.layers.0.self_attn.k_cache\""));
+  compute["points"]["kv_cache"] = "int8";
+  CHECK_THAT(error_of(document.dump()), ContainsSubstring("is for a cache of a float8 type"));
+  compute["points"]["kv_cache"] = "float8_e4m3";
+  CHECK_THAT(error_of(document.dump()), ContainsSubstring("did you mean \"float8_e4m3fn\""));
+}
+
 TEST_CASE("the older dialect of config.json and an engine that knows little of its model") {
   Json document = valid();
   Json& config = document["model"]["config"];
