@@ -1,7 +1,7 @@
 // Pairs that turn at other frequencies: the angle of pair i at position p is c_i * p * theta^(-2 i / d), with one
 // factor for all pairs (positions that are interpolated, 1 / 4) or one for each (a scaling of RoPE by wavelength), and
 // lengths that are multiplied by m beside it (YaRN, arXiv:2309.00071). The factors come from a search of the smallest
-// error over all wrong elements of a pair, by steps of 1 % and then closer.
+// error over all wrong elements of a pair, by steps of 1 % and then closer. Or each frequency was rounded to 16 bits.
 #include <algorithm>
 #include <cmath>
 
@@ -181,6 +181,24 @@ void add_one(Scene& scene, const Frequencies& frequencies, std::size_t pairs, st
   }
 }
 
+// Each frequency as a narrower type holds it: a model that was cast after it was loaded (model.to(torch.bfloat16)) has
+// its table of inverse frequencies cast with it.
+void add_rounded(Scene& scene, std::size_t pairs, std::vector<Candidate>& candidates) {
+  for (const DType type : {DType::kBF16, DType::kF16}) {
+    Found found{{}, std::vector<double>(pairs, 0.0)};
+    for (std::size_t i = 0; i < pairs; ++i) {
+      const double right = frequency(scene.config(), static_cast<std::int64_t>(i));
+      found.factors.push_back(round_to(type, right) / right);
+    }
+    Candidate candidate = at_frequencies(scene, found);
+    candidate.theory.bits += 1.0;  // which type
+    candidate.theory.parameters = {{"rounded to", std::string(name(type))}};
+    candidate.theory.sentence = std::string(row(scene.op()).name) + " is turned at frequencies that were rounded to " +
+                                std::string(name(type)) + ", as by a model that was cast after it was loaded";
+    candidates.push_back(std::move(candidate));
+  }
+}
+
 // Lengths alone, which an engine multiplies its tables by.
 void add_length(Scene& scene, const Frequencies& frequencies, std::size_t pairs, std::vector<Candidate>& candidates) {
   Found found{std::vector<double>(pairs, 1.0), std::vector<double>(pairs, 0.0)};
@@ -231,6 +249,7 @@ std::vector<Candidate> recover_rotation_frequency(Scene& scene) {
   const Frequencies frequencies(scene.config(), turned);
   if (frequencies.wrong_pairs().empty()) return candidates;
   const std::size_t pairs = turned.front().by.size();
+  add_rounded(scene, pairs, candidates);
   add_one(scene, frequencies, pairs, candidates);
   add_length(scene, frequencies, pairs, candidates);
   add_each(scene, frequencies, pairs, candidates);

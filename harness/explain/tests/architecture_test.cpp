@@ -83,6 +83,26 @@ TEST_CASE("tables that are multiplied by a length alone are solved for", "[frequ
   CHECK(theory->scope.empty());
 }
 
+TEST_CASE("frequencies that were rounded with the model are told by their type", "[frequency]") {
+  ModelConfig config = closed_form_config();
+  config.rope_theta = 7.0;  // frequencies that bfloat16 does not hold, and that turn far within these few tokens
+  for (const Op op : {Op::kQRope, Op::kKRope}) {
+    Case c;
+    c.oracle = ClosedForm(config);
+    const auto theory = c.explained(op, 181, at(op, [](const auto& in, const Step& step, const Values&) {
+                                      return turned(in[0], step, [](double p, std::size_t pair) {
+                                        const double right = std::pow(7.0, -2.0 * static_cast<double>(pair) / kHeadDim);
+                                        return p * round_to(DType::kBF16, right);
+                                      });
+                                    }));
+    REQUIRE(theory.has_value());
+    INFO(theory->sentence);
+    CHECK(theory->mechanism == "rotation.frequency");
+    CHECK(text_of(theory->parameters, "rounded to") == "bfloat16");
+    CHECK(theory->scope.empty());
+  }
+}
+
 TEST_CASE("a norm that is made twice is solved for", "[norm]") {
   Case c;
   const auto theory =
