@@ -145,6 +145,9 @@ std::vector<PositionLaw> position_laws(const std::vector<Turned>& turned, const 
                     }});
   }
   std::erase_if(laws, [&](const PositionLaw& law) {
+    const bool is_right = std::ranges::all_of(
+        turned, [&](const Turned& of) { return law.position(*of.instance, of.batch, of.token) == of.position; });
+    if (is_right) return true;
     std::size_t fits = 0;
     for (std::size_t i = 0; i < turned.size(); ++i) {
       fits += law.position(*turned[i].instance, turned[i].batch, turned[i].token) == solved[i];
