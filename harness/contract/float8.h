@@ -1,6 +1,7 @@
-// The two 8-bit floating-point types in which engines keep k and v (arXiv:2209.05433): one bit of sign, then 4 or 5 bits
-// of exponent. Rounding to them saturates, as CUDA's conversions do (__NV_SATFINITE, of which vLLM and TensorRT-LLM make
-// their caches): what lies beyond the largest number is that number. PyTorch's cast gives NaN there, or infinity.
+// The two 8-bit floating-point types in which engines keep k and v (arXiv:2209.05433): one bit of sign, then 4 or 5
+// bits of exponent. Rounding to them saturates, as CUDA's conversions do (__NV_SATFINITE, of which vLLM and
+// TensorRT-LLM make their caches): what lies beyond the largest number is that number. PyTorch's cast gives NaN there,
+// or infinity.
 #pragma once
 
 #include <algorithm>

@@ -46,7 +46,8 @@ constexpr const Float8Facts* float8_of(QuantizedCache quantized) {
   if (quantized == QuantizedCache::kE4M3) return &kFloat8E4M3;
   return quantized == QuantizedCache::kE5M2 ? &kFloat8E5M2 : nullptr;
 }
-// By what a float8 cache multiplies its numbers: one factor for the tensor, or one for each head. 1 where there is none.
+// By what a float8 cache multiplies its numbers: one factor for the tensor, or one for each head. 1 where there is
+// none.
 using CacheScales = std::map<TensorId, std::vector<double>>;
 
 // The manifest's `compute` block. Every intermediate is in `accumulate` precision unless `points` names it.

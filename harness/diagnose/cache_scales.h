@@ -1,5 +1,5 @@
-// By what a recorded float8 cache multiplies its numbers. The scale is an engine's own (calibrated, of a checkpoint, or 1),
-// so that nothing but the recording tells it: every value is a number of the type times the scale, which leaves few
+// By what a recorded float8 cache multiplies its numbers. The scale is an engine's own (calibrated, of a checkpoint, or
+// 1), so that nothing but the recording tells it: every value is a number of the type times the scale, which leaves few
 // scales, and of those the one counts under which what was to be stored is rounded to what is there.
 #pragma once
 

@@ -125,7 +125,7 @@ TEST_CASE("a wrong float8 cache is found, declared or not", "[precision]") {
   without_scales.cache_scales.clear();
   for (const std::string& wrong :
        {"factor:factor=" + std::to_string(of_keys) + "@self_attn.k_cache;layers=0",  // the scale is applied twice
-        std::string("factor:factor=1.31@self_attn.k_cache;layers=0;heads=2")}) {  // head 2 takes another scale
+        std::string("factor:factor=1.31@self_attn.k_cache;layers=0;heads=2")}) {     // head 2 takes another scale
     for (const Precision& declared : {rounds, without_scales, plain_precision(DType::kBF16)}) {
       INFO(wrong << " " << declared_points(declared).size() << " " << declared.cache_scales.size());
       const RunResult result = judge_trace_of({.test_case = small_case(model),
