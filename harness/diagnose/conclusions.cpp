@@ -1,6 +1,7 @@
 #include "harness/diagnose/conclusions.h"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <set>
 #include <tuple>
@@ -60,7 +61,7 @@ class Concluding {
     for (const Conclusion& conclusion : found_) result.findings.push_back(conclusion.finding);
 
     result.catalogue = catalogue_;
-    result.hypotheses = judge_hypotheses(result.findings, catalogue_, judged_.detectability);
+    result.hypotheses = judge_hypotheses(result.findings, catalogue_, detectability());
     result.coverage.blind = blind_hypotheses(result.hypotheses);
     result.coverage.tensors_missing = missing_names();
     result.coverage.not_compared = judged_.not_compared;
@@ -295,6 +296,17 @@ class Concluding {
       for (int layer : list) names.push_back(tensor_name({op, layer}));
     }
     return names;
+  }
+
+  // What follows a NaN in all steps was looked at and never judged.
+  Detectability detectability() const {
+    std::set<TensorId> judged, unjudged;
+    for (const findings::JudgedTensor& tensor : judged_.tensors) {
+      (tensor.judgement.outcome == Outcome::kUnjudged ? unjudged : judged).insert(tensor.id);
+    }
+    Detectability shown = judged_.detectability;
+    std::ranges::set_difference(unjudged, judged, std::inserter(shown.never_judged, shown.never_judged.end()));
+    return shown;
   }
 
   static bool counts(const Finding& finding, bool precision_allowed) {

@@ -133,6 +133,10 @@ void judge_again(std::vector<HypothesisResult>& results, const std::vector<Findi
         result.evidence.push_back(std::to_string(blind) + " of " + std::to_string(shown + blind) +
                                   " variants could not be seen on these inputs: the hypothesis is not excluded");
       }
+      if (!result.never_judged.empty()) {
+        result.verdict = HypothesisVerdict::kOpen;
+        result.evidence.push_back(result.never_judged + " could be judged in no step: a mistake there is not excluded");
+      }
       if (const Finding* finding = unexplained_within_reach(findings, catalogue, result.id)) {
         result.verdict = HypothesisVerdict::kOpen;
         result.evidence.push_back("no known mistake of this kind fits " + tensor_name(finding->tensor) + " of step " +
@@ -171,6 +175,9 @@ std::vector<HypothesisResult> judge_hypotheses(const std::vector<Finding>& findi
         result.blind_variants.push_back({facts.id, "no operation that it changes was judged"});
       }
     }
+    for (const TensorId& id : detectability.never_judged) {
+      if (result.never_judged.empty() && acts_in(result.id, id.op, catalogue)) result.never_judged = tensor_name(id);
+    }
     results.push_back(std::move(result));
   }
   judge_again(results, findings, catalogue);
@@ -200,6 +207,7 @@ void join(HypothesisResult& result, HypothesisResult&& other) {
     if (!known) result.blind_variants.push_back(std::move(blind));
   }
   std::erase_if(result.blind_variants, [&](const auto& blind) { return exercised.contains(blind.variant); });
+  if (result.never_judged.empty()) result.never_judged = std::move(other.never_judged);
 }
 
 }  // namespace qdiff::diagnose

@@ -17,6 +17,7 @@ struct Detectability {
   std::map<FaultId, std::set<std::string>> cases_that_show;  // ids of the cases
   std::set<FaultId> tried;                                   // variants evaluated at least once
   std::map<FaultId, std::string> not_evaluable;              // what was not recorded
+  std::set<TensorId> never_judged;                           // recorded, and unjudged in every step
 };
 
 std::vector<findings::HypothesisResult> judge_hypotheses(const std::vector<findings::Finding>& findings,

@@ -134,6 +134,7 @@ struct HypothesisResult {
   std::vector<FaultId> exercised_variants;
   std::map<FaultId, std::set<std::string>> shown_by;  // exercised variant -> ids of the cases that would show it
   std::vector<BlindVariant> blind_variants;
+  std::string never_judged;  // a tensor in which it may act, and which could be judged in no step; empty: none
 };
 
 // One tensor that could not be compared, though it was there or should have been.

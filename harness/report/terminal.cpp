@@ -120,6 +120,7 @@ std::string note_of(const findings::HypothesisResult& hypothesis) {
       return variant.empty() && !hypothesis.evidence.empty() ? hypothesis.evidence.front() : variant;
     }
     case HypothesisVerdict::kOpen:
+      if (!hypothesis.never_judged.empty()) return "not excluded: " + hypothesis.never_judged + " was never judged";
       if (!findings::is_mostly_blind(hypothesis)) return "not excluded: a wrong tensor in its reach is unexplained";
       return "not excluded: these inputs show " + std::to_string(exercised) + " of " +
              counted(static_cast<std::int64_t>(exercised + blind), "variant");

@@ -112,7 +112,7 @@ QDIFF_ARCHIVED(findings::Finding, case_id, mode, step, phase, tensor, kind, span
                explanation, profile)
 QDIFF_ARCHIVED(findings::BlindVariant, variant, why)
 QDIFF_ARCHIVED(findings::HypothesisResult, id, title, verdict, variant, first_divergence, evidence, exercised_variants,
-               shown_by, blind_variants)
+               shown_by, blind_variants, never_judged)
 QDIFF_ARCHIVED(findings::NotCompared, case_id, mode, step, tensor, reason)
 QDIFF_ARCHIVED(findings::Coverage, tensors_compared, tensors_missing, not_compared, blind)
 QDIFF_ARCHIVED(findings::ClosestToBound, case_id, mode, step, tensor, statistic, ratio)

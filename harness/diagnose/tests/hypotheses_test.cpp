@@ -124,6 +124,23 @@ TEST_CASE("a hypothesis at whose operation something stays unexplained is open, 
   CHECK_THAT(refuted.evidence[0], ContainsSubstring("1 variants would have shown"));
 }
 
+TEST_CASE("a hypothesis is open where a tensor in its reach could be judged in no step", "[hypotheses]") {
+  Detectability detectability;
+  detectability.tried = {FaultId::kModulo};
+  detectability.cases_that_show = {{FaultId::kModulo, {"a"}}};
+  CHECK(find(judge_hypotheses({}, catalogue(), detectability), "H05").verdict == HypothesisVerdict::kRefuted);
+  detectability.never_judged = {{Op::kAct, 2}};
+  CHECK(find(judge_hypotheses({}, catalogue(), detectability), "H05").verdict == HypothesisVerdict::kRefuted);
+  detectability.never_judged.insert({Op::kAttnOutput, 2});
+  std::vector<HypothesisResult> results = judge_hypotheses({}, catalogue(), detectability);
+  for (const bool again : {false, true}) {
+    if (again) judge_again(results, {}, catalogue());
+    const HypothesisResult open = find(results, "H05");
+    CHECK(open.verdict == HypothesisVerdict::kOpen);
+    CHECK_THAT(open.evidence.back(), ContainsSubstring("model.layers.2.self_attn.attn_output could be judged in no"));
+  }
+}
+
 TEST_CASE("a hypothesis of which these inputs show less than half is open, not refuted", "[hypotheses]") {
   // One token alone shows one of many variants: of masking, say, hardly any.
   std::vector<VariantFacts> all = catalogue();
