@@ -4,6 +4,7 @@
 
 #include "harness/contract/error.h"
 #include "harness/contract/fault_table.h"
+#include "harness/contract/wording.h"
 #include "harness/formats/strict_json.h"
 #include "harness/formats/suggest.h"
 
@@ -22,8 +23,7 @@ constexpr std::string_view kEveryLayer = "model.layers.*.";
 
 FaultId variant_of(const std::string& text, const std::string& where) {
   if (const std::optional<FaultId> id = parse_fault_id(text)) return *id;
-  std::vector<std::string> names;
-  for (const VariantFacts& facts : fault_table()) names.emplace_back(name(facts.id));
+  const auto names = texts_of(fault_table(), [](const VariantFacts& facts) { return name(facts.id); });
   refuse(where, "variant", text, "the name of a known bug, as H05.modulo" + formats::suggestion(text, names));
 }
 

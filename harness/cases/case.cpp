@@ -25,7 +25,7 @@ std::vector<Case> embedded_suite() {
   for (const embedded::File& file : embedded::case_files()) {
     suite.push_back(parse_case(file.text, std::string(file.name)));
   }
-  std::stable_sort(suite.begin(), suite.end(), [](const Case& a, const Case& b) {
+  std::ranges::stable_sort(suite, [](const Case& a, const Case& b) {
     if (a.hypothesis.has_value() != b.hypothesis.has_value()) return a.hypothesis.has_value();
     return a.hypothesis < b.hypothesis;
   });

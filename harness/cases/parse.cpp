@@ -31,8 +31,8 @@ void require_exactly(const Json& object, std::string_view key, const Json& value
 std::string require_text(const Json& object, std::string_view key, const std::string& where) {
   std::string text = formats::require_string(object, key, where);
   const auto characters =
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; });
-  const bool has_control = std::any_of(text.begin(), text.end(), [](char c) {
+      std::ranges::count_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; });
+  const bool has_control = std::ranges::any_of(text, [](char c) {
     const auto byte = static_cast<unsigned char>(c);
     return byte < 0x20U || byte == 0x7FU;
   });
@@ -83,9 +83,8 @@ std::string require_id(const Json& document, const std::string& source) {
   const auto is_letter_or_digit = [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
   };
-  const bool valid =
-      id.size() <= 64 && is_letter_or_digit(id.front()) &&
-      std::all_of(id.begin(), id.end(), [&](char c) { return is_letter_or_digit(c) || c == '-' || c == '_'; });
+  const bool valid = id.size() <= 64 && is_letter_or_digit(id.front()) &&
+                     std::ranges::all_of(id, [&](char c) { return is_letter_or_digit(c) || c == '-' || c == '_'; });
   if (!valid) refuse(source, "id", document["id"], "1 to 64 letters, digits, '-' and '_', the first no sign");
   return id;
 }

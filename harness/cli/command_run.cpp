@@ -59,8 +59,8 @@ std::vector<Group> group_by_model(const std::vector<cases::Case>& loaded, const 
   std::vector<Group> groups;
   for (const cases::Case& test_case : loaded) {
     const std::string& spec = arguments.model ? *arguments.model : test_case.model;
-    auto group = std::find_if(groups.begin(), groups.end(),
-                              [&](const Group& g) { return g.spec == spec && g.kept_layers == test_case.layers; });
+    auto group = std::ranges::find_if(
+        groups, [&](const Group& g) { return g.spec == spec && g.kept_layers == test_case.layers; });
     if (group == groups.end()) {
       group = groups.emplace(groups.end());
       group->spec = spec;
@@ -119,7 +119,7 @@ void place_fault(std::vector<Group>& groups, const Injection& injection) {
       for (const CaseInput& input : group.cases) clean += ' ' + input.id;
     }
   }
-  if (std::none_of(groups.begin(), groups.end(), [](const Group& group) { return group.inject.has_value(); })) {
+  if (std::ranges::none_of(groups, [](const Group& group) { return group.inject.has_value(); })) {
     check_place(injection, *largest);  // says which layers there are at most
     throw InputError(why);
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "harness/cli/values.h"
+#include "harness/contract/wording.h"
 
 namespace qdiff::cli {
 namespace {
@@ -25,12 +26,6 @@ Offer offer_for(const OptionFacts& option, const CompletionWords& words) {
   return {};
 }
 
-std::string joined(const std::vector<std::string>& words, std::string_view between = " ") {
-  std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : std::string(between)) + word;
-  return text;
-}
-
 // In single quotes, as every shell here reads them.
 std::string in_quotes(std::string_view text) {
   std::string result = "'";
@@ -44,11 +39,7 @@ std::string in_short(const std::string& description) {
   return description.substr(0, end);
 }
 
-std::vector<std::string> names_of(const std::vector<OptionFacts>& options) {
-  std::vector<std::string> names;
-  for (const OptionFacts& option : options) names.push_back(option.name);
-  return names;
-}
+std::string names_of(const std::vector<OptionFacts>& options) { return joined(options, " ", &OptionFacts::name); }
 
 // ---- bash ----
 
@@ -56,7 +47,7 @@ std::string bash_offer(const Offer& offer) {
   std::string text;
   std::vector<std::string> words = offer.words;
   std::erase_if(words, [](const std::string& word) { return word.find(':') != std::string::npos; });  // breaks a word
-  if (!words.empty()) text += "COMPREPLY=($(compgen -W " + in_quotes(joined(words)) + " -- \"$word\"))";
+  if (!words.empty()) text += "COMPREPLY=($(compgen -W " + in_quotes(joined(words, " ")) + " -- \"$word\"))";
   if (offer.files || offer.folders) {
     text += (text.empty() ? "" : "; ") + std::string("compopt -o filenames; COMPREPLY+=($(compgen ") +
             (offer.folders ? "-d" : "-f") + " -- \"$word\"))";
@@ -78,7 +69,7 @@ std::string bash_script(const std::vector<CommandFacts>& commands, const Complet
       "  COMPREPLY=()\n"
       "  if ((COMP_CWORD == 1)); then\n"
       "    COMPREPLY=($(compgen -W " +
-      in_quotes(joined(names) + ' ' + joined(names_of(commands.front().options))) +
+      in_quotes(joined(names, " ") + ' ' + names_of(commands.front().options)) +
       " -- \"$word\"))\n"
       "    return\n"
       "  fi\n"
@@ -92,7 +83,7 @@ std::string bash_script(const std::vector<CommandFacts>& commands, const Complet
     }
     text +=
         "      esac\n      if [[ $word == -* ]]; then\n        COMPREPLY=($(compgen -W " +
-        in_quotes(joined(names_of(command.options))) + " -- \"$word\"))\n      else\n        " +
+        in_quotes(names_of(command.options)) + " -- \"$word\"))\n      else\n        " +
         (command.places.empty() ? std::string("COMPREPLY=()") : bash_offer(offer_for(command.places.front(), words))) +
         "\n      fi ;;\n";
   }
@@ -114,7 +105,7 @@ std::string zsh_text(std::string_view text) {
 std::string zsh_action(const Offer& offer) {
   if (offer.folders) return "_files -/";
   if (offer.files && offer.words.empty()) return "_files";
-  const std::string words = zsh_text(joined(offer.words));
+  const std::string words = zsh_text(joined(offer.words, " "));
   if (offer.files) return "{compadd -- " + words + "; _files}";
   return offer.words.empty() ? " " : '(' + words + ')';
 }
@@ -165,7 +156,7 @@ std::string fish_script(const std::vector<CommandFacts>& commands, const Complet
   }
   const auto arguments_of = [](const Offer& offer) {
     std::string arguments;
-    if (!offer.words.empty()) arguments += " -a " + in_quotes(joined(offer.words));
+    if (!offer.words.empty()) arguments += " -a " + in_quotes(joined(offer.words, " "));
     if (offer.folders) arguments += " -a '(__fish_complete_directories)'";
     if (offer.files) arguments += " -F";
     return arguments;

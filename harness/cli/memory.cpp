@@ -288,8 +288,8 @@ std::uint64_t memory_limit(const std::optional<std::uint64_t>& given) {
 void check_memory(const MemoryPlan& plan, std::uint64_t limit, bool limit_was_given) {
   const double total = plan.total();
   if (total <= static_cast<double>(limit)) return;
-  const auto largest = std::max_element(plan.parts.begin(), plan.parts.end(),
-                                        [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
+  const auto largest =
+      std::ranges::max_element(plan.parts, [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
   const auto text = [](double bytes) { return bytes_text(static_cast<std::uint64_t>(std::min(bytes, 0x1p63))); };
   throw InputError("this needs about " + text(total) + " of memory (" + largest->what + ": " + text(largest->bytes) +
                    "), but " + (limit_was_given ? "--max-memory allows " : "this machine has free ") +

@@ -10,6 +10,7 @@
 #include "harness/cli/option_kinds.h"
 #include "harness/cli/text.h"
 #include "harness/contract/error.h"
+#include "harness/contract/wording.h"
 #include "harness/formats/suggest.h"
 
 #ifndef QDIFF_VERSION
@@ -319,9 +320,8 @@ void check_command_name(const CLI::App& app, int argc, const char* const* argv) 
   if (argc < 2) throw InputError("no command given; see 'qdiff --help'");
   const std::string word = argv[1];
   if (word == "--help" || word == "-h" || word == "--version") return;
-  std::vector<std::string> names;
-  for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
-  if (std::find(names.begin(), names.end(), word) != names.end()) return;
+  const auto names = texts_of(app.get_subcommands({}), [](const CLI::App* command) { return command->get_name(); });
+  if (std::ranges::find(names, word) != names.end()) return;
   if (word.starts_with('-')) {
     throw InputError("unknown option '" + word +
                      "' before a command; write 'qdiff COMMAND [options]', see 'qdiff --help'");
@@ -339,8 +339,7 @@ void check_extras(const CLI::App& command) {
   std::erase(extras, "--");  // it only ends the options
   if (extras.empty()) return;
   const std::string see = see_help(command);
-  const auto option =
-      std::find_if(extras.begin(), extras.end(), [](const auto& word) { return word.starts_with('-'); });
+  const auto option = std::ranges::find_if(extras, [](const auto& word) { return word.starts_with('-'); });
   if (option == extras.end()) throw InputError("unexpected argument '" + extras.front() + "'; " + see);
   std::vector<std::string> names;
   for (const CLI::Option* known : command.get_options()) {

@@ -23,7 +23,7 @@ std::string shell_quote(std::string_view argument) {
   if (!argument.empty() && argument.find_first_not_of(kPlain) == std::string_view::npos) return std::string(argument);
   // A line break in a prompt, say, must survive a terminal: $'…' of POSIX 2024, which bash and zsh have long known.
   const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; };
-  if (std::any_of(argument.begin(), argument.end(), is_control)) {
+  if (std::ranges::any_of(argument, is_control)) {
     std::string escaped = "$'";
     for (char c : argument) {
       char octal[8];

@@ -23,7 +23,7 @@ constexpr std::int64_t kLargestIndex = std::numeric_limits<int>::max() - 1;
 }
 
 bool is_digits(std::string_view text) {
-  return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+  return !text.empty() && std::ranges::all_of(text, [](char c) { return c >= '0' && c <= '9'; });
 }
 
 // Digits only: no sign, no space, nothing behind. Empty where they are not, or exceed `largest`.
@@ -126,7 +126,7 @@ std::string parse_path(const std::string& option, const std::string& text) {
 std::vector<findings::FindingKind> parse_kinds(const std::string& option, const std::string& text) {
   std::vector<findings::FindingKind> kinds;
   const auto add = [&](findings::FindingKind kind) {
-    if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
+    if (std::ranges::find(kinds, kind) == kinds.end()) kinds.push_back(kind);
   };
   std::string_view rest = text;
   while (true) {
@@ -211,9 +211,8 @@ void check_injection_is_among(const Injection& injection, const NumberRanges& la
       for (std::int64_t layer = 0; layer < selection.bound; ++layer) needed.push_back(layer);
     }
   }
-  const bool seen = std::any_of(needed.begin(), needed.end(), [&](std::int64_t layer) {
-    return layers.below(layer + 1).contains(static_cast<int>(layer));
-  });
+  const bool seen = std::ranges::any_of(
+      needed, [&](std::int64_t layer) { return layers.below(layer + 1).contains(static_cast<int>(layer)); });
   if (needed.empty() || seen) return;
   throw InputError("--inject '" + to_string(injection) + "': layer " + std::to_string(needed.front()) +
                    " is not among those of --layers '" + layers.text +

@@ -11,6 +11,7 @@
 
 #include "harness/contract/engine.h"
 #include "harness/contract/mistake.h"
+#include "harness/contract/wording.h"
 #include "harness/findings/finding_kind.h"
 
 namespace qdiff::cli {
@@ -64,9 +65,7 @@ class OneOf {
     refuse_choice(option, text, words());
   }
   std::vector<std::string> words() const {
-    std::vector<std::string> words;
-    for (const auto& [word, value] : choices_) words.push_back(word);
-    return words;
+    return texts_of(choices_, [](const auto& choice) { return choice.first; });
   }
 
  private:

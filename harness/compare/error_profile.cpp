@@ -50,8 +50,8 @@ std::size_t bin_of(double z) {
 
 // Keeps the largest, the first of equals before the others.
 void keep_worst(std::vector<ErrorProfile::Element>& worst, ErrorProfile::Element element) {
-  const auto place = std::find_if(worst.begin(), worst.end(),
-                                  [&](const ErrorProfile::Element& known) { return element.error > known.error; });
+  const auto place =
+      std::ranges::find_if(worst, [&](const ErrorProfile::Element& known) { return element.error > known.error; });
   if (place == worst.end() && worst.size() == kMostWorst) return;
   worst.insert(place, std::move(element));
   if (worst.size() > kMostWorst) worst.pop_back();

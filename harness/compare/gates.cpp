@@ -137,8 +137,8 @@ bool Gates::pass(std::span<double> actual, std::span<double> gold, const float* 
   }
   if (!ordinary && layout_.is_scores() && is_fully_masked(row)) {
     std::fill_n(weight, size, 0.0);
-    std::fill(actual.begin(), actual.end(), 0.0);
-    std::fill(gold.begin(), gold.end(), 0.0);
+    std::ranges::fill(actual, 0.0);
+    std::ranges::fill(gold, 0.0);
     return false;
   }
   any_nonzero_ = any_nonzero_ || nonzero;

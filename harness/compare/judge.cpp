@@ -286,11 +286,10 @@ bool from_ensemble(const Comparison& c) {
   if (starts_at_embedding && rounds_embedding) return true;
   const auto reads_unrounded = [&](Op op) {
     const auto& inputs = row(op).inputs;
-    return std::any_of(inputs.begin(), inputs.end(),
-                       [&](const Input& input) { return c.precision.taken_as.contains(input.op); });
+    return std::ranges::any_of(inputs, [&](const Input& input) { return c.precision.taken_as.contains(input.op); });
   };
-  return reads_unrounded(c.op) || std::any_of(c.operations.begin(), c.operations.end(),
-                                              [&](const TensorKey& key) { return reads_unrounded(key.id.op); });
+  return reads_unrounded(c.op) ||
+         std::ranges::any_of(c.operations, [&](const TensorKey& key) { return reads_unrounded(key.id.op); });
 }
 
 Outcome outcome_of(double ratio_to_bound) {

@@ -10,7 +10,7 @@ namespace {
 
 bool has_dim(Op op, Dim dim) {
   const auto& dims = row(op).shape;
-  return std::find(dims.begin(), dims.end(), dim) != dims.end();
+  return std::ranges::find(dims, dim) != dims.end();
 }
 
 Shape full_shape(Op op, const Step& step, const ModelConfig& config) {

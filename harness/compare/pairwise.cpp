@@ -19,9 +19,9 @@ class Rows {
   Rows(Op op, const Shape& shape) : op_(op), shape_(shape) {
     const auto dims = row(op).shape;
     const auto has = [](Dim wanted) { return [wanted](Dim dim) { return dim == wanted; }; };
-    auto position = std::find_if(dims.begin(), dims.end(), has(Dim::kT));
+    auto position = std::ranges::find_if(dims, has(Dim::kT));
     is_cache_ = position == dims.end();
-    if (is_cache_) position = std::find_if(dims.begin(), dims.end(), has(Dim::kS));
+    if (is_cache_) position = std::ranges::find_if(dims, has(Dim::kS));
     position_dim_ = static_cast<std::size_t>(position - dims.begin());
     const bool has_rank = shape.size() == dims.size();
     for (std::size_t d = has_rank ? position_dim_ + 1 : shape.size(); d < shape.size(); ++d) num_columns_ *= shape[d];
@@ -176,12 +176,12 @@ std::vector<std::string> differences_of_steps(const std::vector<Step>& actual, c
 }  // namespace
 
 std::int64_t PairwiseResult::count(PairOutcome outcome) const {
-  return std::count_if(tensors.begin(), tensors.end(), [&](const auto& tensor) { return tensor.outcome == outcome; });
+  return std::ranges::count_if(tensors, [&](const auto& tensor) { return tensor.outcome == outcome; });
 }
 
 const TensorDifference* PairwiseResult::first_difference() const {
-  const auto first = std::find_if(tensors.begin(), tensors.end(),
-                                  [](const auto& tensor) { return tensor.outcome == PairOutcome::kDiffers; });
+  const auto first =
+      std::ranges::find_if(tensors, [](const auto& tensor) { return tensor.outcome == PairOutcome::kDiffers; });
   return first == tensors.end() ? nullptr : &*first;
 }
 

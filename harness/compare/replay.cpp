@@ -72,7 +72,7 @@ std::set<TensorKey> recorded_inputs(std::span<const TensorKey> operations, const
   std::set<TensorKey> result;
   for (const TensorKey& key : operations) {
     for (const TensorKey& input : inputs_of(key, config)) {
-      const bool evaluated = std::find(operations.begin(), operations.end(), input) != operations.end();
+      const bool evaluated = std::ranges::find(operations, input) != operations.end();
       if (!evaluated && recorded.has(input)) result.insert(input);
     }
   }

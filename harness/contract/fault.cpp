@@ -17,7 +17,7 @@ constexpr double kLargestCount = 1 << 20;
 bool acceptable(const VariantFacts& row, double value) {
   switch (row.takes) {
     case Takes::kListed:
-      return std::find(row.values.begin(), row.values.end(), value) != row.values.end();
+      return std::ranges::find(row.values, value) != row.values.end();
     case Takes::kPositive:
       return std::isfinite(value) && value > 0.0;
     case Takes::kNotNegative:

@@ -43,9 +43,9 @@ struct Table {
 
 void add_rounding(Table& table, const DeclarablePoint& rounding) {
   const auto same = [&](const VariantFacts& row) { return row.declares == rounding; };
-  if (std::any_of(table.rows.begin(), table.rows.end(), same)) return;
+  if (std::ranges::any_of(table.rows, same)) return;
   std::string text(name(*rounding.point));
-  std::replace(text.begin(), text.end(), '.', '_');
+  std::ranges::replace(text, '.', '_');
   table.names.push_back(std::string(hypothesis_of(*rounding.point)) + '.' + text +
                         (rounding.dtype == DType::kBF16 ? "_bf16" : "_fp16"));
   VariantFacts row{.id = static_cast<FaultId>(table.rows.size()),
@@ -57,7 +57,7 @@ void add_rounding(Table& table, const DeclarablePoint& rounding) {
                    .probed = false};
   for (const OperationRow& operation : kOperationTable) {
     const auto& points = operation.points;
-    if (std::find(points.begin(), points.end(), *rounding.point) != points.end()) row.ops.push_back(operation.op);
+    if (std::ranges::find(points, *rounding.point) != points.end()) row.ops.push_back(operation.op);
   }
   table.rows.push_back(std::move(row));
 }
@@ -121,7 +121,7 @@ std::string_view hypothesis_of(FaultId id) {
 
 std::optional<FaultId> parse_fault_id(std::string_view text) {
   const auto& names = table().names;
-  const auto found = std::find(names.begin(), names.end(), text);
+  const auto found = std::ranges::find(names, text);
   if (found == names.end()) return std::nullopt;
   return static_cast<FaultId>(found - names.begin());
 }
@@ -140,8 +140,7 @@ std::vector<VariantFacts> faults_of(const ModelConfig& config) {
 }
 
 const VariantFacts* find_variant(const std::vector<VariantFacts>& catalogue, FaultId id) {
-  const auto found =
-      std::find_if(catalogue.begin(), catalogue.end(), [&](const VariantFacts& row) { return row.id == id; });
+  const auto found = std::ranges::find_if(catalogue, [&](const VariantFacts& row) { return row.id == id; });
   return found == catalogue.end() ? nullptr : &*found;
 }
 

@@ -134,7 +134,7 @@ using mistake_table::kMistakes;
 
 bool has_heads(Op op) {
   const auto& dims = row(op).shape;
-  return std::any_of(dims.begin(), dims.end(), [](Dim dim) {
+  return std::ranges::any_of(dims, [](Dim dim) {
     return dim == Dim::kQHeads || dim == Dim::kKvHeads || dim == Dim::kQWidth || dim == Dim::kKvWidth;
   });
 }
@@ -165,8 +165,7 @@ std::optional<MistakeKind> parse_mistake_kind(std::string_view name) {
 
 bool has_mechanism(Op op, MistakeKind kind) {
   const auto& arithmetics = facts(kind).arithmetics;
-  const bool fits =
-      arithmetics.empty() || std::find(arithmetics.begin(), arithmetics.end(), arithmetic_of(op)) != arithmetics.end();
+  const bool fits = arithmetics.empty() || std::ranges::find(arithmetics, arithmetic_of(op)) != arithmetics.end();
   const bool of_heads = kind == MistakeKind::kHeadsMoved || kind == MistakeKind::kHeadsLayout;
   return fits && (!of_heads || has_heads(op));
 }
@@ -178,7 +177,7 @@ bool Selection::holds(std::int64_t index) const {
     case Kind::kBelow:
       return index < bound;
     case Kind::kOnly:
-      return std::binary_search(only.begin(), only.end(), index);
+      return std::ranges::binary_search(only, index);
     case Kind::kAll:
       break;
   }
@@ -220,7 +219,7 @@ std::optional<Selection> parse_selection(std::string_view text) {
     if (comma == std::string_view::npos) break;
     text.remove_prefix(comma + 1);
   }
-  std::sort(some.only.begin(), some.only.end());
+  std::ranges::sort(some.only);
   some.only.erase(std::unique(some.only.begin(), some.only.end()), some.only.end());
   return some;
 }

@@ -7,6 +7,7 @@
 
 #include "harness/contract/dtype.h"
 #include "harness/contract/number_text.h"
+#include "harness/contract/wording.h"
 
 namespace qdiff {
 namespace {
@@ -300,11 +301,7 @@ std::optional<std::function<double(double)>> parse_gate_function(std::string_vie
 }
 
 const std::vector<std::string>& gate_functions() {
-  static const std::vector<std::string> kWords = [] {
-    std::vector<std::string> words;
-    for (const GateFunction& listed : listed_functions()) words.push_back(listed.words);
-    return words;
-  }();
+  static const std::vector<std::string> kWords = texts_of(listed_functions(), &GateFunction::words);
   return kWords;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -15,6 +16,14 @@ inline std::string counted(std::int64_t count, std::string_view what) {
   return std::to_string(count) + ' ' + std::string(what) + (count == 1 ? "" : "s");
 }
 
+// One text of each, by a function or a member.
+template <typename Items, typename ToText>
+std::vector<std::string> texts_of(const Items& items, const ToText& to_text) {
+  std::vector<std::string> texts;
+  for (const auto& item : items) texts.emplace_back(std::invoke(to_text, item));
+  return texts;
+}
+
 // "a, b, c": what `to_text` says of each, with `separator` between them.
 template <typename Items, typename ToText>
 std::string joined(const Items& items, std::string_view separator, const ToText& to_text) {
@@ -23,7 +32,7 @@ std::string joined(const Items& items, std::string_view separator, const ToText&
   for (const auto& item : items) {
     if (!first) text += separator;
     first = false;
-    text += to_text(item);
+    text += std::invoke(to_text, item);
   }
   return text;
 }

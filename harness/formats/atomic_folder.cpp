@@ -21,7 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 
 bool all_digits(std::string_view text) {
-  return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+  return !text.empty() && std::ranges::all_of(text, [](char c) { return c >= '0' && c <= '9'; });
 }
 
 // The names that temporary_name() makes; traces have "trace-" before the numbers.

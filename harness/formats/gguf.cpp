@@ -204,7 +204,7 @@ class HeaderParser {
     const std::string which = "key " + std::to_string(place);
     key.name = cursor_.text(kMaxGgufKeyBytes, which);
     if (key.name.empty()) cursor_.refuse(key.offset, which + " has an empty name");
-    if (!std::all_of(key.name.begin(), key.name.end(), is_key_character)) {
+    if (!std::ranges::all_of(key.name, is_key_character)) {
       cursor_.refuse(key.offset, which + " is named " + in_quotes(key.name) + ", but names have a-z, 0-9, _ . and -");
     }
     const std::string what = in_quotes(key.name);
@@ -297,7 +297,7 @@ class HeaderParser {
     const std::string which = "tensor " + std::to_string(place);
     tensor.name = cursor_.text(kMaxGgufTensorNameBytes, which + "'s name");
     if (tensor.name.empty()) cursor_.refuse(start, which + " has an empty name");
-    if (!std::all_of(tensor.name.begin(), tensor.name.end(), is_name_character)) {
+    if (!std::ranges::all_of(tensor.name, is_name_character)) {
       cursor_.refuse(start,
                      which + " is named " + in_quotes(tensor.name) + ", but names have A-Z, a-z, 0-9, _ . and -");
     }
@@ -335,7 +335,7 @@ class HeaderParser {
       }
       tensor.shape.push_back(static_cast<std::int64_t>(extent));
     }
-    std::reverse(tensor.shape.begin(), tensor.shape.end());
+    std::ranges::reverse(tensor.shape);
   }
 
   void set_size(GgufTensor& tensor, const GgmlTypeFacts& type, const std::string& what, std::uint64_t start) const {

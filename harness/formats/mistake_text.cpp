@@ -83,7 +83,7 @@ bool is_permutation(const std::string& text, double block) {
   const auto law = parse_head_law(text);
   if (!law || law->kind != HeadLaw::Kind::kTable || static_cast<double>(law->table.size()) != block) return false;
   std::vector<std::int64_t> sorted = law->table;
-  std::sort(sorted.begin(), sorted.end());
+  std::ranges::sort(sorted);
   for (std::size_t i = 0; i < sorted.size(); ++i) {
     if (sorted[i] != static_cast<std::int64_t>(i)) return false;
   }
@@ -136,9 +136,7 @@ bool may_be(const Mistake& mistake, const std::string& name, const std::string& 
 
 // Names that a parameter is called by; those that end in "*" stand for many.
 std::vector<std::string> parameter_names(const MistakeFacts& facts) {
-  std::vector<std::string> names;
-  for (const MistakeParameter& parameter : facts.parameters) names.emplace_back(parameter.name);
-  return names;
+  return texts_of(facts.parameters, &MistakeParameter::name);
 }
 
 void read_parameters(const std::string& text, Mistake& mistake, const std::string& whole) {
@@ -146,8 +144,8 @@ void read_parameters(const std::string& text, Mistake& mistake, const std::strin
   const std::string mechanism(facts.name);
   for (const std::string& part : text.empty() ? std::vector<std::string>{} : parts_of(text)) {
     const auto [name, value] = name_and_value(part, whole);
-    const auto* parameter = std::find_if(facts.parameters.begin(), facts.parameters.end(),
-                                         [&, called = name](const auto& p) { return is_called(p, called); });
+    const auto* parameter =
+        std::ranges::find_if(facts.parameters, [&, called = name](const auto& p) { return is_called(p, called); });
     if (parameter == facts.parameters.end()) {
       const std::vector<std::string> names = parameter_names(facts);
       refuse(whole, mechanism + " has no parameter '" + name + "'; it has " +
@@ -168,16 +166,16 @@ void read_parameters(const std::string& text, Mistake& mistake, const std::strin
   // Whether words are right may depend on the numbers beside them.
   for (const auto& [name, value] : mistake.parameters) {
     const auto* words = std::get_if<std::string>(&value);
-    const auto* parameter = std::find_if(facts.parameters.begin(), facts.parameters.end(),
-                                         [&, called = name](const auto& p) { return is_called(p, called); });
+    const auto* parameter =
+        std::ranges::find_if(facts.parameters, [&, called = name](const auto& p) { return is_called(p, called); });
     if (words == nullptr || may_be(mistake, name, *words)) continue;
     refuse(whole,
            "'" + name + "' of " + mechanism + " cannot be '" + *words + "'; write " + std::string(parameter->form));
   }
   bool any = facts.parameters.empty();
   for (const MistakeParameter& parameter : facts.parameters) {
-    const bool given = std::any_of(mistake.parameters.begin(), mistake.parameters.end(),
-                                   [&](const auto& pair) { return is_called(parameter, pair.first); });
+    const bool given =
+        std::ranges::any_of(mistake.parameters, [&](const auto& pair) { return is_called(parameter, pair.first); });
     any |= given;
     if (parameter.needed && !given) {
       refuse(whole, mechanism + " needs " + std::string(parameter.name) + ": " + std::string(parameter.form));
@@ -220,8 +218,7 @@ void read_scope(const std::vector<std::string>& parts, Mistake& mistake, const s
 Op read_tensor(const std::string& text, Mistake& mistake, const std::string& whole) {
   const auto named = parse_named_tensor(text);
   if (!named) {
-    std::vector<std::string> names;
-    for (const OperationRow& operation : kOperationTable) names.emplace_back(operation.name);
+    const auto names = texts_of(kOperationTable, &OperationRow::name);
     refuse(whole, "there is no tensor '" + text + "'; see 'qdiff list tensors'" + suggestion(text, names));
   }
   if (named->layer) mistake.scope.layers = {Selection::Kind::kOnly, 0, {*named->layer}};

@@ -220,8 +220,8 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> start, std::uint6
   const auto by_place = [](const SafetensorsEntry& a, const SafetensorsEntry& b) {
     return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
   };
-  if (!std::is_sorted(header.entries.begin(), header.entries.end(), by_place)) {
-    std::stable_sort(header.entries.begin(), header.entries.end(), by_place);
+  if (!std::ranges::is_sorted(header.entries, by_place)) {
+    std::ranges::stable_sort(header.entries, by_place);
   }
   check_layout(header, file_bytes - header.data_start, source);
   header.index.reserve(header.entries.size());
@@ -252,7 +252,7 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, const st
     : file_(path) {
   std::vector<const SafetensorsTensor*> ordered;
   for (const SafetensorsTensor& tensor : tensors) ordered.push_back(&tensor);
-  std::stable_sort(ordered.begin(), ordered.end(), [](const SafetensorsTensor* a, const SafetensorsTensor* b) {
+  std::ranges::stable_sort(ordered, [](const SafetensorsTensor* a, const SafetensorsTensor* b) {
     return size_of(a->dtype) > size_of(b->dtype);
   });
 

@@ -5,7 +5,7 @@
 namespace qdiff::formats {
 
 std::string shape_hint(const Shape& actual, const Shape& expected) {
-  if (std::find(expected.begin(), expected.end(), 0) != expected.end()) return "";
+  if (std::ranges::find(expected, 0) != expected.end()) return "";
   if (actual.size() == expected.size() && std::is_permutation(actual.begin(), actual.end(), expected.begin())) {
     return "; these are its dimensions in another order, so it is written transposed";
   }

@@ -53,7 +53,7 @@ class KeySet {
   // False where the key is there already.
   bool insert(const std::string& key) {
     if (!set_.empty()) return set_.insert(key).second;
-    if (std::find(list_.begin(), list_.end(), key) != list_.end()) return false;
+    if (std::ranges::find(list_, key) != list_.end()) return false;
     list_.push_back(key);
     constexpr std::size_t kLongestList = 16;
     if (list_.size() > kLongestList) set_.insert(list_.begin(), list_.end());

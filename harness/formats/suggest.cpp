@@ -42,7 +42,7 @@ constexpr std::pair<std::string_view, std::string_view> kShortTypes[] = {
 
 std::optional<std::string> nearest_name(std::string_view name, std::span<const std::string> candidates) {
   for (const auto& [shortened, full] : kShortTypes) {
-    const auto found = std::find(candidates.begin(), candidates.end(), full);
+    const auto found = std::ranges::find(candidates, full);
     if (name == shortened && found != candidates.end()) return *found;
   }
   std::optional<std::string> nearest;

@@ -98,7 +98,7 @@ void add_row(const Values& v, std::int64_t row, Tally& tally) {
 
 template <typename Predicate>
 bool in_most(const std::vector<Hidden>& rows, const Predicate& predicate) {
-  const auto count = std::count_if(rows.begin(), rows.end(), predicate);
+  const auto count = std::ranges::count_if(rows, predicate);
   return static_cast<double>(count) >= kMost * static_cast<double>(rows.size());
 }
 

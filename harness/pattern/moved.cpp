@@ -151,8 +151,7 @@ std::string list_pairs(const std::vector<std::pair<std::int64_t, std::int64_t>>&
     return one + ' ' + std::to_string(pairs[0].first) + " holds the values of " + one + ' ' +
            std::to_string(pairs[0].second);
   }
-  const bool one_source =
-      std::all_of(pairs.begin(), pairs.end(), [&](const auto& pair) { return pair.second == pairs[0].second; });
+  const bool one_source = std::ranges::all_of(pairs, [&](const auto& pair) { return pair.second == pairs[0].second; });
   if (one_source) return one + "s hold the values of " + one + ' ' + std::to_string(pairs[0].second);
   constexpr std::size_t kMostPairs = 4;
   std::string text = one + "s hold other " + one + "s' values (";

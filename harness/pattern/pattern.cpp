@@ -27,7 +27,7 @@ std::string times(double ratio) {
   return (beyond < 0.0 ? "(1 - " : "(1 + ") + digits(std::fabs(beyond), 2) + ") times";
 }
 
-bool is_one_of(Op op, std::initializer_list<Op> ops) { return std::find(ops.begin(), ops.end(), op) != ops.end(); }
+bool is_one_of(Op op, std::initializer_list<Op> ops) { return std::ranges::find(ops, op) != ops.end(); }
 bool is_norm(Op op) { return arithmetic_of(op) == Arithmetic::kNorm; }
 bool is_rope(Op op) { return arithmetic_of(op) == Arithmetic::kRotate; }
 bool is_projection_with_bias(Op op) { return arithmetic_of(op) == Arithmetic::kBias; }
@@ -143,7 +143,7 @@ class Finder {
   }
 
   static bool is_one_of_rules(Rule rule, std::initializer_list<Rule> rules) {
-    return std::find(rules.begin(), rules.end(), rule) != rules.end();
+    return std::ranges::find(rules, rule) != rules.end();
   }
 
   // A head of the scores, the probabilities or the output that holds what is right for another head took that head's
@@ -198,12 +198,12 @@ class Finder {
   }
 
   bool several_positions() const {
-    return std::any_of(wrong_.begin(), wrong_.end(), [&](const Element& e) {
+    return std::ranges::any_of(wrong_, [&](const Element& e) {
       return v_.sequence_position(e.row) != v_.sequence_position(wrong_.front().row);
     });
   }
   bool several_rows() const {
-    return std::any_of(wrong_.begin(), wrong_.end(), [&](const Element& e) { return e.row != wrong_.front().row; });
+    return std::ranges::any_of(wrong_, [&](const Element& e) { return e.row != wrong_.front().row; });
   }
 
   const Values& v_;

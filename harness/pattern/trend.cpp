@@ -24,8 +24,7 @@ std::string describe_one_value(std::span<const Element> wrong) {
   const double value = wrong[wrong.size() / 2].actual;
   const double expected = wrong[wrong.size() / 2].expected;
   const auto share = [&](auto predicate) {
-    return static_cast<double>(std::count_if(wrong.begin(), wrong.end(), predicate)) /
-           static_cast<double>(wrong.size());
+    return static_cast<double>(std::ranges::count_if(wrong, predicate)) / static_cast<double>(wrong.size());
   };
   if (share([&](const Element& e) { return e.actual == value; }) < kNearlyAll) return "";
   if (share([&](const Element& e) { return e.expected == expected; }) >= kMost) return "";
@@ -36,7 +35,7 @@ std::string describe_one_value(std::span<const Element> wrong) {
 std::vector<double> ranks_of(const std::vector<double>& values) {
   std::vector<std::size_t> order(values.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return values[a] < values[b]; });
+  std::ranges::stable_sort(order, [&](std::size_t a, std::size_t b) { return values[a] < values[b]; });
   std::vector<double> ranks(values.size());
   for (std::size_t i = 0; i < order.size();) {
     std::size_t end = i + 1;

@@ -48,8 +48,7 @@ struct Found {
 
 std::string describe_dimensions(const Found& found, std::int64_t size) {
   const auto all_in = [&](auto predicate) {
-    return 2 * static_cast<std::int64_t>(found.wrong.size()) == size &&
-           std::all_of(found.wrong.begin(), found.wrong.end(), predicate);
+    return 2 * static_cast<std::int64_t>(found.wrong.size()) == size && std::ranges::all_of(found.wrong, predicate);
   };
   if (all_in([&](std::int64_t i) { return i >= size / 2; })) return "the second half of each head";
   if (all_in([&](std::int64_t i) { return i < size / 2; })) return "the first half of each head";

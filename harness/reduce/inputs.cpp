@@ -53,8 +53,7 @@ std::optional<Inputs> keep_slots(const Inputs& inputs, const Indices& kept) {
   result.slots = chosen(inputs.slots, kept);
   std::vector<std::int64_t> padding = inputs.steps.front().left_padding;
   for (std::int64_t& pads : padding) {
-    pads = std::count_if(kept.begin(), kept.end(),
-                         [&](std::size_t slot) { return static_cast<std::int64_t>(slot) < pads; });
+    pads = std::ranges::count_if(kept, [&](std::size_t slot) { return static_cast<std::int64_t>(slot) < pads; });
   }
   for (Step& step : result.steps) {
     Indices within;
@@ -89,7 +88,7 @@ std::optional<Inputs> keep_rows(const Inputs& inputs, const Indices& kept) {
     step.left_padding = chosen(step.left_padding, kept);
   }
   const std::vector<std::int64_t>& padding = result.steps.front().left_padding;
-  const auto common = static_cast<std::size_t>(*std::min_element(padding.begin(), padding.end()));
+  const auto common = static_cast<std::size_t>(*std::ranges::min_element(padding));
   Indices slots = all_indices(result.slots.size());
   slots.erase(slots.begin(), slots.begin() + static_cast<std::ptrdiff_t>(common));
   return keep_slots(result, slots);

@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "harness/contract/wording.h"
 #include "harness/report/sentences.h"
 
 namespace qdiff::report {
@@ -15,18 +16,17 @@ using findings::FindingState;
 using findings::WaiverState;
 
 std::int64_t count_of(const Acceptance& acceptance, FindingState state) {
-  return std::count(acceptance.states.begin(), acceptance.states.end(), state);
+  return std::ranges::count(acceptance.states, state);
 }
 
 // "4 of H03.theta, 1 unexplained"
 std::string by_cause(const std::vector<BaselineFinding>& findings) {
   nlohmann::ordered_map<std::string, std::int64_t> causes;
   for (const BaselineFinding& finding : findings) ++causes[finding.cause];
-  std::vector<std::string> texts;
-  for (const auto& [cause, count] : causes) {
-    texts.push_back(std::to_string(count) + (cause.empty() ? " unexplained" : " of " + cause));
-  }
-  return joined(texts, 6);
+  const auto text_of = [](const auto& cause) {
+    return std::to_string(cause.second) + (cause.first.empty() ? " unexplained" : " of " + cause.first);
+  };
+  return joined(texts_of(causes, text_of), 6);
 }
 
 std::string are(std::int64_t count) { return counted(count, "finding") + (count == 1 ? " is " : " are "); }
@@ -59,8 +59,8 @@ std::string standing_of(const findings::RunResult& result, const std::vector<std
   for (const auto& entry : kWords) {
     const FindingState state = entry.first;
     const std::string_view words = entry.second;
-    const auto count = static_cast<std::size_t>(std::count_if(
-        findings.begin(), findings.end(), [&](std::size_t i) { return result.acceptance->states.at(i) == state; }));
+    const auto count = static_cast<std::size_t>(
+        std::ranges::count_if(findings, [&](std::size_t i) { return result.acceptance->states.at(i) == state; }));
     if (count == 0) continue;
     if (count == findings.size()) return std::string(words);
     text += (text.empty() ? "" : ", ") + std::to_string(count) + ' ' + std::string(words);

@@ -47,8 +47,8 @@ std::vector<Cause> causes_of(const RunResult& result) {
     std::string what = cause_without_extent(explanation);
     if (!explanation.sentence.empty() && what != explanation.sentence) what += ": " + explanation.sentence;
     const std::string tensor = name_in_layer(finding.tensor);
-    auto cause = std::find_if(causes.begin(), causes.end(),
-                              [&](const Cause& known) { return known.what == what && known.tensor == tensor; });
+    auto cause =
+        std::ranges::find_if(causes, [&](const Cause& known) { return known.what == what && known.tensor == tensor; });
     if (cause == causes.end()) {
       causes.push_back({.what = what,
                         .explained = explanation.verdict || finding.kind == findings::FindingKind::kRecording,
@@ -78,8 +78,7 @@ std::vector<NamedCause> named_causes_of(const RunResult& result) {
   std::vector<NamedCause> causes;
   for (std::size_t i = 0; i < result.findings.size(); ++i) {
     const std::string name = name_of_cause(result.findings[i]);
-    auto cause =
-        std::find_if(causes.begin(), causes.end(), [&](const NamedCause& known) { return known.name == name; });
+    auto cause = std::ranges::find_if(causes, [&](const NamedCause& known) { return known.name == name; });
     if (cause == causes.end()) cause = causes.insert(causes.end(), NamedCause{name});
     cause->findings.push_back(i);
   }

@@ -135,12 +135,12 @@ std::vector<const TensorDifference*> interesting(const PairwiseResult& result) {
   const auto wanted = [&](const TensorDifference* tensor) {
     return tensor == first || (result.jump && (tensor->key == result.jump->from || tensor->key == result.jump->to));
   };
-  std::stable_sort(unequal.begin(), unequal.end(), [&](const TensorDifference* a, const TensorDifference* b) {
+  std::ranges::stable_sort(unequal, [&](const TensorDifference* a, const TensorDifference* b) {
     if (wanted(a) != wanted(b)) return wanted(a);
     return badness(a[0]) > badness(b[0]);
   });
   if (unequal.size() > kMostTableLines) unequal.resize(kMostTableLines);
-  std::sort(unequal.begin(), unequal.end(), [](const auto* a, const auto* b) { return a->key < b->key; });
+  std::ranges::sort(unequal, [](const auto* a, const auto* b) { return a->key < b->key; });
   return unequal;
 }
 

@@ -97,7 +97,7 @@ std::string finding_cell(const Finding& finding) {
 
 std::string hypothesis_row(const HypothesisResult& hypothesis) {
   std::string verdict(findings::name(hypothesis.verdict));
-  std::replace(verdict.begin(), verdict.end(), '_', ' ');
+  std::ranges::replace(verdict, '_', ' ');
   if (hypothesis.variant) verdict += ": " + std::string(qdiff::name(*hypothesis.variant));
   const std::string name = markdown_text(hypothesis.id + ' ' + hypothesis.title);
   if (!hypothesis.first_divergence) return cells({name, markdown_text(verdict), "", ""});
@@ -146,8 +146,7 @@ std::string github_commands(const RunResult& result) {
   constexpr std::size_t kMostCommands = 10;  // GitHub shows ten errors of a step
   std::vector<std::string> commands;
   for (const NamedCause& cause : named_causes_of(result)) {
-    const auto first =
-        std::find_if(cause.findings.begin(), cause.findings.end(), [&](std::size_t i) { return fails(result, i); });
+    const auto first = std::ranges::find_if(cause.findings, [&](std::size_t i) { return fails(result, i); });
     if (first != cause.findings.end()) commands.push_back(error_command(cause, result.findings[*first]));
   }
   if (result.acceptance) {

@@ -44,7 +44,7 @@ std::optional<Mistake> mistake_of(const findings::Finding& finding) {
     if (row(mistake.op).scope != Scope::kLayer || finding.tensor.layer == kNoLayer) return mistake;
     std::vector<std::int64_t> layers(explanation.layers.begin(), explanation.layers.end());
     if (layers.empty()) layers.push_back(finding.tensor.layer);
-    std::sort(layers.begin(), layers.end());
+    std::ranges::sort(layers);
     mistake.scope.layers = {Selection::Kind::kOnly, 0, std::move(layers)};
     return mistake;
   } catch (const InputError&) {  // what was solved for is not always all that an engine needs to be told

@@ -177,8 +177,8 @@ void append_text(const Document& value, const std::string& line_start, std::stri
     text += scalar_text(value);
     return;
   }
-  const bool one_line = value.is_array() && std::none_of(value.begin(), value.end(),
-                                                         [](const Document& item) { return item.is_structured(); });
+  const bool one_line =
+      value.is_array() && std::ranges::none_of(value, [](const Document& item) { return item.is_structured(); });
   const std::string inner = line_start + "  ";
   text += value.is_array() ? '[' : '{';
   bool first = true;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "harness/contract/number_text.h"
+#include "harness/contract/wording.h"
 #include "harness/report/acceptance.h"
 #include "harness/report/causes.h"
 #include "harness/report/json.h"
@@ -91,7 +92,7 @@ class Causes {
     const auto of_case = of_case_.find(id);
     if (of_case == of_case_.end()) return "";
     for (const auto& [cause, findings] : of_case->second) {
-      if (std::any_of(findings.begin(), findings.end(), [&](std::size_t i) { return wanted(result_.findings[i]); })) {
+      if (std::ranges::any_of(findings, [&](std::size_t i) { return wanted(result_.findings[i]); })) {
         causes.insert(cause);
       }
     }
@@ -100,9 +101,7 @@ class Causes {
 
  private:
   std::string names(const std::set<std::size_t>& causes) const {
-    std::vector<std::string> names;
-    for (const std::size_t cause : causes) names.push_back(named_[cause].name);
-    return joined(names, 6);
+    return joined(texts_of(causes, [this](std::size_t cause) { return named_[cause].name; }), 6);
   }
 
   const RunResult& result_;
@@ -193,8 +192,7 @@ TestCase case_test(const RunResult& result, const Causes& causes, const findings
 
 // Whether this case's inputs would show a variant of the hypothesis.
 bool would_show(const findings::CaseSummary& summary, const HypothesisResult& hypothesis) {
-  return std::any_of(hypothesis.shown_by.begin(), hypothesis.shown_by.end(),
-                     [&](const auto& shown) { return shown.second.contains(summary.id); });
+  return std::ranges::any_of(hypothesis.shown_by, [&](const auto& shown) { return shown.second.contains(summary.id); });
 }
 
 // Passed means: this case would show a variant of the hypothesis, and nothing that is wrong in it speaks for one.

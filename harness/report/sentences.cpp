@@ -36,7 +36,7 @@ std::string extent_of(const findings::Explanation& explanation) {
 }  // namespace
 
 std::string ranges(std::vector<int> numbers) {
-  std::sort(numbers.begin(), numbers.end());
+  std::ranges::sort(numbers);
   std::string text;
   for (std::size_t i = 0; i < numbers.size();) {
     std::size_t last = i;
@@ -149,7 +149,7 @@ std::string why_not_judged(const findings::HypothesisResult& hypothesis) {
 std::string dtypes_of(const findings::RunResult& result) {
   std::vector<std::string> dtypes;
   for (const findings::CaseSummary& summary : result.cases) {
-    const bool known = std::find(dtypes.begin(), dtypes.end(), summary.dtype) != dtypes.end();
+    const bool known = std::ranges::find(dtypes, summary.dtype) != dtypes.end();
     if (!summary.dtype.empty() && !known) dtypes.push_back(summary.dtype);
   }
   if (dtypes.empty()) return std::string(name(result.precision.activations));

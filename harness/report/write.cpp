@@ -75,7 +75,7 @@ bool holds_nothing_but(const std::vector<Report>& files, const fs::path& out) {
   if (fs::is_symlink(out)) return false;
   std::error_code error;
   for (fs::recursive_directory_iterator entry(out, error), end; !error && entry != end; entry.increment(error)) {
-    const bool known = std::any_of(files.begin(), files.end(), [&](const Report& file) {
+    const bool known = std::ranges::any_of(files, [&](const Report& file) {
       return entry->is_directory() ? file.path.parent_path() == entry->path() : file.path == entry->path();
     });
     if (!known || entry->is_symlink()) return false;

@@ -215,7 +215,7 @@ void read_model(const Json& model, const std::string& where, Manifest& manifest)
 // A manifest comes from anywhere, so the name must stay a name on every system that may unpack the trace.
 std::string file_of(const Json& step, const std::string& where) {
   const std::string file = formats::require_string(step, "file", where);
-  const bool has_control = std::any_of(file.begin(), file.end(), [](char c) {
+  const bool has_control = std::ranges::any_of(file, [](char c) {
     const auto byte = static_cast<unsigned char>(c);
     return byte < 0x20 || byte == 0x7F;
   });
