@@ -4,20 +4,16 @@
 // programs read are the reports.
 #pragma once
 
-#include <array>
 #include <cmath>
 #include <limits>
-#include <map>
 #include <nlohmann/json.hpp>
-#include <optional>
-#include <set>
+#include <ranges>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
 #include <variant>
-#include <vector>
 
 #include "harness/contract/error.h"
 
@@ -43,11 +39,9 @@ Json encode(const T& value);
 template <typename T>
 void decode(const Json& json, T& value);
 
-// Types that have a text of their own; the room that knows them specialises this.
+// Types that have a text of their own; the room that knows them specialises this, with write() and read().
 template <typename T>
-struct TextForm {
-  static constexpr bool kExists = false;
-};
+struct TextForm {};
 
 // What fields() is given.
 class ArchiveOut {
@@ -92,31 +86,6 @@ class ArchiveIn {
 
 namespace archive_detail {
 
-template <typename T>
-inline constexpr bool kIsOptional = false;
-template <typename T>
-inline constexpr bool kIsOptional<std::optional<T>> = true;
-template <typename T>
-inline constexpr bool kIsArray = false;
-template <typename T, std::size_t N>
-inline constexpr bool kIsArray<std::array<T, N>> = true;
-template <typename T>
-inline constexpr bool kIsSequence = false;
-template <typename T>
-inline constexpr bool kIsSequence<std::vector<T>> = true;
-template <typename T>
-inline constexpr bool kIsSet = false;
-template <typename T>
-inline constexpr bool kIsSet<std::set<T>> = true;
-template <typename T>
-inline constexpr bool kIsMap = false;
-template <typename K, typename V>
-inline constexpr bool kIsMap<std::map<K, V>> = true;
-template <typename T>
-inline constexpr bool kIsPair = false;
-template <typename A, typename B>
-inline constexpr bool kIsPair<std::pair<A, B>> = true;
-
 // A number or a text, which may read "NaN" too: it stands in a list.
 using NumberOrText = std::variant<double, std::string>;
 
@@ -153,7 +122,7 @@ Enum decode_enum(const Json& json) {
 template <typename T>
 Json encode(const T& value) {
   using namespace archive_detail;
-  if constexpr (TextForm<T>::kExists) {
+  if constexpr (requires { TextForm<T>::write(value); }) {
     return TextForm<T>::write(value);
   } else if constexpr (std::is_same_v<T, bool> || std::is_integral_v<T> || std::is_same_v<T, std::string>) {
     return value;
@@ -165,17 +134,13 @@ Json encode(const T& value) {
       return name(value);
     else
       return static_cast<int>(value);
-  } else if constexpr (kIsOptional<T>) {
+  } else if constexpr (requires { value.has_value(); }) {
     return value ? encode(*value) : Json(nullptr);
-  } else if constexpr (kIsSequence<T> || kIsSet<T> || kIsArray<T>) {
+  } else if constexpr (std::ranges::range<T>) {  // of a map, pairs
     Json json = Json::array();
     for (const auto& item : value) json.push_back(encode(item));
     return json;
-  } else if constexpr (kIsMap<T>) {
-    Json json = Json::array();
-    for (const auto& [key, item] : value) json.push_back(Json::array({encode(key), encode(item)}));
-    return json;
-  } else if constexpr (kIsPair<T>) {
+  } else if constexpr (requires { typename T::first_type; }) {
     return Json::array({encode(value.first), encode(value.second)});
   } else if constexpr (std::is_same_v<T, NumberOrText>) {
     const double* number = std::get_if<double>(&value);
@@ -190,7 +155,7 @@ Json encode(const T& value) {
 template <typename T>
 void decode(const Json& json, T& value) {
   using namespace archive_detail;
-  if constexpr (TextForm<T>::kExists) {
+  if constexpr (requires { TextForm<T>::write(value); }) {
     value = TextForm<T>::read(json.get_ref<const std::string&>());
   } else if constexpr (std::is_same_v<T, bool> || std::is_same_v<T, std::string>) {
     value = json.get<T>();
@@ -201,30 +166,30 @@ void decode(const Json& json, T& value) {
     value = decode_double(json);
   } else if constexpr (std::is_enum_v<T>) {
     value = decode_enum<T>(json);
-  } else if constexpr (kIsOptional<T>) {
+  } else if constexpr (requires { value.has_value(); }) {
     value.reset();
     if (!json.is_null()) decode(json, value.emplace());
-  } else if constexpr (kIsSequence<T>) {
+  } else if constexpr (requires { value.emplace_back(); }) {
     value.clear();
     for (const Json& item : json.get_ref<const Json::array_t&>()) decode(item, value.emplace_back());
-  } else if constexpr (kIsArray<T>) {
-    if (json.size() != value.size()) throw ArchiveError("a list has another length than it should");
-    for (std::size_t i = 0; i < value.size(); ++i) decode(json.at(i), value[i]);
-  } else if constexpr (kIsSet<T>) {
-    value.clear();
-    for (const Json& item : json.get_ref<const Json::array_t&>()) {
-      typename T::value_type key{};
-      decode(item, key);
-      value.insert(value.end(), std::move(key));
-    }
-  } else if constexpr (kIsMap<T>) {
+  } else if constexpr (requires { typename T::mapped_type; }) {
     value.clear();
     for (const Json& item : json.get_ref<const Json::array_t&>()) {
       typename T::key_type key{};
       decode(item.at(0), key);
       decode(item.at(1), value[std::move(key)]);
     }
-  } else if constexpr (kIsPair<T>) {
+  } else if constexpr (requires { typename T::key_type; }) {
+    value.clear();
+    for (const Json& item : json.get_ref<const Json::array_t&>()) {
+      typename T::key_type key{};
+      decode(item, key);
+      value.insert(std::move(key));
+    }
+  } else if constexpr (std::ranges::range<T>) {  // an array
+    if (json.size() != value.size()) throw ArchiveError("a list has another length than it should");
+    for (std::size_t i = 0; i < value.size(); ++i) decode(json.at(i), value[i]);
+  } else if constexpr (requires { typename T::first_type; }) {
     decode(json.at(0), value.first);
     decode(json.at(1), value.second);
   } else if constexpr (std::is_same_v<T, NumberOrText>) {

@@ -11,11 +11,7 @@ struct Archived {
   findings::RunResult result;
 };
 
-template <typename Io>
-void fields(Io& io, Archived& value) {
-  io("config", value.config);
-  io("result", value.result);
-}
+QDIFF_ARCHIVED(Archived, config, result)
 
 }  // namespace
 
