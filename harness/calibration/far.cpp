@@ -16,13 +16,12 @@ using diagnose::Planting;
 using diagnose::Target;
 
 // Of several layers the last one's alone.
-MemoryStore last_of(const MemoryStore& all, const ModelConfig& config) {
-  MemoryStore kept;
-  for (const auto& [key, tensor] : all.all()) {
+trace::Recording last_of(trace::Recording all, const ModelConfig& config) {
+  for (const TensorKey& key : all.keys()) {
     const bool last = row(key.id.op).scope != Scope::kLayer || key.id.layer == config.num_layers - 1;
-    if (last) kept.put(key, Tensor::copy_of(tensor.view()));
+    if (!last) all.erase(key);
   }
-  return kept;
+  return all;
 }
 
 // The smallest dose that is found, over its logarithm; what is found at one dose is taken to be found at each larger.
@@ -80,12 +79,12 @@ Scenario draw_far_scenario(std::uint64_t seed, DType dtype) {
 
 void measure_far(const Scenario& scenario, bool doses, FarMeasurement& into) {
   const ScenarioWeights weights(scenario);
-  const MemoryStore store = last_of(run_twin(scenario, weights), scenario.config);
+  const trace::Recording store = last_of(run_twin(scenario, weights), scenario.config);
   const CaseInput input{
       .id = "twin", .title = "", .hypothesis = {}, .argument = "", .seed = 0, .capacity = 0, .steps = scenario.steps};
   diagnose::Subject subject{&input, "trace", &store, &store, {}};
-  std::set<TensorKey> targets;
-  for (const auto& [key, tensor] : store.all()) targets.insert(key);
+  const std::vector<TensorKey> keys = store.keys();
+  const std::set<TensorKey> targets(keys.begin(), keys.end());
   const std::vector<VariantFacts> no_bugs;
   const diagnose::ReferenceMaker make_reference = [&](const Precision& precision) {
     return reference::make_engine(weights, precision, {.num_threads = 1});

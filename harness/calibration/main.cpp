@@ -20,6 +20,16 @@
 namespace qdiff::calibration {
 namespace {
 
+std::string today() {
+  const std::time_t now = std::time(nullptr);
+  std::array<char, 16> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%d", std::gmtime(&now));
+  return text.data();
+}
+
+// Seeds of the measurement and of its verification never meet.
+constexpr std::uint64_t kFirstVerifyingSeed = 1'000'000;
+
 struct Arguments {
   std::uint64_t first_seed = 1;
   std::int64_t runs = 1200;
@@ -31,29 +41,27 @@ struct Arguments {
   bool doses = false;
   bool layer_outputs = false;
   std::int64_t threads = std::max(1U, std::thread::hardware_concurrency());
-  std::string write;
-  std::string date;
+  std::string write, command;
+  std::string date = today();
+
+  bool verifying() const { return verify > 0; }
+  std::int64_t count() const { return verifying() ? verify : runs; }
+  std::uint64_t seed(std::int64_t index) const {
+    return (verifying() ? kFirstVerifyingSeed : 0) + first_seed + static_cast<std::uint64_t>(index);
+  }
 };
 
-// Seeds of the measurement and of its verification never meet.
-constexpr std::uint64_t kFirstVerifyingSeed = 1'000'000;
-
-std::string today() {
-  const std::time_t now = std::time(nullptr);
-  std::array<char, 16> text{};
-  std::strftime(text.data(), text.size(), "%Y-%m-%d", std::gmtime(&now));
-  return text.data();
-}
+DType stored_type(std::int64_t index) { return kStoredTypes[static_cast<std::size_t>(index) % kStoredTypes.size()]; }
 
 // Each thread measures every n-th twin.
-Measurement run_twins(const Arguments& arguments, std::int64_t runs, std::uint64_t first_seed) {
+Measurement run_twins(const Arguments& arguments) {
+  const std::int64_t runs = arguments.count();
   std::atomic<std::int64_t> done = 0;
   const auto measure_part = [&](std::int64_t part) {
     Measurement measurement;
     for (std::int64_t i = part; i < runs; i += arguments.threads) {
-      const DType dtype = kStoredTypes[static_cast<std::size_t>(i) % kStoredTypes.size()];
-      const std::uint64_t seed = first_seed + static_cast<std::uint64_t>(i);
-      Scenario scenario = draw_scenario(seed, dtype, arguments.quick ? Size::kQuick : Size::kFull);
+      const Size size = arguments.quick ? Size::kQuick : Size::kFull;
+      Scenario scenario = draw_scenario(arguments.seed(i), stored_type(i), size);
       if (arguments.layer_outputs) record_layer_outputs_alone(scenario);
       measure(scenario, measurement);
       const std::int64_t count = ++done;
@@ -77,49 +85,47 @@ void print_alarms(const Measurement& measurement) {
   }
 }
 
-void explain(const std::array<Worst, compare::kNumStatistics>& worst) {
-  for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
-    if (worst[i].value <= 1.0) continue;
-    std::cout << name(static_cast<compare::Statistic>(i)) << ' ' << worst[i].value << ": " << worst[i].where << '\n';
-  }
+std::vector<std::array<Worst, compare::kNumStatistics>> worst_of_all(const Measurement& m) {
+  std::vector<std::array<Worst, compare::kNumStatistics>> all;
+  for (const auto& operation : m.worst) all.insert(all.end(), operation.begin(), operation.end());
+  all.insert(all.end(), m.worst_ensemble.begin(), m.worst_ensemble.end());
+  return all;
 }
 
 void explain(const Measurement& m) {
-  for (const auto& operation : m.worst) {
-    for (const auto& worst : operation) explain(worst);
+  for (const auto& worst : worst_of_all(m)) {
+    for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
+      if (worst[i].value <= 1.0) continue;
+      std::cout << name(static_cast<compare::Statistic>(i)) << ' ' << worst[i].value << ": " << worst[i].where << '\n';
+    }
   }
-  for (const auto& worst : m.worst_ensemble) explain(worst);
 }
 
 bool all_finite(const Measurement& m) {
-  const auto finite = [](const std::array<Worst, compare::kNumStatistics>& worst) {
-    return std::all_of(worst.begin(), worst.end(), [](const Worst& w) { return std::isfinite(w.value); });
-  };
-  return std::all_of(m.worst_ensemble.begin(), m.worst_ensemble.end(), finite) &&
-         std::all_of(m.worst.begin(), m.worst.end(),
-                     [&](const auto& columns) { return std::all_of(columns.begin(), columns.end(), finite); });
+  return std::ranges::all_of(worst_of_all(m), [](const auto& worst) {
+    return std::ranges::all_of(worst, [](const Worst& w) { return std::isfinite(w.value); });
+  });
 }
 
-int write_to(const std::string& path, const std::string& text) {
-  std::ofstream file(path);
+// Where a file was asked for.
+int write_table(const Arguments& arguments, const std::string& text) {
+  if (arguments.write.empty()) return 0;
+  std::ofstream file(arguments.write);
   file << text;
   if (file.flush()) return 0;
-  std::cerr << "cannot write " << path << '\n';
+  std::cerr << "cannot write " << arguments.write << '\n';
   return 2;
 }
 
-int run(const Arguments& arguments, const std::string& command) {
+int run(const Arguments& arguments) {
   const auto start = std::chrono::steady_clock::now();
-  const bool verifying = arguments.verify > 0;
-  const Measurement measurement =
-      verifying ? run_twins(arguments, arguments.verify, kFirstVerifyingSeed + arguments.first_seed)
-                : run_twins(arguments, arguments.runs, arguments.first_seed);
+  const Measurement measurement = run_twins(arguments);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   std::cout << summary(measurement);
   if (arguments.explain) explain(measurement);
   std::cout << measurement.runs << " twins, " << measurement.judged << " tensors judged in "
             << static_cast<std::int64_t>(seconds.count()) << " s\n";
-  if (verifying) {
+  if (arguments.verifying()) {
     print_alarms(measurement);
     std::cout << measurement.alarmed_runs << " of " << measurement.runs << " honest runs flagged\n";
     return measurement.alarmed_runs == 0 ? 0 : 1;
@@ -135,40 +141,30 @@ int run(const Arguments& arguments, const std::string& command) {
     std::cout << "a statistic was not finite on an honest twin; no bounds written\n";
     return 1;
   }
-  if (arguments.write.empty()) return status;
-  const std::string table = bounds_table(measurement, command, arguments.date.empty() ? today() : arguments.date);
-  return std::max(status, write_to(arguments.write, table));
+  return std::max(status, write_table(arguments, bounds_table(measurement, arguments.command, arguments.date)));
 }
 
-int run_far(const Arguments& arguments, const std::string& command) {
-  const bool verifying = arguments.verify > 0;
-  const std::int64_t runs = verifying ? arguments.verify : arguments.runs;
-  const std::uint64_t first = (verifying ? kFirstVerifyingSeed : 0) + arguments.first_seed;
+int run_far(const Arguments& arguments) {
   FarMeasurement measurement;
-  for (std::int64_t i = 0; i < runs; ++i) {
-    const DType dtype = kStoredTypes[static_cast<std::size_t>(i) % kStoredTypes.size()];
-    measure_far(draw_far_scenario(first + static_cast<std::uint64_t>(i), dtype), arguments.doses, measurement);
+  for (std::int64_t i = 0; i < arguments.count(); ++i) {
+    measure_far(draw_far_scenario(arguments.seed(i), stored_type(i)), arguments.doses, measurement);
   }
   std::cout << summary(measurement);
-  if (verifying) {
+  if (arguments.verifying()) {
     for (const std::string& alarm : measurement.alarms) std::cout << "false alarm: " << alarm << '\n';
     std::cout << measurement.alarms.size() << " of " << measurement.runs << " honest runs flagged\n";
     return measurement.alarms.empty() ? 0 : 1;
   }
-  if (arguments.write.empty()) return 0;
-  return write_to(arguments.write,
-                  far_bounds_table(measurement, command, arguments.date.empty() ? today() : arguments.date));
+  return write_table(arguments, far_bounds_table(measurement, arguments.command, arguments.date));
 }
 
-int run_pairs(const Arguments& arguments, const std::string& command) {
-  const bool verifying = arguments.verify > 0;
-  const std::int64_t runs = verifying ? arguments.verify : arguments.runs;
-  const std::uint64_t first = (verifying ? kFirstVerifyingSeed : 0) + arguments.first_seed;
+int run_pairs(const Arguments& arguments) {
+  const std::int64_t runs = arguments.count();
   PairMeasurement measurement;
   PairVerification verification;
   for (std::int64_t i = 0; i < runs; ++i) {
-    const Pair pair = draw_pair(first + static_cast<std::uint64_t>(i));
-    if (verifying) {
+    const Pair pair = draw_pair(arguments.seed(i));
+    if (arguments.verifying()) {
       verify_pair(pair, verification);
     } else {
       measure_pair(pair, measurement);
@@ -176,14 +172,12 @@ int run_pairs(const Arguments& arguments, const std::string& command) {
     if ((i + 1) % 50 == 0) std::cerr << "\r" << i + 1 << " of " << runs << " pairs" << std::flush;
   }
   if (runs >= 50) std::cerr << '\n';
-  if (verifying) {
+  if (arguments.verifying()) {
     std::cout << summary(verification);
     return verification.accused.empty() ? 0 : 1;
   }
   std::cout << summary(measurement);
-  if (arguments.write.empty()) return 0;
-  return write_to(arguments.write,
-                  pair_bounds_table(measurement, command, arguments.date.empty() ? today() : arguments.date));
+  return write_table(arguments, pair_bounds_table(measurement, arguments.command, arguments.date));
 }
 
 }  // namespace
@@ -214,11 +208,11 @@ int main(int argc, char** argv) {
   app.add_option("--write", arguments.write, "Write the bounds to this file: harness/compare/bounds_table.inc");
   app.add_option("--date", arguments.date, "Date for the head of that file; default today");
   CLI11_PARSE(app, argc, argv);
-  std::string command = "qdiff_calibrate";
-  for (int i = 1; i < argc; ++i) command += std::string(" ") + argv[i];
+  arguments.command = "qdiff_calibrate";
+  for (int i = 1; i < argc; ++i) arguments.command += std::string(" ") + argv[i];
   try {
-    if (arguments.pairs) return run_pairs(arguments, command);
-    return arguments.far ? run_far(arguments, command) : run(arguments, command);
+    if (arguments.pairs) return run_pairs(arguments);
+    return arguments.far ? run_far(arguments) : run(arguments);
   } catch (const std::exception& error) {
     std::cerr << "qdiff_calibrate: " << error.what() << '\n';
     return 2;

@@ -27,7 +27,7 @@ std::string rounded_up(double value) { return decimals(std::ceil(value * 1000.0)
 
 }  // namespace
 
-Replayed replay(const TensorKey& key, const Scenario& scenario, const MemoryStore& store, Oracle& oracle) {
+Replayed replay(const TensorKey& key, const Scenario& scenario, const TensorStore& store, Oracle& oracle) {
   const std::vector<TensorKey> span = compare::replay_span(key, store, scenario.config);
   const TensorView actual = store.get(key);
   const Expectation expected = oracle.evaluate({.operations = span,
@@ -47,17 +47,18 @@ Replayed replay(const TensorKey& key, const Scenario& scenario, const MemoryStor
 
 void measure(const Scenario& scenario, Measurement& into) {
   const ScenarioWeights weights(scenario);
-  const MemoryStore store = run_twin(scenario, weights);
+  const trace::Recording store = run_twin(scenario, weights);
   const std::unique_ptr<Oracle> oracle = reference::make_oracle(weights, {.num_threads = 1});
   bool alarmed = false;
-  for (const auto& [key, tensor] : store.all()) {
+  for (const TensorKey& key : store.keys()) {
     const auto [judgement, from_ensemble, span_size] = replay(key, scenario, store, *oracle);
     if (judgement.outcome == compare::Outcome::kUnjudged) continue;  // all pads
+    const DType dtype = store.get(key).dtype;
     const std::string where = to_string(scenario) + ": step " + std::to_string(key.step) + ", " + tensor_name(key.id) +
-                              " as " + std::string(name(tensor.dtype())) +
+                              " as " + std::string(name(dtype)) +
                               (span_size > 1 ? ", span of " + std::to_string(span_size) : "");
     const auto arithmetic = static_cast<std::size_t>(arithmetic_of(key.id.op));
-    const std::size_t column = compare::bounds_column(tensor.dtype());
+    const std::size_t column = compare::bounds_column(dtype);
     ++into.judged;
     ++into.tensors[arithmetic][column];
     auto& worst_here = from_ensemble ? into.worst_ensemble[column] : into.worst[arithmetic][column];

@@ -44,7 +44,7 @@ struct Replayed {
 };
 
 // Replays one recorded tensor from its recorded inputs and judges it.
-Replayed replay(const TensorKey& key, const Scenario& scenario, const MemoryStore& store, Oracle& oracle);
+Replayed replay(const TensorKey& key, const Scenario& scenario, const TensorStore& store, Oracle& oracle);
 
 // One run of one twin; every recorded tensor is replayed and judged.
 void measure(const Scenario& scenario, Measurement& into);

@@ -50,7 +50,7 @@ CaseInput case_of(const Scenario& twin) {
 
 // Each logits' row with the token that its twin was fed next and with the one that it would choose: text is written in
 // the latter, and of tokens drawn at random few are likely.
-std::vector<PredictedToken> targets_of(const Scenario& twin, const MemoryStore& store) {
+std::vector<PredictedToken> targets_of(const Scenario& twin, const TensorStore& store) {
   std::vector<PredictedToken> targets;
   for (const Step& step : twin.steps) {
     const TensorView logits = store.get({step.index, {Op::kLmHead}});
@@ -84,7 +84,7 @@ void keep_worst_mean(const std::vector<double>& ratios, std::size_t count, doubl
 }
 
 void measure_twin(const Scenario& twin, const ScenarioWeights& weights, PairMeasurement& into) {
-  const MemoryStore store = run_twin(twin, weights);
+  const trace::Recording store = run_twin(twin, weights);
   const CaseInput input = case_of(twin);
   const diagnose::ReferenceMaker make_reference = reference_of(weights);
   const diagnose::ProgressReport progress;
@@ -133,15 +133,12 @@ class TraceFolders {
 
   std::unique_ptr<trace::Trace> record(const Scenario& twin, const ScenarioWeights& weights,
                                        const std::string& name) const {
-    const MemoryStore store = run_twin(twin, weights);
-    trace::Recording recording;
-    for (const auto& [key, tensor] : store.all()) recording.put(key, Tensor::copy_of(tensor.view()));
     trace::Manifest about;
     about.engine = {"twin", "1", "cpu"};
     about.precision = twin.precision;
     about.config = trace::declare(twin.config);
     about.positions_requested = true;
-    trace::write_trace(path_ / name, about, twin.steps, recording);
+    trace::write_trace(path_ / name, about, twin.steps, run_twin(twin, weights));
     return trace::read_trace(path_ / name);
   }
 

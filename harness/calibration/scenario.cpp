@@ -151,8 +151,7 @@ bool Scenario::records(Op op) const {
 
 bool can_overflow(const Scenario& s) {
   if (s.precision.activations == DType::kF16) return true;
-  return std::any_of(s.precision.points.begin(), s.precision.points.end(),
-                     [](const auto& point) { return point.second == DType::kF16; });
+  return std::ranges::any_of(s.precision.points, [](const auto& point) { return point.second == DType::kF16; });
 }
 
 Scenario draw_scenario(std::uint64_t seed, DType dtype, Size size) {
@@ -190,7 +189,7 @@ Scenario draw_scenario(std::uint64_t seed, DType dtype, Size size) {
   s.profile.repeated_token = random.chance(0.1);
   if (s.profile.repeated_token) {
     for (Step& step : s.steps) {
-      for (auto& row : step.tokens) std::fill(row.begin(), row.end(), row[0] % 3);
+      for (auto& row : step.tokens) std::ranges::fill(row, row[0] % 3);
     }
   }
   return s;

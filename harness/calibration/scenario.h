@@ -71,15 +71,4 @@ class ScenarioWeights : public WeightSource {
   std::map<std::string, Tensor> tensors_;
 };
 
-class MemoryStore : public TensorStore {
- public:
-  bool has(const TensorKey& key) const override { return tensors_.contains(key); }
-  TensorView get(const TensorKey& key) const override { return tensors_.at(key).view(); }
-  void put(const TensorKey& key, Tensor tensor) { tensors_[key] = std::move(tensor); }
-  const std::map<TensorKey, Tensor>& all() const { return tensors_; }
-
- private:
-  std::map<TensorKey, Tensor> tensors_;
-};
-
 }  // namespace qdiff::calibration

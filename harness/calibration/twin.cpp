@@ -41,7 +41,7 @@ class Twin {
         choices_(draw_choices(random_, scenario.precision)),
         caches_(static_cast<std::size_t>(c_.num_layers)) {}
 
-  MemoryStore run() {
+  trace::Recording run() {
     for (const Step& step : s_.steps) run_step(step);
     return std::move(store_);
   }
@@ -92,7 +92,7 @@ class Twin {
   Choices choices_;
   const Step* step_ = nullptr;
   std::vector<LayerCache> caches_;
-  MemoryStore store_;
+  trace::Recording store_;
 };
 
 float Twin::exponential(float x) {
@@ -418,6 +418,8 @@ Choices draw_choices(Random& random, const Precision& precision) {
   return c;
 }
 
-MemoryStore run_twin(const Scenario& scenario, const ScenarioWeights& weights) { return Twin(scenario, weights).run(); }
+trace::Recording run_twin(const Scenario& scenario, const ScenarioWeights& weights) {
+  return Twin(scenario, weights).run();
+}
 
 }  // namespace qdiff::calibration

@@ -9,6 +9,7 @@
 #include "harness/calibration/random.h"
 #include "harness/calibration/scenario.h"
 #include "harness/calibration/sums.h"
+#include "harness/trace/recording.h"
 
 namespace qdiff::calibration {
 
@@ -47,6 +48,6 @@ struct Choices {
 Choices draw_choices(Random& random, const Precision& precision);
 
 // Runs all steps and records every tensor that the scenario materialises. Pad rows hold NaN.
-MemoryStore run_twin(const Scenario& scenario, const ScenarioWeights& weights);
+trace::Recording run_twin(const Scenario& scenario, const ScenarioWeights& weights);
 
 }  // namespace qdiff::calibration

@@ -2,6 +2,7 @@
 // experiment replays the wrong tensor against the reference and demands a divergence there, beside the same tensor of
 // the honest engine, which must match.
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <memory>
 
@@ -45,7 +46,7 @@ using Mistake = std::function<void(Scenario&)>;
 // An engine that computes something else than `declared` says, judged by what it declares.
 Judgement judge_engine(const Scenario& declared, const Scenario& computed, Op op) {
   const ScenarioWeights weights(declared);
-  const MemoryStore store = run_twin(computed, ScenarioWeights(computed));
+  const trace::Recording store = run_twin(computed, ScenarioWeights(computed));
   const std::unique_ptr<Oracle> oracle = reference::make_oracle(weights, {.num_threads = 1});
   const int layer = row(op).scope == Scope::kLayer ? 0 : kNoLayer;
   return replay({0, {op, layer}}, declared, store, *oracle).judgement;
@@ -104,7 +105,7 @@ Judgement judge_projection(DType dtype,
                            const std::function<double(std::span<const float>, std::span<const float>)>& product) {
   const Scenario s = experiment(dtype);
   const ScenarioWeights weights(s);
-  MemoryStore store = run_twin(s, weights);
+  trace::Recording store = run_twin(s, weights);
   const TensorKey input{0, {Op::kAttnOutput, 0}}, output{0, {Op::kOProj, 0}};
   const std::vector<double> wide = to_doubles(store.get(input));
   const std::vector<float> x(wide.begin(), wide.end());
@@ -116,6 +117,7 @@ Judgement judge_projection(DType dtype,
     for (std::size_t o = 0; o < outputs; ++o) y.push_back(product({x.data() + t * k, k}, {w.data() + o * k, k}));
   }
   const Shape shape = store.get(output).shape;
+  store.erase(output);
   store.put(output, Tensor::rounded(dtype, shape, y));
   const std::unique_ptr<Oracle> oracle = reference::make_oracle(weights, {.num_threads = 1});
   return replay(output, s, store, *oracle).judgement;
@@ -147,7 +149,7 @@ TEST_CASE("GEMM: exact products match; the last of 896 dropped, or sums in bfloa
 TEST_CASE("a k bias rounded to bfloat16 in a float32 engine", "[experiments]") {
   const Scenario s = experiment(DType::kF32);
   const ScenarioWeights weights(s);
-  MemoryStore store = run_twin(s, weights);
+  trace::Recording store = run_twin(s, weights);
   const TensorKey key{0, {Op::kKProj, 0}};
   const std::unique_ptr<Oracle> oracle = reference::make_oracle(weights, {.num_threads = 1});
   CHECK(replay(key, s, store, *oracle).judgement.outcome == Outcome::kMatch);
@@ -158,6 +160,7 @@ TEST_CASE("a k bias rounded to bfloat16 in a float32 engine", "[experiments]") {
     values[i] += static_cast<double>(bf16_to_float(float_to_bf16(b)) - b);
   }
   const Shape shape = store.get(key).shape;
+  store.erase(key);
   store.put(key, Tensor::rounded(DType::kF32, shape, values));
   CHECK(replay(key, s, store, *oracle).judgement.outcome == Outcome::kDiverged);
 }
@@ -193,10 +196,11 @@ TEST_CASE("a scenario follows from its seed, and so does all that a twin compute
   const Scenario first = draw_scenario(5, DType::kBF16, Size::kQuick),
                  again = draw_scenario(5, DType::kBF16, Size::kQuick);
   CHECK(to_string(first) == to_string(again));
-  const MemoryStore a = run_twin(first, ScenarioWeights(first)), b = run_twin(again, ScenarioWeights(again));
-  REQUIRE(a.all().size() == b.all().size());
-  for (const auto& [key, tensor] : a.all()) {
-    CHECK(std::equal(tensor.bytes().begin(), tensor.bytes().end(), b.all().at(key).bytes().begin()));
+  const trace::Recording a = run_twin(first, ScenarioWeights(first)), b = run_twin(again, ScenarioWeights(again));
+  REQUIRE(a.keys() == b.keys());
+  for (const TensorKey& key : a.keys()) {
+    const TensorView ours = a.get(key), theirs = b.get(key);
+    CHECK(std::memcmp(ours.data, theirs.data, ours.bytes()) == 0);
   }
   CHECK(to_string(draw_scenario(6, DType::kBF16, Size::kQuick)) != to_string(first));
 }
