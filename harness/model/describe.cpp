@@ -49,7 +49,7 @@ std::vector<Kind> kinds_of(const std::vector<WeightInfo>& weights) {
   std::vector<Kind> kinds;
   for (const WeightInfo& info : weights) {
     const std::string name = without_layer(info.name);
-    const auto same = std::find_if(kinds.begin(), kinds.end(), [&](const Kind& kind) {
+    const auto same = std::ranges::find_if(kinds, [&](const Kind& kind) {
       return kind.name == name && kind.type == stored_type(info) && kind.shape == info.shape;
     });
     if (same == kinds.end()) {
@@ -89,7 +89,7 @@ void list_keys(std::string& out, const std::vector<FileKey>& keys) {
     return text + ' ';
   };
   if (keys.empty()) return;
-  const bool any_usual = std::any_of(keys.begin(), keys.end(), [](const FileKey& key) { return !key.usual.empty(); });
+  const bool any_usual = std::ranges::any_of(keys, [](const FileKey& key) { return !key.usual.empty(); });
   out += any_usual ? "keys of the file, and what Qwen2.5 usually has:\n" : "keys of the file:\n";
   for (const FileKey& key : keys) {
     out += "  " +

@@ -54,8 +54,7 @@ std::vector<FileKey> compare_keys(const formats::GgufHeader& header, const Model
     for (const Usual& published : usual) {
       if (published.key != key.name) continue;
       shown.usual = joined(published.values, " or ");
-      const bool same =
-          std::find(published.values.begin(), published.values.end(), shown.value) != published.values.end();
+      const bool same = std::ranges::find(published.values, shown.value) != published.values.end();
       shown.differs = !same && !published.in_config;
     }
     keys.push_back(std::move(shown));

@@ -96,7 +96,8 @@ std::string split_name(const std::string& before, std::uint64_t split, std::uint
 
 class GgufSource : public NotedSource {
  public:
-  explicit GgufSource(const fs::path& path) : description_(path.string()) {
+  explicit GgufSource(const fs::path& path) {
+    description_ = path.string();
     open_files(path);
     const auto find_tensor = [this](const std::string& name) -> const GgufTensor* {
       const auto found = places_.find(name);
@@ -110,11 +111,6 @@ class GgufSource : public NotedSource {
                (files_.size() == 1 ? "" : ", " + std::to_string(files_.size()) + " files");
   }
 
-  const ModelConfig& config() const override { return config_; }
-  const std::string& description() const override { return description_; }
-  const std::string& storage() const override { return storage_; }
-  const std::vector<std::string>& notes() const override { return notes_; }
-  const std::vector<WeightInfo>& weights() const override { return weights_; }
   std::vector<FileKey> keys() const override { return compare_keys(first().header(), config_); }
 
   std::uint64_t stored_bytes(const WeightInfo& info) const override { return place_of(info).tensor->bytes; }
@@ -269,7 +265,7 @@ class GgufSource : public NotedSource {
       if (!used.contains(name)) others.push_back(name);
     }
     if (others.empty()) return;
-    std::sort(others.begin(), others.end());
+    std::ranges::sort(others);
     constexpr std::string_view kOfTheForwardPass[] = {"blk.", "output", "position_embd", "rope_", "token_"};
     for (const std::string& name : others) {
       if (std::none_of(std::begin(kOfTheForwardPass), std::end(kOfTheForwardPass),
@@ -341,10 +337,6 @@ class GgufSource : public NotedSource {
     }
   }
 
-  ModelConfig config_;
-  std::string description_, storage_;
-  std::vector<std::string> notes_;
-  std::vector<WeightInfo> weights_;
   std::vector<std::unique_ptr<GgufReader>> files_;
   std::unordered_map<std::string, Place> places_;  // every stored tensor, by its name in the file
 };

@@ -66,7 +66,8 @@ ShardIndex read_index(const fs::path& path) {
 
 class HuggingFaceSource : public NotedSource {
  public:
-  explicit HuggingFaceSource(const fs::path& directory) : description_(directory.string()) {
+  explicit HuggingFaceSource(const fs::path& directory) {
+    description_ = directory.string();
     const std::string config_name = printable((directory / kConfigFile).string(), 400);
     HuggingFaceConfig parsed = parse_huggingface_config(formats::read_json_file(directory / kConfigFile), config_name);
     config_ = parsed.config;
@@ -80,12 +81,6 @@ class HuggingFaceSource : public NotedSource {
     }
     find_weights(!parsed.dtype.has_value());
   }
-
-  const ModelConfig& config() const override { return config_; }
-  const std::string& description() const override { return description_; }
-  const std::string& storage() const override { return storage_; }
-  const std::vector<std::string>& notes() const override { return notes_; }
-  const std::vector<WeightInfo>& weights() const override { return weights_; }
 
   void read(const WeightInfo& info, std::int64_t first, std::int64_t count,
             std::span<std::byte> destination) const override {
@@ -204,11 +199,11 @@ class HuggingFaceSource : public NotedSource {
       if (needed.count(name) == 0) unused.push_back(name);
     }
     if (unused.empty()) return;
-    std::sort(unused.begin(), unused.end());
+    std::ranges::sort(unused);
     std::string text = std::to_string(unused.size()) + " tensors are stored and not used: " + printable(unused.front());
     if (unused.size() > 1) text += ", ...";
     notes_.push_back(text);
-    if (config_.tie_word_embeddings && std::binary_search(unused.begin(), unused.end(), "lm_head.weight")) {
+    if (config_.tie_word_embeddings && std::ranges::binary_search(unused, "lm_head.weight")) {
       notes_.push_back("lm_head.weight is stored, but config.json ties the embeddings: the embedding is used" +
                        std::string(lm_head_equals_embedding()
                                        ? " (they are equal)"
@@ -235,10 +230,6 @@ class HuggingFaceSource : public NotedSource {
     return true;
   }
 
-  ModelConfig config_;
-  std::string description_, storage_;
-  std::vector<std::string> notes_;
-  std::vector<WeightInfo> weights_;
   std::vector<std::unique_ptr<formats::SafetensorsReader>> shards_;
   std::unordered_map<std::string, Place> places_;  // every stored tensor
   std::uint64_t stored_bytes_ = 0;

@@ -187,7 +187,7 @@ std::vector<std::string_view> split_into_words(std::string_view text, PreTokeniz
 
 bool nfc_may_change(std::string_view text) {
   const std::vector<Character> all = decode(text);
-  return std::any_of(all.begin(), all.end(), [](const Character& c) { return among(kChangedByNfc, c.code); });
+  return std::ranges::any_of(all, [](const Character& c) { return among(kChangedByNfc, c.code); });
 }
 
 }  // namespace qdiff::model

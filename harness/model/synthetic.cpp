@@ -22,17 +22,11 @@ namespace {
 constexpr std::string_view kPrefix = "synthetic:";
 constexpr double kUsualEps = 1e-6, kUsualTheta = 1e6;
 
-std::vector<std::string> shape_names() {
-  std::vector<std::string> names;
-  for (const SyntheticShape& shape : kSyntheticShapes) names.emplace_back(shape.name);
-  return names;
-}
-
 const SyntheticShape& find_shape(std::string_view name) {
-  const auto found = std::find_if(kSyntheticShapes.begin(), kSyntheticShapes.end(),
-                                  [&](const SyntheticShape& shape) { return shape.name == name; });
+  const auto found =
+      std::ranges::find_if(kSyntheticShapes, [&](const SyntheticShape& shape) { return shape.name == name; });
   if (found == kSyntheticShapes.end()) {
-    const std::vector<std::string> names = shape_names();
+    const auto names = texts_of(kSyntheticShapes, &SyntheticShape::name);
     throw InputError("no synthetic model is called \"" + formats::printable(name) + "\"" +
                      formats::suggestion(name, names) + " (known: " + joined(names, ", ") + ")");
   }
@@ -56,15 +50,17 @@ struct SizeOption {
   std::uint64_t largest;
   std::int64_t SyntheticSpec::*value;
   std::int64_t SyntheticShape::*of_shape;
+  std::int64_t ModelConfig::*of_model;
 };
 constexpr std::array<SizeOption, 7> kSizes = {{
-    {"layers", 256, &SyntheticSpec::layers, &SyntheticShape::num_layers},  // each follows from the seed and its number
-    {"vocab", 1 << 20, &SyntheticSpec::vocab, &SyntheticShape::vocab},
-    {"hidden", 1 << 16, &SyntheticSpec::hidden, &SyntheticShape::hidden},
-    {"q_heads", 1 << 10, &SyntheticSpec::q_heads, &SyntheticShape::num_q_heads},
-    {"kv_heads", 1 << 10, &SyntheticSpec::kv_heads, &SyntheticShape::num_kv_heads},
-    {"head_dim", 1 << 10, &SyntheticSpec::head_dim, &SyntheticShape::head_dim},
-    {"intermediate", 1 << 18, &SyntheticSpec::intermediate, &SyntheticShape::intermediate},
+    {"layers", 256, &SyntheticSpec::layers, &SyntheticShape::num_layers,
+     &ModelConfig::num_layers},  // each follows from the seed and its number
+    {"vocab", 1 << 20, &SyntheticSpec::vocab, &SyntheticShape::vocab, &ModelConfig::vocab},
+    {"hidden", 1 << 16, &SyntheticSpec::hidden, &SyntheticShape::hidden, &ModelConfig::hidden},
+    {"q_heads", 1 << 10, &SyntheticSpec::q_heads, &SyntheticShape::num_q_heads, &ModelConfig::num_q_heads},
+    {"kv_heads", 1 << 10, &SyntheticSpec::kv_heads, &SyntheticShape::num_kv_heads, &ModelConfig::num_kv_heads},
+    {"head_dim", 1 << 10, &SyntheticSpec::head_dim, &SyntheticShape::head_dim, &ModelConfig::head_dim},
+    {"intermediate", 1 << 18, &SyntheticSpec::intermediate, &SyntheticShape::intermediate, &ModelConfig::intermediate},
 }};
 
 [[noreturn]] void refuse_option(std::string_view option) {
@@ -108,7 +104,7 @@ void apply_option(SyntheticSpec& spec, const SyntheticShape& shape, std::string_
     spec.theta = parse_constant(option, value);
     if (*spec.theta == kUsualTheta) spec.theta.reset();
   } else if (option == "profile") {
-    const auto found = std::find(kProfileNames.begin(), kProfileNames.end(), value);
+    const auto found = std::ranges::find(kProfileNames, value);
     if (found == kProfileNames.end()) {
       throw InputError("synthetic model: profile is \"" + formats::printable(value) +
                        "\", but must be plain, qwen, loud or quiet");
@@ -128,8 +124,11 @@ void apply_option(SyntheticSpec& spec, const SyntheticShape& shape, std::string_
 
 class SyntheticSource : public NotedSource {
  public:
-  SyntheticSource(const ModelConfig& config, std::uint64_t seed, Profile profile, std::string description)
-      : config_(config), description_(std::move(description)), weights_(expected_weights(config_)) {
+  SyntheticSource(const ModelConfig& config, std::uint64_t seed, Profile profile, std::string description) {
+    config_ = config;
+    description_ = std::move(description);
+    storage_ = "synthetic: made from the seed, stored nowhere";
+    weights_ = expected_weights(config_);
     if (profile == Profile::kQwen) note_plants(seed);
     if (profile == Profile::kLoud) {
       notes_.push_back("q and k biases lift the scores of kv heads 0, 1, 2 (and so on in turn) to about " +
@@ -140,12 +139,6 @@ class SyntheticSource : public NotedSource {
       plans_.try_emplace(weight.name, plan_weight(config_, profile, seed, weight.id, weight.index));
     }
   }
-
-  const ModelConfig& config() const override { return config_; }
-  const std::string& description() const override { return description_; }
-  const std::vector<WeightInfo>& weights() const override { return weights_; }
-  const std::string& storage() const override { return storage_; }
-  const std::vector<std::string>& notes() const override { return notes_; }
 
   void read(const WeightInfo& info, std::int64_t first, std::int64_t count,
             std::span<std::byte> destination) const override {
@@ -186,11 +179,6 @@ class SyntheticSource : public NotedSource {
     }
   }
 
-  ModelConfig config_;
-  std::string description_;
-  std::string storage_ = "synthetic: made from the seed, stored nowhere";
-  std::vector<std::string> notes_;
-  std::vector<WeightInfo> weights_;
   std::unordered_map<std::string, WeightPlan> plans_;
 };
 
@@ -212,7 +200,7 @@ SyntheticSpec parse_synthetic_spec(std::string_view text) {
                        "\" is no option; write option=value, as in seed=1");
     }
     const std::string_view key = option.substr(0, equals);
-    if (std::find(given.begin(), given.end(), key) != given.end()) {
+    if (std::ranges::find(given, key) != given.end()) {
       throw InputError("synthetic model: option \"" + formats::printable(key) + "\" is given twice");
     }
     given.push_back(key);
@@ -242,17 +230,10 @@ std::string to_string(const SyntheticSpec& spec) {
 
 ModelConfig synthetic_config(const SyntheticSpec& spec) {
   const SyntheticShape& shape = find_shape(spec.shape);
-  const auto size = [&](std::int64_t SyntheticSpec::*own, std::int64_t SyntheticShape::*of_shape) {
-    return spec.*own == 0 ? shape.*of_shape : spec.*own;
-  };
   ModelConfig config;
-  config.hidden = size(&SyntheticSpec::hidden, &SyntheticShape::hidden);
-  config.num_layers = size(&SyntheticSpec::layers, &SyntheticShape::num_layers);
-  config.num_q_heads = size(&SyntheticSpec::q_heads, &SyntheticShape::num_q_heads);
-  config.num_kv_heads = size(&SyntheticSpec::kv_heads, &SyntheticShape::num_kv_heads);
-  config.head_dim = size(&SyntheticSpec::head_dim, &SyntheticShape::head_dim);
-  config.intermediate = size(&SyntheticSpec::intermediate, &SyntheticShape::intermediate);
-  config.vocab = size(&SyntheticSpec::vocab, &SyntheticShape::vocab);
+  for (const SizeOption& size : kSizes) {
+    config.*size.of_model = spec.*size.value == 0 ? shape.*size.of_shape : spec.*size.value;
+  }
   config.rms_norm_eps = spec.eps.value_or(kUsualEps);
   config.rope_theta = spec.theta.value_or(kUsualTheta);
   config.tie_word_embeddings = spec.tied.value_or(shape.tied);

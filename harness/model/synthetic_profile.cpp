@@ -210,9 +210,9 @@ std::vector<std::int64_t> massive_channels(const ModelConfig& config, std::uint6
   for (int attempt = 0; channels.size() < wanted; ++attempt) {
     const std::uint64_t draw = massive_key(seed, ("channel " + std::to_string(attempt)).c_str());
     const auto channel = static_cast<std::int64_t>(draw % static_cast<std::uint64_t>(config.hidden));
-    if (std::find(channels.begin(), channels.end(), channel) == channels.end()) channels.push_back(channel);
+    if (std::ranges::find(channels, channel) == channels.end()) channels.push_back(channel);
   }
-  std::sort(channels.begin(), channels.end());
+  std::ranges::sort(channels);
   return channels;
 }
 
