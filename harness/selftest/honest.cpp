@@ -11,12 +11,7 @@ namespace qdiff::selftest {
 HonestRun run_random_case(std::uint64_t seed, DType dtype, const Makers& makers, std::size_t engine) {
   const RandomCase drawn = draw_random_case(seed);
   const auto candidate = makers.engines[engine].second(*drawn.weights, dtype);
-  const auto gold = makers.gold(*drawn.weights, dtype);
-  const auto oracle = makers.oracle(*drawn.weights);
-  diagnose::RunOptions options;
-  options.probing = false;
-  const findings::RunResult result =
-      diagnose::run_cases(std::span(&drawn.input, 1), {*candidate, *gold, *oracle, *drawn.weights}, options);
+  const findings::RunResult result = judge_random_case(drawn, *candidate, makers, dtype, diagnose::Mode::kBoth);
   HonestRun run{result.coverage.tensors_compared, ""};
   if (result.verdict == compare::Verdict::kMatch) return run;
   run.alarm = "seed " + std::to_string(seed) + ", " + std::string(name(dtype)) + ", profile " +
@@ -36,13 +31,9 @@ std::vector<HonestRuns> run_honest(const std::string& what, std::int64_t runs, s
   std::string kind = "honest/" + what;
   std::ranges::replace(kind, ' ', '-');
   for (const DType dtype : kTypes) {
-    std::vector<std::string> units;
-    for (std::int64_t i = 0; i < runs; ++i) {
-      units.push_back(kind + '/' + std::string(name(dtype)) + '/' +
-                      std::to_string(first_seed + static_cast<std::uint64_t>(i)));
-    }
     const auto done = in_units<HonestRun>(
-        units, crew, no_state, [&](NoState&, std::size_t i) { return run(first_seed + i, dtype); },
+        seed_units(kind + '/' + std::string(name(dtype)), runs, first_seed), crew, no_state,
+        [&](NoState&, std::size_t i) { return run(first_seed + i, dtype); },
         [&](std::size_t) { return "honest runs, " + what + ", " + std::string(name(dtype)); });
     HonestRuns of_type{what, dtype, runs, 0, {}};
     for (const HonestRun& one : done) {

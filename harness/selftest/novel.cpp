@@ -9,6 +9,7 @@
 #include "harness/compare/sums.h"
 #include "harness/contract/error.h"
 #include "harness/contract/number_text.h"
+#include "harness/contract/wording.h"
 #include "harness/diagnose/record.h"
 #include "harness/explain/domain.h"
 #include "harness/report/injection.h"
@@ -198,8 +199,8 @@ bool has_same_effect(NovelBench& bench, const NovelTrial& trial, std::size_t i, 
   if (explanation.mechanism && !mistake) {
     // Its constants are not said one by one: there is nothing to plant. The words are held against the planted ones.
     const bool same = *explanation.mechanism == facts(planted.kind).name;
-    return same && std::all_of(explanation.parameters.begin(), explanation.parameters.end(), [&](const auto& said) {
-             return std::find(planted.parameters.begin(), planted.parameters.end(), said) != planted.parameters.end();
+    return same && std::ranges::all_of(explanation.parameters, [&](const auto& said) {
+             return std::ranges::find(planted.parameters, said) != planted.parameters.end();
            });
   }
   if (!mistake && !explanation.variant) return false;  // a rounding is no mistake
@@ -235,10 +236,10 @@ void conclude_novel(NovelBench& bench, const trace::Recording& recording, const 
     }
     of.found = own != nullptr;
     const auto is_planted = [&](const findings::Finding& finding) {
-      return std::any_of(trial.mistakes.begin(), trial.mistakes.end(),
-                         [&](const NovelMistake& other) { return finding.tensor == other.first.id; });
+      return std::ranges::any_of(trial.mistakes,
+                                 [&](const NovelMistake& other) { return finding.tensor == other.first.id; });
     };
-    of.exact = own != nullptr && std::all_of(result.findings.begin(), result.findings.end(), is_planted) &&
+    of.exact = own != nullptr && std::ranges::all_of(result.findings, is_planted) &&
                !(of.first < TensorKey{own->step, own->tensor});
     const std::string hypothesis = hypothesis_spoken_for(of.mistake);
     const bool refuted = std::ranges::any_of(result.hypotheses, [&](const auto& judged) {
@@ -259,11 +260,11 @@ void conclude_novel(NovelBench& bench, const trace::Recording& recording, const 
 
 bool NovelTrial::is_found() const {
   return verdict == compare::Verdict::kDiverged &&
-         std::all_of(mistakes.begin(), mistakes.end(), [](const NovelMistake& of) { return of.found; });
+         std::ranges::all_of(mistakes, [](const NovelMistake& of) { return of.found; });
 }
 
 bool NovelTrial::is_exact() const {
-  return is_found() && std::all_of(mistakes.begin(), mistakes.end(), [](const NovelMistake& of) { return of.exact; });
+  return is_found() && std::ranges::all_of(mistakes, [](const NovelMistake& of) { return of.exact; });
 }
 
 NovelTrial run_novel(std::uint64_t seed, DType dtype, std::size_t num_mistakes, const Makers& makers,
@@ -278,7 +279,7 @@ NovelTrial run_novel(std::uint64_t seed, DType dtype, std::size_t num_mistakes, 
       const auto mistake = draw_mistake(draw, bench.config(), bench.input());
       if (!mistake) continue;
       const bool same_tensor =
-          std::any_of(mistakes.begin(), mistakes.end(), [&](const Mistake& other) { return other.op == mistake->op; });
+          std::ranges::any_of(mistakes, [&](const Mistake& other) { return other.op == mistake->op; });
       if (!same_tensor) mistakes.push_back(*mistake);
     }
     std::unique_ptr<Engine> engine;
@@ -344,15 +345,16 @@ std::vector<Goal> novel_goals(const NovelScore& novel, const NovelScore& pairs, 
 std::string reason_of_miss(const NovelTrial& trial) {
   std::string text;
   for (const NovelMistake& of : trial.mistakes) {
-    std::string reason;
-    if (!of.found) reason = "not found";
-    if (of.found && !of.exact) reason = "found, and something before it or beside it too";
-    if (!of.is_explained()) reason += std::string(reason.empty() ? "" : "; ") + "not explained";
-    if (of.is_falsely_explained()) reason += (reason.empty() ? "" : "; ") + ("explained as " + of.said);
-    if (of.hypothesis_refuted) reason += std::string(reason.empty() ? "" : "; ") + "its hypothesis is refuted";
-    if (reason.empty()) continue;
+    std::vector<std::string> reasons;
+    if (!of.found) reasons.emplace_back("not found");
+    if (of.found && !of.exact) reasons.emplace_back("found, and something before it or beside it too");
+    if (!of.is_explained()) reasons.emplace_back("not explained");
+    if (of.is_falsely_explained()) reasons.push_back("explained as " + of.said);
+    if (of.hypothesis_refuted) reasons.emplace_back("its hypothesis is refuted");
+    if (reasons.empty()) continue;
     text += (text.empty() ? "" : " | ") + to_string(of.mistake) + " (moves " + tensor_name(of.first.id) + " of step " +
-            std::to_string(of.first.step) + " by " + digits(of.deviations, 3) + " deviations): " + reason;
+            std::to_string(of.first.step) + " by " + digits(of.deviations, 3) +
+            " deviations): " + joined(reasons, "; ");
   }
   return text;
 }

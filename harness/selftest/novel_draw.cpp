@@ -32,33 +32,13 @@ ModelConfig small_config(Draws& draw) {
 }
 
 CaseInput small_input(Draws& draw, const ModelConfig& config) {
-  CaseInput input;
-  input.id = input.title = "novel";
   const auto batch = static_cast<std::size_t>(draw.between(1, 2));
   const std::int64_t num_prefills = draw.between(1, 2), num_decodes = draw.between(1, 2);
-  std::int64_t length = 0;
-  for (std::int64_t i = 0; i < num_prefills + num_decodes; ++i) {
-    Step step;
-    step.index = static_cast<int>(i);
-    step.phase = i < num_prefills ? Phase::kPrefill : Phase::kDecode;
-    step.past_length = length;
-    const std::int64_t num_tokens = step.phase == Phase::kDecode ? 1 : draw.between(5, 14);
-    step.tokens.resize(batch);
-    for (auto& row : step.tokens) {
-      for (std::int64_t t = 0; t < num_tokens; ++t) {
-        row.push_back(static_cast<std::int32_t>(draw.between(0, config.vocab - 1)));
-      }
-    }
-    length += num_tokens;
-    input.steps.push_back(std::move(step));
-  }
-  std::vector<std::int64_t> padding;
-  for (std::size_t b = 0; b < batch; ++b) padding.push_back(batch == 1 || draw.one_in(2) ? 0 : draw.between(1, 4));
-  for (Step& step : input.steps) {
-    step.left_padding = padding;
-    set_default_positions(step);
-  }
-  input.capacity = length + draw.between(0, 9);
+  const auto prefill_length = [&] { return draw.between(5, 14); };
+  const auto token = [&] { return draw.between(0, config.vocab - 1); };
+  const auto padding = [&](std::int64_t) { return batch == 1 || draw.one_in(2) ? 0 : draw.between(1, 4); };
+  CaseInput input = draw_steps("novel", batch, num_prefills, num_decodes, prefill_length, token, padding);
+  input.capacity = input.steps.back().valid_length() + draw.between(0, 9);
   return input;
 }
 

@@ -79,7 +79,7 @@ class Planting {
     const auto group = [&](const cases::Case& test_case) {
       return !test_case.hypothesis ? 1 : *test_case.hypothesis == hypothesis ? 0 : 2;
     };
-    std::stable_sort(ordered_.begin(), ordered_.end(), [&](const cases::Case* a, const cases::Case* b) {
+    std::ranges::stable_sort(ordered_, [&](const cases::Case* a, const cases::Case* b) {
       return std::pair(group(*a), cost_of(*a)) < std::pair(group(*b), cost_of(*b));
     });
   }
@@ -133,8 +133,7 @@ class Planting {
   }
 
   const cases::Case& case_of(const std::string& id) const {
-    return **std::find_if(ordered_.begin(), ordered_.end(),
-                          [&](const cases::Case* test_case) { return test_case->id == id; });
+    return **std::ranges::find_if(ordered_, [&](const cases::Case* test_case) { return test_case->id == id; });
   }
 
   void run(Trial& trial, const VariantFacts& facts) {
@@ -160,13 +159,13 @@ class Planting {
     if (!trial.conclusion.first || !trial.conclusion.first->explanation.variant) return false;
     const findings::Explanation& explanation = trial.conclusion.first->explanation;
     const auto& others = explanation.alternatives;
-    if (std::find(others.begin(), others.end(), facts.id) == others.end()) return false;
-    return std::all_of(trial.cases.begin(), trial.cases.end(), [&](const std::string& id) {
+    if (std::ranges::find(others, facts.id) == others.end()) return false;
+    return std::ranges::all_of(trial.cases, [&](const std::string& id) {
       Bench& bench = benches_.at(case_of(id), plan_);
       const VariantFacts* named = bench.facts_of(*explanation.variant);
       if (named == nullptr) return false;
       const std::vector<int> layers = layers_of(trial.site, bench.config());
-      return std::all_of(layers.begin(), layers.end(), [&](int layer) {
+      return std::ranges::all_of(layers, [&](int layer) {
         return bench.shifts(case_of(id))
             .same(facts, {facts.id, trial.fault.value}, *named, {named->id, explanation.value}, layer);
       });
@@ -266,8 +265,7 @@ std::vector<int> layers_of(Site site, const ModelConfig& config) {
 }
 
 std::vector<Site> sites_of(const VariantFacts& facts) {
-  const bool in_layers =
-      std::any_of(facts.ops.begin(), facts.ops.end(), [](Op op) { return row(op).scope == Scope::kLayer; });
+  const bool in_layers = std::ranges::any_of(facts.ops, [](Op op) { return row(op).scope == Scope::kLayer; });
   if (!in_layers) return {Site::kOutside};
   if (facts.leaves_layer) return {Site::kAll};
   return {Site::kFirst, Site::kMiddle, Site::kLast};

@@ -26,37 +26,18 @@ model::SyntheticSpec random_model(Draws& draw) {
 
 // A ragged batch in up to three prefill chunks and up to three decode steps, in a cache of some more slots.
 CaseInput random_case(Draws& draw, const ModelConfig& config) {
-  CaseInput input;
-  input.id = "random";
-  input.title = "random";
   const auto batch = static_cast<std::size_t>(draw.between(1, 3));
   const std::int64_t num_prefills = draw.between(1, 3);
   const std::int64_t num_decodes = draw.between(0, 3);
-  std::int64_t length = 0;
-  for (std::int64_t i = 0; i < num_prefills + num_decodes; ++i) {
-    Step step;
-    step.index = static_cast<int>(i);
-    step.phase = i < num_prefills ? Phase::kPrefill : Phase::kDecode;
-    step.past_length = length;
-    const std::int64_t num_tokens = step.phase == Phase::kDecode ? 1 : draw.between(1, draw.one_in(4) ? 90 : 20);
-    step.tokens.resize(batch);
-    for (auto& row : step.tokens) {
-      for (std::int64_t t = 0; t < num_tokens; ++t) {
-        // The last ids are special tokens of tiny norm in profile qwen.
-        const std::int64_t first = draw.one_in(8) ? std::max<std::int64_t>(0, config.vocab - 16) : 0;
-        row.push_back(static_cast<std::int32_t>(draw.between(first, config.vocab - 1)));
-      }
-    }
-    length += num_tokens;
-    input.steps.push_back(std::move(step));
-  }
-  std::vector<std::int64_t> padding;
-  for (std::size_t b = 0; b < batch; ++b) padding.push_back(draw.one_in(2) ? 0 : draw.between(0, length - 1));
-  for (Step& step : input.steps) {
-    step.left_padding = padding;
-    set_default_positions(step);
-  }
-  input.capacity = length + draw.between(0, 40);
+  const auto prefill_length = [&] { return draw.between(1, draw.one_in(4) ? 90 : 20); };
+  const auto token = [&] {
+    // The last ids are special tokens of tiny norm in profile qwen.
+    const std::int64_t first = draw.one_in(8) ? std::max<std::int64_t>(0, config.vocab - 16) : 0;
+    return draw.between(first, config.vocab - 1);
+  };
+  const auto padding = [&](std::int64_t length) { return draw.one_in(2) ? 0 : draw.between(0, length - 1); };
+  CaseInput input = draw_steps("random", batch, num_prefills, num_decodes, prefill_length, token, padding);
+  input.capacity = input.steps.back().valid_length() + draw.between(0, 40);
   return input;
 }
 
@@ -97,6 +78,16 @@ RandomCase draw_random_case(std::uint64_t seed, Variety variety) {
   const std::string text = to_string(spec);
   drawn.weights = model::make_synthetic(model::parse_synthetic_spec(text.substr(text.find(':') + 1)));
   return drawn;
+}
+
+findings::RunResult judge_random_case(const RandomCase& drawn, Engine& engine, const Makers& makers, DType dtype,
+                                      diagnose::Mode mode) {
+  const auto gold = makers.gold(*drawn.weights, dtype);
+  const auto oracle = makers.oracle(*drawn.weights);
+  diagnose::RunOptions options;
+  options.mode = mode;
+  options.probing = false;
+  return diagnose::run_cases(std::span(&drawn.input, 1), {engine, *gold, *oracle, *drawn.weights}, options);
 }
 
 CaseInput draw_random_input(std::uint64_t seed, const ModelConfig& config, Variety variety) {

@@ -45,7 +45,7 @@ bool is_located(const Trial& trial) {
   if (!is_detected(trial) || !trial.conclusion.first || !trial.shift.first) return false;
   const findings::Finding& found = *trial.conclusion.first;
   const TensorKey at = {found.step, found.tensor};
-  const bool changed = std::find(trial.ops.begin(), trial.ops.end(), found.tensor.op) != trial.ops.end();
+  const bool changed = std::ranges::find(trial.ops, found.tensor.op) != trial.ops.end();
   return changed && found.tensor.layer == trial.shift.first->id.layer && !(*trial.shift.first < at);
 }
 
@@ -119,15 +119,6 @@ Score score(const std::vector<Trial>& trials) {
       result.value_right.count(has_right_value(trial));
   }
   return result;
-}
-
-void add(Score& total, const Score& other) {
-  total.planted += other.planted;
-  for (Ratio Score::*ratio : {&Score::detected, &Score::located, &Score::named, &Score::hypothesis_named,
-                              &Score::among_first_three, &Score::value_right, &Score::abstained}) {
-    (total.*ratio).hits += (other.*ratio).hits;
-    (total.*ratio).of += (other.*ratio).of;
-  }
 }
 
 Confusion confusion(const std::vector<Trial>& trials) {

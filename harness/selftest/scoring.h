@@ -54,7 +54,6 @@ struct Score {
 };
 
 Score score(const std::vector<Trial>& trials);
-void add(Score& total, const Score& other);
 
 // Rows: the hypothesis planted, H01..H10, then outsiders. Columns: the one named, then outsiders, then "unexplained",
 // then "not found". Detectable trials only.

@@ -69,6 +69,33 @@ void run_doses(const std::vector<cases::Case>& suite, const Makers& makers, cons
   for (DType dtype : kTypes) search("logit-doses", "smallest doses in logits alone", dtype, smallest_logit_doses);
 }
 
+void run_parts(const std::vector<cases::Case>& suite, const Makers& makers, const Settings& settings, const Crew& crew,
+               Result& result) {
+  if (settings.only == kNovelAlone) {
+    result.engines.clear();
+    return run_novel_faults(makers, settings, crew, result);
+  }
+  result.trials = plant_all(plans_of(settings, makers), suite, makers, crew);
+  if (result.of_some_faults) {
+    if (result.trials.empty() && settings.ledger == nullptr)
+      throw InputError("--only " + settings.only +
+                       ": no fault has an id that begins so; ids begin with H01 to H10 or X");
+    return;
+  }
+
+  const std::int64_t runs_of_each_type = settings.quick ? 10 : settings.engine_alone ? 100 : 200;
+  const auto clean_engine = [&](std::uint64_t seed, DType dtype) { return run_random_case(seed, dtype, makers, 0); };
+  std::vector<std::pair<std::string, RunHonest>> honest = {{result.engines.front() + " engine", clean_engine}};
+  if (!settings.engine_alone) honest.emplace_back(settings.other_honest, settings.run_other_honest);
+  for (const auto& [what, run] : honest) {
+    for (HonestRuns& runs : run_honest(what, runs_of_each_type, kFirstHonestSeed, run, crew)) {
+      result.honest.push_back(std::move(runs));
+    }
+  }
+  if (!settings.engine_alone) run_doses(suite, makers, settings, crew, result);
+  if (settings.mistaken) run_novel_faults(makers, settings, crew, result);
+}
+
 }  // namespace
 
 std::vector<Trial> Result::trials_in(const std::string& engine) const {
@@ -94,7 +121,7 @@ std::vector<Goal> Result::goals() const {
 
 bool Result::passed() const {
   const std::vector<Goal> all = goals();
-  return !all.empty() && std::all_of(all.begin(), all.end(), [](const Goal& goal) { return goal.met(); });
+  return !all.empty() && std::ranges::all_of(all, [](const Goal& goal) { return goal.met(); });
 }
 
 Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers, const Settings& settings,
@@ -105,36 +132,8 @@ Result run_selftest(const std::vector<cases::Case>& suite, const Makers& makers,
   result.quick = settings.quick;
   result.of_some_faults = !settings.only.empty();
   for (const auto& [engine, make] : makers.engines) result.engines.push_back(engine);
-  const auto seconds = [start] {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  };
-  if (settings.only == kNovelAlone) {
-    result.engines.clear();
-    run_novel_faults(makers, settings, crew, result);
-    result.seconds = seconds();
-    return result;
-  }
-  result.trials = plant_all(plans_of(settings, makers), suite, makers, crew);
-  if (result.of_some_faults) {
-    if (result.trials.empty() && settings.ledger == nullptr)
-      throw InputError("--only " + settings.only +
-                       ": no fault has an id that begins so; ids begin with H01 to H10 or X");
-    result.seconds = seconds();
-    return result;
-  }
-
-  const std::int64_t runs_of_each_type = settings.quick ? 10 : settings.engine_alone ? 100 : 200;
-  const auto clean_engine = [&](std::uint64_t seed, DType dtype) { return run_random_case(seed, dtype, makers, 0); };
-  std::vector<std::pair<std::string, RunHonest>> honest = {{result.engines.front() + " engine", clean_engine}};
-  if (!settings.engine_alone) honest.emplace_back(settings.other_honest, settings.run_other_honest);
-  for (const auto& [what, run] : honest) {
-    for (HonestRuns& runs : run_honest(what, runs_of_each_type, kFirstHonestSeed, run, crew)) {
-      result.honest.push_back(std::move(runs));
-    }
-  }
-  if (!settings.engine_alone) run_doses(suite, makers, settings, crew, result);
-  if (settings.mistaken) run_novel_faults(makers, settings, crew, result);
-  result.seconds = seconds();
+  run_parts(suite, makers, settings, crew, result);
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
 

@@ -19,9 +19,8 @@ std::vector<TensorKey> Shifts::changed(const std::vector<Op>& ops, int layer) co
       const TensorKey key{step.index, {operation.op, layer}};
       if (!source_.recorded.has(key)) continue;
       const std::vector<TensorKey> span = compare::replay_span(key, source_.recorded, oracle_.config());
-      const bool concerned = std::any_of(span.begin(), span.end(), [&](const TensorKey& part) {
-        return std::find(ops.begin(), ops.end(), part.id.op) != ops.end();
-      });
+      const bool concerned = std::ranges::any_of(
+          span, [&](const TensorKey& part) { return std::ranges::find(ops, part.id.op) != ops.end(); });
       if (concerned) keys.push_back(key);
     }
   }

@@ -79,7 +79,7 @@ class SpoilingSink final : public TensorSink {
 
   void take(const TensorId& id, const TensorView& view) override {
     const auto concerns = [&](const Spoil& by) { return by.key == TensorKey{step_, id}; };
-    if (std::none_of(spoils_.begin(), spoils_.end(), concerns)) return next_.take(id, view);
+    if (std::ranges::none_of(spoils_, concerns)) return next_.take(id, view);
     held_.push_back(Tensor::copy_of(view));
     for (const Spoil& by : spoils_) {
       if (concerns(by)) spoil(by, held_.back());
@@ -142,8 +142,8 @@ class SpoilingEngine final : public Engine {
 };
 
 std::string spoil_words(const Spoil& by) {
-  return std::to_string(by.count) + (by.count == 1 ? " element of " : " elements of ") + tensor_name(by.key.id) +
-         " of step " + std::to_string(by.key.step) + ' ' + kDamages[static_cast<std::size_t>(by.damage)];
+  return counted(by.count, "element") + " of " + tensor_name(by.key.id) + " of step " + std::to_string(by.key.step) +
+         ' ' + kDamages[static_cast<std::size_t>(by.damage)];
 }
 
 std::string explanation_words(const findings::Finding& finding) {
@@ -160,14 +160,8 @@ SpoiledTrial run_spoiled(std::uint64_t seed, DType dtype, const Makers& makers) 
   Draws draw(splitmix64(seed));
   const std::vector<Spoil> spoils = draw_spoils(draw, drawn.weights->config(), drawn.input);
   const auto clean = makers.engines.front().second(*drawn.weights, dtype);
-  const auto gold = makers.gold(*drawn.weights, dtype);
-  const auto oracle = makers.oracle(*drawn.weights);
   SpoilingEngine spoiled(*clean, spoils);
-  diagnose::RunOptions options;
-  options.mode = diagnose::Mode::kFree;
-  options.probing = false;
-  const findings::RunResult result =
-      diagnose::run_cases(std::span(&drawn.input, 1), {spoiled, *gold, *oracle, *drawn.weights}, options);
+  const findings::RunResult result = judge_random_case(drawn, spoiled, makers, dtype, diagnose::Mode::kFree);
   SpoiledTrial trial{.seed = seed, .dtype = dtype, .verdict = result.verdict};
   trial.what = joined(spoils, ", ", spoil_words);
   for (const findings::Finding& finding : result.findings) {
