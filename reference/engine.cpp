@@ -58,14 +58,18 @@ class SharedProducts {
   std::map<std::pair<Op, int>, std::vector<Product>> products_;  // by operation and step
 };
 
+struct PlantedVariant {
+  std::optional<Variant> variant, beside;
+  std::optional<Rounding> rounding;  // of a fault that is a rounding
+  std::optional<int> layer;
+};
+
 // What a session shares with the engine that opened it.
 struct Machine {
   WeightStore weights;
   Precision precision;
   Rounding rounding;
-  std::optional<Rounding> planted_rounding;  // of a fault that is a rounding
-  std::optional<Variant> planted, planted_beside;
-  std::optional<int> planted_layer;
+  PlantedVariant planted;
   std::vector<PlantedMistake> mistakes;
   std::int64_t planted_executions = 0;
   SharedProducts products;
@@ -79,10 +83,7 @@ class TorchSession : public Session {
   TorchSession(Machine& machine, SessionOptions options)
       : machine_(machine),
         options_(std::move(options)),
-        variant_(machine.planted),
-        beside_(machine.planted_beside),
-        variant_rounding_(machine.planted_rounding),
-        variant_layer_(machine.planted_layer),
+        planted_(machine.planted),
         caches_(static_cast<std::size_t>(config().num_layers)),
         history_(options_.capacity) {
     for (const PlantedMistake& planted : machine_.mistakes) {
@@ -174,7 +175,8 @@ class TorchSession : public Session {
 
   // A bug, or keys and values that are taken before they are stored, may ask for any tensor of the session.
   bool remembers() const {
-    return variant_ || !machine_.mistakes.empty() || machine_.precision.points.contains(RoundingPoint::kKvCachePrefill);
+    return planted_.variant || !machine_.mistakes.empty() ||
+           machine_.precision.points.contains(RoundingPoint::kKvCachePrefill);
   }
 
   void remember(const Step& step) {
@@ -215,11 +217,11 @@ class TorchSession : public Session {
   // `here` receives what later rows take; the view is of the last row's tensor.
   TensorView run_rows(Scope scope, int layer, const Step& step, std::map<Op, at::Tensor>& here,
                       const at::Tensor& residual, TensorSink* sink) {
-    const bool planted = variant_ && (!variant_layer_ || *variant_layer_ == layer);
-    const Variant* variant = planted ? &*variant_ : nullptr;
-    const Rounding& rounding = planted && variant_rounding_ ? *variant_rounding_ : machine_.rounding;
+    const bool planted = planted_.variant && (!planted_.layer || *planted_.layer == layer);
+    const Variant* variant = planted ? &*planted_.variant : nullptr;
+    const Rounding& rounding = planted && planted_.rounding ? *planted_.rounding : machine_.rounding;
     Setting setting = {machine_.weights, machine_.precision, rounding, step, layer, 1, variant, &history_};
-    if (planted && beside_) setting.beside = &*beside_;
+    if (planted && planted_.beside) setting.beside = &*planted_.beside;
     TensorView view;
     history_.begin_part();
     handed_out_.clear();
@@ -254,7 +256,7 @@ class TorchSession : public Session {
       }
       return is_right(op) ? evaluate_right(op, inputs, setting) : evaluate_row(op, inputs, setting);
     } catch (const MissingTensor& missing) {
-      throw InputError("fault " + std::string(name(variant_->id)) + " needs " + missing.what() +
+      throw InputError("fault " + std::string(name(planted_.variant->id)) + " needs " + missing.what() +
                        ", which this session has not run");
     }
   }
@@ -264,22 +266,22 @@ class TorchSession : public Session {
     const auto acts = [op](const std::optional<Variant>& variant) {
       return variant && std::ranges::find(fault_facts(variant->id).ops, op) != fault_facts(variant->id).ops.end();
     };
-    return !acts(variant_) && !acts(beside_) && !variant_rounding_;
+    return !acts(planted_.variant) && !acts(planted_.beside) && !planted_.rounding;
   }
 
   at::Tensor evaluate_right(Op op, std::span<const at::Tensor> inputs, const Setting& setting) const {
     const auto compute = [&] { return evaluate_row(op, inputs, setting); };
-    if (!variant_ || arithmetic_of(op) != Arithmetic::kProduct) return compute();
+    if (!planted_.variant || arithmetic_of(op) != Arithmetic::kProduct) return compute();
     return machine_.products.of(op, setting, inputs[0], compute);
   }
 
   void count_if_different(Op op, std::span<const at::Tensor> inputs, const Setting& setting, const at::Tensor& value) {
-    const auto& ops = fault_facts(variant_->id).ops;
-    if (std::find(ops.begin(), ops.end(), op) == ops.end()) return;
+    const auto& ops = fault_facts(planted_.variant->id).ops;
+    if (std::ranges::find(ops, op) == ops.end()) return;
     const Setting right_setting = {
         machine_.weights, machine_.precision, machine_.rounding, setting.step, setting.layer, 1, nullptr, nullptr};
     const at::Tensor right =
-        variant_rounding_ ? evaluate_row(op, inputs, right_setting) : evaluate_right(op, inputs, right_setting);
+        planted_.rounding ? evaluate_row(op, inputs, right_setting) : evaluate_right(op, inputs, right_setting);
     if (!same(right, value)) ++machine_.planted_executions;
   }
 
@@ -300,10 +302,7 @@ class TorchSession : public Session {
 
   Machine& machine_;
   SessionOptions options_;
-  std::optional<Variant> variant_;  // what was planted when the session was opened
-  std::optional<Variant> beside_;   // and a second one
-  std::optional<Rounding> variant_rounding_;
-  std::optional<int> variant_layer_;
+  PlantedVariant planted_;              // when the session was opened
   std::vector<LayerCache> caches_;      // by layer; grown by each step, so that no slot is ever unwritten
   History history_;                     // empty where nothing is planted
   std::vector<at::Tensor> handed_out_;  // by the present part; whoever took one may look at it until the part is over
@@ -337,21 +336,17 @@ class TorchEngine : public Engine {
     const VariantFacts& facts = fault_facts(fault.id);
     check_fault_layer(fault, machine_.weights.config().num_layers);
     check_plantable(variant);
-    std::optional<Rounding> rounding;
+    machine_.planted = {variant, {}, {}, fault.layer};
     if (facts.declares) {
       Precision rounds = machine_.precision;
       facts.declares->declare(rounds);
-      rounding = Rounding::emulated(rounds);
+      machine_.planted.rounding = Rounding::emulated(rounds);
     }
-    machine_.planted = variant;
-    machine_.planted_beside.reset();
-    machine_.planted_rounding = std::move(rounding);
-    machine_.planted_layer = fault.layer;
   }
 
   void plant_beside(const Variant& variant) override {
     check_plantable(variant);
-    machine_.planted_beside = variant;
+    machine_.planted.beside = variant;
   }
 
   std::int64_t planted_executions() const override { return machine_.planted_executions; }

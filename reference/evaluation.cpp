@@ -81,7 +81,7 @@ std::vector<Input> unit_inputs(const Unit& unit) {
   std::vector<Input> inputs;
   for (Op op : rows) {
     for (const Input& input : row(op).inputs) {
-      const bool own = input.from == From::kHere && std::find(rows.begin(), rows.end(), input.op) != rows.end();
+      const bool own = input.from == From::kHere && std::ranges::find(rows, input.op) != rows.end();
       if (!own) inputs.push_back(input);
     }
   }

@@ -1,19 +1,16 @@
 // The elements of a tensor that lie within a mistake's scope.
+#include <ranges>
+
 #include "reference/mistakes.h"
 
 namespace qdiff::reference {
 namespace {
 
-at::Tensor holds(const Selection& selection, const std::vector<std::int64_t>& indices) {
+template <typename Indices>
+at::Tensor holds(const Selection& selection, const Indices& indices) {
   std::vector<std::uint8_t> inside;
   for (std::int64_t index : indices) inside.push_back(selection.holds(index) ? 1 : 0);
   return at::tensor(inside, of_type(at::kByte)).to(at::kBool);
-}
-
-std::vector<std::int64_t> counted(std::int64_t size) {
-  std::vector<std::int64_t> indices;
-  for (std::int64_t i = 0; i < size; ++i) indices.push_back(i);
-  return indices;
 }
 
 }  // namespace
@@ -37,6 +34,7 @@ at::Tensor scope_mask(const MistakeScope& scope, Op op, const Setting& setting, 
   for (std::int64_t dim = 1; dim < rank; ++dim) {
     const Dim what = dims[static_cast<std::size_t>(dim)];
     const std::int64_t size = shape[static_cast<std::size_t>(dim)];
+    const auto indices = std::views::iota(std::int64_t{0}, size);
     if (what == Dim::kT) {
       std::vector<std::uint8_t> inside;  // [copies * B, T]
       for (std::int64_t b = 0; b < shape[0]; ++b) {
@@ -49,9 +47,9 @@ at::Tensor scope_mask(const MistakeScope& scope, Op op, const Setting& setting, 
       along[static_cast<std::size_t>(dim)] = size;
       mask = mask.logical_and(at::tensor(inside, of_type(at::kByte)).to(at::kBool).view(along));
     } else if (what == Dim::kS && dim + 1 < rank) {
-      restrict_to(holds(scope.tokens, counted(size)), dim);
+      restrict_to(holds(scope.tokens, indices), dim);
     } else if (what == Dim::kQHeads || what == Dim::kKvHeads) {
-      restrict_to(holds(scope.heads, counted(size)), dim);
+      restrict_to(holds(scope.heads, indices), dim);
       heads_apart = true;
     } else if (what == Dim::kQWidth || what == Dim::kKvWidth) {
       std::vector<std::int64_t> heads, columns;
@@ -63,7 +61,7 @@ at::Tensor scope_mask(const MistakeScope& scope, Op op, const Setting& setting, 
       restrict_to(holds(scope.columns, columns), dim);
       heads_apart = true;
     } else {
-      restrict_to(holds(scope.columns, counted(size)), dim);
+      restrict_to(holds(scope.columns, indices), dim);
     }
   }
   // A tensor without heads has the one head 0.

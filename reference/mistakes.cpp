@@ -87,7 +87,7 @@ Wrong copied_vectors(const Mistake& mistake, const ModelConfig& config) {
   std::vector<std::int64_t> table = law.heads;
   for (std::int64_t h = 0; h < heads && law.heads.empty(); ++h) table.push_back(std::min(h, of - 1));
   if (static_cast<std::int64_t>(table.size()) != heads ||
-      std::any_of(table.begin(), table.end(), [of](std::int64_t h) { return h >= of; })) {
+      std::ranges::any_of(table, [of](std::int64_t h) { return h >= of; })) {
     refuse(mistake, "there are " + std::to_string(heads) + " heads, and " + std::to_string(of) + " in the source");
   }
   const auto first_slot = [](Op of_op, const Step& step, std::int64_t positions) {
@@ -338,7 +338,7 @@ Wrong scaled(const Mistake& mistake, const ModelConfig& config) {
   std::vector<double> factors(static_cast<std::size_t>(heads), 1.0);
   for (const auto& [name, value] : mistake.parameters) {
     if (name == "factor") {
-      std::fill(factors.begin(), factors.end(), std::get<double>(value));
+      std::ranges::fill(factors, std::get<double>(value));
       continue;
     }
     const std::int64_t head = match_numbers(name, "factor of head #")->front();

@@ -116,8 +116,7 @@ class TorchOracle : public Oracle {
   bool are_one_projection(const std::vector<Walk>& walks) const {
     const Query& first = walks.front().query();
     const PlacedUnit& unit = walks.front().units().front();
-    return arithmetic_of(unit.unit.first) == Arithmetic::kProduct &&
-           std::all_of(walks.begin(), walks.end(), [&](const Walk& walk) {
+    return arithmetic_of(unit.unit.first) == Arithmetic::kProduct && std::ranges::all_of(walks, [&](const Walk& walk) {
              const Query& query = walk.query();
              const PlacedUnit& other = walk.units().front();
              return walk.units().size() == 1 && other.unit.first == unit.unit.first &&
@@ -196,8 +195,8 @@ class TorchOracle : public Oracle {
     if (!exact) {
       for (const PlacedUnit& placed : units) {
         for (const UnitInput& input : inputs_of(placed, config())) {
-          const bool computed = std::any_of(units.begin(), units.end(),
-                                            [&](const PlacedUnit& other) { return other.output() == input.key; });
+          const bool computed =
+              std::ranges::any_of(units, [&](const PlacedUnit& other) { return other.output() == input.key; });
           noisy_inputs |= !computed && input.exists && walk.rounded_after_use(input.key).has_value();
         }
       }

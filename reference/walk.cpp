@@ -15,12 +15,10 @@ std::string place_of(const TensorKey& key) { return tensor_name(key.id) + " of s
 }  // namespace
 
 std::vector<PlacedUnit> join_into_units(std::span<const TensorKey> operations, std::span<const Mistake> mistakes) {
-  auto listed = [&](const TensorKey& key) {
-    return std::find(operations.begin(), operations.end(), key) != operations.end();
-  };
+  auto listed = [&](const TensorKey& key) { return std::ranges::find(operations, key) != operations.end(); };
   auto are_apart = [&](Op op, Op next) {
-    return std::any_of(mistakes.begin(), mistakes.end(),
-                       [=](const Mistake& mistake) { return mistake.op == op || mistake.op == next; });
+    return std::ranges::any_of(mistakes,
+                               [=](const Mistake& mistake) { return mistake.op == op || mistake.op == next; });
   };
   std::vector<PlacedUnit> units;
   for (const TensorKey& key : operations) {
@@ -70,8 +68,8 @@ Walk::Walk(const Query& query, const Rounding& rounding, WeightStore& weights)
     if (!parameters_at(place, query.variant, query.beside).attention.slots) continue;
     placed.unit.first = kScores;
     for (const UnitInput& input : inputs_of(placed, weights.config())) {
-      const bool computed = std::any_of(query.operations.begin(), query.operations.end(),
-                                        [&](const TensorKey& operation) { return operation == input.key; });
+      const bool computed =
+          std::ranges::any_of(query.operations, [&](const TensorKey& operation) { return operation == input.key; });
       if (!computed && !query.recorded.has(input.key)) throw MissingTensor(input.key);
     }
   }

@@ -63,8 +63,8 @@ std::shared_ptr<WeightStore::Stored> WeightStore::Stored::on_device(const Weight
 }
 
 const at::Tensor* WeightStore::Kept::find(const std::string& name, const WeightForm& form) {
-  const auto found = std::find_if(entries.begin(), entries.end(),
-                                  [&](const Entry& entry) { return entry.name == name && entry.form == form; });
+  const auto found =
+      std::ranges::find_if(entries, [&](const Entry& entry) { return entry.name == name && entry.form == form; });
   if (found == entries.end()) return nullptr;
   entries.splice(entries.begin(), entries, found);
   return &entries.front().tensor;

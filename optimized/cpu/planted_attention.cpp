@@ -52,17 +52,7 @@ std::int64_t tail_seen(const LayerContext& s, const Planting<true>& planting, st
 std::vector<float> scores_of(const LayerContext& s, const Planting<true>& planting, const WideCache& cache,
                              const float* q, std::int64_t pad, std::int64_t own, float scale) {
   std::vector<float> scores(static_cast<std::size_t>(cache.num_slots));
-  MatmulParams p;
-  p.weights = cache.keys.data();
-  p.weight_stride = cache.width;
-  p.rows = cache.num_slots;
-  p.x = q;
-  p.x_stride = cache.width;
-  p.tokens = 1;
-  p.k = cache.width;
-  p.c = scores.data();
-  p.c_stride = cache.num_slots;
-  s.kernels.matmul(p);
+  multiply_rows(s.kernels, cache.keys.data(), cache.num_slots, q, cache.width, scores.data());
   const auto hidden = static_cast<float>(planting.value_or(FaultId::kFiniteFp16, kHidden));
   std::int64_t rounded_otherwise = 0;
   for (std::int64_t j = 0; j < cache.num_slots; ++j) {
@@ -123,7 +113,7 @@ float softmax_without_rescale(const LayerContext& s, const Planting<true>& plant
 // The whole row at once, with `tail` more slots of score 0 and value 0. Returns the denominator.
 float softmax_of_row(const LayerContext& s, const Planting<true>& planting, const WideCache& cache,
                      std::vector<float>& scores, std::int64_t tail, float* out) {
-  float maximum = *std::max_element(scores.begin(), scores.end());
+  float maximum = *std::ranges::max_element(scores);
   if (tail > 0) {
     maximum = std::max(maximum, 0.0F);
     planting.count(1);

@@ -54,13 +54,13 @@ double default_value(FaultId id) {
 std::vector<FaultId> plantable_faults() {
   std::vector<FaultId> ids;
   for (const auto& of_stage : kPlantable) ids.insert(ids.end(), of_stage.begin(), of_stage.end());
-  std::sort(ids.begin(), ids.end());
+  std::ranges::sort(ids);
   return ids;
 }
 
 PlantedFault resolve_fault(const Fault& fault, const ModelConfig& config) {
   const std::vector<FaultId> plantable = plantable_faults();
-  if (!std::binary_search(plantable.begin(), plantable.end(), fault.id)) {
+  if (!std::ranges::binary_search(plantable, fault.id)) {
     throw InputError("the cpu engine cannot plant the fault " + std::string(name(fault.id)) +
                      "; the reference can, and docs/faults.md lists the others");
   }

@@ -1,5 +1,4 @@
 // Rotations that go wrong (docs/faults.md, H03): positions, frequencies, pairs, and what is turned at all.
-#include <cmath>
 
 #include "optimized/cpu/projection.h"
 
@@ -114,11 +113,7 @@ std::vector<double> planted_frequencies(const PlantedFault& fault, const ModelCo
   const double theta = fault.id == FaultId::kTheta ? fault.value : config.rope_theta;
   // A head of hidden elements would have more pairs; this one takes the first d/2 of their frequencies.
   const std::int64_t size = fault.id == FaultId::kSliceHidden ? config.hidden : config.head_dim;
-  std::vector<double> frequencies;
-  for (std::int64_t i = 0; i < config.head_dim / 2; ++i) {
-    frequencies.push_back(std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(size)));
-  }
-  return frequencies;
+  return rope_frequencies(theta, size, config.head_dim / 2);
 }
 
 void planted_rotate(const LayerContext& s) {

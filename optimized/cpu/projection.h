@@ -74,20 +74,25 @@ inline MatmulParams product_of(const StageContext& s, const Matrix& matrix, std:
   return p;
 }
 
-// a . b, in the order of summation of every product.
-inline float dot(const KernelSet& kernels, const float* a, const float* b, std::int64_t n) {
-  float result = 0.0F;
+// out[r] = row r of weights [rows, n] . x [n], in the order of summation of every product.
+inline void multiply_rows(const KernelSet& kernels, const float* weights, std::int64_t rows, const float* x,
+                          std::int64_t n, float* out) {
   MatmulParams p;
-  p.weights = a;
+  p.weights = weights;
   p.weight_stride = n;
-  p.rows = 1;
-  p.x = b;
+  p.rows = rows;
+  p.x = x;
   p.x_stride = n;
   p.tokens = 1;
   p.k = n;
-  p.c = &result;
-  p.c_stride = 1;
+  p.c = out;
+  p.c_stride = rows;
   kernels.matmul(p);
+}
+
+inline float dot(const KernelSet& kernels, const float* a, const float* b, std::int64_t n) {
+  float result = 0.0F;
+  multiply_rows(kernels, a, 1, b, n, &result);
   return result;
 }
 

@@ -4,10 +4,10 @@
 
 namespace qdiff::optimized::cpu {
 
-std::vector<double> rope_frequencies(double theta, std::int64_t head_dim) {
+std::vector<double> rope_frequencies(double theta, std::int64_t size, std::int64_t pairs) {
   std::vector<double> frequencies;
-  for (std::int64_t i = 0; i < head_dim / 2; ++i) {
-    frequencies.push_back(std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim)));
+  for (std::int64_t i = 0; i < pairs; ++i) {
+    frequencies.push_back(std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(size)));
   }
   return frequencies;
 }

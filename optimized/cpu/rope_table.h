@@ -12,8 +12,8 @@
 
 namespace qdiff::optimized::cpu {
 
-// theta^(-2i/d), [d/2].
-std::vector<double> rope_frequencies(double theta, std::int64_t head_dim);
+// theta^(-2i/size), [pairs].
+std::vector<double> rope_frequencies(double theta, std::int64_t size, std::int64_t pairs);
 
 class RopeTable {
  public:

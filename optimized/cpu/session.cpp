@@ -32,7 +32,7 @@ CpuSession::CpuSession(EngineParts& parts, const SessionOptions& options, const 
       options_(checked(options, parts.config)),
       fault_(fault),
       arena_(parts.config, parts.storage, options.poison, parts.pool.size()),
-      rope_(rope_frequencies(parts.config.rope_theta, parts.config.head_dim)),
+      rope_(rope_frequencies(parts.config.rope_theta, parts.config.head_dim, parts.config.head_dim / 2)),
       progress_(static_cast<std::size_t>(parts.config.num_layers)) {
   const ModelConfig& config = parts.config;
   cache_.layout = {config.num_layers, options_.batch, config.num_kv_heads, options_.capacity, config.head_dim};

@@ -115,7 +115,7 @@ std::vector<float> WeightStore::read_vector(const TensorId& id) const {
 std::shared_ptr<const LayerWeights> WeightStore::layer(int index) {
   std::shared_ptr<const LayerWeights>& slot = layers_[static_cast<std::size_t>(index)];
   if (slot != nullptr) return slot;
-  if (streams_) std::fill(layers_.begin(), layers_.end(), nullptr);
+  if (streams_) std::ranges::fill(layers_, nullptr);
   auto weights = std::make_shared<LayerWeights>();
   weights->input_layernorm = read_vector({Op::kInputLayernorm, index});
   weights->post_attention_layernorm = read_vector({Op::kPostAttentionLayernorm, index});

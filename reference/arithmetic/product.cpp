@@ -303,7 +303,7 @@ Evaluated evaluate_product(const Unit& unit, std::span<const at::Tensor> inputs,
   const Op op = unit.first;
   Evaluated product = project_row(op, inputs[0], setting, model);
   const auto& points = row(op).points;
-  if (std::find(points.begin(), points.end(), kMatmulBeforeBias) == points.end()) return product;
+  if (std::ranges::find(points, kMatmulBeforeBias) == points.end()) return product;
   product.value = setting.rounding.at(kMatmulBeforeBias, product.value);
   if (model == nullptr) return product;
   at::Tensor& variance = product.noise.independent;

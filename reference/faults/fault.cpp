@@ -43,7 +43,7 @@ Plant plant_of(Mechanism mechanism) {
   throw std::logic_error("a mechanism without its function");
 }
 
-bool contains(const std::vector<Op>& ops, Op op) { return std::find(ops.begin(), ops.end(), op) != ops.end(); }
+bool contains(const std::vector<Op>& ops, Op op) { return std::ranges::find(ops, op) != ops.end(); }
 
 bool lies_in(const FaultScope& scope, const Place& place) {
   return (!scope.phase || *scope.phase == place.step.phase) && (!scope.first_of_phase || place.first_of_phase);

@@ -108,7 +108,7 @@ struct Series {
   void add(double value) { seconds.push_back(value); }
   double quantile(double q) const {
     std::vector<double> sorted = seconds;
-    std::sort(sorted.begin(), sorted.end());
+    std::ranges::sort(sorted);
     return sorted[static_cast<std::size_t>(std::lround(q * static_cast<double>(sorted.size() - 1)))];
   }
   double median() const { return quantile(0.5); }
