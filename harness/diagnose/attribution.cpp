@@ -72,7 +72,7 @@ class LayerAttribution {
   }
 
   // Of the operations that neither a fit nor anything else explains.
-  void explain_by_pairs(std::vector<std::vector<Fit>>& fits, const std::set<Op>& explained_otherwise) {
+  void explain_what_is_left(std::vector<std::vector<Fit>>& fits, const std::set<Op>& explained_otherwise) {
     fits_ = fits;
     for (Op op : wrong_ops_) {
       if (explained(op) || explained_otherwise.contains(op)) continue;
@@ -549,9 +549,9 @@ std::vector<std::vector<Fit>> explain_layer(Oracle& oracle, const std::vector<Ro
   return LayerAttribution(oracle, rows, precision, known).explain();
 }
 
-void explain_by_pairs(Oracle& oracle, const std::vector<RowJudgement>& rows, const Precision& precision, Known& known,
-                      const std::set<Op>& explained_otherwise, std::vector<std::vector<Fit>>& fits) {
-  LayerAttribution(oracle, rows, precision, known).explain_by_pairs(fits, explained_otherwise);
+void explain_what_is_left(Oracle& oracle, const std::vector<RowJudgement>& rows, const Precision& precision,
+                          Known& known, const std::set<Op>& explained_otherwise, std::vector<std::vector<Fit>>& fits) {
+  LayerAttribution(oracle, rows, precision, known).explain_what_is_left(fits, explained_otherwise);
 }
 
 }  // namespace qdiff::diagnose

@@ -27,7 +27,7 @@ std::vector<std::vector<Fit>> explain_layer(Oracle& oracle, const std::vector<Ro
 
 // What is asked last, where neither a known bug nor anything else explains an operation: roundings that make it right
 // once they are declared, then two known bugs inside one span. Adds to `fits`.
-void explain_by_pairs(Oracle& oracle, const std::vector<RowJudgement>& rows, const Precision& precision, Known& known,
-                      const std::set<Op>& explained_otherwise, std::vector<std::vector<Fit>>& fits);
+void explain_what_is_left(Oracle& oracle, const std::vector<RowJudgement>& rows, const Precision& precision,
+                          Known& known, const std::set<Op>& explained_otherwise, std::vector<std::vector<Fit>>& fits);
 
 }  // namespace qdiff::diagnose

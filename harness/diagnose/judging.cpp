@@ -306,7 +306,7 @@ void explain_part(Walk& walk, const Part& part) {
   for (std::size_t i = 0; i < part.rows.size(); ++i) {
     if (theories[i]) with_theory.insert(part.rows[i].key.id.op);
   }
-  explain_by_pairs(walk.oracle, part.rows, walk.precision, walk.known, with_theory, fits);
+  explain_what_is_left(walk.oracle, part.rows, walk.precision, walk.known, with_theory, fits);
   std::size_t wrong = part.first_wrong;
   for (std::size_t i = 0; i < part.rows.size(); ++i) {
     if (!part.rows[i].wrong()) continue;

@@ -297,7 +297,7 @@ TEST_CASE("a variant is asked once for each of its values, and concerns the rows
   CHECK_FALSE(concerns(scale, std::vector<TensorKey>{key_of(Op::kProbs)}));
 }
 
-// What explain_by_pairs, the last that is asked, makes of SiLU that was rounded in an order of its own.
+// What explain_what_is_left makes of SiLU that was rounded in an order of its own.
 std::vector<Fit> mirrored_fits(std::int64_t elements) {
   ToyOracle oracle;
   Precision plain = kF32;
@@ -311,7 +311,7 @@ std::vector<Fit> mirrored_fits(std::int64_t elements) {
   Known known;
   std::vector<std::vector<Fit>> fits = explain_layer(oracle, rows, plain, known);
   REQUIRE(fits[0].empty());
-  explain_by_pairs(oracle, rows, plain, known, {}, fits);
+  explain_what_is_left(oracle, rows, plain, known, {}, fits);
   return fits[0];
 }
 
