@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <set>
 #include <span>
 
 #include "harness/explain/mechanisms.h"
@@ -82,6 +83,29 @@ double refined_cap(const std::vector<Capped>& elements, double median) {
   return std::exp(0.5 * (low + high));
 }
 
+Candidate with_soft_cap(Scene& scene, double cap, int digits) {
+  Candidate candidate;
+  candidate.theory.mechanism = "soft_cap";
+  candidate.theory.bits = kMechanismBits + bits_of_digits(digits);
+  candidate.theory.parameters = {{"cap", cap}};
+  const std::string name(row(scene.op()).name), text = number_text(cap);
+  candidate.theory.sentence = name + " is " + text + " * tanh(x / " + text + ") of right code's x";
+  candidate.predict = [&scene, cap](const Instance& instance) -> std::optional<Expectation> {
+    const Expectation& right = scene.right(instance);
+    Expectation theory = right;
+    const double rounding = 4.0 * unit_roundoff(scene.precision().accumulate);  // of tanh and the two products
+    for (std::size_t i = 0; i < right.value.size(); ++i) {
+      if (!std::isfinite(right.value[i])) continue;
+      theory.value[i] = cap * std::tanh(right.value[i] / cap);
+      if (right.sigma_independent.empty()) continue;
+      theory.sigma_independent[i] =
+          std::hypot(theory.sigma_independent[i], static_cast<float>(rounding * std::fabs(theory.value[i])));
+    }
+    return theory;
+  };
+  return candidate;
+}
+
 // y = c * tanh(g / c), as logits are capped in Gemma 2. tanh(x) < x, so that each element far enough from 0 gives c by
 // bisection; the median of the largest ones is where the search for c begins.
 void add_soft_cap(Scene& scene, std::vector<Candidate>& candidates) {
@@ -118,30 +142,15 @@ void add_soft_cap(Scene& scene, std::vector<Candidate>& candidates) {
   // the others.
   constexpr double kLeastShare = 1e-5;
   if (!(caps[caps.size() / 2] >= kLeastShare * elements.front().gold)) return;
-  const double refined = refined_cap(elements, caps[caps.size() / 2]);
-  for (int digits : {1, 2, 3}) {
-    const double unit = std::pow(10.0, digits - 1 - std::floor(std::log10(refined)));
-    const double cap = std::round(refined * unit) / unit;
-    Candidate candidate;
-    candidate.theory.mechanism = "soft_cap";
-    candidate.theory.bits = kMechanismBits + bits_of_digits(digits);
-    candidate.theory.parameters = {{"cap", cap}};
-    const std::string name(row(scene.op()).name), text = number_text(cap);
-    candidate.theory.sentence = name + " is " + text + " * tanh(x / " + text + ") of right code's x";
-    candidate.predict = [&scene, cap](const Instance& instance) -> std::optional<Expectation> {
-      const Expectation& right = scene.right(instance);
-      Expectation theory = right;
-      const double rounding = 4.0 * unit_roundoff(scene.precision().accumulate);  // of tanh and the two products
-      for (std::size_t i = 0; i < right.value.size(); ++i) {
-        if (!std::isfinite(right.value[i])) continue;
-        theory.value[i] = cap * std::tanh(right.value[i] / cap);
-        if (right.sigma_independent.empty()) continue;
-        theory.sigma_independent[i] =
-            std::hypot(theory.sigma_independent[i], static_cast<float>(rounding * std::fabs(theory.value[i])));
-      }
-      return theory;
-    };
-    candidates.push_back(std::move(candidate));
+  // Far above the values, those that stand out as wrong were rounded downwards and pull the refined one down.
+  const double median = caps[caps.size() / 2];
+  std::set<double> tried;
+  for (const double fitted : {median, refined_cap(elements, median)}) {
+    for (int digits : {1, 2, 3}) {
+      const double unit = std::pow(10.0, digits - 1 - std::floor(std::log10(fitted)));
+      const double cap = std::round(fitted * unit) / unit;
+      if (tried.insert(cap).second) candidates.push_back(with_soft_cap(scene, cap, digits));
+    }
   }
 }
 
