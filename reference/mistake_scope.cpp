@@ -1,13 +1,13 @@
 // The elements of a tensor that lie within a mistake's scope.
-#include <ranges>
+#include <numeric>
+#include <vector>
 
 #include "reference/mistakes.h"
 
 namespace qdiff::reference {
 namespace {
 
-template <typename Indices>
-at::Tensor holds(const Selection& selection, const Indices& indices) {
+at::Tensor holds(const Selection& selection, const std::vector<std::int64_t>& indices) {
   std::vector<std::uint8_t> inside;
   for (std::int64_t index : indices) inside.push_back(selection.holds(index) ? 1 : 0);
   return at::tensor(inside, of_type(at::kByte)).to(at::kBool);
@@ -34,7 +34,8 @@ at::Tensor scope_mask(const MistakeScope& scope, Op op, const Setting& setting, 
   for (std::int64_t dim = 1; dim < rank; ++dim) {
     const Dim what = dims[static_cast<std::size_t>(dim)];
     const std::int64_t size = shape[static_cast<std::size_t>(dim)];
-    const auto indices = std::views::iota(std::int64_t{0}, size);
+    std::vector<std::int64_t> indices(static_cast<std::size_t>(size));
+    std::iota(indices.begin(), indices.end(), std::int64_t{0});
     if (what == Dim::kT) {
       std::vector<std::uint8_t> inside;  // [copies * B, T]
       for (std::int64_t b = 0; b < shape[0]; ++b) {

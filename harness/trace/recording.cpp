@@ -1,7 +1,6 @@
 #include "harness/trace/recording.h"
 
 #include <cstring>
-#include <ranges>
 #include <stdexcept>
 #include <utility>
 
@@ -34,8 +33,9 @@ void Recording::erase(const TensorKey& key) {
 }
 
 std::vector<TensorKey> Recording::keys() const {
-  const auto keys = std::views::keys(tensors_);
-  return {keys.begin(), keys.end()};
+  std::vector<TensorKey> keys;
+  for (const auto& [key, tensor] : tensors_) keys.push_back(key);
+  return keys;
 }
 
 void RecordingSink::take(const TensorId& id, const TensorView& view) {

@@ -1,6 +1,5 @@
 #include "harness/trace/trace_reader.h"
 
-#include <ranges>
 #include <stdexcept>
 
 #include "harness/contract/error.h"
@@ -80,8 +79,9 @@ void Trace::forget() const {
 }
 
 std::vector<TensorKey> Trace::keys() const {
-  const auto keys = std::views::keys(places_);
-  return {keys.begin(), keys.end()};
+  std::vector<TensorKey> keys;
+  for (const auto& [key, place] : places_) keys.push_back(key);
+  return keys;
 }
 
 std::unique_ptr<Trace> read_trace(const std::filesystem::path& directory) { return std::make_unique<Trace>(directory); }
