@@ -340,14 +340,6 @@ class LayerAttribution {
     return true;
   }
 
-  // An engine rounds every token. Where only one lies beyond rounding, and the rounding would show in others too, that
-  // token's input was recorded wrongly.
-  bool is_of_one_token(const Rows& rows, const Fit& fit) {
-    if (rows.front()->is_long()) return false;
-    const Moved moved = moved_in(rows, fit);
-    return moved.so_far > 0 && moved.so_far == moved.most_of_a_row && moved.rows > 1;
-  }
-
   // No bug alone: roundings that were not declared, alone or beside a bug.
   void try_roundings(Op op) {
     const Rows rows = rows_of(op);
@@ -359,10 +351,7 @@ class LayerAttribution {
     const bool is_explained = explained(op);
     const RowJudgement& sample = largest(rows);
     auto alone = undeclared_points(oracle_, sample, nullptr);
-    if (!alone.empty() && !is_of_one_token(rows, {std::nullopt, alone}) &&
-        add_if_it_reproduces({std::nullopt, alone}, rows)) {
-      return;
-    }
+    if (!alone.empty() && add_if_it_reproduces({std::nullopt, alone}, rows)) return;
     // A narrower cache that prefill does not attend to: its own keys and values it takes as they were.
     const auto is_cache = [](const DeclarablePoint& point) { return point.point == RoundingPoint::kKvCache; };
     if (std::ranges::any_of(alone, is_cache)) {
