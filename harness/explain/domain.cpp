@@ -56,6 +56,9 @@ constexpr auto kHead = static_cast<std::size_t>(Axis::kHead), kColumn = static_c
 // Whether the head changes along a row.
 bool has_heads_in_columns(const compare::Layout& layout) { return !layout.is_scores() && layout.head_columns() > 0; }
 
+// The first axes, whose index is the same in all columns of a row.
+std::size_t num_axes_of_row(bool heads_in_columns) { return heads_in_columns ? kHead : kHead + 1; }
+
 std::span<const float> gains_of_row(const Gains& gains, const compare::Layout& layout, std::int64_t row) {
   const auto width = static_cast<std::size_t>(layout.num_columns());
   return std::span(gains.of_element).subspan(static_cast<std::size_t>(row) * width, width);
@@ -115,9 +118,9 @@ class GainsAlong {
 
   // An element counts along each axis where it lies inside by all, and along one where it lies outside by that alone.
   void add_row(const Indices& row, std::span<const float> gains) {
-    const std::size_t num_axes_of_row = heads_in_columns_ ? kHead : kHead + 1;
+    const std::size_t num_axes = num_axes_of_row(heads_in_columns_);
     std::size_t outside = kNumAxes, num_outside = 0;
-    for (std::size_t a = 0; a < num_axes_of_row; ++a) {
+    for (std::size_t a = 0; a < num_axes; ++a) {
       if (domain_.choices[a].holds(row[a])) continue;
       outside = a;
       if (++num_outside > 1) return;
@@ -131,7 +134,7 @@ class GainsAlong {
       if (heads_in_columns_ && of.column_inside) along_[kHead][of.head] += gain;
       if (of.head_inside) along_[kColumn][of.column] += gain;
     }
-    for (std::size_t a = 0; a < num_axes_of_row; ++a) {
+    for (std::size_t a = 0; a < num_axes; ++a) {
       if (num_outside == 0 || a == outside) along(a, row[a]) += sum;
     }
   }
@@ -280,8 +283,8 @@ Inside::Inside(const Instance& instance, const compare::Layout& layout, const Do
 
 std::span<const std::uint8_t> Inside::of_row(std::int64_t row) const {
   const Indices at = indices_of(instance_, layout_, row, 0);
-  const std::size_t num_axes_of_row = has_heads_in_columns(layout_) ? kHead : kHead + 1;
-  for (std::size_t a = 0; a < num_axes_of_row; ++a) {
+  const std::size_t num_axes = num_axes_of_row(has_heads_in_columns(layout_));
+  for (std::size_t a = 0; a < num_axes; ++a) {
     if (!domain_.choices[a].holds(at[a])) return {};
   }
   return columns_;

@@ -190,37 +190,42 @@ void each_block(std::span<const std::byte> blocks, std::span<float> values) {
   }
 }
 
+template <auto kBlock, std::size_t kElements, std::size_t kBytes>
+constexpr GgmlTypeFacts readable(GgmlType type, const char* name) {
+  return {type, name, kElements, kBytes, each_block<kBlock, kElements, kBytes>};
+}
+
 // Sizes as in GGML_QUANT_SIZES of gguf-py/gguf/constants.py.
 constexpr std::array<GgmlTypeFacts, 34> kTypes = {{
-    {GgmlType::kF32, "F32", 1, 4, each_block<f32_block, 1, 4>},
-    {GgmlType::kF16, "F16", 1, 2, each_block<f16_block, 1, 2>},
-    {GgmlType::kQ4_0, "Q4_0", 32, 18, each_block<q4_0_block, 32, 18>},
-    {GgmlType::kQ4_1, "Q4_1", 32, 20, each_block<q4_1_block, 32, 20>},
-    {GgmlType::kQ5_0, "Q5_0", 32, 22, each_block<q5_0_block, 32, 22>},
-    {GgmlType::kQ5_1, "Q5_1", 32, 24, each_block<q5_1_block, 32, 24>},
-    {GgmlType::kQ8_0, "Q8_0", 32, 34, each_block<q8_0_block, 32, 34>},
+    readable<f32_block, 1, 4>(GgmlType::kF32, "F32"),
+    readable<f16_block, 1, 2>(GgmlType::kF16, "F16"),
+    readable<q4_0_block, 32, 18>(GgmlType::kQ4_0, "Q4_0"),
+    readable<q4_1_block, 32, 20>(GgmlType::kQ4_1, "Q4_1"),
+    readable<q5_0_block, 32, 22>(GgmlType::kQ5_0, "Q5_0"),
+    readable<q5_1_block, 32, 24>(GgmlType::kQ5_1, "Q5_1"),
+    readable<q8_0_block, 32, 34>(GgmlType::kQ8_0, "Q8_0"),
     {GgmlType::kQ8_1, "Q8_1", 32, 40, nullptr},
-    {GgmlType::kQ2_K, "Q2_K", 256, 84, each_block<q2_k_block, 256, 84>},
-    {GgmlType::kQ3_K, "Q3_K", 256, 110, each_block<q3_k_block, 256, 110>},
-    {GgmlType::kQ4_K, "Q4_K", 256, 144, each_block<q4_k_block, 256, 144>},
-    {GgmlType::kQ5_K, "Q5_K", 256, 176, each_block<q5_k_block, 256, 176>},
-    {GgmlType::kQ6_K, "Q6_K", 256, 210, each_block<q6_k_block, 256, 210>},
+    readable<q2_k_block, 256, 84>(GgmlType::kQ2_K, "Q2_K"),
+    readable<q3_k_block, 256, 110>(GgmlType::kQ3_K, "Q3_K"),
+    readable<q4_k_block, 256, 144>(GgmlType::kQ4_K, "Q4_K"),
+    readable<q5_k_block, 256, 176>(GgmlType::kQ5_K, "Q5_K"),
+    readable<q6_k_block, 256, 210>(GgmlType::kQ6_K, "Q6_K"),
     {GgmlType::kQ8_K, "Q8_K", 256, 292, nullptr},
     {GgmlType::kIQ2_XXS, "IQ2_XXS", 256, 66, nullptr},
     {GgmlType::kIQ2_XS, "IQ2_XS", 256, 74, nullptr},
     {GgmlType::kIQ3_XXS, "IQ3_XXS", 256, 98, nullptr},
     {GgmlType::kIQ1_S, "IQ1_S", 256, 50, nullptr},
-    {GgmlType::kIQ4_NL, "IQ4_NL", 32, 18, each_block<iq4_nl_block, 32, 18>},
+    readable<iq4_nl_block, 32, 18>(GgmlType::kIQ4_NL, "IQ4_NL"),
     {GgmlType::kIQ3_S, "IQ3_S", 256, 110, nullptr},
     {GgmlType::kIQ2_S, "IQ2_S", 256, 82, nullptr},
-    {GgmlType::kIQ4_XS, "IQ4_XS", 256, 136, each_block<iq4_xs_block, 256, 136>},
+    readable<iq4_xs_block, 256, 136>(GgmlType::kIQ4_XS, "IQ4_XS"),
     {GgmlType::kI8, "I8", 1, 1, nullptr},
     {GgmlType::kI16, "I16", 1, 2, nullptr},
     {GgmlType::kI32, "I32", 1, 4, nullptr},
     {GgmlType::kI64, "I64", 1, 8, nullptr},
     {GgmlType::kF64, "F64", 1, 8, nullptr},
     {GgmlType::kIQ1_M, "IQ1_M", 256, 56, nullptr},
-    {GgmlType::kBF16, "BF16", 1, 2, each_block<bf16_block, 1, 2>},
+    readable<bf16_block, 1, 2>(GgmlType::kBF16, "BF16"),
     {GgmlType::kTQ1_0, "TQ1_0", 256, 54, nullptr},
     {GgmlType::kTQ2_0, "TQ2_0", 256, 66, nullptr},
     {GgmlType::kMXFP4, "MXFP4", 32, 17, nullptr},

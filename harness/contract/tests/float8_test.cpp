@@ -11,6 +11,13 @@
 namespace qdiff {
 namespace {
 
+void check_casts(const Float8Facts& type, const std::vector<std::pair<double, double>>& casts) {
+  for (const auto& [x, cast] : casts) {
+    CHECK(round_to(type, x) == cast);
+    CHECK(round_to(type, -x) == -cast);
+  }
+}
+
 TEST_CASE("numbers become those of float8_e4m3fn as PyTorch casts them", "[float8]") {
   const std::vector<std::pair<double, double>> casts = {{1.0, 1.0},
                                                         {1.0625, 1.0},
@@ -32,10 +39,7 @@ TEST_CASE("numbers become those of float8_e4m3fn as PyTorch casts them", "[float
                                                         {0.0009765625, 0.0},
                                                         {0.0009863281, 0.001953125},
                                                         {1.52587890625e-05, 0.0}};
-  for (const auto& [x, cast] : casts) {
-    CHECK(round_to(kFloat8E4M3, x) == cast);
-    CHECK(round_to(kFloat8E4M3, -x) == -cast);
-  }
+  check_casts(kFloat8E4M3, casts);
 }
 
 TEST_CASE("numbers become those of float8_e5m2 as PyTorch casts them", "[float8]") {
@@ -58,10 +62,7 @@ TEST_CASE("numbers become those of float8_e5m2 as PyTorch casts them", "[float8]
                                                         {57344.0, 57344.0},
                                                         {61439.0, 57344.0},
                                                         {0.07, 0.0625}};
-  for (const auto& [x, cast] : casts) {
-    CHECK(round_to(kFloat8E5M2, x) == cast);
-    CHECK(round_to(kFloat8E5M2, -x) == -cast);
-  }
+  check_casts(kFloat8E5M2, casts);
 }
 
 TEST_CASE("what lies beyond the largest number is that number, and NaN stays", "[float8]") {
