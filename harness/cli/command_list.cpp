@@ -45,15 +45,17 @@ Document faults() {
     return {{"name", name(of.id)},
             {"what", of.what},
             {"shows_when", of.shows_when},
-            {"values", report::list(of.values, [](double value) { return report::number(value); })},
+            {"values", report::document_of(of.values)},
             {"tensors", names_of(of.ops)}};
   });
 }
 
 Document cases_list() {
   return report::list(cases::embedded_suite(), [](const cases::Case& of) -> Document {
-    return {
-        {"name", of.id}, {"what", of.stresses}, {"hypothesis", report::or_null(of.hypothesis)}, {"model", of.model}};
+    return {{"name", of.id},
+            {"what", of.stresses},
+            {"hypothesis", report::document_of(of.hypothesis)},
+            {"model", of.model}};
   });
 }
 
@@ -74,6 +76,22 @@ Document tensors() {
             {"in_layers", of.scope == Scope::kLayer},
             {"optional", of.optional}};
   });
+}
+
+Document list_of(Listed what) {
+  switch (what) {
+    case Listed::kMechanisms:
+      return mechanisms();
+    case Listed::kFaults:
+      return faults();
+    case Listed::kCases:
+      return cases_list();
+    case Listed::kModels:
+      return models();
+    case Listed::kTensors:
+      break;
+  }
+  return tensors();
 }
 
 // Names in one column, what they are in the next; what else there is of an entry on lines of its own.
@@ -104,24 +122,7 @@ void print_text(const Document& list) {
 }  // namespace
 
 ExitStatus list_command(const ListArguments& arguments) {
-  Document list;
-  switch (arguments.listed) {
-    case Listed::kMechanisms:
-      list = mechanisms();
-      break;
-    case Listed::kFaults:
-      list = faults();
-      break;
-    case Listed::kCases:
-      list = cases_list();
-      break;
-    case Listed::kModels:
-      list = models();
-      break;
-    case Listed::kTensors:
-      list = tensors();
-      break;
-  }
+  const Document list = list_of(arguments.listed);
   if (arguments.json) {
     std::fputs(report::to_text(list).c_str(), stdout);
   } else {

@@ -8,6 +8,9 @@
 #include "harness/report/sentences.h"
 
 namespace qdiff::report {
+
+QDIFF_REPORTED(findings::WaiverOutcome, what, reason, link, expires, state, findings)
+
 namespace {
 
 using findings::Acceptance;
@@ -34,11 +37,6 @@ std::string are(std::int64_t count) { return counted(count, "finding") + (count 
 Document baseline_document(const BaselineFinding& finding) {
   return {{"case", finding.case_id},  {"mode", finding.mode},       {"step", finding.step},
           {"tensor", finding.tensor}, {"kind", name(finding.kind)}, {"cause", or_null(finding.cause)}};
-}
-
-Document waiver_document(const findings::WaiverOutcome& waiver) {
-  return {{"what", waiver.what},       {"reason", waiver.reason},     {"link", waiver.link},
-          {"expires", waiver.expires}, {"state", name(waiver.state)}, {"findings", waiver.findings}};
 }
 
 }  // namespace
@@ -101,12 +99,12 @@ Document acceptance_document(const std::optional<Acceptance>& acceptance) {
   if (!acceptance) return nullptr;
   return {{"verdict", name(acceptance->verdict)},
           {"reasons", acceptance->reasons},
-          {"fail_on", list(acceptance->fail_on, [](findings::FindingKind kind) { return name(kind); })},
-          {"baseline", or_null(acceptance->baseline)},
-          {"states", list(acceptance->states, [](FindingState state) { return name(state); })},
+          {"fail_on", document_of(acceptance->fail_on)},
+          {"baseline", document_of(acceptance->baseline)},
+          {"states", document_of(acceptance->states)},
           {"fixed", list(acceptance->fixed, baseline_document)},
           {"not_judged", list(acceptance->not_judged, baseline_document)},
-          {"waivers", list(acceptance->waivers, waiver_document)}};
+          {"waivers", document_of(acceptance->waivers)}};
 }
 
 }  // namespace qdiff::report

@@ -13,6 +13,23 @@
 #include "harness/report/text.h"
 
 namespace qdiff::report {
+
+inline void add_members(Members& members, const TensorKey& key) {
+  members("step", key.step);
+  members("tensor", tensor_name(key.id));
+}
+QDIFF_REPORTED(compare::ErrorJump, from, to, from_error, to_error, ratio)
+inline void add_members(Members& members, const compare::TensorDifference& value) {
+  add_members(members, value.key);
+  NLOHMANN_JSON_PASTE(QDIFF_REPORTED_MEMBER, outcome, actual_dtype, expected_dtype, actual_shape, expected_shape,
+                      elements_compared, bits_equal, nan_mismatches, inf_mismatches, nan_on_both, max_abs_error,
+                      relative_rms_error)
+  members("index", value.worst_index);
+  const bool has_worst = !value.worst_index.empty();
+  members("actual", has_worst ? number(value.actual, kElementDigits) : Document(nullptr));
+  members("expected", has_worst ? number(value.expected, kElementDigits) : Document(nullptr));
+}
+
 namespace {
 
 using compare::PairOutcome;
@@ -22,38 +39,6 @@ using compare::Verdict;
 
 // ---- JSON ----------------------------------------------------------------------------------------------------------
 
-Document key_document(const TensorKey& key) { return {{"step", key.step}, {"tensor", tensor_name(key.id)}}; }
-
-Document tensor_document(const TensorDifference& tensor) {
-  const bool has_worst = !tensor.worst_index.empty();
-  Document document = key_document(tensor.key);
-  document["outcome"] = compare::name(tensor.outcome);
-  document["actual_dtype"] = name(tensor.actual_dtype);
-  document["expected_dtype"] = name(tensor.expected_dtype);
-  document["actual_shape"] = tensor.actual_shape;
-  document["expected_shape"] = tensor.expected_shape;
-  document["elements_compared"] = tensor.elements_compared;
-  document["bits_equal"] = tensor.bits_equal;
-  document["nan_mismatches"] = tensor.nan_mismatches;
-  document["inf_mismatches"] = tensor.inf_mismatches;
-  document["nan_on_both"] = tensor.nan_on_both;
-  document["max_abs_error"] = number(tensor.max_abs_error);
-  document["relative_rms_error"] = number(tensor.relative_rms_error);
-  document["index"] = tensor.worst_index;
-  document["actual"] = has_worst ? number(tensor.actual, kElementDigits) : Document(nullptr);
-  document["expected"] = has_worst ? number(tensor.expected, kElementDigits) : Document(nullptr);
-  return document;
-}
-
-Document jump_document(const std::optional<compare::ErrorJump>& jump) {
-  if (!jump) return nullptr;
-  return {{"from", key_document(jump->from)},
-          {"to", key_document(jump->to)},
-          {"from_error", number(jump->from_error)},
-          {"to_error", number(jump->to_error)},
-          {"ratio", number(jump->ratio)}};
-}
-
 Document comparison_document(const PairwiseResult& result, const ComparedNames& names) {
   const TensorDifference* first = result.first_difference();
   return {{"format", "qdiff-compare"},
@@ -62,18 +47,18 @@ Document comparison_document(const PairwiseResult& result, const ComparedNames& 
           {"actual", names.actual},
           {"expected", names.expected},
           {"within", result.within ? number(*result.within, kElementDigits) : Document(nullptr)},
-          {"first_difference", first == nullptr ? Document(nullptr) : tensor_document(*first)},
-          {"jump", jump_document(result.jump)},
+          {"first_difference", first == nullptr ? Document(nullptr) : document_of(*first)},
+          {"jump", document_of(result.jump)},
           {"coverage",
            {{"tensors_in_common", result.tensors.size()},
             {"equal", result.count(PairOutcome::kEqual)},
             {"within", result.count(PairOutcome::kWithin)},
             {"differing", result.count(PairOutcome::kDiffers)},
             {"pads_alone", result.count(PairOutcome::kNothing)},
-            {"only_in_actual", list(result.only_actual, key_document)},
-            {"only_in_expected", list(result.only_expected, key_document)}}},
+            {"only_in_actual", document_of(result.only_actual)},
+            {"only_in_expected", document_of(result.only_expected)}}},
           {"notes", result.notes},
-          {"tensors", list(result.tensors, tensor_document)}};
+          {"tensors", document_of(result.tensors)}};
 }
 
 // ---- Terminal ------------------------------------------------------------------------------------------------------

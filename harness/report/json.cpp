@@ -11,13 +11,26 @@
 #include "harness/report/report.h"
 
 namespace qdiff::report {
+
+QDIFF_REPORTED(findings::WrongAxis, axis, size, runs)
+QDIFF_REPORTED(findings::BlindVariant, variant, why)
+QDIFF_REPORTED(findings::NotCompared, case_id, mode, step, tensor, reason)
+QDIFF_REPORTED(findings::Coverage, tensors_compared, tensors_missing, not_compared, blind)
+QDIFF_REPORTED(findings::FreeRun, case_id, tokens_compared, same_top_token, logits_relative_rms_error,
+               residual_relative_rms_error, greedy, row, step, expected_tokens, actual_tokens, margin, expected_text,
+               actual_text, expected_written, actual_written)
+QDIFF_REPORTED(findings::RankedVariant, variant, value, times_rounding, relative_rms_error, kl_divergence,
+               same_top_token, reproduces)
+QDIFF_REPORTED(findings::FreeRanking, case_id, tensors, tokens_compared, rounding, explained_up_to, right, nearest,
+               variants_tried, record_next)
+QDIFF_REPORTED(RecordAdvice, step, tensors)
+QDIFF_REPORTED(findings::ReferenceValues, computed, from_cache)
+
 namespace {
 
 using findings::Explanation;
 using findings::Finding;
 using findings::RunResult;
-
-Document to_name(FaultId id) { return name(id); }
 
 Document divergence_document(const Finding& finding) {
   const compare::Judgement& judgement = finding.judgement;
@@ -38,7 +51,7 @@ Document divergence_document(const Finding& finding) {
           {"reason", judgement.reason},
           {"decisive_statistic", judgement.decisive_statistic},
           {"ratio_to_bound", number(judgement.ratio_to_bound)},
-          {"statistics", statistics_document(judgement.statistics)}};
+          {"statistics", document_of(judgement.statistics)}};
 }
 
 // One text for each alternative, whatever the diagnosis left out.
@@ -46,12 +59,6 @@ std::vector<std::string> separations_of(const Explanation& explanation) {
   std::vector<std::string> separations = explanation.separated_by;
   separations.resize(explanation.alternatives.size());
   return separations;
-}
-
-Document where_document(const findings::WrongAxis& where) {
-  Document runs = Document::array();
-  for (const auto& [first, last] : where.runs) runs.push_back({first, last});
-  return {{"axis", where.axis}, {"size", where.size}, {"runs", runs}};
 }
 
 Document facts_document(const findings::Facts& facts) {
@@ -64,20 +71,20 @@ Document facts_document(const findings::Facts& facts) {
 }
 
 Document explanation_document(const Explanation& explanation) {
-  return {{"hypothesis", or_null(explanation.hypothesis)},
-          {"variant", or_null(explanation.variant)},
-          {"verdict", or_null(explanation.verdict)},
-          {"value", or_null(explanation.value)},
-          {"expected_value", or_null(explanation.expected_value)},
+  return {{"hypothesis", document_of(explanation.hypothesis)},
+          {"variant", document_of(explanation.variant)},
+          {"verdict", document_of(explanation.verdict)},
+          {"value", document_of(explanation.value)},
+          {"expected_value", document_of(explanation.expected_value)},
           {"layers", explanation.layers},
           {"phase", or_null(explanation.phase)},
           {"pattern", explanation.pattern},
-          {"where", list(explanation.where, where_document)},
+          {"where", document_of(explanation.where)},
           {"evidence", explanation.evidence},
-          {"alternatives", list(explanation.alternatives, to_name)},
+          {"alternatives", document_of(explanation.alternatives)},
           {"separated_by", separations_of(explanation)},
           {"points", explanation.points},
-          {"mechanism", or_null(explanation.mechanism)},
+          {"mechanism", document_of(explanation.mechanism)},
           {"parameters", facts_document(explanation.parameters)},
           {"scope", facts_document(explanation.scope)},
           {"sentence", or_null(explanation.sentence)}};
@@ -91,43 +98,10 @@ Document finding_document(const Finding& finding) {
   return document;
 }
 
-Document coverage_document(const findings::Coverage& coverage) {
-  const auto not_compared = [](const findings::NotCompared& item) -> Document {
-    return {{"case", item.case_id},
-            {"mode", item.mode},
-            {"step", item.step},
-            {"tensor", item.tensor},
-            {"reason", item.reason}};
-  };
-  return {{"tensors_compared", coverage.tensors_compared},
-          {"tensors_missing", coverage.tensors_missing},
-          {"not_compared", list(coverage.not_compared, not_compared)},
-          {"blind", coverage.blind}};
-}
-
 Document closest_document(const std::optional<findings::ClosestToBound>& closest) {
   if (!closest) return nullptr;
   return {{"case", closest->case_id},  {"mode", closest->mode},           {"step", closest->step},
           {"tensor", closest->tensor}, {"statistic", closest->statistic}, {"ratio_to_bound", number(closest->ratio)}};
-}
-
-Document free_run_document(const findings::FreeRun& run) {
-  return {{"case", run.case_id},
-          {"tokens_compared", run.tokens_compared},
-          {"same_top_token", run.same_top_token},
-          {"logits_relative_rms_error", number(run.logits_relative_rms_error)},
-          {"residual_relative_rms_error",
-           list(run.residual_relative_rms_error, [](double error) { return number(error); })},
-          {"greedy", run.greedy},
-          {"row", run.row},
-          {"step", run.step},
-          {"expected_tokens", run.expected_tokens},
-          {"actual_tokens", run.actual_tokens},
-          {"margin", or_null(run.margin)},
-          {"expected_text", or_null(run.expected_text)},
-          {"actual_text", or_null(run.actual_text)},
-          {"expected_written", or_null(run.expected_written)},
-          {"actual_written", or_null(run.actual_written)}};
 }
 
 Document fed_tokens_document(const std::optional<findings::FedTokens>& tokens) {
@@ -138,8 +112,8 @@ Document fed_tokens_document(const std::optional<findings::FedTokens>& tokens) {
              {"row", tokens->row},
              {"fed", tokens->fed},
              {"chosen", tokens->chosen},
-             {"fed_text", or_null(tokens->fed_word)},
-             {"chosen_text", or_null(tokens->chosen_word)}};
+             {"fed_text", document_of(tokens->fed_word)},
+             {"chosen_text", document_of(tokens->chosen_word)}};
   }
   return {{"compared", tokens->compared}, {"not_chosen", tokens->not_chosen}, {"first", first}};
 }
@@ -148,7 +122,7 @@ Document case_document(const RunResult& result, const findings::CaseSummary& sum
   const bool is_named = !summary.model.empty();
   return {{"id", summary.id},
           {"title", summary.title},
-          {"hypothesis", or_null(summary.hypothesis)},
+          {"hypothesis", document_of(summary.hypothesis)},
           {"seed", summary.seed},
           {"verdict", compare::name(summary.verdict)},
           {"tensors_compared", summary.tensors_compared},
@@ -193,39 +167,6 @@ void append_text(const Document& value, const std::string& line_start, std::stri
   text += value.is_array() ? ']' : '}';
 }
 
-Document ranked_document(const findings::RankedVariant& variant) {
-  return {{"variant", or_null(variant.variant)},
-          {"value", or_null(variant.value)},
-          {"times_rounding", number(variant.times_rounding)},
-          {"relative_rms_error", number(variant.relative_rms_error)},
-          {"kl_divergence", number(variant.kl_divergence)},
-          {"same_top_token", variant.same_top_token},
-          {"reproduces", variant.reproduces}};
-}
-
-Document ranking_document(const std::optional<findings::FreeRanking>& ranking) {
-  if (!ranking) return nullptr;
-  return {{"case", ranking->case_id},
-          {"tensors", ranking->tensors},
-          {"tokens_compared", ranking->tokens_compared},
-          {"rounding", number(ranking->rounding)},
-          {"explained_up_to", number(ranking->explained_up_to)},
-          {"right", ranked_document(ranking->right)},
-          {"nearest", list(ranking->nearest, ranked_document)},
-          {"variants_tried", ranking->variants_tried},
-          {"record_next", ranking->record_next}};
-}
-
-Document advice_document(const std::optional<RecordAdvice>& advice) {
-  if (!advice) return nullptr;
-  return {{"step", advice->step}, {"tensors", advice->tensors}};
-}
-
-Document reference_values_document(const std::optional<findings::ReferenceValues>& values) {
-  if (!values) return nullptr;
-  return {{"computed", values->computed}, {"from_cache", values->from_cache}};
-}
-
 }  // namespace
 
 std::string scalar_text(const Document& value) { return value.dump(-1, ' ', true, Document::error_handler_t::replace); }
@@ -234,19 +175,6 @@ Document number(double value, int significant_digits) {
   if (std::isnan(value)) return "NaN";
   if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
   return to_digits(value, significant_digits);
-}
-
-Document statistics_document(const compare::Statistics& statistics) {
-  return {{"elements_compared", statistics.elements_compared},
-          {"max_excess", number(statistics.max_excess)},
-          {"rms", number(statistics.rms)},
-          {"worst_slice_rms", number(statistics.worst_slice_rms)},
-          {"worst_slice", statistics.worst_slice},
-          {"bias", number(statistics.bias)},
-          {"slope", number(statistics.slope)},
-          {"max_abs_error", number(statistics.max_abs_error)},
-          {"relative_rms_error", number(statistics.relative_rms_error)},
-          {"share_beyond_one_spacing", number(statistics.share_beyond_one_spacing)}};
 }
 
 namespace {
@@ -277,9 +205,6 @@ std::vector<HypothesisRef> all_hypotheses(const RunResult& result) {
 }
 
 Document to_document(const findings::HypothesisResult& hypothesis) {
-  const auto blind = [](const findings::BlindVariant& variant) -> Document {
-    return {{"variant", name(variant.variant)}, {"why", variant.why}};
-  };
   std::map<std::string_view, const std::set<std::string>*> shown_by;  // by name
   for (const auto& [variant, cases] : hypothesis.shown_by) shown_by[name(variant)] = &cases;
   Document document = {{"format", "qdiff-hypothesis"},
@@ -287,13 +212,13 @@ Document to_document(const findings::HypothesisResult& hypothesis) {
                        {"id", hypothesis.id},
                        {"title", hypothesis.title},
                        {"verdict", findings::name(hypothesis.verdict)},
-                       {"variant", or_null(hypothesis.variant)},
+                       {"variant", document_of(hypothesis.variant)},
                        {"first_divergence", hypothesis.first_divergence ? finding_document(*hypothesis.first_divergence)
                                                                         : Document(nullptr)},
                        {"evidence", hypothesis.evidence},
-                       {"exercised_variants", list(hypothesis.exercised_variants, to_name)},
+                       {"exercised_variants", document_of(hypothesis.exercised_variants)},
                        {"shown_by", Document::object()},
-                       {"blind_variants", list(hypothesis.blind_variants, blind)}};
+                       {"blind_variants", document_of(hypothesis.blind_variants)}};
   // Put in afterwards, for a list in braces is copied.
   for (const auto& [variant, cases] : shown_by) document["shown_by"][std::string(variant)] = *cases;
   return document;
@@ -310,13 +235,13 @@ Document document_without_findings(const RunResult& result) {
       {"explanation", first == nullptr ? Document(nullptr) : explanation_document(first->explanation)},
       {"findings", nullptr},
       {"hypotheses", nullptr},
-      {"coverage", coverage_document(result.coverage)},
+      {"coverage", document_of(result.coverage)},
       {"closest_to_bound", closest_document(result.closest)},
-      {"free_runs", list(result.free_runs, free_run_document)},
-      {"ranking", ranking_document(result.ranking)},
-      {"record_next", advice_document(what_to_record(result))},
+      {"free_runs", document_of(result.free_runs)},
+      {"ranking", document_of(result.ranking)},
+      {"record_next", document_of(what_to_record(result))},
       {"fed_tokens", fed_tokens_document(result.fed_tokens)},
-      {"inferred_points", or_null(result.inferred_points)},
+      {"inferred_points", document_of(result.inferred_points)},
       {"precision_allowed", result.precision_allowed},
       {"acceptance", acceptance_document(result.acceptance)},
       {"notes", result.notes},
@@ -327,7 +252,7 @@ Document document_without_findings(const RunResult& result) {
       {"engine",
        {{"name", result.engine}, {"device", result.device}, {"compute", precision_document(result.precision)}}},
       {"injected", injected_document(result)},
-      {"reference_values", reference_values_document(result.reference_values)},
+      {"reference_values", document_of(result.reference_values)},
       {"seconds", number(result.seconds)}};
   // Put in afterwards, for a list in braces is copied, and these may be long.
   document["hypotheses"] = Document::array();

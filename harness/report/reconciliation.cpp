@@ -13,9 +13,11 @@
 #include "harness/report/text.h"
 
 namespace qdiff::report {
+
+QDIFF_REPORTED(findings::BoundedFigure, value, bound)
+
 namespace {
 
-using findings::BoundedFigure;
 using findings::Finding;
 using findings::kNumSides;
 using findings::ReconciledSide;
@@ -39,10 +41,6 @@ Document token_document(const ReconciledToken& token) {
           {"explained", number(token.explained())}};
 }
 
-Document figure_document(const BoundedFigure& figure) {
-  return {{"value", number(figure.value)}, {"bound", number(figure.bound)}};
-}
-
 Document side_document(const ReconciledSide& side) {
   const Finding* first = side.diagnosis.first_divergence();
   Document finding = nullptr;
@@ -60,8 +58,8 @@ Document side_document(const ReconciledSide& side) {
           {"tensors_compared", side.diagnosis.coverage.tensors_compared},
           {"first_divergence", finding},
           {"undeclared", side.undeclared},
-          {"all_tokens", figure_document(side.all)},
-          {"worst_token", figure_document(side.worst)}};
+          {"all_tokens", document_of(side.all)},
+          {"worst_token", document_of(side.worst)}};
 }
 
 Document stream_document(const findings::StreamDifference& stream) {

@@ -34,7 +34,7 @@ void write_tensors(const findings::RunResult& result, const std::function<void(s
                            {"outcome", outcome_name(judgement.outcome)},
                            {"decisive_statistic", judgement.decisive_statistic},
                            {"ratio_to_bound", number(judgement.ratio_to_bound)},
-                           {"statistics", statistics_document(judgement.statistics)}};
+                           {"statistics", document_of(judgement.statistics)}};
     write(scalar_text(line) + '\n');
   }
 }

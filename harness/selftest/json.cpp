@@ -4,24 +4,27 @@
 #include "harness/selftest/selftest.h"
 
 namespace qdiff::selftest {
+
+QDIFF_REPORTED(Ratio, hits, of)
+QDIFF_REPORTED(SpoiledScore, found, unexplained)
+
 namespace {
 
 using report::Document;
+using report::document_of;
 using report::list;
 using report::number;
 using report::or_null;
 
-Document ratio_document(const Ratio& ratio) { return {{"hits", ratio.hits}, {"of", ratio.of}}; }
-
 Document score_document(const Score& score) {
   return {{"planted", score.planted},
-          {"found", ratio_document(score.detected)},
-          {"exact_tensor", ratio_document(score.located)},
-          {"top1_variant", ratio_document(score.named)},
-          {"top1_hypothesis", ratio_document(score.hypothesis_named)},
-          {"top3_variant", ratio_document(score.among_first_three)},
-          {"value", ratio_document(score.value_right)},
-          {"abstained", ratio_document(score.abstained)}};
+          {"found", document_of(score.detected)},
+          {"exact_tensor", document_of(score.located)},
+          {"top1_variant", document_of(score.named)},
+          {"top1_hypothesis", document_of(score.hypothesis_named)},
+          {"top3_variant", document_of(score.among_first_three)},
+          {"value", document_of(score.value_right)},
+          {"abstained", document_of(score.abstained)}};
 }
 
 Document place_document(const TensorKey& key) { return {{"tensor", tensor_name(key.id)}, {"step", key.step}}; }
@@ -32,10 +35,10 @@ Document finding_document(const findings::Finding& finding) {
           {"tensor", tensor_name(finding.tensor)},
           {"step", finding.step},
           {"kind", findings::name(finding.kind)},
-          {"hypothesis", or_null(explanation.hypothesis)},
-          {"variant", or_null(explanation.variant)},
-          {"value", or_null(explanation.value)},
-          {"alternatives", list(explanation.alternatives, [](FaultId id) { return name(id); })}};
+          {"hypothesis", document_of(explanation.hypothesis)},
+          {"variant", document_of(explanation.variant)},
+          {"value", document_of(explanation.value)},
+          {"alternatives", document_of(explanation.alternatives)}};
 }
 
 Document trial_document(const Trial& trial) {
@@ -85,23 +88,19 @@ Document spoiled_document(const SpoiledTrial& trial) {
 
 Document novel_score_document(const NovelScore& score) {
   return {{"trials", score.trials},
-          {"found", ratio_document(score.found)},
-          {"exact_tensor", ratio_document(score.exact)},
-          {"named", ratio_document(score.named)},
-          {"same_mechanism", ratio_document(score.same_mechanism)},
-          {"all_named", ratio_document(score.all_named)},
-          {"not_falsely_explained", ratio_document(score.not_false)},
-          {"hypothesis_not_refuted", ratio_document(score.not_refuted)}};
+          {"found", document_of(score.found)},
+          {"exact_tensor", document_of(score.exact)},
+          {"named", document_of(score.named)},
+          {"same_mechanism", document_of(score.same_mechanism)},
+          {"all_named", document_of(score.all_named)},
+          {"not_falsely_explained", document_of(score.not_false)},
+          {"hypothesis_not_refuted", document_of(score.not_refuted)}};
 }
 
 // What became of them together, and each.
 template <typename Trials, typename ToDocument>
 Document scored(const Document& score, const Trials& trials, const ToDocument& to_document) {
   return {{"score", score}, {"trials", list(trials, to_document)}};
-}
-
-Document spoiled_score_document(const SpoiledScore& score) {
-  return {{"found", ratio_document(score.found)}, {"unexplained", ratio_document(score.unexplained)}};
 }
 
 Document confusion_document(const Confusion& matrix) {
@@ -142,7 +141,7 @@ Document dose_document(const SmallestDose& dose) {
   Document rivals = Document::array();
   for (std::size_t r = 0; r < kNumRivals; ++r) {
     rivals.push_back({{"rule", name(static_cast<Rival>(r))},
-                      {"found", or_null(dose.rivals[r].found)},
+                      {"found", document_of(dose.rivals[r].found)},
                       {"alarms_on_right_code", dose.rivals[r].alarms_on_right_code}});
   }
   return {{"parameter", dose.parameter},
@@ -150,12 +149,12 @@ Document dose_document(const SmallestDose& dose) {
           {"tensor", dose.tensor},
           {"dtype", name(dose.dtype)},
           {"largest_tried", number(dose.largest_tried)},
-          {"found", or_null(dose.found)},
+          {"found", document_of(dose.found)},
           {"rivals", rivals}};
 }
 
 Document goal_document(const Goal& goal) {
-  return {{"what", goal.what}, {"wanted", goal.wanted}, {"reached", ratio_document(goal.reached)}, {"met", goal.met()}};
+  return {{"what", goal.what}, {"wanted", goal.wanted}, {"reached", document_of(goal.reached)}, {"met", goal.met()}};
 }
 
 }  // namespace
@@ -174,7 +173,7 @@ std::string to_json(const Result& result) {
        {"trials", list(result.trials, trial_document)},
        {"novel", scored(novel_score_document(score(result.novel)), result.novel, novel_document)},
        {"pairs", scored(novel_score_document(score(result.pairs)), result.pairs, novel_document)},
-       {"spoiled", scored(spoiled_score_document(score(result.spoiled)), result.spoiled, spoiled_document)},
+       {"spoiled", scored(document_of(score(result.spoiled)), result.spoiled, spoiled_document)},
        {"command", result.command},
        {"seconds", number(result.seconds)}});
 }
