@@ -55,7 +55,8 @@ LIBRARIES = {
     "torch/": ["reference"],
     "nlohmann/": ["harness/formats", "harness/model", "harness/trace", "harness/cases", "harness/report", "harness/shards",
                   "harness/cli"],
-    "CLI/": ["harness/cli", "harness/calibration"],
+    "CLI/": ["harness/cli", "harness/calibration", "optimized/cpu/bench",
+             "optimized/cuda/bench"],
     "cuda": ["optimized/cuda"],
 }
 

@@ -7,16 +7,17 @@
 // The weights are random, in the shapes of Qwen2.5-0.5B and -7B. Prints one JSON object a line: what the memory
 // delivers, then a measurement each. Times are between events on the stream; the first tenth is warm-up. With taps all
 // tensors of each step but the caches go to the host, where a sink takes them.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <iostream>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "harness/contract/error.h"
+#include "harness/model/synthetic.h"
 #include "optimized/cuda/bench/read_bandwidth.h"
 #include "optimized/cuda/engine.h"
 #include "optimized/cuda/session.h"
@@ -25,23 +26,6 @@ namespace {
 
 using namespace qdiff;
 using namespace qdiff::optimized::cuda;
-
-// config.json of Qwen/Qwen2.5-0.5B-Instruct and -7B-Instruct on the Hugging Face hub.
-ModelConfig config_of(const std::string& name) {
-  ModelConfig c;
-  if (name == "0.5b") {
-    c.hidden = 896, c.num_layers = 24, c.num_q_heads = 14, c.num_kv_heads = 2, c.head_dim = 64, c.intermediate = 4864;
-    c.vocab = 151936, c.tie_word_embeddings = true;
-  } else if (name == "7b") {
-    c.hidden = 3584, c.num_layers = 28, c.num_q_heads = 28, c.num_kv_heads = 4, c.head_dim = 128;
-    c.intermediate = 18944, c.vocab = 152064;
-  } else {
-    throw InputError("no shape \"" + name + "\"; there are 0.5b and 7b");
-  }
-  c.rms_norm_eps = 1e-6, c.rope_theta = 1e6, c.max_position_embeddings = 32768;
-  c.validate();
-  return c;
-}
 
 // bfloat16 weights from a counter, +-1/sqrt(columns), so that activations stay of order one.
 class RandomWeights final : public WeightSource {
@@ -78,55 +62,9 @@ struct Arguments {
   std::vector<std::int64_t> prompts = {512, 4096};
   std::vector<std::int64_t> batches;
   std::int64_t batch_context = 1024;
-  bool taps = true;
-  DType dtype = DType::kBF16;
+  std::string taps = "yes";
+  std::string dtype = "bfloat16";
 };
-
-std::vector<std::int64_t> parse_list(const std::string& text) {
-  std::vector<std::int64_t> values;
-  std::stringstream list(text);
-  for (std::string one; std::getline(list, one, ',');) values.push_back(std::stoll(one));
-  return values;
-}
-
-Arguments parse(int argc, char** argv) {
-  if (argc < 2) throw InputError("give a shape: 0.5b or 7b");
-  Arguments a;
-  a.model = argv[1];
-  for (int i = 2; i < argc; i += 2) {
-    const std::string option = argv[i];
-    if (i + 1 == argc) throw InputError(option + " needs a value");
-    const std::string value = argv[i + 1];
-    if (option == "--tokens") {
-      a.tokens = std::stoi(value);
-    } else if (option == "--repeats") {
-      a.repeats = std::stoi(value);
-    } else if (option == "--contexts") {
-      a.contexts = parse_list(value);
-    } else if (option == "--prompts") {
-      a.prompts = parse_list(value);
-    } else if (option == "--batches") {
-      a.batches = parse_list(value);
-    } else if (option == "--batch-context") {
-      a.batch_context = std::stoll(value);
-    } else if (option == "--taps" && (value == "yes" || value == "no")) {
-      a.taps = value == "yes";
-    } else if (option == "--dtype" && parse_dtype(value)) {
-      a.dtype = *parse_dtype(value);
-    } else {
-      throw InputError("unknown option or value: " + option + " " + value);
-    }
-  }
-  if (a.tokens < 10) throw InputError("--tokens takes 10 or more");
-  if (a.repeats < 10) throw InputError("--repeats takes 10 or more");  // of fewer the ends are no tenth
-  for (const std::int64_t batch : a.batches) {
-    if (batch < 1) throw InputError("--batches takes numbers of 1 or more");
-  }
-  for (const std::int64_t prompt : a.prompts) {
-    if (prompt < 2) throw InputError("--prompts takes lengths of 2 or more");
-  }
-  return a;
-}
 
 Step make_step(int index, Phase phase, std::int64_t past, std::int64_t count, std::int64_t vocab,
                std::int64_t batch = 1) {
@@ -175,7 +113,7 @@ void print(const Arguments& a, const std::string& what, const Spread& us, const 
   std::printf(
       "{\"what\": \"%s\", \"model\": \"%s\", \"dtype\": \"%s\", %s, \"us_median\": %.1f, "
       "\"us_p10\": %.1f, \"us_p90\": %.1f}\n",
-      what.c_str(), a.model.c_str(), std::string(name(a.dtype)).c_str(), more.c_str(), us.median, us.low, us.high);
+      what.c_str(), a.model.c_str(), a.dtype.c_str(), more.c_str(), us.median, us.low, us.high);
   std::fflush(stdout);
 }
 
@@ -224,7 +162,7 @@ void measure_decode(EngineParts& parts, const Arguments& a, std::int64_t batch, 
     std::snprintf(
         more, sizeof(more), "\"batch\": %lld, \"context\": %lld, \"tokens_per_s\": %.1f, \"percent_of_read\": %.1f",
         static_cast<long long>(batch), static_cast<long long>(context), 1e6 * static_cast<double>(batch) / us.median,
-        bytes_of_step(c, a.dtype, batch, context) / us.median / terabytes / 1e4);
+        bytes_of_step(c, *parse_dtype(a.dtype), batch, context) / us.median / terabytes / 1e4);
     print(a, tapped == 1 ? "decode_tapped" : "decode", us, more);
   }
 }
@@ -243,16 +181,29 @@ void measure_prefill(EngineParts& parts, const Arguments& a, std::int64_t prompt
 }  // namespace
 
 int main(int argc, char** argv) {
+  Arguments arguments;
+  CLI::App app{"Times decode steps and prefills of the CUDA engine on random weights"};
+  constexpr int kMost = 1 << 30;
+  app.add_option("MODEL", arguments.model)->required()->check(CLI::IsMember({"0.5b", "7b"}));
+  app.add_option("--tokens", arguments.tokens)->check(CLI::Range(10, kMost));
+  app.add_option("--repeats", arguments.repeats)->check(CLI::Range(10, kMost));  // of fewer the ends are no tenth
+  app.add_option("--contexts", arguments.contexts)->delimiter(',')->check(CLI::Range(0, kMost));
+  app.add_option("--prompts", arguments.prompts)->delimiter(',')->check(CLI::Range(2, kMost));
+  app.add_option("--batches", arguments.batches)->delimiter(',')->check(CLI::Range(1, kMost));
+  app.add_option("--batch-context", arguments.batch_context)->check(CLI::Range(0, kMost));
+  app.add_option("--taps", arguments.taps)->check(CLI::IsMember({"yes", "no"}));
+  app.add_option("--dtype", arguments.dtype)->check(CLI::IsMember({"bfloat16", "float16", "float32"}));
+  CLI11_PARSE(app, argc, argv);
   try {
-    const Arguments arguments = parse(argc, argv);
     std::string why_not;
     if (!device_available(&why_not)) throw CannotJudgeError(why_not);
-    const RandomWeights source("random weights in the shape of " + arguments.model, config_of(arguments.model));
-    EngineParts parts(load_device_model(source, {.dtype = arguments.dtype}));
+    const RandomWeights source("random weights in the shape of " + arguments.model,
+                               model::synthetic_config({.shape = "qwen2.5-" + arguments.model}));
+    EngineParts parts(load_device_model(source, {.dtype = *parse_dtype(arguments.dtype)}));
     const double terabytes = read_terabytes_per_second();
     std::printf("{\"what\": \"read\", \"tb_per_s\": %.3f}\n", terabytes);
     for (const std::int64_t context : arguments.contexts) {
-      measure_decode(parts, arguments, 1, context, arguments.taps, terabytes);
+      measure_decode(parts, arguments, 1, context, arguments.taps == "yes", terabytes);
     }
     for (const std::int64_t batch : arguments.batches) {
       measure_decode(parts, arguments, batch, arguments.batch_context, false, terabytes);
