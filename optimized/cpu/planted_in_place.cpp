@@ -10,18 +10,9 @@ namespace {
 // rows [first, first + count) of the matrix . x, for `tokens` token rows of fp32 `x_stride` apart; c [tokens, count].
 void product_of_rows(const StageContext& s, const Matrix& matrix, std::int64_t first, std::int64_t count,
                      const float* x, std::int64_t tokens, float* c) {
-  MatmulParams p;
-  p.weights = at(matrix.data.data(), s.storage, first * matrix.columns);
-  p.storage = s.storage;
-  p.weight_stride = matrix.columns;
-  p.rows = count;
+  MatmulParams p = product_of(s, matrix, first, count, {0, tokens}, s.arena.thread(0).panel, c);
   p.x = x;
-  p.x_stride = round_up_to_lanes(matrix.columns);
-  p.tokens = tokens;
-  p.k = matrix.columns;
-  p.c = c;
   p.c_stride = count;
-  p.panel = s.arena.thread(0).panel;
   s.kernels.matmul(p);
 }
 

@@ -9,12 +9,6 @@
 namespace qdiff::optimized::cpu {
 namespace {
 
-float element_of(Storage storage, const std::byte* data, std::int64_t index) {
-  if (storage == Storage::kF32) return reinterpret_cast<const float*>(data)[index];
-  const std::uint16_t bits = reinterpret_cast<const std::uint16_t*>(data)[index];
-  return storage == Storage::kBF16 ? bf16_to_float(bits) : f16_to_float(bits);
-}
-
 bool is_transposed(const Planting<true>& planting, Op projection) {
   constexpr std::pair<Op, FaultId> kTransposed[] = {
       {Op::kQProj, FaultId::kTransposedQ},       {Op::kKProj, FaultId::kTransposedK},
@@ -61,7 +55,10 @@ bool read_row(const LayerContext& s, const Planting<true>& planting, Op projecti
               std::int64_t row, float* out) {
   const std::int64_t k = matrix.columns;
   if (is_transposed(planting, projection)) {
-    for (std::int64_t i = 0; i < k; ++i) out[i] = element_of(s.storage, matrix.data.data(), i * matrix.rows + row);
+    for (std::int64_t i = 0; i < k; ++i) {
+      const auto element = static_cast<std::size_t>(i * matrix.rows + row);
+      out[i] = static_cast<float>(load_element(matrix.data.data(), dtype_of(s.storage), element));
+    }
     return true;
   }
   const std::byte* right = at(matrix.data.data(), s.storage, row * k);
@@ -85,22 +82,18 @@ void multiply_wrong_rows(const LayerContext& s, const Planting<true>& planting, 
   }
 }
 
-float in_storage(Storage storage, float value) {
-  if (storage == Storage::kF32) return value;
-  return storage == Storage::kBF16 ? bf16_to_float(float_to_bf16(value)) : f16_to_float(float_to_f16(value));
-}
-
 // Calls round(sum) for each sum of the product and counts those of real tokens that it changes; where the sum is
 // complete, those that are then stored as another value.
 template <typename Round>
 void round_sums(const LayerContext& s, const Planting<true>& planting, const MatmulParams& product, Range tokens,
                 bool complete, Round&& round) {
+  const DType stored = dtype_of(s.storage);
   std::int64_t changed = 0;
   for (std::int64_t t = 0; t < product.tokens; ++t) {
     for (std::int64_t r = 0; r < product.rows; ++r) {
       float& sum = product.c[t * product.c_stride + r];
       const float rounded = round(sum);
-      const bool same = complete ? in_storage(s.storage, rounded) == in_storage(s.storage, sum) : rounded == sum;
+      const bool same = complete ? round_to(stored, rounded) == round_to(stored, sum) : rounded == sum;
       changed += !same && !s.is_pad(tokens.begin + t) ? 1 : 0;
       sum = rounded;
     }

@@ -1,17 +1,30 @@
 // input_layernorm, q/k/v projection with bias, rotation and cache write, fused: a piece of work is a head's
 // rows i and i + d/2 together, so that what was just projected can be rotated.
+#include <array>
 #include <cstring>
+#include <optional>
 
 #include "optimized/cpu/projection.h"
 
 namespace qdiff::optimized::cpu {
 namespace {
 
-enum class Part : std::uint8_t { kQuery, kKey, kValue };
-
+// A projection, what turns it and which cache keeps it; none: nothing does.
+struct Part {
+  Op projection;
+  std::optional<Op> rotated;
+  Matrix LayerWeights::*matrix;
+  std::vector<float> LayerWeights::*bias;
+  PlantedBias PlantedBiases::*planted_bias;
+  AlignedBuffer KvCache::*cache;
+};
+constexpr std::array<Part, 3> kParts = {
+    {{Op::kQProj, Op::kQRope, &LayerWeights::q, &LayerWeights::q_bias, &PlantedBiases::q, nullptr},
+     {Op::kKProj, Op::kKRope, &LayerWeights::k, &LayerWeights::k_bias, &PlantedBiases::k, &KvCache::keys},
+     {Op::kVProj, std::nullopt, &LayerWeights::v, &LayerWeights::v_bias, &PlantedBiases::v, &KvCache::values}}};
 // 16 pairs (i, i + d/2) of one head of one of the three projections.
 struct PairBlock {
-  Part part;
+  const Part* part;
   std::int64_t head;
   std::int64_t first;  // pair
   std::int64_t count;
@@ -20,15 +33,12 @@ struct PairBlock {
 PairBlock pair_block(const ModelConfig& config, std::int64_t unit) {
   const std::int64_t half = config.head_dim / 2;
   const std::int64_t blocks = (half + kRowUnit - 1) / kRowUnit;
-  PairBlock block{Part::kQuery, unit / blocks, unit % blocks * kRowUnit, 0};
+  PairBlock block{kParts.data(), unit / blocks, unit % blocks * kRowUnit, 0};
   block.count = std::min(kRowUnit, half - block.first);
-  if (block.head >= config.num_q_heads) {
-    block.head -= config.num_q_heads;
-    block.part = Part::kKey;
-  }
-  if (block.part == Part::kKey && block.head >= config.num_kv_heads) {
-    block.head -= config.num_kv_heads;
-    block.part = Part::kValue;
+  for (const std::int64_t heads : {config.num_q_heads, config.num_kv_heads}) {
+    if (block.head < heads) break;
+    block.head -= heads;
+    ++block.part;
   }
   return block;
 }
@@ -36,15 +46,6 @@ PairBlock pair_block(const ModelConfig& config, std::int64_t unit) {
 std::int64_t num_pair_blocks(const ModelConfig& config) {
   const std::int64_t blocks = (config.head_dim / 2 + kRowUnit - 1) / kRowUnit;
   return (config.num_q_heads + 2 * config.num_kv_heads) * blocks;
-}
-
-const Matrix& matrix_of(const LayerWeights& weights, Part part) {
-  if (part == Part::kQuery) return weights.q;
-  return part == Part::kKey ? weights.k : weights.v;
-}
-const std::vector<float>& bias_of(const LayerWeights& weights, Part part) {
-  if (part == Part::kQuery) return weights.q_bias;
-  return part == Part::kKey ? weights.k_bias : weights.v_bias;
 }
 
 // Copies the block's two halves of stored tensor [B*T, K, d] into the cache. Pad tokens own slots but write nothing.
@@ -75,15 +76,6 @@ void rotate_block(const LayerContext& s, float* c, const PairBlock& block, Range
   }
 }
 
-Op projection_of(Part part) {
-  if (part == Part::kQuery) return Op::kQProj;
-  return part == Part::kKey ? Op::kKProj : Op::kVProj;
-}
-const PlantedBias& bias_of(const PlantedBiases& biases, Part part) {
-  if (part == Part::kQuery) return biases.q;
-  return part == Part::kKey ? biases.k : biases.v;
-}
-
 // `biases` are what a planted engine adds; a clean one has its weights' own.
 template <bool kPlanted>
 void project_block(const LayerContext& s, const ThreadScratch& scratch, const PairBlock& block, Range tokens,
@@ -92,36 +84,32 @@ void project_block(const LayerContext& s, const ThreadScratch& scratch, const Pa
   const std::int64_t half = config.head_dim / 2;
   const std::int64_t low = block.head * config.head_dim + block.first;  // row, and column of the result
   const std::int64_t high = low + half;
-  const bool is_query = block.part == Part::kQuery;
-  const std::int64_t width = is_query ? config.q_width() : config.kv_width();
   float* c_low = scratch.c;
   float* c_high = scratch.c + kRowUnit;
 
-  const Op projection = projection_of(block.part);
-  const Matrix& matrix = matrix_of(s.weights, block.part);
+  const auto& [projection, rotated_as, matrix_of, bias_of, planted_bias_of, cache] = *block.part;
+  const Matrix& matrix = s.weights.*matrix_of;
+  const std::int64_t width = matrix.rows;
   multiply<kPlanted>(s, projection, matrix, low, block.count, tokens, scratch.panel, c_low);
   multiply<kPlanted>(s, projection, matrix, high, block.count, tokens, scratch.panel, c_high);
 
   std::byte* tensor = s.arena.tensor(projection);
   if constexpr (kPlanted) {
-    const PlantedBias& bias = bias_of(biases, block.part);
+    const PlantedBias& bias = biases.*planted_bias_of;
     planted_store_columns(s, c_low, bias, {tensor, width, low, block.count, tokens});
     planted_store_columns(s, c_high, bias, {tensor, width, high, block.count, tokens});
     return;
   }
-  const float* bias = bias_of(s.weights, block.part).data();
+  const float* bias = (s.weights.*bias_of).data();
   store_columns(s, c_low, bias + low, tensor, width, low, block.count, tokens);
   store_columns(s, c_high, bias + high, tensor, width, high, block.count, tokens);
-  if (block.part == Part::kValue) {
-    write_cache(s, s.cache.values, tensor, block, tokens);
-    return;
+  if (rotated_as) {
+    rotate_block(s, scratch.c, block, tokens);
+    tensor = s.arena.tensor(*rotated_as);
+    store_columns(s, c_low, nullptr, tensor, width, low, block.count, tokens);
+    store_columns(s, c_high, nullptr, tensor, width, high, block.count, tokens);
   }
-
-  rotate_block(s, scratch.c, block, tokens);
-  std::byte* rotated = s.arena.tensor(is_query ? Op::kQRope : Op::kKRope);
-  store_columns(s, c_low, nullptr, rotated, width, low, block.count, tokens);
-  store_columns(s, c_high, nullptr, rotated, width, high, block.count, tokens);
-  if (block.part == Part::kKey) write_cache(s, s.cache.keys, rotated, block, tokens);
+  if (cache != nullptr) write_cache(s, s.cache.*cache, tensor, block, tokens);
 }
 
 }  // namespace

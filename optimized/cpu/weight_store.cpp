@@ -1,7 +1,9 @@
 #include "optimized/cpu/weight_store.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <utility>
 
 #include "harness/contract/error.h"
 #include "optimized/cpu/engine.h"
@@ -11,31 +13,17 @@ namespace {
 
 constexpr std::int64_t kReadBlock = std::int64_t{1} << 20;  // elements converted at a time
 
-DType dtype_of(Storage storage) {
-  switch (storage) {
-    case Storage::kF32:
-      return DType::kF32;
-    case Storage::kBF16:
-      return DType::kBF16;
-    case Storage::kF16:
-      return DType::kF16;
-  }
-  throw std::logic_error("dtype_of: unknown storage");
-}
+using StoredAs = std::pair<Storage, DType>;
+constexpr std::array<StoredAs, 3> kStoredAs = {
+    {{Storage::kF32, DType::kF32}, {Storage::kBF16, DType::kBF16}, {Storage::kF16, DType::kF16}}};
 
 }  // namespace
 
+DType dtype_of(Storage storage) { return std::ranges::find(kStoredAs, storage, &StoredAs::first)->second; }
+
 Storage storage_of(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return Storage::kF32;
-    case DType::kBF16:
-      return Storage::kBF16;
-    case DType::kF16:
-      return Storage::kF16;
-    case DType::kF64:
-      break;
-  }
+  const auto found = std::ranges::find(kStoredAs, dtype, &StoredAs::second);
+  if (found != kStoredAs.end()) return found->first;
   throw InputError("cpu engine: it computes in float32, bfloat16 or float16, not in " + std::string(name(dtype)));
 }
 

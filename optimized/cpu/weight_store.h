@@ -30,6 +30,7 @@ struct LayerWeights {
   Matrix down;                                  // [D, I]
 };
 
+DType dtype_of(Storage storage);
 // Throws InputError for float64, which this engine neither stores nor computes in.
 Storage storage_of(DType dtype);
 
