@@ -1,6 +1,7 @@
 #include "harness/cli/completion.h"
 
 #include <algorithm>
+#include <span>
 
 #include "harness/cli/values.h"
 #include "harness/contract/wording.h"
@@ -39,6 +40,9 @@ std::string in_short(const std::string& description) {
   return description.substr(0, end);
 }
 
+// Without the program itself, which stands first.
+std::span<const CommandFacts> commands_of(const std::vector<CommandFacts>& all) { return std::span(all).subspan(1); }
+
 std::string names_of(const std::vector<OptionFacts>& options) { return joined(options, " ", &OptionFacts::name); }
 
 // ---- bash ----
@@ -56,10 +60,6 @@ std::string bash_offer(const Offer& offer) {
 }
 
 std::string bash_script(const std::vector<CommandFacts>& commands, const CompletionWords& words) {
-  std::vector<std::string> names;
-  for (const CommandFacts& command : commands) {
-    if (!command.name.empty()) names.push_back(command.name);
-  }
   std::string text =
       "# bash completion of qdiff: source this file, or put it into /usr/share/bash-completion/completions/qdiff\n"
       "_qdiff() {\n"
@@ -69,13 +69,12 @@ std::string bash_script(const std::vector<CommandFacts>& commands, const Complet
       "  COMPREPLY=()\n"
       "  if ((COMP_CWORD == 1)); then\n"
       "    COMPREPLY=($(compgen -W " +
-      in_quotes(joined(names, " ") + ' ' + names_of(commands.front().options)) +
+      in_quotes(joined(commands_of(commands), " ", &CommandFacts::name) + ' ' + names_of(commands.front().options)) +
       " -- \"$word\"))\n"
       "    return\n"
       "  fi\n"
       "  case $command in\n";
-  for (const CommandFacts& command : commands) {
-    if (command.name.empty()) continue;
+  for (const CommandFacts& command : commands_of(commands)) {
     text += "    " + command.name + ")\n      case $before in\n";
     for (const OptionFacts& option : command.options) {
       if (option.value.empty()) continue;
@@ -114,8 +113,7 @@ std::string zsh_script(const std::vector<CommandFacts>& commands, const Completi
   std::string text =
       "#compdef qdiff\n# zsh completion of qdiff: put this file into a folder of $fpath as _qdiff\n"
       "_qdiff() {\n  local -a commands=(\n";
-  for (const CommandFacts& command : commands) {
-    if (command.name.empty()) continue;
+  for (const CommandFacts& command : commands_of(commands)) {
     text += "    " + in_quotes(command.name + ':' + zsh_text(in_short(command.description))) + '\n';
   }
   text += "  )\n  if ((CURRENT == 2)); then\n    _describe command commands\n    _arguments " + std::string("\\\n");
@@ -124,8 +122,7 @@ std::string zsh_script(const std::vector<CommandFacts>& commands, const Completi
   }
   text +=
       "      '*: : '\n    return\n  fi\n  local command=$words[2]\n  shift words; ((CURRENT--))\n  case $command in\n";
-  for (const CommandFacts& command : commands) {
-    if (command.name.empty()) continue;
+  for (const CommandFacts& command : commands_of(commands)) {
     text += "    " + command.name + ")\n      _arguments \\\n";
     for (const OptionFacts& option : command.options) {
       std::string spec = option.name;
@@ -161,8 +158,7 @@ std::string fish_script(const std::vector<CommandFacts>& commands, const Complet
     if (offer.files) arguments += " -F";
     return arguments;
   };
-  for (const CommandFacts& command : commands) {
-    if (command.name.empty()) continue;
+  for (const CommandFacts& command : commands_of(commands)) {
     text += "complete -c qdiff -n __fish_use_subcommand -a " + command.name + " -d " +
             in_quotes(in_short(command.description)) + '\n';
     const std::string here = "complete -c qdiff -n '__fish_seen_subcommand_from " + command.name + "'";

@@ -22,7 +22,7 @@ class KeptReference {
   // None where neither --reference-cache nor QDIFF_REFERENCE_CACHE names a folder. Throws InputError where it cannot be
   // made.
   explicit KeptReference(const CommonArguments& common);
-
+  KeptReference() = default;  // nothing is kept
   // What was computed and what was read by all parties made here; none where no cache is used.
   std::optional<findings::ReferenceValues> values() const;
 

@@ -1,5 +1,6 @@
 #include "harness/cli/man_page.h"
 
+#include <span>
 #include <sstream>
 #include <string_view>
 
@@ -70,8 +71,7 @@ std::string man_page(const std::vector<CommandFacts>& commands, const std::strin
       troff(program.description) + "\n.SH OPTIONS\n";
   for (const OptionFacts& option : program.options) text += option_entry(option);
   text += ".SH COMMANDS\n";
-  for (const CommandFacts& command : commands) {
-    if (command.name.empty()) continue;
+  for (const CommandFacts& command : std::span(commands).subspan(1)) {
     text += ".SS " + troff(command.name) + '\n' + troff(command.description) + ".\n.PP\n" + synopsis_of(command);
     for (const OptionFacts& place : command.places) text += option_entry(place);
     for (const OptionFacts& option : command.options) text += option_entry(option);

@@ -177,9 +177,7 @@ void add_engine_options(CLI::App& app, Arguments& arguments) {
 
 // Of run and reduce: which engine is judged, and where the reference computes.
 inline void add_judged_engine(CLI::App& app, RunArguments& run) {
-  add_value(app, "--backend", run.backend, "NAME",
-            one_of<EngineKind>(
-                {{"cpu", EngineKind::kCpu}, {"cuda", EngineKind::kCuda}, {"reference", EngineKind::kReference}}),
+  add_value(app, "--backend", run.backend, "NAME", backends(),
             "The engine to judge; the reference is held against itself (default: cpu)");
   using reference::Where;
   add_value(app, "--reference", run.reference, "WHERE",
@@ -197,9 +195,7 @@ inline void add_mode(CLI::App& app, diagnose::Mode& mode,
                      const std::string& description =
                          "lockstep: each layer gets the reference's input; free: the "
                          "engine feeds itself; both (default: both)") {
-  using diagnose::Mode;
-  const auto read = one_of<Mode>({{"lockstep", Mode::kLockstep}, {"free", Mode::kFree}, {"both", Mode::kBoth}});
-  add_value(app, "--mode", mode, "MODE", read, description);
+  add_value(app, "--mode", mode, "MODE", modes(), description);
 }
 
 // The options by which a run is one of many machines' part, and goes on after it was killed.

@@ -365,8 +365,7 @@ void check_values_given(int argc, const char* const* argv) {
 std::string repeat_arguments(const RunArguments& arguments, const std::optional<Injection>& inject) {
   std::string text;
   if (arguments.model) text += " --model " + shell_quote(*arguments.model);
-  if (arguments.backend == EngineKind::kCuda) text += " --backend cuda";
-  if (arguments.backend == EngineKind::kReference) text += " --backend reference";
+  if (arguments.backend != EngineKind::kCpu) text += " --backend " + backends().word(arguments.backend);
   if (arguments.dtype) text += " --dtype " + std::string(name(*arguments.dtype));
   if (inject) text += " --inject " + shell_quote(to_string(*inject));
   return text;

@@ -19,6 +19,16 @@
 namespace qdiff::cli {
 
 enum class EngineKind : std::uint8_t { kReference, kCpu, kCuda };
+inline const OneOf<EngineKind>& backends() {
+  static const OneOf<EngineKind> all(
+      {{"cpu", EngineKind::kCpu}, {"cuda", EngineKind::kCuda}, {"reference", EngineKind::kReference}});
+  return all;
+}
+inline const OneOf<diagnose::Mode>& modes() {
+  using diagnose::Mode;
+  static const OneOf<Mode> all({{"lockstep", Mode::kLockstep}, {"free", Mode::kFree}, {"both", Mode::kBoth}});
+  return all;
+}
 enum class ColorChoice : std::uint8_t { kAuto, kAlways, kNever };
 
 struct CommonArguments {

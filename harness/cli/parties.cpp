@@ -2,12 +2,16 @@
 
 namespace qdiff::cli {
 
+namespace {
+
+// For an engine beside which the reference computes.
 EngineSettings beside_reference(EngineSettings settings, EngineKind backend, reference::Where where,
                                 const ModelConfig& config) {
   if (backend == EngineKind::kCuda) settings.left_on_device = reference::device_bytes(where, config);
   return settings;
 }
 
+}  // namespace
 RunParties::RunParties(const WeightSource& model, EngineKind backend, const EngineSettings& settings,
                        reference::Where where, KeptReference& kept)
     : model_(model),

@@ -11,10 +11,6 @@
 
 namespace qdiff::cli {
 
-// For an engine beside which the reference computes.
-EngineSettings beside_reference(EngineSettings settings, EngineKind backend, reference::Where where,
-                                const ModelConfig& config);
-
 class RunParties {
  public:
   RunParties(const WeightSource& model, EngineKind backend, const EngineSettings& settings, reference::Where where,

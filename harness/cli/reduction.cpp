@@ -60,8 +60,8 @@ struct InputsRunner::Parties {
   std::vector<int> layers;
   std::unique_ptr<WeightSource> model;
   std::optional<Injection> inject;
-  std::unique_ptr<Engine> candidate, reference;
-  std::unique_ptr<Oracle> oracle;
+  KeptReference kept;
+  std::optional<RunParties> of_run;
 };
 
 InputsRunner::InputsRunner(EngineInQuestion engine) : engine_(std::move(engine)) {}
@@ -81,13 +81,7 @@ findings::RunResult InputsRunner::run(const reduce::Inputs& inputs, const Judgin
                                   .threads = engine_.threads,
                                   .max_resident_bytes = engine_.max_resident_bytes,
                                   .inject = made->inject};
-    made->candidate =
-        make_engine(engine_.backend, *made->model,
-                    beside_reference(settings, engine_.backend, engine_.reference, made->model->config()));
-    const reference::Options options{.num_threads = engine_.threads.value_or(0), .where = engine_.reference};
-    made->reference =
-        reference::make_engine(*made->model, gold_precision(made->candidate->precision().weights), options);
-    made->oracle = reference::make_oracle(*made->model, options);
+    made->of_run.emplace(*made->model, engine_.backend, settings, engine_.reference, made->kept);
     parties_ = std::move(made);
   }
   const CaseInput input = case_input_of(inputs);
@@ -98,8 +92,7 @@ findings::RunResult InputsRunner::run(const reduce::Inputs& inputs, const Judgin
   options.probing = judging.probing;
   options.inject = parties_->inject;
   options.progress = judging.progress;
-  return diagnose::run_cases(
-      std::span(&input, 1), {*parties_->candidate, *parties_->reference, *parties_->oracle, *parties_->model}, options);
+  return diagnose::run_cases(std::span(&input, 1), parties_->of_run->get(), options);
 }
 
 reduce::Settings settings_of(int most_tries, Progress& progress) {

@@ -90,11 +90,9 @@ std::vector<std::string> words_of_units(const RunArguments& arguments) {
     add("--shard", "1/1");
   }
   if (arguments.model) add("--model", *arguments.model);
-  if (arguments.backend == EngineKind::kCuda) add("--backend", "cuda");
-  if (arguments.backend == EngineKind::kReference) add("--backend", "reference");
+  if (arguments.backend != EngineKind::kCpu) add("--backend", backends().word(arguments.backend));
   if (arguments.dtype) add("--dtype", std::string(name(*arguments.dtype)));
-  if (arguments.mode == diagnose::Mode::kLockstep) add("--mode", "lockstep");
-  if (arguments.mode == diagnose::Mode::kFree) add("--mode", "free");
+  if (arguments.mode != diagnose::Mode::kBoth) add("--mode", modes().word(arguments.mode));
   if (arguments.layers) add("--layers", arguments.layers->text);
   if (arguments.steps) add("--steps", arguments.steps->text);
   if (arguments.inject) add("--inject", to_string(*arguments.inject));

@@ -30,23 +30,6 @@ struct ModelCases {
   std::vector<std::size_t> cases;
 };
 
-EngineKind backend_named(const std::string& name) {
-  return name == "cuda" ? EngineKind::kCuda : name == "reference" ? EngineKind::kReference : EngineKind::kCpu;
-}
-
-std::string name_of(EngineKind backend) {
-  return backend == EngineKind::kCuda ? "cuda" : backend == EngineKind::kReference ? "reference" : "cpu";
-}
-
-diagnose::Mode mode_named(const std::string& name) {
-  using diagnose::Mode;
-  return name == "lockstep" ? Mode::kLockstep : name == "free" ? Mode::kFree : Mode::kBoth;
-}
-
-std::string name_of(diagnose::Mode mode) {
-  return mode == diagnose::Mode::kLockstep ? "lockstep" : mode == diagnose::Mode::kFree ? "free" : "both";
-}
-
 // What the command line asks for, as a suite without names.
 Suite suite_of(const RunArguments& arguments) {
   if (arguments.suite) return shards::read_suite(*arguments.suite);
@@ -209,27 +192,27 @@ class Planner {
     const ModelConfig& config = source->config();
     std::vector<DType> dtypes = suite_.dtypes;
     if (dtypes.empty()) dtypes = {arguments_.dtype.value_or(config.dtype)};
-    std::vector<std::string> backends = suite_.backends, modes = suite_.modes;
-    if (backends.empty()) backends = {name_of(arguments_.backend)};
-    if (modes.empty()) modes = {name_of(arguments_.mode)};
+    std::vector<std::string> backend_words = suite_.backends, mode_words = suite_.modes;
+    if (backend_words.empty()) backend_words = {backends().word(arguments_.backend)};
+    if (mode_words.empty()) mode_words = {modes().word(arguments_.mode)};
     const auto layers = layers_of_units(arguments_, suite_, config.num_layers);
     const bool planted = arguments_.inject && has_place(*arguments_.inject, config, why_not_);
     for (const DType dtype : dtypes) {
-      for (const std::string& backend : backends) {
+      for (const std::string& backend : backend_words) {
         for (const std::size_t i : model.cases) {
           const CaseInput input = cases::input_of(run_.cases[i], config);
           UnitWork work{.model = model.path,
                         .shown_model = model.shown,
                         .test_case = i,
-                        .backend = backend_named(backend),
+                        .backend = backends()("backend", backend),
                         .dtype = dtype,
                         .is_planted = planted};
           if (arguments_.steps) {
             work.steps = arguments_.steps->below(static_cast<std::int64_t>(input.steps.size()));
             if (work.steps->empty()) continue;
           }
-          for (const std::string& mode : modes) {
-            work.mode = mode_named(mode);
+          for (const std::string& mode : mode_words) {
+            work.mode = modes()("mode", mode);
             for (const auto& [numbers, text] : layers) {
               work.layers = numbers;
               if (!numbers || !numbers->empty()) add_unit(model, work, text, input, config);
@@ -245,9 +228,9 @@ class Planner {
     Unit unit{.name = "",
               .model = model.shown.empty() ? model.path : model.shown,
               .dtype = std::string(name(work.dtype)),
-              .backend = name_of(work.backend),
+              .backend = backends().word(work.backend),
               .test_case = input.id,
-              .mode = name_of(work.mode),
+              .mode = modes().word(work.mode),
               .layers = layers,
               .kept_layers = joined(run_.cases[work.test_case].layers, ",")};
     const auto add = [&](bool named, const std::string& part) {

@@ -3,6 +3,7 @@
 // All functions throw qdiff::InputError, naming the option, the text and what it must look like.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <set>
 #include <string>
@@ -66,6 +67,10 @@ class OneOf {
   }
   std::vector<std::string> words() const {
     return texts_of(choices_, [](const auto& choice) { return choice.first; });
+  }
+  // That of a value among them.
+  const std::string& word(Value value) const {
+    return std::ranges::find(choices_, value, &std::pair<std::string, Value>::second)->first;
   }
 
  private:
