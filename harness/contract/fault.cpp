@@ -14,49 +14,24 @@ namespace {
 // Largest tile, window, count or shift: beyond any model's dimensions, and far from overflow in any product of them.
 constexpr double kLargestCount = 1 << 20;
 
-bool acceptable(const VariantFacts& row, double value) {
-  switch (row.takes) {
-    case Takes::kListed:
-      return std::ranges::find(row.values, value) != row.values.end();
-    case Takes::kPositive:
-      return std::isfinite(value) && value > 0.0;
-    case Takes::kNotNegative:
-      return std::isfinite(value) && value >= 0.0;
-    case Takes::kNegative:
-      return std::isfinite(value) && value < 0.0;
-    case Takes::kFinite:
-      return std::isfinite(value);
-    case Takes::kCount:
-      return value >= 1.0 && value <= kLargestCount && value == std::floor(value);
-    case Takes::kShift:
-      return value != 0.0 && std::fabs(value) <= kLargestCount && value == std::floor(value);
-    case Takes::kNothing:
-      break;
-  }
-  return false;
-}
+bool is_finite(double x) { return std::isfinite(x); }
 
-std::string rule_of(const VariantFacts& row) {
-  switch (row.takes) {
-    case Takes::kListed:
-      return "must be " + joined(row.values, " or ", shortest);
-    case Takes::kPositive:
-      return "must be finite and positive";
-    case Takes::kNotNegative:
-      return "must be finite and not negative";
-    case Takes::kNegative:
-      return "must be finite and negative";
-    case Takes::kFinite:
-      return "must be finite";
-    case Takes::kCount:
-      return "must be a whole number from 1 to 1048576";
-    case Takes::kShift:
-      return "must be a whole number other than 0, from -1048576 to 1048576";
-    case Takes::kNothing:
-      break;
-  }
-  return "is not taken";
-}
+// What a value has to be that the table does not list.
+struct Rule {
+  Takes takes;
+  const char* words;
+  bool (*fits)(double x);
+};
+constexpr Rule kRules[] = {
+    {Takes::kPositive, "finite and positive", [](double x) { return is_finite(x) && x > 0.0; }},
+    {Takes::kNotNegative, "finite and not negative", [](double x) { return is_finite(x) && x >= 0.0; }},
+    {Takes::kNegative, "finite and negative", [](double x) { return is_finite(x) && x < 0.0; }},
+    {Takes::kFinite, "finite", is_finite},
+    {Takes::kCount, "a whole number from 1 to 1048576",
+     [](double x) { return x >= 1.0 && x <= kLargestCount && x == std::floor(x); }},
+    {Takes::kShift, "a whole number other than 0, from -1048576 to 1048576",
+     [](double x) { return x != 0.0 && std::fabs(x) <= kLargestCount && x == std::floor(x); }},
+};
 
 }  // namespace
 
@@ -75,7 +50,13 @@ void check_fault_value(const Fault& fault) {
   if (row.takes == Takes::kNothing) {
     throw InputError("fault " + id + " takes no value; plant it without \"=" + value + "\"");
   }
-  if (!acceptable(row, *fault.value)) throw InputError("fault " + id + ": the value " + value + ' ' + rule_of(row));
+  const std::string start = "fault " + id + ": the value " + value + " must be ";
+  if (row.takes == Takes::kListed) {
+    if (std::ranges::count(row.values, *fault.value) > 0) return;
+    throw InputError(start + joined(row.values, " or ", shortest));
+  }
+  const Rule& rule = *std::ranges::find(kRules, row.takes, &Rule::takes);
+  if (!rule.fits(*fault.value)) throw InputError(start + rule.words);
 }
 
 void check_fault_layer(const Fault& fault, std::int64_t num_layers) {
