@@ -6,7 +6,6 @@
 #include "harness/calibration/quantiles.h"
 #include "harness/calibration/twin.h"
 #include "harness/contract/number_text.h"
-#include "harness/diagnose/far/planting.h"
 #include "reference/reference.h"
 
 namespace qdiff::calibration {
@@ -24,18 +23,7 @@ trace::Recording last_of(trace::Recording all, const ModelConfig& config) {
   return all;
 }
 
-// The smallest dose that is found, over its logarithm; what is found at one dose is taken to be found at each larger.
-template <typename Finds>
-double smallest(double least, double most, Finds finds) {
-  constexpr int kHalvings = 12;
-  if (!finds(most)) return HUGE_VAL;
-  double low = std::log(least), high = std::log(most);
-  for (int i = 0; i < kHalvings; ++i) {
-    const double middle = (low + high) / 2;
-    (finds(std::exp(middle)) ? high : low) = middle;
-  }
-  return std::exp(high);
-}
+constexpr int kHalvings = 12;
 
 using diagnose::LogitMistake;
 using Doses = std::array<std::vector<double>, diagnose::kLogitMistakes.size()>;
@@ -46,9 +34,11 @@ void search_doses(const Planting& passes, Doses& doses) {
     if (target.key().id.op != Op::kLmHead || !target.counts(target.num_rows() - 1)) continue;
     const bool decodes = target.num_rows() == target.layout().batch();
     const auto search = [&](LogitMistake mistake, double least, double most) {
-      doses[static_cast<std::size_t>(mistake)].push_back(smallest(least, most, [&](double dose) {
+      const auto finds = [&](double dose) {
         return diagnose::is_found(with_mistake(mistake, dose, passes, target), passes, target);
-      }));
+      };
+      doses[static_cast<std::size_t>(mistake)].push_back(
+          diagnose::smallest_dose(least, most, kHalvings, finds).value_or(HUGE_VAL));
     };
     if (decodes) {
       search(LogitMistake::kOneStep, 1e-7, 1.0);
@@ -60,6 +50,15 @@ void search_doses(const Planting& passes, Doses& doses) {
 }
 
 }  // namespace
+
+diagnose::ReferenceMaker reference_of(const ScenarioWeights& weights) {
+  return
+      [&weights](const Precision& precision) { return reference::make_engine(weights, precision, {.num_threads = 1}); };
+}
+
+CaseInput case_of(const Scenario& twin) {
+  return {.id = "twin", .title = "", .hypothesis = {}, .argument = "", .seed = 0, .capacity = 0, .steps = twin.steps};
+}
 
 Scenario draw_far_scenario(std::uint64_t seed, DType dtype) {
   Scenario s = draw_scenario(seed, dtype, Size::kQuick);
@@ -80,15 +79,12 @@ Scenario draw_far_scenario(std::uint64_t seed, DType dtype) {
 void measure_far(const Scenario& scenario, bool doses, FarMeasurement& into) {
   const ScenarioWeights weights(scenario);
   const trace::Recording store = last_of(run_twin(scenario, weights), scenario.config);
-  const CaseInput input{
-      .id = "twin", .title = "", .hypothesis = {}, .argument = "", .seed = 0, .capacity = 0, .steps = scenario.steps};
+  const CaseInput input = case_of(scenario);
   diagnose::Subject subject{&input, "trace", &store, &store, {}};
   const std::vector<TensorKey> keys = store.keys();
   const std::set<TensorKey> targets(keys.begin(), keys.end());
   const std::vector<VariantFacts> no_bugs;
-  const diagnose::ReferenceMaker make_reference = [&](const Precision& precision) {
-    return reference::make_engine(weights, precision, {.num_threads = 1});
-  };
+  const diagnose::ReferenceMaker make_reference = reference_of(weights);
   const diagnose::ProgressReport progress;
   const diagnose::FreeRankingQuery query{.trace = store,
                                          .subject = subject,
@@ -113,9 +109,8 @@ void measure_far(const Scenario& scenario, bool doses, FarMeasurement& into) {
     for (std::size_t i = 0; i < of_run.size(); ++i) {
       const double value = passes.rows_of(key)[i].value;
       of_run[i] = std::max(of_run[i], value);
-      Worst& worst = into.worst[column][i];
-      if (!(value <= worst.value))
-        worst = {value, to_string(scenario) + ": step " + std::to_string(key.step) + ", " + tensor_name(key.id)};
+      into.worst[column][i].keep(
+          {value, to_string(scenario) + ": step " + std::to_string(key.step) + ", " + tensor_name(key.id)});
     }
   }
   for (std::size_t i = 0; i < of_run.size(); ++i) into.figures[column][i].push_back(of_run[i]);
@@ -138,7 +133,7 @@ std::string far_bounds_table(const FarMeasurement& m, const std::string& command
   for (const auto& worst : m.worst) {
     text += "  {";
     for (std::size_t i = 0; i < diagnose::kNumRowStatistics; ++i) {
-      text += (i == 0 ? "" : ", ") + decimals(std::ceil(worst[i].value * 1000.0) / 1000.0, 3);
+      text += (i == 0 ? "" : ", ") + rounded_up(worst[i].value);
     }
     text += "},\n";
   }

@@ -10,8 +10,13 @@
 #include "harness/calibration/measure.h"
 #include "harness/diagnose/far/bounds.h"
 #include "harness/diagnose/far/logit_mistakes.h"
+#include "harness/diagnose/far/planting.h"
 
 namespace qdiff::calibration {
+
+// What the diagnosis is given of a twin: the reference on its weights, and its steps as a case.
+diagnose::ReferenceMaker reference_of(const ScenarioWeights& weights);
+CaseInput case_of(const Scenario& twin);
 
 // Three to six layers, with one recorded name.
 Scenario draw_far_scenario(std::uint64_t seed, DType dtype);

@@ -7,6 +7,7 @@
 
 #include "harness/calibration/twin.h"
 #include "harness/contract/number_text.h"
+#include "harness/contract/wording.h"
 #include "reference/reference.h"
 
 namespace qdiff::calibration {
@@ -23,9 +24,9 @@ std::string enumerator(Arithmetic arithmetic) {
   return text;
 }
 
-std::string rounded_up(double value) { return decimals(std::ceil(value * 1000.0) / 1000.0, 3); }
-
 }  // namespace
+
+std::string rounded_up(double value) { return decimals(std::ceil(value * 1000.0) / 1000.0, 3); }
 
 Replayed replay(const TensorKey& key, const Scenario& scenario, const TensorStore& store, Oracle& oracle) {
   const std::vector<TensorKey> span = compare::replay_span(key, store, scenario.config);
@@ -63,9 +64,7 @@ void measure(const Scenario& scenario, Measurement& into) {
     ++into.tensors[arithmetic][column];
     auto& worst_here = from_ensemble ? into.worst_ensemble[column] : into.worst[arithmetic][column];
     for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
-      Worst& worst = worst_here[i];
-      const double value = judgement.statistics.normalised[i];
-      if (!(value <= worst.value)) worst = {value, where};
+      worst_here[i].keep({judgement.statistics.normalised[i], where});
     }
     if (judgement.outcome != compare::Outcome::kMatch) {
       into.alarms.push_back({where, judgement});
@@ -80,9 +79,7 @@ namespace {
 
 void keep_worse(const std::array<Worst, compare::kNumStatistics>& part,
                 std::array<Worst, compare::kNumStatistics>& into) {
-  for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
-    if (!(part[i].value <= into[i].value)) into[i] = part[i];
-  }
+  for (std::size_t i = 0; i < compare::kNumStatistics; ++i) into[i].keep(part[i]);
 }
 
 }  // namespace
@@ -103,13 +100,17 @@ void merge(const Measurement& part, Measurement& into) {
 
 namespace {
 
-template <typename Value>
-std::string braced(const Value& value) {
-  std::string text = "{";
-  for (std::size_t i = 0; i < compare::kNumStatistics; ++i) text += (i == 0 ? "" : ", ") + rounded_up(value(i));
-  return text + "}";
+std::string braced(const std::array<Worst, compare::kNumStatistics>& worst) {
+  return '{' + joined(worst, ", ", [](const Worst& one) { return rounded_up(one.value); }) + '}';
 }
 
+std::string statistics_text(const std::array<Worst, compare::kNumStatistics>& worst) {
+  std::string text;
+  for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
+    text += "  " + std::string(name(static_cast<compare::Statistic>(i))) + ' ' + rounded_up(worst[i].value);
+  }
+  return text + '\n';
+}
 }  // namespace
 
 std::string bounds_table(const Measurement& m, const std::string& command, const std::string& date) {
@@ -124,15 +125,10 @@ std::string bounds_table(const Measurement& m, const std::string& command, const
   for (const ArithmeticFacts& measured : kArithmetics) {
     const auto& worst = m.worst[static_cast<std::size_t>(measured.arithmetic)];
     text += "  {Arithmetic::" + enumerator(measured.arithmetic) + ", {{";
-    for (std::size_t column = 0; column < kStoredTypes.size(); ++column) {
-      text += column == 0 ? "" : ", ";
-      text += braced([&](std::size_t i) { return worst[column][i].value; });
-    }
-    text += "}}},\n";
+    text += joined(worst, ", ", braced) + "}}},\n";
   }
   text += "}};\ninline constexpr std::array<WorstHonest, 3> kWorstHonestEnsemble = {{\n";
-  for (const auto& worst : m.worst_ensemble)
-    text += "  " + braced([&](std::size_t i) { return worst[i].value; }) + ",\n";
+  for (const auto& worst : m.worst_ensemble) text += "  " + braced(worst) + ",\n";
   return text + "}};\n// clang-format on\n";
 }
 
@@ -146,20 +142,11 @@ std::string summary(const Measurement& m) {
       std::snprintf(head.data(), head.size(), "%-12s %-9s %6lld tensors ", std::string(measured.name).c_str(),
                     std::string(name(kStoredTypes[column])).c_str(), static_cast<long long>(m.tensors[index][column]));
       text += head.data();
-      for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
-        text += "  " + std::string(name(static_cast<compare::Statistic>(i))) + ' ' +
-                rounded_up(m.worst[index][column][i].value);
-      }
-      text += '\n';
+      text += statistics_text(m.worst[index][column]);
     }
   }
   for (std::size_t column = 0; column < kStoredTypes.size(); ++column) {
-    text += "ensembles " + std::string(name(kStoredTypes[column]));
-    for (std::size_t i = 0; i < compare::kNumStatistics; ++i) {
-      text += "  " + std::string(name(static_cast<compare::Statistic>(i))) + ' ' +
-              rounded_up(m.worst_ensemble[column][i].value);
-    }
-    text += '\n';
+    text += "ensembles " + std::string(name(kStoredTypes[column])) + statistics_text(m.worst_ensemble[column]);
   }
   return text;
 }

@@ -17,6 +17,11 @@ inline constexpr std::array<DType, 3> kStoredTypes = {DType::kF32, DType::kBF16,
 struct Worst {
   double value = 0.0;
   std::string where;  // the scenario and tensor that reached it
+
+  // NaN is worse than any number.
+  void keep(const Worst& other) {
+    if (!(other.value <= value)) *this = other;
+  }
 };
 
 struct Alarm {
@@ -42,6 +47,8 @@ struct Replayed {
   bool from_ensemble = false;  // which bounds judged it
   std::size_t span_size = 1;
 };
+
+std::string rounded_up(double value);  // to three digits behind the point
 
 // Replays one recorded tensor from its recorded inputs and judges it.
 Replayed replay(const TensorKey& key, const Scenario& scenario, const TensorStore& store, Oracle& oracle);

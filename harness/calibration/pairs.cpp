@@ -8,6 +8,7 @@
 #include <memory>
 #include <stdexcept>
 
+#include "harness/calibration/far.h"
 #include "harness/calibration/quantiles.h"
 #include "harness/calibration/twin.h"
 #include "harness/contract/number_text.h"
@@ -39,15 +40,6 @@ void draw_recorded(Random& random, Scenario& twin) {
   twin.recorded[Op::kLmHead] = true;
 }
 
-diagnose::ReferenceMaker reference_of(const ScenarioWeights& weights) {
-  return
-      [&weights](const Precision& precision) { return reference::make_engine(weights, precision, {.num_threads = 1}); };
-}
-
-CaseInput case_of(const Scenario& twin) {
-  return {.id = "twin", .title = "", .hypothesis = {}, .argument = "", .seed = 0, .capacity = 0, .steps = twin.steps};
-}
-
 // Each logits' row with the token that its twin was fed next and with the one that it would choose: text is written in
 // the latter, and of tokens drawn at random few are likely.
 std::vector<PredictedToken> targets_of(const Scenario& twin, const TensorStore& store) {
@@ -68,10 +60,6 @@ std::vector<PredictedToken> targets_of(const Scenario& twin, const TensorStore& 
     }
   }
   return targets;
-}
-
-void keep_worst(Worst& worst, double value, const Scenario& twin) {
-  if (!(value <= worst.value)) worst = {value, to_string(twin)};
 }
 
 // Of every `count` in a row.
@@ -113,8 +101,8 @@ void measure_twin(const Scenario& twin, const ScenarioWeights& weights, PairMeas
   figures.all.push_back(all);
   figures.worst.push_back(worst);
   for (std::size_t i = 0; i < kFewTokens.size(); ++i) keep_worst_mean(ratios, kFewTokens[i], figures.worst_of_few[i]);
-  keep_worst(figures.worst_all, all, twin);
-  keep_worst(figures.worst_token, worst, twin);
+  figures.worst_all.keep({all, to_string(twin)});
+  figures.worst_token.keep({worst, to_string(twin)});
 }
 
 class TraceFolders {
@@ -218,9 +206,8 @@ std::string pair_bounds_table(const PairMeasurement& m, const std::string& comma
       " tokens, by\n//   " + command +
       "\n// clang-format off\n"
       "inline constexpr std::array<WorstHonestLogProbabilities, kNumRowPrecisions> kWorstHonestLogProbabilities = {{\n";
-  const auto up = [](double value) { return decimals(std::ceil(value * 1000.0) / 1000.0, 3); };
   for (const auto& figures : m.figures) {
-    text += "  {" + up(figures.worst_all.value) + ", " + up(figures.worst_token.value) + "},\n";
+    text += "  {" + rounded_up(figures.worst_all.value) + ", " + rounded_up(figures.worst_token.value) + "},\n";
   }
   return text + "}};\n// clang-format on\n";
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "harness/contract/error.h"
+#include "harness/diagnose/far/logit_mistakes.h"
 #include "harness/selftest/doses.h"
 #include "harness/selftest/rivals.h"
 
@@ -17,17 +18,7 @@ using Finds = std::function<bool(double dose)>;
 using Candidate = std::function<std::vector<double>(double dose)>;
 using Search = std::function<std::optional<double>(const Finds& finds)>;
 
-// Over the logarithm of the dose; what is found at one dose is taken to be found at every larger one.
-inline std::optional<double> bisect(double smallest, double largest, const Finds& finds) {
-  constexpr int kHalvings = 16;
-  if (!finds(largest)) return std::nullopt;
-  double low = std::log(smallest), high = std::log(largest);
-  for (int i = 0; i < kHalvings; ++i) {
-    const double middle = (low + high) / 2;
-    (finds(std::exp(middle)) ? high : low) = middle;
-  }
-  return std::exp(high);
-}
+inline constexpr int kHalvings = 16;
 
 // Stand: the tensor in which candidates are planted, with tensor(), stored(), judge_finds(values), rival_finds(rival,
 // values) and alarms_on_right_code(rival).

@@ -158,7 +158,7 @@ std::vector<SmallestDose> smallest_doses(const std::vector<cases::Case>& suite, 
       norm(norm_bench, tiny_rows, Op::kInputLayernorm);
 
   const auto bisecting = [&](double largest) {
-    return Search([=](const Finds& finds) { return bisect(kTiny, largest, finds); });
+    return Search([=](const Finds& finds) { return diagnose::smallest_dose(kTiny, largest, kHalvings, finds); });
   };
   const auto relative = [&](const Stand& stand, FaultId id, double right, double largest, double sign) {
     return search_dose(

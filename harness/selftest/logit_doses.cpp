@@ -112,7 +112,7 @@ std::vector<SmallestDose> smallest_logit_doses(const std::vector<cases::Case>& s
     doses.push_back(search_dose(
         stand, std::string(of.name), std::string(of.unit), wanted(mistake).tried,
         [&](double dose) { return stand.under(mistake, dose); },
-        [&](const Finds& finds) { return bisect(1e-8, wanted(mistake).tried, finds); }));
+        [&](const Finds& finds) { return diagnose::smallest_dose(1e-8, wanted(mistake).tried, kHalvings, finds); }));
   }
   return doses;
 }

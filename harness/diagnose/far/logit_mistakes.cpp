@@ -1,5 +1,7 @@
 #include "harness/diagnose/far/logit_mistakes.h"
 
+#include <cmath>
+
 #include "harness/diagnose/far/bounds.h"
 
 namespace qdiff::diagnose {
@@ -22,4 +24,14 @@ bool is_found(const std::vector<double>& logits, const Planting& passes, const T
   return verdict_of(passes.rows_of(target, logits), passes.precision()).ratio_to_bound > 1.0;
 }
 
+std::optional<double> smallest_dose(double least, double most, int halvings,
+                                    const std::function<bool(double dose)>& finds) {
+  if (!finds(most)) return std::nullopt;
+  double low = std::log(least), high = std::log(most);
+  for (int i = 0; i < halvings; ++i) {
+    const double middle = (low + high) / 2;
+    (finds(std::exp(middle)) ? high : low) = middle;
+  }
+  return std::exp(high);
+}
 }  // namespace qdiff::diagnose

@@ -4,6 +4,8 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -34,4 +36,8 @@ std::vector<double> with_mistake(LogitMistake mistake, double dose, const Planti
 // Whether a row or an element is beyond its bound then.
 bool is_found(const std::vector<double>& logits, const Planting& passes, const Target& target);
 
+// The smallest dose from `least` to `most` that is found, over its logarithm, so many times halved; nothing where not
+// even `most` is. What is found at one dose is taken to be found at every larger one.
+std::optional<double> smallest_dose(double least, double most, int halvings,
+                                    const std::function<bool(double dose)>& finds);
 }  // namespace qdiff::diagnose
