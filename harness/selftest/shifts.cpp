@@ -39,39 +39,35 @@ std::vector<Op> Shifts::changed_ops(const VariantFacts& facts, int layer) const 
   return {ops.begin(), ops.end()};
 }
 
+Query Shifts::query(const std::vector<TensorKey>& span, const Precision& precision) const {
+  return {.operations = span,
+          .recorded = source_.recorded,
+          .steps = source_.steps,
+          .precision = precision,
+          .stored = source_.recorded.get(span.back()).dtype,
+          .capacity = source_.capacity,
+          .unwritten = source_.unwritten};
+}
+
 const Expectation& Shifts::gold(const TensorKey& key) {
   const auto found = gold_.find(key);
   if (found != gold_.end()) return found->second;
   const std::vector<TensorKey> span = compare::replay_span(key, source_.recorded, oracle_.config());
-  return gold_
-      .emplace(key, oracle_.evaluate({.operations = span,
-                                      .recorded = source_.recorded,
-                                      .steps = source_.steps,
-                                      .precision = source_.precision,
-                                      .stored = source_.recorded.get(key).dtype,
-                                      .capacity = source_.capacity,
-                                      .unwritten = source_.unwritten}))
-      .first->second;
+  return gold_.emplace(key, oracle_.evaluate(query(span, source_.precision))).first->second;
 }
 
 std::optional<Shifts::Planted> Shifts::planted(const TensorKey& key, const VariantFacts& facts,
                                                const Variant& variant) {
   const std::vector<TensorKey> span = compare::replay_span(key, source_.recorded, oracle_.config());
   Precision precision = source_.precision;
-  Query query{.operations = span,
-              .recorded = source_.recorded,
-              .steps = source_.steps,
-              .precision = precision,
-              .stored = source_.recorded.get(key).dtype,
-              .capacity = source_.capacity,
-              .unwritten = source_.unwritten};
+  Query asked = query(span, precision);
   try {
     if (facts.declares) {  // float64 rounds nowhere: a rounding is made by the emulated reference
       facts.declares->declare(precision);
-      return Planted{oracle_.emulate(query), {}};
+      return Planted{oracle_.emulate(asked), {}};
     }
-    query.variant = &variant;
-    Expectation expectation = oracle_.evaluate(query);
+    asked.variant = &variant;
+    Expectation expectation = oracle_.evaluate(asked);
     return Planted{std::move(expectation.value), std::move(expectation.unknown)};
   } catch (const NotEvaluable&) {
     return std::nullopt;

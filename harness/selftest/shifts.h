@@ -43,6 +43,7 @@ class Shifts {
   // The recorded tensors of that layer that the fault, or either of two, changes, in execution order.
   std::vector<TensorKey> changed(const std::vector<Op>& ops, int layer) const;
   std::vector<TensorKey> changed(const VariantFacts& a, const VariantFacts& b, int layer) const;
+  Query query(const std::vector<TensorKey>& span, const Precision& precision) const;
   const Expectation& gold(const TensorKey& key);
   // What is computed under the fault, and where nothing is then expected.
   struct Planted {

@@ -12,7 +12,6 @@ namespace qdiff::shards {
 
 template <>
 struct TextForm<FaultId> {
-  static constexpr bool kExists = true;
   static std::string write(FaultId id) { return std::string(name(id)); }
   static FaultId read(const std::string& text) {
     if (const auto id = parse_fault_id(text)) return *id;
@@ -22,7 +21,6 @@ struct TextForm<FaultId> {
 
 template <>
 struct TextForm<TensorId> {
-  static constexpr bool kExists = true;
   static std::string write(const TensorId& id) { return tensor_name(id); }
   static TensorId read(const std::string& text) {
     if (const auto id = parse_tensor_name(text)) return *id;
@@ -32,7 +30,6 @@ struct TextForm<TensorId> {
 
 template <>
 struct TextForm<Op> {
-  static constexpr bool kExists = true;
   static std::string write(Op op) { return std::string(row(op).name); }
   static Op read(const std::string& text) {
     for (const OperationRow& operation : kOperationTable) {
@@ -44,7 +41,6 @@ struct TextForm<Op> {
 
 template <>
 struct TextForm<Mistake> {
-  static constexpr bool kExists = true;
   static std::string write(const Mistake& mistake) { return to_string(mistake); }
   static Mistake read(const std::string& text) { return formats::parse_mistake(text); }
 };
