@@ -270,7 +270,7 @@ class BlockSearch {
       std::vector<Block> finer;
       for (std::size_t k = 0; k < blocks.size(); ++k) {
         if (!cut[k]) {
-          finer.push_back({blocks[k].first, blocks[k].end, std::round(blocks[k].coefficient)});
+          finer.push_back({blocks[k].first, blocks[k].end, std::round(blocks[k].coefficient) + 0.0});  // -0.0 is 0.0
           continue;
         }
         const std::int64_t middle = (blocks[k].first + blocks[k].end) / 2;

@@ -9,6 +9,7 @@
 #include "harness/compare/judge.h"
 #include "harness/explain/explain.h"
 #include "harness/explain/tests/closed_form.h"
+#include "harness/explain/tests/expected_theories.h"
 
 namespace qdiff::explain {
 
@@ -50,7 +51,9 @@ struct Case {
       instances.push_back(std::move(instance));
     }
     Scene scene(oracle, kPrecision, std::move(instances));
-    return explain(scene, named);
+    std::optional<Theory> theory = explain(scene, named);
+    check_said(theory);
+    return theory;
   }
 
   std::vector<TensorKey> keys_of_span(const TensorKey& last) const {
