@@ -155,6 +155,27 @@ std::optional<Judged> judge_tighter(TraceCase& of, const Judged& judged, const J
   return again;
 }
 
+// Which tensors are stored wider than the engine held them, as a note; empty: none. Rows of a table that were moved
+// have few digits in any type.
+std::string note_on_widened(const trace::Trace& trace) {
+  std::set<Op> ops;
+  for (const TensorKey& key : trace.widened()) {
+    if (!only_moves(key.id.op)) ops.insert(key.id.op);
+  }
+  if (ops.empty()) return "";
+  constexpr std::size_t kMostNames = 4;
+  std::string names;
+  std::size_t named = 0;
+  for (Op op : ops) {
+    if (named == kMostNames) break;
+    names += (named++ == 0 ? "" : ", ") + std::string(row(op).name);
+  }
+  if (ops.size() > named) names += " and " + std::to_string(ops.size() - named) + " operations more";
+  const std::string held(name(trace.manifest().precision.activations));
+  return "stored in a wider type, but every value is one of " + held +
+         ", so that they are judged as rounded to it: " + names;
+}
+
 // Logits that were recorded, beside those of the reference feeding itself: what a user reads, never a verdict.
 std::optional<findings::FreeRun> beside_reference(const TraceCase& of) {
   const bool recorded = std::ranges::any_of(of.steps(), [&](int step) {
@@ -320,6 +341,7 @@ findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions&
     parties.trace.forget();
   }
   recorder.add_to(judged);
+  if (std::string note = note_on_widened(parties.trace); !note.empty()) result.notes.push_back(std::move(note));
   if (repeated && repeated->wrong) {
     std::erase_if(judged.wrong, [&](const WrongTensor& tensor) { return repeated->unequal.contains(tensor.key); });
     judged.wrong.push_back(*repeated->wrong);

@@ -1,5 +1,6 @@
 #include "harness/trace/trace_reader.h"
 
+#include <cmath>
 #include <stdexcept>
 
 #include "harness/contract/error.h"
@@ -10,6 +11,17 @@ namespace qdiff::trace {
 namespace {
 
 std::string name_of(const std::filesystem::path& path) { return formats::printable(path.string(), 400); }
+
+// Whether a tensor is of a type with more digits than `held` and holds no value that `held` has not.
+bool is_widened(const TensorView& view, DType held) {
+  if (facts(view.dtype).significant_bits <= facts(held).significant_bits) return false;
+  const auto count = static_cast<std::size_t>(num_elements(view.shape));
+  for (std::size_t i = 0; i < count; ++i) {
+    const double value = load_element(view.data, view.dtype, i);
+    if (!std::isnan(value) && round_to(held, value) != value) return false;
+  }
+  return true;
+}
 
 bool is_stored_dtype(const std::optional<DType>& dtype) { return dtype && *dtype != DType::kF64; }
 
@@ -70,12 +82,22 @@ TensorView Trace::get(const TensorKey& key) const {
   if (input.size() != file.size) throw InputError(name_of(file.path) + ": changed while it was read; read it again");
   Tensor tensor(*found->second->dtype, found->second->shape);
   input.read(file.header.data_start + found->second->begin, tensor.bytes());
+  const DType held = manifest_.precision.activations;
+  if (is_widened(tensor.view(), held)) {
+    tensor = Tensor::rounded(held, tensor.shape(), to_doubles(tensor.view()));
+    widened_.insert(key);
+  }
   return loaded_.emplace(key, std::move(tensor)).first->second.view();
 }
 
 void Trace::forget() const {
   const std::lock_guard lock(mutex_);
   loaded_.clear();
+}
+
+std::set<TensorKey> Trace::widened() const {
+  const std::lock_guard lock(mutex_);
+  return widened_;
 }
 
 std::vector<TensorKey> Trace::keys() const {

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,14 +24,18 @@ class Trace final : public TensorStore {
 
   const Manifest& manifest() const { return manifest_; }
   bool has(const TensorKey& key) const override { return places_.contains(key); }
-  // Reads the tensor at the first call and keeps it until forget(). Throws InputError where the file cannot be read or
-  // has changed since the trace was opened. Thread-safe.
+  // Reads the tensor at the first call and keeps it until forget(). What a recorder stored in a wider type than the
+  // engine held it in, as NumPy needs it of bfloat16, comes in the engine's: a tensor of which every value is one of
+  // `activations`. Throws InputError where the file cannot be read or has changed since the trace was opened.
+  // Thread-safe.
   TensorView get(const TensorKey& key) const override;
   // Frees what get() has read; all views end.
   void forget() const;
+  // The tensors so far that came in the engine's type, which is not the stored one.
+  std::set<TensorKey> widened() const;
 
-  std::vector<TensorKey> keys() const;  // by step, then in execution order
-  DType dtype(const TensorKey& key) const { return *places_.at(key)->dtype; }
+  std::vector<TensorKey> keys() const;                                         // by step, then in execution order
+  DType dtype(const TensorKey& key) const { return *places_.at(key)->dtype; }  // in which it is stored
   const Shape& shape(const TensorKey& key) const { return places_.at(key)->shape; }
   std::uint64_t bytes() const { return bytes_; }  // of all tensors of the table
 
@@ -58,6 +63,7 @@ class Trace final : public TensorStore {
 
   mutable std::mutex mutex_;
   mutable std::map<TensorKey, Tensor> loaded_;
+  mutable std::set<TensorKey> widened_;
 };
 
 std::unique_ptr<Trace> read_trace(const std::filesystem::path& directory);

@@ -162,6 +162,32 @@ TEST_CASE("tensors that a recorder rounded are the recorder's", "[recorder]") {
   }
 }
 
+// NumPy has no bfloat16: who records with it stores float32. What was computed from a value is not what was stored
+// wider.
+TEST_CASE("tensors that a recorder stored in float32 are those of the engine", "[recorder]") {
+  const auto widen = [](const TensorId&, Tensor& tensor) {
+    tensor = Tensor::rounded(DType::kF32, tensor.shape(), to_doubles(tensor.view()));
+  };
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    INFO(name(dtype));
+    const RunResult right = judge_trace_of(
+        {.test_case = small_case(kSquare), .dtype = dtype, .change = widen, .options = {.probing = false}});
+    INFO(right.reason);
+    CHECK(right.verdict == Verdict::kMatch);
+    REQUIRE_FALSE(right.notes.empty());
+    CHECK_THAT(right.notes.back(), ContainsSubstring("every value is one of " + std::string(name(dtype))) &&
+                                       ContainsSubstring("self_attn.q_proj"));
+    const RunResult wrong = judge_trace_of({.test_case = small_case(kSquare),
+                                            .dtype = dtype,
+                                            .inject = Fault{FaultId::kNoSilu, {}, 1},
+                                            .change = widen,
+                                            .options = {.probing = false}});
+    REQUIRE(wrong.verdict == Verdict::kDiverged);
+    CHECK(wrong.first_divergence()->tensor == TensorId{Op::kAct, 1});
+    CHECK(wrong.first_divergence()->explanation.variant == FaultId::kNoSilu);
+  }
+}
+
 TEST_CASE("a recorder's mistake does not hide an engine's", "[recorder]") {
   const std::vector<Mistake> all = mistakes();
   for (const Mistake& mistake : {all.front(), all.back()}) {

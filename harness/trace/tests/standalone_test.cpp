@@ -67,7 +67,8 @@ bool holds(const trace::Trace& read, const trace::Trace::Unknown& at, const std:
 TEST_CASE("the standalone writer's trace comes back bit for bit") {
   const Folder folder;
   const auto odd = counted<std::uint16_t>(2 * 3 * 8, 100);
-  const auto wide = counted<float>(2 * 3 * 8, 1);
+  auto wide = counted<float>(2 * 3 * 8, 1);
+  for (float& value : wide) value /= 3.0F;  // no bfloat16, which would come as one
   const auto cache = counted<std::uint16_t>(2 * 4 * 2 * 2, 500);
   const auto logits = counted<std::uint16_t>(2 * 1 * 10, 900);
   {

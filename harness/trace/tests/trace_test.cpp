@@ -174,6 +174,38 @@ TEST_CASE("a trace of few tensors, with names of its own, is read") {
   CHECK_NOTHROW(check_shapes(*trace, trace->manifest().config));  // step 0 hands out the last row's logits
 }
 
+TEST_CASE("a tensor that was stored wider than the engine held it comes in the engine's type") {
+  const Folder folder;
+  const TensorKey norm{0, {Op::kNorm, kNoLayer}};
+  const auto stored = [&](DType dtype, DType held, std::initializer_list<double> values) {
+    Recording recording;
+    Tensor tensor(dtype, {1, 3, 8});
+    std::int64_t i = 0;
+    for (double value : values) tensor.set(i++, value);
+    recording.put(norm, std::move(tensor));
+    Manifest manifest = about();
+    manifest.precision = plain_precision(held);
+    write_trace(folder / "trace", manifest, two_steps(), recording);
+    const auto trace = read_trace(folder / "trace");
+    const TensorView view = trace->get(norm);
+    for (i = 0; i < std::ssize(values); ++i) {
+      const double here = load_element(view.data, view.dtype, static_cast<std::size_t>(i)), there = values.begin()[i];
+      CHECK((here == there || (std::isnan(here) && std::isnan(there))));
+    }
+    CHECK(trace->dtype(norm) == dtype);
+    CHECK(trace->widened().contains(norm) == (view.dtype != dtype));
+    return view.dtype;
+  };
+  constexpr double kNaN = std::numeric_limits<double>::quiet_NaN(), kInfinity = HUGE_VAL;
+  CHECK(stored(DType::kF32, DType::kBF16, {1.0, -2.5, kNaN, kInfinity, -0.0}) == DType::kBF16);
+  CHECK(stored(DType::kF32, DType::kBF16, {1.0, 1.0 + 0x1p-8}) == DType::kF32);
+  CHECK(stored(DType::kF32, DType::kF16, {1.0, 1.0 + 0x1p-8}) == DType::kF16);
+  CHECK(stored(DType::kF32, DType::kF16, {65536.0}) == DType::kF32);  // that overflows
+  CHECK(stored(DType::kF16, DType::kBF16, {1.0, 0.75}) == DType::kBF16);
+  CHECK(stored(DType::kF16, DType::kF32, {1.0}) == DType::kF16);
+  CHECK(stored(DType::kBF16, DType::kF16, {1.0}) == DType::kBF16);  // of fewer digits
+}
+
 TEST_CASE("tensors of another dtype, shape or layer are refused") {
   const Folder folder;
   const std::vector<Step> steps = two_steps();
