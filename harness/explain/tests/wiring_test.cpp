@@ -197,13 +197,14 @@ TEST_CASE("a theory that the caller names holds where it holds: in decode alone"
                                                     to_doubles(instance.recorded->get({step, {Op::kUpProj, layer}}))});
     return std::optional(theory);
   };
+  named.theory.scope = {{"step", std::string("of each")}};
   c.named = {named};
   const auto theory = c.explained(Op::kAct, 55, at(Op::kAct, [&](const auto& in, const Step& step, Values right) {
                                     return step.phase == Phase::kDecode ? without_silu(in) : right;
                                   }));
   REQUIRE(theory.has_value());
   CHECK(theory->variant == Variant{FaultId::kNoSilu});
-  CHECK(text_of(theory->scope, "phase") == "decode");
+  CHECK(theory->scope == Facts{{"step", std::string("of each")}, {"phase", std::string("decode")}});
   CHECK(theory->sentence == "gate * up, in decode alone");
 }
 
