@@ -68,6 +68,7 @@ class Inquiry {
       }
       done_with_views_();
     }
+    add_undecided();
     std::vector<Misrecorded> result;
     for (const TensorKey& key : found_) {
       result.push_back({key, "recorded too late or from the wrong buffer: " + what_it_holds(key) +
@@ -82,6 +83,17 @@ class Inquiry {
     Keys all = found_;
     all.insert(keys.begin(), keys.end());
     return all;
+  }
+
+  // In some steps the error of a tensor may be too small to show in what was computed from it. A recorder that gets the
+  // tensor wrong in others does so there.
+  void add_undecided() {
+    Keys undecided;
+    for (const TensorKey& key : suspects_) {
+      const bool in_others = std::ranges::any_of(found_, [&](const TensorKey& found) { return found.id == key.id; });
+      if (in_others && !used_as_recorded_.contains(key)) undecided.insert(key);
+    }
+    found_.merge(undecided);
   }
 
   // The judged tensors in whose spans one of `keys` is, where they and those found so far are left out.
@@ -185,7 +197,10 @@ class Inquiry {
       for (const TensorKey& reader : readers) {
         if ((outcome_.at(reader) == Outcome::kDiverged) != diverged) continue;
         const Testimony testimony = hear(reader, keys);
-        if (testimony.recorded_value) return false;
+        if (testimony.recorded_value) {
+          if (keys.size() == 1) used_as_recorded_.insert(*keys.begin());
+          return false;
+        }
         if (!testimony.right_value) continue;
         for (const TensorKey& key : compare::replay_span(reader, store, config_)) {
           if (keys.contains(key)) used_right.insert(key);
@@ -266,6 +281,7 @@ class Inquiry {
   std::map<TensorKey, std::vector<TensorKey>> direct_readers_;  // judged ones, by recorded tensor
   Keys suspects_;
   Keys found_;
+  Keys used_as_recorded_;  // what the engine went on with
 };
 
 }  // namespace

@@ -35,8 +35,9 @@ struct Misrecorded {
 // Those among the wrong tensors of the subject, the only one that was judged, in execution order. A tensor is one of
 // them if a tensor computed from it is wrong as it stands, right without it (that is, from the recorded tensors before
 // it), and would be seen to be wrong if it had been computed from it; and if none is right as it stands and wrong
-// without it. Caches are none: what they hold is read by later steps, which may not be recorded. `done_with_views` is
-// called when views of recorded tensors may end.
+// without it. Where no tensor says either, it is one of them if it is so in another step. Caches are none: what they
+// hold is read by later steps, which may not be recorded. `done_with_views` is called when views of recorded tensors
+// may end.
 std::vector<Misrecorded> find_misrecorded(const Subject& subject, const Judged& judged, Oracle& oracle,
                                           const Precision& precision, const std::function<void()>& done_with_views);
 

@@ -1,6 +1,8 @@
 // What a recorder got wrong, told from what an engine did.
 #include "harness/diagnose/misrecorded.h"
 
+#include <cmath>
+
 #include "cmake/catch2.h"
 #include "harness/diagnose/tests/toy_trace.h"
 #include "harness/diagnose/trace_run.h"
@@ -56,6 +58,31 @@ TEST_CASE("a tensor whose readers follow from what it holds is the engine's own"
   CHECK(result.verdict == Verdict::kDiverged);
   REQUIRE(result.findings.size() == 1);
   CHECK(result.findings[0].kind == FindingKind::kLogic);
+}
+
+// What one small element makes of the sums that read it is lost in their rounding.
+TEST_CASE("a step in which nothing shows a recorder's mistake is like the others", "[misrecorded]") {
+  const TensorId act{Op::kAct, 0};
+  const auto spoil = [&](ToyTrace& toy, int step, bool smallest) {
+    Tensor tensor = Tensor::copy_of(toy.tensors.get({step, act}));
+    std::int64_t at = 0;
+    for (std::int64_t i = 1; i < tensor.size(); ++i) {
+      const double here = std::fabs(tensor.at(i)), there = std::fabs(tensor.at(at));
+      if (smallest ? here < there : here > there) at = i;
+    }
+    tensor.set(at, tensor.at(at) * (smallest ? 1.0 + 0.5 : 1.5));
+    replace(toy.tensors, {step, act}, std::move(tensor));
+  };
+  ToyTrace everywhere(ToyEngine{plain_precision(DType::kBF16)});
+  spoil(everywhere, 0, false);
+  spoil(everywhere, 1, true);
+  const RunResult recorders = judge(everywhere);
+  CHECK(recorders.verdict == Verdict::kInconclusive);
+  CHECK(recorders.findings.size() == 2);
+  for (const auto& finding : recorders.findings) CHECK(finding.kind == FindingKind::kRecording);
+  ToyTrace alone(ToyEngine{plain_precision(DType::kBF16)});
+  spoil(alone, 1, true);
+  CHECK(judge(alone).verdict == Verdict::kDiverged);
 }
 
 TEST_CASE("nothing speaks for the engine where no reader was recorded", "[misrecorded]") {
