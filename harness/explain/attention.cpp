@@ -192,15 +192,13 @@ void add_parts(Scene& scene, const Instance& sample, const Fused& fused, std::ve
       best.slots = n;
     }
     if (best.slots == 0) continue;
-    Candidate candidate;
-    candidate.theory.mechanism = "attention.parts";
+    Candidate candidate = candidate_of(scene, "attention.parts", 1.0 + bits_of_choice(sizes.size()),
+                                       " is put together from parts of " + std::to_string(best.slots) +
+                                           " slots, each rounded to " + std::string(name(type)));
     candidate.theory.hypothesis = "H02";
-    candidate.theory.bits = kMechanismBits + 1.0 + bits_of_choice(sizes.size());
     candidate.theory.parameters = {{"slots of a part", static_cast<double>(best.slots)},
                                    {"type", std::string(name(type))}};
     candidate.theory.points = {{RoundingPoint::kAttentionAccumulate, type}};
-    candidate.theory.sentence = std::string(row(scene.op()).name) + " is put together from parts of " +
-                                std::to_string(best.slots) + " slots, each rounded to " + std::string(name(type));
     candidate.predict = [&scene, best](const Instance& instance) -> std::optional<Expectation> {
       const Fused of(scene, instance, {});
       if (!of.is_recorded() || scene.right(instance).sigma_independent.empty()) return std::nullopt;
@@ -258,15 +256,13 @@ void add_zeros_said(Scene& scene, const Instance& instance, const Fused& fused, 
 
 // The slots behind the last one up to a cache's end.
 Candidate zeros_up_to(Scene& scene, bool causal, std::int64_t capacity) {
-  Candidate candidate;
-  candidate.theory.mechanism = "beyond_end";
+  Candidate candidate =
+      candidate_of(scene, "beyond_end", (causal ? 1.0 : 2.0) + std::log2(static_cast<double>(capacity)),
+                   std::string(": a query sees ") + (causal ? "" : "later tokens of its step and ") +
+                       "the zeros behind the last slot of " + std::to_string(capacity));
   candidate.theory.hypothesis = causal ? "H08" : "H10";
-  candidate.theory.bits = kMechanismBits + (causal ? 1.0 : 2.0) + std::log2(static_cast<double>(capacity));
   candidate.theory.parameters = {{"slots", static_cast<double>(capacity)},
                                  {"mask", std::string(causal ? "causal" : "none")}};
-  candidate.theory.sentence = std::string(row(scene.op()).name) + ": a query sees " +
-                              (causal ? "" : "later tokens of its step and ") + "the zeros behind the last slot of " +
-                              std::to_string(capacity);
   candidate.predict = [&scene, causal, capacity](const Instance& instance) -> std::optional<Expectation> {
     const Fused of(scene, instance, {causal});
     if (!of.is_recorded() || scene.right(instance).sigma_independent.empty()) return std::nullopt;
@@ -276,15 +272,13 @@ Candidate zeros_up_to(Scene& scene, bool causal, std::int64_t capacity) {
 }
 
 Candidate zeros_added(Scene& scene, bool causal, std::int64_t added) {
-  Candidate candidate;
-  candidate.theory.mechanism = "beyond_end";
+  Candidate candidate =
+      candidate_of(scene, "beyond_end", (causal ? 1.0 : 2.0) + std::log2(1.0 + static_cast<double>(added)),
+                   ": the softmax counts " + std::to_string(added) + (added == 1 ? " score" : " scores") +
+                       " of 0 more than there are slots" + (causal ? "" : ", and later tokens of its step"));
   candidate.theory.hypothesis = "H02";
-  candidate.theory.bits = kMechanismBits + (causal ? 1.0 : 2.0) + std::log2(1.0 + static_cast<double>(added));
   candidate.theory.parameters = {{"more slots", static_cast<double>(added)},
                                  {"mask", std::string(causal ? "causal" : "none")}};
-  candidate.theory.sentence = std::string(row(scene.op()).name) + ": the softmax counts " + std::to_string(added) +
-                              (added == 1 ? " score" : " scores") + " of 0 more than there are slots" +
-                              (causal ? "" : ", and later tokens of its step");
   candidate.predict = [&scene, causal, added](const Instance& instance) -> std::optional<Expectation> {
     const Fused of(scene, instance, {causal});
     if (!of.is_recorded() || scene.right(instance).sigma_independent.empty()) return std::nullopt;
@@ -315,14 +309,12 @@ void add_zeros(Scene& scene, const Instance& sample, std::vector<Candidate>& can
 void add_ahead(Scene& scene, std::vector<Candidate>& candidates) {
   constexpr std::int64_t kMostAhead = 2;
   for (std::int64_t slots = 1; slots <= kMostAhead; ++slots) {
-    Candidate candidate;
-    candidate.theory.mechanism = "beyond_end";
+    Candidate candidate =
+        candidate_of(scene, "beyond_end", 1.0 + bits_of_choice(kMostAhead),
+                     ": a query sees " + (slots == 1 ? "the slot" : "the " + std::to_string(slots) + " slots") +
+                         " behind its own, and behind the last one that was written zeros");
     candidate.theory.hypothesis = "H10";
-    candidate.theory.bits = kMechanismBits + 1.0 + bits_of_choice(kMostAhead);
     candidate.theory.parameters = {{"mask", std::to_string(slots) + " ahead"}};
-    candidate.theory.sentence = std::string(row(scene.op()).name) + ": a query sees " +
-                                (slots == 1 ? "the slot" : "the " + std::to_string(slots) + " slots") +
-                                " behind its own, and behind the last one that was written zeros";
     candidate.predict = [&scene, slots](const Instance& instance) -> std::optional<Expectation> {
       const Fused of(scene, instance, {true, slots});
       if (!of.is_recorded() || scene.right(instance).sigma_independent.empty()) return std::nullopt;

@@ -27,9 +27,7 @@ std::vector<double> bias_of(Scene& scene, const Instance& instance, const Tensor
   return value;
 }
 
-Candidate adding(Scene& scene, const std::vector<double>& beside) {
-  Candidate candidate;
-  candidate.theory.mechanism = "bias";
+Candidate adding(Scene& scene, Candidate candidate, const std::vector<double>& beside) {
   candidate.theory.hypothesis = "H06";
   candidate.predict = [&scene, beside](const Instance& instance) -> std::optional<Expectation> {
     Expectation theory = scene.right(instance);
@@ -76,15 +74,11 @@ void add_rows(Scene& scene, const std::vector<SampledRow>& rows, const std::vect
     all += static_cast<double>(biases[source].size());
     names.push_back(short_name(ids[source], scene.layer()));
   }
-  Candidate candidate = adding(scene, beside);
-  candidate.theory.mechanism = "bias.rows";
-  candidate.theory.bits =
-      kMechanismBits + static_cast<double>(runs.size()) * (std::log2(static_cast<double>(own.size())) + std::log2(all));
-  const std::string words = describe_runs(runs, names, scene.layout(scene.instances().front()).head_columns());
-  candidate.theory.parameters = {{"rows", words}};
-  candidate.theory.sentence = std::string(row(scene.op()).name) + " adds other elements of the biases: " +
-                              summarise_runs(runs, names, scene.layout(scene.instances().front()).head_columns());
-  candidates.push_back(std::move(candidate));
+  const double bits = static_cast<double>(runs.size()) * (std::log2(static_cast<double>(own.size())) + std::log2(all));
+  const std::int64_t of_head = scene.layout(scene.instances().front()).head_columns();
+  const std::string says = " adds other elements of the biases: " + summarise_runs(runs, names, of_head);
+  candidates.push_back(adding(scene, candidate_of(scene, "bias.rows", bits, says), beside));
+  candidates.back().theory.parameters = {{"rows", describe_runs(runs, names, of_head)}};
 }
 
 }  // namespace
@@ -96,7 +90,6 @@ std::vector<Candidate> recover_bias(Scene& scene) {
   if (rows.empty()) return candidates;
   const Instance& first = *rows.front().instance;
   const std::vector<double> bias = bias_of(scene, first, first.key.id);
-  const std::string name(row(scene.op()).name);
 
   double along = 0.0, whole = 0.0;
   for (const SampledRow& sampled : rows) {
@@ -114,12 +107,11 @@ std::vector<Candidate> recover_bias(Scene& scene) {
     for (double coefficient : {std::round(fitted), std::round(fitted * 4.0) / 4.0, fitted}) {
       std::vector<double> beside(bias.size());
       for (std::size_t c = 0; c < bias.size(); ++c) beside[c] = (coefficient - 1.0) * bias[c];
-      Candidate candidate = adding(scene, beside);
-      candidate.theory.bits = kMechanismBits + (coefficient == fitted ? bits_of_digits(5) : 3.0);
-      candidate.theory.parameters = {{"coefficient", coefficient}};
-      candidate.theory.sentence =
-          name + (coefficient == 0.0 ? " adds no bias" : " adds its bias " + number_text(coefficient) + " times");
-      candidates.push_back(std::move(candidate));
+      const double bits = coefficient == fitted ? bits_of_digits(5) : 3.0;
+      const std::string says =
+          coefficient == 0.0 ? " adds no bias" : " adds its bias " + number_text(coefficient) + " times";
+      candidates.push_back(adding(scene, candidate_of(scene, "bias", bits, says), beside));
+      candidates.back().theory.parameters = {{"coefficient", coefficient}};
     }
   }
   std::vector<TensorId> others;
@@ -141,11 +133,10 @@ std::vector<Candidate> recover_bias(Scene& scene) {
     if (beside.size() < bias.size()) continue;  // a shorter one would be read beyond its end
     beside.resize(bias.size());
     for (std::size_t c = 0; c < bias.size(); ++c) beside[c] -= bias[c];
-    Candidate candidate = adding(scene, beside);
-    candidate.theory.bits = kMechanismBits + bits_of_choice(others.size());
-    candidate.theory.parameters = {{"source", short_name(id, scene.layer()) + ".bias"}};
-    candidate.theory.sentence = name + " adds the bias of " + short_name(id, scene.layer());
-    candidates.push_back(std::move(candidate));
+    const std::string name = short_name(id, scene.layer());
+    candidates.push_back(
+        adding(scene, candidate_of(scene, "bias", bits_of_choice(others.size()), " adds the bias of " + name), beside));
+    candidates.back().theory.parameters = {{"source", name + ".bias"}};
   }
   if (!scene.right(first).sigma_independent.empty()) add_rows(scene, rows, of_layer, biases, candidates);
   return candidates;

@@ -81,16 +81,12 @@ void add(Scene& scene, const std::vector<SampledRow>& rows, OfColumn law, const 
   const bool is_factor = law == OfColumn::kFactor;
   const double base = is_factor ? 1.0 : 0.0;
   const std::string from = number_text(base + solved.smallest), to = number_text(base + solved.largest);
-  Candidate candidate;
-  candidate.theory.mechanism = is_factor ? "columns.factor" : "columns.offset";
+  Candidate candidate = candidate_of(scene, is_factor ? "columns.factor" : "columns.offset", 1.0 + solved.bits,
+                                     (is_factor ? " is right code's times a factor of each column's own, "
+                                                : " is right code's and a constant of each column's own, ") +
+                                         from + " to " + to);
   candidate.theory.hypothesis = hypothesis;
-  candidate.theory.bits = kMechanismBits + 1.0 + solved.bits;
   candidate.theory.parameters = {{"smallest", base + solved.smallest}, {"largest", base + solved.largest}};
-  const std::string name(row(scene.op()).name);
-  candidate.theory.sentence = name +
-                              (is_factor ? " is right code's times a factor of each column's own, "
-                                         : " is right code's and a constant of each column's own, ") +
-                              from + " to " + to;
   candidate.predict = [&scene, columns = std::move(solved.columns),
                        law](const Instance& instance) -> std::optional<Expectation> {
     return expected(scene.right(instance), columns, law);

@@ -63,10 +63,7 @@ Expectation exactly(const Expectation& right) {
 }
 
 Candidate zeros(Scene& scene) {
-  Candidate candidate;
-  candidate.theory.mechanism = "copy.zeros";
-  candidate.theory.bits = kMechanismBits;
-  candidate.theory.sentence = std::string(row(scene.op()).name) + " holds zeros";
+  Candidate candidate = candidate_of(scene, "copy.zeros", 0.0, " holds zeros");
   candidate.predict = [&scene](const Instance& instance) -> std::optional<Expectation> {
     return exactly(scene.right(instance));
   };
@@ -98,12 +95,9 @@ void add_tensors(Scene& scene, std::vector<Candidate>& candidates) {
       some |= same > 1;
     }
     if (!some) continue;
-    Candidate candidate;
-    candidate.theory.mechanism = "copy.tensor";
-    candidate.theory.bits = kMechanismBits + bits_of_choice(ids.size());
     const std::string name = short_name(id, scene.layer());
+    Candidate candidate = candidate_of(scene, "copy.tensor", bits_of_choice(ids.size()), " holds " + name);
     candidate.theory.parameters = {{"source", name}};
-    candidate.theory.sentence = std::string(row(scene.op()).name) + " holds " + name;
     if (id.layer != scene.layer() && id.layer != kNoLayer && scene.layer() != kNoLayer) {
       candidate.theory.parameters.emplace_back("layers before", static_cast<double>(scene.layer() - id.layer));
     }
@@ -423,25 +417,25 @@ void add_vectors(Scene& scene, std::vector<Candidate>& candidates) {
   }
   for (std::size_t used = 1; used <= laws.size(); ++used) {
     const std::vector<Law> some(laws.begin(), laws.begin() + static_cast<std::ptrdiff_t>(used));
-    Candidate candidate;
-    candidate.theory.mechanism = "copy.vectors";
-    if (is_cache(scene.op())) candidate.theory.hypothesis = "H01";
-    candidate.theory.bits = kMechanismBits;
+    double bits = 0.0;
+    Facts parameters;
     std::string words;
     for (const Law& law : some) {
       const std::string text = describe(law, scene.layer(), heads == 1);
-      candidate.theory.bits += bits_of(law) + (heads > 1 ? static_cast<double>(heads) : 0.0);
-      candidate.theory.parameters.emplace_back(words.empty() ? "source" : "then", text);
+      bits += bits_of(law) + (heads > 1 ? static_cast<double>(heads) : 0.0);
+      parameters.emplace_back(words.empty() ? "source" : "then", text);
       // Which vectors follow a further law is read from the candidate itself.
-      if (!words.empty()) candidate.theory.bits += static_cast<double>(followers[law]) * bits_of_choice(num_cells);
+      if (!words.empty()) bits += static_cast<double>(followers[law]) * bits_of_choice(num_cells);
       words += (words.empty() ? "" : "; where that is not it, ") + text;
     }
     if (num_unwritten > 0) {
-      candidate.theory.bits += static_cast<double>(num_unwritten) * bits_of_choice(num_cells + num_unwritten);
-      if (*cleared != 0.0) candidate.theory.bits += bits_of_digits(5);
+      bits += static_cast<double>(num_unwritten) * bits_of_choice(num_cells + num_unwritten);
+      if (*cleared != 0.0) bits += bits_of_digits(5);
       words += "; " + (*cleared == 0.0 ? "zeros" : number_text(*cleared)) + " where nobody wrote";
     }
-    candidate.theory.sentence = std::string(row(scene.op()).name) + " holds " + words;
+    Candidate candidate = candidate_of(scene, "copy.vectors", bits, " holds " + words);
+    if (is_cache(scene.op())) candidate.theory.hypothesis = "H01";
+    candidate.theory.parameters = std::move(parameters);
     candidate.predict = [&scene, some, libraries, cells, unwritten,
                          cleared](const Instance& instance) mutable -> std::optional<Expectation> {
       const Expectation& right = scene.right(instance);

@@ -27,16 +27,13 @@ std::vector<double> shortened(double value) {
 }
 
 Candidate by_factors(Scene& scene, const std::vector<double>& factors, double bits, const std::string& words) {
-  Candidate candidate;
-  candidate.theory.mechanism = "factor";
+  Candidate candidate = candidate_of(scene, "factor", bits, " is right code's times " + words);
   if (scene.layout(scene.instances().front()).is_scores()) candidate.theory.hypothesis = "H02";
   if (arithmetic_of(scene.op()) == Arithmetic::kNorm) candidate.theory.hypothesis = "H09";
-  candidate.theory.bits = kMechanismBits + bits;
   for (std::size_t h = 0; h < factors.size(); ++h) {
     const std::string name = factors.size() == 1 ? "factor" : "factor of head " + std::to_string(h);
     candidate.theory.parameters.emplace_back(name, factors[h]);
   }
-  candidate.theory.sentence = std::string(row(scene.op()).name) + " is right code's times " + words;
   candidate.predict = [&scene, factors](const Instance& instance) -> std::optional<Expectation> {
     const Expectation& right = scene.right(instance);
     const compare::Layout& layout = scene.layout(instance);
@@ -84,12 +81,10 @@ double refined_cap(const std::vector<Capped>& elements, double median) {
 }
 
 Candidate with_soft_cap(Scene& scene, double cap, int digits) {
-  Candidate candidate;
-  candidate.theory.mechanism = "soft_cap";
-  candidate.theory.bits = kMechanismBits + bits_of_digits(digits);
+  const std::string text = number_text(cap);
+  Candidate candidate = candidate_of(scene, "soft_cap", bits_of_digits(digits),
+                                     " is " + text + " * tanh(x / " + text + ") of right code's x");
   candidate.theory.parameters = {{"cap", cap}};
-  const std::string name(row(scene.op()).name), text = number_text(cap);
-  candidate.theory.sentence = name + " is " + text + " * tanh(x / " + text + ") of right code's x";
   candidate.predict = [&scene, cap](const Instance& instance) -> std::optional<Expectation> {
     const Expectation& right = scene.right(instance);
     Expectation theory = right;
@@ -168,12 +163,9 @@ void add_clip(Scene& scene, std::vector<Candidate>& candidates) {
     }
   }
   if (!(least == largest) || !(largest > 0.0) || !std::isfinite(largest)) return;
-  Candidate candidate;
-  candidate.theory.mechanism = "clip";
-  candidate.theory.bits = kMechanismBits + bits_of_digits(3);
-  candidate.theory.parameters = {{"limit", largest}};
   const std::string text = number_text(largest);
-  candidate.theory.sentence = std::string(row(scene.op()).name) + " is kept between -" + text + " and " + text;
+  Candidate candidate = candidate_of(scene, "clip", bits_of_digits(3), " is kept between -" + text + " and " + text);
+  candidate.theory.parameters = {{"limit", largest}};
   candidate.predict = [&scene, limit = largest](const Instance& instance) -> std::optional<Expectation> {
     Expectation theory = scene.right(instance);
     for (double& value : theory.value) value = std::clamp(value, -limit, limit);

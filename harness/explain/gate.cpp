@@ -24,12 +24,9 @@ std::vector<Curve> curves(DType rounded) {
 }
 
 Candidate with_curve(Scene& scene, const Curve& curve, const std::vector<TensorId>& inputs) {
-  Candidate candidate;
-  candidate.theory.mechanism = "gate.function";
-  candidate.theory.bits = kMechanismBits + curve.bits;
+  Candidate candidate = candidate_of(scene, "gate.function", curve.bits,
+                                     " is " + curve.words + " of the gate, times up, where right code takes SiLU");
   candidate.theory.parameters = {{"function", curve.words}};
-  candidate.theory.sentence =
-      std::string(row(scene.op()).name) + " is " + curve.words + " of the gate, times up, where right code takes SiLU";
   candidate.predict = [&scene, function = parse_gate_function(curve.words),
                        inputs](const Instance& instance) -> std::optional<Expectation> {
     const auto gate = scene.recorded(instance, {instance.key.step, inputs[0]});

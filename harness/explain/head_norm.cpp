@@ -10,11 +10,8 @@ namespace qdiff::explain {
 std::vector<Candidate> recover_head_norm(Scene& scene) {
   const compare::Layout& layout = scene.layout(scene.instances().front());
   if (layout.is_scores() || layout.head_columns() == 0 || is_cache(scene.op())) return {};
-  Candidate candidate;
-  candidate.theory.mechanism = "norm.heads";
-  candidate.theory.bits = kMechanismBits + 1.0;
-  candidate.theory.sentence =
-      std::string(row(scene.op()).name) + " is right code's, each head divided by its root mean square";
+  Candidate candidate =
+      candidate_of(scene, "norm.heads", 1.0, " is right code's, each head divided by its root mean square");
   candidate.predict = [&scene](const Instance& instance) -> std::optional<Expectation> {
     const Expectation& right = scene.right(instance);
     if (right.sigma_independent.empty()) return std::nullopt;

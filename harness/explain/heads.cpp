@@ -98,10 +98,7 @@ void copy_head(const compare::Layout& layout, const Expectation& from, std::int6
     const std::int64_t there_row = layout.is_scores() ? r + (from_head - to_head) * layout.num_positions() : r;
     const std::int64_t there_column = layout.is_scores() ? c : c + (from_head - to_head) * layout.head_columns();
     const auto there = static_cast<std::size_t>(there_row * width + there_column);
-    to.value[here] = from.value[there];
-    if (from.sigma_independent.empty()) return;
-    to.sigma_independent[here] = from.sigma_independent[there];
-    to.sigma_shared[here] = from.sigma_shared[there];
+    set_moved(to, here, from, there);
   });
 }
 
@@ -127,13 +124,10 @@ void add_moved(Scene& scene, const std::vector<const Instance*>& wrong, std::int
     table.push_back(best);
   }
   const auto [words, bits] = law_of(table, heads);
-  Candidate candidate;
-  candidate.theory.mechanism = "heads.moved";
+  Candidate candidate =
+      candidate_of(scene, "heads.moved", bits, " holds in head h what right code has in head " + words);
   candidate.theory.hypothesis = "H05";
-  candidate.theory.bits = kMechanismBits + bits;
   candidate.theory.parameters = {{"head", words}};
-  candidate.theory.sentence =
-      std::string(row(scene.op()).name) + " holds in head h what right code has in head " + words;
   candidate.predict = [&scene, table](const Instance& instance) -> std::optional<Expectation> {
     const Expectation& right = scene.right(instance);
     Expectation theory = right;
@@ -151,13 +145,10 @@ void add_layouts(Scene& scene, std::vector<Candidate>& candidates) {
   const std::int64_t d = scene.layout(scene.instances().front()).head_columns();
   if (d == 0) return;
   for (const bool heads_first : {true, false}) {
-    Candidate candidate;
-    candidate.theory.mechanism = "heads.layout";
-    candidate.theory.bits = kMechanismBits + 1.0;
     const std::string held = heads_first ? "[B,H,T,d]" : "[B,T,H,d]", taken = heads_first ? "[B,T,H,d]" : "[B,H,T,d]";
+    Candidate candidate =
+        candidate_of(scene, "heads.layout", 1.0, " lies in memory as " + held + " and is taken for " + taken);
     candidate.theory.parameters = {{"held as", held}, {"taken for", taken}};
-    candidate.theory.sentence =
-        std::string(row(scene.op()).name) + " lies in memory as " + held + " and is taken for " + taken;
     candidate.predict = [&scene, d, heads_first](const Instance& instance) -> std::optional<Expectation> {
       const Expectation& right = scene.right(instance);
       const compare::Layout& layout = scene.layout(instance);
@@ -171,10 +162,7 @@ void add_layouts(Scene& scene, std::vector<Candidate>& candidates) {
         const std::int64_t t = heads_first ? n : o, h = heads_first ? o : n;
         const std::int64_t there = heads_first ? (t * heads + h) * d : (h * tokens + t) * d;
         const auto from = static_cast<std::size_t>(i - flat + there + flat % d), to = static_cast<std::size_t>(i);
-        theory.value[to] = right.value[from];
-        if (right.sigma_independent.empty()) continue;
-        theory.sigma_independent[to] = right.sigma_independent[from];
-        theory.sigma_shared[to] = right.sigma_shared[from];
+        set_moved(theory, to, right, from);
       }
       return theory;
     };
@@ -249,19 +237,19 @@ void add_read(Scene& scene, const std::vector<const Instance*>& wrong, const std
     chosen.push_back(best);
     for (std::size_t c = 0; c < caches.size(); ++c) tables[c].push_back(readings[best].heads[c]);
   }
-  Candidate candidate;
-  candidate.theory.mechanism = "heads.read";
-  candidate.theory.hypothesis = "H05";
-  candidate.theory.bits = kMechanismBits;
-  std::string sentence;
+  double bits = 0.0;
+  Facts parameters;
+  std::string heads_read;
   for (std::size_t c = 0; c < caches.size(); ++c) {
-    const auto [words, bits] = law_of(tables[c], kv_heads);
+    const auto [words, of_law] = law_of(tables[c], kv_heads);
     const std::string name = short_name(caches[c], scene.layer());
-    candidate.theory.bits += bits;
-    candidate.theory.parameters.emplace_back("head of " + name, words);
-    sentence += (sentence.empty() ? "" : " and ") + ("head " + words) + " of " + name;
+    bits += of_law;
+    parameters.emplace_back("head of " + name, words);
+    heads_read += (heads_read.empty() ? "" : " and ") + ("head " + words) + " of " + name;
   }
-  candidate.theory.sentence = std::string(row(scene.op()).name) + ": query head h reads " + sentence;
+  Candidate candidate = candidate_of(scene, "heads.read", bits, ": query head h reads " + heads_read);
+  candidate.theory.hypothesis = "H05";
+  candidate.theory.parameters = std::move(parameters);
   candidate.predict = [&scene, caches, readings, chosen](const Instance& instance) -> std::optional<Expectation> {
     for (const TensorId& cache : caches) {
       if (!scene.is_recorded(instance, {instance.key.step, cache})) return std::nullopt;

@@ -47,11 +47,10 @@ std::string slots_text(const std::set<std::int64_t>& slots) {
 
 std::vector<Candidate> recover_int8(Scene& scene) {
   std::vector<Candidate> candidates;
-  const OperationRow& of = row(scene.op());
   if (!is_cache(scene.op())) return candidates;
   std::map<const Instance*, std::vector<Vector>> vectors;
   std::set<std::int64_t> bare, scaled;
-  double bits = kMechanismBits;
+  double bits = 0.0;
   const std::int64_t width = scene.config().head_dim;
   for (const Instance& instance : scene.instances()) {
     const Expectation& right = scene.right(instance);
@@ -77,11 +76,8 @@ std::vector<Candidate> recover_int8(Scene& scene) {
     }
   }
   if (vectors.empty()) return candidates;
-  Candidate candidate;
-  candidate.theory.mechanism = "memory.int8";
-  candidate.theory.bits = bits;
-  const std::string name(of.name);
-  candidate.theory.sentence = name + " is kept in int8 with a scale for each slot and head";
+  Candidate candidate =
+      candidate_of(scene, "memory.int8", bits, " is kept in int8 with a scale for each slot and head");
   if (bare.empty()) {  // an honest rounding
     candidate.theory.points = {{RoundingPoint::kKvCache, DType::kF32, QuantizedInputs::kNone, QuantizedCache::kInt8}};
   }

@@ -29,12 +29,10 @@ std::vector<Candidate> recover_left_out(Scene& scene) {
   };
   const TensorId entering = resolve(Input{inside.op, From::kResidual}, inside, scene.config());
   const TensorId leaving = resolve(Input{scene.op(), From::kResidual}, first.key.id, scene.config());
-  Candidate candidate;
-  candidate.theory.mechanism = "layer.left_out";
-  candidate.theory.bits = kMechanismBits;
+  Candidate candidate =
+      candidate_of(scene, "layer.left_out", 0.0,
+                   " takes " + tensor_name(entering) + ": layer " + std::to_string(left_out) + " is left out");
   candidate.theory.parameters = {{"layer", static_cast<double>(left_out)}};
-  candidate.theory.sentence = std::string(row(scene.op()).name) + " takes " + tensor_name(entering) + ": layer " +
-                              std::to_string(left_out) + " is left out";
   candidate.predict = [&scene, entering, leaving, behind_it](const Instance& instance) -> std::optional<Expectation> {
     const TensorKey from{instance.key.step, entering};
     if (!scene.is_recorded(instance, from)) return std::nullopt;

@@ -73,11 +73,8 @@ Expectation moved(Scene& scene, const Instance& instance, const Law& law) {
     const std::int64_t from = batch * layout.num_positions() + position;
     for (std::int64_t c = 0; c < width; ++c) {
       const auto here = static_cast<std::size_t>(row * width + c), there = static_cast<std::size_t>(from * width + c);
-      theory.value[here] = right.value[there];
+      set_moved(theory, here, right, there);
       theory.unknown[here] = 0;
-      if (right.sigma_independent.empty()) continue;
-      theory.sigma_independent[here] = right.sigma_independent[there];
-      theory.sigma_shared[here] = right.sigma_shared[there];
     }
   }
   return theory;
@@ -96,13 +93,10 @@ std::vector<Candidate> recover_moved_rows(Scene& scene) {
   const auto by_votes = [](const auto& vote) { return vote.second; };
   const Shift most = std::ranges::max_element(votes, {}, by_votes)->first;
   const Law law{.source = scene.instances().front().key.id, .shift = most.second, .batch_shift = most.first};
-  Candidate candidate;
-  candidate.theory.mechanism = "copy.vectors";
-  if (is_cache(scene.op())) candidate.theory.hypothesis = "H01";
-  candidate.theory.bits = kMechanismBits + bits_of(law);
   const std::string source = describe(law, scene.layer(), true);
+  Candidate candidate = candidate_of(scene, "copy.vectors", bits_of(law), " holds what right code has in " + source);
+  if (is_cache(scene.op())) candidate.theory.hypothesis = "H01";
   candidate.theory.parameters = {{"source", source}};
-  candidate.theory.sentence = std::string(row(scene.op()).name) + " holds what right code has in " + source;
   candidate.predict = [&scene, law](const Instance& instance) -> std::optional<Expectation> {
     return moved(scene, instance, law);
   };

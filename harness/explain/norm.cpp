@@ -13,9 +13,7 @@ bool is_norm(Op op) { return arithmetic_of(op) == Arithmetic::kNorm; }
 // factors(x of a row) gives by what each column is multiplied beside right code.
 using Factors = std::function<std::vector<double>(const double* x, std::int64_t width)>;
 
-Candidate with_factors(Scene& scene, const TensorId& input, const Factors& factors) {
-  Candidate candidate;
-  candidate.theory.mechanism = "norm.scale";
+Candidate with_factors(Scene& scene, Candidate candidate, const TensorId& input, const Factors& factors) {
   candidate.theory.hypothesis = "H09";
   candidate.predict = [&scene, input, factors](const Instance& instance) -> std::optional<Expectation> {
     const auto x = scene.recorded(instance, {instance.key.step, input});
@@ -49,7 +47,14 @@ void add_blocks(Scene& scene, const TensorId& input, std::vector<Candidate>& can
   constexpr std::int64_t kMostBlocks = 64;
   for (std::int64_t blocks = 2; blocks <= std::min(kMostBlocks, width / 2); ++blocks) {
     if (width % blocks != 0) continue;
-    Candidate candidate = with_factors(scene, input, [eps, blocks](const double* x, std::int64_t n) {
+    const std::int64_t of_a_block = width / blocks;
+    Candidate named =
+        candidate_of(scene, "norm.blocks", std::log2(static_cast<double>(kMostBlocks)),
+                     " takes the mean square of each " + std::to_string(of_a_block) +
+                         " columns by themselves, where right code takes that of all " + std::to_string(width));
+    named.theory.parameters = {{"blocks", static_cast<double>(blocks)},
+                               {"columns of a block", static_cast<double>(of_a_block)}};
+    const auto factors_of = [eps, blocks](const double* x, std::int64_t n) {
       std::vector<double> factors;
       const double whole = std::sqrt(mean_square(x, n) + eps);
       const std::int64_t size = n / blocks;
@@ -58,27 +63,15 @@ void add_blocks(Scene& scene, const TensorId& input, std::vector<Candidate>& can
         factors.insert(factors.end(), static_cast<std::size_t>(size), whole / own);
       }
       return factors;
-    });
-    const std::int64_t of_a_block = width / blocks;
-    candidate.theory.mechanism = "norm.blocks";
-    candidate.theory.bits = kMechanismBits + std::log2(static_cast<double>(kMostBlocks));
-    candidate.theory.parameters = {{"blocks", static_cast<double>(blocks)},
-                                   {"columns of a block", static_cast<double>(of_a_block)}};
-    candidate.theory.sentence = std::string(row(scene.op()).name) + " takes the mean square of each " +
-                                std::to_string(of_a_block) +
-                                " columns by themselves, where right code takes that of all " + std::to_string(width);
-    candidates.push_back(std::move(candidate));
+    };
+    candidates.push_back(with_factors(scene, std::move(named), input, factors_of));
   }
-  Candidate outside = with_factors(scene, input, [eps](const double* x, std::int64_t n) {
+  Candidate outside = candidate_of(scene, "norm.eps", 2.0, " adds eps to the root mean square, not to the mean square");
+  outside.theory.parameters = {{"eps", std::string("outside the root")}};
+  candidates.push_back(with_factors(scene, std::move(outside), input, [eps](const double* x, std::int64_t n) {
     const double square = mean_square(x, n);
     return std::vector<double>(static_cast<std::size_t>(n), std::sqrt(square + eps) / (std::sqrt(square) + eps));
-  });
-  outside.theory.mechanism = "norm.eps";
-  outside.theory.bits = kMechanismBits + 2.0;
-  outside.theory.parameters = {{"eps", std::string("outside the root")}};
-  outside.theory.sentence =
-      std::string(row(scene.op()).name) + " adds eps to the root mean square, not to the mean square";
-  candidates.push_back(std::move(outside));
+  }));
 }
 
 // The same with the weight of another norm: that row of the table, evaluated on this one's input.
@@ -95,12 +88,10 @@ void add_weights(Scene& scene, const TensorId& input, std::vector<Candidate>& ca
   }
   for (const TensorId& other : others) {
     if (other == scene.instances().front().key.id) continue;
-    Candidate candidate;
-    candidate.theory.mechanism = "norm.weight";
+    Candidate candidate =
+        candidate_of(scene, "norm.weight", bits_of_choice(others.size()), " takes the weight of " + tensor_name(other));
     candidate.theory.hypothesis = "H09";
-    candidate.theory.bits = kMechanismBits + bits_of_choice(others.size());
     candidate.theory.parameters = {{"weight", tensor_name(other) + ".weight"}};
-    candidate.theory.sentence = std::string(row(scene.op()).name) + " takes the weight of " + tensor_name(other);
     candidate.predict = [&scene, input, other](const Instance& instance) -> std::optional<Expectation> {
       const TensorKey from{instance.key.step, input};
       if (!scene.is_recorded(instance, from)) return std::nullopt;
@@ -115,11 +106,8 @@ void add_weights(Scene& scene, const TensorId& input, std::vector<Candidate>& ca
 
 // The norm of the norm.
 void add_twice(Scene& scene, const TensorId& input, std::vector<Candidate>& candidates) {
-  Candidate candidate;
-  candidate.theory.mechanism = "norm.twice";
+  Candidate candidate = candidate_of(scene, "norm.twice", 1.0, " is normalised twice");
   candidate.theory.hypothesis = "H09";
-  candidate.theory.bits = kMechanismBits + 1.0;
-  candidate.theory.sentence = std::string(row(scene.op()).name) + " is normalised twice";
   candidate.predict = [&scene, input](const Instance& instance) -> std::optional<Expectation> {
     const Expectation& once = scene.right(instance);
     Overlay overlay(*instance.recorded);
@@ -132,13 +120,10 @@ void add_twice(Scene& scene, const TensorId& input, std::vector<Candidate>& cand
 // The weight is 1 + w, or that rounded to a 16-bit type.
 void add_one_plus(Scene& scene, const TensorId& input, std::optional<DType> type, std::vector<Candidate>& candidates) {
   const std::string weight = type ? "1 + w rounded to " + std::string(name(*type)) : "1 + w";
-  Candidate plus_one;
-  plus_one.theory.mechanism = "norm.weight";
+  Candidate plus_one = candidate_of(scene, "norm.weight", (type ? 3.0 : 2.0),
+                                    " multiplies by " + weight + ", where right code multiplies by w");
   plus_one.theory.hypothesis = "H09";
-  plus_one.theory.bits = kMechanismBits + (type ? 3.0 : 2.0);
   plus_one.theory.parameters = {{"weight", weight}};
-  plus_one.theory.sentence =
-      std::string(row(scene.op()).name) + " multiplies by " + weight + ", where right code multiplies by w";
   plus_one.predict = [&scene, input, type](const Instance& instance) -> std::optional<Expectation> {
     const TensorKey from{instance.key.step, input};
     if (!scene.is_recorded(instance, from)) return std::nullopt;

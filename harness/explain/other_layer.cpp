@@ -38,13 +38,10 @@ std::vector<Candidate> recover_other_layer(Scene& scene) {
     nearest = layer;
   }
   if (nearest == scene.layer()) return {};
-  Candidate candidate;
-  candidate.theory.mechanism = "product.layer";
+  Candidate candidate = candidate_of(scene, "product.layer", bits_of_choice(static_cast<std::size_t>(layers)),
+                                     " was made with the weights of layer " + std::to_string(nearest));
   candidate.theory.hypothesis = "H07";
-  candidate.theory.bits = kMechanismBits + bits_of_choice(static_cast<std::size_t>(layers));
   candidate.theory.parameters = {{"layer", static_cast<double>(nearest)}};
-  candidate.theory.sentence =
-      std::string(row(scene.op()).name) + " was made with the weights of layer " + std::to_string(nearest);
   candidate.predict = [&scene, nearest](const Instance& instance) -> std::optional<Expectation> {
     if (!scene.is_recorded(instance, product_input(scene, instance))) return std::nullopt;
     const std::vector<TensorKey> span = in_layer(instance.span, nearest);

@@ -105,14 +105,11 @@ std::vector<Candidate> recover_product_groups(Scene& scene) {
     group = size;
   }
   if (!best) return candidates;
-  Candidate candidate;
-  candidate.theory.mechanism = "product.groups";
+  Candidate candidate = candidate_of(scene, "product.groups", bits_of_choice(sizes.size()) + best->bits,
+                                     " is linear in its input: its weights are off by a constant in each group of " +
+                                         std::to_string(group) + " inputs");
   candidate.theory.hypothesis = "H07";
-  candidate.theory.bits = kMechanismBits + bits_of_choice(sizes.size()) + best->bits;
   candidate.theory.parameters = {{"group", static_cast<double>(group)}};
-  const std::string name(row(scene.op()).name);
-  candidate.theory.sentence = name + " is linear in its input: its weights are off by a constant in each group of " +
-                              std::to_string(group) + " inputs";
   candidate.predict = [&scene, fitted = *best, group, width](const Instance& instance) -> std::optional<Expectation> {
     const auto x = scene.recorded(instance, product_input(scene, instance));
     if (!x) return std::nullopt;

@@ -54,8 +54,8 @@ std::vector<double> permuted(const std::vector<double>& values, const Order& ord
   return result;
 }
 
-Candidate reading(Scene& scene, const std::function<std::vector<double>(const std::vector<double>&)>& change) {
-  Candidate candidate;
+Candidate reading(Scene& scene, Candidate candidate,
+                  const std::function<std::vector<double>(const std::vector<double>&)>& change) {
   candidate.theory.hypothesis = "H07";
   candidate.predict = [&scene, change](const Instance& instance) -> std::optional<Expectation> {
     const TensorKey input = product_input(scene, instance);
@@ -98,13 +98,11 @@ void add_orders(Scene& scene, const Instance& instance, std::vector<Candidate>& 
     best = &order;
   }
   if (best == nullptr) return;
-  Candidate candidate =
-      reading(scene, [order = *best](const std::vector<double>& values) { return permuted(values, order); });
-  candidate.theory.mechanism = "product.input_order";
-  candidate.theory.bits = kMechanismBits + bits_of_choice(orders.size());
+  Candidate candidate = candidate_of(scene, "product.input_order", bits_of_choice(orders.size()),
+                                     " takes its inputs permuted within " + best->words);
   candidate.theory.parameters = {{"block", static_cast<double>(best->order.size())}, {"order", best->words}};
-  candidate.theory.sentence = std::string(row(scene.op()).name) + " takes its inputs permuted within " + best->words;
-  candidates.push_back(std::move(candidate));
+  candidates.push_back(reading(scene, std::move(candidate),
+                               [order = *best](const std::vector<double>& values) { return permuted(values, order); }));
 }
 
 struct Block {
@@ -373,7 +371,23 @@ void add_coefficients(Scene& scene, std::vector<Candidate>& candidates) {
   if (elements.empty()) return;
   const std::vector<Block> blocks = BlockSearch(scene, elements).solve();
   if (blocks.empty() || (blocks.size() == 1 && blocks[0].coefficient == 1.0)) return;
-  Candidate candidate = reading(scene, [blocks](const std::vector<double>& values) {
+  std::string words;
+  Facts parameters;
+  for (const Block& block : blocks) {
+    if (block.coefficient == 1.0) continue;
+    const std::string where = "inputs " + std::to_string(block.first) + ".." + std::to_string(block.end - 1);
+    const std::string how = block.coefficient == 0.0
+                                ? "leaves out " + where
+                                : "counts " + where + " " + number_text(block.coefficient) + " times";
+    parameters.emplace_back(where, block.coefficient);
+    words += (words.empty() ? " " : ", ") + how;
+  }
+  const double edge = std::log2(static_cast<double>(blocks.back().end));
+  Candidate candidate =
+      candidate_of(scene, "product.coefficients", static_cast<double>(blocks.size()) * (edge + 2.0), words);
+  candidate.theory.parameters = std::move(parameters);
+  candidate.least_tokens = 2;
+  candidates.push_back(reading(scene, std::move(candidate), [blocks](const std::vector<double>& values) {
     std::vector<double> result = values;
     const std::int64_t width = blocks.back().end;
     for (std::size_t i = 0; i < result.size(); ++i) {
@@ -383,23 +397,7 @@ void add_coefficients(Scene& scene, std::vector<Candidate>& candidates) {
       }
     }
     return result;
-  });
-  candidate.theory.mechanism = "product.coefficients";
-  candidate.least_tokens = 2;
-  const double edge = std::log2(static_cast<double>(blocks.back().end));
-  candidate.theory.bits = kMechanismBits + static_cast<double>(blocks.size()) * (edge + 2.0);
-  std::string words;
-  for (const Block& block : blocks) {
-    if (block.coefficient == 1.0) continue;
-    const std::string where = "inputs " + std::to_string(block.first) + ".." + std::to_string(block.end - 1);
-    const std::string how = block.coefficient == 0.0
-                                ? "leaves out " + where
-                                : "counts " + where + " " + number_text(block.coefficient) + " times";
-    candidate.theory.parameters.emplace_back(where, block.coefficient);
-    words += (words.empty() ? "" : ", ") + how;
-  }
-  candidate.theory.sentence = std::string(row(scene.op()).name) + " " + words;
-  candidates.push_back(std::move(candidate));
+  }));
 }
 
 }  // namespace

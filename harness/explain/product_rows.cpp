@@ -127,10 +127,7 @@ std::vector<Candidate> recover_product_rows(Scene& scene) {
   for (const Expectation& of : library.begin()->second) all_columns += static_cast<double>(of.shape.back());
 
   Candidate candidate;
-  candidate.theory.mechanism = "product.rows";
-  candidate.theory.hypothesis = "H07";
   const std::int64_t block = permuted_block(runs, width);
-  const std::string name(row(scene.op()).name);
   if (block > 0 && block<width&& static_cast<std::int64_t>(runs.size())> width / block) {
     std::string permutation;
     for (const Run& run : runs) {
@@ -139,20 +136,20 @@ std::vector<Candidate> recover_product_rows(Scene& scene) {
       }
     }
     const std::string blocks = block == layout.head_columns() ? "heads" : "blocks of " + std::to_string(block);
-    candidate.theory.bits = kMechanismBits + static_cast<double>(block) * std::log2(static_cast<double>(block));
+    candidate = candidate_of(scene, "product.rows", static_cast<double>(block) * std::log2(static_cast<double>(block)),
+                             "'s rows are permuted within " + blocks + ": dimensions 0.." + std::to_string(block - 1) +
+                                 " hold " + permutation);
     candidate.theory.parameters = {{"block", static_cast<double>(block)}, {"rows", permutation}};
-    candidate.theory.sentence = name + "'s rows are permuted within " + blocks + ": dimensions 0.." +
-                                std::to_string(block - 1) + " hold " + permutation;
   } else {
-    candidate.theory.bits = kMechanismBits + static_cast<double>(runs.size()) *
-                                                 (std::log2(static_cast<double>(width)) + std::log2(all_columns));
+    const double bits_of_run = std::log2(static_cast<double>(width)) + std::log2(all_columns);
     std::vector<std::string> names;
     for (const Source& source : sources) names.push_back(short_name(source.id, scene.layer()));
-    const std::string words = describe_runs(runs, names, layout.head_columns());
-    candidate.theory.parameters = {{"rows", words}};
-    candidate.theory.sentence =
-        name + " was made with other rows of the weights: " + summarise_runs(runs, names, layout.head_columns());
+    candidate =
+        candidate_of(scene, "product.rows", static_cast<double>(runs.size()) * bits_of_run,
+                     " was made with other rows of the weights: " + summarise_runs(runs, names, layout.head_columns()));
+    candidate.theory.parameters = {{"rows", describe_runs(runs, names, layout.head_columns())}};
   }
+  candidate.theory.hypothesis = "H07";
   candidate.predict = [&scene, sources, runs](const Instance& instance) -> std::optional<Expectation> {
     const std::vector<Expectation> from = evaluate_sources(scene, instance, sources);
     const Expectation& right = scene.right(instance);
@@ -165,9 +162,7 @@ std::vector<Candidate> recover_product_rows(Scene& scene) {
         for (std::int64_t c = run.first; c <= run.last; ++c) {
           const auto to = static_cast<std::size_t>(r * n + c);
           const auto i = static_cast<std::size_t>(r * of.shape.back() + run.origin.column + c - run.first);
-          theory.value[to] = of.value[i];
-          theory.sigma_independent[to] = of.sigma_independent[i];
-          theory.sigma_shared[to] = of.sigma_shared[i];
+          set_moved(theory, to, of, i);
         }
       }
     }

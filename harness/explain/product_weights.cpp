@@ -255,17 +255,15 @@ Expectation with_changes(Scene& scene, const Instance& instance, const Matrix& m
   return theory;
 }
 
-Candidate candidate_of(Scene& scene, const std::shared_ptr<const Matrix>& matrix, const Range& whole, const Fit& fit,
+Candidate with_weights(Scene& scene, const std::shared_ptr<const Matrix>& matrix, const Range& whole, const Fit& fit,
                        std::size_t choices) {
   const double percent = 100.0 * std::sqrt(fit.squares / fit.of_matrix);
   const double digit = std::pow(10.0, std::floor(std::log10(percent)));
   const std::string apart = number_text(std::round(percent / digit) * digit) + " %";
-  Candidate candidate;
-  candidate.theory.mechanism = "product.weights";
-  candidate.theory.bits = kMechanismBits + bits_of_choice(choices);
+  Candidate candidate =
+      candidate_of(scene, "product.weights", bits_of_choice(choices),
+                   ": the engine's weights are not the file's, but " + fit.how->words() + ", " + apart + " apart");
   candidate.theory.parameters = {{"weights", fit.how->words()}, {"apart", apart}};
-  candidate.theory.sentence = std::string(row(scene.op()).name) + ": the engine's weights are not the file's, but " +
-                              fit.how->words() + ", " + apart + " apart";
   candidate.predict = [&scene, matrix, whole, how = *fit.how](const Instance& instance) -> std::optional<Expectation> {
     const auto x = scene.recorded(instance, product_input(scene, instance));
     if (!x) return std::nullopt;
@@ -305,7 +303,7 @@ std::vector<Candidate> recover_product_weights(Scene& scene) {
   const double right = distance(scene, rows, first, scene.right(first).value);
   for (const Fit& fit : fits) {
     if (candidates.size() == kMostOffered || !(fit.error < kLargestShareLeft * right)) break;
-    if (fit.squares > 0.0) candidates.push_back(candidate_of(scene, shared, whole, fit, roundings.size()));
+    if (fit.squares > 0.0) candidates.push_back(with_weights(scene, shared, whole, fit, roundings.size()));
   }
   return candidates;
 }

@@ -56,9 +56,8 @@ std::vector<Turned> solve_turns(Scene& scene) {
 }
 
 Candidate turning(
-    Scene& scene,
+    Scene& scene, Candidate candidate,
     const std::function<Complex(const Instance&, std::int64_t b, std::int64_t t, std::int64_t pair)>& by) {
-  Candidate candidate;
   candidate.theory.hypothesis = "H03";
   candidate.predict = [&scene, by](const Instance& instance) -> std::optional<Expectation> {
     const auto x = scene.recorded(instance, input_keys(instance.key, scene.config()).front());
@@ -163,14 +162,13 @@ void add_positions(Scene& scene, const std::vector<Turned>& turned, std::int64_t
   for (const Turned& of : turned) solved.push_back(nearest_position(scene.config(), of, largest));
   for (const PositionLaw& law : position_laws(turned, solved)) {
     Candidate candidate =
-        turning(scene, [&scene, law](const Instance& instance, std::int64_t b, std::int64_t t, std::int64_t i) {
-          return std::polar(1.0, static_cast<double>(law.position(instance, b, t)) * frequency(scene.config(), i));
-        });
-    candidate.theory.mechanism = "rotation.position";
-    candidate.theory.bits = kMechanismBits + law.bits;
+        candidate_of(scene, "rotation.position", law.bits, " is turned by the angles of " + law.words);
     candidate.theory.parameters = {{"position", law.words}};
-    candidate.theory.sentence = std::string(row(scene.op()).name) + " is turned by the angles of " + law.words;
-    candidates.push_back(std::move(candidate));
+    candidates.push_back(turning(
+        scene, std::move(candidate),
+        [&scene, law](const Instance& instance, std::int64_t b, std::int64_t t, std::int64_t i) {
+          return std::polar(1.0, static_cast<double>(law.position(instance, b, t)) * frequency(scene.config(), i));
+        }));
   }
 }
 
@@ -284,19 +282,18 @@ class TableSearch {
 void add_table(Scene& scene, const std::vector<Turned>& turned, std::int64_t largest,
                std::vector<Candidate>& candidates) {
   const auto [cosine, sine] = TableSearch(scene.config(), turned, largest).nearest();
-  Candidate candidate = turning(scene, [&scene, cosine = cosine, sine = sine](const Instance& instance, std::int64_t b,
-                                                                              std::int64_t t, std::int64_t i) {
-    const std::int64_t p = instance.step().positions[static_cast<std::size_t>(b)][static_cast<std::size_t>(t)];
-    const double f = frequency(scene.config(), i);
-    const auto at = [p, f](std::int64_t shift) { return std::polar(1.0, static_cast<double>(p + shift) * f); };
-    return Complex(cosine.of(at(cosine.shift)), sine.of(at(sine.shift)));
-  });
-  candidate.theory.mechanism = "rotation.table";
-  candidate.theory.bits = kMechanismBits + 4.0 + 2.0 * std::log2(2.0 * static_cast<double>(largest) + 1.0);
+  Candidate candidate = candidate_of(
+      scene, "rotation.table", 4.0 + 2.0 * std::log2(2.0 * static_cast<double>(largest) + 1.0),
+      " at position p is turned with " + cosine.words() + " for the cosine and " + sine.words() + " for the sine");
   candidate.theory.parameters = {{"cosine", cosine.words()}, {"sine", sine.words()}};
-  candidate.theory.sentence = std::string(row(scene.op()).name) + " at position p is turned with " + cosine.words() +
-                              " for the cosine and " + sine.words() + " for the sine";
-  candidates.push_back(std::move(candidate));
+  candidates.push_back(turning(
+      scene, std::move(candidate),
+      [&scene, cosine = cosine, sine = sine](const Instance& instance, std::int64_t b, std::int64_t t, std::int64_t i) {
+        const std::int64_t p = instance.step().positions[static_cast<std::size_t>(b)][static_cast<std::size_t>(t)];
+        const double f = frequency(scene.config(), i);
+        const auto at = [p, f](std::int64_t shift) { return std::polar(1.0, static_cast<double>(p + shift) * f); };
+        return Complex(cosine.of(at(cosine.shift)), sine.of(at(sine.shift)));
+      }));
 }
 
 // The row of the table that rotates keys: its output has the heads of a cache.
@@ -313,14 +310,11 @@ void add_rotated_caches(Scene& scene, std::vector<Candidate>& candidates) {
   const auto rotation = rotation_of_keys(scene);
   if (!rotation || !is_cache(scene.op())) return;
   const TensorId written = input_keys(scene.instances().front().key, scene.config()).back().id;
-  Candidate candidate;
-  candidate.theory.mechanism = "rotation.cache";
-  candidate.theory.hypothesis = "H03";
-  candidate.theory.bits = kMechanismBits + 1.0;
   const std::string name = short_name(written, scene.layer());
+  Candidate candidate =
+      candidate_of(scene, "rotation.cache", 1.0, " holds " + name + " after a rotation by its position");
+  candidate.theory.hypothesis = "H03";
   candidate.theory.parameters = {{"rotated", name}};
-  candidate.theory.sentence =
-      std::string(row(scene.op()).name) + " holds " + name + " after a rotation by its position";
   candidate.predict = [&scene, rotation, written](const Instance& instance) -> std::optional<Expectation> {
     const TensorKey from{instance.key.step, written}, key{instance.key.step, *rotation};
     if (!scene.is_recorded(instance, from)) return std::nullopt;
@@ -337,10 +331,7 @@ void add_rotated_caches(Scene& scene, std::vector<Candidate>& candidates) {
     for (std::int64_t i = 0; i < step.batch() * tokens * width; ++i) {
       const std::int64_t b = i / (tokens * width), inside = i % (tokens * width);
       const auto to = static_cast<std::size_t>((b * slots + step.past_length) * width + inside);
-      const auto at = static_cast<std::size_t>(i);
-      theory.value[to] = rotated.value[at];
-      theory.sigma_independent[to] = rotated.sigma_independent[at];
-      theory.sigma_shared[to] = rotated.sigma_shared[at];
+      set_moved(theory, to, rotated, static_cast<std::size_t>(i));
       theory.unknown[to] = 0;
     }
     return theory;

@@ -46,8 +46,8 @@ struct Turned {
 // Of a sample of the wrong rows; empty where the input was not recorded.
 std::vector<Turned> solve_turns(Scene& scene);
 
-// The values that a table of cosines and sines by token and pair gives.
-Candidate turning(Scene& scene,
+// Of a candidate, the values that a table of cosines and sines by token and pair gives.
+Candidate turning(Scene& scene, Candidate candidate,
                   const std::function<Complex(const Instance&, std::int64_t b, std::int64_t t, std::int64_t pair)>& by);
 
 }  // namespace qdiff::explain

@@ -111,10 +111,13 @@ struct Found {
   double length = 1.0, variance_of_length = 0.0;
 };
 
-// What was found errs by its deviation, and an angle by the more the further it has turned.
-Candidate at_frequencies(Scene& scene, const Found& found) {
-  Candidate candidate =
-      turning(scene, [&scene, found](const Instance& instance, std::int64_t b, std::int64_t t, std::int64_t i) {
+// What was found errs by its deviation, and an angle by the more the further it has turned. `bits`: beside those of the
+// length.
+Candidate at_frequencies(Scene& scene, const Found& found, double bits, const std::string& says) {
+  bits += found.length == 1.0 ? 1.0 : bits_of_digits(5);
+  Candidate candidate = turning(
+      scene, candidate_of(scene, "rotation.frequency", bits, says),
+      [&scene, found](const Instance& instance, std::int64_t b, std::int64_t t, std::int64_t i) {
         const std::int64_t p = instance.step().positions[static_cast<std::size_t>(b)][static_cast<std::size_t>(t)];
         const double factor = found.factors[static_cast<std::size_t>(i)];
         return std::polar(found.length, factor * static_cast<double>(p) * frequency(scene.config(), i));
@@ -141,8 +144,6 @@ Candidate at_frequencies(Scene& scene, const Found& found) {
     }
     return theory;
   };
-  candidate.theory.mechanism = "rotation.frequency";
-  candidate.theory.bits = kMechanismBits + (found.length == 1.0 ? 1.0 : bits_of_digits(5));
   // Inputs of a token or two that were recorded wrongly turn by any angle.
   candidate.least_tokens = 3;
   return candidate;
@@ -171,13 +172,11 @@ void add_one(Scene& scene, const Frequencies& frequencies, std::size_t pairs, st
     const std::vector<double> factors(pairs, factor);
     const double variance = written == ratio ? frequencies.variance(frequencies.wrong_pairs(), factors, 1.0) : 0.0;
     if (!is_determined(factor, variance)) continue;
-    Candidate candidate = at_frequencies(scene, {factors, std::vector<double>(pairs, variance)});
-    candidate.theory.bits += written == ratio ? bits_of_digits(6) : 2.0 + std::log2(written);
     const std::string words = (found >= 1.0 ? "" : "1/") + number_text(written);
-    candidate.theory.parameters = {{"factor", factor}};
-    candidate.theory.sentence =
-        std::string(row(scene.op()).name) + " turns pairs " + words + " times as fast as right code";
-    candidates.push_back(std::move(candidate));
+    candidates.push_back(at_frequencies(scene, {factors, std::vector<double>(pairs, variance)},
+                                        written == ratio ? bits_of_digits(6) : 2.0 + std::log2(written),
+                                        " turns pairs " + words + " times as fast as right code"));
+    candidates.back().theory.parameters = {{"factor", factor}};
   }
 }
 
@@ -190,12 +189,12 @@ void add_rounded(Scene& scene, std::size_t pairs, std::vector<Candidate>& candid
       const double right = frequency(scene.config(), static_cast<std::int64_t>(i));
       found.factors.push_back(round_to(type, right) / right);
     }
-    Candidate candidate = at_frequencies(scene, found);
-    candidate.theory.bits += 1.0;  // which type
-    candidate.theory.parameters = {{"rounded to", std::string(name(type))}};
-    candidate.theory.sentence = std::string(row(scene.op()).name) + " is turned at frequencies that were rounded to " +
-                                std::string(name(type)) + ", as by a model that was cast after it was loaded";
-    candidates.push_back(std::move(candidate));
+    const std::string of_type(name(type));
+    constexpr double kWhichType = 1.0;
+    candidates.push_back(at_frequencies(scene, found, kWhichType,
+                                        " is turned at frequencies that were rounded to " + of_type +
+                                            ", as by a model that was cast after it was loaded"));
+    candidates.back().theory.parameters = {{"rounded to", of_type}};
   }
 }
 
@@ -205,11 +204,9 @@ void add_length(Scene& scene, const Frequencies& frequencies, std::size_t pairs,
   found.length = frequencies.length(found.factors);
   found.variance_of_length = frequencies.variance_of_length(found.factors);
   if (!(found.length > 0.0) || !is_determined(found.length, found.variance_of_length)) return;
-  Candidate candidate = at_frequencies(scene, found);
-  candidate.theory.parameters = {{"length", found.length}};
-  candidate.theory.sentence =
-      std::string(row(scene.op()).name) + " makes pairs " + short_text(found.length) + " times as long";
-  candidates.push_back(std::move(candidate));
+  candidates.push_back(
+      at_frequencies(scene, found, 0.0, " makes pairs " + short_text(found.length) + " times as long"));
+  candidates.back().theory.parameters = {{"length", found.length}};
 }
 
 void add_each(Scene& scene, const Frequencies& frequencies, std::size_t pairs, std::vector<Candidate>& candidates) {
@@ -228,14 +225,13 @@ void add_each(Scene& scene, const Frequencies& frequencies, std::size_t pairs, s
   }
   if (found.length != 1.0) found.variance_of_length = frequencies.variance_of_length(found.factors);
   const auto [slowest, fastest] = std::ranges::minmax(found.factors);
-  Candidate candidate = at_frequencies(scene, found);
-  candidate.theory.bits += static_cast<double>(frequencies.wrong_pairs().size()) * bits_of_digits(4);
+  Candidate candidate = at_frequencies(
+      scene, found, static_cast<double>(frequencies.wrong_pairs().size()) * bits_of_digits(4),
+      " turns each pair at a speed of its own, " + short_text(slowest) + " to " + short_text(fastest) +
+          " times right code's" +
+          (found.length == 1.0 ? "" : ", and makes them " + short_text(found.length) + " times as long"));
   candidate.theory.parameters = {{"slowest", slowest}, {"fastest", fastest}};
   if (found.length != 1.0) candidate.theory.parameters.emplace_back("length", found.length);
-  candidate.theory.sentence =
-      std::string(row(scene.op()).name) + " turns each pair at a speed of its own, " + short_text(slowest) + " to " +
-      short_text(fastest) + " times right code's" +
-      (found.length == 1.0 ? "" : ", and makes them " + short_text(found.length) + " times as long");
   candidates.push_back(std::move(candidate));
 }
 

@@ -102,10 +102,7 @@ Expectation mixed_up(Scene& scene, const Instance& instance, const TensorKey& in
     overlay.replace(input, Tensor::rounded(recorded.dtype, recorded.shape, heads));
     const Expectation turned = scene.evaluate(instance, overlay);
     for_each([&](std::size_t start, std::int64_t i, std::size_t lower) {
-      const std::size_t to = start + static_cast<std::size_t>(i);
-      theory.value[to] = turned.value[lower];
-      theory.sigma_independent[to] = turned.sigma_independent[lower];
-      theory.sigma_shared[to] = turned.sigma_shared[lower];
+      set_moved(theory, start + static_cast<std::size_t>(i), turned, lower);
     });
   }
   return theory;
@@ -113,13 +110,10 @@ Expectation mixed_up(Scene& scene, const Instance& instance, const TensorKey& in
 
 void add_mixed(Scene& scene, TensorId input, std::vector<Candidate>& candidates) {
   for (const Convention& convention : kMixed) {
-    Candidate candidate;
-    candidate.theory.mechanism = "rotation.pairs";
+    Candidate candidate = candidate_of(scene, "rotation.pairs", bits_of_choice(8 + kMixed.size()),
+                                       " is turned by two conventions at once: " + convention.words());
     candidate.theory.hypothesis = "H03";
-    candidate.theory.bits = kMechanismBits + bits_of_choice(8 + kMixed.size());
     candidate.theory.parameters = {{"convention", convention.words()}};
-    candidate.theory.sentence =
-        std::string(row(scene.op()).name) + " is turned by two conventions at once: " + convention.words();
     candidate.predict = [&scene, input, convention](const Instance& instance) -> std::optional<Expectation> {
       const TensorKey key{instance.key.step, input};
       const auto x = scene.recorded(instance, key);
@@ -141,13 +135,11 @@ std::vector<Candidate> recover_rotation_pairs(Scene& scene) {
   for (Arranged before : {Arranged::kAsIs, Arranged::kIntoHalves, Arranged::kIntoNeighbours}) {
     for (Arranged behind : {Arranged::kAsIs, Arranged::kIntoHalves, Arranged::kIntoNeighbours}) {
       if (before == Arranged::kAsIs && behind == Arranged::kAsIs) continue;
-      Candidate candidate;
-      candidate.theory.mechanism = "rotation.pairs";
+      Candidate candidate = candidate_of(
+          scene, "rotation.pairs", bits_of_choice(8 + kMixed.size()),
+          " is rotated with its input's dimensions " + words_of(before) + " and its output's " + words_of(behind));
       candidate.theory.hypothesis = "H03";
-      candidate.theory.bits = kMechanismBits + bits_of_choice(8 + kMixed.size());
       candidate.theory.parameters = {{"input", words_of(before)}, {"output", words_of(behind)}};
-      candidate.theory.sentence = std::string(row(scene.op()).name) + " is rotated with its input's dimensions " +
-                                  words_of(before) + " and its output's " + words_of(behind);
       candidate.predict = [&scene, input, before, behind, d](const Instance& instance) -> std::optional<Expectation> {
         const TensorKey key{instance.key.step, input};
         const auto x = scene.recorded(instance, key);

@@ -65,6 +65,14 @@ std::int64_t first_slot(const compare::Layout& layout, Op op, const Step& step) 
   return is_cache(op) ? 0 : step.past_length + step.num_tokens() - layout.num_positions();
 }
 
+Candidate candidate_of(const Scene& scene, const std::string& mechanism, double bits, const std::string& says) {
+  Candidate candidate;
+  candidate.theory.mechanism = mechanism;
+  candidate.theory.bits = kMechanismBits + bits;
+  candidate.theory.sentence = std::string(row(scene.op()).name) + says;
+  return candidate;
+}
+
 Expectation blank(const Expectation& right) {
   Expectation expectation;
   expectation.shape = right.shape;
@@ -85,6 +93,13 @@ void set_scaled(Expectation& expectation, std::size_t element, const Expectation
     return;
   }
   expectation.sigma_independent[element] = static_cast<float>(std::fabs(value) * unit);
+}
+
+void set_moved(Expectation& expectation, std::size_t element, const Expectation& other, std::size_t from) {
+  expectation.value[element] = other.value[from];
+  if (other.sigma_independent.empty()) return;
+  expectation.sigma_independent[element] = other.sigma_independent[from];
+  expectation.sigma_shared[element] = other.sigma_shared[from];
 }
 
 std::string number_text(double value) {

@@ -46,11 +46,17 @@ std::int32_t token_at(const Instance& instance, std::int64_t batch, std::int64_t
 // The slot of the first position of a tensor whose rows stand for tokens, or for slots of a cache.
 std::int64_t first_slot(const compare::Layout& layout, Op op, const Step& step);
 
+// A theory of this mechanism, whose sentence is the operation's name and `says`. `bits`: beside naming the mechanism.
+Candidate candidate_of(const Scene& scene, const std::string& mechanism, double bits, const std::string& says);
+
 // An expectation of `right`'s shape without values.
 Expectation blank(const Expectation& right);
 // A value that replaces right code's, with its deviations: they scale with the magnitude, and the independent one is no
 // smaller than `unit` of it.
 void set_scaled(Expectation& expectation, std::size_t element, const Expectation& right, double value, double unit);
+
+// Element `from` of another expectation, with its deviations.
+void set_moved(Expectation& expectation, std::size_t element, const Expectation& other, std::size_t from);
 
 // "0", "1", "2", "0.5" where the number lies so near to one that a person would have written it, else six digits.
 std::string number_text(double value);

@@ -52,13 +52,11 @@ std::vector<Candidate> recover_softmax(Scene& scene) {
   const TensorId scores = input_keys(first.key, scene.config()).front().id;
   const auto added = static_cast<double>(added_scores(scene, scores));
   if (added < 1.0) return {};
-  Candidate candidate;
-  candidate.theory.mechanism = "beyond_end";
+  Candidate candidate = candidate_of(scene, "beyond_end", 1.0 + std::log2(1.0 + added),
+                                     ": the softmax counts " + number_text(added) +
+                                         (added == 1.0 ? " score" : " scores") + " of 0 more than there are slots");
   candidate.theory.hypothesis = "H02";
-  candidate.theory.bits = kMechanismBits + 1.0 + std::log2(1.0 + added);
   candidate.theory.parameters = {{"more slots", added}};
-  candidate.theory.sentence = std::string(row(scene.op()).name) + ": the softmax counts " + number_text(added) +
-                              (added == 1.0 ? " score" : " scores") + " of 0 more than there are slots";
   candidate.predict = [&scene, scores, added](const Instance& instance) -> std::optional<Expectation> {
     const auto of = scene.recorded(instance, {instance.key.step, scores});
     const Expectation& right = scene.right(instance);

@@ -36,16 +36,13 @@ std::vector<Candidate> recover_source(Scene& scene) {
       others.push_back(entering);
     }
     for (const TensorId& other : others) {
-      Candidate candidate;
-      candidate.theory.mechanism = "source";
-      // At position 0 a rotation changes nothing, so that its input is as good as an output that was recorded wrongly.
-      candidate.least_tokens = 2;
-      candidate.theory.bits = kMechanismBits + 2.0 + bits_of_choice(others.size());
       const std::string right_name = short_name(input.id, scene.layer());
       const std::string name = short_name(other, scene.layer());
+      Candidate candidate = candidate_of(scene, "source", 2.0 + bits_of_choice(others.size()),
+                                         " reads " + name + " where right code reads " + right_name);
+      // At position 0 a rotation changes nothing, so that its input is as good as an output that was recorded wrongly.
+      candidate.least_tokens = 2;
       candidate.theory.parameters = {{"input", right_name}, {"source", name}};
-      candidate.theory.sentence =
-          std::string(row(scene.op()).name) + " reads " + name + " where right code reads " + right_name;
       candidate.predict = [&scene, id = input.id, other](const Instance& instance) -> std::optional<Expectation> {
         const TensorKey from{instance.key.step, other}, to{instance.key.step, id};
         if (!scene.is_recorded(instance, from) || !scene.is_recorded(instance, to)) return std::nullopt;

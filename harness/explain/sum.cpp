@@ -43,21 +43,20 @@ std::vector<double> fit_terms(Scene& scene, const std::vector<SampledRow>& rows,
 
 Candidate with_coefficients(Scene& scene, const std::vector<TensorId>& terms, const std::vector<double>& coefficients,
                             double bits) {
-  Candidate candidate;
-  candidate.theory.mechanism = "sum";
-  candidate.theory.bits = kMechanismBits + bits;
-  candidate.theory.hypothesis = "H04";
   std::string words;
+  Facts parameters;
   for (std::size_t i = 0; i < terms.size(); ++i) {
     if (coefficients[i] == 0.0) continue;
     const std::string name = short_name(terms[i], scene.layer());
-    candidate.theory.parameters.emplace_back(name, coefficients[i]);
+    parameters.emplace_back(name, coefficients[i]);
     if (!words.empty()) words += coefficients[i] < 0.0 ? " - " : " + ";
     if (words.empty() && coefficients[i] < 0.0) words += "-";
     const double size = std::fabs(coefficients[i]);
     words += (size == 1.0 ? "" : number_text(size) + " * ") + name;
   }
-  candidate.theory.sentence = std::string(row(scene.op()).name) + " is " + (words.empty() ? "0" : words);
+  Candidate candidate = candidate_of(scene, "sum", bits, " is " + (words.empty() ? "0" : words));
+  candidate.theory.hypothesis = "H04";
+  candidate.theory.parameters = std::move(parameters);
   candidate.predict = [&scene, terms, coefficients](const Instance& instance) -> std::optional<Expectation> {
     const Expectation& right = scene.right(instance);
     Expectation theory = blank(right);

@@ -136,12 +136,9 @@ std::vector<Candidate> recover_visible(Scene& scene) {
   }
   if (rows.empty()) return candidates;
   for (const VisibleLaw& law : laws_of(scene, rows)) {
-    Candidate candidate;
-    candidate.theory.mechanism = "visible";
+    Candidate candidate = candidate_of(scene, "visible", law.bits, ": a query sees " + law.words);
     candidate.theory.hypothesis = "H10";
-    candidate.theory.bits = kMechanismBits + law.bits;
     candidate.theory.parameters = {{"visible", law.words}};
-    candidate.theory.sentence = std::string(row(scene.op()).name) + ": a query sees " + law.words;
     candidate.predict = [&scene, law, q_id = inputs[0].id,
                          k_id = inputs[1].id](const Instance& instance) -> std::optional<Expectation> {
       const auto q = scene.recorded(instance, {instance.key.step, q_id});
