@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Checks that every include follows the arrows between the rooms of the tree.
 
-    check_arrows.py [ROOT]      prints each include that breaks an arrow; ends with 1 if there is one
+    check_arrows.py [ROOT]      prints each include that breaks an arrow; ends with 1 if there is one, or where
+                                the picture in docs/architecture.md has other arrows
 
 A room is a folder. Each room may include itself, the rooms listed for it, and the C++ standard library; libraries from
 elsewhere are listed by the start of their include path. Tests and benchmarks obey the table of their room, and may
@@ -115,8 +116,29 @@ def judge_include(source, room, bracket, target, root):
     return f"{room} may include {allowed}"
 
 
+def pictured(root):
+    """What the page on the architecture says: room -> rooms that it may include, by their short names."""
+    page = root / "docs" / "architecture.md"
+    block = re.search(r"^```\ncontract → nothing\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    arrows = {"contract": set()}
+    for line in re.sub(r",\n +", ", ", block.group(1) if block else "").splitlines():
+        rooms, targets = (set(side.split(", ")) for side in line.split(" → "))
+        arrows.update({room: targets for room in rooms})
+    return arrows
+
+
+def check_picture(root):
+    def short(room):
+        return room.removeprefix("harness/")
+
+    wanted = {short(room): {short(other) for other in others} for room, others in ROOMS.items() if room != "cmake"}
+    arrows = pictured(root)
+    return [f"docs/architecture.md: the picture of {room} is not that of scripts/check_arrows.py"
+            for room in sorted(wanted.keys() | arrows.keys()) if wanted.get(room) != arrows.get(room)]
+
+
 def check(root):
-    problems = []
+    problems = check_picture(root)
     num_includes = 0
     for file in sorted(root.rglob("*")):
         path = file.relative_to(root).as_posix()

@@ -83,9 +83,19 @@ class Arrows(PlantedTree):
         self.write("harness/compare/judge.h", '#include "harness/contract/config.h"\n')
         self.write("reference/operations.cpp", '#include <ATen/ATen.h>\n#include "harness/contract/config.h"\n')
         self.write("optimized/cpu/engine.cpp", '#include "harness/contract/config.h"\n')
+        self.page = (SCRIPTS.parent / "docs/architecture.md").read_text(encoding="utf-8")
+        self.write("docs/architecture.md", self.page)
 
     def test_right_includes_pass(self):
         self.assert_clean("check_arrows.py")
+
+    def test_another_picture(self):
+        self.write("docs/architecture.md", self.page.replace("pattern, explain, findings, matcher →", "pattern, explain →"))
+        self.assert_found("check_arrows.py", "the picture of findings", "the picture of matcher")
+        self.write("docs/architecture.md", self.page.replace("reduce → trace, ", "reduce → "))
+        self.assert_found("check_arrows.py", "the picture of reduce")
+        self.write("docs/architecture.md", "# Architecture\n")
+        self.assert_found("check_arrows.py", "the picture of cli")
 
     def test_engine_includes_reference(self):
         self.write("reference/rope.h", "#pragma once\n")
