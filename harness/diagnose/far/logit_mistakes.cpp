@@ -34,4 +34,5 @@ std::optional<double> smallest_dose(double least, double most, int halvings,
   }
   return std::exp(high);
 }
+
 }  // namespace qdiff::diagnose

@@ -48,7 +48,8 @@ class Passes {
 
 // Which of the elements a mistake changes.
 std::set<std::size_t> changed(const Passes& passes, LogitMistake mistake) {
-  const std::vector<double> wrong = passes.with(mistake, 0.5);
+  constexpr double kFarBeyondRounding = 1000.0;
+  const std::vector<double> wrong = passes.with(mistake, kFarBeyondRounding);
   std::set<std::size_t> elements;
   for (std::size_t i = 0; i < wrong.size(); ++i) {
     if (wrong[i] != passes.target().candidate()[i]) elements.insert(i);

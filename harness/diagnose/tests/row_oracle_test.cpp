@@ -20,7 +20,7 @@ TEST_CASE("a bug is screened on long spans alone, and only where the row is wron
   CHECK_FALSE(act.is_long());
   CHECK(rows.may_reproduce(act, {&kNoResidual}));
 
-  subject.drop({Op::kAct, Op::kDownProj});
+  subject.drop(rows_from(Op::kAct, Op::kOutput));
   const RowJudgement output = subject.row(oracle, key_of(Op::kOutput));
   REQUIRE(output.wrong());
   CHECK(output.is_long());
@@ -31,7 +31,7 @@ TEST_CASE("a bug is screened on long spans alone, and only where the row is wron
 
   ToyEngine honest(kF32);
   ToySubject right(honest);
-  right.drop({Op::kAct, Op::kDownProj});
+  right.drop(rows_from(Op::kAct, Op::kOutput));
   const RowJudgement unharmed = right.row(oracle, key_of(Op::kOutput));
   REQUIRE_FALSE(unharmed.wrong());
   CHECK(rows.may_reproduce(unharmed, {&kNoResidual}));
@@ -70,7 +70,8 @@ TEST_CASE("a bug that needs what was not recorded says so", "[row_oracle]") {
   ToyOracle oracle;
   ToyEngine engine = toy_engine({FaultId::kNoSilu});
   ToySubject subject(engine);
-  subject.drop({Op::kQRope, Op::kAct, Op::kDownProj});
+  subject.drop({Op::kQRope});
+  subject.drop(rows_from(Op::kAct, Op::kOutput));
   RowOracle rows(oracle, kF32);
   const Variant blind{FaultId::kNoHeadStride, {}};
   const RowJudgement output = subject.row(oracle, key_of(Op::kOutput));

@@ -22,6 +22,17 @@ inline Precision rounding_at(RoundingPoint point, DType dtype, Precision precisi
 
 inline TensorKey key_of(Op op, int layer = 0, int step = 0) { return {step, {op, layer}}; }
 
+// The rows of the table from `first` on, before `until`, both of a layer.
+inline std::vector<Op> rows_from(Op first, Op until) {
+  std::vector<Op> ops;
+  for (const OperationRow& operation : kOperationTable) {
+    const TensorId id{operation.op, 0};
+    if (operation.scope != Scope::kLayer || runs_before(id, {first, 0}) || !runs_before(id, {until, 0})) continue;
+    ops.push_back(operation.op);
+  }
+  return ops;
+}
+
 inline void replace(trace::Recording& recording, const TensorKey& key, Tensor tensor) {
   recording.erase(key);
   recording.put(key, std::move(tensor));

@@ -337,8 +337,9 @@ TEST_CASE("a third term of a sum is told, and coefficients that are no whole num
       }
       return 0.0;
     };
-    CHECK(number("resid_mid") == Approx(terms.residual).epsilon(1e-3));
-    CHECK(number("mlp.down_proj") == Approx(terms.branch).epsilon(1e-3));
+    const auto addend = [](std::size_t i) { return std::string(row(row(Op::kOutput).inputs[i].op).name); };
+    CHECK(number(addend(0)) == Approx(terms.residual).epsilon(1e-3));
+    CHECK(number(addend(1)) == Approx(terms.branch).epsilon(1e-3));
     CHECK(number("self_attn.o_proj") == Approx(terms.third).margin(1e-3));
     CHECK(theory->scope.empty());
   }
