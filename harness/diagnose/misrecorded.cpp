@@ -140,7 +140,8 @@ class Inquiry {
     }
   };
 
-  // Root mean square, over the elements that count and are finite.
+  // Root mean square over the elements that count and of which the candidate's are finite; an infinity where a value
+  // that was computed is not.
   double error_of(const RowJudgement& row) const {
     const std::vector<double> value = rows_.evaluate(row, {}, /*with_noise=*/false).value;
     const TensorView actual = row.actual();
@@ -149,9 +150,11 @@ class Inquiry {
     for (std::int64_t r = 0; r < layout.num_rows(); ++r) {
       if (!layout.counts(r)) continue;
       for (std::int64_t i = r * layout.num_columns(); i < (r + 1) * layout.num_columns(); ++i) {
-        const double error =
-            load_element(actual.data, actual.dtype, static_cast<std::size_t>(i)) - value[static_cast<std::size_t>(i)];
-        if (std::isfinite(error)) sum += error * error;
+        const double candidate = load_element(actual.data, actual.dtype, static_cast<std::size_t>(i));
+        if (!std::isfinite(candidate)) continue;
+        const double error = candidate - value[static_cast<std::size_t>(i)];
+        if (!std::isfinite(error)) return HUGE_VAL;
+        sum += error * error;
       }
     }
     return std::sqrt(sum);

@@ -60,6 +60,22 @@ TEST_CASE("a tensor whose readers follow from what it holds is the engine's own"
   CHECK(result.findings[0].kind == FindingKind::kLogic);
 }
 
+// What a norm makes of an infinity is NaN.
+TEST_CASE("an infinity that no later tensor shows was recorded wrongly", "[misrecorded]") {
+  for (const double held : {HUGE_VAL, -HUGE_VAL}) {
+    ToyTrace toy(ToyEngine{kF32});
+    const TensorKey output = key_of(Op::kOutput, 0);
+    Tensor tensor = Tensor::copy_of(toy.tensors.get(output));
+    tensor.set(3, held);
+    replace(toy.tensors, output, std::move(tensor));
+    const RunResult result = judge(toy);
+    CHECK(result.verdict == Verdict::kInconclusive);
+    REQUIRE(result.findings.size() == 1);
+    CHECK(result.findings[0].kind == FindingKind::kRecording);
+    CHECK(result.findings[0].tensor == output.id);
+  }
+}
+
 // What one small element makes of the sums that read it is lost in their rounding.
 TEST_CASE("a step in which nothing shows a recorder's mistake is like the others", "[misrecorded]") {
   const TensorId act{Op::kAct, 0};
