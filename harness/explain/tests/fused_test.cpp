@@ -177,6 +177,24 @@ TEST_CASE("a factor of the slots that decode steps alone write is told", "[fused
   CHECK(text_of(theory->scope, "phase") == "decode");
 }
 
+TEST_CASE("slots that hold another batch row's vectors are told with their distance", "[fused]") {
+  for (const std::int64_t from : {0, 1}) {
+    Case c;
+    const auto theory =
+        c.explained(Op::kVCache, 276, at(Op::kVCache, [&](const auto&, const Step& step, Values right) {
+                      if (step.index != 0) return right;
+                      const std::ptrdiff_t of_row = step.valid_length() * 16;
+                      const Values before = right;  // [B, S, 2, 8]
+                      std::copy_n(before.begin() + from * of_row, of_row, right.begin() + (1 - from) * of_row);
+                      return right;
+                    }));
+    REQUIRE(theory.has_value());
+    INFO(theory->sentence);
+    CHECK(theory->mechanism == "copy.vectors");
+    CHECK_THAT(theory->sentence, ContainsSubstring(from == 1 ? "of batch row b + 1" : "of batch row b - 1"));
+  }
+}
+
 // What is fitted to one token says no more than that its input was recorded wrongly.
 TEST_CASE("another input of one token alone is not told, nor coefficients of its inputs", "[fused]") {
   const auto one = [](Values right, const Values& other, std::size_t width) {
