@@ -492,6 +492,7 @@ TEST_CASE("columns are covered by the longest runs, and a permutation within blo
   CHECK(runs_of(from({4, 5, 6, 0, 1})).size() == 2);
   CHECK(permuted_block(runs_of(from({1, 0, 3, 2, 5, 4})), 6) == 2);
   CHECK(permuted_block(runs_of(from({1, 0, 3, 2, 4, 5})), 6) == 6);
+  CHECK(permuted_block(runs_of(from({1, 0, 2, 2})), 4) == 4);  // the second block has another order
   CHECK(runs_of({{{0, 0}}, {}}).empty());
 }
 

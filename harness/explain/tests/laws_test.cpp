@@ -166,6 +166,8 @@ TEST_CASE("each law of the slots that a query sees is told", "[laws]") {
             "from the last 4 slots up to its own to the last slot there is"},
         Law{[](auto own, auto pad, auto, auto s) { return s >= pad && s <= own - 1; },
             "from its first token to its own slot - 1"},
+        Law{[](auto own, auto pad, auto, auto s) { return s >= pad && s <= own + 1; },
+            "from its first token to its own slot + 1"},
         Law{[](auto own, auto pad, auto, auto s) { return s >= pad && s <= own + 2; },
             "from its first token to its own slot + 2"},
         Law{[](auto own, auto pad, auto, auto s) { return s < pad || s > own; },
