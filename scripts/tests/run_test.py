@@ -82,6 +82,13 @@ class SmallProject(unittest.TestCase):
         done = self.script("run.sh", "run", "--help")
         self.assertEqual((done.returncode, done.stdout), (7, f"[run][--help] in {self.root}\n"))
 
+    def test_a_long_build_says_how_far_it_is(self):
+        self.write("CMakeLists.txt", LISTS + "add_custom_command(OUTPUT late COMMAND sleep 34)\n"
+                   "add_custom_target(wait DEPENDS late)\nadd_dependencies(qdiff wait)\n")
+        done = self.script("run.sh")
+        self.assertEqual(done.returncode, 7, done.stderr)
+        self.assertRegex(done.stderr, r"(?m)^qdiff: building, 30 s, (\[\d+/\d+\]|starting)$")
+
     def test_a_broken_build_shows_the_compilers_words(self):
         self.write("main.cpp", "int main() { return undeclared_name; }\n")
         done = self.script("run.sh")
