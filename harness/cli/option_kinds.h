@@ -152,7 +152,7 @@ inline void add_acceptance(CLI::App& app, AcceptanceArguments& acceptance) {
   add_value(app, "--baseline", acceptance.baseline, "DIR", parse_path,
             "The folder of an earlier run's reports: what it has is known, and only new findings fail");
   add_value(app, "--waivers", acceptance.waivers, "FILE", parse_path,
-            "Findings to live with, each with its reason, owner and last day; one that is expired or that no longer "
+            "Findings to live with, each with its reason, link and last day; one that is expired or that no longer "
             "occurs fails");
   add_value(app, "--fail-on", acceptance.fail_on, "KINDS", parse_kinds,
             "logic, precision, or any: the kinds of finding that fail, separated by commas (default: any)");

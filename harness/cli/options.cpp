@@ -360,6 +360,15 @@ void check_values_given(int argc, const char* const* argv) {
   }
 }
 
+// CLI11 says how many were required and received.
+void check_given_once(const CLI::App& command) {
+  for (const CLI::Option* option : command.get_options()) {
+    if (option->get_items_expected_max() == 1 && option->count() > 1) {
+      throw InputError(option->get_name() + " is given " + std::to_string(option->count()) + " times; give it once");
+    }
+  }
+}
+
 }  // namespace
 
 std::string repeat_arguments(const RunArguments& arguments, const std::optional<Injection>& inject) {
@@ -426,6 +435,7 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   }
   check_extras(asked());  // a misspelt option often shows first as a required one that is missing
   check_values_given(argc, argv);
+  check_given_once(asked());
   throw InputError(*refused);
 }
 

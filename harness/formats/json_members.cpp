@@ -127,7 +127,11 @@ void refuse_unknown_keys(const Json& object, std::initializer_list<std::string_v
     bool is_known = false;
     for (const std::string& name : names) is_known = is_known || name == key;
     if (!is_known) {
-      throw InputError(where + ": there is no key \"" + printable(key) + "\"" + suggestion(key, names));
+      std::string hint = suggestion(key, names);
+      if (hint.empty()) {
+        for (const std::string& name : names) hint += (hint.empty() ? "; the keys are " : ", ") + name;
+      }
+      throw InputError(where + ": there is no key \"" + printable(key) + "\"" + hint);
     }
   }
 }

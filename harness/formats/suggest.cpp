@@ -32,18 +32,19 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 namespace {
 
-// Names that libraries use for element types, and that no count of letters brings near ours.
-constexpr std::pair<std::string_view, std::string_view> kShortTypes[] = {
-    {"bf16", "bfloat16"}, {"BF16", "bfloat16"}, {"fp16", "float16"},  {"f16", "float16"}, {"F16", "float16"},
-    {"half", "float16"},  {"fp32", "float32"},  {"f32", "float32"},   {"F32", "float32"}, {"float", "float32"},
-    {"fp64", "float64"},  {"f64", "float64"},   {"double", "float64"}};
+// Other names for element types and for what else one asks for, which no count of letters brings near ours.
+constexpr std::pair<std::string_view, std::string_view> kOtherNames[] = {
+    {"bf16", "bfloat16"},  {"BF16", "bfloat16"}, {"fp16", "float16"}, {"f16", "float16"},
+    {"F16", "float16"},    {"half", "float16"},  {"fp32", "float32"}, {"f32", "float32"},
+    {"F32", "float32"},    {"float", "float32"}, {"fp64", "float64"}, {"f64", "float64"},
+    {"double", "float64"}, {"gpu", "cuda"},      {"bugs", "faults"},  {"variants", "faults"}};
 
 }  // namespace
 
 std::optional<std::string> nearest_name(std::string_view name, std::span<const std::string> candidates) {
-  for (const auto& [shortened, full] : kShortTypes) {
+  for (const auto& [other, full] : kOtherNames) {
     const auto found = std::ranges::find(candidates, full);
-    if (name == shortened && found != candidates.end()) return *found;
+    if (name == other && found != candidates.end()) return *found;
   }
   std::optional<std::string> nearest;
   std::size_t smallest = 1 + name.size() / 3;

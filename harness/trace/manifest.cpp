@@ -463,6 +463,13 @@ Manifest parse_manifest(std::string_view text, const std::string& source) {
 
 Manifest read_manifest(const std::filesystem::path& directory) {
   const std::filesystem::path path = directory / kManifestName;
+  const std::string folder = formats::printable(directory.string(), 400);
+  if (!formats::path_exists(directory)) throw InputError(folder + ": there is no such folder");
+  if (!formats::path_exists(path)) {
+    const bool is_model = formats::path_exists(directory / "config.json");
+    throw InputError(folder + ": is no trace, for it holds no " + std::string(kManifestName) +
+                     (is_model ? "; its config.json says that it is a model, for --model" : ""));
+  }
   return parse_manifest(formats::read_text_file(path, kManifestLimits.bytes), formats::printable(path.string(), 400));
 }
 

@@ -58,6 +58,7 @@ class BadUsage(CommandLineTest):
         self.refused("rnu", says='did you mean "run"?')
         self.refused("run", "--modle", "x", says='did you mean "--model"?')
         self.refused("run", "--layers", "-1", says="--layers")
+        self.refused("run", "--inject", "H05.modulo", "--inject", "H06.missing_k", says="--inject is given 2 times; give it once")
         self.refused("run", "--inject", "H03.theta=nan", says="--inject")
         self.refused("run", "--model", says="--model")
         self.refused("record", "--model", MODEL, says="--case")

@@ -83,6 +83,9 @@ TEST_CASE("J04 unknown keys, wrong types and missing members name the field and 
   CHECK(input_error_of([&] {
           refuse_unknown_keys(json, {"sed", "text", "list", "flag", "object"}, "a.json");
         }) == R"(a.json: there is no key "seed"; did you mean "sed"?)");
+  CHECK(input_error_of([&] {
+          refuse_unknown_keys(json, {"seed", "text", "list", "flag", "owner"}, "a.json");
+        }) == R"(a.json: there is no key "object"; the keys are seed, text, list, flag, owner)");
   CHECK(input_error_of([&] { refuse_unknown_keys(json, {"seed", "text", "list", "flag", "object"}, "w"); }).empty());
   CHECK(input_error_of([&] { require_string(json, "text", "a.json"); }) ==
         R"(a.json: "text" is 3, but must be a string)");

@@ -47,6 +47,15 @@ TEST_CASE("short names of element types are known where the long ones are asked 
   CHECK_FALSE(nearest_name("bf16", others).has_value());
 }
 
+TEST_CASE("what others call a device or a bug is no misspelling of another one", "[suggest]") {
+  const std::vector<std::string> backends = {"cpu", "cuda", "reference"};
+  CHECK(nearest_name("gpu", backends) == "cuda");  // one letter from cpu
+  const std::vector<std::string> places = {"host", "gpu", "auto"};
+  CHECK(nearest_name("gpu", places) == "gpu");
+  const std::vector<std::string> lists = {"mechanisms", "faults", "cases"};
+  CHECK(nearest_name("bugs", lists) == "faults");
+}
+
 TEST_CASE("printable text holds no control sequence") {
   CHECK(printable("plain \"text\"") == "plain \"text\"");
   CHECK(printable("a\x1B[31mb\n") == "a\\x1B[31mb\\x0A");

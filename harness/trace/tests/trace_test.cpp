@@ -247,8 +247,18 @@ TEST_CASE("J12: files of a trace that are missing, no files, or cut") {
   CHECK_THROWS_AS(read_trace(folder / "trace"), InputError);
 
   fs::remove(folder / "trace" / "manifest.json");
-  CHECK_THROWS_AS(read_trace(folder / "trace"), InputError);
-  CHECK_THROWS_AS(read_trace(folder / "nowhere"), InputError);
+  const auto error_of = [&](const char* name) {
+    try {
+      read_trace(folder / name);
+    } catch (const InputError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  CHECK_THAT(error_of("trace"), Catch::Matchers::EndsWith("trace: is no trace, for it holds no manifest.json"));
+  CHECK_THAT(error_of("nowhere"), Catch::Matchers::EndsWith("nowhere: there is no such folder"));
+  formats::write_file(folder / "trace" / "config.json", "{}");  // --model and --trace exchanged
+  CHECK_THAT(error_of("trace"), Catch::Matchers::EndsWith("its config.json says that it is a model, for --model"));
 }
 
 }  // namespace
