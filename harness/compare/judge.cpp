@@ -101,10 +101,11 @@ void decide(Judgement& judgement, const Comparison& c) {
   judgement.decisive_statistic = name(worst);
   judgement.ratio_to_bound = worst_ratio;
   judgement.outcome = outcome_of(worst_ratio);
-  const std::string what = judgement.decisive_statistic + " is " + digits(worst_ratio, 6) + " of its bound";
+  const std::string what =
+      in_words(judgement.decisive_statistic) + " is " + digits(worst_ratio, 4) + " times its bound";
   switch (judgement.outcome) {
     case Outcome::kMatch:
-      judgement.reason = "explained by rounding: the statistic nearest to its bound, " + what;
+      judgement.reason = "explained by rounding: nearest to its bound, " + what;
       break;
     case Outcome::kInconclusive:
       judgement.reason = what + ", beyond every honest engine measured and not far enough to be sure";
@@ -276,6 +277,20 @@ Judgement judge_exact(const Sides& sides) {
 }
 
 }  // namespace
+
+std::string in_words(std::string_view statistic) {
+  constexpr std::array<std::string_view, kNumStatistics> kWords = {"the largest error of an element",
+                                                                   "the root mean square error",
+                                                                   "the root mean square error of the worst slice",
+                                                                   "the mean error",
+                                                                   "the slope of the error on the expected values",
+                                                                   "the share of elements beyond one spacing"};
+  for (std::size_t i = 0; i < kNumStatistics; ++i) {
+    if (statistic == name(static_cast<Statistic>(i))) return std::string(kWords[i]);
+  }
+  if (statistic == "non_finite") return "NaN or infinity";
+  return statistic == "all_zero" ? "nothing but zeros" : std::string(statistic);
+}
 
 bool from_ensemble(const Comparison& c) {
   if (!is_usual_fusion(c.operations)) return true;

@@ -37,6 +37,10 @@ constexpr std::string_view name(Statistic statistic) {
   return kNames[static_cast<std::size_t>(statistic)];
 }
 
+// For a sentence: the name of a statistic or of a gate, in words that need no glossary. `bias` is the mean error here,
+// and a reader of an engine's report would think of q's, k's and v's.
+std::string in_words(std::string_view statistic);
+
 // In units of the expected rounding error, so that a correct engine sits near 1 or below. All are 0 where nothing
 // was compared.
 struct Statistics {

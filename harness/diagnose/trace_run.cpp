@@ -282,6 +282,7 @@ findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions&
 
   TraceCase of{parties, options, case_of(manifest, options.id)};
   const Extent extent = select_layers(options.layers, of.config());
+  result.some_layers_alone = !extent.outside_layers || std::ssize(extent.layers) < of.config().num_layers;
   const Without near(parties.trace, of.far);
   of.subjects.push_back({&of.input, "trace", &near, &parties.trace, select_steps(options.steps, manifest.steps), 0.0});
   for (const TensorKey& key : parties.trace.keys()) {

@@ -274,6 +274,7 @@ struct RunResult {
   // Under which the verdict holds, for its first line: "with the positions that its manifest requests".
   std::vector<std::string> conditions;
   bool of_trace = false;           // judged is a recording, not an engine that hands its tensors out
+  bool some_layers_alone = false;  // the others were left out, and so is what stands outside of all
   bool precision_allowed = false;  // findings of kind precision leave the verdict as it is
   // Where asked for: the entries of compute.points under which there would be no finding of kind precision.
   std::optional<std::map<std::string, std::string>> inferred_points;

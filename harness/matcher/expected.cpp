@@ -98,11 +98,11 @@ std::string bare(std::string text, const std::string& removed) {
 // In the words of a test, which knows rows and columns but neither batches nor layers.
 std::string sentence_of(const compare::Judgement& judgement, std::int64_t row, std::int64_t column) {
   using compare::Outcome;
-  const std::string statistic =
-      judgement.decisive_statistic + " is " + digits(judgement.ratio_to_bound, 4) + " of its bound";
+  const std::string statistic = compare::in_words(judgement.decisive_statistic) + " is " +
+                                digits(judgement.ratio_to_bound, 4) + " times its bound";
   std::string text;
   if (judgement.outcome == Outcome::kMatch) {
-    return "explained by rounding: the statistic nearest to its bound, " + statistic;
+    return "explained by rounding: nearest to its bound, " + statistic;
   }
   if (judgement.outcome == Outcome::kUnjudged) return "nothing was compared: the tensor is empty";
   if (judgement.ratio_to_bound == 0.0) {

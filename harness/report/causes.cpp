@@ -88,9 +88,13 @@ std::vector<NamedCause> named_causes_of(const RunResult& result) {
   return causes;
 }
 
+std::string error_alone(const compare::Judgement& judgement) {
+  return judgement.reason.substr(0, judgement.reason.find("; worst element at ["));
+}
+
 std::string distance_from_bound(const compare::Judgement& judgement) {
-  if (judgement.ratio_to_bound == 0.0) return judgement.decisive_statistic;
-  return digits(judgement.ratio_to_bound, 2) + " of its bound";
+  if (judgement.ratio_to_bound == 0.0) return compare::in_words(judgement.decisive_statistic);
+  return digits(judgement.ratio_to_bound, 2) + " times its bound";
 }
 
 std::string verdict_sentence(const RunResult& result) {

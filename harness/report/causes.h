@@ -40,7 +40,9 @@ std::string name_of_cause(const findings::Finding& finding);
 // What such an engine computes, in the bug's own line; where no bug is named, why the pattern speaks for a hypothesis.
 std::string meaning_of(const findings::RunResult& result, const findings::Explanation& explanation);
 
-// "1.8e+08 of its bound"; the name of the gate where one decided ("shape", "non_finite").
+// Why the judge takes it for wrong, without the worst element, where that stands beside it.
+std::string error_alone(const compare::Judgement& judgement);
+// "1.8e+08 times its bound"; where a gate decided, what it found ("shape", "NaN or infinity").
 std::string distance_from_bound(const compare::Judgement& judgement);
 
 // The verdict in one sentence for somebody who never saw a report of this program.

@@ -191,7 +191,7 @@ class FindingList {
     const bool has_worst = !judgement.worst_index.empty();
     const auto value = [&](double x) { return has_worst ? number(x, kElementDigits) : Document(nullptr); };
     // Its worst element stands in the list by itself.
-    const std::string reason = judgement.reason.substr(0, judgement.reason.find("; worst element at ["));
+    const std::string reason = error_alone(judgement);
     return Document::array(
         {text(finding.case_id), text(finding.mode), finding.step, layer_document(finding.tensor.layer),
          static_cast<int>(finding.tensor.op), text(findings::name(finding.kind)), reason,

@@ -84,7 +84,7 @@ void write_divergence(const RunResult& result, const Finding& first, bool all, W
   out.field("where", "case " + first.case_id + ", " + place_of(first) +
                          (first.kind == findings::FindingKind::kPrecision ? ", an undeclared rounding" : ""));
   out.whole_field("element", element_line(first.judgement));
-  out.field("error", first.judgement.reason);
+  out.field("error", error_alone(first.judgement));
   if (first.span_start != first.tensor) out.field("span", tensor_name(first.span_start) + " to " + tensor);
   out.field("pattern", first.explanation.pattern);
   out.field("cause", cause_of(first.explanation));
@@ -266,6 +266,10 @@ void write_texts(const std::vector<findings::FreeRun>& runs, Writer& out) {
 // The forward pass is right, and the text is not: where else to look, with what these steps show of it.
 void write_elsewhere(const RunResult& result, Writer& out) {
   if (!result.of_trace || result.verdict != Verdict::kMatch || !result.findings.empty()) return;
+  if (result.some_layers_alone) {
+    out.field("text", "the layers that were left out may be wrong, so that nothing is said of garbage text");
+    return;
+  }
   const auto& missing = result.coverage.tensors_missing;
   const bool to_the_logits =
       std::find(missing.begin(), missing.end(), tensor_name({Op::kLmHead, kNoLayer})) == missing.end();
@@ -279,7 +283,8 @@ void write_elsewhere(const RunResult& result, Writer& out) {
   const auto& fed = result.fed_tokens;
   if (!fed || fed->not_chosen == 0) return;
   const auto token = [](std::int64_t number, const std::optional<std::string>& word) {
-    return (word ? '"' + *word + "\" " : std::string()) + "(token " + std::to_string(number) + ')';
+    const std::string numbered = "token " + std::to_string(number);
+    return word ? '"' + *word + "\" (" + numbered + ')' : numbered;
   };
   out.field("", "of " + counted(fed->compared, "token") + " that decode steps were fed, " +
                     std::to_string(fed->not_chosen) + (fed->not_chosen == 1 ? " is" : " are") +
@@ -298,7 +303,7 @@ void write_coverage(const RunResult& result, bool whole, Writer& out) {
         (result.of_trace ? "; not recorded: " : "; never handed out: ") + joined(by_layer(coverage.tensors_missing), 4);
   }
   out.field("compared", compared);
-  if (result.cases.size() > 1) {
+  if (result.cases.size() > 1 && result.verdict != Verdict::kMatch) {
     std::vector<std::string> verdicts;
     for (const findings::CaseSummary& summary : result.cases) {
       verdicts.push_back(summary.id + ' ' + std::string(compare::name(summary.verdict)));
@@ -312,8 +317,9 @@ void write_coverage(const RunResult& result, bool whole, Writer& out) {
   }
   if (result.closest && result.findings.empty()) {
     const findings::ClosestToBound& closest = *result.closest;
-    out.field("closest", closest.statistic + " at " + digits(closest.ratio, 3) + " of its bound, in " + closest.tensor +
-                             " (case " + closest.case_id + ", step " + std::to_string(closest.step) + ")");
+    out.field("closest", compare::in_words(closest.statistic) + " at " + digits(closest.ratio, 3) +
+                             " of its bound, in " + closest.tensor + " (case " + closest.case_id + ", step " +
+                             std::to_string(closest.step) + ")");
   }
   write_texts(result.free_runs, out);
   write_elsewhere(result, out);

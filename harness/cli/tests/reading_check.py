@@ -106,4 +106,4 @@ class ReadingAReport(CommandLineTest):
             self.check_quotation("a\n…\nc", "a\nb\nd")
         with self.assertRaises(AssertionError):
             self.check_quotation("c\n…\na", "a\nb\nc")
-        self.check_quotation("…\n  error  1.5 of its bound\n…\nc", "a\n  error  1.7 of its bound\nb\nc")
+        self.check_quotation("…\n  error  1.5 times its bound\n…\nc", "a\n  error  1.7 times its bound\nb\nc")

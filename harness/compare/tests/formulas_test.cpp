@@ -50,7 +50,8 @@ void check_outcome(const DrawnComparison& drawn, const Judgement& judged, const 
                                            : Outcome::kMatch));
   }
   CHECK(judged.decisive_statistic == name(static_cast<Statistic>(worst)));
-  const std::string what = judged.decisive_statistic + " is " + digits(judged.ratio_to_bound, 6) + " of its bound";
+  const std::string what =
+      in_words(judged.decisive_statistic) + " is " + digits(judged.ratio_to_bound, 4) + " times its bound";
   if (plain.worst_element < 0) {
     CHECK(judged.worst_index.empty());
     CHECK(judged.actual == 0.0);
@@ -59,8 +60,7 @@ void check_outcome(const DrawnComparison& drawn, const Judgement& judged, const 
     CHECK(judged.worst_index == unravel(plain.worst_element, drawn.sample.actual.shape()));
     CHECK(judged.actual == drawn.sample.actual.at(plain.worst_element));
   }
-  std::string reason = judged.outcome == Outcome::kMatch
-                           ? "explained by rounding: the statistic nearest to its bound, " + what
+  std::string reason = judged.outcome == Outcome::kMatch ? "explained by rounding: nearest to its bound, " + what
                        : judged.outcome == Outcome::kInconclusive
                            ? what + ", beyond every honest engine measured and not far enough to be sure"
                            : "not explained by rounding: " + what;

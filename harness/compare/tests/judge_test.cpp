@@ -36,8 +36,16 @@ TEST_CASE("the reason of a divergence names the element, the statistic and both 
   sample.expected.value[207] = 0.5;
   sample.actual.set(207, 4.0);
   const Judgement judgement = sample.judge();
-  CHECK_THAT(judgement.reason, ContainsSubstring("max_excess"));
+  CHECK_THAT(judgement.reason, ContainsSubstring("the largest error of an element is"));
   CHECK_THAT(judgement.reason, ContainsSubstring("[0, 2, 7]: 4 where 0.5 is expected"));
+}
+
+TEST_CASE("a mean error is not called bias, which q, k and v have") {
+  CHECK(in_words("bias") == "the mean error");
+  CHECK(in_words("rms") == "the root mean square error");
+  CHECK(in_words("share_beyond_one_spacing") == "the share of elements beyond one spacing");
+  CHECK(in_words("non_finite") == "NaN or infinity");
+  CHECK(in_words("shape") == "shape");
 }
 
 TEST_CASE("a candidate that is gold has no error of any kind", "[judge]") {

@@ -113,7 +113,7 @@
     if (code === 0) return {style: 'absent', mark: '', text: 'not recorded or not judged'};
     if (code === kWrongByGate) return {style: 'w3', mark: '×', text: 'wrong: shape, NaN, mask or exact values'};
     const ratio = ratio_of(code);
-    const text = `${figure(ratio)} of its bound`;
+    const text = `${figure(ratio)} times its bound`;
     if (ratio <= 1) return {style: ratio <= 0.25 ? 'r0' : ratio <= 0.5 ? 'r1' : ratio <= 0.75 ? 'r2' : 'r3', mark: '', text};
     if (ratio <= data.diverged_ratio) return {style: 'w0', mark: '?', text: `${text}: too little to be sure`};
     return {style: ratio <= 10 ? 'w1' : ratio <= 1000 ? 'w2' : 'w3', mark: '×', text};

@@ -96,9 +96,10 @@ findings::RunResult many_layers_diverged() {
     judgement.worst_index = {0, tensor.step == 0 ? random.below(kPromptTokens) : 0, random.below(8192)};
     judgement.actual = random.uniform() - 0.5;
     judgement.expected = random.uniform() - 0.5;
-    judgement.reason = "not explained by rounding: max_excess is " + digits(judgement.ratio_to_bound, 4) +
-                       " of its bound; worst element at " + to_string(judgement.worst_index) + ": " +
-                       digits(judgement.actual, 6) + " where " + digits(judgement.expected, 6) + " is expected";
+    judgement.reason = "not explained by rounding: the largest error of an element is " +
+                       digits(judgement.ratio_to_bound, 4) + " times its bound; worst element at " +
+                       to_string(judgement.worst_index) + ": " + digits(judgement.actual, 6) + " where " +
+                       digits(judgement.expected, 6) + " is expected";
     finding.judgement = judgement;
     finding.command = "qdiff run conversation.json --model Qwen2.5-72B --mode " + tensor.mode + " --layers " +
                       std::to_string(tensor.id.layer) + " --steps " + std::to_string(tensor.step);

@@ -30,7 +30,7 @@ TEST_CASE("a match fits a glance and says how much room it had", "[report]") {
   CHECK(lines_of(text).size() <= 20);
   CHECK_THAT(text, StartsWith("MATCH  cpu engine in bfloat16 on synthetic:toy-15x5,profile=qwen, 2 cases, 3.2 s\n"));
   CHECK_THAT(text, ContainsSubstring("1404 tensors"));
-  CHECK_THAT(text, ContainsSubstring("worst_slice_rms at 0.812 of its bound"));
+  CHECK_THAT(text, ContainsSubstring("the root mean square error of the worst slice at 0.812 of its bound"));
   CHECK_THAT(text, ContainsSubstring("bugs      of 17 known bugs none; not shown by these inputs: all of H09, H10\n"));
   CHECK_THAT(text, !ContainsSubstring("H01  KV cache"));
   CHECK_THAT(text, ContainsSubstring("reports   qdiff-report\n"));
@@ -88,6 +88,12 @@ TEST_CASE("after a trace's match: where else garbage comes from, with what the s
       ContainsSubstring("of 12 tokens that decode steps were fed, 2 are not the one with the largest logit before: the "
                         "first in step 3, row 1, was \" sea\" (token 17) where \" is\" (token 4) has the largest. If "
                         "the engine writes greedily, what picks the token is wrong\n"));
+  result.fed_tokens = findings::FedTokens{3, 3, 1, 0, 5, 56, std::nullopt, std::nullopt};  // no tokenizer
+  CHECK_THAT(format_terminal(result, plain(400)), ContainsSubstring("was token 5 where token 56 has the largest"));
+  result.some_layers_alone = true;
+  CHECK_THAT(format_terminal(result, plain(400)), !ContainsSubstring(right));
+  CHECK_THAT(format_terminal(result, plain(400)), ContainsSubstring("the layers that were left out may be wrong"));
+  result.some_layers_alone = false;
   result.coverage.tensors_missing = {"lm_head"};
   CHECK_THAT(format_terminal(result, plain(400)), !ContainsSubstring(right));
   CHECK_THAT(format_terminal(result, plain(400)), ContainsSubstring("the logits themselves were not judged"));
@@ -221,10 +227,10 @@ TEST_CASE("what a pipeline makes of a run stands under its verdict", "[report]")
                                "lands in March (https://example.org/1)\n"
                                "            these inputs would not show what the waiver for H10.window is for\n"));
   CHECK_THAT(text,
-             ContainsSubstring("3 tensors, H05.modulo (confirmed), worst 4.1e+02 of its bound; 2 in the baseline, "
+             ContainsSubstring("3 tensors, H05.modulo (confirmed), worst 4.1e+02 times its bound; 2 in the baseline, "
                                "1 waived\n"));
   CHECK_THAT(text, ContainsSubstring("lm_head in prefill: 1 tensor, unexplained"));
-  CHECK_THAT(text, ContainsSubstring("of its bound; new\n"));
+  CHECK_THAT(text, ContainsSubstring("times its bound; new\n"));
   CHECK_THAT(format_terminal(tests::accepted(), plain(200)), ContainsSubstring("  accepted  nothing is new\n"));
 }
 
