@@ -174,6 +174,15 @@ Walk walk(const Sides& sides, Gates& gates) {
   return result;
 }
 
+Sides sides_of(const Comparison& c) {
+  // A candidate may hold more rows of logits than the expectation, not the other way round.
+  const Layout actual(c.op, c.actual.shape, c.step, c.config), expected(c.op, c.expected.shape, c.step, c.config);
+  if (actual.num_rows() > expected.num_rows()) {
+    throw std::invalid_argument("judge: the expectation of lm_head holds the last row, the candidate all rows");
+  }
+  return {c, c.actual.shape, actual, expected};
+}
+
 void close_by_gate(Judgement& judgement, const Sides& sides, const GateFailure& failure) {
   judgement.outcome = failure.outcome;
   judgement.decisive_statistic = failure.gate;
@@ -324,8 +333,7 @@ Outcome outcome_of(double ratio_to_bound) {
 Judgement judge(const Comparison& comparison) {
   check_call(comparison);
   const TensorView& actual = comparison.actual;
-  const bool fits = shape_fits(comparison.op, actual.shape, comparison.step, comparison.config);
-  if (!fits) {
+  if (!shape_fits(comparison.op, actual.shape, comparison.step, comparison.config)) {
     Judgement judgement;
     judgement.outcome = mutated(Mutant::kShapeIgnored) ? Outcome::kMatch : Outcome::kDiverged;
     judgement.decisive_statistic = "shape";
@@ -335,15 +343,20 @@ Judgement judge(const Comparison& comparison) {
                        " is expected";
     return judgement;
   }
-  // A candidate may hold more rows of logits than the expectation, not the other way round.
-  const Layout actual_layout(comparison.op, actual.shape, comparison.step, comparison.config);
-  const Layout expected_layout(comparison.op, comparison.expected.shape, comparison.step, comparison.config);
-  if (actual_layout.num_rows() > expected_layout.num_rows()) {
-    throw std::invalid_argument("judge: the expectation of lm_head holds the last row, the candidate all rows");
-  }
-  const Sides sides{comparison, actual.shape, actual_layout, expected_layout};
-  if (!comparison.expected.exact) return judge_rounded(sides);
-  return judge_exact(sides);
+  const Sides sides = sides_of(comparison);
+  return comparison.expected.exact ? judge_exact(sides) : judge_rounded(sides);
+}
+
+Distance distance_of(const Comparison& comparison) {
+  check_call(comparison);
+  const TensorView& actual = comparison.actual;
+  if (!shape_fits(comparison.op, actual.shape, comparison.step, comparison.config)) return {};
+  const Sides sides = sides_of(comparison);
+  if (comparison.expected.exact) return {.rms = 0.0, .max_excess = judge_exact(sides).statistics.max_excess};
+  Gates gates(comparison, sides.actual, [&sides](std::int64_t row) { return sides.gold_row(row); });
+  const Walk sums = walk(sides, gates);
+  return {
+      .rms = rms_of(sums.rows), .max_excess = max_excess_of(sums.total), .beyond_numbers = gates.failure().has_value()};
 }
 
 }  // namespace qdiff::compare

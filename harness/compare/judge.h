@@ -101,6 +101,15 @@ Outcome outcome_of(double ratio_to_bound);
 // that op, step and config give. lm_head may hold the last row alone ([B,1,V]), in `actual` or in both.
 Judgement judge(const Comparison& comparison);
 
+// Two of the statistics alone, of the tensor as a whole: what a search asks of hundreds of expectations, at a fraction
+// of what a judgement costs. 0 where nothing can be compared. Throws as judge() does.
+struct Distance {
+  double rms = 0.0;
+  double max_excess = 0.0;
+  bool beyond_numbers = false;  // one of the two has an infinity, a NaN or a score that masks, and the other has not
+};
+Distance distance_of(const Comparison& comparison);
+
 // The first recorded input from which a row cannot be judged: of a shape that its step does not give it, or with NaN in
 // what counts (pads aside). Nothing where all recorded inputs are usable.
 struct Unusable {

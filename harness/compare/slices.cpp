@@ -161,6 +161,16 @@ double slope_of(const TensorSums& total, double count, double distinct, DType ac
 
 }  // namespace
 
+double rms_of(const std::vector<SliceSums>& rows) {
+  SliceSums whole;
+  for (const SliceSums& sums : rows) whole.add(sums);
+  return whole.count == 0.0 ? 0.0 : std::sqrt(whole.z_squared / whole.count);
+}
+
+double max_excess_of(const TensorSums& total) {
+  return total.max_excess_squared < 0.0 ? 0.0 : std::sqrt(total.max_excess_squared);  // NaN stays NaN
+}
+
 Statistics statistics_of(const Measured& m) {
   Statistics result;
   const TensorSums& total = m.total;
@@ -181,8 +191,8 @@ Statistics statistics_of(const Measured& m) {
 
   const double distinct = inverse_distinct(whole.count, elements_together(m.coherence, everything),
                                            probability_of_equal(everything, m.layout, m.actual));
-  result.max_excess = total.max_excess_squared < 0.0 ? 0.0 : std::sqrt(total.max_excess_squared);  // NaN stays NaN
-  result.rms = std::sqrt(whole.z_squared / whole.count);
+  result.max_excess = max_excess_of(total);
+  result.rms = rms_of(m.rows);
   result.slope = slope_of(total, whole.count, distinct, m.accumulate);
   result.max_abs_error = total.max_abs_error;
   result.relative_rms_error = total.error_squared == 0.0 ? 0.0 : std::sqrt(total.error_squared / total.gold_squared);

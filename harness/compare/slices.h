@@ -53,4 +53,8 @@ struct Measured {
 
 Statistics statistics_of(const Measured& measured);
 
+// Of the tensor as a whole, as Statistics has them.
+double rms_of(const std::vector<SliceSums>& rows);
+double max_excess_of(const TensorSums& total);
+
 }  // namespace qdiff::compare

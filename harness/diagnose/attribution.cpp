@@ -308,7 +308,8 @@ class LayerAttribution {
         const RowJudgement& sample = shortest(group);
         if (explained(op) || sample.is_long() || in_vain >= kMostVainSearches) continue;
         bool found = false;
-        for (const Variant& variant : whole_values(oracle_, sample, facts)) {
+        for (const Variant& variant : nearest_whole_values(oracle_, sample, facts)) {
+          if (!comes_near(oracle_, sample, variant)) break;
           found |= add_if_it_reproduces({variant, {}, true}, group);
         }
         if (!found) ++in_vain;
@@ -433,7 +434,7 @@ class LayerAttribution {
     if (!sample.is_long() || in_vain >= kMostVainSearches) return;
     const auto error_of = [&](const Supposition& supposition) {
       try {
-        const double rms = oracle_.statistics_beside(sample, supposition).rms;
+        const double rms = oracle_.distance_beside(sample, supposition).rms;
         return std::isfinite(rms) ? rms : HUGE_VAL;
       } catch (const NotEvaluable&) {
         return HUGE_VAL;

@@ -47,6 +47,18 @@ struct RowQuery {
               .mistakes = supposition.mistakes} {}
 };
 
+// It refers to all that it is given.
+compare::Comparison comparison(const RowJudgement& row, const TensorView& actual, const Expectation& expected,
+                               const Precision& precision, const ModelConfig& config) {
+  return {.op = row.key.id.op,
+          .actual = actual,
+          .expected = expected,
+          .step = row.step(),
+          .precision = precision,
+          .config = config,
+          .operations = row.span};
+}
+
 // Whether a softmax inside the span rounds, where no tensor shows if it divides before that or after P·V.
 bool may_divide_last(const RowJudgement& row, const Precision& precision) {
   const bool inside = row.key.id.op != Op::kProbs &&
@@ -86,13 +98,15 @@ compare::Judgement RowOracle::judge(const RowJudgement& row, const Supposition& 
 compare::Judgement RowOracle::judge_against(const RowJudgement& row, const TensorView& actual,
                                             const Expectation& expected,
                                             std::span<const DeclarablePoint> points) const {
-  return compare::judge({.op = row.key.id.op,
-                         .actual = actual,
-                         .expected = expected,
-                         .step = row.step(),
-                         .precision = declaring(declared_, points),
-                         .config = config(),
-                         .operations = row.span});
+  const Precision precision = declaring(declared_, points);
+  return compare::judge(comparison(row, actual, expected, precision, config()));
+}
+
+compare::Distance RowOracle::distance_to(const RowJudgement& row, const Expectation& expected,
+                                         std::span<const DeclarablePoint> points) const {
+  const Precision precision = declaring(declared_, points);
+  const TensorView actual = row.actual();
+  return compare::distance_of(comparison(row, actual, expected, precision, config()));
 }
 
 Tensor RowOracle::emulate(const RowJudgement& row, const Supposition& supposition, bool divides_last) const {
@@ -102,24 +116,23 @@ Tensor RowOracle::emulate(const RowJudgement& row, const Supposition& suppositio
   return Tensor::rounded(actual.dtype, actual.shape, oracle_.emulate(asked.query));
 }
 
-compare::Statistics RowOracle::statistics_beside(const RowJudgement& row, const Supposition& supposition) {
+compare::Distance RowOracle::distance_beside(const RowJudgement& row, const Supposition& supposition) {
   Expectation expected = right(row);
   expected.value = evaluate(row, supposition, /*with_noise=*/false).value;
-  return judge_against(row, row.actual(), expected).statistics;
+  return distance_to(row, expected);
 }
 
 double RowOracle::distance(const RowJudgement& row, const Supposition& supposition, const Expectation& scale) const {
-  const auto distance_to = [&](const Tensor& planted) {
-    Expectation expected = scale;
-    expected.exact = false;
+  Expectation expected = scale;
+  expected.exact = false;
+  const auto to_planted = [&](const Tensor& planted) {
     expected.value = to_doubles(planted.view());
-    const compare::Judgement judgement = judge_against(row, row.actual(), expected, supposition.points);
-    const bool gate = judgement.decisive_statistic == "non_finite" || judgement.decisive_statistic == "mask";
-    return gate || !std::isfinite(judgement.statistics.rms) ? HUGE_VAL : judgement.statistics.rms;
+    const compare::Distance distance = distance_to(row, expected, supposition.points);
+    return distance.beyond_numbers || !std::isfinite(distance.rms) ? HUGE_VAL : distance.rms;
   };
-  const double nearest = distance_to(emulate(row, supposition));
+  const double nearest = to_planted(emulate(row, supposition));
   if (!may_divide_last(row, declaring(declared_, supposition.points))) return nearest;
-  return std::min(nearest, distance_to(emulate(row, supposition, /*divides_last=*/true)));
+  return std::min(nearest, to_planted(emulate(row, supposition, /*divides_last=*/true)));
 }
 
 double RowOracle::distance(const RowJudgement& row, const Supposition& supposition) {

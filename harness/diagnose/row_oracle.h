@@ -38,10 +38,13 @@ class RowOracle {
   // Judges `actual`, in the place of the row's own tensor, against an expectation of the row.
   compare::Judgement judge_against(const RowJudgement& row, const TensorView& actual, const Expectation& expected,
                                    std::span<const DeclarablePoint> points = {}) const;
+  // How the candidate lies to such an expectation, which costs a fraction of a judgement.
+  compare::Distance distance_to(const RowJudgement& row, const Expectation& expected,
+                                std::span<const DeclarablePoint> points = {}) const;
   // What an engine that really rounds at the declared and the supposed points would put out.
   Tensor emulate(const RowJudgement& row, const Supposition& supposition, bool divides_last = false) const;
   // How the candidate lies to gold under the supposition, in units of right code's rounding: gold alone is evaluated.
-  compare::Statistics statistics_beside(const RowJudgement& row, const Supposition& supposition);
+  compare::Distance distance_beside(const RowJudgement& row, const Supposition& supposition);
 
   // How far the candidate is from the reference that really rounds, and really has the bug, under a supposition: the
   // root mean square error in units of `scale`'s deviations and the stored type's spacing. Infinite where a hard gate

@@ -24,6 +24,8 @@ bool same_operations(const RowJudgement& a, const RowJudgement& b) {
 
 // An engine has the same mistake in most of its layers, and to ask all mechanisms costs seconds where a model is large.
 constexpr int kMostUnsolved = 2;
+// So many wrong operations of one layer, not one of them explained: the next layer would tell no more.
+constexpr std::size_t kNothingFits = 6;
 // Of saying that a layer has what another one has.
 constexpr double kBitsOfTheSame = 1.0;
 
@@ -64,26 +66,31 @@ bool is_contradicted(RowOracle& oracle, const std::vector<RowJudgement>& rows, c
   });
 }
 
+// Of a row and a variant that takes a whole number, those that come nearest: the search is dear.
+using NearestValues = std::map<std::pair<const RowJudgement*, FaultId>, std::vector<Variant>>;
+
 // Known bugs that come near to a wrong row and yet do not reproduce all that they change: they may act in some steps,
 // heads or tokens alone. Their values are the listed ones and, of whole numbers, what comes nearest.
 std::vector<Variant> near_variants(RowOracle& oracle, const std::vector<RowJudgement>& rows,
-                                   const std::vector<const RowJudgement*>& samples) {
+                                   const std::vector<const RowJudgement*>& samples, NearestValues& nearest) {
   std::vector<Variant> near;
   for (const RowJudgement* row : samples) {
     const auto add = [&](const Variant& variant) {
       if (std::ranges::find(near, variant) != near.end()) return;
       if (!is_contradicted(oracle, rows, *row, variant)) near.push_back(variant);
     };
-    const double right = oracle.statistics_beside(*row, {}).rms;
     for (const VariantFacts& facts : oracle.catalogue()) {
       if (facts.declares || facts.only_rounds || sums_in_16_bits(facts) || !concerns(facts, row->span)) continue;
       try {
-        for (const Variant& variant : doses(facts)) {
-          const double error = oracle.statistics_beside(*row, {&variant}).rms;
-          if (error <= std::max(kLargestShareLeft * right, kNearEnough)) add(variant);
+        std::vector<Variant> tried = doses(facts);
+        if (takes_whole_number(facts)) {
+          const auto [found, is_new] = nearest.try_emplace({row, facts.id});
+          if (is_new) found->second = nearest_whole_values(oracle, *row, facts);
+          tried.insert(tried.end(), found->second.begin(), found->second.end());
         }
-        if (!takes_whole_number(facts)) continue;
-        for (const Variant& variant : whole_values(oracle, *row, facts)) add(variant);
+        for (const Variant& variant : tried) {
+          if (comes_near(oracle, *row, variant)) add(variant);
+        }
       } catch (const NotEvaluable&) {
       }
     }
@@ -145,7 +152,7 @@ std::vector<explain::Candidate> span_theories(RowOracle& oracle, explain::Scene&
                                               const std::vector<const RowJudgement*>& rows) {
   const RowJudgement* sample = samples_of(rows).front();
   const Phase phase = sample->step().phase;
-  const double right = oracle.statistics_beside(*sample, {}).rms;
+  const double right = oracle.distance_beside(*sample, {}).rms;
   const std::vector<Mistakes> listed = span_mistakes(sample->span, oracle.config());
   struct Near {
     double error;
@@ -155,7 +162,7 @@ std::vector<explain::Candidate> span_theories(RowOracle& oracle, explain::Scene&
   for (const Mistakes& mistakes : listed) {
     const Mistakes tried = phase == Phase::kDecode ? in_phase(mistakes, phase) : mistakes;
     try {
-      const double error = oracle.statistics_beside(*sample, {.mistakes = tried}).rms;
+      const double error = oracle.distance_beside(*sample, {.mistakes = tried}).rms;
       const double near_enough = std::max(kLargestShareLeft * right, kNearEnough);
       if (error < right && error <= near_enough) near.push_back({error, &mistakes});
     } catch (const NotEvaluable&) {
@@ -244,7 +251,8 @@ Precision with_roundings(Precision precision, const Operation& operation) {
 
 // A theory of what is wrong under this precision; nothing where that is nothing.
 std::optional<explain::Theory> solve(Oracle& oracle, const std::vector<RowJudgement>& rows, const Operation& operation,
-                                     const Precision& declared, const Precision& precision, const Solved& solved) {
+                                     const Precision& declared, const Precision& precision, const Solved& solved,
+                                     NearestValues& nearest) {
   const Op op = operation.rows.front()->key.id.op;
   RowOracle known(oracle, precision);
   std::vector<explain::Instance> instances;
@@ -273,7 +281,7 @@ std::optional<explain::Theory> solve(Oracle& oracle, const std::vector<RowJudgem
   }
   if (operation.in_doubt()) return explain::explain(scene, {}, explain::Asked::kOfElements);
   std::vector<explain::Candidate> candidates;
-  for (const Variant& variant : near_variants(known, rows, samples_of(of_op))) {
+  for (const Variant& variant : near_variants(known, rows, samples_of(of_op), nearest)) {
     candidates.push_back(named_theory(known, scene, of_op, variant));
   }
   if (of_op.front()->is_long()) std::ranges::move(span_theories(known, scene, of_op), std::back_inserter(candidates));
@@ -289,20 +297,25 @@ Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
   for (std::size_t i = 0; i < rows.size(); ++i) {
     if (rows[i].explainable() && !is_named(fits[i])) unnamed.insert(rows[i].key.id.op);
   }
+  std::vector<Op> in_vain;
+  bool any_solved = false;
   for (Op op : unnamed) {
     if (solved.in_vain[op] >= kMostUnsolved) continue;
     const std::optional<Operation> operation = operation_of(op, rows, fits, oracle.config());
     if (!operation) continue;
-    auto theory = solve(oracle, rows, *operation, precision, with_roundings(precision, *operation), solved);
+    NearestValues nearest;
+    auto theory = solve(oracle, rows, *operation, precision, with_roundings(precision, *operation), solved, nearest);
     if (!theory && !operation->in_doubt()) {
       // An engine that declared too little may round wherever this operation can.
       const Precision widest = rounding_as_it_stores(precision, *operation->rows.front());
-      if (widest != precision) theory = solve(oracle, rows, *operation, precision, widest, solved);
+      if (widest != precision) theory = solve(oracle, rows, *operation, precision, widest, solved, nearest);
     }
     if (!theory) {
       ++solved.in_vain[op];
+      in_vain.push_back(op);
       continue;
     }
+    any_solved = true;
     if (theory->variant) solved.by_variant.insert_or_assign(op, *theory->variant);
     if (!theory->variant) solved.by_mechanism.insert(op);
     if (!theory->mistakes.empty()) solved.in_span.insert_or_assign(op, theory->mistakes);
@@ -310,6 +323,9 @@ Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
     for (std::size_t i = 0; i < rows.size(); ++i) {
       if (rows[i].key.id.op == op && rows[i].explainable() && !is_named(fits[i])) theories[i] = shared;
     }
+  }
+  if (!any_solved && in_vain.size() >= kNothingFits) {
+    for (Op op : in_vain) solved.in_vain[op] = kMostUnsolved;
   }
   return theories;
 }

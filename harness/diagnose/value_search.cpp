@@ -106,9 +106,9 @@ bool takes_whole_number(const VariantFacts& facts) {
   return (facts.takes == Takes::kCount || facts.takes == Takes::kShift) && !facts.right_value && !rounds;
 }
 
-std::vector<Variant> whole_values(RowOracle& oracle, const RowJudgement& row, const VariantFacts& facts) {
+std::vector<Variant> nearest_whole_values(RowOracle& oracle, const RowJudgement& row, const VariantFacts& facts) {
   const auto error_of = [&](const Supposition& supposition) {
-    const double rms = oracle.statistics_beside(row, supposition).rms;
+    const double rms = oracle.distance_beside(row, supposition).rms;
     return std::isfinite(rms) ? rms : HUGE_VAL;
   };
   const double right = error_of({});
@@ -128,21 +128,27 @@ std::vector<Variant> whole_values(RowOracle& oracle, const RowJudgement& row, co
     } catch (const std::invalid_argument&) {
     }
   }
-  if (!(least <= std::max(kLargestShareLeft * right, kNearEnough))) return {};
   return nearest;
+}
+
+bool comes_near(RowOracle& oracle, const RowJudgement& row, const Variant& variant) {
+  const double right = oracle.distance_beside(row, {}).rms;
+  const double error = oracle.distance_beside(row, {&variant}).rms;
+  return error <= std::max(std::isfinite(right) ? kLargestShareLeft * right : HUGE_VAL, kNearEnough);
 }
 
 // Searched over logarithms: the best of a grid around the listed and the right values by RMS error, or beyond its ends
 // while that comes nearer, refined between its neighbours, and once more by the largest excess. That is convex near the
 // truth and, where results are rounded to 16 bits, far sharper than the RMS, which the rounding dominates.
 std::vector<Variant> fitted_values(RowOracle& oracle, const RowJudgement& row, const VariantFacts& facts) {
-  const auto statistics_at = [&](double log_value) {
+  const auto distance_at = [&](double log_value) {
     const Variant variant{facts.id, std::exp(log_value)};
-    return row.is_long() ? oracle.statistics_beside(row, {&variant}) : oracle.judge(row, {&variant}).statistics;
+    return row.is_long() ? oracle.distance_beside(row, {&variant})
+                         : oracle.distance_to(row, oracle.evaluate(row, {&variant}));
   };
   const auto finite = [](double error) { return std::isfinite(error) ? error : HUGE_VAL; };
-  const auto rms_at = [&](double log_value) { return finite(statistics_at(log_value).rms); };
-  const auto excess_at = [&](double log_value) { return finite(statistics_at(log_value).max_excess); };
+  const auto rms_at = [&](double log_value) { return finite(distance_at(log_value).rms); };
+  const auto excess_at = [&](double log_value) { return finite(distance_at(log_value).max_excess); };
   // An epsilon may be 0 by the file; there is no logarithm of that, and listed values alone say where to search.
   const bool has_log = *facts.right_value > 0.0;
   double low = has_log ? std::log(*facts.right_value) : HUGE_VAL;

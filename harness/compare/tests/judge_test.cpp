@@ -131,6 +131,32 @@ TEST_CASE("a moved value that became its neighbour is not beyond one spacing", "
   CHECK(judgement.statistics.share_beyond_one_spacing == 0.0);
 }
 
+TEST_CASE("a distance is what a judgement says of the whole tensor", "[judge]") {
+  const auto distance = [](const Sample& sample) {
+    return distance_of({.op = sample.op,
+                        .actual = sample.actual.view(),
+                        .expected = sample.expected,
+                        .step = sample.step,
+                        .precision = sample.precision,
+                        .config = sample.config});
+  };
+  for (const Op op : {Op::kOProj, Op::kScores, Op::kKCache}) {
+    Sample sample = honest_sample({.op = op, .num_tokens = 3});
+    sample.actual.set(0, sample.actual.at(0) + 0.25);
+    const Distance whole = distance(sample);
+    const Statistics judged = sample.judge().statistics;
+    CHECK(whole.rms == judged.rms);
+    CHECK(whole.max_excess == judged.max_excess);
+    CHECK(whole.max_excess > 0.0);
+    CHECK_FALSE(whole.beyond_numbers);
+  }
+  Sample sample = honest_sample({.op = Op::kOProj});
+  sample.actual.set(5, std::numeric_limits<double>::quiet_NaN());
+  CHECK(distance(sample).beyond_numbers);
+  sample.actual = Tensor(sample.actual.dtype(), {1, 1, 1});
+  CHECK(distance(sample).rms == 0.0);  // of another shape: nothing can be compared
+}
+
 TEST_CASE("equal inputs give equal judgements", "[judge]") {
   const Sample sample = honest_sample({.op = Op::kLmHead, .dtype = DType::kF32});
   CHECK(sample.judge().statistics.normalised == sample.judge().statistics.normalised);

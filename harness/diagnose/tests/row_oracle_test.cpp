@@ -83,8 +83,8 @@ TEST_CASE("statistics beside a bug take gold alone from it", "[row_oracle]") {
   ToyEngine engine = toy_engine({FaultId::kNoSilu});
   const ToySubject subject(engine);
   const RowJudgement row = subject.row(oracle, key_of(Op::kAct));
-  CHECK(RowOracle(oracle, kF32).statistics_beside(row, {&kSigmoid}).rms < 1.0);
-  CHECK(RowOracle(oracle, kF32).statistics_beside(row, {}).rms > 100.0);
+  CHECK(RowOracle(oracle, kF32).distance_beside(row, {&kSigmoid}).rms < 1.0);
+  CHECK(RowOracle(oracle, kF32).distance_beside(row, {}).rms > 100.0);
 }
 
 }  // namespace

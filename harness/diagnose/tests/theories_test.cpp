@@ -2,6 +2,7 @@
 #include "harness/diagnose/theories.h"
 
 #include "cmake/catch2.h"
+#include "harness/contract/splitmix64.h"
 #include "harness/diagnose/tests/toy_rows.h"
 
 namespace qdiff::diagnose {
@@ -59,6 +60,35 @@ TEST_CASE("a mechanism of some steps is solved for beside a rounding that explai
 TEST_CASE("what is right once a rounding is declared is no mechanism", "[theories]") {
   const Solution solution(1.0, 0);
   for (const auto& theory : solution.theories) CHECK(theory == nullptr);
+}
+
+// How many layers count as solved for in vain after one layer in which so many of these operations held anything.
+int layers_in_vain(std::size_t wrong) {
+  const std::vector<Op> ops = {Op::kQProj,  Op::kKProj,    Op::kVProj, Op::kGateProj,
+                               Op::kUpProj, Op::kDownProj, Op::kOProj};
+  ToyOracle oracle(toy_catalogue_of({FaultId::kNoSilu}));
+  ToyEngine engine(kF32);
+  engine.change = [&](int, const TensorId& id, Tensor& tensor) {
+    const auto found = std::find(ops.begin(), ops.end(), id.op);
+    if (id.layer != 0 || static_cast<std::size_t>(found - ops.begin()) >= wrong) return;
+    SplitMix64 draw(static_cast<std::uint64_t>(id.op));
+    for (std::int64_t i = 0; i < tensor.size(); ++i) tensor.set(i, static_cast<double>(draw.below(1000)) - 500.0);
+  };
+  const ToySubject subject(engine, toy_case({4, 1}));
+  std::vector<RowJudgement> rows;
+  for (Op op : ops) rows.push_back(subject.row(oracle, key_of(op), kF32));
+  Known known;
+  Solved solved;
+  const auto fits = explain_layer(oracle, rows, kF32, known);
+  const Theories theories = explain_unnamed(oracle, rows, fits, kF32, solved);
+  CHECK(std::ranges::all_of(theories, [](const auto& theory) { return theory == nullptr; }));
+  CHECK(solved.in_vain.size() == wrong);
+  return solved.in_vain[Op::kQProj];
+}
+
+TEST_CASE("a layer of which nothing is explained is the last that is solved for", "[theories]") {
+  CHECK(layers_in_vain(5) == 1);
+  CHECK(layers_in_vain(7) == 2);
 }
 
 }  // namespace

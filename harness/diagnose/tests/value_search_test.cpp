@@ -97,6 +97,13 @@ VariantFacts whole_factor(Takes takes) {
   return facts;
 }
 
+// Of the nearest whole numbers those that come near.
+std::vector<Variant> whole_values(RowOracle& oracle, const RowJudgement& row, const VariantFacts& facts) {
+  std::vector<Variant> near = nearest_whole_values(oracle, row, facts);
+  std::erase_if(near, [&](const Variant& variant) { return !comes_near(oracle, row, variant); });
+  return near;
+}
+
 // Whole numbers that fit the scores of `num_tokens` tokens, of an engine with this factor planted.
 std::vector<Variant> whole(const VariantFacts& facts, double planted, std::int64_t num_tokens = 6,
                            const std::vector<Op>& dropped = {}, Op op = Op::kScores) {
