@@ -24,13 +24,14 @@ double width_beside(const Scene& scene, const Instance& instance, const Expectat
 
 Gains gains_of(Scene& scene, const Instance& instance, const Expectation& theory) {
   const Expectation& right = scene.right(instance);
+  const std::vector<double>& from_right = scene.deviations_from_right(instance);
   Gains gains{&instance, std::vector<float>(right.value.size(), 0.0F)};
   for (std::size_t i = 0; i < right.value.size(); ++i) {
     if (!theory.unknown.empty() && theory.unknown[i] != 0) continue;
     if (theory.value[i] == right.value[i]) continue;  // both say the same
-    const double error = scene.deviations(instance, theory, i) * width_beside(scene, instance, right, theory, i);
-    gains.of_element[i] =
-        static_cast<float>(bits_of_error(scene.deviations(instance, right, i)) - bits_of_error(error));
+    double error = scene.deviations(instance, theory, i);
+    if (error != 0.0) error *= width_beside(scene, instance, right, theory, i);
+    gains.of_element[i] = static_cast<float>(bits_of_error(from_right[i]) - bits_of_error(error));
   }
   return gains;
 }

@@ -245,26 +245,15 @@ class BlockSearch {
 
   // Nothing where no few blocks say it.
   std::vector<Block> solve() {
-    constexpr std::int64_t kBlocks = 16;
-    constexpr std::size_t kMostBlocks = 64;
-    const std::int64_t width = parts_.width(), size = (width + kBlocks - 1) / kBlocks;
+    constexpr std::size_t kBlocks = 16, kMostBlocks = 64;
+    const std::int64_t width = parts_.width(), size = (width + std::int64_t{kBlocks} - 1) / std::int64_t{kBlocks};
     std::vector<Block> blocks;
     for (std::int64_t first = 0; first < width; first += size) blocks.push_back({first, std::min(width, first + size)});
     while (true) {
-      std::vector<double> a(error_.size() * blocks.size()), errors;
-      for (std::size_t k = 0; k < blocks.size(); ++k) {
-        const std::vector<double>& part = parts_.of(blocks[k].first, blocks[k].end);
-        double squares = 0.0;
-        for (std::size_t i = 0; i < part.size(); ++i) {
-          a[i * blocks.size() + k] = part[i];
-          squares += part[i] * part[i];
-        }
-        errors.push_back(1.0 / std::sqrt(squares));  // standard errors, of parts that are independent
-      }
-      const auto solved = least_squares(a, error_, error_.size(), blocks.size());
+      const std::optional<Solution> solved = solve_for(blocks);
       if (!solved) return {};
-      for (std::size_t k = 0; k < blocks.size(); ++k) blocks[k].coefficient = 1.0 + (*solved)[k];
-      const std::vector<bool> cut = to_be_cut(blocks, errors, misfit_of(a, *solved));
+      for (std::size_t k = 0; k < blocks.size(); ++k) blocks[k].coefficient = 1.0 + solved->change[k];
+      const std::vector<bool> cut = to_be_cut(blocks, *solved);
       std::vector<Block> finer;
       for (std::size_t k = 0; k < blocks.size(); ++k) {
         if (!cut[k]) {
@@ -275,7 +264,9 @@ class BlockSearch {
         finer.push_back({blocks[k].first, middle});
         finer.push_back({middle, blocks[k].end});
       }
-      if (finer.size() > kMostBlocks) return {};
+      // Where no half of a block is whole either, no few edges make the error.
+      const bool all_cut = finer.size() == 2 * blocks.size();
+      if (finer.size() > kMostBlocks || (all_cut && blocks.size() > kBlocks)) return {};
       const bool settled = finer.size() == blocks.size();
       blocks = std::move(finer);
       if (settled) return with_best_edges(joined(blocks), size);
@@ -283,38 +274,80 @@ class BlockSearch {
   }
 
  private:
+  // How the coefficients differ from 1, their standard errors beside a misfit of 1 where the parts are independent, and
+  // what is left of the error for each degree of freedom: where a block holds several coefficients, that misfit is
+  // shared out among all.
+  struct Solution {
+    std::vector<double> change, errors;
+    double misfit = 0.0;
+  };
+
+  // By the normal equations, refined once. Their products are kept, for one cut leaves most blocks as they were.
+  std::optional<Solution> solve_for(const std::vector<Block>& blocks) {
+    const std::size_t n = blocks.size(), m = error_.size();
+    if (m < n) return std::nullopt;
+    std::vector<const std::vector<double>*> parts;
+    for (const Block& block : blocks) parts.push_back(&parts_.of(block.first, block.end));
+    std::vector<double> squares(n * n);
+    Solution solution;
+    for (std::size_t k = 0; k < n; ++k) {
+      for (std::size_t j = 0; j <= k; ++j) squares[k * n + j] = kept_product(*parts[k], *parts[j]);
+      solution.change.push_back(kept_product(*parts[k], error_));
+      solution.errors.push_back(1.0 / std::sqrt(squares[k * n + k]));
+    }
+    const auto lower = factored(std::move(squares), n);
+    if (!lower) return std::nullopt;
+    substitute(*lower, solution.change, n);
+    std::vector<double> left = left_beside(parts, solution.change), correction;
+    for (const std::vector<double>* part : parts) correction.push_back(product(*part, left));
+    substitute(*lower, correction, n);
+    for (std::size_t k = 0; k < n; ++k) solution.change[k] += correction[k];
+    left = left_beside(parts, solution.change);
+    solution.misfit = m > n ? std::sqrt(product(left, left) / static_cast<double>(m - n)) : 0.0;
+    return solution;
+  }
+
+  std::vector<double> left_beside(const std::vector<const std::vector<double>*>& parts,
+                                  const std::vector<double>& change) const {
+    std::vector<double> left = error_;
+    for (std::size_t k = 0; k < parts.size(); ++k) {
+      for (std::size_t i = 0; i < left.size(); ++i) left[i] -= (*parts[k])[i] * change[k];
+    }
+    return left;
+  }
+
+  static double product(const std::vector<double>& a, const std::vector<double>& b) {
+    double sum = 0.0;
+    for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+    return sum;
+  }
+  // Of vectors that stay where they are.
+  double kept_product(const std::vector<double>& a, const std::vector<double>& b) {
+    const auto [found, is_new] = products_.try_emplace({&a, &b});
+    if (is_new) found->second = product(a, b);
+    return found->second;
+  }
+
   // Those whose coefficient is no whole number; where there are none and a misfit is left, which may hide what it comes
-  // from, the one that is least so. `errors` are the coefficients' standard errors beside a misfit of 1.
-  std::vector<bool> to_be_cut(const std::vector<Block>& blocks, const std::vector<double>& errors,
-                              double misfit) const {
+  // from, the one that is least so.
+  std::vector<bool> to_be_cut(const std::vector<Block>& blocks, const Solution& solved) const {
     constexpr double kFits = 4.0;  // times the variance of rounding
     std::vector<bool> cut(blocks.size());
     std::size_t least_plain = blocks.size();
     double farthest = 0.0;
     for (std::size_t k = 0; k < blocks.size(); ++k) {
       if (blocks[k].end - blocks[k].first == 1) continue;
-      cut[k] = !is_plain(blocks[k].coefficient, misfit * errors[k]);
-      const double off = std::fabs(blocks[k].coefficient - std::round(blocks[k].coefficient)) / errors[k];
+      cut[k] = !is_plain(blocks[k].coefficient, solved.misfit * solved.errors[k]);
+      const double off = std::fabs(blocks[k].coefficient - std::round(blocks[k].coefficient)) / solved.errors[k];
       if (off <= farthest) continue;
       farthest = off;
       least_plain = k;
     }
-    const bool hides = misfit * misfit > kFits * variance_;
+    const bool hides = solved.misfit * solved.misfit > kFits * variance_;
     if (std::ranges::none_of(cut, std::identity{}) && hides && least_plain < blocks.size()) cut[least_plain] = true;
     return cut;
   }
 
-  // What is left of the error beside the parts [elements, parts] that were solved for, for each degree of freedom:
-  // where a block holds several coefficients, that misfit is shared out among all.
-  double misfit_of(const std::vector<double>& parts, const std::vector<double>& solved) const {
-    double sum = 0.0;
-    for (std::size_t i = 0; i < error_.size(); ++i) {
-      double left = error_[i];
-      for (std::size_t k = 0; k < solved.size(); ++k) left -= parts[i * solved.size() + k] * solved[k];
-      sum += left * left;
-    }
-    return error_.size() > solved.size() ? std::sqrt(sum / static_cast<double>(error_.size() - solved.size())) : 0.0;
-  }
   // What is left of the error beside the blocks.
   std::vector<double> left_by(const std::vector<Block>& blocks) {
     std::vector<double> left = error_;
@@ -328,16 +361,11 @@ class BlockSearch {
 
   // Each edge in turn, column by column to either side, no further than `reach`.
   std::vector<Block> with_best_edges(std::vector<Block> blocks, std::int64_t reach) {
-    const auto squares = [](const std::vector<double>& values) {
-      double sum = 0.0;
-      for (double value : values) sum += value * value;
-      return sum;
-    };
     std::vector<double> settled = left_by(blocks);
     for (std::size_t k = 0; k + 1 < blocks.size(); ++k) {
       const std::int64_t edge = blocks[k].end;
       std::int64_t best = edge;
-      double least = squares(settled);
+      double least = product(settled, settled);
       std::vector<double> best_left = settled;
       for (const int direction : {-1, 1}) {
         std::vector<double> moved = settled;
@@ -348,7 +376,7 @@ class BlockSearch {
           const std::vector<double> part = parts_.of_column(column);
           const double change = direction * (blocks[k].coefficient - blocks[k + 1].coefficient);
           for (std::size_t i = 0; i < moved.size(); ++i) moved[i] -= change * part[i];
-          if (const double now = squares(moved); now < least) {
+          if (const double now = product(moved, moved); now < least) {
             least = now;
             best = to;
             best_left = moved;
@@ -362,6 +390,7 @@ class BlockSearch {
   }
 
   ProductParts parts_;
+  std::map<std::pair<const std::vector<double>*, const std::vector<double>*>, double> products_;
   std::vector<double> error_;  // by element, of right code. Not weighted: a misfit is as large everywhere
   double variance_ = 0.0;      // mean of what rounding makes of it
 };

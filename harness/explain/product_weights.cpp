@@ -186,6 +186,7 @@ double dot(const double* a, const double* b, std::int64_t count) {
 struct Fit {
   const Rounding* how;
   double error = 0.0;    // RMS in deviations
+  double right = 0.0;    // the same of right code, in the same outputs
   double squares = 0.0;  // of what it changes, and of the matrix, in the sampled rows
   double of_matrix = 0.0;
 };
@@ -206,14 +207,16 @@ Fit fit_of(Scene& scene, const Matrix& matrix, const Range& whole, const Roundin
       const Expectation& right = scene.right(instance);
       const double deviation =
           std::hypot(right.sigma_independent[i], right.sigma_shared[i], spacing(instance.actual.dtype, right.value[i]));
-      const double error =
-          scene.actual(instance)[i] - right.value[i] - dot(change.data(), inputs[r].data(), matrix.width);
+      const double of_right = scene.actual(instance)[i] - right.value[i];
+      const double error = of_right - dot(change.data(), inputs[r].data(), matrix.width);
       if (!std::isfinite(error)) continue;
       fit.error += error * error / (deviation * deviation);
+      fit.right += of_right * of_right / (deviation * deviation);
       count += 1.0;
     }
   }
   fit.error = count > 0.0 ? std::sqrt(fit.error / count) : HUGE_VAL;
+  fit.right = std::sqrt(fit.right / std::max(count, 1.0));
   return fit;
 }
 
@@ -299,10 +302,8 @@ std::vector<Candidate> recover_product_weights(Scene& scene) {
   std::vector<Fit> fits;
   for (const Rounding& how : roundings) fits.push_back(fit_of(scene, matrix, whole, how, rows, inputs));
   std::ranges::stable_sort(fits, {}, &Fit::error);
-  const Instance& first = *rows.front().instance;
-  const double right = distance(scene, rows, first, scene.right(first).value);
   for (const Fit& fit : fits) {
-    if (candidates.size() == kMostOffered || !(fit.error < kLargestShareLeft * right)) break;
+    if (candidates.size() == kMostOffered || !(fit.error < kLargestShareLeft * fit.right)) break;
     if (fit.squares > 0.0) candidates.push_back(with_weights(scene, shared, whole, fit, roundings.size()));
   }
   return candidates;

@@ -22,6 +22,7 @@ Scene::Scene(Oracle& oracle, const Precision& precision, std::vector<Instance> i
       precision_(precision),
       instances_(std::move(instances)),
       right_(instances_.size()),
+      deviations_from_right_(instances_.size()),
       actual_(instances_.size()) {
   for (const Instance& instance : instances_) {
     layouts_.emplace_back(instance.key.id.op, instance.actual.shape, instance.step(), config());
@@ -99,8 +100,15 @@ double Scene::deviations(const Instance& instance, const Expectation& expected, 
   return z <= kNoRounding ? z : kNoRounding;  // NaN is no rounding either
 }
 
+const std::vector<double>& Scene::deviations_from_right(const Instance& instance) {
+  std::vector<double>& known = deviations_from_right_[index_of(instance)];
+  const Expectation& expected = right(instance);
+  while (known.size() < expected.value.size()) known.push_back(deviations(instance, expected, known.size()));
+  return known;
+}
+
 bool Scene::is_wrong(const Instance& instance, std::size_t element) {
-  return deviations(instance, right(instance), element) > kBeyondRounding;
+  return deviations_from_right(instance)[element] > kBeyondRounding;
 }
 
 std::vector<std::int64_t> Scene::real_rows(const Instance& instance) const {
@@ -115,12 +123,12 @@ std::vector<std::int64_t> Scene::real_rows(const Instance& instance) const {
 std::vector<std::int64_t> Scene::wrong_rows(const Instance& instance) {
   std::vector<std::int64_t> wrong;
   if (!instance.wrong) return wrong;
-  const Expectation& expected = right(instance);
+  const std::vector<double>& from_right = deviations_from_right(instance);
   const std::int64_t width = layout(instance).num_columns();
   for (std::int64_t r : real_rows(instance)) {
     double sum = 0.0;
     for (std::int64_t c = 0; c < width; ++c) {
-      const double z = deviations(instance, expected, static_cast<std::size_t>(r * width + c));
+      const double z = from_right[static_cast<std::size_t>(r * width + c)];
       sum += z * z;
     }
     if (!(sum <= kLooksWrong * kLooksWrong * static_cast<double>(width))) wrong.push_back(r);

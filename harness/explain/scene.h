@@ -88,6 +88,8 @@ class Scene {
   // Error of an element in units of its expected rounding under `expected`, the final rounding included; 0 where both
   // are the same infinity or NaN, a huge number where only one is, or where the element is unknown.
   double deviations(const Instance& instance, const Expectation& expected, std::size_t element);
+  // Of each element from right code; computed once.
+  const std::vector<double>& deviations_from_right(const Instance& instance);
   // That expected rounding, in the tensor's own units.
   double deviation(const Instance& instance, const Expectation& expected, std::size_t element) const;
   // Whether an element lies further from right code than rounding takes it (kBeyondRounding, rows.h). A solver leaves
@@ -107,6 +109,7 @@ class Scene {
   std::int64_t least_tokens_ = 1;
   std::vector<compare::Layout> layouts_;
   std::vector<std::optional<Expectation>> right_;
+  std::vector<std::vector<double>> deviations_from_right_;  // empty: not asked yet
   std::vector<std::optional<std::vector<double>>> actual_;
 };
 

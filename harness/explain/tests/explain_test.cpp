@@ -516,5 +516,25 @@ TEST_CASE("least squares solve what is determined and nothing else", "[least_squ
   CHECK_FALSE(least_squares({1, 2, 1, 2, 1, 2}, {1, 2, 3}, 3, 2).has_value());
 }
 
+TEST_CASE("least squares of many equations are as exact as those of few", "[least_squares]") {
+  // Two columns that differ by `apart` in one equation of a hundred: the farther apart, the better they are told apart.
+  const auto solve = [](double apart) {
+    std::vector<double> a, b;
+    for (int i = 0; i < 100; ++i) {
+      const double x = 1.0 + 0.01 * i, y = i == 7 ? x + apart : x;
+      a.insert(a.end(), {x, y});
+      b.push_back(3.0 * x - 2.0 * y);
+    }
+    return least_squares(a, b, 100, 2);
+  };
+  for (const double apart : {10.0, 0.1, 1e-3, 1e-6}) {
+    const auto solved = solve(apart);
+    REQUIRE(solved.has_value());
+    CHECK((*solved)[0] == Approx(3.0).epsilon(1e-7));
+    CHECK((*solved)[1] == Approx(-2.0).epsilon(1e-7));
+  }
+  CHECK_FALSE(solve(0.0).has_value());
+}
+
 }  // namespace
 }  // namespace qdiff::explain
