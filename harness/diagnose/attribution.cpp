@@ -216,6 +216,7 @@ class LayerAttribution {
   }
   bool add_if_it_reproduces(const Fit& fit, const Rows& rows) {
     if (!reproduces(fit.supposition(), rows)) return false;
+    if (!fit.variant && is_denied(fit, rows)) return false;
     add(fit, rows);
     return true;
   }
@@ -322,13 +323,14 @@ class LayerAttribution {
   bool explains_with_a_bug(Op op, const std::vector<DeclarablePoint>& points) {
     if (points.empty()) return false;
     const Fit rounding{std::nullopt, points};
-    Rows rounded, left;
+    Rows rounded, left, without_bug;
     for (const RowJudgement* row : rows_of(op)) {
-      if (!row->wrong() || !fits_of(*row).empty()) continue;
-      const bool rounds = oracle_.judge(*row, rounding.supposition()).outcome == Outcome::kMatch;
-      (rounds ? rounded : left).push_back(row);
+      const bool unexplained = row->wrong() && fits_of(*row).empty();
+      const bool rounds = !unexplained || oracle_.judge(*row, rounding.supposition()).outcome == Outcome::kMatch;
+      if (unexplained) (rounds ? rounded : left).push_back(row);
+      if (rounds) without_bug.push_back(row);
     }
-    if (rounded.empty()) return false;
+    if (rounded.empty() || is_denied(rounding, without_bug)) return false;
     add(rounding, rounded);
     if (left.empty()) return true;
     for (const Variant& variant : nearest_variants(oracle_, shortest(left), points)) {
@@ -495,6 +497,18 @@ class LayerAttribution {
       if (const auto beyond = beyond_rounding(oracle_, *row, fit)) moved.add(beyond->elements);
     }
     return moved;
+  }
+
+  // Whether rows that a rounding would have moved were not. It may be made in one phase alone.
+  bool is_denied(const Fit& rounding, const Rows& rows) {
+    const auto phase_of = [](const RowJudgement* row) { return row->step().phase; };
+    Rows of_phase;
+    for (const RowJudgement* row : rows) {
+      const bool is_wrong_there = std::ranges::any_of(
+          rows, [&](const RowJudgement* other) { return other->wrong() && phase_of(other) == phase_of(row); });
+      if (is_wrong_there) of_phase.push_back(row);
+    }
+    return moved_in(of_phase, rounding).denies();
   }
 
   // Over all steps: an engine that sums so in one does so in the others.

@@ -27,6 +27,10 @@ bool Moved::tells() const {
   return expected >= kEnoughMoved && others >= kEnoughMoved && as_many();
 }
 
+bool Moved::denies() const {
+  return static_cast<double>(quiet_rows) > kShareOfQuietRowsThatDenies * static_cast<double>(rows);
+}
+
 bool BeyondRounding::is_predicted() const {
   const auto few = static_cast<double>(elements.so_far);
   return of_right > 0.0 && of_fit <= kLargestShareLeft * kLargestShareLeft * of_right &&

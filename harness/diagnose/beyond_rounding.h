@@ -24,6 +24,8 @@ struct Moved {
   // that it moves, two were wrong in one token alone, and one was quiet in 40 of 42 rows. SiLU as mlx rounds it moves
   // 31 elements of a small layer, fewer than 8 in each row.
   bool tells() const;
+  // Whether a rounding was not made: of the token rows in which it moves enough to tell, most were moved far less.
+  bool denies() const;
 };
 
 // The elements whose error is beyond rounding, under right code and under a fit.

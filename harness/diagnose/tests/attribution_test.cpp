@@ -332,5 +332,12 @@ TEST_CASE("a declaration is made where it moves enough, in few elements of many 
   CHECK_FALSE(Moved{109, 1878, 42, 40, 60}.tells());  // six elements spoiled, and nothing where the declaration moves
 }
 
+TEST_CASE("a rounding is denied by the rows that it would have moved", "[attribution]") {
+  CHECK(Moved{64, 1150, 36, 34, 32}.denies());     // most rows were moved far less
+  CHECK(Moved{63, 512, 8, 6, 32}.denies());        // a query scaled in three elements
+  CHECK_FALSE(Moved{222, 32, 1, 0, 60}.denies());  // one row does not tell
+  CHECK_FALSE(Moved{1100, 1150, 36, 3, 40}.denies());
+}
+
 }  // namespace
 }  // namespace qdiff::diagnose
