@@ -171,7 +171,11 @@ int main(int argc, char** argv) {
   app.add_option("--repeats", arguments.repeats, "Timed repeats of each")->check(positive);
   app.add_option("--kernels", arguments.kernels, "Those that this processor runs, the best first")
       ->check(CLI::IsMember(texts_of(available_kernel_sets(), [](const KernelSet* one) { return one->name; })));
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;  // 0: --help
+  }
   bench(arguments);
   return 0;
 }

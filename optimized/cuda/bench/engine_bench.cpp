@@ -193,7 +193,11 @@ int main(int argc, char** argv) {
   app.add_option("--batch-context", arguments.batch_context)->check(CLI::Range(0, kMost));
   app.add_option("--taps", arguments.taps)->check(CLI::IsMember({"yes", "no"}));
   app.add_option("--dtype", arguments.dtype)->check(CLI::IsMember({"bfloat16", "float16", "float32"}));
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;  // 0: --help
+  }
   try {
     std::string why_not;
     if (!device_available(&why_not)) throw CannotJudgeError(why_not);
