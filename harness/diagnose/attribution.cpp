@@ -309,8 +309,9 @@ class LayerAttribution {
         const RowJudgement& sample = shortest(group);
         if (explained(op) || sample.is_long() || in_vain >= kMostVainSearches) continue;
         bool found = false;
+        const double right = oracle_.distance_beside(sample, {}).rms;
         for (const Variant& variant : nearest_whole_values(oracle_, sample, facts)) {
-          if (!comes_near(oracle_, sample, variant)) break;
+          if (!comes_near(oracle_.distance_beside(sample, {&variant}).rms, right)) break;
           found |= add_if_it_reproduces({variant, {}, true}, group);
         }
         if (!found) ++in_vain;

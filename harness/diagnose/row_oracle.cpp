@@ -153,12 +153,16 @@ const Expectation& RowOracle::right(const RowJudgement& row) {
 
 bool RowOracle::may_reproduce(const RowJudgement& row, const Supposition& supposition) {
   if (!row.wrong() || !row.is_long()) return true;
-  return distance(row, supposition) <= std::max(kLargestShareLeft * distance(row), kNearEnough);
+  return comes_near(distance(row, supposition), distance(row));
 }
 
 Precision declaring(Precision precision, std::span<const DeclarablePoint> points) {
   for (const DeclarablePoint& declared : points) declared.declare(precision);
   return precision;
+}
+
+bool comes_near(double error, double right) {
+  return error <= std::max(std::isfinite(right) ? kLargestShareLeft * right : HUGE_VAL, kNearEnough);
 }
 
 }  // namespace qdiff::diagnose

@@ -68,4 +68,8 @@ class RowOracle {
 
 Precision declaring(Precision precision, std::span<const DeclarablePoint> points);
 
+// Whether so much of right code's error is taken away, or so little is left, that a full judgement may be worth its
+// cost. Beside right code that is infinitely far everything is.
+bool comes_near(double error, double right);
+
 }  // namespace qdiff::diagnose

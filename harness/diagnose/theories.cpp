@@ -24,7 +24,8 @@ bool same_operations(const RowJudgement& a, const RowJudgement& b) {
 
 // An engine has the same mistake in most of its layers, and to ask all mechanisms costs seconds where a model is large.
 constexpr int kMostUnsolved = 2;
-// So many wrong operations of one layer, not one of them explained: the next layer would tell no more.
+// So many wrong operations of one layer, not one of them explained: the next layer would tell no more, and of the rest
+// of this one the dear searches are left out.
 constexpr std::size_t kNothingFits = 6;
 // Of saying that a layer has what another one has.
 constexpr double kBitsOfTheSame = 1.0;
@@ -70,11 +71,13 @@ bool is_contradicted(RowOracle& oracle, const std::vector<RowJudgement>& rows, c
 using NearestValues = std::map<std::pair<const RowJudgement*, FaultId>, std::vector<Variant>>;
 
 // Known bugs that come near to a wrong row and yet do not reproduce all that they change: they may act in some steps,
-// heads or tokens alone. Their values are the listed ones and, of whole numbers, what comes nearest.
+// heads or tokens alone. Their values are the listed ones and, of whole numbers where `nearest` is given, what comes
+// nearest.
 std::vector<Variant> near_variants(RowOracle& oracle, const std::vector<RowJudgement>& rows,
-                                   const std::vector<const RowJudgement*>& samples, NearestValues& nearest) {
+                                   const std::vector<const RowJudgement*>& samples, NearestValues* nearest) {
   std::vector<Variant> near;
   for (const RowJudgement* row : samples) {
+    const double right = oracle.distance_beside(*row, {}).rms;
     const auto add = [&](const Variant& variant) {
       if (std::ranges::find(near, variant) != near.end()) return;
       if (!is_contradicted(oracle, rows, *row, variant)) near.push_back(variant);
@@ -83,13 +86,13 @@ std::vector<Variant> near_variants(RowOracle& oracle, const std::vector<RowJudge
       if (facts.declares || facts.only_rounds || sums_in_16_bits(facts) || !concerns(facts, row->span)) continue;
       try {
         std::vector<Variant> tried = doses(facts);
-        if (takes_whole_number(facts)) {
-          const auto [found, is_new] = nearest.try_emplace({row, facts.id});
+        if (nearest != nullptr && takes_whole_number(facts)) {
+          const auto [found, is_new] = nearest->try_emplace({row, facts.id});
           if (is_new) found->second = nearest_whole_values(oracle, *row, facts);
           tried.insert(tried.end(), found->second.begin(), found->second.end());
         }
         for (const Variant& variant : tried) {
-          if (comes_near(oracle, *row, variant)) add(variant);
+          if (comes_near(oracle.distance_beside(*row, {&variant}).rms, right)) add(variant);
         }
       } catch (const NotEvaluable&) {
       }
@@ -163,8 +166,7 @@ std::vector<explain::Candidate> span_theories(RowOracle& oracle, explain::Scene&
     const Mistakes tried = phase == Phase::kDecode ? in_phase(mistakes, phase) : mistakes;
     try {
       const double error = oracle.distance_beside(*sample, {.mistakes = tried}).rms;
-      const double near_enough = std::max(kLargestShareLeft * right, kNearEnough);
-      if (error < right && error <= near_enough) near.push_back({error, &mistakes});
+      if (error < right && comes_near(error, right)) near.push_back({error, &mistakes});
     } catch (const NotEvaluable&) {
     }
   }
@@ -252,7 +254,7 @@ Precision with_roundings(Precision precision, const Operation& operation) {
 // A theory of what is wrong under this precision; nothing where that is nothing.
 std::optional<explain::Theory> solve(Oracle& oracle, const std::vector<RowJudgement>& rows, const Operation& operation,
                                      const Precision& declared, const Precision& precision, const Solved& solved,
-                                     NearestValues& nearest) {
+                                     NearestValues* nearest) {
   const Op op = operation.rows.front()->key.id.op;
   RowOracle known(oracle, precision);
   std::vector<explain::Instance> instances;
@@ -303,9 +305,11 @@ Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
     if (solved.in_vain[op] >= kMostUnsolved) continue;
     const std::optional<Operation> operation = operation_of(op, rows, fits, oracle.config());
     if (!operation) continue;
-    NearestValues nearest;
+    const bool nothing_fits = !any_solved && in_vain.size() >= kNothingFits;
+    NearestValues nearest_values;
+    NearestValues* const nearest = nothing_fits ? nullptr : &nearest_values;
     auto theory = solve(oracle, rows, *operation, precision, with_roundings(precision, *operation), solved, nearest);
-    if (!theory && !operation->in_doubt()) {
+    if (!theory && !operation->in_doubt() && !nothing_fits) {
       // An engine that declared too little may round wherever this operation can.
       const Precision widest = rounding_as_it_stores(precision, *operation->rows.front());
       if (widest != precision) theory = solve(oracle, rows, *operation, precision, widest, solved, nearest);

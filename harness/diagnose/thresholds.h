@@ -27,8 +27,8 @@ inline constexpr double kClearlyFarther = 2.0;
 inline constexpr double kSameDistance = 0.1;
 // A fit this near needs no rounding beside it: the candidate's own bug leaves 1 or less.
 inline constexpr double kCloseFit = 2.0;
-// A searched value that leaves more than this share of right code's distance is none. For long spans alone: of others
-// the judge decides.
+// A searched value that leaves more than this share of right code's distance is none. Where it comes near enough, and
+// the span is short, the judge decides.
 inline constexpr double kLargestShareLeftByValue = 0.9;
 
 // ---- Roundings that nobody declared ----

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "harness/contract/error.h"
+#include "harness/contract/wording.h"
 #include "harness/diagnose/cache_scales.h"
 #include "harness/diagnose/conclusions.h"
 #include "harness/diagnose/declaration.h"
@@ -164,13 +165,10 @@ std::string note_on_widened(const trace::Trace& trace) {
   }
   if (ops.empty()) return "";
   constexpr std::size_t kMostNames = 4;
-  std::string names;
-  std::size_t named = 0;
-  for (Op op : ops) {
-    if (named == kMostNames) break;
-    names += (named++ == 0 ? "" : ", ") + std::string(row(op).name);
-  }
-  if (ops.size() > named) names += " and " + std::to_string(ops.size() - named) + " operations more";
+  std::vector<std::string> named = texts_of(ops, [](Op op) { return row(op).name; });
+  named.resize(std::min(named.size(), kMostNames));
+  std::string names = joined(named, ", ");
+  if (ops.size() > named.size()) names += " and " + std::to_string(ops.size() - named.size()) + " operations more";
   const std::string held(name(trace.manifest().precision.activations));
   return "stored in a wider type, but every value is one of " + held +
          ", so that they are judged as rounded to it: " + names;

@@ -131,12 +131,6 @@ std::vector<Variant> nearest_whole_values(RowOracle& oracle, const RowJudgement&
   return nearest;
 }
 
-bool comes_near(RowOracle& oracle, const RowJudgement& row, const Variant& variant) {
-  const double right = oracle.distance_beside(row, {}).rms;
-  const double error = oracle.distance_beside(row, {&variant}).rms;
-  return error <= std::max(std::isfinite(right) ? kLargestShareLeft * right : HUGE_VAL, kNearEnough);
-}
-
 // Searched over logarithms: the best of a grid around the listed and the right values by RMS error, or beyond its ends
 // while that comes nearer, refined between its neighbours, and once more by the largest excess. That is convex near the
 // truth and, where results are rounded to 16 bits, far sharper than the RMS, which the rounding dominates.
@@ -177,7 +171,8 @@ std::vector<Variant> fitted_values(RowOracle& oracle, const RowJudgement& row, c
   for (int i = 0; onward != 0.0 && i < kSearchStepsBeyond && nearer(best + onward); ++i) {
   }
   best = golden_section(best - step, best + step, kSearchByExcess / 10.0, rms_at);
-  if (row.is_long() && !(rms_at(best) <= kLargestShareLeftByValue * rms_at(right_log))) return {};
+  const double near_enough = row.is_long() ? 0.0 : kNearEnough;
+  if (!(rms_at(best) <= std::max(kLargestShareLeftByValue * rms_at(right_log), near_enough))) return {};
   const double fitted = std::exp(golden_section(best - kSearchByExcess, best + kSearchByExcess, 1e-9, excess_at));
   // Rounding of the candidate leaves the fit a little off, and somebody typed the value: short numbers come first.
   std::vector<Variant> variants;

@@ -19,8 +19,6 @@ bool takes_whole_number(const VariantFacts& facts);
 // Whole numbers beside the listed ones that come nearest to what the candidate computed: all that no error on this row
 // tells apart, those of round binary form first. Which they are hardly depends on what right code may round.
 std::vector<Variant> nearest_whole_values(RowOracle& oracle, const RowJudgement& row, const VariantFacts& facts);
-// Whether a variant takes most of right code's error away. Throws NotEvaluable.
-bool comes_near(RowOracle& oracle, const RowJudgement& row, const Variant& variant);
 
 // How many slots a row of a cache may have where the steps of the input do not fill it, the fewest first: a few more
 // than they fill, and the next multiples of powers of two and of ten.

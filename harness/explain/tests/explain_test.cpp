@@ -516,7 +516,7 @@ TEST_CASE("least squares solve what is determined and nothing else", "[least_squ
   CHECK_FALSE(least_squares({1, 2, 1, 2, 1, 2}, {1, 2, 3}, 3, 2).has_value());
 }
 
-TEST_CASE("least squares of many equations are as exact as those of few", "[least_squares]") {
+TEST_CASE("least squares tell apart columns that are nearly the same", "[least_squares]") {
   // Two columns that differ by `apart` in one equation of a hundred: the farther apart, the better they are told apart.
   const auto solve = [](double apart) {
     std::vector<double> a, b;
@@ -534,6 +534,23 @@ TEST_CASE("least squares of many equations are as exact as those of few", "[leas
     CHECK((*solved)[1] == Approx(-2.0).epsilon(1e-7));
   }
   CHECK_FALSE(solve(0.0).has_value());
+}
+
+TEST_CASE("a caller's own squares are factored and solved, where no column is nearly a sum of others",
+          "[least_squares]") {
+  // (4 2; 2 5) = L L^T with L = (2 0; 1 2), and its inverse times (8, 9) is (22, 20) / 16.
+  const auto lower = factored({4, 0, 2, 5}, 2);
+  REQUIRE(lower.has_value());
+  CHECK((*lower)[0] == Approx(2.0));
+  CHECK((*lower)[2] == Approx(1.0));
+  CHECK((*lower)[3] == Approx(2.0));
+  std::vector<double> x = {8, 9};
+  substitute(*lower, x, 2);
+  CHECK(x[0] == Approx(22.0 / 16.0));
+  CHECK(x[1] == Approx(20.0 / 16.0));
+  // What is left of the second column's squared length beside the first: a millionth is asked for.
+  CHECK(factored({1, 0, 1, 1 + 2e-6}, 2).has_value());
+  CHECK_FALSE(factored({1, 0, 1, 1 + 5e-7}, 2).has_value());
 }
 
 }  // namespace
