@@ -55,13 +55,16 @@ constexpr std::optional<DType> parse_dtype(std::string_view text) {
 inline double unit_roundoff(DType dtype) { return std::ldexp(1.0, -facts(dtype).significant_bits); }
 
 // Distance between neighbouring numbers of `dtype` at |x|; at and below the smallest normal number it is the subnormal
-// spacing. NaN and infinity give NaN.
+// spacing. NaN and infinity give NaN. Asked of every element, so the exponents are read and written as binary64 keeps
+// them: biased by 1023, above 52 bits of fraction (IEEE 754-2019, 3.4).
 inline double spacing(DType dtype, double x) {
-  if (!std::isfinite(x)) return std::nan("");
+  constexpr int kBias = 1023, kFractionBits = 52, kOfInfinity = 0x7FF;
+  const auto biased = static_cast<int>((std::bit_cast<std::uint64_t>(x) >> kFractionBits) & kOfInfinity);
+  if (biased == kOfInfinity) return std::nan("");
   const DTypeFacts f = facts(dtype);
-  int exponent = f.min_exponent;
-  if (x != 0.0) exponent = std::max(std::ilogb(x), f.min_exponent);
-  return std::ldexp(1.0, exponent - f.significant_bits + 1);
+  const int exponent = std::max(biased - kBias, f.min_exponent) - f.significant_bits + 1;
+  if (exponent <= -kBias) return std::ldexp(1.0, exponent);  // below binary64's own normal numbers
+  return std::bit_cast<double>(static_cast<std::uint64_t>(exponent + kBias) << kFractionBits);
 }
 
 // The number of `dtype` nearest to x, as a double; beyond the largest finite number plus half a spacing, infinity.

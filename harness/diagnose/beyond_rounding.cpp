@@ -15,11 +15,16 @@ void Moved::add(const Moved& other) {
   rows += other.rows;
   quiet_rows += other.quiet_rows;
   most_of_a_row = std::max(most_of_a_row, other.most_of_a_row);
+  in_small_rows += other.in_small_rows;
+  in_quiet_small_rows += other.in_quiet_small_rows;
 }
 
 bool Moved::as_many() const {
-  return static_cast<double>(so_far) >= kLeastShareOfMoved * static_cast<double>(expected) &&
-         static_cast<double>(quiet_rows) <= kLargestShareOfQuietRows * static_cast<double>(rows);
+  const auto is_share = [](std::int64_t part, double share, std::int64_t whole) {
+    return static_cast<double>(part) <= share * static_cast<double>(whole);
+  };
+  return is_share(expected, 1.0 / kLeastShareOfMoved, so_far) && is_share(quiet_rows, kLargestShareOfQuietRows, rows) &&
+         (in_small_rows < kEnoughMoved || is_share(in_quiet_small_rows, kShareOfQuietRowsThatDenies, in_small_rows));
 }
 
 bool Moved::tells() const {
@@ -62,8 +67,14 @@ std::optional<BeyondRounding> beyond_rounding(RowOracle& oracle, const RowJudgem
       result.of_fit += left * left;
     }
     of_row.most_of_a_row = of_row.so_far;
-    of_row.rows = of_row.expected >= kEnoughMoved ? 1 : 0;
-    of_row.quiet_rows = of_row.rows == 1 && !of_row.as_many() ? 1 : 0;
+    const bool is_quiet = !of_row.as_many();
+    if (of_row.expected >= kEnoughMoved) {
+      of_row.rows = 1;
+      of_row.quiet_rows = is_quiet ? 1 : 0;
+    } else {
+      of_row.in_small_rows = of_row.expected;
+      of_row.in_quiet_small_rows = is_quiet ? of_row.expected : 0;
+    }
     result.elements.add(of_row);
   }
   return result;

@@ -10,11 +10,13 @@
 namespace qdiff::diagnose {
 
 // How many elements lie beyond rounding, and how many of a fit do. And token rows: those of which a fit moves enough
-// to tell, and those among them that moved far less.
+// to tell, and those among them that moved far less; of the other rows, in which it moves few, those elements of the
+// fit, and how many of them lie in rows that moved far less.
 struct Moved {
   std::int64_t so_far = 0, expected = 0;
   std::int64_t rows = 0, quiet_rows = 0;
   std::int64_t most_of_a_row = 0;  // beyond rounding
+  std::int64_t in_small_rows = 0, in_quiet_small_rows = 0;
 
   void add(const Moved& other);
   // Sums in 16 bits move elements everywhere. An input that was recorded wrongly moves those of its own token.

@@ -3,9 +3,7 @@
 // that is read backwards; and coefficients of blocks of the input, found by least squares on the partial products and
 // refined to the element where one is neither 0 nor 1 nor 2.
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstdint>
 #include <functional>
 #include <map>
 #include <utility>
@@ -251,20 +249,11 @@ class BlockSearch {
     const std::int64_t width = parts_.width(), size = (width + std::int64_t{kBlocks} - 1) / std::int64_t{kBlocks};
     std::vector<Block> blocks;
     for (std::int64_t first = 0; first < width; first += size) blocks.push_back({first, std::min(width, first + size)});
-    // Two edges that hide in blocks are uncovered by so many cuts; what asks for more follows noise.
-    const int most_uncovering = 2 * std::bit_width(static_cast<std::uint64_t>(size));
-    int uncovering = 0;
     while (true) {
       const std::optional<Solution> solved = solve_for(blocks);
       if (!solved) return {};
       for (std::size_t k = 0; k < blocks.size(); ++k) blocks[k].coefficient = 1.0 + solved->change[k];
-      std::vector<bool> cut = broken(blocks, *solved);
-      if (std::ranges::any_of(cut, std::identity{})) {
-        uncovering = 0;
-      } else if (const std::size_t hiding = hides_an_edge(blocks, *solved); hiding < blocks.size()) {
-        if (++uncovering > most_uncovering) return {};
-        cut[hiding] = true;
-      }
+      const std::vector<bool> cut = to_be_cut(blocks, *solved);
       std::vector<Block> finer;
       for (std::size_t k = 0; k < blocks.size(); ++k) {
         if (!cut[k]) {
@@ -339,31 +328,24 @@ class BlockSearch {
     return found->second;
   }
 
-  // Those whose coefficient is no whole number.
-  static std::vector<bool> broken(const std::vector<Block>& blocks, const Solution& solved) {
-    std::vector<bool> cut(blocks.size());
-    for (std::size_t k = 0; k < blocks.size(); ++k) {
-      const bool single = blocks[k].end - blocks[k].first == 1;
-      cut[k] = !single && !is_plain(blocks[k].coefficient, solved.misfit * solved.errors[k]);
-    }
-    return cut;
-  }
-
-  // Where a misfit is left, which may hide what it comes from, the block whose coefficient is farthest from a whole
-  // number; else their number.
-  std::size_t hides_an_edge(const std::vector<Block>& blocks, const Solution& solved) const {
+  // Those whose coefficient is no whole number; where there are none and a misfit is left, which may hide what it comes
+  // from, the one that is least so.
+  std::vector<bool> to_be_cut(const std::vector<Block>& blocks, const Solution& solved) const {
     constexpr double kFits = 4.0;  // times the variance of rounding
-    if (!(solved.misfit * solved.misfit > kFits * variance_)) return blocks.size();
-    std::size_t hiding = blocks.size();
+    std::vector<bool> cut(blocks.size());
+    std::size_t least_plain = blocks.size();
     double farthest = 0.0;
     for (std::size_t k = 0; k < blocks.size(); ++k) {
       if (blocks[k].end - blocks[k].first == 1) continue;
+      cut[k] = !is_plain(blocks[k].coefficient, solved.misfit * solved.errors[k]);
       const double off = std::fabs(blocks[k].coefficient - std::round(blocks[k].coefficient)) / solved.errors[k];
       if (off <= farthest) continue;
       farthest = off;
-      hiding = k;
+      least_plain = k;
     }
-    return hiding;
+    const bool hides = solved.misfit * solved.misfit > kFits * variance_;
+    if (std::ranges::none_of(cut, std::identity{}) && hides && least_plain < blocks.size()) cut[least_plain] = true;
+    return cut;
   }
 
   // What is left of the error beside the blocks.

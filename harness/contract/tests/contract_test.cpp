@@ -59,6 +59,19 @@ TEST_CASE("spacing has a floor at the subnormal numbers", "[dtype]") {
   CHECK(spacing(DType::kBF16, -1.0) == 0x1p-7);
   CHECK(spacing(DType::kF32, 1e-45) == 0x1p-149);
   CHECK(std::isnan(spacing(DType::kF32, HUGE_VAL)));
+  CHECK(std::isnan(spacing(DType::kBF16, std::nan(""))));
+}
+
+TEST_CASE("spacing is what the exponent says, in every binade and at its edges", "[dtype]") {
+  for (DType dtype : {DType::kF64, DType::kF32, DType::kF16, DType::kBF16}) {
+    const DTypeFacts f = facts(dtype);
+    for (int exponent = -1074; exponent <= 1023; ++exponent) {
+      const double first = std::ldexp(1.0, exponent);
+      const double expected = std::ldexp(1.0, std::max(exponent, f.min_exponent) - f.significant_bits + 1);
+      REQUIRE(spacing(dtype, first) == expected);
+      REQUIRE(spacing(dtype, -std::nextafter(2.0 * first, 0.0)) == expected);
+    }
+  }
 }
 
 TEST_CASE("tensor names of the table parse back to themselves", "[table]") {

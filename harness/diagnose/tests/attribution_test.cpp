@@ -332,6 +332,13 @@ TEST_CASE("a declaration is made where it moves enough, in few elements of many 
   CHECK_FALSE(Moved{109, 1878, 42, 40, 60}.tells());  // six elements spoiled, and nothing where the declaration moves
 }
 
+TEST_CASE("rows in which a rounding moves few elements tell together", "[attribution]") {
+  CHECK(Moved{36, 45, 1, 0, 19}.as_many());
+  CHECK_FALSE(Moved{36, 45, 1, 0, 19, 37, 33}.as_many());  // two tokens spoiled: quiet wherever they are not
+  CHECK(Moved{26, 48, 2, 0, 7, 36, 6}.as_many());          // sums in 16 bits, of which one small row is quiet
+  CHECK(Moved{26, 48, 2, 0, 7, 7, 7}.as_many());           // too few to tell
+}
+
 TEST_CASE("a rounding is denied by the rows that it would have moved", "[attribution]") {
   CHECK(Moved{64, 1150, 36, 34, 32}.denies());     // most rows were moved far less
   CHECK(Moved{63, 512, 8, 6, 32}.denies());        // a query scaled in three elements
