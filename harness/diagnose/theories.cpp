@@ -24,8 +24,8 @@ bool same_operations(const RowJudgement& a, const RowJudgement& b) {
 
 // An engine has the same mistake in most of its layers, and to ask all mechanisms costs seconds where a model is large.
 constexpr int kMostUnsolved = 2;
-// So many wrong operations of one layer, not one of them explained: the next layer would tell no more, and of the rest
-// of this one the dear searches are left out.
+// So many wrong operations of one layer, not one of them explained: the next layer would tell no more, and in the rest
+// of this one plain mistakes alone are looked for.
 constexpr std::size_t kNothingFits = 6;
 // Of saying that a layer has what another one has.
 constexpr double kBitsOfTheSame = 1.0;
@@ -71,10 +71,9 @@ bool is_contradicted(RowOracle& oracle, const std::vector<RowJudgement>& rows, c
 using NearestValues = std::map<std::pair<const RowJudgement*, FaultId>, std::vector<Variant>>;
 
 // Known bugs that come near to a wrong row and yet do not reproduce all that they change: they may act in some steps,
-// heads or tokens alone. Their values are the listed ones and, of whole numbers where `nearest` is given, what comes
-// nearest.
+// heads or tokens alone. Their values are the listed ones and, of whole numbers, what comes nearest.
 std::vector<Variant> near_variants(RowOracle& oracle, const std::vector<RowJudgement>& rows,
-                                   const std::vector<const RowJudgement*>& samples, NearestValues* nearest) {
+                                   const std::vector<const RowJudgement*>& samples, NearestValues& nearest) {
   std::vector<Variant> near;
   for (const RowJudgement* row : samples) {
     const double right = oracle.distance_beside(*row, {}).rms;
@@ -86,8 +85,8 @@ std::vector<Variant> near_variants(RowOracle& oracle, const std::vector<RowJudge
       if (facts.declares || facts.only_rounds || sums_in_16_bits(facts) || !concerns(facts, row->span)) continue;
       try {
         std::vector<Variant> tried = doses(facts);
-        if (nearest != nullptr && takes_whole_number(facts)) {
-          const auto [found, is_new] = nearest->try_emplace({row, facts.id});
+        if (takes_whole_number(facts)) {
+          const auto [found, is_new] = nearest.try_emplace({row, facts.id});
           if (is_new) found->second = nearest_whole_values(oracle, *row, facts);
           tried.insert(tried.end(), found->second.begin(), found->second.end());
         }
@@ -254,7 +253,7 @@ Precision with_roundings(Precision precision, const Operation& operation) {
 // A theory of what is wrong under this precision; nothing where that is nothing.
 std::optional<explain::Theory> solve(Oracle& oracle, const std::vector<RowJudgement>& rows, const Operation& operation,
                                      const Precision& declared, const Precision& precision, const Solved& solved,
-                                     NearestValues* nearest) {
+                                     NearestValues& nearest, bool of_elements_alone) {
   const Op op = operation.rows.front()->key.id.op;
   RowOracle known(oracle, precision);
   std::vector<explain::Instance> instances;
@@ -281,7 +280,7 @@ std::optional<explain::Theory> solve(Oracle& oracle, const std::vector<RowJudgem
       return theory;
     }
   }
-  if (operation.in_doubt()) return explain::explain(scene, {}, explain::Asked::kOfElements);
+  if (of_elements_alone) return explain::explain(scene, {}, explain::Asked::kOfElements);
   std::vector<explain::Candidate> candidates;
   for (const Variant& variant : near_variants(known, rows, samples_of(of_op), nearest)) {
     candidates.push_back(named_theory(known, scene, of_op, variant));
@@ -300,26 +299,29 @@ Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
     if (rows[i].explainable() && !is_named(fits[i])) unnamed.insert(rows[i].key.id.op);
   }
   std::vector<Op> in_vain;
-  bool any_solved = false;
+  bool any_explained = std::ranges::any_of(fits, is_named);
   for (Op op : unnamed) {
     if (solved.in_vain[op] >= kMostUnsolved) continue;
     const std::optional<Operation> operation = operation_of(op, rows, fits, oracle.config());
     if (!operation) continue;
-    const bool nothing_fits = !any_solved && in_vain.size() >= kNothingFits;
-    NearestValues nearest_values;
-    NearestValues* const nearest = nothing_fits ? nullptr : &nearest_values;
-    auto theory = solve(oracle, rows, *operation, precision, with_roundings(precision, *operation), solved, nearest);
-    if (!theory && !operation->in_doubt() && !nothing_fits) {
+    const bool nothing_fits = !any_explained && in_vain.size() >= kNothingFits;
+    const bool of_elements_alone = nothing_fits || operation->in_doubt();
+    NearestValues nearest;
+    auto theory = solve(oracle, rows, *operation, precision, with_roundings(precision, *operation), solved, nearest,
+                        of_elements_alone);
+    if (!theory && !of_elements_alone) {
       // An engine that declared too little may round wherever this operation can.
       const Precision widest = rounding_as_it_stores(precision, *operation->rows.front());
-      if (widest != precision) theory = solve(oracle, rows, *operation, precision, widest, solved, nearest);
+      if (widest != precision) {
+        theory = solve(oracle, rows, *operation, precision, widest, solved, nearest, of_elements_alone);
+      }
     }
     if (!theory) {
       ++solved.in_vain[op];
       in_vain.push_back(op);
       continue;
     }
-    any_solved = true;
+    any_explained = true;
     if (theory->variant) solved.by_variant.insert_or_assign(op, *theory->variant);
     if (!theory->variant) solved.by_mechanism.insert(op);
     if (!theory->mistakes.empty()) solved.in_span.insert_or_assign(op, theory->mistakes);
@@ -328,7 +330,7 @@ Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
       if (rows[i].key.id.op == op && rows[i].explainable() && !is_named(fits[i])) theories[i] = shared;
     }
   }
-  if (!any_solved && in_vain.size() >= kNothingFits) {
+  if (!any_explained && in_vain.size() >= kNothingFits) {
     for (Op op : in_vain) solved.in_vain[op] = kMostUnsolved;
   }
   return theories;
