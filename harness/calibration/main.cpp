@@ -186,7 +186,7 @@ int run_pairs(const Arguments& arguments) {
 int main(int argc, char** argv) {
   using namespace qdiff::calibration;
   Arguments arguments;
-  CLI::App app{"Measures on honest twins how far a correct engine strays from gold: the judge's bounds."};
+  CLI::App app{"Measures on honest twins how far a correct engine strays from float64: the judge's bounds."};
   app.add_option("--runs", arguments.runs, "Twins to measure, the three storage types in turn");
   app.add_option("--first-seed", arguments.first_seed, "Seed of the first twin; the others follow");
   app.add_option("--verify", arguments.verify,

@@ -207,8 +207,8 @@ class Fuzzing {
       if (tally.closest) {
         char ratio[32];
         std::snprintf(ratio, sizeof ratio, "%.3g", tally.closest->ratio);
-        text += "; of a match nearest to a bound: " + tally.closest->statistic + " at " + ratio + " of it, in " +
-                tally.closest->tensor;
+        text += "; of a match nearest to a bound: " + compare::in_words(tally.closest->statistic) + " at " + ratio +
+                " of it, in " + tally.closest->tensor;
       }
       std::printf("  %-8s  %s\n", std::string(name(dtype)).c_str(), one_line(text).c_str());
     }

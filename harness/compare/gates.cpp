@@ -75,7 +75,7 @@ bool Gates::accepts_masked_score(double actual, std::int64_t row) const {
 bool Gates::accepts(double actual, double gold, double sigma, std::int64_t row, std::int64_t element) {
   if (mutated(Mutant::kNanValuesIgnored) && std::isnan(actual)) return false;
   if (std::isnan(gold)) {
-    if (!std::isnan(actual)) fail("non_finite", element, "a number where gold is NaN");
+    if (!std::isnan(actual)) fail("non_finite", element, "a number where NaN is expected");
     return false;
   }
   if (std::isinf(gold)) {
@@ -86,13 +86,13 @@ bool Gates::accepts(double actual, double gold, double sigma, std::int64_t row, 
     }
     const bool right_sign = actual == gold || (mutated(Mutant::kInfinitySignIgnored) && actual == -gold);
     if (!right_sign && !(mutated(Mutant::kFiniteForInfinity) && std::isfinite(actual))) {
-      fail("non_finite", element, "not the infinity that gold has");
+      fail("non_finite", element, "not the infinity that is expected");
     }
     return false;
   }
   if (!std::isfinite(sigma)) {
     if (!std::isfinite(actual)) {
-      fail("non_finite", element, "not a finite number, though gold is one");
+      fail("non_finite", element, "not a finite number where one is expected");
     } else if (!doubt_ || element < doubt_->element) {
       doubt_ =
           GateFailure{"unknown_rounding", Outcome::kInconclusive, element, "the expected rounding is not a number"};
@@ -106,16 +106,16 @@ bool Gates::accepts(double actual, double gold, double sigma, std::int64_t row, 
   if (std::isinf(actual)) {
     const bool right_sign = (actual > 0.0) == (gold > 0.0) || mutated(Mutant::kInfinitySignIgnored);
     if (!may_overflow || !right_sign)
-      fail("non_finite", element, "an infinity where gold is finite in the stored type");
+      fail("non_finite", element, "an infinity where the stored type holds what is expected");
     return false;
   }
   if (std::isnan(actual)) {
-    fail("non_finite", element, "NaN where gold is a number");
+    fail("non_finite", element, "NaN where a number is expected");
     return false;
   }
   if (must_overflow) {
     if (!mutated(Mutant::kFiniteForInfinity))
-      fail("non_finite", element, "finite where gold overflows the stored type");
+      fail("non_finite", element, "finite where what is expected overflows the stored type");
     return false;
   }
   if (gold == 0.0 && sigma == 0.0) return actual != 0.0;
@@ -168,7 +168,8 @@ std::optional<GateFailure> Gates::all_zero() const {
       const double magnitude = std::fabs(expected.value[i]);
       const double honest = kHonestDeviations * deviation(expected.sigma_independent[i], expected.sigma_shared[i]);
       if (magnitude < kInfinity && magnitude > 2.0 * spacing.at(magnitude) + honest) {
-        return GateFailure{"all_zero", Outcome::kDiverged, r * width + c, "every element is zero and gold is not"};
+        return GateFailure{"all_zero", Outcome::kDiverged, r * width + c,
+                           "every element is zero, and not all should be"};
       }
     }
   }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <optional>
 #include <stdexcept>
+#include <utility>
 
 #include "harness/compare/bounds.h"
 #include "harness/compare/decode.h"
@@ -288,17 +289,23 @@ Judgement judge_exact(const Sides& sides) {
 }  // namespace
 
 std::string in_words(std::string_view statistic) {
-  constexpr std::array<std::string_view, kNumStatistics> kWords = {"the largest error of an element",
-                                                                   "the root mean square error",
-                                                                   "the root mean square error of the worst slice",
-                                                                   "the mean error",
-                                                                   "the slope of the error on the expected values",
-                                                                   "the share of elements beyond one spacing"};
-  for (std::size_t i = 0; i < kNumStatistics; ++i) {
-    if (statistic == name(static_cast<Statistic>(i))) return std::string(kWords[i]);
-  }
-  if (statistic == "non_finite") return "NaN or infinity";
-  return statistic == "all_zero" ? "nothing but zeros" : std::string(statistic);
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 14> kWords = {
+      {{name(Statistic::kMaxExcess), "the largest error of an element"},
+       {name(Statistic::kRms), "the root mean square error"},
+       {name(Statistic::kSliceRms), "the root mean square error of the worst slice"},
+       {name(Statistic::kBias), "the mean error"},
+       {name(Statistic::kSlope), "the slope of the error on the expected values"},
+       {name(Statistic::kShareBeyond), "the share of elements beyond one spacing"},
+       {"non_finite", "NaN or infinity"},
+       {"all_zero", "nothing but zeros"},
+       {"mask", "a masked score that softmax sees"},
+       {"values", "values that should only move, changed"},
+       {"free_run_distance", "the distance from a whole forward pass of right code"},
+       {"free_run_row", "the error of a row of a whole forward pass"},
+       {"free_run_scale", "the scale of a row of a whole forward pass"},
+       {"free_run_element", "the largest error of an element of a whole forward pass"}}};
+  const auto* known = std::ranges::find(kWords, statistic, &std::pair<std::string_view, std::string_view>::first);
+  return std::string(known == kWords.end() ? statistic : known->second);
 }
 
 bool from_ensemble(const Comparison& c) {

@@ -12,12 +12,12 @@ struct Hypothesis {
 };
 inline constexpr std::array<Hypothesis, 10> kHypotheses = {{
     {"H01", "KV cache indexing and strides"},
-    {"H02", "Softmax stability, dtype and scale"},
+    {"H02", "Softmax stability, dtype, scale"},
     {"H03", "RoPE misapplied"},
-    {"H04", "Output projection or residual overwritten in place"},
+    {"H04", "Overwritten in place"},
     {"H05", "GQA head mapping"},
     {"H06", "QKV bias"},
-    {"H07", "GEMM transpose and leading dimensions"},
+    {"H07", "GEMM transpose and strides"},
     {"H08", "Cache length off by one"},
     {"H09", "RMSNorm epsilon and type"},
     {"H10", "Masking"},

@@ -21,6 +21,37 @@ double severity(const compare::Judgement& judgement) {
 
 std::string name_in_layer(const TensorId& id) { return std::string(row(id.op).name); }
 
+// "self_attn.k_proj of layer 2 in decode"
+std::string in_a_sentence(const Finding& finding) {
+  const int layer = finding.tensor.layer;
+  return name_in_layer(finding.tensor) + (layer == kNoLayer ? "" : " of layer " + std::to_string(layer)) + " in " +
+         std::string(name(finding.phase));
+}
+
+// The same, and why it is wrong: the end of a sentence.
+std::string with_its_cause(const RunResult& result, const Finding& finding) {
+  const findings::Explanation& explanation = finding.explanation;
+  const std::string text = in_a_sentence(finding);
+  if (!explanation.verdict) return text + "; no known bug reproduces it.";
+  const std::string meaning = meaning_of(result, explanation);
+  const bool sure = explanation.verdict == findings::HypothesisVerdict::kConfirmed;
+  return text + (sure ? ", because of " : "; it may be ") + cause_without_extent(explanation) +
+         (meaning.empty() ? "." : ": " + meaning + '.');
+}
+
+// The first finding of each other cause that makes the verdict diverged: those that are explained first, and else in
+// the order found.
+std::vector<const Finding*> of_other_causes(const RunResult& result, const Finding& first) {
+  std::vector<const Finding*> others;
+  for (const NamedCause& cause : named_causes_of(result)) {
+    const Finding& finding = result.findings[cause.findings.front()];
+    if (cause.name != name_of_cause(first) && counts(result, finding)) others.push_back(&finding);
+  }
+  std::stable_partition(others.begin(), others.end(),
+                        [](const Finding* finding) { return finding->explanation.verdict.has_value(); });
+  return others;
+}
+
 }  // namespace
 
 std::string meaning_of(const RunResult& result, const findings::Explanation& explanation) {
@@ -94,7 +125,8 @@ std::string error_alone(const compare::Judgement& judgement) {
 
 std::string distance_from_bound(const compare::Judgement& judgement) {
   if (judgement.ratio_to_bound == 0.0) return compare::in_words(judgement.decisive_statistic);
-  return digits(judgement.ratio_to_bound, 2) + " times its bound";
+  // Two digits tell enough, and 410 is read faster than 4.1e+02.
+  return digits(to_digits(judgement.ratio_to_bound, 2), 5) + " times its bound";
 }
 
 std::string verdict_sentence(const RunResult& result) {
@@ -111,19 +143,17 @@ std::string verdict_sentence(const RunResult& result) {
     return "Not all of it is here: " + result.reason + ". Of what is, the first wrong tensor is " +
            tensor_name(first->tensor) + " in case " + first->case_id + '.';
   }
-  const findings::Explanation& explanation = first->explanation;
-  const std::string layer = first->tensor.layer == kNoLayer ? "" : " of layer " + std::to_string(first->tensor.layer);
-  const std::string where = name_in_layer(first->tensor) + layer + " in " + std::string(name(first->phase));
   if (first->kind == findings::FindingKind::kPrecision) {
-    return "The engine rounds where it did not declare to, first in " + where +
+    return "The engine rounds where it did not declare to, first in " + in_a_sentence(*first) +
            "; all else that differs follows from rounding.";
   }
-  std::string text = "The first wrong tensor is " + where;
-  if (!explanation.verdict) return text + "; no known bug reproduces it.";
-  const std::string meaning = meaning_of(result, explanation);
-  const bool sure = explanation.verdict == findings::HypothesisVerdict::kConfirmed;
-  text += sure ? ", because of " : "; it may be ";
-  return text + cause_without_extent(explanation) + (meaning.empty() ? "." : ": " + meaning + '.');
+  std::string text = "The first wrong tensor is " + with_its_cause(result, *first);
+  const std::vector<const Finding*> others = of_other_causes(result, *first);
+  if (others.empty()) return text;
+  text += " Another one is " + with_its_cause(result, *others.front());
+  const auto more = static_cast<std::int64_t>(others.size()) - 1;
+  if (more > 0) text += " There " + std::string(more == 1 ? "is " : "are ") + counted(more, "more cause") + '.';
+  return text;
 }
 
 }  // namespace qdiff::report

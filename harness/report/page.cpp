@@ -131,9 +131,17 @@ Document causes_document(const RunResult& result) {
             {"tensor", cause.tensor},
             {"where", cause.where()},
             {"count", cause.findings.size()},
+            {"first", cause.findings.front()},
             {"worst", distance_from_bound(result.findings[cause.worst].judgement)},
-            {"finding", cause.worst}};
+            {"worst_finding", cause.worst}};
   });
+}
+
+// Where the page opens: at the first divergence, or what else comes first of all that was found.
+Document first_document(const RunResult& result) {
+  if (result.findings.empty()) return nullptr;
+  const findings::Finding* first = result.first_divergence();
+  return first == nullptr ? 0 : first - result.findings.data();
 }
 
 Document profile_document(const compare::ErrorProfile& profile) {
@@ -152,8 +160,8 @@ Document profile_document(const compare::ErrorProfile& profile) {
           {"worst", list(profile.worst, element_document)}};
 }
 
-// Profiles are for looking at single tensors: the first findings have one, and the worst of each cause, so that a
-// thousand findings do not make a page that no browser opens.
+// Profiles are for looking at single tensors: the first findings have one, and the first and the worst of each cause,
+// so that a thousand findings do not make a page that no browser opens.
 Document profiles_document(const RunResult& result) {
   constexpr std::size_t kMostProfiles = 200;
   Document profiles = Document::array();
@@ -162,7 +170,10 @@ Document profiles_document(const RunResult& result) {
     if (result.findings[i].profile) profiles[i] = profile_document(*result.findings[i].profile);
   };
   for (std::size_t i = 0; i < std::min(kMostProfiles, result.findings.size()); ++i) add(i);
-  for (const Cause& cause : causes_of(result)) add(cause.worst);
+  for (const Cause& cause : causes_of(result)) {
+    add(cause.findings.front());
+    add(cause.worst);
+  }
   return profiles;
 }
 
@@ -230,8 +241,10 @@ Document page_document(const RunResult& result) {
       {"sentence", verdict_sentence(result)},
       {"subject", subject_of(result)},
       {"diverged_ratio", compare::kDivergedRatio},
+      {"closest", closest_of(result)},
       {"acceptance", result.acceptance ? Document(acceptance_lines(*result.acceptance)) : Document::array()},
       {"causes", causes_document(result)},
+      {"first", first_document(result)},
       {"findings", nullptr},
       {"grid", nullptr},
       {"profiles", profiles_document(result)},

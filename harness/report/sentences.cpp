@@ -141,6 +141,13 @@ std::string place_of(const findings::Finding& finding) {
          (finding.mode == "trace" ? "" : ", " + finding.mode);
 }
 
+std::string closest_of(const findings::RunResult& result) {
+  if (!result.closest || !result.findings.empty()) return "";
+  const findings::ClosestToBound& closest = *result.closest;
+  return compare::in_words(closest.statistic) + " at " + digits(closest.ratio, 3) + " of its bound, in " +
+         closest.tensor + " (case " + closest.case_id + ", step " + std::to_string(closest.step) + ")";
+}
+
 std::string why_not_judged(const findings::HypothesisResult& hypothesis) {
   if (!hypothesis.blind_variants.empty()) return hypothesis.blind_variants.front().why;
   return hypothesis.evidence.empty() ? "nothing that it could show was run" : hypothesis.evidence.front();

@@ -51,6 +51,10 @@ bool counts(const findings::RunResult& result, const findings::Finding& finding)
 // "step 2 (decode), layer 1, lockstep"
 std::string place_of(const findings::Finding& finding);
 
+// "the root mean square error of the worst slice at 0.81 of its bound, in lm_head (case H05-gqa, step 0)"; empty where
+// something was found.
+std::string closest_of(const findings::RunResult& result);
+
 // Why a hypothesis is blind or was not exercised.
 std::string why_not_judged(const findings::HypothesisResult& hypothesis);
 

@@ -181,11 +181,21 @@ void write_hypotheses(const RunResult& result, bool whole, Writer& out) {
   for (const findings::HypothesisResult& hypothesis : all) {
     std::string verdict(findings::name(hypothesis.verdict));
     std::replace(verdict.begin(), verdict.end(), '_', ' ');
-    const std::string note = cut_to(out.plain(note_of(hypothesis)), out.width() - kFixed - title_width);
-    out.line("  " + out.plain(padded_to(hypothesis.id, kIdWidth)) +
-             padded_to(cut_to(out.plain(hypothesis.title), title_width), title_width) + "  " +
-             out.painted(hypothesis_color(hypothesis.verdict), padded_to(verdict, note.empty() ? 0 : kVerdictWidth)) +
-             (note.empty() ? "" : "  " + note));
+    const std::vector<std::string> title = wrapped_lines(out.plain(hypothesis.title), title_width);
+    const std::vector<std::string> note =
+        wrapped_lines(out.plain(note_of(hypothesis)), out.width() - kFixed - title_width);
+    for (std::size_t i = 0; i < std::max(title.size(), note.size()); ++i) {
+      const bool first = i == 0, with_note = i < note.size();
+      std::string line =
+          "  " + padded_to(first ? out.plain(hypothesis.id) : "", kIdWidth) + (i < title.size() ? title[i] : "");
+      if (first || with_note) {
+        line = padded_to(line, kGap + kIdWidth + title_width) + "  ";
+        const std::string words = padded_to(first ? verdict : "", with_note ? kVerdictWidth : 0);
+        line += (first ? out.painted(hypothesis_color(hypothesis.verdict), words) : words) +
+                (with_note ? "  " + note[i] : "");
+      }
+      out.line(line);
+    }
   }
 }
 
@@ -315,12 +325,7 @@ void write_coverage(const RunResult& result, bool whole, Writer& out) {
   if (whole && !coverage.blind.empty()) {
     out.field("blind", joined(coverage.blind, 10) + ": these inputs do not show whether they hold");
   }
-  if (result.closest && result.findings.empty()) {
-    const findings::ClosestToBound& closest = *result.closest;
-    out.field("closest", compare::in_words(closest.statistic) + " at " + digits(closest.ratio, 3) +
-                             " of its bound, in " + closest.tensor + " (case " + closest.case_id + ", step " +
-                             std::to_string(closest.step) + ")");
-  }
+  out.field("closest", closest_of(result));
   write_texts(result.free_runs, out);
   write_elsewhere(result, out);
 }

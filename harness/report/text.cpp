@@ -1,5 +1,8 @@
 #include "harness/report/text.h"
 
+#include <algorithm>
+
+#include "harness/contract/wording.h"
 #include "harness/formats/utf8.h"
 
 namespace qdiff::report {
@@ -78,17 +81,6 @@ std::size_t display_width(std::string_view text) {
   return width;
 }
 
-std::string cut_to(std::string_view text, std::size_t width) {
-  if (display_width(text) <= width) return std::string(text);
-  if (width == 0) return "";
-  std::size_t end = 0;
-  for (std::size_t columns = 0; end < text.size(); ++end) {
-    const bool starts_character = (static_cast<unsigned char>(text[end]) & 0xC0U) != 0x80U;
-    if (starts_character && ++columns == width) break;
-  }
-  return std::string(text.substr(0, end)) + "…";
-}
-
 std::string padded_to(std::string_view text, std::size_t width) {
   const std::size_t columns = display_width(text);
   return std::string(text) + std::string(columns < width ? width - columns : 0, ' ');
@@ -98,27 +90,28 @@ std::string at_right(const std::string& text, std::size_t width) {
   return std::string(text.size() < width ? width - text.size() : 0, ' ') + text;
 }
 
-std::string wrapped(std::string_view text, std::size_t width, std::string_view line_start) {
-  std::string result;
+std::vector<std::string> wrapped_lines(std::string_view text, std::size_t width) {
+  std::vector<std::string> lines;
   std::size_t columns = 0;
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t end = std::min(text.find(' ', at), text.size());
     const std::string_view word = text.substr(at, end - at);
     at = end + 1;
     if (word.empty()) continue;
-    if (columns > 0 && columns + 1 + display_width(word) > width) {
-      result += '\n';
-      result += line_start;
-      columns = 0;
+    if (lines.empty() || columns + 1 + display_width(word) > width) {
+      lines.emplace_back(word);
+      columns = display_width(word);
+    } else {
+      lines.back() += ' ';
+      lines.back() += word;
+      columns += 1 + display_width(word);
     }
-    if (columns > 0) {
-      result += ' ';
-      ++columns;
-    }
-    result += word;
-    columns += display_width(word);
   }
-  return result;
+  return lines;
+}
+
+std::string wrapped(std::string_view text, std::size_t width, std::string_view line_start) {
+  return qdiff::joined(wrapped_lines(text, width), '\n' + std::string(line_start));
 }
 
 }  // namespace qdiff::report

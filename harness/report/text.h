@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace qdiff::report {
 
@@ -17,14 +18,14 @@ std::string xml_text(std::string_view text);
 // Columns that UTF-8 text takes, counted as one for each character.
 std::size_t display_width(std::string_view text);
 
-// Cut to `width` columns, the last one then an ellipsis.
-std::string cut_to(std::string_view text, std::size_t width);
 // Followed by spaces up to `width` columns.
 std::string padded_to(std::string_view text, std::size_t width);
 // Behind spaces up to `width` bytes.
 std::string at_right(const std::string& text, std::size_t width);
 
 // Words in lines of at most `width` columns; a longer word has a line of its own.
+std::vector<std::string> wrapped_lines(std::string_view text, std::size_t width);
+// The same lines, each behind the first after `line_start`.
 std::string wrapped(std::string_view text, std::size_t width, std::string_view line_start);
 
 }  // namespace qdiff::report

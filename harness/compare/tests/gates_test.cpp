@@ -33,10 +33,10 @@ Judgement judge_one(const Element& element, std::int64_t place) {
 }
 
 TEST_CASE("NaN, infinities and overflow have to stand where gold has them", "[judge][gates]") {
-  const std::string for_nan = "a number where gold is NaN", for_infinity = "not the infinity that gold has",
-                    for_number = "an infinity where gold is finite in the stored type",
-                    overflown = "finite where gold overflows the stored type", nan = "NaN where gold is a number",
-                    no_number = "not a finite number, though gold is one",
+  const std::string for_nan = "a number where NaN is expected", for_infinity = "not the infinity that is expected",
+                    for_number = "an infinity where the stored type holds what is expected",
+                    overflown = "finite where what is expected overflows the stored type",
+                    nan = "NaN where a number is expected", no_number = "not a finite number where one is expected",
                     unknown = "the expected rounding is not a number";
   using enum DType;
   const std::vector<Element> elements = {
@@ -114,7 +114,7 @@ TEST_CASE("overflow is asked for where every value is near it", "[judge][gates]"
   for (std::int64_t i = 0; i < s.actual.size(); ++i) s.actual.set(i, kInf);
   CHECK(s.judge().outcome != Outcome::kDiverged);
   for (std::int64_t i = 0; i < s.actual.size(); ++i) s.actual.set(i, 65504.0);
-  CHECK_THAT(s.judge().reason, StartsWith("finite where gold overflows the stored type at [0, 0, 0]"));
+  CHECK_THAT(s.judge().reason, StartsWith("finite where what is expected overflows the stored type at [0, 0, 0]"));
 }
 
 TEST_CASE("an element that says nothing is compared, and moves no statistic", "[judge][gates]") {
@@ -304,7 +304,8 @@ TEST_CASE("zeros throughout are told from values that rounding makes zero", "[ju
     if (sigma > 0.0615) continue;
     CHECK(judged.outcome == Outcome::kDiverged);
     CHECK(judged.worst_index == Index{1, 2, 1});
-    CHECK_THAT(judged.reason, StartsWith("every element is zero and gold is not at [1, 2, 1]: 0 where 1 is expected"));
+    CHECK_THAT(judged.reason,
+               StartsWith("every element is zero, and not all should be at [1, 2, 1]: 0 where 1 is expected"));
     // A single value that is no zero, and it is another mistake.
     s.actual.set(702, 1e-3);
     CHECK(s.judge().decisive_statistic != "all_zero");

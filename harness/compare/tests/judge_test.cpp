@@ -46,6 +46,8 @@ TEST_CASE("a mean error is not called bias, which q, k and v have") {
   CHECK(in_words("share_beyond_one_spacing") == "the share of elements beyond one spacing");
   CHECK(in_words("non_finite") == "NaN or infinity");
   CHECK(in_words("shape") == "shape");
+  CHECK(in_words("values") == "values that should only move, changed");
+  CHECK(in_words("free_run_row") == "the error of a row of a whole forward pass");
 }
 
 TEST_CASE("a candidate that is gold has no error of any kind", "[judge]") {

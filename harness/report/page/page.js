@@ -32,6 +32,9 @@
   const counted = (count, what) => `${count} ${what}${count === 1 ? '' : 's'}`;
   const figure = (value) => typeof value !== 'number' ? String(value) : Number(value.toPrecision(3)).toString();
 
+  // Looks like a link, and goes to a place of this page.
+  const link = (text, go) => element('button', {type: 'button', class: 'link', click: go}, text);
+
   function definitions(pairs) {
     const list = element('dl', {});
     for (const [name, value] of pairs) {
@@ -83,8 +86,9 @@
     }
     const rows = data.causes.map((cause) => [
       element('div', {}, element('strong', {}, cause.cause), cause.meaning ? element('div', {class: 'quiet'}, cause.meaning) : null),
-      element('code', {}, cause.tensor), cause.where, String(cause.count), cause.worst,
-      element('button', {type: 'button', click: () => open_finding(cause.finding)}, 'show'),
+      element('code', {}, cause.tensor), cause.where, String(cause.count),
+      cause.worst_finding === cause.first ? cause.worst : link(cause.worst, () => open_finding(cause.worst_finding)),
+      element('button', {type: 'button', click: () => open_finding(cause.first)}, cause.count === 1 ? 'show' : 'show the first'),
     ]);
     show('causes-body', table(['cause', 'tensor', 'where', 'tensors', 'worst error', ''], rows));
   }
@@ -254,8 +258,8 @@
   });
 
   // ---- One tensor ----
-  // `each`: how many neighbouring indices a bar stands for.
-  function bars(values, title, each = 1) {
+  // `place` says in words what a bar stands for.
+  function bars(values, title, place, ends) {
     const width = 400, height = 90, base = 70;
     const finite = values.filter((value) => typeof value === 'number' && Number.isFinite(value));
     const top = Math.max(1e-300, ...finite);
@@ -265,14 +269,25 @@
       const size = typeof value === 'number' ? Math.max(0, Math.min(1, value / top)) * (base - 6) : base - 6;
       const bar = element('rect', {class: typeof value !== 'number' || value > 2 ? 'bar high' : 'bar', x: i * step, y: base - size,
                                    width: Math.max(0.5, step - (step > 3 ? 1 : 0)), height: size});
-      const place = each === 1 ? String(i) : `${i * each} to ${(i + 1) * each - 1}`;
-      bar.append(element('title', {}, `${place}: ${figure(value)}`));
+      bar.append(element('title', {}, `${place(i)}: ${figure(value)}`));
       drawing.append(bar);
     });
     drawing.append(element('line', {class: 'axis', x1: 0, x2: width, y1: base, y2: base}),
-                   element('text', {x: 0, y: height - 6}, '0'),
-                   element('text', {x: width, y: height - 6, 'text-anchor': 'end'}, String((values.length - 1) * each)));
+                   element('text', {x: 0, y: height - 6}, ends[0]),
+                   element('text', {x: width, y: height - 6, 'text-anchor': 'end'}, ends[1]));
     return drawing;
+  }
+  function bars_by(axis) {
+    const each = axis.indices_a_bar;  // neighbouring ones
+    const place = (i) => each === 1 ? `${axis.axis} ${i}` : `${axis.axis} ${i * each} to ${(i + 1) * each - 1}`;
+    return bars(axis.rms, `error by ${axis.axis}`, place, ['0', String((axis.rms.length - 1) * each)]);
+  }
+  // Behind the first bar, which holds all below, each reaches to twice where the one before it does.
+  function histogram(shares) {
+    const end = (i) => i < 3 ? `1/${2 ** (3 - i)}` : String(2 ** (i - 3));
+    const last = shares.length - 1;
+    const place = (i) => i === 0 ? `below ${end(0)}` : i === last ? `${end(i - 1)} and more` : `${end(i - 1)} to ${end(i)}`;
+    return bars(shares, 'histogram of the errors', place, [place(0), place(last)]);
   }
 
   function finding_at(name) {
@@ -304,8 +319,8 @@
       parts.push(element('p', {class: 'quiet'}, 'Root mean square error over the expected rounding, which makes 1 of it:'));
       const chart = (title, ...content) => element('div', {}, element('h3', {}, title), content);
       parts.push(element('div', {class: 'charts'},
-        profile.axes.map((axis) => chart(`by ${axis.axis}`, bars(axis.rms, `error by ${axis.axis}`, axis.indices_a_bar))),
-        chart('how many elements err how much', bars(profile.histogram, 'histogram'), element('p', {class: 'quiet'}, data.histogram_note))));
+        profile.axes.map((axis) => chart(`by ${axis.axis}`, bars_by(axis))),
+        chart('how many elements err how much', histogram(profile.histogram), element('p', {class: 'quiet'}, data.histogram_note))));
       parts.push(element('h3', {}, 'worst elements'), table(['index', 'actual', 'expected', 'error / rounding'],
         profile.worst.map((item) => [`[${item.index.join(', ')}]`, String(item.actual), String(item.expected), figure(item.error)])));
     }
@@ -378,7 +393,7 @@
                          element('div', {}, element('strong', {}, 'engine'), text(actual))));
     }
     const drawing = curve(run.residual_relative_rms_error);
-    if (drawing) parts.push(element('p', {class: 'quiet'}, 'How the error of the residual stream grows over the layers when both run freely:'), drawing);
+    if (drawing) parts.push(element('p', {class: 'quiet keep'}, 'How the error of the residual stream grows over the layers when both run freely:'), drawing);
     return element('div', {}, parts);
   }
 
@@ -404,7 +419,7 @@
       ['compared', counted(coverage.tensors_compared, 'tensor')],
       ['cases', report.cases.map((item) => `${item.id} ${item.verdict}`).join(', ')],
       ['not recorded', coverage.tensors_missing.join(', ')], ['blind', coverage.blind.join(', ')],
-      ['closest to a bound', report.closest_to_bound ? `${report.closest_to_bound.tensor}: ${report.closest_to_bound.statistic} at ${report.closest_to_bound.ratio_to_bound}` : ''],
+      ['closest to a bound', data.closest],
       ['notes', report.notes.join(' · ')],
     ])];
     if (coverage.not_compared.length) {
@@ -414,6 +429,15 @@
     show('coverage-body', parts);
   }
 
+  // On paper the map keeps its colours, and there is nothing to open.
+  document.documentElement.style.printColorAdjust = 'exact';
+  let opened = [];
+  addEventListener('beforeprint', () => {
+    opened = [...document.querySelectorAll('details:not([open])')];
+    for (const details of opened) details.open = true;
+  });
+  addEventListener('afterprint', () => { for (const details of opened) details.open = false; });
+
   draw_causes();
   draw_legend();
   if (grid.runs.length === 0) byId('map').hidden = true;
@@ -422,7 +446,5 @@
   draw_hypotheses();
   draw_coverage();
   draw_header();
-  if (data.causes.length > 0 && grid.runs.length > 0) {
-    open_finding(data.causes[0].finding, false);
-  }
+  if (data.first !== null && grid.runs.length > 0) open_finding(data.first, false);
 })();

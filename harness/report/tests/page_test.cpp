@@ -93,6 +93,51 @@ TEST_CASE("the verdict is one sentence for a newcomer", "[causes]") {
   CHECK_THAT(verdict_sentence(tests::empty()), ContainsSubstring("nothing was compared"));
 }
 
+TEST_CASE("the sentence names a second cause where there is one, and counts the others", "[causes]") {
+  CHECK_THAT(verdict_sentence(tests::diverged()), !ContainsSubstring("Another"));
+  findings::RunResult result = tests::diverged();
+  result.findings[1].explanation = {};  // of layer 1
+  CHECK_THAT(verdict_sentence(result),
+             Catch::Matchers::EndsWith(" because of H05.modulo (confirmed). Another one is "
+                                       "self_attn.attn_output of layer 1 in prefill; no known bug "
+                                       "reproduces it."));
+  result.findings[2].explanation.variant = FaultId::kMissingK;
+  CHECK_THAT(verdict_sentence(result),
+             ContainsSubstring("Another one is self_attn.attn_output of layer 2 in prefill, because of H06.missing_k "
+                               "(confirmed). "));
+  CHECK_THAT(verdict_sentence(result), Catch::Matchers::EndsWith("missing_k (confirmed). There is 1 more cause."));
+  result.findings[2].kind = findings::FindingKind::kRecording;  // says nothing of the engine
+  CHECK_THAT(verdict_sentence(result), Catch::Matchers::EndsWith("layer 1 in prefill; no known bug reproduces it."));
+  result = tests::many_layers_diverged();
+  CHECK_THAT(verdict_sentence(result), ContainsSubstring("(confirmed). Another one is self_attn.attn_output of "));
+  // In a run, the bugs have their meanings beside them.
+  result.catalogue = std::vector<VariantFacts>(fault_table().begin(), fault_table().end());
+  CHECK_THAT(verdict_sentence(result), ContainsSubstring("H06.missing_k (confirmed): "));
+  CHECK_THAT(verdict_sentence(result),
+             Catch::Matchers::EndsWith("H05.modulo (confirmed): query head h reads key/value head h % K."));
+}
+
+TEST_CASE("the page opens at the first divergence, and has the first and the worst of each cause", "[page]") {
+  findings::RunResult result = tests::diverged();
+  result.findings[2].judgement.ratio_to_bound = 1e9;
+  const nlohmann::json data = data_of(report_page(result));
+  CHECK(data["first"] == 0);
+  CHECK(data["causes"][0]["first"] == 0);
+  CHECK(data["causes"][0]["worst_finding"] == 2);
+  CHECK(data_of(report_page(tests::unexplained()))["first"] == 1);  // of kind logic
+  CHECK(data_of(report_page(tests::match()))["first"].is_null());
+  CHECK(data_of(report_page(tests::match()))["closest"] ==
+        "the root mean square error of the worst slice at 0.812 of its bound, in model.layers.2.self_attn.attn_output "
+        "(case H05-gqa, step 0)");
+  // The sample has more profiles than a page draws.
+  const findings::RunResult large = tests::many_layers_diverged();
+  const nlohmann::json profiles = data_of(report_page(large))["profiles"];
+  for (const Cause& cause : causes_of(large)) {
+    CHECK(profiles[cause.findings.front()].is_null() == !large.findings[cause.findings.front()].profile.has_value());
+    CHECK(profiles[cause.worst].is_null() == !large.findings[cause.worst].profile.has_value());
+  }
+}
+
 TEST_CASE("tensors.jsonl has a line for each judged tensor", "[page]") {
   const findings::RunResult result = tests::diverged();
   const std::string text = tensors_jsonl(result);
