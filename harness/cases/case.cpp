@@ -43,7 +43,7 @@ Case load_case(const std::string& path_or_id) {
     ids.push_back(candidate.id);
   }
   if (error) throw InputError(path_or_id + ": the case file cannot be opened: " + error.message());
-  throw InputError(path_or_id + ": no such case file, nor a case of the built-in suite" +
+  throw InputError(path_or_id + ": no such file, nor a case of the built-in suite" +
                    formats::suggestion(std::filesystem::path(path_or_id).stem().string(), ids) + " (it has " +
                    joined(ids, ", ") + ")");
 }

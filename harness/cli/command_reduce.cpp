@@ -14,6 +14,7 @@
 #include "harness/cli/trace_reduction.h"
 #include "harness/formats/duration.h"
 #include "harness/report/sentences.h"
+#include "harness/trace/trace_writer.h"
 
 namespace qdiff::cli {
 namespace {
@@ -73,6 +74,7 @@ void name_layers(std::vector<int>& layers, const cases::Case& original, std::siz
 ExitStatus reduce_case(const ReduceArguments& arguments, Clock::time_point started) {
   const RunArguments& run = arguments.run;
   const cases::Case original = cases::load_case(run.cases.front());
+  check_reduced(original.id, run.out);
   const std::shared_ptr<const WeightSource> model = open_model_for(original, run.model);
   const ModelConfig& config = model->config();
   const CaseInput input = cases::input_of(original, config);
@@ -89,8 +91,7 @@ ExitStatus reduce_case(const ReduceArguments& arguments, Clock::time_point start
        .inject = run.inject});
   const reduce::Inputs whole = reduce::whole_case(input.steps, input.capacity, config.num_layers);
   Progress progress(run.common.quiet);
-  const findings::RunResult result =
-      runner.run(whole, {.mode = run.mode, .progress = progress.showing(original.id + ": ")});
+  const findings::RunResult result = run_to_first_divergence(runner, whole, run.mode, original.id, progress);
   if (result.first_divergence() == nullptr) {
     progress.clear();
     return say_that_nothing_diverges(original.id, result, run.common.quiet);
@@ -116,6 +117,9 @@ ExitStatus reduce_case(const ReduceArguments& arguments, Clock::time_point start
 ExitStatus reduce_trace(const ReduceArguments& arguments, Clock::time_point started) {
   const RunArguments& run = arguments.run;
   TraceReduction reduction(arguments);
+  check_reduced(reduction.name(), run.out);
+  const std::string folder = std::filesystem::path(path_of_reduced(reduction.name(), run.out)).replace_extension();
+  trace::check_place(folder);
   Progress progress(run.common.quiet);
   const findings::RunResult result = reduction.judge_whole(progress);
   if (result.first_divergence() == nullptr) {
@@ -128,7 +132,6 @@ ExitStatus reduce_trace(const ReduceArguments& arguments, Clock::time_point star
   smaller.capacity = std::max(smaller.capacity, smaller.length());
   smaller.layers.clear();  // an engine that records has all of them
   if (run.model->starts_with("synthetic:")) smaller.model = *run.model;
-  const std::string folder = (std::filesystem::path(run.out) / smaller.id).string();
   const std::string diagnosed = reduction.write(reduced, folder);
   return deliver_outcome({.what = reduction.name(),
                           .whole = reduction.whole(),

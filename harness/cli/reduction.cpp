@@ -10,6 +10,7 @@
 #include "harness/contract/error.h"
 #include "harness/model/kept_layers.h"
 #include "harness/report/report_file.h"
+#include "harness/report/sentences.h"
 #include "reference/reference.h"
 
 namespace qdiff::cli {
@@ -26,6 +27,13 @@ CaseInput case_input_of(const reduce::Inputs& inputs) {
           .argument = "reduced",
           .capacity = inputs.capacity,
           .steps = inputs.steps};
+}
+
+// 0 to count - 1
+std::set<int> layer_numbers(std::size_t count) {
+  std::set<int> numbers;
+  for (std::size_t i = 0; i < count; ++i) numbers.insert(static_cast<int>(i));
+  return numbers;
 }
 
 diagnose::Mode mode_of(const findings::Finding& finding) {
@@ -95,6 +103,47 @@ findings::RunResult InputsRunner::run(const reduce::Inputs& inputs, const Judgin
   return diagnose::run_cases(std::span(&input, 1), parties_->of_run->get(), options);
 }
 
+findings::RunResult run_to_first_divergence(InputsRunner& runner, const reduce::Inputs& whole, diagnose::Mode mode,
+                                            const std::string& name, Progress& progress) {
+  const auto num_layers = static_cast<int>(whole.layers.size());
+  using Found = std::optional<findings::RunResult>;
+  // A rounding may stand before a bug that is further on.
+  const auto diverges = [&](const reduce::Inputs& inputs, const std::set<int>& layers,
+                            const std::string& where) -> Found {
+    const diagnose::ProgressReport report = progress.showing(name + ", looking " + where + ": ");
+    findings::RunResult result =
+        runner.run(inputs, {.mode = diagnose::Mode::kLockstep, .layers = layers, .progress = report});
+    const findings::Finding* first = result.first_divergence();
+    if (first == nullptr || first->kind != findings::FindingKind::kLogic) return std::nullopt;
+    return result;
+  };
+  const auto is_explained = [](const Found& found) {
+    return found && found->first_divergence()->explanation.verdict.has_value();
+  };
+  const std::string of_all = " of " + std::to_string(num_layers);
+  if (mode != diagnose::Mode::kFree) {
+    // Twice as many each time, so that what is run again to reach a late layer is no more than was judged.
+    for (int first = 0, count = 1; first < num_layers; first += count, count *= 2) {
+      const auto end = static_cast<std::size_t>(std::min(first + count, num_layers));
+      std::set<int> layers = layer_numbers(end);
+      layers.erase(layers.begin(), layers.lower_bound(first));
+      const std::string numbers = report::ranges({layers.begin(), layers.end()});
+      Found found = diverges(whole, layers, "in layer " + numbers + of_all);
+      if (!found) continue;
+      // What layers do to each other's memory is explained where all layers ran: those before it too, in a model of
+      // these alone.
+      if (!is_explained(found) && end > 1) {
+        Found together = diverges(reduce::keep_layers(whole, reduce::all_indices(end)), layer_numbers(end),
+                                  "in the first " + std::to_string(end) + of_all + " layers");
+        if (is_explained(together)) return std::move(*together);
+      }
+      return std::move(*found);
+    }
+    if (Found found = diverges(whole, {kNoLayer}, "at embedding and head")) return std::move(*found);
+  }
+  return runner.run(whole, {.mode = mode, .progress = progress.showing(name + ": ")});
+}
+
 reduce::Settings settings_of(int most_tries, Progress& progress) {
   return {.most_tries = most_tries, .progress = [&progress](int tries, const reduce::Inputs& smallest) {
             progress.show("try " + std::to_string(tries + 1) + ", smallest so far: " + in_words(smallest), 0, 0);
@@ -105,10 +154,15 @@ reduce::Reduced reduce_inputs(InputsRunner& runner, const reduce::Inputs& whole,
                               diagnose::Mode mode, int most_tries, Progress& progress) {
   const findings::Finding first = *result.first_divergence();
   const reduce::Settings settings = settings_of(most_tries, progress);
-  const auto judge_in = [&](diagnose::Mode judged, bool probing) {
-    return [&runner, judged, probing](const reduce::Inputs& inputs) -> std::optional<findings::Finding> {
+  // Embedding and head cost more than a layer where the vocabulary is large.
+  const bool in_layers_alone = first.tensor.layer != kNoLayer;
+  const auto judge_in = [&](diagnose::Mode judged, bool whole_job) {
+    return [&runner, judged, whole_job,
+            in_layers_alone](const reduce::Inputs& inputs) -> std::optional<findings::Finding> {
+      Judging judging{.mode = judged, .probing = whole_job};
+      if (!whole_job && in_layers_alone) judging.layers = layer_numbers(inputs.layers.size());
       try {
-        const findings::RunResult tried = runner.run(inputs, {.mode = judged, .probing = probing});
+        const findings::RunResult tried = runner.run(inputs, judging);
         const findings::Finding* found = tried.first_divergence();
         return found == nullptr ? std::nullopt : std::optional(*found);
       } catch (const InputError&) {
@@ -147,6 +201,14 @@ cases::Case reduced_case(const reduce::Reduced& reduced, const std::string& orig
   result.capacity = inputs.capacity;
   for (const Step& step : inputs.steps) result.steps.push_back(case_step_of(step));
   return result;
+}
+
+std::string path_of_reduced(const std::string& origin, const std::string& folder) {
+  return (fs::path(folder) / (id_from(origin) + ".json")).string();
+}
+
+void check_reduced(const std::string& origin, const std::string& folder) {
+  report::check_own_file(path_of_reduced(origin, folder), kCaseMark);
 }
 
 std::string write_case(const cases::Case& test_case, const std::string& folder) {

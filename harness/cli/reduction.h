@@ -52,6 +52,11 @@ class InputsRunner {
   std::unique_ptr<Parties> parties_;
 };
 
+// The main job on `whole`, or as much of it as it takes to find its first divergence: in lockstep some layers after the
+// other, until something diverges. Where nothing does, all of it in `mode`.
+findings::RunResult run_to_first_divergence(InputsRunner& runner, const reduce::Inputs& whole, diagnose::Mode mode,
+                                            const std::string& name, Progress& progress);
+
 // Of a reduction that shows each try.
 reduce::Settings settings_of(int most_tries, Progress& progress);
 
@@ -62,7 +67,12 @@ reduce::Reduced reduce_inputs(InputsRunner& runner, const reduce::Inputs& whole,
 // What was left of a case, or of a trace, as a case: its name, title and hypothesis tell of the failure.
 cases::Case reduced_case(const reduce::Reduced& reduced, const std::string& origin);
 
-// Writes it to DIR/ID.json and returns that path. Throws InputError where a file is there that is no case.
+// DIR/ID.json, with the name that what is left of `origin` has.
+std::string path_of_reduced(const std::string& origin, const std::string& folder);
+// Throws InputError where a file of that name is there that is no case.
+void check_reduced(const std::string& origin, const std::string& folder);
+
+// Writes the case to DIR/ID.json and returns that path.
 std::string write_case(const cases::Case& test_case, const std::string& folder);
 
 }  // namespace qdiff::cli

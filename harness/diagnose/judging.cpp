@@ -348,8 +348,10 @@ Judged judge_subjects(const std::vector<Subject>& subjects, Oracle& oracle, cons
     progress("judging layers", done++);
     take(Scope::kLayer, layer);
   }
-  progress("judging the head", done);
-  if (extent.outside_layers) take(Scope::kAfterLayers, kNoLayer);
+  if (extent.outside_layers) {
+    progress("judging the head", done);
+    take(Scope::kAfterLayers, kNoLayer);
+  }
   if (options.is_explained_otherwise && options.is_explained_otherwise(walk.result)) return std::move(walk.result);
   for (const Part& part : unexplained) explain_part(walk, part);
   weigh_span_evidence(walk.result.wrong);

@@ -36,6 +36,7 @@ class Reduction {
   }
 
   Reduced run() {
+    if (!settings_.of_trace) try_small_parts();
     try_where_it_was_found();
     for (bool smaller = true; smaller && !reduced_.out_of_tries;) {
       const std::size_t before = tried_.size();
@@ -72,12 +73,11 @@ class Reduction {
     minimize(count, [&](const Indices& kept) { return accept(keep(before, kept)); });
   }
 
-  // The finding itself says where to look: in its layer, or there and in another that shows the same, or there and in
-  // the one before; and in no step behind its own.
-  void try_where_it_was_found() {
-    const Inputs before = reduced_.inputs;
-    const findings::Finding found = reduced_.finding;
-    const std::size_t last = before.layers.size() - 1;
+  // The finding itself says where to look: in its layer, or there and in the one before, or there and in another that
+  // shows the same.
+  std::vector<Indices> likely_layers() const {
+    const findings::Finding& found = reduced_.finding;
+    const std::size_t last = reduced_.inputs.layers.size() - 1;
     const std::size_t at = found.tensor.layer == kNoLayer ? last : static_cast<std::size_t>(found.tensor.layer);
     std::vector<Indices> guesses = {{at}};
     if (at > 0) guesses.push_back({at - 1, at});
@@ -85,12 +85,65 @@ class Reduction {
     if (same.size() > 1) {
       // Not a neighbour: the first and the last layer of a model are often unlike those between.
       const auto other = static_cast<std::size_t>(same[same.size() / 2]);
-      guesses.push_back({std::min(at, other), std::max(at, other)});
-      if (at == other) guesses.pop_back();
+      if (at != other) guesses.push_back({std::min(at, other), std::max(at, other)});
     }
+    return guesses;
+  }
+
+  // The row of the finding's worst element, or all of them.
+  std::vector<Indices> likely_rows() const {
+    const std::vector<std::int64_t>& worst = reduced_.finding.judgement.worst_index;
+    const std::size_t rows = reduced_.inputs.rows.size();
+    std::vector<Indices> guesses = {all_indices(rows)};
+    const std::size_t row = worst.empty() ? 0 : static_cast<std::size_t>(worst.front());
+    if (rows > 1 && row < rows) guesses.insert(guesses.begin(), Indices{row});
+    return guesses;
+  }
+
+  // The first tokens of a row, alone or with one of `later` slots behind them.
+  static std::vector<Indices> likely_slots(const Inputs& inputs, std::size_t count,
+                                           const std::set<std::size_t>& later) {
+    const Indices first = all_indices(std::min(count, inputs.slots.size()));
+    std::vector<Indices> guesses = {first};
+    for (const std::size_t slot : later) {
+      const auto at = static_cast<std::size_t>(std::ranges::find(inputs.slots, slot) - inputs.slots.begin());
+      if (at < first.size() || at == inputs.slots.size()) continue;
+      guesses.push_back(first);
+      guesses.back().back() = at;
+    }
+    return guesses;
+  }
+
+  // Most failures need few tokens of one row, and to judge so few costs next to nothing beside the whole: of what is
+  // likely to hold, the smallest is tried first. A token of the step in which it was found may have to be there, and
+  // one of the last step to tell it from a bug of the prompt alone.
+  void try_small_parts() {
+    constexpr std::size_t kFirst = 2, kTimes = 4;
+    const Inputs before = reduced_.inputs;
+    const std::vector<Indices> layers = likely_layers(), rows = likely_rows();
+    const Step& found_in = before.steps[static_cast<std::size_t>(reduced_.finding.step)];
+    const std::set<std::size_t> later = {before.slots[static_cast<std::size_t>(found_in.valid_length()) - 1],
+                                         before.slots.back()};
+    for (std::size_t count = kFirst; count <= before.slots.size() / 2; count *= kTimes) {
+      for (const Indices& some_layers : layers) {
+        for (const Indices& some_rows : rows) {
+          const std::optional<Inputs> part = keep_rows(keep_layers(before, some_layers), some_rows);
+          if (!part) continue;
+          for (const Indices& slots : likely_slots(*part, count, later)) {
+            if (accept(keep_slots(*part, slots))) return;
+          }
+        }
+      }
+    }
+  }
+
+  // And in no step behind its own.
+  void try_where_it_was_found() {
+    const Inputs before = reduced_.inputs;
+    const auto step = static_cast<std::size_t>(reduced_.finding.step);
     std::ignore =
-        std::ranges::any_of(guesses, [&](const Indices& guess) { return accept(keep_layers(before, guess)); });
-    accept(keep_steps(reduced_.inputs, all_indices(static_cast<std::size_t>(found.step) + 1)));
+        std::ranges::any_of(likely_layers(), [&](const Indices& guess) { return accept(keep_layers(before, guess)); });
+    accept(keep_steps(reduced_.inputs, all_indices(step + 1)));
   }
 
   void reduce_layers() { shrink(reduced_.inputs.layers.size(), keep_layers); }

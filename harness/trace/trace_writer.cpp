@@ -106,6 +106,8 @@ void exchange(const fs::path& temporary, const fs::path& directory) {
 
 }  // namespace
 
+void check_place(const fs::path& directory) { is_older_trace(target_of(directory)); }
+
 TraceWriter::TraceWriter(const fs::path& directory) : directory_(target_of(directory)) {
   replaces_ = is_older_trace(directory_);
   std::error_code error;

@@ -36,6 +36,9 @@ class TraceWriter {
   std::vector<std::string> files_;
 };
 
+// Throws as the writer would where `directory` is there already and would not be replaced; makes nothing.
+void check_place(const std::filesystem::path& directory);
+
 // All steps of a recording at once.
 void write_trace(const std::filesystem::path& directory, Manifest about, const std::vector<Step>& steps,
                  const Recording& tensors);

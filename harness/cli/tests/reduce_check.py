@@ -1,5 +1,6 @@
 """`qdiff reduce`: a failing case or trace gets smaller, fails in the same way, and is repeated by what is printed."""
 import json
+import os
 import re
 import shlex
 
@@ -46,6 +47,16 @@ class Reduce(CommandLineTest):
         self.assertEqual(report["explanation"]["variant"], "H05.head_zero")
         # Without the fault there is nothing wrong with the case.
         self.assertEqual(self.qdiff("run", "qdiff-reduced/deep-reduced.json").returncode, MATCH)
+
+    def test_no_more_layers_are_judged_than_it_takes(self):
+        def lines(fault):
+            result = self.qdiff("reduce", self.deep, "--inject", fault, env={**os.environ, "QDIFF_PROGRESS_SECONDS": "0"})
+            self.assertEqual(result.returncode, DIVERGED, result.stderr)
+            return set(re.findall(r"deep, (looking [^:]*):", result.stderr.decode()))
+        self.assertEqual(lines("H05.modulo"), {"looking in layer 0 of 6"})
+        self.assertEqual(lines("H05.modulo@4"), {"looking in layer 0 of 6", "looking in layer 1-2 of 6", "looking in layer 3-5 of 6"})
+        self.assertIn("looking in the first 3 of 6 layers", lines("H01.no_layer_stride"))
+        self.assertIn("looking at embedding and head", lines("X.no_final_norm"))
 
     def test_what_a_bug_needs_is_kept(self):
         """Another layer's plane needs two layers and two steps, another row's slots two rows."""
@@ -104,7 +115,7 @@ class Reduce(CommandLineTest):
     def test_refused(self):
         self.refused("reduce", says="name a case, or a trace with --trace")
         self.refused("reduce", "a.json", "b.json", says="b.json")
-        self.refused("reduce", "no-such", says="no such case file")
+        self.refused("reduce", "no-such", says="no such file")
         self.refused("reduce", self.case, "--trace", "t", "--model", "m", says="instead of a case")
         self.refused("reduce", "--trace", "t", says="needs --model")
         self.refused("reduce", "--trace", "t", "--model", driver.MODEL, "--inject", "H05.modulo", says="--inject says how an engine runs")

@@ -51,11 +51,13 @@ class FakeEngine {
       validate_steps(inputs.steps, 1000, 1000);
       CHECK(inputs.capacity >= inputs.length());
       ++asked;
+      judged += static_cast<std::int64_t>(inputs.layers.size()) * inputs.batch() * inputs.length();
       if (!fails_(inputs)) return std::nullopt;
       return finding_at(static_cast<int>(inputs.layers.size()) - 1, static_cast<int>(inputs.steps.size()) - 1);
     };
   }
   int asked = 0;
+  std::int64_t judged = 0;  // tokens of all layers
 
  private:
   std::function<bool(const Inputs&)> fails_;
@@ -91,6 +93,31 @@ TEST_CASE("what a failure needs is kept: two layers, two rows, a decode step, a 
   CHECK(in_words(reduced.inputs) == "2 layers, 2 rows, 2 tokens a row in 2 steps");
   CHECK(decodes(reduced.inputs));
   CHECK(reduced.inputs.capacity == reduced.inputs.length() + 1);
+}
+
+TEST_CASE("what is likely to hold is tried first, and little is judged beside the whole") {
+  const Inputs whole = whole_case(long_batch(), 256, 24);
+  const std::int64_t of_whole = 24 * 3 * 200;
+  // One row's prompt; a decode step behind it; two rows; a tile of tokens.
+  const std::vector<std::function<bool(const Inputs&)>> failures = {
+      [](const Inputs& inputs) { return has_layer(inputs, 17); },
+      [](const Inputs& inputs) { return has_layer(inputs, 17) && decodes(inputs) && inputs.length() >= 2; },
+      [](const Inputs& inputs) { return has_layer(inputs, 17) && inputs.batch() >= 2; },
+      [](const Inputs& inputs) { return has_layer(inputs, 17) && inputs.length() > 16; }};
+  for (std::size_t i = 0; i < failures.size(); ++i) {
+    CAPTURE(i);
+    FakeEngine engine(failures[i]);
+    const Reduced reduced = reduce::reduce(whole, finding_at(17, 0), engine.judge(), {});
+    CHECK(reduced.inputs.layers == std::vector<int>{17});
+    CHECK(engine.judged < of_whole / 10);
+  }
+  // The row in which it is worst is the one that is tried by itself.
+  Finding in_row_two = finding_at(17, 0);
+  in_row_two.judgement.worst_index = {2, 40, 7};
+  FakeEngine engine([](const Inputs& inputs) { return std::ranges::count(inputs.rows, 2U) > 0; });
+  const Reduced reduced = reduce::reduce(whole, in_row_two, engine.judge(), {});
+  CHECK(reduced.inputs.rows == Indices{2});
+  CHECK(engine.judged < of_whole / 100);
 }
 
 TEST_CASE("a least size is reached and not undercut; chunks that do not matter are joined") {
