@@ -14,7 +14,10 @@ namespace qdiff::cli {
 ExitStatus compare_command(const CompareArguments& arguments) {
   const auto actual = trace::read_trace(arguments.actual);
   const auto expected = trace::read_trace(arguments.expected);
-  if (arguments.out) check_output_folder(*arguments.out);
+  if (arguments.out) {
+    check_output_folder(*arguments.out);
+    report::check_comparison(*arguments.out);
+  }
   Progress progress(arguments.common.quiet);
   const auto after_tensor = [&](std::size_t done, std::size_t total) {
     actual->forget();

@@ -1,5 +1,9 @@
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <span>
 
 #include "harness/cases/case.h"
 #include "harness/cli/case_model.h"
@@ -113,6 +117,21 @@ void inspect_directory(const std::string& path) {
   throw InputError(path + ": neither a trace (no manifest.json) nor a model (no config.json) is in that folder");
 }
 
+// One of the files that a folder consists of, which say little without the others.
+bool is_part_of_a_folder(const fs::path& path) {
+  const std::string name = path.filename().string();
+  return path.extension() == ".safetensors" || name == trace::kManifestName || name == "config.json";
+}
+
+// A file that is none is not read as a case, of which the first wrong sign would be all that is said.
+bool may_be_a_case(const std::string& path) {
+  if (path.ends_with(".json") || !formats::path_exists(path)) return true;  // or the name of one that is built in
+  const formats::InputFile file(path);
+  std::string start(std::min<std::uint64_t>(file.size(), 4096), '\0');
+  file.read(0, std::as_writable_bytes(std::span(start)));
+  return start.find("\"qdiff-case\"") != std::string::npos;
+}
+
 }  // namespace
 
 ExitStatus inspect_command(const InspectArguments& arguments) {
@@ -122,8 +141,12 @@ ExitStatus inspect_command(const InspectArguments& arguments) {
     inspect_model(path);
   } else if (fs::is_directory(path, ignored)) {
     inspect_directory(path);
-  } else if (path.ends_with(".safetensors")) {
+  } else if (is_part_of_a_folder(path)) {
     throw InputError(path + ": give the folder that holds this file, with its config.json or manifest.json");
+  } else if (!may_be_a_case(path)) {
+    throw InputError(path +
+                     ": nothing that can be described: that are models (a folder with config.json, or a .gguf file), "
+                     "traces (a folder with manifest.json) and cases (JSON with \"format\": \"qdiff-case\")");
   } else {
     inspect_case(cases::load_case(path));
   }

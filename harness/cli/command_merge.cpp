@@ -10,6 +10,7 @@
 #include "harness/cli/text.h"
 #include "harness/cli/unit_plan.h"
 #include "harness/cli/unit_run.h"
+#include "harness/report/report.h"
 #include "harness/shards/gathering.h"
 
 namespace qdiff::cli {
@@ -47,6 +48,7 @@ ExitStatus merge_command(const MergeArguments& arguments) {
     if (gathered.gaps.any()) throw CannotJudgeError(gaps);
     return merge_selftest(gathered, arguments);
   }
+  report::check_reports(arguments.out);
   std::vector<std::size_t> units;
   for (std::size_t i = 0; i < gathered.folders.size(); ++i) {
     if (gathered.folders[i]) units.push_back(i);

@@ -23,6 +23,7 @@ ExitStatus reconcile_command(const ReconcileArguments& arguments, const std::str
   for (std::size_t s = 0; s < paths.size(); ++s) traces[s] = trace::read_trace(paths[s]);
   const auto model = model::open_model(arguments.model);
   check_output_folder(arguments.out);
+  report::check_reconciliation(arguments.out);
 
   Progress progress(arguments.common.quiet);
   const reference::Options reference_options{.num_threads = arguments.common.threads.value_or(0)};

@@ -116,6 +116,7 @@ ExitStatus record_command(const RecordArguments& arguments) {
                               ? plan_run(config, dtype, {planned}, limit)
                               : plan_record(config, dtype, planned, arguments.engine == EngineKind::kReference, limit);
   check_memory(plan, limit, arguments.common.max_memory.has_value());
+  trace::TraceWriter writer(arguments.trace);  // before a model is read for a trace that would have no place
   const auto engine = make_engine(arguments.engine, *model,
                                   {.dtype = dtype,
                                    .threads = arguments.common.threads,
@@ -125,7 +126,6 @@ ExitStatus record_command(const RecordArguments& arguments) {
     std::fputs(gemm_table(engine->gemms(), config, engine->name(), arguments.model).c_str(), stdout);
   }
 
-  trace::TraceWriter writer(arguments.trace);
   Progress progress(arguments.common.quiet);
   UnitWork work;
   work.mode = arguments.mode;

@@ -249,7 +249,7 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
     if (arguments.layers) check_injection_is_among(*arguments.inject, *arguments.layers);
     place_fault(groups, *arguments.inject);
   }
-  check_output_folder(arguments.out);
+  check_report_folder(arguments.out);
   const auto terms = read_terms(arguments.acceptance, arguments.out, false);
   if (terms) acceptance::check_baseline(*terms, false, ids_of(groups));
   std::vector<MemoryPlan> plans;

@@ -7,6 +7,8 @@
 #include <system_error>
 
 #include "harness/contract/error.h"
+#include "harness/formats/atomic_folder.h"
+#include "harness/report/report.h"
 
 namespace qdiff::cli {
 
@@ -27,14 +29,23 @@ void check_output_folder(const std::string& out) {
     throw InputError("--out '" + out + "': " + path.string() +
                      " is not a folder; choose another place for the reports");
   }
-  if (::access(path.c_str(), W_OK | X_OK) != 0) {
+  const fs::path trial = path / formats::temporary_name();
+  const int held = formats::make_held_folder(trial);
+  if (held < 0) {
     throw InputError("--out '" + out + "': " + path.string() +
                      " cannot be written: " + std::generic_category().message(errno));
   }
+  fs::remove(trial, error);
+  ::close(held);
   if (fs::exists(fs::symlink_status(fs::path(out) / "manifest.json", error))) {
     throw InputError("--out '" + out +
                      "': the folder holds a trace, which it would no longer be; choose another place for the reports");
   }
+}
+
+void check_report_folder(const std::string& out) {
+  check_output_folder(out);
+  report::check_reports(out);
 }
 
 }  // namespace qdiff::cli

@@ -25,6 +25,9 @@ std::string format_comparison(const compare::PairwiseResult& result, const Compa
 
 std::string comparison_json(const compare::PairwiseResult& result, const ComparedNames& names);
 
+// Throws qdiff::InputError where a file that qdiff did not write has its name in `out`.
+void check_comparison(const std::filesystem::path& out);
+
 // Writes compare.json under `out`, by the rules of write_reports().
 void write_comparison(const compare::PairwiseResult& result, const ComparedNames& names,
                       const std::filesystem::path& out);

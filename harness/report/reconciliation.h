@@ -14,6 +14,9 @@ std::string format_reconciliation(const findings::Reconciliation& result, const 
 
 std::string reconciliation_json(const findings::Reconciliation& result);
 
+// Throws qdiff::InputError where something that qdiff did not write stands in its way in `out`.
+void check_reconciliation(const std::filesystem::path& out);
+
 // Writes reconcile.json under `out`, and the reports of each trace's diagnosis under `out`/A and `out`/B, by the rules
 // of write_reports().
 void write_reconciliation(const findings::Reconciliation& result, const std::filesystem::path& out);

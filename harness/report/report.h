@@ -40,6 +40,9 @@ std::string github_summary(const findings::RunResult& result);
 // The runner obeys every line of output that looks like a command; these do not look so any more.
 std::string without_github_commands(std::string_view text);
 
+// Throws qdiff::InputError where something that qdiff did not write stands in the way of the reports of a run in `out`.
+void check_reports(const std::filesystem::path& out);
+
 // Writes report.json, report.html, tensors.jsonl, hypotheses/H01.json to H10.json and junit.xml under `out`, which is
 // made if need be. Each file is replaced as a whole or not at all; other files are left alone. Throws qdiff::InputError
 // where that cannot be done.

@@ -24,6 +24,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
+struct OwnFile {
+  std::string_view name, mark;  // mark as in ReportFile
+};
+constexpr OwnFile kComparison = {"compare.json", "\"qdiff-compare\""};
+constexpr OwnFile kReconciliation = {"reconcile.json", "\"qdiff-reconcile\""};
+constexpr std::string_view kHypotheses = "hypotheses";  // the folder with a file of each
+
 std::string shown(const fs::path& path) { return formats::printable(path.string()); }
 
 // A file of the reports. Its text is made when it is written, for all of them together may be large.
@@ -58,7 +65,7 @@ std::vector<Report> reports_of(const findings::RunResult& result, const fs::path
     reports.push_back({path, mark, [text](formats::AtomicFile& file) { file.append(text()); }});
   };
   for (const findings::HypothesisResult& hypothesis : all_hypotheses(result)) {
-    add(out / "hypotheses" / (hypothesis.id + ".json"), "\"qdiff-hypothesis\"",
+    add(out / kHypotheses / (hypothesis.id + ".json"), "\"qdiff-hypothesis\"",
         [own = HypothesisRef(hypothesis)] { return hypothesis_json(own); });
   }
   add(out / "junit.xml", "<testsuite name=\"qdiff\"", [&result] { return junit_xml(result); });
@@ -133,14 +140,18 @@ void write_report_file(const ReportFile& file) {
   formats::write_file(file.path, file.text);
 }
 
-void write_reports(const findings::RunResult& result, const fs::path& out) {
-  const fs::path folder = out / "hypotheses";
-  const std::vector<Report> files = reports_of(result, out);
-  make_folder(out);
-  if (fs::is_symlink(folder)) {
+void check_reports(const fs::path& out) {
+  if (const fs::path folder = out / kHypotheses; fs::is_symlink(folder)) {
     throw InputError(shown(folder) + ": is a symbolic link, which reports do not follow; remove it");
   }
-  for (const Report& file : files) check_own_file(file.path, file.mark);
+  const findings::RunResult any;  // the files are the same, whatever was found
+  for (const Report& file : reports_of(any, out)) check_own_file(file.path, file.mark);
+}
+
+void write_reports(const findings::RunResult& result, const fs::path& out) {
+  const std::vector<Report> files = reports_of(result, out);
+  make_folder(out);
+  check_reports(out);
   formats::clear_abandoned(out);
   formats::clear_abandoned(without_trailing_slash(out).parent_path());
   if (holds_nothing_but(files, out) && write_in_one_piece(files, out)) return;
@@ -148,19 +159,26 @@ void write_reports(const findings::RunResult& result, const fs::path& out) {
   const Report& last = files.back();
   std::error_code ignored;
   if (fs::is_regular_file(fs::symlink_status(last.path, ignored))) fs::remove(last.path, ignored);
-  make_folder(folder);
+  make_folder(out / kHypotheses);
   for (const Report& file : files) write_report(file, file.path);
 }
 
+void check_comparison(const fs::path& out) { check_own_file(out / kComparison.name, kComparison.mark); }
+
 void write_comparison(const compare::PairwiseResult& result, const ComparedNames& names, const fs::path& out) {
-  write_report_file({out / "compare.json", comparison_json(result, names), "\"qdiff-compare\""});
+  write_report_file({out / kComparison.name, comparison_json(result, names), kComparison.mark});
+}
+
+void check_reconciliation(const fs::path& out) {
+  for (const std::string_view side : findings::kSideNames) check_reports(out / side);
+  check_own_file(out / kReconciliation.name, kReconciliation.mark);
 }
 
 void write_reconciliation(const findings::Reconciliation& result, const fs::path& out) {
   for (std::size_t s = 0; s < findings::kNumSides; ++s) {
     write_reports(result.sides[s].diagnosis, out / std::string(findings::kSideNames[s]));
   }
-  write_report_file({out / "reconcile.json", reconciliation_json(result), "\"qdiff-reconcile\""});
+  write_report_file({out / kReconciliation.name, reconciliation_json(result), kReconciliation.mark});
 }
 
 }  // namespace qdiff::report

@@ -1,9 +1,11 @@
 """Help, exit statuses and errors of the command line."""
 import json
 import os
+import pathlib
 import pty
 import re
 import resource
+import shutil
 import struct
 import subprocess
 
@@ -221,6 +223,11 @@ class BadInput(CommandLineTest):
         self.refused("inspect", "model.gguf", says="model.gguf")
         (self.folder / "loose.safetensors").write_bytes(b"\0" * 8)
         self.refused("inspect", "loose.safetensors", says="folder")
+        self.refused("inspect", "void/config.json", says="folder")
+        (self.folder / "engine.cpp").write_text("// {\nint main() {}\n")
+        self.refused("inspect", "engine.cpp", says=["engine.cpp: nothing that can be described", "manifest.json", "qdiff-case"])
+        self.case.rename(self.folder / "case-of-no-ending")
+        self.assertEqual(self.qdiff("inspect", "case-of-no-ending").returncode, MATCH)
 
     def test_weight_missing_from_the_model(self):
         model = self.copy_checkpoint()
@@ -240,10 +247,26 @@ class BadInput(CommandLineTest):
         (self.folder / "file").write_text("mine")
         self.refused("run", self.case, "--out", "file", says="--out")
         self.refused("run", self.case, "--out", "file/inside", says="--out")
-        result = self.qdiff("run", self.case, "--out", "/proc/qdiff-report")  # shows only when it is written
-        self.assertEqual(result.returncode, BAD_INPUT)
-        self.assertRegex(result.stderr.decode(), r"\Aqdiff: /proc/qdiff-report: [^\n]+\n\Z")
         record = ["record", "--model", MODEL, "--case", self.case, "--engine", "cpu", "--trace"]
+        self.qdiff(*record, "good")
+        diagnose = ["diagnose", "--model", MODEL, "--trace", "good"]
+        reconcile = ["reconcile", "--model", MODEL, "good", "good"]
+        reduce = ["reduce", self.case, "--inject", "H05.modulo"]
+        for command in [["run", self.case], ["run", self.case, "--resume"], diagnose, reconcile, reduce, ["fuzz", "--runs", "1"],
+                        ["compare", "good", "good"], ["selftest", "--quick"], ["reduce", *diagnose[1:]],
+                        ["bisect", "--good", "a", "--bad", "b", "--record", "true", "--model", MODEL], ["merge", "shard"]]:
+            self.refused(*command, "--out", "/proc/qdiff-report", says="--out '/proc/qdiff-report': /proc cannot be written")
+        # What others wrote is found before any work, too, and stays.
+        for command, name in [(["run", self.case], "report.json"), (["run", self.case], "hypotheses/H03.json"),
+                              (diagnose, "junit.xml"), (reconcile, "reconcile.json"), (reconcile, "A/report.html"),
+                              (["compare", "good", "good"], "compare.json"), (reduce, "tiny-reduced.json"),
+                              (["reduce", *diagnose[1:]], "good-reduced.json"), (["selftest", "--quick"], "selftest.json")]:
+            path = self.folder / "theirs" / name
+            path.parent.mkdir(parents=True)
+            path.write_text("mine")
+            self.refused(*command, "--out", "theirs", says=[str(pathlib.Path("theirs") / name), "not written by qdiff"])
+            self.assertEqual([p.read_text() for p in (self.folder / "theirs").rglob("*") if p.is_file()], ["mine"])
+            shutil.rmtree(self.folder / "theirs")
         self.refused(*record, "file", says="file")
         (self.folder / "mine").mkdir()
         (self.folder / "mine" / "thesis.txt").write_text("years")
