@@ -139,7 +139,8 @@ findings::RunResult run_to_first_divergence(InputsRunner& runner, const reduce::
       }
       return std::move(*found);
     }
-    if (Found found = diverges(whole, {kNoLayer}, "at embedding and head")) return std::move(*found);
+    // A run judges one layer at least.
+    if (Found found = diverges(whole, {kNoLayer, num_layers - 1}, "at embedding and head")) return std::move(*found);
   }
   return runner.run(whole, {.mode = mode, .progress = progress.showing(name + ": ")});
 }

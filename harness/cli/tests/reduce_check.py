@@ -50,7 +50,8 @@ class Reduce(CommandLineTest):
 
     def test_no_more_layers_are_judged_than_it_takes(self):
         def lines(fault):
-            result = self.qdiff("reduce", self.deep, "--inject", fault, env={**os.environ, "QDIFF_PROGRESS_SECONDS": "0"})
+            result = self.qdiff("reduce", self.deep, "--inject", fault, "--tries", "1",
+                                env={**os.environ, "QDIFF_PROGRESS_SECONDS": "0"})
             self.assertEqual(result.returncode, DIVERGED, result.stderr)
             return set(re.findall(r"deep, (looking [^:]*):", result.stderr.decode()))
         self.assertEqual(lines("H05.modulo"), {"looking in layer 0 of 6"})
