@@ -56,8 +56,8 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
       selected("--steps", arguments.steps, static_cast<std::int64_t>(trace->manifest().steps.size()), "step");
   options.allow_precision = arguments.allow_precision;
   options.infer_points = arguments.infer_points;
-  check_report_folder(arguments.out);
   const auto terms = read_terms(arguments.acceptance, arguments.out, arguments.allow_precision);
+  check_report_folder(arguments.out);
   if (terms) acceptance::check_baseline(*terms, true, {options.id});
 
   Progress progress(arguments.common.quiet);

@@ -249,8 +249,8 @@ ExitStatus run_command(const RunArguments& arguments, const std::string& command
     if (arguments.layers) check_injection_is_among(*arguments.inject, *arguments.layers);
     place_fault(groups, *arguments.inject);
   }
-  check_report_folder(arguments.out);
   const auto terms = read_terms(arguments.acceptance, arguments.out, false);
+  check_report_folder(arguments.out);
   if (terms) acceptance::check_baseline(*terms, false, ids_of(groups));
   std::vector<MemoryPlan> plans;
   for (const Group& group : groups) plans.push_back(plan_group(group, arguments));

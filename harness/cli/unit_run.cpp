@@ -201,8 +201,8 @@ ExitStatus run_by_units(const RunArguments& arguments) {
   const shards::Shard shard = arguments.shard.value_or(shards::Shard{});
   const std::vector<std::size_t> mine = shards::units_of_shard(run.costs, shard);
   check_can_be_done(run, mine);
-  check_report_folder(arguments.out);
   const auto terms = read_terms(arguments.acceptance, arguments.out, false);
+  check_report_folder(arguments.out);
   if (terms) acceptance::check_baseline(*terms, false, names_of(run.plan, mine));
   KeptReference kept(arguments.common);
   const ShardFolder folder(run.plan, mine, shard, arguments.out, arguments.resume, arguments.common.quiet);
