@@ -23,7 +23,8 @@ bool Moved::as_many() const {
   const auto is_share = [](std::int64_t part, double share, std::int64_t whole) {
     return static_cast<double>(part) <= share * static_cast<double>(whole);
   };
-  return is_share(expected, 1.0 / kLeastShareOfMoved, so_far) && is_share(quiet_rows, kLargestShareOfQuietRows, rows) &&
+  return static_cast<double>(so_far) >= kLeastShareOfMoved * static_cast<double>(expected) &&
+         is_share(quiet_rows, kLargestShareOfQuietRows, rows) &&
          (in_small_rows < kEnoughMoved || is_share(in_quiet_small_rows, kShareOfQuietRowsThatDenies, in_small_rows));
 }
 

@@ -307,14 +307,14 @@ Theories explain_unnamed(Oracle& oracle, const std::vector<RowJudgement>& rows,
     const bool nothing_fits = !any_explained && in_vain.size() >= kNothingFits;
     const bool of_elements_alone = nothing_fits || operation->in_doubt();
     NearestValues nearest;
-    auto theory = solve(oracle, rows, *operation, precision, with_roundings(precision, *operation), solved, nearest,
-                        of_elements_alone);
+    const auto solve_beside = [&](const Precision& supposed) {
+      return solve(oracle, rows, *operation, precision, supposed, solved, nearest, of_elements_alone);
+    };
+    auto theory = solve_beside(with_roundings(precision, *operation));
     if (!theory && !of_elements_alone) {
       // An engine that declared too little may round wherever this operation can.
       const Precision widest = rounding_as_it_stores(precision, *operation->rows.front());
-      if (widest != precision) {
-        theory = solve(oracle, rows, *operation, precision, widest, solved, nearest, of_elements_alone);
-      }
+      if (widest != precision) theory = solve_beside(widest);
     }
     if (!theory) {
       ++solved.in_vain[op];
