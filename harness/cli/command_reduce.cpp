@@ -91,12 +91,16 @@ ExitStatus reduce_case(const ReduceArguments& arguments, Clock::time_point start
        .inject = run.inject});
   const reduce::Inputs whole = reduce::whole_case(input.steps, input.capacity, config.num_layers);
   Progress progress(run.common.quiet);
-  const findings::RunResult result = run_to_first_divergence(runner, whole, run.mode, original.id, progress);
-  if (result.first_divergence() == nullptr) {
-    progress.clear();
-    return say_that_nothing_diverges(original.id, result, run.common.quiet);
+  std::optional<reduce::Reduced> found = reduce_sample(runner, whole, run.mode, original.id, arguments.tries, progress);
+  if (!found) {
+    const findings::RunResult result = run_to_first_divergence(runner, whole, run.mode, original.id, progress);
+    if (result.first_divergence() == nullptr) {
+      progress.clear();
+      return say_that_nothing_diverges(original.id, result, run.common.quiet);
+    }
+    found = reduce_inputs(runner, whole, result, run.mode, arguments.tries, progress);
   }
-  const reduce::Reduced reduced = reduce_inputs(runner, whole, result, run.mode, arguments.tries, progress);
+  const reduce::Reduced reduced = std::move(*found);
   progress.clear();
   cases::Case smaller = reduced_case(reduced, original.id);
   smaller.model = original.model;
@@ -121,7 +125,7 @@ ExitStatus reduce_trace(const ReduceArguments& arguments, Clock::time_point star
   const std::string folder = std::filesystem::path(path_of_reduced(reduction.name(), run.out)).replace_extension();
   trace::check_place(folder);
   Progress progress(run.common.quiet);
-  const findings::RunResult result = reduction.judge_whole(progress);
+  const findings::RunResult result = reduction.judge_to_first_divergence(progress);
   if (result.first_divergence() == nullptr) {
     progress.clear();
     return say_that_nothing_diverges(reduction.name(), result, run.common.quiet);

@@ -8,6 +8,7 @@
 #include "harness/cli/engines.h"
 #include "harness/cli/parties.h"
 #include "harness/contract/error.h"
+#include "harness/contract/wording.h"
 #include "harness/model/kept_layers.h"
 #include "harness/report/report_file.h"
 #include "harness/report/sentences.h"
@@ -103,16 +104,12 @@ findings::RunResult InputsRunner::run(const reduce::Inputs& inputs, const Judgin
   return diagnose::run_cases(std::span(&input, 1), parties_->of_run->get(), options);
 }
 
-findings::RunResult run_to_first_divergence(InputsRunner& runner, const reduce::Inputs& whole, diagnose::Mode mode,
-                                            const std::string& name, Progress& progress) {
-  const auto num_layers = static_cast<int>(whole.layers.size());
+std::optional<findings::RunResult> first_wrong_layers(int num_layers, const LayersJudge& judge) {
   using Found = std::optional<findings::RunResult>;
+  const std::string of_all = " of " + std::to_string(num_layers);
   // A rounding may stand before a bug that is further on.
-  const auto diverges = [&](const reduce::Inputs& inputs, const std::set<int>& layers,
-                            const std::string& where) -> Found {
-    const diagnose::ProgressReport report = progress.showing(name + ", looking " + where + ": ");
-    findings::RunResult result =
-        runner.run(inputs, {.mode = diagnose::Mode::kLockstep, .layers = layers, .progress = report});
+  const auto diverges = [&](const std::set<int>& layers, bool alone, const std::string& where) -> Found {
+    findings::RunResult result = judge(layers, alone, where);
     const findings::Finding* first = result.first_divergence();
     if (first == nullptr || first->kind != findings::FindingKind::kLogic) return std::nullopt;
     return result;
@@ -120,34 +117,76 @@ findings::RunResult run_to_first_divergence(InputsRunner& runner, const reduce::
   const auto is_explained = [](const Found& found) {
     return found && found->first_divergence()->explanation.verdict.has_value();
   };
-  const std::string of_all = " of " + std::to_string(num_layers);
-  if (mode != diagnose::Mode::kFree) {
-    // Twice as many each time, so that what is run again to reach a late layer is no more than was judged.
-    for (int first = 0, count = 1; first < num_layers; first += count, count *= 2) {
-      const auto end = static_cast<std::size_t>(std::min(first + count, num_layers));
-      std::set<int> layers = layer_numbers(end);
-      layers.erase(layers.begin(), layers.lower_bound(first));
-      const std::string numbers = report::ranges({layers.begin(), layers.end()});
-      Found found = diverges(whole, layers, "in layer " + numbers + of_all);
-      if (!found) continue;
-      // What layers do to each other's memory is explained where all layers ran: those before it too, in a model of
-      // these alone.
-      if (!is_explained(found) && end > 1) {
-        Found together = diverges(reduce::keep_layers(whole, reduce::all_indices(end)), layer_numbers(end),
-                                  "in the first " + std::to_string(end) + of_all + " layers");
-        if (is_explained(together)) return std::move(*together);
-      }
-      return std::move(*found);
+  // Twice as many each time, so that what is run again to reach a late layer is no more than was judged.
+  for (int first = 0, count = 1; first < num_layers; first += count, count *= 2) {
+    const auto end = static_cast<std::size_t>(std::min(first + count, num_layers));
+    std::set<int> layers = layer_numbers(end);
+    layers.erase(layers.begin(), layers.lower_bound(first));
+    Found found = diverges(layers, false, "in layer " + report::ranges({layers.begin(), layers.end()}) + of_all);
+    if (!found) continue;
+    // What layers do to each other's memory is explained where all layers ran: those before it too.
+    if (!is_explained(found) && end > 1) {
+      Found together = diverges(layer_numbers(end), true, "in the first " + std::to_string(end) + of_all + " layers");
+      if (is_explained(together)) return together;
     }
-    // A run judges one layer at least.
-    if (Found found = diverges(whole, {kNoLayer, num_layers - 1}, "at embedding and head")) return std::move(*found);
+    return found;
+  }
+  return std::nullopt;
+}
+
+namespace {
+
+std::optional<findings::RunResult> first_wrong_in_lockstep(InputsRunner& runner, const reduce::Inputs& inputs,
+                                                           const std::string& name, Progress& progress) {
+  const auto judge = [&](const std::set<int>& layers, bool alone, const std::string& where) {
+    const reduce::Inputs judged =
+        alone ? reduce::keep_layers(inputs, reduce::all_indices(static_cast<std::size_t>(*layers.rbegin()) + 1))
+              : inputs;
+    return runner.run(judged, {.mode = diagnose::Mode::kLockstep,
+                               .layers = layers,
+                               .progress = progress.showing(name + ", looking " + where + ": ")});
+  };
+  const auto num_layers = static_cast<int>(inputs.layers.size());
+  if (auto found = first_wrong_layers(num_layers, judge)) return found;
+  // A run judges one layer at least.
+  findings::RunResult outside = judge({kNoLayer, num_layers - 1}, false, "at embedding and head");
+  const findings::Finding* first = outside.first_divergence();
+  if (first == nullptr || first->kind != findings::FindingKind::kLogic) return std::nullopt;
+  return outside;
+}
+
+// Embedding and head cost more than a layer where the vocabulary is large.
+std::optional<std::set<int>> layers_to_judge(const reduce::Inputs& inputs, const findings::Finding& failure) {
+  if (failure.tensor.layer == kNoLayer) return std::nullopt;
+  return layer_numbers(inputs.layers.size());
+}
+
+// What does not fit the model is no smaller case.
+std::optional<findings::Finding> first_divergence(InputsRunner& runner, const reduce::Inputs& inputs,
+                                                  const Judging& judging) {
+  try {
+    const findings::RunResult tried = runner.run(inputs, judging);
+    const findings::Finding* found = tried.first_divergence();
+    return found == nullptr ? std::nullopt : std::optional(*found);
+  } catch (const InputError&) {
+    return std::nullopt;
+  }
+}
+
+}  // namespace
+
+findings::RunResult run_to_first_divergence(InputsRunner& runner, const reduce::Inputs& whole, diagnose::Mode mode,
+                                            const std::string& name, Progress& progress) {
+  if (mode != diagnose::Mode::kFree) {
+    if (auto found = first_wrong_in_lockstep(runner, whole, name, progress)) return std::move(*found);
   }
   return runner.run(whole, {.mode = mode, .progress = progress.showing(name + ": ")});
 }
 
 reduce::Settings settings_of(int most_tries, Progress& progress) {
-  return {.most_tries = most_tries, .progress = [&progress](int tries, const reduce::Inputs& smallest) {
-            progress.show("try " + std::to_string(tries + 1) + ", smallest so far: " + in_words(smallest), 0, 0);
+  return {.most_tries = most_tries, .progress = [&progress](const reduce::Pace& pace) {
+            progress.show("tries to leave something out of " + in_words(pace.smallest), pace.in_vain,
+                          pace.in_vain + pace.left);
           }};
 }
 
@@ -155,25 +194,14 @@ reduce::Reduced reduce_inputs(InputsRunner& runner, const reduce::Inputs& whole,
                               diagnose::Mode mode, int most_tries, Progress& progress) {
   const findings::Finding first = *result.first_divergence();
   const reduce::Settings settings = settings_of(most_tries, progress);
-  // Embedding and head cost more than a layer where the vocabulary is large.
-  const bool in_layers_alone = first.tensor.layer != kNoLayer;
-  const auto judge_in = [&](diagnose::Mode judged, bool whole_job) {
-    return [&runner, judged, whole_job,
-            in_layers_alone](const reduce::Inputs& inputs) -> std::optional<findings::Finding> {
-      Judging judging{.mode = judged, .probing = whole_job};
-      if (!whole_job && in_layers_alone) judging.layers = layer_numbers(inputs.layers.size());
-      try {
-        const findings::RunResult tried = runner.run(inputs, judging);
-        const findings::Finding* found = tried.first_divergence();
-        return found == nullptr ? std::nullopt : std::optional(*found);
-      } catch (const InputError&) {
-        return std::nullopt;  // what does not fit the model is no smaller case
-      }
-    };
+  const auto part_of_job = [&](const reduce::Inputs& inputs) {
+    return first_divergence(runner, inputs, {.mode = mode_of(first), .layers = layers_to_judge(inputs, first)});
+  };
+  const auto whole_job = [&](const reduce::Inputs& inputs) {
+    return first_divergence(runner, inputs, {.mode = mode, .probing = true});
   };
   // What the whole run does not need to find this failure is left out of the tries; it has the last word.
-  const auto whole_job = judge_in(mode, true);
-  reduce::Reduced reduced = reduce::reduce(whole, first, judge_in(mode_of(first), false), settings);
+  reduce::Reduced reduced = reduce::reduce(whole, first, part_of_job, settings);
   const auto last = whole_job(reduced.inputs);
   if (last && reduce::shows(*last, reduce::failure_of(first))) {
     reduced.finding = *last;
@@ -183,6 +211,28 @@ reduce::Reduced reduce_inputs(InputsRunner& runner, const reduce::Inputs& whole,
   const int before = reduced.tries + 1;
   reduced = reduce::reduce(whole, first, whole_job, settings);
   reduced.tries += before;
+  return reduced;
+}
+
+std::optional<reduce::Reduced> reduce_sample(InputsRunner& runner, const reduce::Inputs& whole, diagnose::Mode mode,
+                                             const std::string& name, int most_tries, Progress& progress) {
+  if (mode == diagnose::Mode::kFree) return std::nullopt;
+  const std::optional<reduce::Inputs> sample = reduce::sample_of(whole);
+  if (!sample) return std::nullopt;
+  const std::string of_sample = name + ", " + counted(sample->length(), "token") + " a row";
+  const auto found = first_wrong_in_lockstep(runner, *sample, of_sample, progress);
+  if (!found) return std::nullopt;
+  reduce::Reduced reduced = reduce_inputs(runner, *sample, *found, mode, most_tries, progress);
+  // A few tokens may fail in another way than all of these rows do.
+  const reduce::Indices layers(reduced.inputs.layers.begin(), reduced.inputs.layers.end());
+  const auto all_tokens = reduce::keep_rows(reduce::keep_layers(whole, layers), reduced.inputs.rows);
+  if (!all_tokens) return std::nullopt;
+  const auto last = first_divergence(runner, *all_tokens,
+                                     {.mode = mode_of(*found->first_divergence()),
+                                      .layers = layers_to_judge(*all_tokens, reduced.finding),
+                                      .progress = progress.showing(name + ", all tokens of what is left: ")});
+  if (!last || !reduce::shows(*last, reduce::failure_of(reduced.finding))) return std::nullopt;
+  ++reduced.tries;
   return reduced;
 }
 

@@ -1,6 +1,7 @@
 // An engine's failing case made smaller, for the commands that find one, and written as a case that `qdiff run` takes.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -52,6 +53,14 @@ class InputsRunner {
   std::unique_ptr<Parties> parties_;
 };
 
+// Judges these layers, `alone` in a model that ends with the last of them. `where` names them: "in layer 1-2 of 24".
+using LayersJudge =
+    std::function<findings::RunResult(const std::set<int>& layers, bool alone, const std::string& where)>;
+
+// Of a model's layers, some after the other, the first ones with a divergence that is no rounding. None where no layer
+// has one.
+std::optional<findings::RunResult> first_wrong_layers(int num_layers, const LayersJudge& judge);
+
 // The main job on `whole`, or as much of it as it takes to find its first divergence: in lockstep some layers after the
 // other, until something diverges. Where nothing does, all of it in `mode`.
 findings::RunResult run_to_first_divergence(InputsRunner& runner, const reduce::Inputs& whole, diagnose::Mode mode,
@@ -63,6 +72,11 @@ reduce::Settings settings_of(int most_tries, Progress& progress);
 // `result` is what the runner made of `whole`, and has a first divergence.
 reduce::Reduced reduce_inputs(InputsRunner& runner, const reduce::Inputs& whole, const findings::RunResult& result,
                               diagnose::Mode mode, int most_tries, Progress& progress);
+
+// The same where a few tokens of `whole` fail as all of them do, which is soon known. None where they do not, or are
+// not few beside the whole.
+std::optional<reduce::Reduced> reduce_sample(InputsRunner& runner, const reduce::Inputs& whole, diagnose::Mode mode,
+                                             const std::string& name, int most_tries, Progress& progress);
 
 // What was left of a case, or of a trace, as a case: its name, title and hypothesis tell of the failure.
 cases::Case reduced_case(const reduce::Reduced& reduced, const std::string& origin);

@@ -1,8 +1,10 @@
 #include "harness/cli/trace_reduction.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
+#include <set>
 #include <system_error>
 
 #include "harness/cli/reduction.h"
@@ -54,7 +56,21 @@ findings::RunResult TraceReduction::judge(const trace::Trace& trace, const std::
   return diagnose::judge_trace({trace, *model_, *oracle_, make_reference}, options);
 }
 
-findings::RunResult TraceReduction::judge_whole(Progress& progress) {
+bool TraceReduction::has_all_layers() const {
+  std::set<int> layers;
+  for (const TensorKey& key : trace_->keys()) layers.insert(key.id.layer);
+  return std::ranges::all_of(whole_.layers, [&](int layer) { return layers.contains(layer); });
+}
+
+findings::RunResult TraceReduction::judge_to_first_divergence(Progress& progress) {
+  // Where layers are missing, what replay does not reach costs whole forward passes, each time.
+  if (has_all_layers()) {
+    const auto judge_some = [&](const std::set<int>& layers, bool, const std::string& where) {
+      return judge(*trace_, {layers.begin(), layers.end()}, progress.showing(name_ + ", looking " + where + ": "));
+    };
+    const auto num_layers = static_cast<int>(whole_.layers.size());
+    if (auto found = first_wrong_layers(num_layers, judge_some)) return std::move(*found);
+  }
   return judge(*trace_, whole_.layers, progress.showing(name_ + ": "));
 }
 

@@ -24,7 +24,8 @@ class TraceReduction {
 
   const reduce::Inputs& whole() const { return whole_; }
   const std::string& name() const { return name_; }  // of the trace's folder
-  findings::RunResult judge_whole(Progress& progress);
+  // The whole trace, or as many of its layers as it takes to find a wrong one.
+  findings::RunResult judge_to_first_divergence(Progress& progress);
   reduce::Reduced reduce(const findings::Finding& first, int most_tries, Progress& progress);
   // Writes what is left to `folder`; returns the arguments of `diagnose` that show the failure there.
   std::string write(const reduce::Reduced& reduced, const std::string& folder) const;
@@ -33,6 +34,7 @@ class TraceReduction {
   findings::RunResult judge(const trace::Trace& trace, const std::vector<int>& layers,
                             const diagnose::ProgressReport& progress);
   std::optional<findings::Finding> try_part(const reduce::Inputs& inputs);
+  bool has_all_layers() const;
   bool is_part_of_layers(const reduce::Inputs& inputs) const { return inputs.layers.size() < whole_.layers.size(); }
 
   const ReduceArguments& arguments_;

@@ -94,6 +94,25 @@ std::optional<Inputs> keep_rows(const Inputs& inputs, const Indices& kept) {
   return keep_slots(result, slots);
 }
 
+std::optional<Inputs> sample_of(const Inputs& inputs) {
+  constexpr std::int64_t kFirst = 2, kLast = 4, kFirstDecode = 2, kLastDecode = 2;
+  Indices kept;
+  const auto keep_ends = [&kept](std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last) {
+    for (std::int64_t slot = begin; slot < end; ++slot) {
+      if (slot < begin + first || slot >= end - last) kept.push_back(static_cast<std::size_t>(slot));
+    }
+  };
+  std::int64_t prefilled = 0;
+  for (const Step& step : inputs.steps) {
+    if (step.phase == Phase::kDecode) continue;
+    keep_ends(step.past_length, step.valid_length(), kFirst, kLast);
+    prefilled = step.valid_length();
+  }
+  keep_ends(prefilled, inputs.length(), kFirstDecode, kLastDecode);
+  if (2 * kept.size() > inputs.slots.size()) return std::nullopt;
+  return keep_slots(inputs, kept);
+}
+
 Inputs join_steps(const Inputs& inputs, std::size_t first) {
   Inputs result = inputs;
   Step& step = result.steps[first];

@@ -35,6 +35,10 @@ std::optional<Inputs> keep_slots(const Inputs& inputs, const Indices& kept);
 // Slots that then hold padding alone go too.
 std::optional<Inputs> keep_rows(const Inputs& inputs, const Indices& kept);
 
+// A few tokens of each step on all layers, which cost next to nothing beside the whole: of a prefill step the first two
+// and the last four, of the decode steps the first two and the last two. None where that is more than half of them.
+std::optional<Inputs> sample_of(const Inputs& inputs);
+
 // Step `first` and the one behind it become one prefill step.
 Inputs join_steps(const Inputs& inputs, std::size_t first);
 // The positions that slots and padding give.

@@ -44,4 +44,13 @@ Indices minimize(std::size_t count, const Holds& holds) {
   return kept;
 }
 
+std::size_t questions_in_vain(std::size_t count) {
+  std::size_t questions = 0;
+  minimize(count, [&questions](const Indices&) {
+    ++questions;
+    return false;
+  });
+  return questions;
+}
+
 }  // namespace qdiff::reduce

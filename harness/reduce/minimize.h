@@ -18,4 +18,7 @@ Indices all_indices(std::size_t count);
 // `holds` is asked for parts in ascending order and never for an empty one.
 Indices minimize(std::size_t count, const std::function<bool(const Indices&)>& holds);
 
+// How often `holds` is asked where nothing can be left out.
+std::size_t questions_in_vain(std::size_t count);
+
 }  // namespace qdiff::reduce

@@ -1,6 +1,7 @@
 #include "harness/reduce/reduce.h"
 
 #include <algorithm>
+#include <bit>
 #include <set>
 #include <tuple>
 #include <utility>
@@ -57,13 +58,30 @@ class Reduction {
       reduced_.out_of_tries = true;
       return false;
     }
-    if (settings_.progress) settings_.progress(reduced_.tries, reduced_.inputs);
+    if (settings_.progress) settings_.progress({reduced_.inputs, in_vain_, tries_left()});
     ++reduced_.tries;
+    ++in_vain_;
     const std::optional<findings::Finding> finding = judge_(*inputs);
     if (!finding || !shows(*finding, failure_)) return false;
+    in_vain_ = 0;
     reduced_.inputs = *inputs;
     reduced_.finding = *finding;
     return true;
+  }
+
+  // As long as nothing is left out: what is left of the small parts, or of one round.
+  int tries_left() const {
+    const Inputs& inputs = reduced_.inputs;
+    constexpr std::size_t kPositionsAndCapacity = 4;
+    std::size_t round = questions_in_vain(inputs.layers.size()) + questions_in_vain(inputs.rows.size());
+    if (settings_.of_trace) {
+      round += static_cast<std::size_t>(std::bit_width(inputs.slots.size()));
+    } else {
+      round += questions_in_vain(inputs.steps.size()) + questions_in_vain(inputs.slots.size()) + inputs.steps.size() -
+               1 + kPositionsAndCapacity;
+    }
+    const int left = small_parts_left_ > 0 ? small_parts_left_ : static_cast<int>(round) - in_vain_;
+    return std::clamp(left, 1, std::max(1, settings_.most_tries - reduced_.tries));
   }
 
   // Of `count` things, keeps as few as it can: `keep(inputs, kept)` takes the others away.
@@ -124,17 +142,23 @@ class Reduction {
     const Step& found_in = before.steps[static_cast<std::size_t>(reduced_.finding.step)];
     const std::set<std::size_t> later = {before.slots[static_cast<std::size_t>(found_in.valid_length()) - 1],
                                          before.slots.back()};
+    std::vector<std::optional<Inputs>> parts;
     for (std::size_t count = kFirst; count <= before.slots.size() / 2; count *= kTimes) {
       for (const Indices& some_layers : layers) {
         for (const Indices& some_rows : rows) {
           const std::optional<Inputs> part = keep_rows(keep_layers(before, some_layers), some_rows);
           if (!part) continue;
-          for (const Indices& slots : likely_slots(*part, count, later)) {
-            if (accept(keep_slots(*part, slots))) return;
-          }
+          for (const Indices& slots : likely_slots(*part, count, later)) parts.push_back(keep_slots(*part, slots));
         }
       }
     }
+    small_parts_left_ = static_cast<int>(parts.size());
+    for (const std::optional<Inputs>& part : parts) {
+      if (accept(part)) break;
+      --small_parts_left_;
+    }
+    small_parts_left_ = 0;
+    in_vain_ = 0;
   }
 
   // And in no step behind its own.
@@ -188,6 +212,8 @@ class Reduction {
   Failure failure_;
   Reduced reduced_;
   std::set<Key> tried_;
+  int in_vain_ = 0;           // tries since the smallest was found
+  int small_parts_left_ = 0;  // of those that are tried first
 };
 
 }  // namespace

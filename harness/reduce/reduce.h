@@ -13,12 +13,20 @@ namespace qdiff::reduce {
 // The first divergence of these inputs; none where they match, cannot be judged, or do not fit the model.
 using Judge = std::function<std::optional<findings::Finding>(const Inputs&)>;
 
+// How far a reduction is. How many tries it takes is not known, but about how many there are left where nothing more
+// can be left out.
+struct Pace {
+  const Inputs& smallest;  // so far
+  int in_vain = 0;         // tries since it was found
+  int left = 0;            // about so many, if they are in vain too
+};
+
 struct Settings {
   // The inputs were recorded, and what was computed from them stays: rows, layers and what comes last can be left out.
   bool of_trace = false;
   int most_tries = 1000;
   // Called before each try.
-  std::function<void(int tries, const Inputs& smallest)> progress = {};
+  std::function<void(const Pace&)> progress = {};
 };
 
 struct Reduced {

@@ -59,6 +59,35 @@ class Reduce(CommandLineTest):
         self.assertIn("looking in the first 3 of 6 layers", lines("H01.no_layer_stride"))
         self.assertIn("looking at embedding and head", lines("X.no_final_norm"))
 
+    def long_case(self, **changes):
+        """Two rows of 68 tokens, of which a sample has fourteen."""
+        steps = [{"phase": "prefill", "tokens": tokens} for tokens in (40, 26)] + RAGGED[2:]
+        return write_case(self.folder / "long.json", id="long", model=DEEP, batch=2, left_padding=[0, 9], capacity=72,
+                          steps=steps, **changes)
+
+    def lines_of_long_case(self, *arguments):
+        result = self.qdiff("reduce", self.long_case(), "--inject", *arguments,
+                            env={**os.environ, "QDIFF_PROGRESS_SECONDS": "0"})
+        self.assertEqual(result.returncode, DIVERGED, result.stderr)
+        return result.stdout.decode(), result.stderr.decode()
+
+    def test_a_few_tokens_of_a_long_case_are_judged_first(self):
+        output, lines = self.lines_of_long_case("H05.head_zero@4")
+        self.assertEqual(self.field(output, "was"), "6 layers, 2 rows, 68 tokens a row in 4 steps")
+        self.assertRegex(self.field(output, "is"), r"\A1 layer, 1 row, [12] tokens? a row")
+        self.assertIn("  long, 14 tokens a row, looking in layer 3-5 of 6: judging layers", lines)
+        self.assertIn("  long, all tokens of what is left: judging layers", lines)
+        self.assertNotRegex(lines, "long, looking in layer")
+        self.assertRegex(lines, r"\[ +\] +0%  0 of \d+  tries to leave something out of 6 layers, 2 rows, 14 tokens a row")
+
+    def test_what_a_few_tokens_do_not_show_is_looked_for_in_all(self):
+        output, lines = self.lines_of_long_case("factor:factor=2@self_attn.q_proj;layers=2;tokens=15 and up", "--backend",
+                                                "reference", "--mode", "lockstep")
+        self.assertRegex(lines, "14 tokens a row, looking at embedding and head")
+        self.assertRegex(lines, "long, looking in layer 1-2 of 6")
+        self.assertRegex(self.field(output, "is"), r"\A1 layer, 1 row, 16 tokens a row in 1 step")
+        self.assertEqual(self.field(output, "first at"), "model.layers.0.self_attn.q_proj")
+
     def test_what_a_bug_needs_is_kept(self):
         """Another layer's plane needs two layers and two steps, another row's slots two rows."""
         report, case, _ = self.reduced(self.deep, "--inject", "H01.no_layer_stride")
@@ -98,6 +127,15 @@ class Reduce(CommandLineTest):
         names = driver.tensor_names(self.folder / "qdiff-reduced/whole-reduced/step-0000.safetensors")
         self.assertEqual({name for name in names if not name.startswith("model.layers.1.")},
                          {"model.embed_tokens", "model.layers.0.output"})
+
+    def test_no_more_of_a_trace_is_judged_than_it_takes(self):
+        self.qdiff("record", "--model", DEEP, "--case", self.deep, "--engine", "cpu", "--trace", "whole", "--inject",
+                   "H05.modulo@1")
+        result = self.qdiff("reduce", "--model", DEEP, "--trace", "whole", "--tries", "1",
+                            env={**os.environ, "QDIFF_PROGRESS_SECONDS": "0"})
+        self.assertEqual(result.returncode, DIVERGED, result.stderr)
+        self.assertEqual(set(re.findall(r"whole, (looking [^:]*):", result.stderr.decode())),
+                         {"looking in layer 0 of 6", "looking in layer 1-2 of 6"})
 
     def test_nothing_to_reduce(self):
         result = self.qdiff("reduce", self.case)

@@ -74,6 +74,31 @@ TEST_CASE("rows go, and with them slots of padding alone") {
   CHECK(keep_rows(*two, {1})->rows == Indices{2});
 }
 
+TEST_CASE("a sample has the ends of each step, and is none of a short case") {
+  CHECK_FALSE(sample_of(whole_case(ragged_batch(), 20, 2)));
+  std::vector<Step> steps;
+  std::int64_t past = 0;
+  for (const std::int64_t num_tokens : {30, 5, 1, 1, 1, 1, 1}) {
+    Step step{.index = static_cast<int>(steps.size()),
+              .phase = num_tokens == 1 ? Phase::kDecode : Phase::kPrefill,
+              .tokens = {},
+              .past_length = past,
+              .positions = {},
+              .left_padding = {0, 29}};
+    step.tokens.assign(2, std::vector<std::int32_t>(static_cast<std::size_t>(num_tokens), 7));
+    set_default_positions(step);
+    past += num_tokens;
+    steps.push_back(step);
+  }
+  const auto sample = sample_of(whole_case(steps, 40, 3));
+  REQUIRE(sample);
+  check_valid(*sample);
+  CHECK(sample->slots == Indices{0, 1, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 38, 39});
+  CHECK(in_words(*sample) == "3 layers, 2 rows, 15 tokens a row in 6 steps");
+  CHECK(sample->steps.front().left_padding == std::vector<std::int64_t>{0, 5});
+  CHECK(sample->steps.front().positions[0] == std::vector<std::int64_t>{0, 1, 26, 27, 28, 29});
+}
+
 TEST_CASE("joined steps are one prefill step") {
   const Inputs joined = join_steps(whole_case(ragged_batch(), 20, 1), 1);
   check_valid(joined);

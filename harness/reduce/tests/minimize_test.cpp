@@ -53,6 +53,14 @@ TEST_CASE("minimize stops at a least size, and asks no more than a few times an 
   CHECK(tries < 3 * 200);
 }
 
+TEST_CASE("how often minimize asks in vain is known before") {
+  using qdiff::reduce::questions_in_vain;
+  CHECK(questions_in_vain(1) == 0);
+  CHECK(questions_in_vain(2) == 2);
+  CHECK(questions_in_vain(8) == 2 + 4 + 8);
+  CHECK(questions_in_vain(200) < 450);
+}
+
 TEST_CASE("what minimize keeps cannot do without any single item") {
   // An odd number of the first ten: leaving one out breaks it, leaving two out does not.
   const auto holds = [](const Indices& part) {

@@ -163,14 +163,42 @@ TEST_CASE("another failure is not taken for the same one") {
 TEST_CASE("no more tries are made than allowed, and the smallest so far is the result") {
   FakeEngine engine([](const Inputs& inputs) { return inputs.length() > 64; });
   Settings settings{.most_tries = 4};
-  std::vector<int> shown;
-  settings.progress = [&](int tries, const Inputs&) { shown.push_back(tries); };
+  std::vector<int> in_vain, left;
+  settings.progress = [&](const Pace& pace) {
+    in_vain.push_back(pace.in_vain);
+    left.push_back(pace.left);
+  };
   const Inputs whole = whole_case(long_batch(), 256, 24);
   const Reduced reduced = reduce::reduce(whole, finding_at(0, 0), engine.judge(), settings);
   CHECK(engine.asked == 4);
-  CHECK(shown == std::vector<int>{0, 1, 2, 3});
+  CHECK(in_vain.size() == 4);
+  CHECK(left.back() == 1);
   CHECK(reduced.out_of_tries);
   CHECK(reduced.inputs.length() > 64);
+}
+
+TEST_CASE("about how many tries are left is known as long as they are in vain") {
+  FakeEngine engine([](const Inputs& inputs) { return inputs.length() >= 9 && inputs.batch() >= 2; });
+  struct Shown {
+    std::string smallest;
+    int in_vain = 0, left = 0;
+  };
+  std::vector<Shown> shown;
+  Settings settings;
+  settings.progress = [&](const Pace& pace) { shown.push_back({in_words(pace.smallest), pace.in_vain, pace.left}); };
+  const Reduced reduced = reduce::reduce(whole_case(long_batch(), 256, 4), finding_at(0, 0), engine.judge(), settings);
+  CHECK(in_words(reduced.inputs) == "1 layer, 2 rows, 9 tokens a row in 1 step");
+  REQUIRE(static_cast<int>(shown.size()) == reduced.tries);
+  for (std::size_t i = 0; i < shown.size(); ++i) {
+    CAPTURE(i, shown[i].smallest, shown[i].in_vain, shown[i].left);
+    CHECK(shown[i].in_vain >= 0);
+    CHECK(shown[i].left >= 1);
+    if (shown[i].smallest != in_words(reduced.inputs) || shown[i].in_vain > 0) continue;
+    const auto made = static_cast<int>(shown.size() - i);
+    CHECK(4 * made <= 5 * shown[i].left);
+    CHECK(shown[i].left <= 2 * made);
+    CHECK(made > 8);
+  }
 }
 
 TEST_CASE("of a trace, the end and rows and layers go, and nothing in between") {
