@@ -158,6 +158,69 @@ class Kinds(AcceptanceTest):
         self.assertEqual(result.returncode, MATCH, result.stdout)
 
 
+class ExitStatuses(AcceptanceTest):
+    """Each of the three options with each exit status that it may end with."""
+
+    def setUp(self):
+        super().setUp()
+        self.clean = self.run_case(out="clean")
+        self.wrong = self.run_case("--inject", "H05.modulo@0", out="wrong")
+        self.assertEqual((self.clean.returncode, self.wrong.returncode), (MATCH, DIVERGED))
+        # A model of as many key/value heads as query heads has no place for the fault: nothing is known of it then.
+        self.in_vain = ["--inject", "H05.modulo", "--model", "synthetic:toy-mha"]
+        self.run_case("--model", "synthetic:toy-mha", out="clean-mha")
+
+    def ends(self, status, *arguments):
+        result = self.run_case(*arguments)
+        self.assertEqual((result.returncode, result.stderr), (status, b""), (arguments, result.stdout))
+        self.assertEqual(self.acceptance()["verdict"],
+                         {MATCH: "accepted", DIVERGED: "refused", CANNOT_JUDGE: "undecided"}[status])
+        says = {MATCH: b"", DIVERGED: b"  refused   ", CANNOT_JUDGE: b"  undecided "}[status]
+        self.assertIn(says, result.stdout)
+
+    def test_of_a_baseline(self):
+        fault = ["--inject", "H05.modulo@0"]
+        self.ends(MATCH, "--baseline", "clean")
+        self.ends(MATCH, *fault, "--baseline", "wrong")
+        self.ends(DIVERGED, *fault, "--baseline", "clean")
+        self.ends(CANNOT_JUDGE, *self.in_vain, "--baseline", "clean-mha")
+        self.refused("run", self.case, "--baseline", "nowhere")
+        self.refused("run", self.case, "--baseline", "nowhere", "--bad-input-status", "125", status=CANNOT_JUDGE)
+
+    def test_of_waivers(self):
+        fault, holds = ["--inject", "H05.modulo@0"], {"variant": "H05.modulo", "expires": day(30)}
+        self.ends(MATCH, "--waivers", self.write_waivers())
+        self.ends(DIVERGED, *fault, "--waivers", self.write_waivers())
+        self.ends(MATCH, *fault, "--waivers", self.write_waivers(holds))
+        self.ends(DIVERGED, "--inject", "H05.head_zero@0", "--waivers", self.write_waivers(holds))
+        self.ends(DIVERGED, *fault, "--waivers", self.write_waivers({**holds, "expires": day(-1)}))
+        self.ends(CANNOT_JUDGE, *self.in_vain, "--waivers", self.write_waivers())
+        self.refused("run", self.case, "--waivers", "nowhere.json")
+        self.refused("run", self.case, "--waivers", "nowhere.json", "--bad-input-status", "125", status=CANNOT_JUDGE)
+
+    def test_of_kinds_that_fail(self):
+        fault = ["--inject", "H05.modulo@0"]
+        self.ends(MATCH, "--fail-on", "logic")
+        self.ends(MATCH, *fault, "--fail-on", "precision")
+        self.ends(DIVERGED, *fault, "--fail-on", "logic")
+        self.ends(CANNOT_JUDGE, *self.in_vain, "--fail-on", "logic")
+        self.refused("run", self.case, "--fail-on", "magic")
+        self.refused("run", self.case, "--fail-on", "magic", "--bad-input-status", "125", status=CANNOT_JUDGE)
+
+    def test_of_a_trace_without_anything_to_compare(self):
+        self.qdiff("record", "--model", MODEL, "--case", self.case, "--engine", "cpu", "--trace", "t")
+        diagnose = ["diagnose", "--model", MODEL, "--trace", "t", "--out"]
+        self.assertEqual(self.qdiff(*diagnose, "known").returncode, MATCH)
+        for step in sorted((self.folder / "t").glob("step-*.safetensors")):
+            for name in driver.tensor_names(step):
+                if name != "lm_head":
+                    driver.drop_tensor(step, name)
+        for accepts in [["--baseline", "known"], ["--fail-on", "logic"], ["--waivers", self.write_waivers()]]:
+            result = self.qdiff(*diagnose, "again", "--layers", "1", *accepts)
+            self.assertEqual(result.returncode, CANNOT_JUDGE, result.stdout)
+            self.assertEqual(self.acceptance("again")["verdict"], "undecided")
+
+
 class BadInput(AcceptanceTest):
     def test_git_bisect_skips_what_cannot_be_told(self):
         for command in [["diagnose", "--model", MODEL, "--trace", "nowhere"], ["run", "nowhere.json"], ["run", "--oops"],
