@@ -138,7 +138,7 @@
     const columns = grid.layers.length;
     const many = columns > 40;  // more than fit beside the tensor: it is drawn below, and each fifth layer has its number
     const head = element('tr', {}, element('th', {}), grid.layers.map((layer, column) =>
-      element('th', {scope: 'col', title: layer === null ? 'outside the layers' : `layer ${layer}`}, layer === null ? '·' : many && layer % 5 !== 0 ? '' : column_name(column))));
+      element('th', {scope: 'col', title: layer === null ? 'outside the layers' : `layer ${layer}`}, layer === null ? '' : many && layer % 5 !== 0 ? '' : column_name(column))));
     const body = element('tbody', {});
     grid.tensors.forEach((tensor, row) => {
       if (wanted && !tensor.name.toLowerCase().includes(wanted)) return;
@@ -304,7 +304,13 @@
                    element('p', {class: 'quiet'}, `case ${run.case}, ${run.mode}, step ${run.steps[at.step].name}`)];
     const index = finding_at(name);
     if (index < 0) {
-      parts.push(element('p', {}, `${look(code).text}.`));
+      const {mark, text} = look(code);
+      const ratio = ratio_of(code);
+      parts.push(element('p', {}, ratio !== null && mark === '' ? `The error is ${text}, which the rounding of a correct engine explains.` : `${text}.`));
+      const closest = report.closest_to_bound;
+      if (closest !== null && closest.case === run.case && closest.mode === run.mode && closest.step === run.steps[at.step].index && closest.tensor === name) {
+        parts.push(element('p', {class: 'quiet'}, 'Of all tensors that agree, this one comes closest to its bound.'));
+      }
       show('detail', parts);
       return;
     }
@@ -327,21 +333,31 @@
     show('detail', parts);
   }
 
-  // `goes_there`: as asked for by a person. A page that is opened moves nothing, for it may stand in another, as in a notebook.
-  function open_finding(index, goes_there = true) {
-    const finding = findings[index];
-    const run = grid.runs.findIndex((item) => item.case === finding.case && item.mode === finding.mode);
+  // Of a tensor's case, mode, step and layer, the map with its cell chosen.
+  function open_tensor(place, row, goes_there) {
+    const run = grid.runs.findIndex((item) => item.case === place.case && item.mode === place.mode);
     if (run < 0) return;
     at.run = run;
     sync_selectors();
-    const step = grid.runs[run].steps.findIndex((item) => item.index === finding.step);
+    const step = grid.runs[run].steps.findIndex((item) => item.index === place.step);
     choose_run(run, Math.max(0, step));
     byId('filter').value = '';
     byId('wrong-only').checked = false;
     draw_grid();
-    const column = grid.layers.indexOf(finding.layer);
-    choose_cell(finding.row, column, goes_there);
+    choose_cell(row, grid.layers.indexOf(place.layer), goes_there);
     if (goes_there) byId('map').scrollIntoView();
+  }
+
+  // `goes_there`: as asked for by a person. A page that is opened moves nothing, for it may stand in another, as in a notebook.
+  function open_finding(index, goes_there = true) { open_tensor(findings[index], findings[index].row, goes_there); }
+
+  // Where nothing is wrong, what comes closest to being so is what there is to see.
+  function open_closest() {
+    const closest = report.closest_to_bound;
+    if (closest === null) return;
+    const [, layer, name] = /^(?:model\.layers\.(\d+)\.)?(.*)$/.exec(closest.tensor);
+    const row = grid.tensors.findIndex((item) => item.name === name);
+    if (row >= 0) open_tensor({...closest, layer: layer === undefined ? null : Number(layer)}, row, false);
   }
 
   // ---- Text ----
@@ -446,5 +462,6 @@
   draw_hypotheses();
   draw_coverage();
   draw_header();
-  if (data.first !== null && grid.runs.length > 0) open_finding(data.first, false);
+  if (grid.runs.length > 0 && data.first !== null) open_finding(data.first, false);
+  else if (grid.runs.length > 0) open_closest();
 })();

@@ -101,6 +101,9 @@ def failures_of(name, page, report, folder):
     shown = facts["acceptance"]
     if bool(shown) != bool(accepted) or (accepted and not shown.startswith(accepted["verdict"])):
         yield f"{name}: what a pipeline makes of it is shown as {shown!r}"
+    closest = report["closest_to_bound"]
+    if name == "match" and (not closest or closest["tensor"] not in facts["detail"] or "comes closest" not in facts["detail"]):
+        yield f"{name}: the page does not open at the tensor that comes closest to its bound: {facts['detail']!r}"
     if name == "refused" and "the waiver for X.layer_repeated expired on 2026-01-31" not in facts["acceptance"]:
         yield f"{name}: the waiver's problem is not shown"
     links = re.findall(r"""(?:src|href|action)=["'](?!#)[^"']*|url\(|@import""", page.read_text().split("<body>")[0])
