@@ -38,15 +38,15 @@ struct Recorder : TensorSink {
   void take(const TensorId& id, const TensorView& view) override { recording.put({step, id}, Tensor::copy_of(view)); }
 };
 
-struct Bench {
+struct SpanBench {
   ModelInMemory model;
   Precision precision;
   std::unique_ptr<Oracle> oracle;
   std::vector<Step> steps;
   Recording whole;
 
-  Bench(const Precision& p, const std::optional<Fault>& fault, bool one_token = false,
-        const std::vector<Mistake>& mistakes = {})
+  SpanBench(const Precision& p, const std::optional<Fault>& fault, bool one_token = false,
+            const std::vector<Mistake>& mistakes = {})
       : model(span_config(), p.weights, 21),
         precision(p),
         oracle(make_oracle(model, {.num_threads = 1})),
@@ -84,16 +84,16 @@ struct Bench {
   }
 };
 
-struct Ratios {
+struct RowRatios {
   double whole = 0.0, worst_row = 0.0;
 };
 
-Ratios measure(const Bench& bench, const TensorKey& target, const Expectation& e) {
+RowRatios measure(const SpanBench& bench, const TensorKey& target, const Expectation& e) {
   const TensorView view = bench.whole.get(target);
   const std::vector<double> actual = to_doubles(view);
   const Step& step = bench.steps[static_cast<std::size_t>(target.step)];
   const auto width = actual.size() / static_cast<std::size_t>(step.batch() * step.num_tokens());
-  Ratios ratios;
+  RowRatios ratios;
   double sum = 0.0;
   std::size_t rows = 0;
   for (std::size_t r = 0; r < actual.size() / width; ++r) {
@@ -157,12 +157,12 @@ TEST_CASE("ensembles expect what engines of the declared precision do", "[span]"
   for (const Kind& kind :
        {Kind{plain_precision(DType::kBF16), 0.5}, Kind{plain_precision(DType::kF16), 0.5},
         Kind{eager(DType::kBF16), 0.5}, Kind{narrow_cache(), 0.5}, Kind{plain_precision(DType::kF32), 0.05}}) {
-    const Bench bench(kind.precision, std::nullopt);
+    const SpanBench bench(kind.precision, std::nullopt);
     for (const std::set<TensorId>& missing : spans()) {
       for (int step : {0, 1}) {
         const std::vector<TensorKey> operations = bench.span(step, missing);
         const Expectation e = bench.oracle->evaluate(bench.query(operations));
-        const Ratios ratios = measure(bench, operations.back(), e);
+        const RowRatios ratios = measure(bench, operations.back(), e);
         std::ostringstream text;
         text << name(kind.precision.activations) << (kind.precision.points.empty() ? "" : " eager") << " step " << step
              << ' ' << operations.size() << " rows to " << tensor_name(operations.back().id) << ": " << ratios.whole
@@ -182,22 +182,22 @@ TEST_CASE("ensembles expect what engines of the declared precision do", "[span]"
 TEST_CASE("ensembles expect no averaging over the rows of one repeated token", "[span]") {
   Precision precision = plain_precision(DType::kF16);
   precision.points = {{RoundingPoint::kMatmulBeforeBias, DType::kF16}, {RoundingPoint::kAttentionQuery, DType::kF16}};
-  const Bench bench(precision, std::nullopt, /*one_token=*/true);
+  const SpanBench bench(precision, std::nullopt, /*one_token=*/true);
   const std::vector<TensorKey> operations =
       bench.span(0, layer_rows({Op::kVProjMatmul, Op::kVProj, Op::kVCache, Op::kAttnOutput}));
-  const Ratios ratios = measure(bench, operations.back(), bench.oracle->evaluate(bench.query(operations)));
+  const RowRatios ratios = measure(bench, operations.back(), bench.oracle->evaluate(bench.query(operations)));
   INFO(ratios.whole << ", worst row " << ratios.worst_row);
   CHECK(ratios.whole >= 0.5);
   CHECK(ratios.worst_row <= 1.0);  // 1.33 where each row draws for itself
 }
 
 TEST_CASE("logits alone, from tokens through two layers and two steps", "[span]") {
-  const Bench bench(plain_precision(DType::kBF16), std::nullopt);
+  const SpanBench bench(plain_precision(DType::kBF16), std::nullopt);
   std::vector<TensorKey> operations;
   for (const Step& step : bench.steps) {
     for (const TensorId& id : all_tensors(bench.model.config(), true)) operations.push_back({step.index, id});
   }
-  const Ratios ratios = measure(bench, operations.back(), bench.oracle->evaluate(bench.query(operations)));
+  const RowRatios ratios = measure(bench, operations.back(), bench.oracle->evaluate(bench.query(operations)));
   INFO(ratios.whole << ", worst row " << ratios.worst_row);
   CHECK(ratios.whole >= 0.5);
   CHECK(ratios.whole <= 1.5);
@@ -205,7 +205,7 @@ TEST_CASE("logits alone, from tokens through two layers and two steps", "[span]"
 }
 
 TEST_CASE("a fault inside a span stands out, and its variant explains it", "[span]") {
-  const Bench bench(plain_precision(DType::kBF16), Fault{FaultId::kModulo, std::nullopt, std::nullopt});
+  const SpanBench bench(plain_precision(DType::kBF16), Fault{FaultId::kModulo, std::nullopt, std::nullopt});
   const Variant modulo{FaultId::kModulo, std::nullopt};
   for (const std::set<TensorId>& missing : spans()) {
     if (!missing.contains({Op::kAttnOutput, 1})) continue;
@@ -225,7 +225,7 @@ TEST_CASE("a mistake inside a span is computed as the engine that makes it does"
         Mistake{MistakeKind::kRotationPosition, {{"position", std::string("position 0")}}, Op::kKRope},
         Mistake{MistakeKind::kNormBlocks, {{"blocks", 2.0}}, Op::kPostAttentionLayernorm}}) {
     INFO(to_string(mistake));
-    const Bench bench(precision, std::nullopt, false, {mistake});
+    const SpanBench bench(precision, std::nullopt, false, {mistake});
     for (const std::set<TensorId>& missing : spans()) {
       if (!missing.contains({mistake.op, 1})) continue;
       const std::vector<TensorKey> operations = bench.span(1, missing);
@@ -244,7 +244,7 @@ TEST_CASE("a mistake inside a span is computed as the engine that makes it does"
 
 // What right code computes before a bug is kept from one question to the next; ensembles compute everything anew.
 TEST_CASE("of a span with a bug what right code computes is kept, and the rest follows from it", "[span]") {
-  const Bench bench(plain_precision(DType::kBF16), std::nullopt);
+  const SpanBench bench(plain_precision(DType::kBF16), std::nullopt);
   for (const std::size_t span : {4, 7}) {
     const std::vector<TensorKey> operations = bench.span(1, spans()[span]);
     for (const VariantFacts& facts : bench.oracle->catalogue()) {
@@ -271,7 +271,7 @@ TEST_CASE("of a span with a bug what right code computes is kept, and the rest f
 }
 
 TEST_CASE("the same query gives the same bits", "[span]") {
-  const Bench bench(plain_precision(DType::kBF16), std::nullopt);
+  const SpanBench bench(plain_precision(DType::kBF16), std::nullopt);
   const std::vector<TensorKey> operations = bench.span(0, spans()[7]);
   const Expectation first = bench.oracle->evaluate(bench.query(operations));
   const auto other = make_oracle(bench.model, {.num_threads = 1});
@@ -282,7 +282,7 @@ TEST_CASE("the same query gives the same bits", "[span]") {
 }
 
 TEST_CASE("the emulated span has the bits of the engine that rounds so", "[span]") {
-  const Bench bench(eager(DType::kBF16), std::nullopt);
+  const SpanBench bench(eager(DType::kBF16), std::nullopt);
   for (const std::set<TensorId>& missing : spans()) {
     const std::vector<TensorKey> operations = bench.span(0, missing);
     const std::vector<double> emulated = bench.oracle->emulate(bench.query(operations));
@@ -296,7 +296,7 @@ TEST_CASE("the emulated span has the bits of the engine that rounds so", "[span]
 
 TEST_CASE("a tensor used before it was rounded is declared, and then expected", "[span]") {
   // An engine that hands out rounded copies of gate and up, and goes on with the unrounded ones.
-  const Bench bench(plain_precision(DType::kBF16), std::nullopt);
+  const SpanBench bench(plain_precision(DType::kBF16), std::nullopt);
   const ModelConfig& config = bench.model.config();
   const auto count = static_cast<std::size_t>(2 * 20 * config.intermediate);
   std::vector<double> gate(count), up(count), act(count);

@@ -32,7 +32,7 @@ void everywhere(const trace::Recording& recording, const At& at) {
   }
 }
 
-struct Mistake {
+struct RecordingMistake {
   const char* what;
   std::set<Op> ops;  // whose tensors are wrong
   const char* holds;
@@ -40,7 +40,7 @@ struct Mistake {
   std::function<bool(const TensorKey&)> spares = [](const TensorKey&) { return false; };
 };
 
-std::vector<Mistake> mistakes() {
+std::vector<RecordingMistake> recording_mistakes() {
   const auto rotated = [](std::vector<Op> queries, std::vector<Op> keys) {
     return [queries, keys](trace::Recording& recording) {
       everywhere(recording, [&](int step, int layer) {
@@ -113,7 +113,7 @@ std::vector<Mistake> mistakes() {
 
 TEST_CASE("a right engine is not blamed for what its recorder copied too late or from another buffer", "[recorder]") {
   DType dtype = DType::kF32;  // the types take turns
-  for (const Mistake& mistake : mistakes()) {
+  for (const RecordingMistake& mistake : recording_mistakes()) {
     dtype = dtype == DType::kF32 ? DType::kBF16 : DType::kF32;
     INFO(mistake.what << " in " << name(dtype));
     std::set<TensorKey> wrong;
@@ -189,8 +189,8 @@ TEST_CASE("tensors that a recorder stored in float32 are those of the engine", "
 }
 
 TEST_CASE("a recorder's mistake does not hide an engine's", "[recorder]") {
-  const std::vector<Mistake> all = mistakes();
-  for (const Mistake& mistake : {all.front(), all.back()}) {
+  const std::vector<RecordingMistake> all = recording_mistakes();
+  for (const RecordingMistake& mistake : {all.front(), all.back()}) {
     INFO(mistake.what);
     const RunResult result = judge_trace_of({.test_case = small_case(kSquare),
                                              .inject = Fault{FaultId::kNoSilu, {}, 1},

@@ -92,13 +92,13 @@ TEST_CASE("a long axis is drawn in bars of neighbouring indices, and the shares 
 }
 
 // The profile once more, element by element.
-struct Plain {
+struct PlainProfile {
   std::map<std::string, std::map<std::int64_t, std::pair<double, double>>> axes;  // name, index: sum of z^2, count
   std::vector<double> z;
   std::vector<ErrorProfile::Element> elements;
 };
-Plain plain_profile(const Sample& s) {
-  Plain plain;
+PlainProfile plain_profile(const Sample& s) {
+  PlainProfile plain;
   const Shape& shape = s.actual.shape();
   const bool scores = s.op == Op::kScores || s.op == Op::kProbs, cache = s.op == Op::kKCache;
   const bool by_heads = cache || s.op == Op::kQRope || s.op == Op::kAttnOutput;
@@ -166,7 +166,7 @@ TEST_CASE("a profile is what its elements give, whatever the tensor", "[profile]
       }
       INFO(row(op).name << (noise ? "" : ", without noise"));
       const ErrorProfile profile = profile_of(s);
-      const Plain plain = plain_profile(s);
+      const PlainProfile plain = plain_profile(s);
       for (const auto& [name, sums] : plain.axes) {
         if (name == "head" && sums.size() == 1) continue;
         INFO(name);

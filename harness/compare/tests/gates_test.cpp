@@ -11,18 +11,16 @@
 namespace qdiff::compare {
 namespace {
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 using Index = std::vector<std::int64_t>;
 
-struct Element {
+struct JudgedElement {
   DType dtype;
   double gold, sigma, shared, actual;
   std::string gate;    // that decides; empty: a match
   std::string reason;  // its beginning
 };
 
-Judgement judge_one(const Element& element, std::int64_t place) {
+Judgement judge_one(const JudgedElement& element, std::int64_t place) {
   Sample s = honest_sample({.dtype = element.dtype});
   const auto at = static_cast<std::size_t>(place);
   s.expected.value[at] = element.gold;
@@ -39,7 +37,7 @@ TEST_CASE("NaN, infinities and overflow have to stand where gold has them", "[ju
                     nan = "NaN where a number is expected", no_number = "not a finite number where one is expected",
                     unknown = "the expected rounding is not a number";
   using enum DType;
-  const std::vector<Element> elements = {
+  const std::vector<JudgedElement> elements = {
       {kF32, kNan, 0, 0, kNan, "", ""},
       {kF32, kNan, 0, 0, 0.0, "non_finite", for_nan},
       {kF32, kNan, 0, 0, kInf, "non_finite", for_nan},
@@ -89,7 +87,7 @@ TEST_CASE("NaN, infinities and overflow have to stand where gold has them", "[ju
       {kF32, 0.0, 1e-3, 0, 1e-3, "", ""},
   };
   for (std::size_t i = 0; i < elements.size(); ++i) {
-    const Element& e = elements[i];
+    const JudgedElement& e = elements[i];
     INFO("case " << i << ": gold " << e.gold << ", deviations " << e.sigma << " and " << e.shared << ", actual "
                  << e.actual);
     const std::int64_t place = 207;

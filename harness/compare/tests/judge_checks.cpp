@@ -9,8 +9,6 @@
 namespace qdiff::compare {
 namespace {
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 using Index = std::vector<std::int64_t>;
 
 bool matches(const Judgement& j) { return j.outcome == Outcome::kMatch; }

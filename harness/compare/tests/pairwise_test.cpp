@@ -6,13 +6,13 @@
 #include <map>
 
 #include "cmake/catch2.h"
+#include "harness/compare/tests/sample.h"
 #include "harness/contract/splitmix64.h"
 
 namespace qdiff::compare {
 namespace {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInf = std::numeric_limits<double>::infinity();
 
 class Store final : public TensorStore {
  public:

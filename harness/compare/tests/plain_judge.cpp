@@ -13,8 +13,6 @@
 namespace qdiff::compare {
 namespace {
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
-
 int significant_bits(DType dtype) {
   switch (dtype) {
     case DType::kF64:

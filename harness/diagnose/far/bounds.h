@@ -14,7 +14,7 @@ namespace qdiff::diagnose {
 
 // An engine in float32 that rounds some values to 16 bits errs by what few of them flip, now and then: its errors have
 // a longer tail than those of one that does not.
-enum class RowPrecision : std::uint8_t { kF32, kF32RoundsCoarser, kBF16, kF16 };
+enum class RowPrecision : std::uint8_t { kFloat32, kFloat32RoundsCoarser, kBfloat16, kFloat16 };
 inline constexpr std::size_t kNumRowPrecisions = 4;
 constexpr std::string_view name(RowPrecision precision) {
   constexpr std::array<std::string_view, kNumRowPrecisions> kNames = {"float32", "float32, some of it coarser",
@@ -22,12 +22,12 @@ constexpr std::string_view name(RowPrecision precision) {
   return kNames[static_cast<std::size_t>(precision)];
 }
 inline RowPrecision row_precision(const Precision& precision) {
-  if (precision.activations == DType::kBF16) return RowPrecision::kBF16;
-  if (precision.activations == DType::kF16) return RowPrecision::kF16;
+  if (precision.activations == DType::kBF16) return RowPrecision::kBfloat16;
+  if (precision.activations == DType::kF16) return RowPrecision::kFloat16;
   const bool coarser =
       size_of(precision.accumulate) == 2 ||
       std::ranges::any_of(precision.points, [](const auto& point) { return size_of(point.second) < 4; });
-  return coarser ? RowPrecision::kF32RoundsCoarser : RowPrecision::kF32;
+  return coarser ? RowPrecision::kFloat32RoundsCoarser : RowPrecision::kFloat32;
 }
 
 using WorstHonestRows = std::array<double, kNumRowStatistics>;  // by RowStatistic

@@ -73,17 +73,17 @@ TEST_CASE("one logit, one row's factor and one row's error are wrong by themselv
 TEST_CASE("the figure furthest beyond its bound decides, and an engine that rounds coarser has bounds of its own",
           "[far_rows]") {
   Precision f32 = plain_precision(DType::kF32);
-  CHECK(row_precision(f32) == RowPrecision::kF32);
+  CHECK(row_precision(f32) == RowPrecision::kFloat32);
   f32.points[RoundingPoint::kKvCache] = DType::kBF16;
-  CHECK(row_precision(f32) == RowPrecision::kF32RoundsCoarser);
+  CHECK(row_precision(f32) == RowPrecision::kFloat32RoundsCoarser);
   const Precision bf16 = plain_precision(DType::kBF16);
-  CHECK(row_precision(bf16) == RowPrecision::kBF16);
-  CHECK(row_precision(plain_precision(DType::kF16)) == RowPrecision::kF16);
+  CHECK(row_precision(bf16) == RowPrecision::kBfloat16);
+  CHECK(row_precision(plain_precision(DType::kF16)) == RowPrecision::kFloat16);
   RowFigures figures{};
   CHECK(verdict_of(figures, bf16).ratio_to_bound == 0.0);
-  figures[static_cast<std::size_t>(RowStatistic::kRow)].value = row_bound(RowStatistic::kRow, RowPrecision::kBF16);
+  figures[static_cast<std::size_t>(RowStatistic::kRow)].value = row_bound(RowStatistic::kRow, RowPrecision::kBfloat16);
   figures[static_cast<std::size_t>(RowStatistic::kScale)].value =
-      2.0 * row_bound(RowStatistic::kScale, RowPrecision::kBF16);
+      2.0 * row_bound(RowStatistic::kScale, RowPrecision::kBfloat16);
   CHECK(verdict_of(figures, bf16).statistic == RowStatistic::kScale);
   CHECK(verdict_of(figures, bf16).ratio_to_bound == Approx(2.0));
 }

@@ -10,8 +10,6 @@
 namespace qdiff::explain {
 namespace {
 
-constexpr std::size_t kHeadDim = 8;
-
 // x [B, T, heads, 8] turned by angle(position, pair), its lengths multiplied by `length`.
 template <typename Angle>
 Values turned(const Values& x, const Step& step, Angle angle, double length = 1.0) {

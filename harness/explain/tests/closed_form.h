@@ -25,13 +25,15 @@ class MapStore final : public TensorStore {
   TensorView get(const TensorKey& key) const override { return tensors.at(key).view(); }
 };
 
+inline constexpr std::int64_t kHeads = 6, kKvHeads = 2, kHeadDim = 8;
+
 inline ModelConfig closed_form_config() {
   ModelConfig c;
   c.hidden = 48;
   c.num_layers = 2;
-  c.num_q_heads = 6;
-  c.num_kv_heads = 2;
-  c.head_dim = 8;
+  c.num_q_heads = kHeads;
+  c.num_kv_heads = kKvHeads;
+  c.head_dim = kHeadDim;
   c.intermediate = 64;
   c.vocab = 50;
   c.rms_norm_eps = 1e-6;

@@ -8,7 +8,7 @@
 namespace qdiff::explain {
 namespace {
 
-constexpr std::int64_t kSlots = 12, kKvHeads = 2, kHeadDim = 8, kRow = kKvHeads * kHeadDim;  // of a prefill's caches
+constexpr std::int64_t kSlots = 12, kRow = kKvHeads * kHeadDim;  // of a prefill's caches
 
 // Calls `take(b, s, h)` for each vector of a cache of a prefill, which gives where the vector is taken from: as an
 // index of vectors, or -1 for what nobody wrote. `columns`: the first dimensions of a head that are taken so.

@@ -12,7 +12,7 @@
 namespace qdiff::explain {
 namespace {
 
-constexpr std::int64_t kHeads = 6, kHeadDim = 8, kWidth = kHeads * kHeadDim;  // of queries, in the closed form
+constexpr std::int64_t kWidth = kHeads * kHeadDim;  // of queries, in the closed form
 using Table = std::vector<std::int64_t>;
 
 std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }

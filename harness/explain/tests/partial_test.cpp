@@ -8,8 +8,6 @@
 namespace qdiff::explain {
 namespace {
 
-constexpr std::size_t kHeadDim = 8;  // of the closed form; 6 query heads, 2 key/value heads
-
 // Wrongs the elements of a tensor that `wanted` holds of, and leaves right code's in the others.
 template <typename Wanted, typename Wrong>
 Wronging where(Op op, Wanted wanted, Wrong wrong) {

@@ -16,7 +16,7 @@ using qdiff::testing::TemporaryDirectory;
 
 namespace {
 
-std::string error_of(const std::string& text, const JsonLimits& limits = kDocumentLimits) {
+std::string json_error_of(const std::string& text, const JsonLimits& limits = kDocumentLimits) {
   const std::string message = input_error_of([&] { parse_json(text, "a.json", limits); });
   CHECK(message.find('\n') == std::string::npos);
   return message;
@@ -39,32 +39,32 @@ TEST_CASE("a good document reads as nlohmann reads it") {
 }
 
 TEST_CASE("J01 depth: at the limit it reads, one beyond it does not, and a million is refused at once") {
-  CHECK(error_of(std::string(32, '[') + std::string(32, ']')).empty());
-  CHECK(error_of(std::string(33, '[') + std::string(33, ']')) == "a.json: byte 33: nested deeper than 32");
-  CHECK(error_of(repeated(32, R"({"a":)") + "1" + std::string(32, '}')).empty());
-  CHECK_THAT(error_of(repeated(33, R"({"a":)") + "1" + std::string(33, '}')), ContainsSubstring("nested deeper"));
+  CHECK(json_error_of(std::string(32, '[') + std::string(32, ']')).empty());
+  CHECK(json_error_of(std::string(33, '[') + std::string(33, ']')) == "a.json: byte 33: nested deeper than 32");
+  CHECK(json_error_of(repeated(32, R"({"a":)") + "1" + std::string(32, '}')).empty());
+  CHECK_THAT(json_error_of(repeated(33, R"({"a":)") + "1" + std::string(33, '}')), ContainsSubstring("nested deeper"));
   const auto start = std::chrono::steady_clock::now();
-  CHECK_THAT(error_of(std::string(1'000'000, '[')), ContainsSubstring("nested deeper"));
+  CHECK_THAT(json_error_of(std::string(1'000'000, '[')), ContainsSubstring("nested deeper"));
   CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(1));
 }
 
 TEST_CASE("J02 size: bytes, nodes and strings at their limits and one beyond") {
   const JsonLimits limits = {100, 4, 5, 10};
-  CHECK(error_of("[" + std::string(98, ' ') + "]", limits).empty());
-  CHECK_THAT(error_of("[" + std::string(99, ' ') + "]", limits), ContainsSubstring("has 101 bytes; at most 100"));
-  CHECK(error_of("[1,2,3,4]", limits).empty());
-  CHECK_THAT(error_of("[1,2,3,4,5]", limits), ContainsSubstring("more than 5 values"));
-  CHECK(error_of(R"(["0123456789"])", limits).empty());
-  CHECK_THAT(error_of(R"(["0123456789x"])", limits), ContainsSubstring("a string of 11 bytes; at most 10"));
-  CHECK_THAT(error_of(R"({"0123456789x":1})", limits), ContainsSubstring("a key of 11 bytes"));
-  CHECK_THAT(error_of('"' + std::string(100'000'000, 'a') + '"'), ContainsSubstring("at most 8388608"));
+  CHECK(json_error_of("[" + std::string(98, ' ') + "]", limits).empty());
+  CHECK_THAT(json_error_of("[" + std::string(99, ' ') + "]", limits), ContainsSubstring("has 101 bytes; at most 100"));
+  CHECK(json_error_of("[1,2,3,4]", limits).empty());
+  CHECK_THAT(json_error_of("[1,2,3,4,5]", limits), ContainsSubstring("more than 5 values"));
+  CHECK(json_error_of(R"(["0123456789"])", limits).empty());
+  CHECK_THAT(json_error_of(R"(["0123456789x"])", limits), ContainsSubstring("a string of 11 bytes; at most 10"));
+  CHECK_THAT(json_error_of(R"({"0123456789x":1})", limits), ContainsSubstring("a key of 11 bytes"));
+  CHECK_THAT(json_error_of('"' + std::string(100'000'000, 'a') + '"'), ContainsSubstring("at most 8388608"));
 }
 
 TEST_CASE("J03 duplicate keys are refused, compared decoded, in each object by itself") {
-  CHECK(error_of(R"({"a":1,"a":2})") == R"(a.json: byte 10: the key "a" occurs twice in one object)");
-  CHECK_THAT(error_of(R"({"a":1,"\u0061":2})"), ContainsSubstring("\"a\" occurs twice"));
-  CHECK_THAT(error_of(R"({"x":{"a":1,"b":{"a":2},"a":3}})"), ContainsSubstring("occurs twice"));
-  CHECK(error_of(R"({"a":{"a":{"a":1}},"b":[{"a":1},{"a":2}]})").empty());
+  CHECK(json_error_of(R"({"a":1,"a":2})") == R"(a.json: byte 10: the key "a" occurs twice in one object)");
+  CHECK_THAT(json_error_of(R"({"a":1,"\u0061":2})"), ContainsSubstring("\"a\" occurs twice"));
+  CHECK_THAT(json_error_of(R"({"x":{"a":1,"b":{"a":2},"a":3}})"), ContainsSubstring("occurs twice"));
+  CHECK(json_error_of(R"({"a":{"a":{"a":1}},"b":[{"a":1},{"a":2}]})").empty());
 }
 
 TEST_CASE("J03 duplicate keys are seen in large objects too") {
@@ -72,8 +72,9 @@ TEST_CASE("J03 duplicate keys are seen in large objects too") {
     for (int repeated_key : {0, size - 1}) {
       std::string text = "{";
       for (int i = 0; i < size; ++i) text += "\"k" + std::to_string(i) + "\":1,";
-      CHECK(error_of(text + "\"last\":1}").empty());
-      CHECK_THAT(error_of(text + "\"k" + std::to_string(repeated_key) + "\":1}"), ContainsSubstring("occurs twice"));
+      CHECK(json_error_of(text + "\"last\":1}").empty());
+      CHECK_THAT(json_error_of(text + "\"k" + std::to_string(repeated_key) + "\":1}"),
+                 ContainsSubstring("occurs twice"));
     }
   }
 }
@@ -141,41 +142,41 @@ TEST_CASE("J05 numbers: a range keeps out what is not in it") {
 TEST_CASE("J06 NaN and Infinity are no JSON") {
   for (const std::string text : {"NaN", "[NaN]", "{\"a\":Infinity}", "[-Infinity]", "nan", "[inf]"}) {
     CAPTURE(text);
-    CHECK_THAT(error_of(text), StartsWith("a.json: byte "));
+    CHECK_THAT(json_error_of(text), StartsWith("a.json: byte "));
   }
-  CHECK_THAT(error_of("[NaN]"), ContainsSubstring("NaN and Infinity are not numbers there"));
+  CHECK_THAT(json_error_of("[NaN]"), ContainsSubstring("NaN and Infinity are not numbers there"));
 }
 
 TEST_CASE("J07 text: lone surrogates, invalid UTF-8, byte order mark, NUL") {
-  CHECK_THAT(error_of(R"(["\ud800"])"), ContainsSubstring("not JSON"));
-  CHECK_THAT(error_of(R"(["\udc00x"])"), ContainsSubstring("not JSON"));
-  CHECK(error_of("[\"a\xFF\"]") == "a.json: byte 3: is not UTF-8");
-  CHECK_THAT(error_of("[\"\xED\xA0\x80\"]"), ContainsSubstring("is not UTF-8"));
-  CHECK_THAT(error_of("\xEF\xBB\xBF{}"), ContainsSubstring("byte order mark"));
-  CHECK_THAT(error_of(R"(["a\u0000b"])"), ContainsSubstring("holds a NUL"));
-  CHECK_THAT(error_of(R"({"a\u0000":1})"), ContainsSubstring("holds a NUL"));
-  CHECK(error_of(std::string("{}\0garbage", 10)) == "a.json: byte 2: holds a NUL byte");
-  CHECK_THAT(error_of("[\"a\nb\"]"), ContainsSubstring("not JSON"));
-  CHECK(error_of(R"(["\ud83d\ude00"])").empty());
+  CHECK_THAT(json_error_of(R"(["\ud800"])"), ContainsSubstring("not JSON"));
+  CHECK_THAT(json_error_of(R"(["\udc00x"])"), ContainsSubstring("not JSON"));
+  CHECK(json_error_of("[\"a\xFF\"]") == "a.json: byte 3: is not UTF-8");
+  CHECK_THAT(json_error_of("[\"\xED\xA0\x80\"]"), ContainsSubstring("is not UTF-8"));
+  CHECK_THAT(json_error_of("\xEF\xBB\xBF{}"), ContainsSubstring("byte order mark"));
+  CHECK_THAT(json_error_of(R"(["a\u0000b"])"), ContainsSubstring("holds a NUL"));
+  CHECK_THAT(json_error_of(R"({"a\u0000":1})"), ContainsSubstring("holds a NUL"));
+  CHECK(json_error_of(std::string("{}\0garbage", 10)) == "a.json: byte 2: holds a NUL byte");
+  CHECK_THAT(json_error_of("[\"a\nb\"]"), ContainsSubstring("not JSON"));
+  CHECK(json_error_of(R"(["\ud83d\ude00"])").empty());
 }
 
 TEST_CASE("J10 empty, blank, cut short, trailing comma, two documents") {
-  CHECK_THAT(error_of(""), ContainsSubstring("is empty"));
-  CHECK_THAT(error_of(" \n\t "), ContainsSubstring("is empty"));
+  CHECK_THAT(json_error_of(""), ContainsSubstring("is empty"));
+  CHECK_THAT(json_error_of(" \n\t "), ContainsSubstring("is empty"));
   for (const std::string text : {"{", "[1", "{\"a\"", "{\"a\":", "\"abc", "[1,]", "{\"a\":1,}", "{} {}", "[1] 2", "1 2",
                                  "tru", "01", "+1", ".5", "1.", "'a'", "{a:1}"}) {
     CAPTURE(text);
-    CHECK_THAT(error_of(text), StartsWith("a.json: byte "));
+    CHECK_THAT(json_error_of(text), StartsWith("a.json: byte "));
   }
 }
 
 TEST_CASE("J11 comments are refused") {
-  CHECK_THAT(error_of("[1, // one\n 2]"), ContainsSubstring("comments are not allowed"));
-  CHECK_THAT(error_of("/* none */ 1"), ContainsSubstring("comments are not allowed"));
+  CHECK_THAT(json_error_of("[1, // one\n 2]"), ContainsSubstring("comments are not allowed"));
+  CHECK_THAT(json_error_of("/* none */ 1"), ContainsSubstring("comments are not allowed"));
 }
 
 TEST_CASE("messages hold no control characters of the text") {
-  const std::string message = error_of("{\"a\x7F\":1,\"a\x7F\":2}");
+  const std::string message = json_error_of("{\"a\x7F\":1,\"a\x7F\":2}");
   CHECK_THAT(message, ContainsSubstring("\\x7F"));
   CHECK(input_error_of([] {
           refuse_unknown_keys(Json{{"\x1B[31m", 1}}, {"a"}, "w");

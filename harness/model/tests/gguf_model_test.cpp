@@ -96,7 +96,7 @@ struct Model {
   }
 };
 
-std::string error_of(const Model& model) {
+std::string model_error_of(const Model& model) {
   const TemporaryDirectory directory;
   const auto path = directory.write("m.gguf", model.file());
   const std::string message = input_error_of([&] { open_model(path.string()); });
@@ -313,79 +313,80 @@ TEST_CASE("split GGUF files are one model; a missing, foreign or misnamed part i
 }
 
 TEST_CASE("G40 well-formed GGUF that is no model of ours: architecture, keys") {
-  CHECK_THAT(error_of(Model("gemma2")), ContainsSubstring("general.architecture is \"gemma2\""));
+  CHECK_THAT(model_error_of(Model("gemma2")), ContainsSubstring("general.architecture is \"gemma2\""));
   Model unnamed;
   unnamed.builder.without("general.architecture");
-  CHECK_THAT(error_of(unnamed), ContainsSubstring("the key general.architecture is missing"));
+  CHECK_THAT(model_error_of(unnamed), ContainsSubstring("the key general.architecture is missing"));
   for (const char* name : {"block_count", "context_length", "embedding_length", "feed_forward_length",
                            "attention.head_count", "attention.layer_norm_rms_epsilon"}) {
-    CHECK_THAT(error_of(Model().without(name)), ContainsSubstring(std::string("qwen2.") + name + " is missing"));
+    CHECK_THAT(model_error_of(Model().without(name)), ContainsSubstring(std::string("qwen2.") + name + " is missing"));
   }
   for (const char* name : {"block_count", "embedding_length", "attention.head_count", "attention.head_count_kv"}) {
-    CHECK_THAT(error_of(Model().key(name, 0U)), ContainsSubstring("must be a whole number from 1"));
-    CHECK_THAT(error_of(Model().key(name, 0x80000000U)), ContainsSubstring("must be a whole number from 1"));
-    CHECK_THAT(error_of(Model().key(name, "4")), ContainsSubstring("must be a whole number from 1"));
-    CHECK_THAT(error_of(Model().key(name, 4.0F)), ContainsSubstring("must be a whole number from 1"));
+    CHECK_THAT(model_error_of(Model().key(name, 0U)), ContainsSubstring("must be a whole number from 1"));
+    CHECK_THAT(model_error_of(Model().key(name, 0x80000000U)), ContainsSubstring("must be a whole number from 1"));
+    CHECK_THAT(model_error_of(Model().key(name, "4")), ContainsSubstring("must be a whole number from 1"));
+    CHECK_THAT(model_error_of(Model().key(name, 4.0F)), ContainsSubstring("must be a whole number from 1"));
   }
-  CHECK_THAT(error_of(Model().key("attention.head_count_kv", 3U)), ContainsSubstring("must be a multiple"));
-  CHECK_THAT(error_of(Model().key("attention.key_length", 15U)), ContainsSubstring("even"));
-  CHECK_THAT(error_of(Model().key("block_count", 1000000U)), ContainsSubstring("tensors are stored"));
+  CHECK_THAT(model_error_of(Model().key("attention.head_count_kv", 3U)), ContainsSubstring("must be a multiple"));
+  CHECK_THAT(model_error_of(Model().key("attention.key_length", 15U)), ContainsSubstring("even"));
+  CHECK_THAT(model_error_of(Model().key("block_count", 1000000U)), ContainsSubstring("tensors are stored"));
   for (float theta : {0.0F, -1.0F, std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
-    CHECK_THAT(error_of(Model().key("rope.freq_base", theta)), ContainsSubstring("must be finite and positive"));
+    CHECK_THAT(model_error_of(Model().key("rope.freq_base", theta)), ContainsSubstring("must be finite and positive"));
   }
   for (float eps : {-1e-6F, std::numeric_limits<float>::quiet_NaN()}) {
-    CHECK_THAT(error_of(Model().key("attention.layer_norm_rms_epsilon", eps)), ContainsSubstring("must be finite"));
+    CHECK_THAT(model_error_of(Model().key("attention.layer_norm_rms_epsilon", eps)),
+               ContainsSubstring("must be finite"));
   }
-  CHECK_THAT(error_of(Model().key("rope.freq_base", 10000U)), ContainsSubstring("must be a float32"));
+  CHECK_THAT(model_error_of(Model().key("rope.freq_base", 10000U)), ContainsSubstring("must be a float32"));
 }
 
 TEST_CASE("G40 keys that would change the forward pass are refused, their harmless values are not") {
-  CHECK_THAT(error_of(Model().key("rope.scaling.type", "yarn")), ContainsSubstring("rope scaling"));
-  CHECK_THAT(error_of(Model().key("rope.scaling.factor", 4.0F)), ContainsSubstring("rope scaling"));
-  CHECK_THAT(error_of(Model().key("rope.scaling.attn_factor", 2.0F)), ContainsSubstring("rope scaling"));
-  CHECK_THAT(error_of(Model().key("rope.dimension_count", 8U)), ContainsSubstring("a part of each head"));
-  CHECK_THAT(error_of(Model().key("attention.value_length", 8U)), ContainsSubstring("head dimension"));
-  CHECK_THAT(error_of(Model().key("attention.sliding_window", 4096U)), ContainsSubstring("sliding window"));
-  CHECK_THAT(error_of(Model().key("expert_count", 8U)), ContainsSubstring("experts"));
+  CHECK_THAT(model_error_of(Model().key("rope.scaling.type", "yarn")), ContainsSubstring("rope scaling"));
+  CHECK_THAT(model_error_of(Model().key("rope.scaling.factor", 4.0F)), ContainsSubstring("rope scaling"));
+  CHECK_THAT(model_error_of(Model().key("rope.scaling.attn_factor", 2.0F)), ContainsSubstring("rope scaling"));
+  CHECK_THAT(model_error_of(Model().key("rope.dimension_count", 8U)), ContainsSubstring("a part of each head"));
+  CHECK_THAT(model_error_of(Model().key("attention.value_length", 8U)), ContainsSubstring("head dimension"));
+  CHECK_THAT(model_error_of(Model().key("attention.sliding_window", 4096U)), ContainsSubstring("sliding window"));
+  CHECK_THAT(model_error_of(Model().key("expert_count", 8U)), ContainsSubstring("experts"));
   Model harmless;
   harmless.key("rope.scaling.type", "none").key("rope.dimension_count", 16U).key("attention.value_length", 16U);
   harmless.key("expert_count", 0U).key("attention.sliding_window", 0U).key("attention.key_length", 16U);
-  CHECK(error_of(harmless).empty());
+  CHECK(model_error_of(harmless).empty());
 }
 
 TEST_CASE("G40 tensors: missing, of another shape or type, of an operation that is not known; another vocabulary") {
   Model model;
   model.tensors.erase("blk.1.ffn_up.weight");
-  CHECK_THAT(error_of(model), ContainsSubstring("there is no tensor blk.1.ffn_up.weight"));
+  CHECK_THAT(model_error_of(model), ContainsSubstring("there is no tensor blk.1.ffn_up.weight"));
   model = Model();
   model.tensors.erase("blk.0.attn_q.bias");
-  CHECK_THAT(error_of(model), ContainsSubstring("Qwen2 has biases on q, k and v"));
+  CHECK_THAT(model_error_of(model), ContainsSubstring("Qwen2 has biases on q, k and v"));
   model = Model();
   model.tensors.erase("token_embd.weight");
-  CHECK_THAT(error_of(model), ContainsSubstring("no tensor token_embd.weight"));
+  CHECK_THAT(model_error_of(model), ContainsSubstring("no tensor token_embd.weight"));
   model = Model();
   model.add("blk.1.attn_k.weight", {64, 64}, GgmlType::kF32);
-  CHECK_THAT(error_of(model), ContainsSubstring("has the shape [64, 64], but the file's keys ask for [32, 64]"));
+  CHECK_THAT(model_error_of(model), ContainsSubstring("has the shape [64, 64], but the file's keys ask for [32, 64]"));
   model = Model();
   model.add("blk.1.attn_norm.weight", {64}, GgmlType::kQ8_0);
-  CHECK_THAT(error_of(model), ContainsSubstring("vectors must be F32"));
+  CHECK_THAT(model_error_of(model), ContainsSubstring("vectors must be F32"));
   model = Model();
   model.add("blk.1.ffn_up.weight", {64, 96}, GgmlType::kMXFP4);
-  CHECK_THAT(error_of(model), ContainsSubstring("has the type MXFP4, which is not read"));
+  CHECK_THAT(model_error_of(model), ContainsSubstring("has the type MXFP4, which is not read"));
   model = Model();
   model.add("blk.1.attn_q_norm.weight", {16}, GgmlType::kF32);
-  CHECK_THAT(error_of(model), ContainsSubstring("would change the forward pass"));
+  CHECK_THAT(model_error_of(model), ContainsSubstring("would change the forward pass"));
   for (const char* name : {"rope_freqs.weight", "output.bias", "output_norm.bias", "token_embd_norm.weight"}) {
     model = Model();
     model.add(name, {8}, GgmlType::kF32);
-    CHECK_THAT(error_of(model), ContainsSubstring(std::string("tensor ") + name + " belongs to no operation"));
+    CHECK_THAT(model_error_of(model), ContainsSubstring(std::string("tensor ") + name + " belongs to no operation"));
   }
   model = Model();
   model.builder.key("tokenizer.ggml.tokens", std::vector<std::string>{"a", "b"});
-  CHECK_THAT(error_of(model), ContainsSubstring("token_embd.weight has 6 rows"));
+  CHECK_THAT(model_error_of(model), ContainsSubstring("token_embd.weight has 6 rows"));
   model = Model();
   model.key("vocab_size", 7U);
-  CHECK_THAT(error_of(model), ContainsSubstring("token_embd.weight has 6 rows"));
+  CHECK_THAT(model_error_of(model), ContainsSubstring("token_embd.weight has 6 rows"));
 }
 
 TEST_CASE("an untied GGUF model of one type has that type") {

@@ -35,23 +35,23 @@ Json five() {
   return json;
 }
 
-HuggingFaceConfig parse(const Json& json) { return parse_huggingface_config(json, "config.json"); }
+HuggingFaceConfig config_of(const Json& json) { return parse_huggingface_config(json, "config.json"); }
 
-std::string error_of(const Json& json) {
-  return input_error_of([&] { parse(json); });
+std::string config_error_of(const Json& json) {
+  return input_error_of([&] { config_of(json); });
 }
 
 std::string error_with(const char* key, const Json& value) {
   Json json = five();
   json[key] = value;
-  return error_of(json);
+  return config_error_of(json);
 }
 
 }  // namespace
 
 TEST_CASE("config: the dialects of transformers 4 and 5 say the same") {
-  const HuggingFaceConfig from_four = parse(four());
-  const HuggingFaceConfig from_five = parse(five());
+  const HuggingFaceConfig from_four = config_of(four());
+  const HuggingFaceConfig from_five = config_of(five());
   CHECK(from_four.config == from_five.config);
   CHECK(to_string(from_five.config) ==
         "qwen2 D=896 L=24 H=14 K=2 d=64 I=4864 V=151936 eps=1e-06 theta=1e+06 tied bfloat16");
@@ -64,17 +64,17 @@ TEST_CASE("config: a mixed file is read where it agrees with itself, and refused
   Json json = five();
   json["rope_theta"] = 1000000;
   json["torch_dtype"] = "torch.bfloat16";
-  CHECK(error_of(json).empty());
+  CHECK(config_error_of(json).empty());
   json["rope_theta"] = 10000.0;
-  CHECK_THAT(error_of(json),
+  CHECK_THAT(config_error_of(json),
              ContainsSubstring("rope_theta is 10000 in config.json and 1000000 in config.json: rope_parameters"));
   json.erase("rope_theta");
   json["torch_dtype"] = "float16";
-  CHECK_THAT(error_of(json), ContainsSubstring("\"dtype\" is bfloat16 and \"torch_dtype\" is float16"));
+  CHECK_THAT(config_error_of(json), ContainsSubstring("\"dtype\" is bfloat16 and \"torch_dtype\" is float16"));
 }
 
 TEST_CASE("config: an absent key has upstream's default and a note; model_type has none") {
-  const HuggingFaceConfig parsed = parse(Json{{"model_type", "qwen2"}});
+  const HuggingFaceConfig parsed = config_of(Json{{"model_type", "qwen2"}});
   const ModelConfig& c = parsed.config;
   CHECK(c.vocab == 151936);
   CHECK(c.hidden == 4096);
@@ -92,33 +92,34 @@ TEST_CASE("config: an absent key has upstream's default and a note; model_type h
 
   Json json = five();
   json.erase("rope_parameters");
-  CHECK(parse(json).config.rope_theta == 10000.0);
-  CHECK(parse(json).notes == std::vector<std::string>{"config.json has no rope_theta; transformers' default is 10000"});
+  CHECK(config_of(json).config.rope_theta == 10000.0);
+  CHECK(config_of(json).notes ==
+        std::vector<std::string>{"config.json has no rope_theta; transformers' default is 10000"});
   json.erase("model_type");
-  CHECK_THAT(error_of(json), ContainsSubstring("\"model_type\" is missing"));
-  CHECK_THAT(error_of(Json::object()), ContainsSubstring("\"model_type\" is missing"));
-  CHECK_THAT(error_of(Json::array()), ContainsSubstring("must be an object"));
+  CHECK_THAT(config_error_of(json), ContainsSubstring("\"model_type\" is missing"));
+  CHECK_THAT(config_error_of(Json::object()), ContainsSubstring("\"model_type\" is missing"));
+  CHECK_THAT(config_error_of(Json::array()), ContainsSubstring("must be an object"));
 }
 
 TEST_CASE("config: llama has defaults of its own and no biases, and is written as it is read") {
-  const ModelConfig c = parse(Json{{"model_type", "llama"}}).config;
+  const ModelConfig c = config_of(Json{{"model_type", "llama"}}).config;
   CHECK(c.architecture == Architecture::kLlama);
   CHECK_FALSE(c.qkv_bias);
   CHECK(c.vocab == 32000);
   CHECK(c.intermediate == 11008);
   CHECK(c.max_position_embeddings == 2048);
-  CHECK(parse(Json{{"model_type", "llama"}, {"num_attention_heads", 8}}).config.num_kv_heads == 8);
-  CHECK(parse(to_huggingface_config(c)).config == c);
+  CHECK(config_of(Json{{"model_type", "llama"}, {"num_attention_heads", 8}}).config.num_kv_heads == 8);
+  CHECK(config_of(to_huggingface_config(c)).config == c);
 }
 
 TEST_CASE("config: head_dim and key/value heads follow the number of heads where they are null") {
   Json json = five();
   json["head_dim"] = nullptr;
-  CHECK(parse(json).config.head_dim == 64);
+  CHECK(config_of(json).config.head_dim == 64);
   json["head_dim"] = 96;
-  CHECK(parse(json).config.head_dim == 96);
+  CHECK(config_of(json).config.head_dim == 96);
   json["num_key_value_heads"] = nullptr;
-  CHECK(parse(json).config.num_kv_heads == 14);
+  CHECK(config_of(json).config.num_kv_heads == 14);
 }
 
 TEST_CASE("config: other architectures, heads and activations are refused") {
@@ -139,11 +140,11 @@ TEST_CASE("config: other architectures, heads and activations are refused") {
 TEST_CASE("config: rope scaling is refused in both dialects, the default type is not") {
   Json json = four();
   json["rope_scaling"] = {{"factor", 4.0}, {"original_max_position_embeddings", 32768}, {"type", "yarn"}};
-  CHECK_THAT(error_of(json), ContainsSubstring("rope_scaling.type is \"yarn\": rope scaling is not supported"));
+  CHECK_THAT(config_error_of(json), ContainsSubstring("rope_scaling.type is \"yarn\": rope scaling is not supported"));
   json["rope_scaling"] = {{"rope_type", "default"}};
-  CHECK(error_of(json).empty());
+  CHECK(config_error_of(json).empty());
   json["rope_scaling"] = nullptr;
-  CHECK(error_of(json).empty());
+  CHECK(config_error_of(json).empty());
   const auto with_rope = [](const Json& rope) { return error_with("rope_parameters", rope); };
   CHECK_THAT(with_rope({{"rope_theta", 1e6}, {"rope_type", "linear"}, {"factor", 2.0}}),
              ContainsSubstring("\"linear\""));
@@ -160,16 +161,16 @@ TEST_CASE("config: rope scaling is refused in both dialects, the default type is
 TEST_CASE("config: a sliding window is refused where a layer uses it") {
   Json json = four();
   json["use_sliding_window"] = true;
-  CHECK(error_of(json).empty());  // from layer 24 on: none
+  CHECK(config_error_of(json).empty());  // from layer 24 on: none
   json["max_window_layers"] = 21;
-  CHECK_THAT(error_of(json), ContainsSubstring("layers 21 to 23 have a sliding window"));
+  CHECK_THAT(config_error_of(json), ContainsSubstring("layers 21 to 23 have a sliding window"));
   json["sliding_window"] = nullptr;
-  CHECK(error_of(json).empty());
+  CHECK(config_error_of(json).empty());
   Json types = five();
   types["layer_types"][23] = "sliding_attention";
-  CHECK_THAT(error_of(types), ContainsSubstring("layer_types[23] is \"sliding_attention\""));
+  CHECK_THAT(config_error_of(types), ContainsSubstring("layer_types[23] is \"sliding_attention\""));
   types["layer_types"].erase(23);
-  CHECK_THAT(error_of(types), ContainsSubstring("has 23 entries, but there are 24 layers"));
+  CHECK_THAT(config_error_of(types), ContainsSubstring("has 23 entries, but there are 24 layers"));
 }
 
 TEST_CASE("config: sizes that are no sizes") {
@@ -189,12 +190,12 @@ TEST_CASE("config: sizes that are no sizes") {
 }
 
 TEST_CASE("config: what is written is read back") {
-  ModelConfig c = parse(five()).config;
+  ModelConfig c = config_of(five()).config;
   c.head_dim = 80;
   c.rope_theta = 12345.5;
   c.tie_word_embeddings = false;
   c.dtype = DType::kF16;
-  const HuggingFaceConfig back = parse(to_huggingface_config(c));
+  const HuggingFaceConfig back = config_of(to_huggingface_config(c));
   CHECK(back.config == c);
   CHECK(back.notes.empty());
 }

@@ -31,9 +31,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kData = fs::path(QDIFF_SOURCE_DIR) / "harness/model/tests/data";
+const fs::path kCheckpoints = fs::path(QDIFF_SOURCE_DIR) / "harness/model/tests/data";
 
-std::string error_of(const fs::path& path) {
+std::string checkpoint_error_of(const fs::path& path) {
   const std::string message = input_error_of([&] { open_model(path.string()); });
   CHECK(message.find('\n') == std::string::npos);
   return message;
@@ -105,8 +105,8 @@ struct ShardedCheckpoint {
 TEST_CASE("checkpoints that transformers 5 saved are read value by value") {
   for (const std::string name : {"sharded-bfloat16", "tied-float16", "untied-float32"}) {
     CAPTURE(name);
-    const auto source = open_model((kData / name).string());
-    const Json expected = formats::read_json_file(kData / name / "expected.json");
+    const auto source = open_model((kCheckpoints / name).string());
+    const Json expected = formats::read_json_file(kCheckpoints / name / "expected.json");
     CHECK(source->weights().size() == expected.size());
     for (const WeightInfo& info : source->weights()) {
       CAPTURE(info.name);
@@ -121,16 +121,16 @@ TEST_CASE("checkpoints that transformers 5 saved are read value by value") {
       CHECK(std::fabs(facts.at("sum").get<double>() - sum) <= 1e-9 * static_cast<double>(values.size()));
     }
   }
-  CHECK(to_string(open_model((kData / "sharded-bfloat16").string())->config()) ==
+  CHECK(to_string(open_model((kCheckpoints / "sharded-bfloat16").string())->config()) ==
         "qwen2 D=32 L=2 H=4 K=2 d=16 I=40 V=64 eps=1e-06 theta=1e+06 untied bfloat16");
-  CHECK(to_string(open_model((kData / "tied-float16").string())->config()) ==
+  CHECK(to_string(open_model((kCheckpoints / "tied-float16").string())->config()) ==
         "qwen2 D=32 L=2 H=4 K=2 d=8 I=40 V=64 eps=1e-06 theta=10000 tied float16");
-  CHECK(to_string(open_model((kData / "untied-float32").string())->config()) ==
+  CHECK(to_string(open_model((kCheckpoints / "untied-float32").string())->config()) ==
         "qwen2 D=32 L=1 H=4 K=2 d=8 I=40 V=64 eps=1e-05 theta=10000 untied float32");
 }
 
 TEST_CASE("ranges equal the same part of the whole, in every shard") {
-  const auto source = open_model((kData / "sharded-bfloat16").string());
+  const auto source = open_model((kCheckpoints / "sharded-bfloat16").string());
   for (const WeightInfo& info : source->weights()) {
     const Tensor whole = source->read_all(info.name);
     for (std::int64_t first = 0; first < whole.size(); first += 13) {
@@ -173,7 +173,8 @@ TEST_CASE("a llama checkpoint has no biases, and is refused with them") {
   }
   const TemporaryDirectory directory;
   checkpoint.write(directory.path());
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("_proj.bias\" is stored, but config.json says \"llama\""));
+  CHECK_THAT(checkpoint_error_of(directory.path()),
+             ContainsSubstring("_proj.bias\" is stored, but config.json says \"llama\""));
   for (const auto& [name, tensor] : biases) checkpoint.tensors.erase(name);
   checkpoint.write(directory.path());
   const auto source = open_model(directory.path().string());
@@ -187,29 +188,30 @@ TEST_CASE("a llama checkpoint has no biases, and is refused with them") {
 
 TEST_CASE("a path that is no model says what was looked for") {
   const TemporaryDirectory directory;
-  CHECK_THAT(error_of(directory / "none"), ContainsSubstring("no such file or directory"));
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("has no config.json; a Hugging Face model directory has"));
-  CHECK_THAT(error_of(""), ContainsSubstring("synthetic:NAME"));
-  CHECK_THAT(error_of(directory.write("model.safetensors", "")), ContainsSubstring("is not a directory"));
-  CHECK_THAT(error_of(directory.write("m.gguf", "GGUF")), ContainsSubstring("cut short"));
+  CHECK_THAT(checkpoint_error_of(directory / "none"), ContainsSubstring("no such file or directory"));
+  CHECK_THAT(checkpoint_error_of(directory.path()),
+             ContainsSubstring("has no config.json; a Hugging Face model directory has"));
+  CHECK_THAT(checkpoint_error_of(""), ContainsSubstring("synthetic:NAME"));
+  CHECK_THAT(checkpoint_error_of(directory.write("model.safetensors", "")), ContainsSubstring("is not a directory"));
+  CHECK_THAT(checkpoint_error_of(directory.write("m.gguf", "GGUF")), ContainsSubstring("cut short"));
   fs::remove(directory / "model.safetensors");
   Checkpoint().write_config(directory.path());
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("neither model.safetensors nor"));
+  CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("neither model.safetensors nor"));
   directory.write("pytorch_model.bin", "x");
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("save it with safetensors"));
+  CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("save it with safetensors"));
   REQUIRE(::mkfifo((directory / "model.safetensors").c_str(), 0600) == 0);
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("not a regular file"));
+  CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("not a regular file"));
 }
 
 TEST_CASE("a config.json that is broken is refused with its place") {
   const TemporaryDirectory directory;
   Checkpoint().write(directory.path());
   directory.write("config.json", "{\"model_type\": \"qwen2\",}");
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("config.json: byte "));
+  CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("config.json: byte "));
   directory.write("config.json", "");
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("config.json: is empty"));
+  CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("config.json: is empty"));
   directory.write("config.json", std::string(1'000'000, '['));
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("nested deeper"));
+  CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("nested deeper"));
 }
 
 TEST_CASE("links are followed: the hub's cache is made of them") {
@@ -220,7 +222,7 @@ TEST_CASE("links are followed: the hub's cache is made of them") {
   for (const char* file : {"config.json", "model.safetensors"}) {
     fs::create_symlink(directory / "blobs" / file, directory / "snapshot" / file);
   }
-  CHECK(error_of(directory / "snapshot").empty());
+  CHECK(checkpoint_error_of(directory / "snapshot").empty());
 }
 
 TEST_CASE("every weight of the table must be there") {
@@ -230,7 +232,7 @@ TEST_CASE("every weight of the table must be there") {
     Checkpoint lacking = whole;
     lacking.tensors.erase(name);
     lacking.write(directory.path());
-    CHECK_THAT(error_of(directory.path()), ContainsSubstring("has no tensor \"" + name + "\""));
+    CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("has no tensor \"" + name + "\""));
   }
 }
 
@@ -239,19 +241,19 @@ TEST_CASE("missing weights with a usual reason name it") {
   Checkpoint checkpoint;
   checkpoint.tensors.erase("lm_head.weight");
   checkpoint.write(directory.path());
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("\"tie_word_embeddings\": true"));
+  CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("\"tie_word_embeddings\": true"));
 
   Checkpoint no_bias;
   no_bias.tensors.erase("model.layers.0.self_attn.k_proj.bias");
   no_bias.write(directory.path());
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("biases on q, k and v"));
+  CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("biases on q, k and v"));
 
   Checkpoint bare;
   std::map<std::string, Tensor> renamed;
   for (auto& [name, tensor] : bare.tensors) renamed[name.starts_with("model.") ? name.substr(6) : name] = tensor;
   bare.tensors = renamed;
   bare.write(directory.path());
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("save it as Qwen2ForCausalLM"));
+  CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("save it as Qwen2ForCausalLM"));
 }
 
 TEST_CASE("a weight of a wrong shape is refused") {
@@ -263,7 +265,7 @@ TEST_CASE("a weight of a wrong shape is refused") {
     shape.back() += 1;
     wrong.tensors[name] = Tensor(DType::kF32, shape);
     wrong.write(directory.path());
-    CHECK_THAT(error_of(directory.path()),
+    CHECK_THAT(checkpoint_error_of(directory.path()),
                ContainsSubstring("tensor \"" + name + "\" has the shape " + to_string(shape)));
   }
   // Transposed: the same number of elements.
@@ -271,7 +273,8 @@ TEST_CASE("a weight of a wrong shape is refused") {
   Checkpoint transposed = whole;
   transposed.tensors["model.layers.0.mlp.down_proj.weight"] = Tensor(DType::kF32, {6, 8});
   transposed.write(directory.path());
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("has the shape [6, 8], but config.json asks for [8, 6]"));
+  CHECK_THAT(checkpoint_error_of(directory.path()),
+             ContainsSubstring("has the shape [6, 8], but config.json asks for [8, 6]"));
 }
 
 TEST_CASE("weights may be F32, F16 or BF16, mixed; nothing else") {
@@ -283,7 +286,8 @@ TEST_CASE("weights may be F32, F16 or BF16, mixed; nothing else") {
   CHECK(open_model(directory.path().string())->find(name).dtype == DType::kBF16);
   mixed.tensors[name] = Tensor(DType::kF64, {6, 8});
   mixed.write(directory.path());
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("is stored as F64, but must be F32, F16 or BF16"));
+  CHECK_THAT(checkpoint_error_of(directory.path()),
+             ContainsSubstring("is stored as F64, but must be F32, F16 or BF16"));
 }
 
 TEST_CASE("without a dtype in config.json the embedding's counts") {
@@ -328,19 +332,20 @@ TEST_CASE("more layers than tensors is refused before anything of that size is m
   config["num_hidden_layers"] = 2147483647;
   config.erase("layer_types");
   directory.write("config.json", config.dump());
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("asks for 2147483647 layers, but only 15 tensors"));
+  CHECK_THAT(checkpoint_error_of(directory.path()),
+             ContainsSubstring("asks for 2147483647 layers, but only 15 tensors"));
 }
 
 TEST_CASE("S27 shards: good, and every lie of an index") {
   const TemporaryDirectory directory;
   ShardedCheckpoint good(directory.path());
-  CHECK(error_of(directory.path()).empty());
+  CHECK(checkpoint_error_of(directory.path()).empty());
 
   const auto with_shard = [&](const std::string& name) {
     ShardedCheckpoint changed = good;
     changed.index["weight_map"]["lm_head.weight"] = name;
     changed.write_index(directory.path());
-    return error_of(directory.path());
+    return checkpoint_error_of(directory.path());
   };
   for (const std::string name : {"../../etc/passwd", "/etc/passwd", "../two.safetensors", "./two.safetensors",
                                  "sub/two.safetensors", "C:\\two.safetensors", "sub\\two.safetensors", "..", ".", "",
@@ -356,25 +361,25 @@ TEST_CASE("S27 shards: good, and every lie of an index") {
   ShardedCheckpoint wrong = good;
   wrong.index["metadata"]["total_size"] = 1;
   wrong.write_index(directory.path());
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("total_size is 1, but the shards hold"));
+  CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("total_size is 1, but the shards hold"));
   for (const Json& total : {Json(-1), Json("1"), Json(1e30)}) {
     wrong.index["metadata"]["total_size"] = total;
     wrong.write_index(directory.path());
-    CHECK_THAT(error_of(directory.path()), ContainsSubstring("\"total_size\" is"));
+    CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("\"total_size\" is"));
   }
   wrong.index.erase("metadata");
   wrong.write_index(directory.path());
-  CHECK(error_of(directory.path()).empty());
+  CHECK(checkpoint_error_of(directory.path()).empty());
 
   wrong.index["weight_map"]["lm_head.weight"] = 3;
   wrong.write_index(directory.path());
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("must be a string"));
+  CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("must be a string"));
   for (const char* text : {"{}", "[]", "{\"weight_map\":[]}", "{\"weight_map\":{}}", "3"}) {
     directory.write("model.safetensors.index.json", text);
-    CHECK_FALSE(error_of(directory.path()).empty());
+    CHECK_FALSE(checkpoint_error_of(directory.path()).empty());
   }
   directory.write("model.safetensors.index.json", R"({"weight_map":{"a":"one.safetensors","a":"two.safetensors"}})");
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("occurs twice"));
+  CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("occurs twice"));
 }
 
 TEST_CASE("S27 a tensor in two shards is refused") {
@@ -385,7 +390,7 @@ TEST_CASE("S27 a tensor in two shards is refused") {
     if (name >= "model.layers.0.mlp" || name == "lm_head.weight") second[name] = tensor;
   }
   Checkpoint::write_tensors(directory / "two.safetensors", second);
-  CHECK_THAT(error_of(directory.path()), ContainsSubstring("which one is meant cannot be told"));
+  CHECK_THAT(checkpoint_error_of(directory.path()), ContainsSubstring("which one is meant cannot be told"));
 }
 
 TEST_CASE("S29 a checkpoint cut after it was opened gives an error at the read") {
@@ -402,7 +407,7 @@ TEST_CASE("S29 a checkpoint cut after it was opened gives an error at the read")
 }
 
 TEST_CASE("a description says what the model is and what is unusual") {
-  const std::string text = describe(*open_model((kData / "untied-float32").string()));
+  const std::string text = describe(*open_model((kCheckpoints / "untied-float32").string()));
   CHECK_THAT(text, ContainsSubstring("parameters                        11,168 in 15 weights"));
   CHECK_THAT(text, ContainsSubstring("bytes                             44,672"));
   CHECK_THAT(text, ContainsSubstring("1 x [40, 32] float32"));

@@ -35,7 +35,7 @@ std::uint64_t hash_of(const Tensor& tensor) {
   return hash;
 }
 
-std::string error_of(const std::string& spec) {
+std::string specification_error_of(const std::string& spec) {
   return input_error_of([&] { open_model(spec); });
 }
 
@@ -119,34 +119,38 @@ TEST_CASE("synthetic: a shape of one's own") {
   CHECK(to_string(source->config()) == "qwen2 D=48 L=1 H=4 K=2 d=32 I=40 V=77 eps=1e-05 theta=10000 tied bfloat16");
   CHECK(open_model("synthetic:toy-d64,hidden=192,q_heads=6,kv_heads=3,tied=false,eps=0.000001,theta=1e6")
             ->description() == "synthetic:toy-d64,seed=0,profile=plain");
-  CHECK_THAT(error_of("synthetic:toy-d64,kv_heads=4"), ContainsSubstring("must be a multiple of the number of"));
-  CHECK_THAT(error_of("synthetic:toy-d64,head_dim=33"), ContainsSubstring("rotary embedding needs an even one"));
-  CHECK_THAT(error_of("synthetic:toy-d64,hidden=0"), ContainsSubstring("from 1 to 65536"));
-  CHECK_THAT(error_of("synthetic:toy-d64,tied=yes"), ContainsSubstring("must be true or false"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,kv_heads=4"),
+             ContainsSubstring("must be a multiple of the number of"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,head_dim=33"),
+             ContainsSubstring("rotary embedding needs an even one"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,hidden=0"), ContainsSubstring("from 1 to 65536"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,tied=yes"), ContainsSubstring("must be true or false"));
   for (const char* eps : {"", "-1", "nan", "inf", "1e-6x"}) {
-    CHECK_THAT(error_of(std::string("synthetic:toy-d64,eps=") + eps), ContainsSubstring("eps is"));
+    CHECK_THAT(specification_error_of(std::string("synthetic:toy-d64,eps=") + eps), ContainsSubstring("eps is"));
   }
-  CHECK_THAT(error_of("synthetic:toy-d64,theta=0"), ContainsSubstring("rope_theta"));
-  CHECK_THAT(error_of("synthetic:toy-d64,head_dims=32"), ContainsSubstring("did you mean \"head_dim\"?"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,theta=0"), ContainsSubstring("rope_theta"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,head_dims=32"), ContainsSubstring("did you mean \"head_dim\"?"));
 }
 
 TEST_CASE("synthetic: what is not known is refused with what is") {
-  CHECK_THAT(error_of("synthetic:toy-d46"), ContainsSubstring("did you mean \"toy-d64\"?"));
-  CHECK_THAT(error_of("synthetic:toy-d46"), ContainsSubstring("qwen2.5-72b, toy-d32"));
-  CHECK_THAT(error_of("synthetic:"), ContainsSubstring("known: qwen2.5-0.5b"));
-  CHECK_THAT(error_of("synthetic:toy-d64,sed=1"), ContainsSubstring("did you mean \"seed\"?"));
-  CHECK_THAT(error_of("synthetic:toy-d64,seed"), ContainsSubstring("write option=value"));
-  CHECK_THAT(error_of("synthetic:toy-d64,"), ContainsSubstring("write option=value"));
-  CHECK_THAT(error_of("synthetic:toy-d64,seed=1,seed=2"), ContainsSubstring("given twice"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d46"), ContainsSubstring("did you mean \"toy-d64\"?"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d46"), ContainsSubstring("qwen2.5-72b, toy-d32"));
+  CHECK_THAT(specification_error_of("synthetic:"), ContainsSubstring("known: qwen2.5-0.5b"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,sed=1"), ContainsSubstring("did you mean \"seed\"?"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,seed"), ContainsSubstring("write option=value"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,"), ContainsSubstring("write option=value"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,seed=1,seed=2"), ContainsSubstring("given twice"));
   for (const char* seed : {"", "-1", "1.5", "0x10", "18446744073709551616", " 1", "1 "}) {
-    CHECK_THAT(error_of(std::string("synthetic:toy-d64,seed=") + seed), ContainsSubstring("must be a whole number"));
+    CHECK_THAT(specification_error_of(std::string("synthetic:toy-d64,seed=") + seed),
+               ContainsSubstring("must be a whole number"));
   }
-  CHECK_THAT(error_of("synthetic:toy-d64,layers=0"), ContainsSubstring("from 1 to 256"));
-  CHECK_THAT(error_of("synthetic:toy-d64,layers=257"), ContainsSubstring("from 1 to 256"));
-  CHECK_THAT(error_of("synthetic:toy-d64,vocab=0"), ContainsSubstring("from 1 to 1048576"));
-  CHECK_THAT(error_of("synthetic:toy-d64,dtype=float64"), ContainsSubstring("bfloat16, float16 or float32"));
-  CHECK_THAT(error_of("synthetic:toy-d64,profile=real"), ContainsSubstring("plain, qwen, loud or quiet"));
-  CHECK(error_of("synthetic:\x1B[31m").find('\x1B') == std::string::npos);
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,layers=0"), ContainsSubstring("from 1 to 256"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,layers=257"), ContainsSubstring("from 1 to 256"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,vocab=0"), ContainsSubstring("from 1 to 1048576"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,dtype=float64"),
+             ContainsSubstring("bfloat16, float16 or float32"));
+  CHECK_THAT(specification_error_of("synthetic:toy-d64,profile=real"), ContainsSubstring("plain, qwen, loud or quiet"));
+  CHECK(specification_error_of("synthetic:\x1B[31m").find('\x1B') == std::string::npos);
 }
 
 TEST_CASE("synthetic: the bits are fixed for ever") {

@@ -20,17 +20,19 @@ using formats::Json;
 namespace {
 
 // Written by scripts/make_tokenizer_goldens.py with the package tokenizers.
-const std::filesystem::path kData = QDIFF_SOURCE_DIR "/harness/model/tests/data/tokenizer";
+const std::filesystem::path kTokenizers = QDIFF_SOURCE_DIR "/harness/model/tests/data/tokenizer";
 
-Json golden_tokenizer() { return formats::read_json_file(kData / "tokenizer.json", formats::kTokenizerLimits); }
+Json golden_tokenizer() { return formats::read_json_file(kTokenizers / "tokenizer.json", formats::kTokenizerLimits); }
 
-std::optional<Vocabulary> parse(const Json& json) { return parse_tokenizer_json(json.dump(), "tokenizer.json"); }
-std::string error_of(const Json& json) {
+std::optional<Vocabulary> vocabulary_of(const Json& json) {
+  return parse_tokenizer_json(json.dump(), "tokenizer.json");
+}
+std::string tokenizer_error_of(const Json& json) {
   return input_error_of([&] {
-    if (auto vocabulary = parse(json)) Tokenizer(std::move(*vocabulary), "tokenizer.json");
+    if (auto vocabulary = vocabulary_of(json)) Tokenizer(std::move(*vocabulary), "tokenizer.json");
   });
 }
-Tokenizer tokenizer_of(const Json& json) { return Tokenizer(parse(json).value(), "tokenizer.json"); }
+Tokenizer tokenizer_of(const Json& json) { return Tokenizer(vocabulary_of(json).value(), "tokenizer.json"); }
 
 std::vector<std::string> words(std::string_view text, PreTokenizer rule) {
   std::vector<std::string> words;
@@ -41,7 +43,7 @@ using Words = std::vector<std::string>;
 
 // The same vocabulary as a GGUF file has it.
 std::string gguf_of(const Json& json, const std::string& pre) {
-  const Vocabulary vocabulary = parse(json).value();
+  const Vocabulary vocabulary = vocabulary_of(json).value();
   std::vector<std::string> tokens, merges;
   std::string types = u32(5) + u64(vocabulary.tokens.size());
   for (const Vocabulary::Token& token : vocabulary.tokens) {
@@ -60,7 +62,7 @@ std::string gguf_of(const Json& json, const std::string& pre) {
 TEST_CASE(
     "texts get the tokens that the package tokenizers gives, with every pre-tokenizer, and decode to themselves") {
   Json json = golden_tokenizer();
-  const Json expected = formats::read_json_file(kData / "expected.json");
+  const Json expected = formats::read_json_file(kTokenizers / "expected.json");
   const Json& texts = expected["texts"];
   CHECK(texts.size() > 60);
   const std::map<std::string, std::string> names_in_gguf = {
@@ -142,10 +144,10 @@ TEST_CASE("texts that cannot be encoded as this tokenizer would are refused, not
 TEST_CASE("tokenizers of another kind are none of ours, and no error") {
   Json json = golden_tokenizer();
   json["model"]["type"] = "Unigram";
-  CHECK_FALSE(parse(json).has_value());
+  CHECK_FALSE(vocabulary_of(json).has_value());
   json["model"]["type"] = "BPE";
   json["model"]["byte_fallback"] = true;
-  CHECK_FALSE(parse(json).has_value());
+  CHECK_FALSE(vocabulary_of(json).has_value());
   const TemporaryDirectory directory;
   CHECK(open_tokenizer(directory.path().string()) == nullptr);
   CHECK(open_tokenizer("synthetic:toy-d64") == nullptr);
@@ -159,7 +161,7 @@ TEST_CASE("a broken tokenizer.json is refused with one line") {
   const auto changed = [](const std::function<void(Json&)>& change) {
     Json json = golden_tokenizer();
     change(json);
-    const std::string message = error_of(json);
+    const std::string message = tokenizer_error_of(json);
     CHECK(message.find('\n') == std::string::npos);
     return message;
   };

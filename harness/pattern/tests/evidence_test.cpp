@@ -9,7 +9,6 @@
 namespace qdiff::pattern {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 using Index = std::vector<std::int64_t>;
 
 const std::vector<DType> kStored = {DType::kBF16, DType::kF32};

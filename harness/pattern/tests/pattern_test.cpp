@@ -11,7 +11,6 @@ namespace qdiff::pattern {
 namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // An error that no other rule explains: its size differs from element to element.
 double garbage(const std::vector<std::int64_t>& index) {

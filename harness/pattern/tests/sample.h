@@ -15,6 +15,8 @@
 
 namespace qdiff::pattern {
 
+inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
 class Numbers : public SplitMix64 {
  public:
   using SplitMix64::SplitMix64;

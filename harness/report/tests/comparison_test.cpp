@@ -10,6 +10,7 @@
 #include "harness/contract/error.h"
 #include "harness/formats/tests/temporary_directory.h"
 #include "harness/report/tests/comparisons.h"
+#include "harness/report/tests/printed.h"
 #include "harness/report/text.h"
 
 namespace qdiff::report {
@@ -21,13 +22,6 @@ const ComparedNames kNames{"ours", "theirs"};
 
 std::string shown(const compare::PairwiseResult& result, const ComparedNames& names = kNames) {
   return format_comparison(result, names, {.color = false, .width = 100, .reports = ""});
-}
-
-std::vector<std::string> lines_of(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream stream(text);
-  for (std::string line; std::getline(stream, line);) lines.push_back(line);
-  return lines;
 }
 
 TEST_CASE("equal traces are one line", "[comparison]") {

@@ -5,17 +5,11 @@
 
 #include "cmake/catch2.h"
 #include "harness/report/report.h"
+#include "harness/report/tests/printed.h"
 #include "harness/report/tests/results.h"
 
 namespace qdiff::report {
 namespace {
-
-std::vector<std::string> lines_of(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream stream(text);
-  for (std::string line; std::getline(stream, line);) lines.push_back(line);
-  return lines;
-}
 
 bool is_printable(const std::string& text) {
   return std::all_of(text.begin(), text.end(), [](char c) {

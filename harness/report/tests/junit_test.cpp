@@ -3,6 +3,7 @@
 
 #include "cmake/catch2.h"
 #include "harness/report/report.h"
+#include "harness/report/tests/printed.h"
 #include "harness/report/tests/results.h"
 #include "harness/report/text.h"
 
@@ -26,12 +27,6 @@ TEST_CASE("R01 R02 text from files stays text in XML", "[report]") {
   CHECK(printable);
   CHECK(text.find("\xEF\xBF\xBE") == std::string::npos);  // U+FFFE is no character of XML
   CHECK(xml_text("a<b>&\"'\x1b\n\x01") == "a&lt;b&gt;&amp;&quot;&apos; ");
-}
-
-std::size_t count_of(const std::string& text, const std::string& part) {
-  std::size_t count = 0;
-  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
-  return count;
 }
 
 TEST_CASE("JUnit counts what failed, what cannot be told, what was not exercised", "[report]") {

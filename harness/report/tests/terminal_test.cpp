@@ -4,6 +4,7 @@
 #include "cmake/catch2.h"
 #include "harness/report/json.h"
 #include "harness/report/report.h"
+#include "harness/report/tests/printed.h"
 #include "harness/report/tests/results.h"
 #include "harness/report/text.h"
 
@@ -11,19 +12,6 @@ namespace qdiff::report {
 namespace {
 
 TerminalOptions plain(int width = 100) { return {.color = false, .width = width, .reports = "qdiff-report"}; }
-
-std::vector<std::string> lines_of(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream stream(text);
-  for (std::string line; std::getline(stream, line);) lines.push_back(line);
-  return lines;
-}
-
-std::size_t count_of(const std::string& text, const std::string& part) {
-  std::size_t count = 0;
-  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
-  return count;
-}
 
 TEST_CASE("a match fits a glance and says how much room it had", "[report]") {
   const std::string text = format_terminal(tests::match(), plain());

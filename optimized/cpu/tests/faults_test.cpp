@@ -10,14 +10,11 @@
 namespace qdiff::optimized::cpu {
 namespace {
 
+using testing::equal;
 using testing::KeepingSink;
 using testing::Naive;
 using testing::NaiveForward;
 using testing::RandomModel;
-
-bool equal(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && std::ranges::equal(a.bytes(), b.bytes());
-}
 
 std::unique_ptr<Engine> planted(const WeightSource& model, DType dtype, const Fault& fault) {
   auto engine = make_engine(model, {.dtype = dtype, .num_threads = 2});

@@ -9,15 +9,12 @@
 namespace qdiff::optimized::cpu {
 namespace {
 
+using testing::equal;
 using testing::Inputs;
 using testing::KeepingSink;
 using testing::kSpareSlots;
 using testing::RandomModel;
 using testing::Scenario;
-
-bool equal(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && std::ranges::equal(a.bytes(), b.bytes());
-}
 
 bool is_outside_layers(FaultId id) {
   return id == FaultId::kWrongTokenEmbedding || id == FaultId::kNoFinalNorm || id == FaultId::kUntiedLmHead ||

@@ -1,6 +1,7 @@
 // A small model in memory with random weights, and a sink that keeps what an engine hands out.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <map>
@@ -15,6 +16,11 @@
 #include "harness/contract/weights.h"
 
 namespace qdiff::optimized::cpu::testing {
+
+// The same elements, to the bit.
+inline bool equal(const Tensor& a, const Tensor& b) {
+  return a.shape() == b.shape() && std::ranges::equal(a.bytes(), b.bytes());
+}
 
 class Random : public SplitMix64 {
  public:
