@@ -1,7 +1,9 @@
 #include "harness/explain/explain.h"
 
 #include <algorithm>
+#include <cmath>
 #include <span>
+#include <utility>
 
 #include "harness/compare/judge.h"
 #include "harness/explain/accept.h"
@@ -51,27 +53,69 @@ Candidate of_new_slots(Scene& scene, const Candidate& candidate) {
   return of_new;
 }
 
+// Whether both say the same of every wrong element.
+bool predict_the_same(Scene& scene, const Candidate& a, const Candidate& b) try {
+  return std::ranges::all_of(scene.instances(), [&](const Instance& instance) {
+    if (!instance.wrong) return true;
+    const std::optional<Expectation> of_a = a.predict(instance), of_b = b.predict(instance);
+    if (!of_a || !of_b || of_a->value.size() != of_b->value.size()) return false;
+    for (std::size_t i = 0; i < of_a->value.size(); ++i) {
+      if (of_a->value[i] != of_b->value[i] && scene.is_wrong(instance, i)) return false;
+    }
+    return true;
+  });
+} catch (const NotEvaluable&) {
+  return false;
+}
+
+// The parameters of theories as short as `found` that no wrong element tells from it, as "its cache slot"; the first
+// few.
+std::string same_here(Scene& scene, const Candidate& found, const std::vector<Candidate>& offered) {
+  constexpr int kMostNamed = 3;
+  std::string all;
+  int named = 0;
+  for (const Candidate& other : offered) {
+    const Theory& theory = other.theory;
+    if (theory.mechanism != found.theory.mechanism || theory.bits != found.theory.bits) continue;
+    if (theory.parameters == found.theory.parameters || !predict_the_same(scene, found, other)) continue;
+    if (++named > kMostNamed) break;
+    for (const auto& parameter : theory.parameters) {
+      const auto* words = std::get_if<std::string>(&parameter.second);
+      const bool differs = std::ranges::find(found.theory.parameters, parameter) == found.theory.parameters.end();
+      if (words != nullptr && differs) all += (all.empty() ? "" : ", ") + *words;
+    }
+  }
+  return all;
+}
+
 }  // namespace
 
 std::optional<Theory> explain(Scene& scene, const std::vector<Candidate>& named, Asked asked) {
   std::optional<Theory> best;
+  std::optional<Candidate> found;  // what the best was made of,
+  std::vector<Candidate> offered;  // and what else its mechanism offered
   const auto try_one = [&](const Candidate& candidate) {
     // What takes more to say than what was found is not asked.
     if (best && candidate.theory.bits >= best->bits) return;
     try {
       std::optional<Theory> theory = accept(scene, candidate);
-      if (theory && (!best || theory->bits < best->bits)) best = std::move(theory);
+      if (!theory || (best && theory->bits >= best->bits)) return;
+      best = std::move(theory);
+      found = candidate;
     } catch (const NotEvaluable&) {
     }
   };
   const bool keeps_slots = is_cache(scene.op()) && std::ranges::any_of(scene.instances(), [](const Instance& instance) {
                              return instance.wrong && instance.step().past_length > 0;
                            });
-  const auto offer = [&](const Candidate& candidate) {
-    try_one(candidate);
-    if (keeps_slots) try_one(of_new_slots(scene, candidate));
+  const auto offer = [&](std::vector<Candidate> candidates) {
+    const std::size_t plain = candidates.size();
+    for (std::size_t i = 0; keeps_slots && i < plain; ++i) candidates.push_back(of_new_slots(scene, candidates[i]));
+    const double before = best ? best->bits : HUGE_VAL;
+    std::ranges::for_each(candidates, try_one);
+    if (best && best->bits < before) offered = std::move(candidates);
   };
-  std::for_each(named.begin(), named.end(), offer);
+  offer(named);
   const bool is_span = !compare::is_usual_fusion(scene.instances().front().span);
   std::span<const Recover> mechanisms = kMechanisms;
   if (asked == Asked::kOfElements) mechanisms = kOfElements;
@@ -84,7 +128,12 @@ std::optional<Theory> explain(Scene& scene, const std::vector<Candidate>& named,
     } catch (const NotEvaluable&) {
       continue;
     }
-    std::for_each(candidates.begin(), candidates.end(), offer);
+    offer(std::move(candidates));
+  }
+  if (best) {
+    if (const std::string words = same_here(scene, *found, offered); !words.empty()) {
+      best->sentence += " (" + words + " would be the same here)";
+    }
   }
   return best;
 }
