@@ -1,4 +1,4 @@
-// qdiff: finds the first wrong tensor of a Qwen2.5 inference engine, and the known bug that explains it.
+// qdiff: finds the first wrong tensor of a Qwen2.5 or Llama inference engine, and the bug that explains it.
 //
 // Whatever happens, the process ends with one of the statuses of docs/trace-format.md, section 4, and each error is one
 // line on standard error.

@@ -21,7 +21,7 @@ namespace qdiff::cli {
 namespace {
 
 constexpr const char* kAbout =
-    "qdiff finds the first wrong tensor of a Qwen2.5 inference engine, and the known bug that explains it.";
+    "qdiff finds the first wrong tensor of a Qwen2.5 or Llama inference engine, and the bug that explains it.";
 
 constexpr char kBetweenChoices = '|';
 
@@ -320,8 +320,9 @@ void check_command_name(const CLI::App& app, int argc, const char* const* argv) 
   if (argc < 2) throw InputError("no command given; see 'qdiff --help'");
   const std::string word = argv[1];
   if (word == "--help" || word == "-h" || word == "--version") return;
-  const auto names = texts_of(app.get_subcommands({}), [](const CLI::App* command) { return command->get_name(); });
+  auto names = texts_of(app.get_subcommands({}), [](const CLI::App* command) { return command->get_name(); });
   if (std::ranges::find(names, word) != names.end()) return;
+  names.insert(names.end(), {"--help", "--version"});
   if (word.starts_with('-')) {
     throw InputError("unknown option '" + word +
                      "' before a command; write 'qdiff COMMAND [options]', see 'qdiff --help'");
@@ -340,7 +341,14 @@ void check_extras(const CLI::App& command) {
   if (extras.empty()) return;
   const std::string see = see_help(command);
   const auto option = std::ranges::find_if(extras, [](const auto& word) { return word.starts_with('-'); });
-  if (option == extras.end()) throw InputError("unexpected argument '" + extras.front() + "'; " + see);
+  if (option == extras.end()) {
+    const auto known = command.get_options();
+    const auto lacks = std::ranges::find_if(
+        known, [](const CLI::Option* of) { return of->get_required() && !of->get_positional() && of->count() == 0; });
+    const std::string meant =
+        lacks == known.end() ? "" : "did you mean \"" + (*lacks)->get_name() + ' ' + extras.front() + "\"? ";
+    throw InputError("unexpected argument '" + extras.front() + "'; " + meant + see);
+  }
   std::vector<std::string> names;
   for (const CLI::Option* known : command.get_options()) {
     for (const std::string& name : known->get_lnames()) names.push_back("--" + name);
@@ -357,6 +365,18 @@ void check_values_given(int argc, const char* const* argv) {
     if (word.starts_with("--") && word.find('=') == word.size() - 1) {
       throw InputError(word.substr(0, word.size() - 1) + " is empty; give it a value, or leave it out");
     }
+  }
+}
+
+// CLI11 says that one is required, and not what may stand there.
+void check_places_given(const CLI::App& command) {
+  for (const CLI::Option* place : command.get_options()) {
+    if (!place->get_positional() || !place->get_required() || place->count() > 0) continue;
+    std::string what = place->get_type_name();
+    const bool has_choices = what.find(kBetweenChoices) != std::string::npos;
+    if (has_choices) std::ranges::replace(what, kBetweenChoices, ' ');
+    throw InputError(place->get_single_name() + " is missing (" + (has_choices ? what : place->get_description()) +
+                     "); " + see_help(command));
   }
 }
 
@@ -436,6 +456,7 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   check_extras(asked());  // a misspelt option often shows first as a required one that is missing
   check_values_given(argc, argv);
   check_given_once(asked());
+  check_places_given(asked());
   throw InputError(*refused);
 }
 

@@ -56,11 +56,17 @@ std::optional<std::string> nearest_name(std::string_view name, std::span<const s
     }
   }
   constexpr std::size_t kLeastBeginning = 4;  // "--x" begins too many to mean one
-  if (nearest || name.size() < kLeastBeginning) return nearest;
-  for (const std::string& candidate : candidates) {
-    if (candidate.starts_with(name) && (!nearest || candidate.size() < nearest->size())) nearest = candidate;
+  constexpr std::size_t kLeastPart = 3;
+  if (nearest || name.size() < kLeastPart) return nearest;
+  if (name.size() >= kLeastBeginning) {
+    for (const std::string& candidate : candidates) {
+      if (candidate.starts_with(name) && (!nearest || candidate.size() < nearest->size())) nearest = candidate;
+    }
   }
-  return nearest;
+  if (nearest) return nearest;
+  const auto holds_name = [name](const std::string& candidate) { return candidate.find(name, 1) != std::string::npos; };
+  if (std::ranges::count_if(candidates, holds_name) == 1) return *std::ranges::find_if(candidates, holds_name);
+  return std::nullopt;
 }
 
 std::string suggestion(std::string_view name, std::span<const std::string> candidates) {

@@ -267,7 +267,15 @@ TEST_CASE("usage that is refused, with the nearest name") {
   CHECK_THAT(error_of({"run", ""}), ContainsSubstring("CASE is empty"));
   CHECK_THAT(error_of({"record", "--model", "m", "--engine", "cpu", "--trace", "t"}), ContainsSubstring("--case"));
   CHECK_THAT(error_of({"record", "--modle", "m"}), ContainsSubstring("did you mean \"--model\"?"));
-  CHECK_THAT(error_of({"inspect"}), ContainsSubstring("PATH"));
+  CHECK_THAT(error_of({"inspect"}), ContainsSubstring("PATH is missing ("));
+  CHECK(error_of({"list"}) == "WHAT is missing (mechanisms faults cases models tensors); see 'qdiff list --help'");
+  CHECK(error_of({"completion"}) == "SHELL is missing (bash, zsh or fish); see 'qdiff completion --help'");
+  CHECK_THAT(error_of({"compare", "a"}), ContainsSubstring("B is missing (The trace that it is held against)"));
+  CHECK_THAT(error_of({"diagnose", "m", "t"}),
+             ContainsSubstring("unexpected argument 'm'; did you mean \"--model m\"?"));
+  CHECK_THAT(error_of({"diagnose", "--model", "m", "t"}), ContainsSubstring("did you mean \"--trace t\"?"));
+  CHECK_THAT(error_of({"help"}), ContainsSubstring("did you mean \"--help\"?"));
+  CHECK_THAT(error_of({"version"}), ContainsSubstring("did you mean \"--version\"?"));
   CHECK_THAT(error_of({"inspect", "a", "b"}), ContainsSubstring("unexpected argument 'b'"));
   for (const char* option : {"--layers", "--quiet", "--color", "--threads", "--max-memory"}) {
     CHECK_THAT(error_of({"inspect", "a", option}), ContainsSubstring("unknown option '" + std::string(option) + "'"));

@@ -36,6 +36,13 @@ TEST_CASE("a name that was cut short is completed, by the shortest where several
   CHECK_FALSE(nearest_name("", names).has_value());
 }
 
+TEST_CASE("a part of one name alone stands for it") {
+  const std::vector<std::string> names = {"H05-gqa", "H04-square", "H07-square", "end-to-end"};
+  CHECK(nearest_name("gqa", names) == "H05-gqa");
+  CHECK_FALSE(nearest_name("square", names).has_value());
+  CHECK_FALSE(nearest_name("qa", names).has_value());
+}
+
 TEST_CASE("short names of element types are known where the long ones are asked for") {
   const std::vector<std::string> types = {"float32", "bfloat16", "float16"};
   CHECK(nearest_name("bf16", types) == "bfloat16");
