@@ -156,6 +156,16 @@ std::optional<Judged> judge_tighter(TraceCase& of, const Judged& judged, const J
   return again;
 }
 
+// "self_attn.q_proj, mlp.act and 3 operations more"
+std::string first_names(const std::set<Op>& ops) {
+  constexpr std::size_t kMostNames = 4;
+  std::vector<std::string> named = texts_of(ops, [](Op op) { return row(op).name; });
+  named.resize(std::min(named.size(), kMostNames));
+  std::string names = joined(named, ", ");
+  if (ops.size() > named.size()) names += " and " + std::to_string(ops.size() - named.size()) + " operations more";
+  return names;
+}
+
 // Which tensors are stored wider than the engine held them, as a note; empty: none. Rows of a table that were moved
 // have few digits in any type.
 std::string note_on_widened(const trace::Trace& trace) {
@@ -164,14 +174,30 @@ std::string note_on_widened(const trace::Trace& trace) {
     if (!only_moves(key.id.op)) ops.insert(key.id.op);
   }
   if (ops.empty()) return "";
-  constexpr std::size_t kMostNames = 4;
-  std::vector<std::string> named = texts_of(ops, [](Op op) { return row(op).name; });
-  named.resize(std::min(named.size(), kMostNames));
-  std::string names = joined(named, ", ");
-  if (ops.size() > named.size()) names += " and " + std::to_string(ops.size() - named.size()) + " operations more";
   const std::string held(name(trace.manifest().precision.activations));
   return "stored in a wider type, but every value is one of " + held +
-         ", so that they are judged as rounded to it: " + names;
+         ", so that they are judged as rounded to it: " + first_names(ops);
+}
+
+// Which tensors are stored in a type that the declaration does not give them and that is not wider, by stored type: one
+// note for each. Each is judged as rounded to its own type, so that an engine of another type than the declared one may
+// well match.
+std::vector<std::string> notes_on_other_types(const trace::Trace& trace, const Precision& declared) {
+  std::map<DType, std::set<Op>> stored_as;
+  for (const TensorKey& key : trace.keys()) {
+    const DType stored = trace.dtype(key);
+    const bool as_declared = stored == declared.activations || stored == kept_as(key.id.op, declared) ||
+                             declared.taken_as.contains(key.id.op);
+    if (as_declared || size_of(stored) > size_of(declared.activations)) continue;
+    stored_as[stored].insert(key.id.op);
+  }
+  std::vector<std::string> notes;
+  for (const auto& [stored, ops] : stored_as) {
+    notes.push_back("stored in " + std::string(name(stored)) + " where the manifest declares " +
+                    std::string(name(declared.activations)) +
+                    " for activations, and judged as rounded to what they are stored in: " + first_names(ops));
+  }
+  return notes;
 }
 
 // Logits that were recorded, beside those of the reference feeding itself: what a user reads, never a verdict.
@@ -341,6 +367,7 @@ findings::RunResult judge_trace(const TraceParties& parties, const TraceOptions&
   }
   recorder.add_to(judged);
   if (std::string note = note_on_widened(parties.trace); !note.empty()) result.notes.push_back(std::move(note));
+  std::ranges::move(notes_on_other_types(parties.trace, manifest.precision), std::back_inserter(result.notes));
   if (repeated && repeated->wrong) {
     std::erase_if(judged.wrong, [&](const WrongTensor& tensor) { return repeated->unequal.contains(tensor.key); });
     judged.wrong.push_back(*repeated->wrong);

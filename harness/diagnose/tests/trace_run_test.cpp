@@ -44,6 +44,32 @@ TEST_CASE("a whole trace of an honest engine matches", "[trace_run]") {
   CHECK(result.cases[0].id == "trace");
 }
 
+TEST_CASE("a match of tensors that are stored in another type than the declared one says so", "[trace_run]") {
+  const auto notes_of = [](DType stored, const Precision& declared) {
+    ToyTrace toy(ToyEngine{plain_precision(stored)});
+    toy.about.precision = declared;
+    RunResult result = judge(toy, {.probing = false});
+    INFO(result.reason);
+    CHECK(result.verdict == Verdict::kMatch);
+    std::erase_if(result.notes, [](const std::string& note) { return !note.starts_with("stored in "); });
+    return result.notes;
+  };
+  for (const DType declared : {DType::kF32, DType::kF16}) {
+    Precision precision = plain_precision(declared);
+    precision.weights = DType::kBF16;
+    INFO("declared " << name(declared));
+    const std::vector<std::string> notes = notes_of(DType::kBF16, precision);
+    REQUIRE(notes.size() == 1);
+    CHECK_THAT(notes[0], StartsWith("stored in bfloat16 where the manifest declares " + std::string(name(declared))));
+    CHECK_THAT(notes[0], ContainsSubstring("embed_tokens") && ContainsSubstring("operations more"));
+    // The next operations are said to have taken something else.
+    for (const OperationRow& operation : kOperationTable) precision.taken_as[operation.op] = DType::kBF16;
+    CHECK(notes_of(DType::kBF16, precision).empty());
+  }
+  CHECK(notes_of(DType::kBF16, plain_precision(DType::kBF16)).empty());
+  CHECK(notes_of(DType::kF32, plain_precision(DType::kF32)).empty());
+}
+
 TEST_CASE("a bug in a trace is found and named, and its command repeats it", "[trace_run]") {
   ToyTrace toy(toy_engine({FaultId::kNoSilu, {}, 1}));
   const RunResult result = judge(toy);
