@@ -1,9 +1,10 @@
 // Traces of right engines whose recorder copied a tensor too late or from the wrong buffer; and of engines that really
 // overwrite one.
+#include <iostream>
 #include <set>
 
 #include "cmake/catch2.h"
-#include "harness/cli/tests/trace_sample.h"
+#include "harness/cli/tests/planted_engine.h"
 
 namespace qdiff {
 namespace {
@@ -146,6 +147,70 @@ TEST_CASE("a right engine is not blamed for what its recorder copied too late or
   }
 }
 
+// Layer 0's output holds another layer's, or one element of it is no number.
+TEST_CASE("of layer outputs alone the recorder's are told where they lead far enough", "[recorder]") {
+  const TensorKey spoiled{0, {Op::kOutput, 0}};
+  const std::map<const char*, std::function<void(trace::Recording&)>> mistakes_made = {
+      {"another layer's",
+       [&](trace::Recording& recording) {
+         copy(recording, {0, {Op::kOutput, 2}}, spoiled);
+       }},
+      {"a NaN", [&](trace::Recording& recording) {
+         Tensor tensor = Tensor::copy_of(recording.get(spoiled));
+         tensor.set(4, std::nan(""));
+         recording.erase(spoiled);
+         recording.put(spoiled, std::move(tensor));
+       }}};
+  for (const char* model : {kSquare, "synthetic:toy-15x5,profile=qwen"}) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const auto& [what, make] : mistakes_made) {
+        INFO(model << " in " << name(dtype) << ", " << what);
+        const RunResult result = judge_trace_of({.test_case = small_case(model),
+                                                 .dtype = dtype,
+                                                 .keep = layer_outputs,
+                                                 .rewrite = make,
+                                                 .options = {.probing = false}});
+        INFO(result.reason);
+        CHECK(result.verdict == Verdict::kInconclusive);
+        REQUIRE(result.findings.size() == 1);
+        CHECK(result.findings.front().kind == FindingKind::kRecording);
+        CHECK(result.findings.front().tensor == spoiled.id);
+      }
+    }
+  }
+}
+
+// The weighted sum has a row of d elements that a probability of a masked slot would have moved.
+TEST_CASE("one probability that the mask forbids is the recorder's where the output is without it", "[recorder]") {
+  cases::Case wide = small_case("synthetic:toy-d64");
+  wide.capacity = 64;
+  wide.steps = {{.phase = Phase::kPrefill, .num_tokens = 40, .tokens = {}, .positions = {}},
+                {.phase = Phase::kDecode, .num_tokens = 1, .tokens = {}, .positions = {}}};
+  const TensorKey spoiled{0, {Op::kProbs, 1}};
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    INFO(name(dtype));
+    const RunResult result = judge_trace_of({.test_case = wide,
+                                             .dtype = dtype,
+                                             .reference_engine = true,
+                                             .keep = everything,
+                                             .rewrite =
+                                                 [&](trace::Recording& recording) {
+                                                   Tensor probs = Tensor::copy_of(recording.get(spoiled));
+                                                   const std::int64_t token = 12, slot = 30;
+                                                   probs.set(token * 40 + slot, 0.01);  // of the first head
+                                                   recording.erase(spoiled);
+                                                   recording.put(spoiled, std::move(probs));
+                                                 },
+                                             .options = {.probing = false}});
+    INFO(result.reason);
+    CHECK(result.verdict == Verdict::kInconclusive);
+    REQUIRE(result.findings.size() == 1);
+    CHECK(result.findings.front().kind == FindingKind::kRecording);
+    CHECK(result.findings.front().tensor == spoiled.id);
+    CHECK_THAT(result.findings.front().explanation.sentence, ContainsSubstring("at [0, 0, 12, 30] it holds 0.0"));
+  }
+}
+
 TEST_CASE("tensors that a recorder rounded are the recorder's", "[recorder]") {
   const auto narrow = [](const TensorId&, Tensor& tensor) {
     tensor = Tensor::rounded(DType::kBF16, tensor.shape(), to_doubles(tensor.view()));
@@ -218,6 +283,64 @@ TEST_CASE("an engine that overwrites what it still needs is not excused", "[reco
       for (const Finding& finding : result.findings) CHECK(finding.kind != FindingKind::kRecording);
     }
   }
+}
+
+// An engine's own fault is never the recorder's, however few tensors tell: of every fault, in all layers and in one.
+// Counts how many were seen to be wrong.
+int count_blamed_on_recorder(const std::string& model, DType dtype, const Keep& keep,
+                             const std::vector<std::string>& beginnings, int& seen) {
+  PlantedEngine planted(model, dtype, keep);
+  int blamed = 0;
+  for (FaultId id : planted.faults()) {
+    const bool asked = beginnings.empty() || std::ranges::any_of(beginnings, [id](const std::string& beginning) {
+                         return name(id).starts_with(beginning);
+                       });
+    if (!asked) continue;
+    for (const std::optional<int> layer : {std::optional<int>(), std::optional(0), std::optional(1)}) {
+      std::size_t wrong = 0;
+      std::vector<diagnose::Misrecorded> found;
+      try {
+        found = planted.find_misrecorded({id, {}, layer}, wrong);
+      } catch (const InputError&) {  // the engine cannot run with it
+      }
+      if (wrong > 0) ++seen;
+      if (found.empty()) continue;
+      ++blamed;
+      std::cout << model << " in " << name(dtype) << ", " << name(id)
+                << (layer ? " in layer " + std::to_string(*layer) : "") << ": " << found.size() << " of " << wrong
+                << ", first " << tensor_name(found.front().key.id) << " of step " << found.front().key.step << ", "
+                << found.front().holds << std::endl;
+    }
+  }
+  return blamed;
+}
+
+TEST_CASE("an engine's own fault is not blamed on the recorder", "[recorder]") {
+  int seen = 0;
+  CHECK(count_blamed_on_recorder("synthetic:toy-15x5,profile=qwen", DType::kBF16, layer_outputs,
+                                 {"H05.group_off_by_one", "H06.missing_v", "H04."}, seen) == 0);
+  CHECK(seen >= 15);
+}
+
+// Of all faults in two models and two types.
+void check_no_fault_is_blamed(const Keep& keep) {
+  for (const char* model : {"synthetic:toy-15x5,profile=qwen", "synthetic:toy-d64"}) {
+    for (const DType dtype : {DType::kBF16, DType::kF32}) {
+      int seen = 0;
+      const int blamed = count_blamed_on_recorder(model, dtype, keep, {}, seen);
+      std::cout << model << " in " << name(dtype) << ": " << blamed << " of " << seen << " blamed on the recorder"
+                << std::endl;
+      CHECK(blamed == 0);
+    }
+  }
+}
+
+// `trace_run_tests "[.recorders]"`, some minutes.
+TEST_CASE("from layer outputs alone no catalogued fault is blamed on the recorder", "[.][recorders]") {
+  check_no_fault_is_blamed(layer_outputs);
+}
+TEST_CASE("from all tensors no catalogued fault is blamed on the recorder", "[.][recorders]") {
+  check_no_fault_is_blamed(everything);
 }
 
 }  // namespace

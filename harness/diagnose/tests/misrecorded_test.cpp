@@ -86,7 +86,7 @@ TEST_CASE("a step in which nothing shows a recorder's mistake is like the others
       const double here = std::fabs(tensor.at(i)), there = std::fabs(tensor.at(at));
       if (smallest ? here < there : here > there) at = i;
     }
-    tensor.set(at, tensor.at(at) * (smallest ? 1.0 + 0.5 : 1.5));
+    tensor.set(at, tensor.at(at) * (smallest ? 1.05 : 1.5));
     replace(toy.tensors, {step, act}, std::move(tensor));
   };
   ToyTrace everywhere(ToyEngine{plain_precision(DType::kBF16)});
@@ -99,6 +99,52 @@ TEST_CASE("a step in which nothing shows a recorder's mistake is like the others
   ToyTrace alone(ToyEngine{plain_precision(DType::kBF16)});
   spoil(alone, 1, true);
   CHECK(judge(alone).verdict == Verdict::kDiverged);
+}
+
+// One element of a tensor is another: in the recording alone, or in the engine, which goes on with it.
+RunResult judge_with_element(const TensorId& id, std::int64_t element, double value, bool engine_has_it,
+                             const Precision& precision = plain_precision(DType::kBF16)) {
+  ToyEngine engine{precision};
+  const auto spoil = [=](Tensor& tensor) { tensor.set(element, value); };
+  if (engine_has_it) {
+    engine.change = [=](int step, const TensorId& of, Tensor& tensor) {
+      if (step == 0 && of == id) spoil(tensor);
+    };
+  }
+  ToyTrace toy(std::move(engine));
+  if (!engine_has_it) {
+    Tensor tensor = Tensor::copy_of(toy.tensors.get({0, id}));
+    spoil(tensor);
+    replace(toy.tensors, {0, id}, std::move(tensor));
+  }
+  return judge(toy);
+}
+
+TEST_CASE("one wrong element is the recorder's where its readers follow from the right one", "[misrecorded]") {
+  for (const OperationRow& operation : kOperationTable) {
+    const bool is_read = operation.op != Op::kLmHead;
+    if (!is_read || operation.arithmetic == Arithmetic::kAppend) continue;
+    const TensorId id{operation.op, operation.scope == Scope::kLayer ? 0 : kNoLayer};
+    for (const double value : {std::nan(""), HUGE_VAL, 40.0}) {
+      INFO(tensor_name(id) << " holds " << value);
+      const RunResult recorders = judge_with_element(id, 1, value, false);
+      INFO(recorders.reason);
+      CHECK(recorders.verdict == Verdict::kInconclusive);
+      REQUIRE(recorders.findings.size() == 1);
+      CHECK(recorders.findings[0].kind == FindingKind::kRecording);
+      CHECK(recorders.findings[0].tensor == id);
+      const RunResult engines = judge_with_element(id, 1, value, true);
+      CHECK(engines.verdict == Verdict::kDiverged);
+      for (const auto& finding : engines.findings) CHECK(finding.kind == FindingKind::kLogic);
+    }
+  }
+}
+
+TEST_CASE("a report says which elements the recorder got wrong", "[misrecorded]") {
+  const RunResult result = judge_with_element({Op::kOutput, 0}, 17, std::nan(""), false);
+  REQUIRE(result.findings.size() == 1);
+  CHECK_THAT(result.findings[0].explanation.sentence,
+             ContainsSubstring("recorded wrongly in 1 element of ") && ContainsSubstring("it holds nan where"));
 }
 
 TEST_CASE("nothing speaks for the engine where no reader was recorded", "[misrecorded]") {
