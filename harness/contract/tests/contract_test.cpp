@@ -133,12 +133,14 @@ TEST_CASE("weights are listed once, and none that the model lacks", "[table]") {
     }
     return all;
   };
-  CHECK(std::ssize(names()) == 1 + 3 * weights_of_a_layer() + 2);
+  CHECK(std::ssize(names()) == 1 + 3 * weights_of_a_layer(config) + 2);
   config.tie_word_embeddings = true;
-  CHECK(std::ssize(names()) == 1 + 3 * weights_of_a_layer() + 1);
+  CHECK(std::ssize(names()) == 1 + 3 * weights_of_a_layer(config) + 1);
+  const std::int64_t with_biases = weights_of_a_layer(config);
   CHECK_FALSE(names().contains("lm_head.weight"));
   config.qkv_bias = false;
-  CHECK(std::ssize(names()) == 1 + 3 * (weights_of_a_layer() - 3) + 1);
+  CHECK(weights_of_a_layer(config) == with_biases - 3);
+  CHECK(std::ssize(names()) == 1 + 3 * weights_of_a_layer(config) + 1);
   CHECK_FALSE(names().contains("model.layers.0.self_attn.v_proj.bias"));
   CHECK(only_moves(Op::kVProj, config));
   CHECK_FALSE(only_moves(Op::kVProj));

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 
+#include "harness/contract/config.h"
 #include "harness/contract/operation_table.h"
 
 namespace qdiff {
@@ -13,11 +15,10 @@ inline constexpr std::int64_t kRowsOfALayer = std::ranges::count(kOperationTable
 inline constexpr std::int64_t kFusedRowsOfALayer = std::ranges::count_if(
     kOperationTable, [](const OperationRow& row) { return row.scope == Scope::kLayer && !row.fuses_into; });
 
-// Of a model that has every component.
-constexpr std::int64_t weights_of_a_layer() {
+inline std::int64_t weights_of_a_layer(const ModelConfig& config) {
   std::int64_t weights = 0;
   for (const OperationRow& row : kOperationTable) {
-    if (row.scope == Scope::kLayer) weights += static_cast<std::int64_t>(row.weights.size());
+    if (row.scope == Scope::kLayer && config.has(row.component)) weights += std::ssize(row.weights);
   }
   return weights;
 }

@@ -45,10 +45,12 @@ inline ModelConfig closed_form_config() {
 class ClosedForm final : public Oracle {
  public:
   explicit ClosedForm(ModelConfig config) : config_(std::move(config)) {
-    SplitMix64 random(7);
-    for (std::size_t op = 0; op < kNumOps; ++op) {
-      const OperationRow& of = kOperationTable[op];
-      if (of.weights.empty()) continue;
+    for (const OperationRow& of : kOperationTable) {
+      if (of.weights.empty() || !config_.has(of.component)) continue;
+      // By the row's name, so that a further row of the table changes no weight of another.
+      std::uint64_t seed = 7;
+      for (const char c : of.name) seed = 31 * seed + static_cast<unsigned char>(c);
+      SplitMix64 random(seed);
       const Shape shape = weight_shape(of.op, 0, config_);
       for (int layer = 0; layer < static_cast<int>(config_.num_layers); ++layer) {
         Values& weight = weights_[{of.op, of.scope == Scope::kLayer ? layer : kNoLayer}];
