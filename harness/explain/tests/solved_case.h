@@ -13,6 +13,10 @@
 
 namespace qdiff::explain {
 
+inline constexpr std::int64_t kWidth = kHeads * kHeadDim;  // of queries, in the closed form
+
+inline std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
+
 inline const Precision kPrecision = plain_precision(DType::kBF16);
 
 // The scene of one operation of layer 1, each tensor judged against right code.
