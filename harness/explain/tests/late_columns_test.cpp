@@ -50,7 +50,7 @@ std::vector<Late> late() {
        }},
       {Op::kAct, 64, 40, "gate.function", "function", "ReLU", gate("ReLU")},
       {Op::kAct, 64, 24, "gate.function", "function", "SiLU of at most 0.7", gate("SiLU of at most 0.7")},
-      {Op::kOutput, 48, 30, "sum", "mlp.down_proj", "2",
+      {Op::kOutput, 48, 30, "sum", std::string(row(row(Op::kOutput).inputs[1].op).name), "2",
        [](const Case&, const auto& in, const Step&, Values right) {
          for (std::size_t i = 0; i < right.size(); ++i) right[i] += in[1][i];
          return right;
