@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <map>
 #include <set>
 #include <tuple>
 
 #include "harness/compare/layout.h"
+#include "harness/contract/number_text.h"
 #include "harness/contract/wording.h"
 #include "harness/diagnose/elements_used.h"
 #include "harness/diagnose/row_oracle.h"
@@ -262,12 +262,10 @@ class Inquiry {
     const std::optional<PutRight> right = put_right(rows_, row.row);
     if (!right) return "recorded wrongly: it holds another value than the engine computed with";
     const TensorView view = row.row.actual();
-    char values[96];
-    std::snprintf(values, sizeof values, "it holds %.9g where right code has %.9g",
-                  load_element(view.data, view.dtype, static_cast<std::size_t>(right->first)), right->expected);
+    const double held = load_element(view.data, view.dtype, static_cast<std::size_t>(right->first));
     return "recorded wrongly in " + counted(right->elements, "element") + " of " +
            std::to_string(right->tensor.size()) + ": at [" + joined(compare::unravel(right->first, view.shape), ", ") +
-           "] " + values;
+           "] it holds " + digits(held, 9) + " where right code has " + digits(right->expected, 9);
   }
 
   // Another tensor that it is to the bit, or what right code makes of it, in words; empty: none.

@@ -38,9 +38,8 @@ struct Misrecorded {
 // them if a tensor computed from it is wrong as it stands, right without it (that is, from the recorded tensors before
 // it), and would be seen to be wrong if it had been computed from it; and if none is right as it stands and wrong
 // without it. Where no tensor says either, single elements of those computed from it are asked (elements_used.h), and
-// then it is one of them if it is so in another step. Caches are none: what they
-// hold is read by later steps, which may not be recorded. `done_with_views` is called when views of recorded tensors
-// may end.
+// then it is one of them if it is so in another step. Caches are none: what they hold is read by later steps, which may
+// not be recorded. `done_with_views` is called when views of recorded tensors may end.
 std::vector<Misrecorded> find_misrecorded(const Subject& subject, const Judged& judged, Oracle& oracle,
                                           const Precision& precision, const std::function<void()>& done_with_views);
 
