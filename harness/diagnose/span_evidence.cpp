@@ -25,6 +25,14 @@ bool fits_one_operation(const Fit& fit, const std::vector<WrongTensor>& wrong) {
   });
 }
 
+// Whether the fit reproduces a number anywhere, or that a single operation has none.
+bool fits_more_than_no_number(const Fit& fit, const std::vector<WrongTensor>& wrong) {
+  return std::ranges::any_of(wrong, [&](const WrongTensor& other) {
+    return !(other.is_long() && other.pattern.holds_no_number) &&
+           std::ranges::find(other.fits, fit) != other.fits.end();
+  });
+}
+
 }  // namespace
 
 void weigh_span_evidence(std::vector<WrongTensor>& wrong) {
@@ -45,6 +53,8 @@ void weigh_span_evidence(std::vector<WrongTensor>& wrong) {
                     ", where nothing explains it";
       } else if (searched(fit)) {
         fit.doubt = kSearchedOverSpan;
+      } else if (!fits_more_than_no_number(fit, found)) {
+        fit.doubt = kNoNumberInSpan;
       }
     }
   }

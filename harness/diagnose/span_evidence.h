@@ -6,6 +6,9 @@
 //   Where that operation was seen alone, a fit is none unless it fits a single operation somewhere; where it was part
 //   of a span too, a fit with a searched value is none. What is left is in doubt.
 // - A value that was searched for on such spans alone is in doubt. One that fits a single operation elsewhere is not.
+// - Where nothing is left but NaN, it says that one arose somewhere in the span, not how: a softmax that overflows
+//   leaves what a cache leaves of which most was never written. A fit that reproduces no number, and no single
+//   operation without one, is in doubt.
 //
 // What is in doubt is consistent, never confirmed.
 #pragma once
@@ -18,6 +21,9 @@ namespace qdiff::diagnose {
 
 inline constexpr const char* kSearchedOverSpan =
     "the value was searched for over a span of several operations, where another bug may look like it";
+
+inline constexpr const char* kNoNumberInSpan =
+    "all that it reproduces is NaN behind a span of several operations, any of which may have made it";
 
 // Drops fits of `wrong`, and marks others with their doubt, by these rules.
 void weigh_span_evidence(std::vector<WrongTensor>& wrong);

@@ -213,6 +213,15 @@ class Finder {
   std::vector<std::string> phrases_;
 };
 
+bool holds_no_number(const Values& values) {
+  for (std::int64_t row = 0; row < values.num_rows(); ++row) {
+    for (std::int64_t c = 0; c < values.num_columns(); ++c) {
+      if (values.compared(row, c) && !std::isnan(values.actual(row, c))) return false;
+    }
+  }
+  return true;
+}
+
 // What does not fit is left out, axes that are wrong throughout before others.
 std::string compose(std::vector<std::string> phrases, const std::vector<std::string>& places) {
   const auto length = [&] {
@@ -242,6 +251,7 @@ Pattern find_pattern(Op op, const TensorView& actual, const Expectation& expecte
   const Values values(op, actual, expected, step, config);
   if (values.num_wrong() == 0) return pattern;
   pattern.share_wrong = static_cast<double>(values.num_wrong()) / static_cast<double>(values.num_compared());
+  pattern.holds_no_number = holds_no_number(values);
 
   std::vector<std::string> places;
   for (const Axis& axis : axes_of(values)) {

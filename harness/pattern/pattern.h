@@ -41,6 +41,7 @@ struct Pattern {
   std::optional<std::string> hypothesis;    // "H05": positive evidence, never place alone
   std::string evidence;                     // the sentence that says why
   double share_wrong = 0.0;                 // of the elements compared
+  bool holds_no_number = false;             // each element compared is NaN
 };
 
 // O(elements): what has to be fitted or searched for is so on a bounded sample of the wrong elements.

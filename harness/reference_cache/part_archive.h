@@ -23,7 +23,7 @@ namespace qdiff::shards {
 QDIFF_ARCHIVED(diagnose::Detectability, cases_that_show, tried, not_evaluable)
 QDIFF_ARCHIVED(pattern::Pattern::AxisFacts, axis, wrong, size, all)
 QDIFF_ARCHIVED(pattern::Pattern, text, axes, ratio, grouped_ratio, offset, rounded_to, power_of_position, hypothesis,
-               evidence, share_wrong)
+               evidence, share_wrong, holds_no_number)
 
 // The archive's statistics are those that reports show; here the next step of the diagnosis wants all.
 template <typename Io>

@@ -154,6 +154,31 @@ TEST_CASE("a value searched for over spans alone is in doubt, and none beside an
   CHECK(supported[1].fits[0].doubt.empty());
 }
 
+TEST_CASE("a span of which nothing is left but NaN confirms no bug, beside a number or one operation it does",
+          "[attribution]") {
+  const Fit fit{Variant{FaultId::kNoMax, {}}, {}};
+  WrongTensor without = wrong_tensor(whole_layer(0), {fit});
+  without.pattern.holds_no_number = true;
+  const WrongTensor with_numbers = wrong_tensor(whole_layer(1), {fit});
+  WrongTensor one_operation = wrong_tensor({in_layer(Op::kScores, 1)}, {fit});
+  one_operation.pattern.holds_no_number = true;
+
+  std::vector<WrongTensor> spans = {without, without};
+  weigh_span_evidence(spans);
+  for (const WrongTensor& tensor : spans) {
+    REQUIRE(tensor.fits.size() == 1);
+    CHECK(tensor.fits[0].doubt == kNoNumberInSpan);
+  }
+  for (const WrongTensor& other : {with_numbers, one_operation}) {
+    std::vector<WrongTensor> both = {without, other};
+    weigh_span_evidence(both);
+    for (const WrongTensor& tensor : both) CHECK(tensor.fits[0].doubt.empty());
+  }
+  std::vector<WrongTensor> alone = {one_operation};
+  weigh_span_evidence(alone);
+  CHECK(alone[0].fits[0].doubt.empty());
+}
+
 const findings::HypothesisResult& find(const std::vector<findings::HypothesisResult>& results, const std::string& id) {
   for (const auto& result : results) {
     if (result.id == id) return result;

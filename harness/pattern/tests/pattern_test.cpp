@@ -220,6 +220,12 @@ TEST_CASE("values of one kind are told", "[pattern]") {
   CHECK(text([](const auto& i, double right) { return i[1] == 1 ? 0.0 : right; }) ==
         "zero where wrong, token row 1 of 3, every column");
   CHECK(text([](const auto&, double) { return kNan; }) == "NaN only" + everywhere);
+  const auto holds_no_number = [](const auto& wrong) {
+    return pattern_sample(Op::kDownProj, pattern_step(3), DType::kF32).change(wrong).pattern().holds_no_number;
+  };
+  CHECK(holds_no_number([](const auto&, double) { return kNan; }));
+  CHECK_FALSE(holds_no_number([](const auto& i, double right) { return i[1] == 1 ? right : kNan; }));
+  CHECK_FALSE(holds_no_number([](const auto& i, double) { return i[1] == 1 ? kInfinity : kNan; }));
   CHECK(text([](const auto&, double right) { return right < 0 ? -kInfinity : kInfinity; }) == "infinite" + everywhere);
   CHECK(text([](const auto&, double right) { return right < 0 ? -65504.0 : 65504.0; }) ==
         "saturated at +-65504" + everywhere);
