@@ -62,6 +62,16 @@ def run(command, **options):
                           stdin=subprocess.DEVNULL, **options)
 
 
+def link_command(folder, room):
+    """The words of the command that links a room's tests, without what the build puts around it."""
+    commands = run(["ninja", "-C", str(folder), "-t", "commands", room.tests])
+    found = [part for line in commands.stdout.splitlines() for part in line.split(" && ")
+             if f"/{room.tests} " in part + " " and " -o " in part and ".o " in part and " -c " not in part]
+    if len(found) != 1:
+        stop(f"{folder} has no single command that links {room.tests}; build that target first")
+    return shlex.split(found[0])
+
+
 class Build:
     """The objects and commands of a built tree, taken apart so that one source can be put in place of another."""
 
@@ -81,12 +91,7 @@ class Build:
         for entry in entries:
             words = shlex.split(entry["command"])
             self.entries[words[words.index("-o") + 1]] = (words, Path(entry["file"]))
-        commands = run(["ninja", "-C", str(folder), "-t", "commands", room.tests])
-        link = [part for line in commands.stdout.splitlines() for part in line.split(" && ")
-                if f"/{room.tests} " in part + " " and " -o " in part and ".cpp.o" in part and " -c " not in part]
-        if len(link) != 1:
-            stop(f"{folder} has no single command that links {room.tests}; build that target first")
-        self.link = shlex.split(link[0])
+        self.link = link_command(folder, room)
         self.library = next((word for word in self.link if word.endswith(f"lib{room.library}.a")), None)
         if self.library is None:
             stop(f"{room.tests} does not link {room.library}")
