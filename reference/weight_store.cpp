@@ -29,15 +29,17 @@ std::size_t stored_on_device(const WeightSource& source) {
   return bytes <= free_bytes / 3 ? std::max(bytes, kKeptOnDevice) : kKeptOnDevice;
 }
 
-at::Tensor convert(const at::Tensor& stored, DType stored_type, const Shape& shape, const WeightForm& form) {
-  at::Tensor values = stored;
+// Writes what was stored into `values`, in the form that is wanted.
+void convert(const at::Tensor& stored, DType stored_type, const WeightForm& form, const at::Tensor& values) {
+  at::Tensor rounded = stored;
   if (stored_type != form.rounded_to && size_of(form.rounded_to) <= size_of(stored_type)) {
     // bfloat16 and float16 hold different numbers, so the way between them goes through fp32, which holds both.
     const bool through_float = size_of(stored_type) == 2;
-    values = through_float ? round_to(form.rounded_to, stored.to(at::kFloat)) : stored.to(scalar_type(form.rounded_to));
+    rounded =
+        through_float ? round_to(form.rounded_to, stored.to(at::kFloat)) : stored.to(scalar_type(form.rounded_to));
   }
-  values = values.to(form.compute).view(shape);
-  return form.squared ? values.square() : values;
+  values.copy_(rounded.view(values.sizes()));
+  if (form.squared) values.square_();
 }
 
 }  // namespace
@@ -70,17 +72,25 @@ const at::Tensor* WeightStore::Kept::find(const std::string& name, const WeightF
   return &entries.front().tensor;
 }
 
+at::Tensor WeightStore::Kept::room_for(const Shape& shape, at::ScalarType type) {
+  const std::size_t needed = static_cast<std::size_t>(num_elements(shape)) * at::elementSize(type);
+  at::Tensor free;
+  while (bytes + needed > budget && !entries.empty()) {
+    at::Tensor last = std::move(entries.back().tensor);
+    entries.pop_back();
+    bytes -= last.nbytes();
+    if (last.nbytes() == needed && last.scalar_type() == type && last.storage().use_count() == 1)
+      free = last.view(shape);
+  }
+  return free.defined() ? free : at::empty(shape, of_type(type));
+}
+
 void WeightStore::Kept::add(Entry entry) {
   bytes += entry.tensor.nbytes();
   entries.push_front(std::move(entry));
-  while (bytes > budget && entries.size() > 1) {
-    bytes -= entries.back().tensor.nbytes();
-    entries.pop_back();
-  }
 }
 
-at::Tensor WeightStore::read(const WeightInfo& info, std::int64_t first, std::int64_t count) const {
-  const at::ScalarType type = scalar_type(info.dtype);
+void WeightStore::read(const WeightInfo& info, std::int64_t first, const at::Tensor& stored) const {
   const std::size_t size = size_of(info.dtype);
   // In parallel, because a synthetic model computes what it "reads".
   const auto fill = [&](const at::Tensor& part, std::int64_t from) {
@@ -90,28 +100,33 @@ at::Tensor WeightStore::read(const WeightInfo& info, std::int64_t first, std::in
                    {to + static_cast<std::size_t>(begin) * size, static_cast<std::size_t>(end - begin) * size});
     });
   };
-  const at::Tensor stored = at::empty({count}, of_type(type));
-  if (device().is_cpu()) {
-    fill(stored, 0);
-    return stored;
-  }
+  if (device().is_cpu()) return fill(stored, 0);
   // A GPU takes memory that is pinned several times as fast.
-  const at::Tensor staged = at::empty({std::min(count, kStagedAtOnce)}, at::dtype(type).pinned_memory(true));
+  const std::int64_t count = stored.numel();
+  const at::Tensor staged =
+      at::empty({std::min(count, kStagedAtOnce)}, at::dtype(stored.scalar_type()).pinned_memory(true));
   for (std::int64_t from = 0; from < count; from += kStagedAtOnce) {
     const at::Tensor part = staged.narrow(0, 0, std::min(kStagedAtOnce, count - from));
     fill(part, from);
     stored.narrow(0, from, part.numel()).copy_(part);
   }
-  return stored;
 }
 
 at::Tensor WeightStore::kept_or_read(const WeightInfo& info, std::int64_t first, std::int64_t count) {
   const std::int64_t elements = num_elements(info.shape);
+  const WeightForm as_stored = {info.dtype, scalar_type(info.dtype), false};
   const std::lock_guard lock(stored_->mutex);
   Kept& kept = stored_->kept;
-  if (static_cast<std::size_t>(elements) * size_of(info.dtype) > kept.budget) return read(info, first, count);
-  const WeightForm as_stored = {info.dtype, scalar_type(info.dtype), false};
-  if (kept.find(info.name, as_stored) == nullptr) kept.add({info.name, as_stored, read(info, 0, elements)});
+  if (static_cast<std::size_t>(elements) * size_of(info.dtype) > kept.budget) {
+    at::Tensor part = at::empty({count}, of_type(as_stored.compute));
+    read(info, first, part);
+    return part;
+  }
+  if (kept.find(info.name, as_stored) == nullptr) {
+    const at::Tensor whole = kept.room_for({elements}, as_stored.compute);
+    read(info, 0, whole);
+    kept.add({info.name, as_stored, whole});
+  }
   return kept.find(info.name, as_stored)->narrow(0, first, count);
 }
 
@@ -119,9 +134,10 @@ at::Tensor WeightStore::get(const std::string& name, const WeightForm& form) {
   if (const at::Tensor* kept = converted_.find(name, form)) return *kept;
   const WeightInfo& info = source_.find(name);
   const at::Tensor stored = kept_or_read(info, 0, num_elements(info.shape));
-  const at::Tensor tensor = convert(stored, info.dtype, info.shape, form);
-  converted_.add({name, form, tensor});
-  return tensor;
+  at::Tensor values = converted_.room_for(info.shape, form.compute);
+  convert(stored, info.dtype, form, values);
+  converted_.add({name, form, values});
+  return values;
 }
 
 at::Tensor WeightStore::gather_rows(const std::string& name, const std::vector<std::int64_t>& indices,
@@ -135,7 +151,9 @@ at::Tensor WeightStore::gather_rows(const std::string& name, const std::vector<s
   for (std::size_t i = 0; i < indices.size(); ++i) {
     source_.read(info, indices[i] * columns, columns, {to + i * row_bytes, row_bytes});
   }
-  return convert(stored.to(device()), info.dtype, shape, form);
+  at::Tensor values = at::empty(shape, of_type(form.compute));
+  convert(stored.to(device()), info.dtype, form, values);
+  return values;
 }
 
 void WeightStore::for_each_block(const std::string& name, const WeightForm& form,
@@ -145,10 +163,13 @@ void WeightStore::for_each_block(const std::string& name, const WeightForm& form
   if (elements <= (is_vocabulary_matrix(info, config()) ? kBlockElements : kLargestKept)) return f(0, get(name, form));
   const std::int64_t columns = info.shape[1];
   const std::int64_t block = std::max<std::int64_t>(1, kBlockElements / columns);
+  const at::Tensor room = at::empty({std::min(block, info.shape[0]), columns}, of_type(form.compute));
   for (std::int64_t first = 0; first < info.shape[0]; first += block) {
     const std::int64_t rows = std::min(block, info.shape[0] - first);
     const at::Tensor stored = kept_or_read(info, first * columns, rows * columns);
-    f(first, convert(stored, info.dtype, {rows, columns}, form));
+    const at::Tensor values = room.narrow(0, 0, rows);
+    convert(stored, info.dtype, form, values);
+    f(first, values);
   }
 }
 
