@@ -213,7 +213,10 @@ void tally(Walk& walk, const RowJudgement& row) {
 }
 
 void end_part(const Walk& walk) {
-  malloc_trim(0);  // the next part's tensors have other sizes than the holes that this one's leave
+  // The next part's tensors have other sizes than the holes that this one's leave. Small holes are kept: memory that is
+  // asked for anew costs a page fault for each 4 KiB.
+  constexpr std::size_t kMostInHoles = std::size_t{128} << 20;
+  if (mallinfo2().fordblks > kMostInHoles) malloc_trim(0);
   if (walk.options.after_part) walk.options.after_part();
 }
 
