@@ -142,7 +142,7 @@ std::optional<Option> common_scale(const std::vector<std::vector<Option>>& heads
 }
 
 // One scale where that fits, for those heads too that have none; else each its own.
-std::vector<double> joined(const std::vector<std::vector<Option>>& heads) {
+std::vector<double> together(const std::vector<std::vector<Option>>& heads) {
   const auto found = std::ranges::count_if(heads, [](const auto& options) { return !options.empty(); });
   if (found == 0 || 2 * found < std::ssize(heads)) return {};
   if (const std::optional<Option> common = common_scale(heads)) return {common->middle()};
@@ -207,7 +207,7 @@ std::map<QuantizedCache, CacheScales> read_cache_scales(const TensorStore& recor
         if (scales[kind].contains(id)) continue;
         std::vector<std::vector<Option>> options;
         for (const Head& head : heads) options.push_back(options_of(*float8_of(kind), head));
-        const std::vector<double> factors = joined(options);
+        const std::vector<double> factors = together(options);
         if (std::ranges::any_of(factors, [](double factor) { return factor != 1.0; })) scales[kind][id] = factors;
       }
     }

@@ -1,12 +1,6 @@
 #include "optimized/cuda/arena.h"
 
 namespace qdiff::optimized::cuda {
-namespace {
-
-constexpr std::size_t kAlignment = 256;
-
-}  // namespace
-
 int poison_byte(Poison poison, DType dtype) {
   if (poison == Poison::kNaN) return 0xFF;
   return dtype == DType::kF16 ? 0x77 : 0x47;  // float16 0x7777 = 30576; bfloat16 0x4747 and float32 0x47474747 = 5.1e4
@@ -18,8 +12,7 @@ void Arena::arrange(std::int64_t rows, int num_layers, bool head, Poison poison,
     std::size_t at = 0;
     const auto take = [&](std::int64_t width) {
       void* address = base == nullptr ? nullptr : base + at;
-      const std::size_t bytes = static_cast<std::size_t>(rows * width) * size_of(dtype_);
-      at += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+      at += aligned(static_cast<std::size_t>(rows * width) * size_of(dtype_));
       return address;
     };
     input_ = take(config_.hidden);

@@ -5,10 +5,12 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <mutex>
 #include <shared_mutex>
 #include <utility>
 
+#include "harness/contract/dtype.h"
 #include "optimized/cuda/check.h"
 
 namespace qdiff::optimized::cuda {
@@ -96,5 +98,18 @@ class Buffer {
 
 using DeviceBuffer = Buffer<take_device_memory, free_device_memory>;
 using PinnedBuffer = Buffer<take_pinned_memory, free_pinned_memory>;
+
+// What several parts of one buffer take, each in whole bytes of the alignment that cudaMalloc gives.
+inline std::size_t aligned(std::size_t bytes) {
+  constexpr std::size_t kAlignment = 256;
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+inline const void* elements_at(const void* base, std::int64_t elements, DType dtype) {
+  return static_cast<const std::byte*>(base) + elements * static_cast<std::int64_t>(size_of(dtype));
+}
+inline void* elements_at(void* base, std::int64_t elements, DType dtype) {
+  return static_cast<std::byte*>(base) + elements * static_cast<std::int64_t>(size_of(dtype));
+}
 
 }  // namespace qdiff::optimized::cuda

@@ -10,9 +10,6 @@
 namespace qdiff::optimized::cuda {
 namespace {
 
-constexpr std::size_t kAlignment = 256;
-std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
 // Sets the addresses, from `base` on, and returns the bytes that they take. The matrices of the layers that are not
 // resident all have the addresses of the first of these.
 std::size_t lay_out(DeviceModel& model, std::byte* base) {

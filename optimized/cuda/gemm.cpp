@@ -70,7 +70,7 @@ cudaDataType_t data_type(DType dtype) {
 }
 
 // What an algorithm is chosen for.
-struct Shape {
+struct GemmShape {
   std::int64_t rows;
   std::int64_t n;
   std::int64_t k;
@@ -82,7 +82,7 @@ struct Shape {
   bool transposed;
   bool biased;
 
-  Shape(const GemmCall& call, std::int64_t num_rows)
+  GemmShape(const GemmCall& call, std::int64_t num_rows)
       : rows(num_rows),
         n(call.n),
         k(call.k),
@@ -93,7 +93,7 @@ struct Shape {
         partial(call.partials != nullptr),
         transposed(call.transposed),
         biased(call.bias != nullptr) {}
-  auto operator<=>(const Shape&) const = default;
+  auto operator<=>(const GemmShape&) const = default;
 };
 
 // The descriptors of one call. cuBLASLt counts in columns, so it computes out' = weights' x with out' the transpose;
@@ -341,7 +341,7 @@ struct Gemm::State {
   }
 
   const cublasLtMatmulAlgo_t& algorithm_for(const GemmCall& call, std::int64_t rows, cudaStream_t stream) {
-    const Shape shape(call, rows);
+    const GemmShape shape(call, rows);
     const auto found = algorithms.find(shape);
     if (found != algorithms.end()) return found->second;
     cublasLtMatmulAlgo_t chosen = ask(call, kNominalRows[0]).front();
@@ -351,19 +351,19 @@ struct Gemm::State {
   }
 
   const Plan& plan_for(const GemmCall& call, cudaStream_t stream) {
-    const auto found = plans.find(Shape(call, call.m));
+    const auto found = plans.find(GemmShape(call, call.m));
     if (found != plans.end()) return found->second;
     auto description = std::make_unique<const Description>(call, call.m, dtype);
     cublasLtMatmulAlgo_t algorithm = algorithm_for(call, nominal_rows(call.m), stream);
     if (!fits(algorithm, *description)) algorithm = ask(call, call.m).front();
-    return plans.emplace(Shape(call, call.m), Plan{std::move(description), algorithm}).first->second;
+    return plans.emplace(GemmShape(call, call.m), Plan{std::move(description), algorithm}).first->second;
   }
 
   DType dtype;
   cublasLtHandle_t handle = nullptr;
   DeviceBuffer workspace;
-  std::map<Shape, cublasLtMatmulAlgo_t> algorithms;  // by nominal rows
-  std::map<Shape, Plan> plans;                       // by rows
+  std::map<GemmShape, cublasLtMatmulAlgo_t> algorithms;  // by nominal rows
+  std::map<GemmShape, Plan> plans;                       // by rows
 };
 
 Gemm::Gemm(DType dtype) : state_(std::make_unique<State>(dtype)) {}

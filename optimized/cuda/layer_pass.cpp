@@ -8,13 +8,6 @@ namespace {
 
 bool is(const PlantedFault* fault, FaultId id) { return fault != nullptr && fault->id() == id; }
 
-const void* elements_at(const void* base, std::int64_t elements, DType dtype) {
-  return static_cast<const std::byte*>(base) + elements * static_cast<std::int64_t>(size_of(dtype));
-}
-void* elements_at(void* base, std::int64_t elements, DType dtype) {
-  return static_cast<std::byte*>(base) + elements * static_cast<std::int64_t>(size_of(dtype));
-}
-
 }  // namespace
 
 void LayerPass::embedding(const StepShape& shape, void* out, Recorder* recorder) {

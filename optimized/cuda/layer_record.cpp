@@ -2,13 +2,6 @@
 #include "optimized/cuda/layer_pass.h"
 
 namespace qdiff::optimized::cuda {
-namespace {
-
-const void* elements_at(const void* base, std::int64_t elements, DType dtype) {
-  return static_cast<const std::byte*>(base) + elements * static_cast<std::int64_t>(size_of(dtype));
-}
-
-}  // namespace
 
 void LayerPass::record_step(const StepShape& shape, const Arena& arena, bool caches, Recorder& recorder) {
   record_embedding(shape, arena.input(), recorder);

@@ -8,12 +8,12 @@ namespace qdiff::optimized::cuda {
 namespace {
 
 constexpr std::size_t kChunkBytes = 8U << 20;
-constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kChunkAlignment = 64;
 
 }  // namespace
 
 void* Recorder::reserve(std::size_t bytes) {
-  bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  bytes = (bytes + kChunkAlignment - 1) / kChunkAlignment * kChunkAlignment;
   while (chunk_ < chunks_.size() && used_ + bytes > chunks_[chunk_].size()) {
     ++chunk_;
     used_ = 0;

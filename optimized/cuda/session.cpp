@@ -15,8 +15,6 @@ namespace {
   throw InputError("cuda engine, step " + std::to_string(step.index) + ": " + what);
 }
 
-std::size_t aligned(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
-
 SessionOptions checked(const SessionOptions& options) {
   constexpr std::int64_t kMostSlots = 1 << 24;
   if (options.capacity > kMostSlots) {

@@ -31,7 +31,7 @@ at::Tensor modulo_hidden(const at::Tensor& bias, Op op, const Setting& setting) 
 
 // Computed in float64, whatever the engine computes in, which decides the level of a bias next to a tie; then float32,
 // which holds what was quantised.
-at::Tensor in_int8(const at::Tensor& bias, Op, const Setting&) {
+at::Tensor bias_in_int8(const at::Tensor& bias, Op, const Setting&) {
   const at::Tensor exact = bias.to(at::kDouble);
   const at::Tensor largest = exact.abs().max();
   // By a tensor: a GPU multiplies by the reciprocal of a scalar, which decides ties otherwise.
@@ -61,7 +61,7 @@ void plant_bias_itself(Parameters& parameters, const NumberedLaw& law) {
                             const at::Tensor& bias, Op, const Setting&) { return round_to(type, bias); };
       return;
     case Law::kInInt8:
-      parameters.bias = in_int8;
+      parameters.bias = bias_in_int8;
       return;
     default:
       unknown_law(law);
