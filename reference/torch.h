@@ -1,8 +1,11 @@
 // The one door to LibTorch: its header, and what carries named tensors across.
 #pragma once
 
+// LibTorch defines a CHECK of its own, which ends the program where it fails: in a test it would stand for Catch2's.
+#pragma push_macro("CHECK")
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#pragma pop_macro("CHECK")
 
 #include <vector>
 

@@ -79,8 +79,9 @@ at::Tensor WeightStore::Kept::room_for(const Shape& shape, at::ScalarType type) 
     at::Tensor last = std::move(entries.back().tensor);
     entries.pop_back();
     bytes -= last.nbytes();
-    if (last.nbytes() == needed && last.scalar_type() == type && last.storage().use_count() == 1)
-      free = last.view(shape);
+    // Copies of a tensor count its users, views of it those of its storage.
+    const bool unused = last.use_count() == 1 && last.storage().use_count() == 1;
+    if (unused && last.nbytes() == needed && last.scalar_type() == type) free = last.view(shape);
   }
   return free.defined() ? free : at::empty(shape, of_type(type));
 }
