@@ -1,10 +1,11 @@
 #include "harness/diagnose/elements_used.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "harness/compare/layout.h"
 #include "harness/compare/sums.h"
-#include "harness/diagnose/thresholds.h"
+#include "harness/contract/overlay.h"
 
 namespace qdiff::diagnose {
 namespace {
@@ -51,40 +52,49 @@ std::optional<PutRight> put_right(const RowOracle& rows, const RowJudgement& row
   return result.elements > 0 ? std::optional(std::move(result)) : std::nullopt;
 }
 
-ValueUsed value_used(const RowOracle& rows, const RowJudgement& reader, const TensorKey& key, const TensorView& right) {
-  const Replaced store(*reader.subject->inputs, key, right);
+std::vector<UnderBoth> under_both(const RowOracle& rows, const RowJudgement& reader, const TensorKey& key,
+                                  const Tensor& right) {
+  Overlay store(*reader.subject->inputs);
+  store.replace(key, Tensor::copy_of(right.view()));
   Subject subject = *reader.subject;
   subject.inputs = &store;
   RowJudgement repaired = reader;
   repaired.subject = &subject;
+  std::vector<UnderBoth> elements;
+  if (!is_usable(repaired, rows.config())) return elements;
   const TensorView actual = reader.actual();
-  if (!is_usable(repaired, rows.config())) return ValueUsed::kUnknown;
   const Expectation of_right = rows.evaluate(repaired, {});
+  if (of_right.shape != actual.shape) return elements;
   const std::vector<double> of_recorded = rows.evaluate(reader, {}, /*with_noise=*/false).value;
-  if (of_right.shape != actual.shape) return ValueUsed::kUnknown;
-  std::int64_t far = 0, with_right = 0, with_recorded = 0;
   each_that_counts(repaired, actual, rows.config(), [&](std::size_t i) {
-    const double gold = of_right.value[i], other = of_recorded[i];
-    const double held = load_element(actual.data, actual.dtype, i);
-    const double unit = deviation_at(of_right, actual.dtype, i), apart = std::fabs(other - gold);
-    if (!std::isfinite(gold) || apart <= kFarApart * unit) return;
-    ++far;
-    if (!std::isfinite(held)) {
-      with_recorded += std::isfinite(other) ? 0 : 1;
-    } else if (!std::isfinite(apart)) {
-      with_right += std::fabs(held - gold) <= kBeyondRounding * unit ? 1 : 0;
-    } else {
-      // What is put right is known to within its own rounding, which moves its readers by a share of what apart is.
-      with_right += std::fabs(held - gold) <= std::max(kBeyondRounding * unit, kShareOfApart * apart) ? 1 : 0;
-      with_recorded += std::fabs(held - other) < std::fabs(held - gold) ? 1 : 0;
-    }
+    if (!std::isfinite(of_right.value[i])) return;
+    elements.push_back({load_element(actual.data, actual.dtype, i), of_right.value[i], of_recorded[i],
+                        deviation_at(of_right, actual.dtype, i)});
   });
+  return elements;
+}
+
+ValueUsed value_used(const std::vector<UnderBoth>& elements, const Telling& telling) {
+  std::int64_t far = 0, with_right = 0, with_recorded = 0;
+  for (const UnderBoth& element : elements) {
+    const double apart = element.apart(), error = std::fabs(element.held - element.right);
+    if (apart <= telling.far_apart * element.deviation) continue;
+    ++far;
+    if (!std::isfinite(element.held)) {
+      with_recorded += std::isfinite(element.recorded) ? 0 : 1;
+      continue;
+    }
+    // What is put right is known to within its own rounding, which moves its readers by a share of what apart is.
+    const double allowed = std::isfinite(apart) ? telling.share_of_apart * apart : 0.0;
+    with_right += error <= std::max(kBeyondRounding * element.deviation, allowed) ? 1 : 0;
+    with_recorded += std::fabs(element.held - element.recorded) < error ? 1 : 0;
+  }
   if (far == 0) return ValueUsed::kUnknown;
   const auto is_share = [far](std::int64_t part, double share) {
     return static_cast<double>(part) >= share * static_cast<double>(far);
   };
-  if (is_share(with_recorded, kShareWithRecorded)) return ValueUsed::kRecorded;
-  return is_share(with_right, kShareWithRight) ? ValueUsed::kRight : ValueUsed::kNeither;
+  if (is_share(with_recorded, telling.share_with_recorded)) return ValueUsed::kRecorded;
+  return is_share(with_right, telling.share_with_right) ? ValueUsed::kRight : ValueUsed::kNeither;
 }
 
 }  // namespace qdiff::diagnose

@@ -5,26 +5,15 @@
 // out, as misrecorded.h does first, widens what rounding may do behind it by far more than one element does.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "harness/diagnose/row_oracle.h"
+#include "harness/diagnose/thresholds.h"
 
 namespace qdiff::diagnose {
-
-// A store in which one tensor is another.
-class Replaced final : public TensorStore {
- public:
-  Replaced(const TensorStore& store, const TensorKey& key, const TensorView& view)
-      : store_(store), key_(key), view_(view) {}
-  bool has(const TensorKey& key) const override { return key == key_ || store_.has(key); }
-  TensorView get(const TensorKey& key) const override { return key == key_ ? view_ : store_.get(key); }
-
- private:
-  const TensorStore& store_;
-  TensorKey key_;
-  TensorView view_;
-};
 
 // A recorded tensor with its wrong elements put right.
 struct PutRight {
@@ -44,7 +33,27 @@ enum class ValueUsed : std::uint8_t {
   kRecorded,  // the engine went on with what it recorded
 };
 
-// `reader` is computed from the tensor `key`, which holds `right` in the engine if only the recorder was wrong.
-ValueUsed value_used(const RowOracle& rows, const RowJudgement& reader, const TensorKey& key, const TensorView& right);
+// An element of a tensor that is computed from another one.
+struct UnderBoth {
+  double held = 0.0;       // what the engine has there
+  double right = 0.0;      // what follows from the right value; finite
+  double recorded = 0.0;   // what follows from the recorded one
+  double deviation = 0.0;  // of what follows from the right value
+  double apart() const { return std::fabs(recorded - right); }
+};
+
+// All elements that count of `reader`, which is computed from the tensor `key`; that one holds `right` in the engine if
+// only the recorder was wrong. None where the reader cannot be computed.
+std::vector<UnderBoth> under_both(const RowOracle& rows, const RowJudgement& reader, const TensorKey& key,
+                                  const Tensor& right);
+
+// What decides; thresholds.h has the experiment.
+struct Telling {
+  double far_apart = kFarApart;
+  double share_of_apart = kShareOfApart;
+  double share_with_right = kShareWithRight;
+  double share_with_recorded = kShareWithRecorded;
+};
+ValueUsed value_used(const std::vector<UnderBoth>& elements, const Telling& telling = {});
 
 }  // namespace qdiff::diagnose

@@ -8,6 +8,7 @@
 
 #include "harness/compare/layout.h"
 #include "harness/contract/number_text.h"
+#include "harness/contract/overlay.h"
 #include "harness/contract/wording.h"
 #include "harness/diagnose/elements_used.h"
 #include "harness/diagnose/row_oracle.h"
@@ -248,7 +249,7 @@ class Inquiry {
     bool used_right = false;
     for (const TensorKey& reader : readers_of({key})) {
       const Recomputed recorded(subject_, reader, found_, config_);
-      const ValueUsed used = value_used(rows_, recorded.row, key, right->tensor.view());
+      const ValueUsed used = value_used(under_both(rows_, recorded.row, key, right->tensor));
       if (used == ValueUsed::kRecorded) used_as_recorded_.insert(key);
       if (used == ValueUsed::kRecorded || (used == ValueUsed::kNeither && is_wide(recorded.row))) return;
       used_right |= used == ValueUsed::kRight;
@@ -306,7 +307,8 @@ class Inquiry {
     if (num_elements(as_other.shape) != num_elements(view.shape)) return false;
     const Keys left_out = with_found({});
     const Without store(*subject_.inputs, left_out);
-    const Replaced renamed(store, other, as_other);
+    Overlay renamed(store);
+    renamed.replace(other, Tensor::copy_of(as_other));
     Subject subject = subject_;
     subject.candidate = &renamed;
     subject.inputs = &store;

@@ -86,13 +86,24 @@ inline constexpr double kLargestShareStillWrong = 0.1;
 // (harness/cli/tests/misrecorded_test.cpp). Readers with a bug of their own, which had excused the same bug in the
 // layer before, lay 2.7, 46 and 56 times as far.
 inline constexpr double kLargestErrorOfRepaired = 2.0;
-// In deviations: an element so far from right code is wrong, and two values that lead so far apart in a reader are told
-// apart by it. What the reader holds lies with one of them then, within half of that (kBeyondRounding).
+// The five that follow were measured on 1828 recordings of honest engines, of three models and types, in each of which
+// one element was spoiled: 1539 of all tensors, with 2016 readers, and 289 of layer outputs alone, with 566. Each
+// reader was weighed twice, as computed with the right value and as computed with the recorded one
+// (`trace_run_tests "[.elements_whole]"`).
+//
+// In deviations: an element so far from right code is wrong. No element of an honest tensor lay farther than 3.6, of
+// layer outputs 4.5.
 inline constexpr double kClearlyWrong = 8.0;
+// Two values that lead so far apart in a reader are told apart by it: what the reader holds lies with one of them then,
+// within half of that (kBeyondRounding). From 4 on no reader named the value that was not used, at 2 one did and at 1
+// three; of layer outputs 46 readers say nothing at 4, 72 at 8 and 99 at 16.
 inline constexpr double kFarApart = 8.0;
 // An element that is put right is known to within an eighth of what it was wrong by: twice that is left to its readers.
+// Nine of ten elements of right readers lay within 0.04 of what the two are apart, all but one in a hundred within
+// 0.15. With nothing left to them 42 right readers are taken for neither, with this 14.
 inline constexpr double kShareOfApart = 0.25;
-// Nearly all elements that tell say that the engine held the right value; most, that it held the recorded one.
+// Nearly all elements that tell say that the engine held the right value: where all had to, 33 right readers would be
+// taken for neither, with this 14. Most say that it held the recorded one: from 0.1 to 0.9 all shares told the same.
 inline constexpr double kShareWithRight = 0.9;
 inline constexpr double kShareWithRecorded = 0.5;
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -11,6 +10,7 @@
 
 #include "harness/compare/layout.h"
 #include "harness/contract/oracle.h"
+#include "harness/contract/overlay.h"
 #include "harness/contract/precision.h"
 #include "harness/contract/step.h"
 #include "harness/contract/tensor.h"
@@ -29,22 +29,6 @@ struct Instance {
   bool wrong = false;  // diverged from right code
 
   const Step& step() const { return (*steps)[static_cast<std::size_t>(key.step)]; }
-};
-
-// Recorded tensors, some of them replaced.
-class Overlay final : public TensorStore {
- public:
-  explicit Overlay(const TensorStore& recorded) : recorded_(recorded) {}
-  void replace(const TensorKey& key, Tensor tensor) { replaced_[key] = std::move(tensor); }
-  bool has(const TensorKey& key) const override { return replaced_.contains(key) || recorded_.has(key); }
-  TensorView get(const TensorKey& key) const override {
-    const auto found = replaced_.find(key);
-    return found == replaced_.end() ? recorded_.get(key) : found->second.view();
-  }
-
- private:
-  const TensorStore& recorded_;
-  std::map<TensorKey, Tensor> replaced_;
 };
 
 class Scene {

@@ -6,27 +6,12 @@
 #include "harness/compare/judge.h"
 #include "harness/compare/layout.h"
 #include "harness/contract/error.h"
+#include "harness/contract/overlay.h"
 #include "harness/selftest/dose_search.h"
 #include "harness/selftest/spec.h"
 
 namespace qdiff::selftest {
 namespace {
-
-// The recording, with some tensors put in the place of its own or beside them.
-class Overlay final : public TensorStore {
- public:
-  explicit Overlay(const TensorStore& base) : base_(base) {}
-  bool has(const TensorKey& key) const override { return put_.contains(key) || base_.has(key); }
-  TensorView get(const TensorKey& key) const override {
-    const auto found = put_.find(key);
-    return found != put_.end() ? found->second.view() : base_.get(key);
-  }
-  void put(const TensorKey& key, Tensor tensor) { put_[key] = std::move(tensor); }
-
- private:
-  const TensorStore& base_;
-  std::map<TensorKey, Tensor> put_;
-};
 
 double keep_bits(double value, int bits) {
   if (value == 0.0 || !std::isfinite(value)) return value;
@@ -72,7 +57,7 @@ class Stand {
     std::vector<double> kept = exact.value;
     for (double& value : kept) value = keep_bits(value, bits);
     Overlay overlay(recorded_);
-    overlay.put(before.back(), Tensor::rounded(DType::kF64, exact.shape, kept));
+    overlay.replace(before.back(), Tensor::rounded(DType::kF64, exact.shape, kept));
     return bench_.oracle().emulate(query(after, overlay, bench_.precision(), nullptr));
   }
 

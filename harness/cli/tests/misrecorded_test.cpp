@@ -21,8 +21,7 @@ void copy(trace::Recording& recording, const TensorKey& from, const TensorKey& t
   if (!recording.has(from) || !recording.has(to)) return;
   const Tensor right = Tensor::copy_of(recording.get(from));
   const Shape shape = recording.get(to).shape;
-  recording.erase(to);
-  recording.put(to, Tensor::rounded(right.dtype(), shape, to_doubles(right.view())));
+  replace(recording, to, Tensor::rounded(right.dtype(), shape, to_doubles(right.view())));
 }
 
 // Calls `at(step, layer)` for each.
@@ -158,8 +157,7 @@ TEST_CASE("of layer outputs alone the recorder's are told where they lead far en
       {"a NaN", [&](trace::Recording& recording) {
          Tensor tensor = Tensor::copy_of(recording.get(spoiled));
          tensor.set(4, std::nan(""));
-         recording.erase(spoiled);
-         recording.put(spoiled, std::move(tensor));
+         replace(recording, spoiled, std::move(tensor));
        }}};
   for (const char* model : {kSquare, "synthetic:toy-15x5,profile=qwen"}) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
@@ -198,8 +196,7 @@ TEST_CASE("one probability that the mask forbids is the recorder's where the out
                                                    Tensor probs = Tensor::copy_of(recording.get(spoiled));
                                                    const std::int64_t token = 12, slot = 30;
                                                    probs.set(token * 40 + slot, 0.01);  // of the first head
-                                                   recording.erase(spoiled);
-                                                   recording.put(spoiled, std::move(probs));
+                                                   replace(recording, spoiled, std::move(probs));
                                                  },
                                              .options = {.probing = false}});
     INFO(result.reason);

@@ -260,8 +260,7 @@ void spoil_step(trace::Recording& recording, const FewWrong& wrong) {
   const TensorKey key{wrong.step, {Op::kLmHead}};
   Tensor logits = Tensor::copy_of(recording.get(key));
   wrong.spoil(logits, logits.shape().back());
-  recording.erase(key);
-  recording.put(key, std::move(logits));
+  replace(recording, key, std::move(logits));
 }
 
 TEST_CASE("from logits alone one wrong logit, one row or one step is found, and no bug is named for it", "[trace]") {

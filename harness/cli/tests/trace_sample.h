@@ -53,6 +53,11 @@ struct TraceSetting {
   diagnose::TraceOptions options = {};
 };
 
+inline void replace(trace::Recording& recording, const TensorKey& key, Tensor tensor) {
+  recording.erase(key);
+  recording.put(key, std::move(tensor));
+}
+
 // [B,T,V] to [B,1,V].
 inline Tensor last_row(const Tensor& logits) {
   const Shape& shape = logits.shape();
@@ -89,17 +94,14 @@ class TraceSample {
       for (const TensorKey& key : recording.keys()) {
         Tensor changed = Tensor::copy_of(recording.get(key));
         setting_.change(key.id, changed);
-        recording.erase(key);
-        recording.put(key, std::move(changed));
+        replace(recording, key, std::move(changed));
       }
     }
     if (setting_.rewrite) setting_.rewrite(recording);
     if (setting_.last_row_of_logits) {
       for (const TensorKey& key : recording.keys()) {
         if (key.id.op != Op::kLmHead) continue;
-        Tensor last = last_row(Tensor::copy_of(recording.get(key)));
-        recording.erase(key);
-        recording.put(key, std::move(last));
+        replace(recording, key, last_row(Tensor::copy_of(recording.get(key))));
       }
     }
     trace::Manifest about;
