@@ -35,6 +35,22 @@ TEST_CASE("scales of output channels that are lost are a factor of each column",
   }
 }
 
+// A column that is right keeps right code's number, which costs no bits.
+TEST_CASE("factors of some columns leave the others as they are", "[columns]") {
+  Case c;
+  const auto theory = c.explained(Op::kUpProj, 138, at(Op::kUpProj, [](const auto&, const Step&, Values right) {
+                                    const Values scales = drawn(64, 20.0, 400.0, 139);
+                                    for (std::size_t i = 0; i < right.size(); ++i) {
+                                      if (i % 64 % 3 == 0) right[i] *= scales[i % 64];
+                                    }
+                                    return right;
+                                  }));
+  REQUIRE(theory.has_value());
+  INFO(theory->sentence);
+  CHECK(theory->mechanism == "columns.factor");
+  CHECK(theory->scope.empty());
+}
+
 TEST_CASE("a bias of values that no tensor has is a constant of each column, in the phase that has it", "[columns]") {
   Case c;
   const auto theory = c.explained(Op::kKProj, 132, at(Op::kKProj, [](const auto&, const Step& step, Values right) {
