@@ -124,6 +124,25 @@ TEST_CASE("the first head of a later batch row is a slice", "[judge]") {
   CHECK(sample.judge().statistics.worst_slice == "head 0 of batch row 1");
 }
 
+// Each is the first of its kind, and of no size that tiles of columns have.
+TEST_CASE("the first head's columns are a slice, and so are all heads of the first token row", "[judge]") {
+  constexpr double kError = 4e-3;
+  const auto err_at = [](Sample& sample, std::int64_t i, bool up) {
+    sample.actual.set(i, sample.expected.value[static_cast<std::size_t>(i)] + (up ? kError : -kError));
+  };
+  Sample queries = honest_sample({.op = Op::kQProj, .dtype = DType::kF32, .sigma = 1e-3});
+  for (std::int64_t b = 0; b < 2; ++b) {
+    for (std::int64_t token = 0; token < 5; ++token) {
+      for (std::int64_t c = 0; c < 32; ++c) err_at(queries, queries.at({b, token, c}), (token + c) % 2 == 0);
+    }
+  }
+  CHECK(queries.judge().statistics.worst_slice == "head 0");
+
+  Sample scores = honest_sample({.op = Op::kScores, .dtype = DType::kF32, .sigma = 1e-3});
+  for (std::int64_t h = 0; h < 6; ++h) err_at(scores, scores.at({0, h, 0, 0}), h % 2 == 0);
+  CHECK(scores.judge().statistics.worst_slice == "every head of token row 0 of batch row 0");
+}
+
 TEST_CASE("a moved value that became its neighbour is not beyond one spacing", "[judge][exact]") {
   Sample sample = honest_sample({.op = Op::kVCache, .dtype = DType::kF32});
   sample.expected.value[10] = 1.0;
