@@ -10,7 +10,9 @@
 #include "harness/cli/progress.h"
 #include "harness/cli/text.h"
 #include "harness/cli/trace_memory.h"
+#include "harness/cli/weight_notes.h"
 #include "harness/cli/words.h"
+#include "harness/diagnose/held_weights.h"
 #include "harness/diagnose/trace_run.h"
 #include "harness/model/model.h"
 #include "harness/model/tokenizer.h"
@@ -61,7 +63,17 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
   if (terms) acceptance::check_baseline(*terms, true, {options.id});
 
   Progress progress(arguments.common.quiet);
-  options.progress = progress.showing(options.id + ": ");
+  std::vector<std::string> on_weights;
+  bool weights_differ = false;
+  if (arguments.weights) {
+    const diagnose::WeightComparison compared =
+        diagnose::compare_weights(*model, *arguments.weights,
+                                  [shown = progress.showing(options.id + ": ")](std::int64_t done, std::int64_t total) {
+                                    shown("comparing weights", done, total);
+                                  });
+    on_weights = weight_notes(compared, config);
+    weights_differ = !compared.different.empty();
+  }
   const reference::Options reference_options{.num_threads = arguments.common.threads.value_or(0)};
   KeptReference kept(arguments.common);
   const KeptReference::WithParts made = kept.make_oracle(*model, reference_options);
@@ -73,6 +85,11 @@ ExitStatus diagnose_command(const DiagnoseArguments& arguments, const std::strin
   options.kept = made.parts;
   findings::RunResult result = diagnose::judge_trace({*trace, *model, *made.oracle, make_reference}, options);
   progress.clear();
+  if (weights_differ && result.verdict == compare::Verdict::kMatch) {
+    on_weights.push_back(
+        "the trace is right with the model's weights, so the engine did not run with those that it saved");
+  }
+  result.notes.insert(result.notes.begin(), on_weights.begin(), on_weights.end());
   put_words(tokenizer.get(), result.free_runs);
   if (tokenizer != nullptr && result.fed_tokens && result.fed_tokens->not_chosen > 0) {
     result.fed_tokens->fed_word = words(*tokenizer, {result.fed_tokens->fed});

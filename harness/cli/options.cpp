@@ -176,6 +176,8 @@ void add_diagnose(CLI::App& app, CommandLine& line) {
       ->required();
   add_places(command, "--repeat", diagnose->repeats,
              "Another recording of the same input, as often as there are: what differs from run to run is named first");
+  add_value(command, "--weights", diagnose->weights, "PATH", parse_path,
+            "The weights as the engine holds them, a .safetensors file or a folder of some: which are not the model's");
   add_out(command, diagnose->out, "Where the reports go (default: qdiff-report)");
   add_layers_and_steps(command, *diagnose, "Judge only these layers, as 0-3 or 0,2", "Judge only these steps, as 0,4");
   command.add_flag("--infer-points", diagnose->infer_points,

@@ -132,7 +132,8 @@ struct SelftestArguments {
 struct DiagnoseArguments {
   CommonArguments common;
   std::string model, trace;
-  std::vector<std::string> repeats;  // beside those that the manifest names
+  std::vector<std::string> repeats;    // beside those that the manifest names
+  std::optional<std::string> weights;  // as the engine holds them
   std::string out = "qdiff-report";
   std::optional<NumberRanges> layers;
   std::optional<NumberRanges> steps;

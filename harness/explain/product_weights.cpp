@@ -3,11 +3,12 @@
 // unit vectors, so that it is known here without the file; each way to round it says what the candidate holds, x W'^T.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <memory>
+#include <span>
 
 #include "harness/explain/mechanisms.h"
 #include "harness/explain/product.h"
+#include "harness/explain/weight_levels.h"
 
 namespace qdiff::explain {
 namespace {
@@ -18,133 +19,8 @@ struct Matrix {
   std::vector<double> elements;
 
   const double* row(std::int64_t n) const { return elements.data() + n * width; }
+  std::span<const double> weights_of(std::int64_t n) const { return {row(n), static_cast<std::size_t>(width)}; }
 };
-
-// How the levels of a group of weights lie.
-enum class Levels : std::uint8_t {
-  kSymmetric,  // integers, scale = largest / (2^(bits-1) - 1): bitsandbytes, ggml, ONNX
-  kFull,       // integers, scale = largest / (2^(bits-1) - 1/2): torchao
-  kAffine,     // from the smallest to the largest in 2^bits - 1 steps: mlx
-  kZeroPoint,  // the same with 0 among them: ONNX, GPTQ, AWQ
-  kE4M3,       // numbers of 4 bits of exponent and 3 of mantissa, scale = largest / 448
-};
-
-// A way to round a matrix.
-struct Rounding {
-  std::optional<DType> type = {};  // to this type; else to levels
-  int bits = 8;
-  Levels levels = Levels::kSymmetric;
-  std::int64_t group = 0;  // inputs that share a scale; 0: a row, -1: the whole matrix
-  DType scale = DType::kF32;
-
-  std::string words() const {
-    if (type) return "rounded to " + std::string(name(*type));
-    const std::string shared = group > 0    ? "each " + std::to_string(group) + " inputs"
-                               : group == 0 ? "each output"
-                                            : "the whole matrix";
-    const std::string what = levels == Levels::kE4M3 ? "float8_e4m3" : std::to_string(bits) + "-bit levels";
-    const std::string kept = scale == DType::kF32 ? "" : " in " + std::string(name(scale));
-    const bool has_zero = levels == Levels::kAffine || levels == Levels::kZeroPoint;
-    return "rounded to " + what + " with a scale" + (has_zero ? " and a zero" : "") + kept + " for " + shared;
-  }
-};
-
-std::vector<Rounding> roundings_of(std::int64_t width) {
-  std::vector<Rounding> all = {{DType::kBF16}, {DType::kF16}};
-  for (const DType scale : {DType::kF32, DType::kF16, DType::kBF16}) {
-    for (const std::int64_t group : {0, -1, 32, 64, 128, 256}) {
-      if (group >= width || (group > 0 && width % group != 0)) continue;
-      for (const int bits : {8, 4}) {
-        for (const Levels levels : {Levels::kSymmetric, Levels::kFull, Levels::kAffine, Levels::kZeroPoint}) {
-          all.push_back({{}, bits, levels, group, scale});
-        }
-      }
-      all.push_back({{}, 8, Levels::kE4M3, group, scale});
-    }
-  }
-  return all;
-}
-
-// A rounded weight, and how far off it lies where it is the next level, for it stood in the middle of two.
-struct Level {
-  double value, other = 0.0;
-};
-
-// The quotient of weight and scale is one of float32, and lies on either side of the middle by its rounding.
-Level nearest(double quotient, double scale, double low, double high) {
-  const double rounded = std::nearbyint(quotient);
-  const double from_middle = 0.5 - std::fabs(quotient - rounded);
-  const double unsure = 4.0 * unit_roundoff(DType::kF32) * std::max(std::fabs(quotient), 1.0);
-  return {std::clamp(rounded, low, high) * scale, from_middle < unsure ? scale : 0.0};
-}
-
-Level nearest_e4m3(double quotient, double scale) {
-  constexpr int kLeastExponent = -6, kMantissaBits = 3;
-  constexpr double kLargest = 448.0;
-  const int exponent = quotient == 0.0 ? kLeastExponent : std::max(std::ilogb(quotient), kLeastExponent);
-  const double step = std::ldexp(1.0, exponent - kMantissaBits);
-  return nearest(quotient / step, scale * step, -kLargest / step, kLargest / step);
-}
-
-// A group of weights, rounded in place; `range` has the smallest and the largest that their scale is of.
-struct Range {
-  double smallest = std::numeric_limits<double>::infinity(), largest = -smallest;
-  void add(const double* first, std::int64_t count) {
-    const auto [least, most] = std::minmax_element(first, first + count);
-    smallest = std::min(smallest, *least);
-    largest = std::max(largest, *most);
-  }
-  double magnitude() const { return std::max(std::fabs(smallest), std::fabs(largest)); }
-};
-
-Level rounded(double value, const Rounding& how, Range range) {
-  const double steps = std::ldexp(1.0, how.bits) - 1.0, half = std::ldexp(1.0, how.bits - 1);
-  const auto scale_of = [&](double scale) { return round_to(how.scale, round_to(DType::kF32, scale)); };
-  if (how.levels == Levels::kE4M3) {
-    const double scale = scale_of(range.magnitude() / 448.0);
-    return scale > 0.0 ? nearest_e4m3(value / scale, scale) : Level{value};
-  }
-  if (how.levels == Levels::kSymmetric || how.levels == Levels::kFull) {
-    const double scale = scale_of(range.magnitude() / (how.levels == Levels::kFull ? half - 0.5 : half - 1.0));
-    return scale > 0.0 ? nearest(value / scale, scale, -half, half - 1.0) : Level{value};
-  }
-  if (how.levels == Levels::kZeroPoint) {
-    range.smallest = std::min(range.smallest, 0.0);
-    range.largest = std::max(range.largest, 0.0);
-  }
-  const double scale = scale_of((range.largest - range.smallest) / steps);
-  if (!(scale > 0.0)) return {value};
-  const double low = how.levels == Levels::kZeroPoint ? scale * std::nearbyint(range.smallest / scale)
-                                                      : round_to(how.scale, range.smallest);
-  Level level = nearest((value - low) / scale, scale, 0.0, steps);
-  level.value += low;
-  return level;
-}
-
-// How a row of the matrix changes, [width], and in which elements by a step more or less.
-struct Change {
-  std::vector<double> by, unsure;
-};
-
-Change change_of(const Matrix& matrix, std::int64_t n, const Rounding& how, const Range& whole, DType kept_as) {
-  const double* row = matrix.row(n);
-  Change change{std::vector<double>(static_cast<std::size_t>(matrix.width)), {}};
-  change.unsure.resize(change.by.size());
-  const std::int64_t group = how.group > 0 ? how.group : matrix.width;
-  for (std::int64_t start = 0; start < matrix.width; start += group) {
-    Range range = whole;
-    if (how.group >= 0) {
-      range = {};
-      range.add(row + start, group);
-    }
-    for (std::int64_t k = start; k < start + group; ++k) {
-      const Level level = how.type ? Level{round_to(*how.type, row[k])} : rounded(row[k], how, range);
-      change.by[static_cast<std::size_t>(k)] = round_to(kept_as, level.value) - row[k];
-      change.unsure[static_cast<std::size_t>(k)] = level.other;
-    }
-  }
-  return change;
-}
 
 // What right code makes of unit vectors, less what it makes of zeros.
 Matrix matrix_of(Scene& scene, const Instance& instance) {
@@ -184,21 +60,22 @@ double dot(const double* a, const double* b, std::int64_t count) {
 
 // A way to round, held against some outputs of some wrong rows.
 struct Fit {
-  const Rounding* how;
+  const WeightRounding* how;
   double error = 0.0;    // RMS in deviations
   double right = 0.0;    // the same of right code, in the same outputs
   double squares = 0.0;  // of what it changes, and of the matrix, in the sampled rows
   double of_matrix = 0.0;
 };
 
-Fit fit_of(Scene& scene, const Matrix& matrix, const Range& whole, const Rounding& how,
+Fit fit_of(Scene& scene, const Matrix& matrix, const WeightRange& whole, const WeightRounding& how,
            const std::vector<SampledRow>& rows, const std::vector<std::vector<double>>& inputs) {
   constexpr std::int64_t kSampledColumns = 32;
   Fit fit{&how};
   double count = 0.0;
   const std::int64_t stride = std::max<std::int64_t>(1, matrix.columns / kSampledColumns);
   for (std::int64_t n = 0; n < matrix.columns; n += stride) {
-    const std::vector<double> change = change_of(matrix, n, how, whole, scene.precision().weights).by;
+    const std::vector<double> change =
+        change_by_rounding(matrix.weights_of(n), how, whole, scene.precision().weights).by;
     fit.squares += dot(change.data(), change.data(), matrix.width);
     fit.of_matrix += dot(matrix.row(n), matrix.row(n), matrix.width);
     for (std::size_t r = 0; r < rows.size(); ++r) {
@@ -233,11 +110,11 @@ double deviation_of_scales(const double* row, const std::vector<double>& by, con
 
 // Right code's value and what the change of the weights makes of the input, with its error where a weight may be the
 // next level.
-Expectation with_changes(Scene& scene, const Instance& instance, const Matrix& matrix, const Range& whole,
-                         const Rounding& how, const std::vector<double>& inputs) {
+Expectation with_changes(Scene& scene, const Instance& instance, const Matrix& matrix, const WeightRange& whole,
+                         const WeightRounding& how, const std::vector<double>& inputs) {
   Expectation theory = scene.right(instance);
   for (std::int64_t n = 0; n < matrix.columns; ++n) {
-    const Change change = change_of(matrix, n, how, whole, scene.precision().weights);
+    const WeightChange change = change_by_rounding(matrix.weights_of(n), how, whole, scene.precision().weights);
     std::vector<std::size_t> unsure;
     for (std::size_t k = 0; k < change.unsure.size(); ++k) {
       if (change.unsure[k] > 0.0) unsure.push_back(k);
@@ -258,8 +135,8 @@ Expectation with_changes(Scene& scene, const Instance& instance, const Matrix& m
   return theory;
 }
 
-Candidate with_weights(Scene& scene, const std::shared_ptr<const Matrix>& matrix, const Range& whole, const Fit& fit,
-                       std::size_t choices) {
+Candidate with_weights(Scene& scene, const std::shared_ptr<const Matrix>& matrix, const WeightRange& whole,
+                       const Fit& fit, std::size_t choices) {
   const double percent = 100.0 * std::sqrt(fit.squares / fit.of_matrix);
   const double digit = std::pow(10.0, std::floor(std::log10(percent)));
   const std::string apart = number_text(std::round(percent / digit) * digit) + " %";
@@ -289,8 +166,8 @@ std::vector<Candidate> recover_product_weights(Scene& scene) {
   // The candidates share it: it is as large as the file's.
   const auto shared = std::make_shared<const Matrix>(matrix_of(scene, *rows.front().instance));
   const Matrix& matrix = *shared;
-  Range whole;
-  whole.add(matrix.elements.data(), static_cast<std::int64_t>(matrix.elements.size()));
+  WeightRange whole;
+  whole.add(matrix.elements);
   std::vector<std::vector<double>> inputs;
   for (const SampledRow& sampled : rows) {
     const auto x = scene.recorded(*sampled.instance, product_input(scene, *sampled.instance));
@@ -298,9 +175,9 @@ std::vector<Candidate> recover_product_weights(Scene& scene) {
     const auto first = x->begin() + sampled.row * matrix.width;
     inputs.emplace_back(first, first + matrix.width);
   }
-  const std::vector<Rounding> roundings = roundings_of(matrix.width);
+  const std::vector<WeightRounding> roundings = roundings_of(matrix.width);
   std::vector<Fit> fits;
-  for (const Rounding& how : roundings) fits.push_back(fit_of(scene, matrix, whole, how, rows, inputs));
+  for (const WeightRounding& how : roundings) fits.push_back(fit_of(scene, matrix, whole, how, rows, inputs));
   std::ranges::stable_sort(fits, {}, &Fit::error);
   for (const Fit& fit : fits) {
     if (candidates.size() == kMostOffered || !(fit.error < kLargestShareLeft * fit.right)) break;

@@ -164,6 +164,30 @@ class Diagnose(DiagnoseTest):
                          "model.layers.1.mlp.act: its recorded input model.layers.1.mlp.up_proj holds NaN, and so does "
                          "right code: a weight that is not finite, or an infinity in its inputs")
 
+    def test_weights_as_the_engine_holds_them(self):
+        """Beside the model's, to the bit and by pattern; the verdict is the tensors' own."""
+        model, trace = RECORDED / "model", RECORDED / "traces/numpy-bfloat16"
+        result = self.diagnose(trace, "--weights", model, model=model)
+        self.assertEqual((result.returncode, result.stderr), (MATCH, b""), result.stdout)
+        self.assertRegex(self.report()["notes"][0], r"^the engine's weights have the file's values: \d+ weights compared$")
+        raw = bytearray((model / "model.safetensors").read_bytes())
+        size, = struct.unpack("<Q", raw[:8])
+        begin, end = json.loads(raw[8:8 + size])["model.layers.1.self_attn.q_proj.weight"]["data_offsets"]
+        raw[8 + size + begin:8 + size + end] = bytes(end - begin)
+        (self.folder / "held.safetensors").write_bytes(raw)
+        result = self.diagnose(trace, "--weights", "held.safetensors", model=model)
+        self.assertEqual((result.returncode, result.stderr), (MATCH, b""), result.stdout)
+        first, count, last = self.report()["notes"][:3]
+        self.assertEqual(first, "the engine's weights are not the file's: self_attn.q_proj.weight in layer 1: zeros")
+        self.assertIn("have the file's values", count)
+        self.assertIn("the engine did not run with those that it saved", last)
+        self.assertIn("zeros", " ".join(result.stdout.decode().split()))
+        for wrong, says in [("missing", "missing: cannot be opened"), (trace, "none of the tensors there"),
+                            (RECORDED, "no .safetensors file")]:
+            result = self.diagnose(trace, "--weights", wrong, model=model)
+            self.assertEqual((result.returncode, result.stdout), (BAD_INPUT, b""))
+            self.assertIn(says, result.stderr.decode())
+
     def test_the_verdict_is_printed_though_the_reports_cannot_be_written(self):
         self.record()
         result = self.qdiff("diagnose", "--model", MODEL, "--trace", "t", "--out", "out",
