@@ -51,6 +51,19 @@ TEST_CASE("factors of some columns leave the others as they are", "[columns]") {
   CHECK(theory->scope.empty());
 }
 
+// Times 0 would say the same in more bits.
+TEST_CASE("a tensor of zeros is no factor of right code", "[factor]") {
+  for (Op op : {Op::kUpProj, Op::kInputLayernorm, Op::kResidMid}) {
+    INFO(row(op).name);
+    Case c;
+    const auto theory =
+        c.explained(op, 144, at(op, [](const auto&, const Step&, Values right) { return Values(right.size(), 0.0); }));
+    REQUIRE(theory.has_value());
+    INFO(theory->sentence);
+    CHECK(theory->mechanism == "copy.zeros");
+  }
+}
+
 TEST_CASE("a bias of values that no tensor has is a constant of each column, in the phase that has it", "[columns]") {
   Case c;
   const auto theory = c.explained(Op::kKProj, 132, at(Op::kKProj, [](const auto&, const Step& step, Values right) {
