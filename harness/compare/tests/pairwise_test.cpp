@@ -157,6 +157,9 @@ TEST_CASE("pads are not compared, unless one side alone takes them for pads", "[
   CHECK(difference_of(kOutput0, more_tokens.view(), padded, more_tokens.view(), padded, {}).elements_compared == 16);
   const Tensor by_heads = Tensor::rounded(DType::kF32, {2, 3, 2, 2}, std::vector<double>(24));  // of another rank
   CHECK(difference_of(kOutput0, by_heads.view(), padded, by_heads.view(), padded, {}).elements_compared == 24);
+  const Tensor without_columns(DType::kF32, {2, 3});
+  CHECK(difference_of(kOutput0, without_columns.view(), padded, without_columns.view(), padded, {}).elements_compared ==
+        6);
 }
 
 TEST_CASE("pads alone are nothing compared", "[pairwise]") {
