@@ -75,12 +75,7 @@ void add_coverage(const Json& report, const std::string& source, Baseline& basel
 }
 
 Baseline baseline_of(const Json& report, const std::string& source) {
-  if (!report.is_object() || !report.contains("format") || report["format"] != "qdiff-report" ||
-      !report.contains("version") || report["version"] != 1) {
-    throw InputError(source +
-                     ": is no report of qdiff, version 1 (\"format\": \"qdiff-report\"); --baseline takes the "
-                     "folder of an earlier run's reports");
-  }
+  formats::require_format(report, "qdiff-report", 1, "--baseline takes the folder of an earlier run's reports", source);
   Baseline baseline;
   add_findings(report, source, baseline);
   add_coverage(report, source, baseline);

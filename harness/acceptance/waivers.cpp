@@ -94,15 +94,8 @@ Waiver waiver_of(const Json& object, const std::string& where) {
 }
 
 std::vector<Waiver> waivers_of(const Json& document, const std::string& source) {
-  if (!document.is_object()) {
-    throw InputError(source + ": is " + formats::show(document) +
-                     ", but must be an object of \"format\", \"version\" and "
-                     "\"waivers\"");
-  }
+  formats::require_format(document, "qdiff-waivers", 1, "", source);
   formats::refuse_unknown_keys(document, {"format", "version", "waivers"}, source);
-  const std::string format = formats::require_string(document, "format", source);
-  if (format != "qdiff-waivers") refuse(source, "format", format, "\"qdiff-waivers\"");
-  formats::require_int(document, "version", 1, 1, source);
   std::vector<Waiver> waivers;
   const Json& list = formats::require_array(document, "waivers", source);
   for (std::size_t i = 0; i < list.size(); ++i) {

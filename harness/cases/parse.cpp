@@ -73,8 +73,7 @@ std::vector<std::vector<std::int64_t>> integer_rows(const Json& value, const std
 }
 
 void check_format(const Json& document, const std::string& source) {
-  require_exactly(document, "format", "qdiff-case", source);
-  require_exactly(document, "version", 1, source);
+  formats::require_format(document, "qdiff-case", 1, "", source);
   if (document.contains("logits")) require_exactly(document, "logits", "all", source);
 }
 
@@ -192,14 +191,11 @@ std::optional<SpecialTokens> parse_special_tokens(const Json& document, const st
 
 Case parse_case(std::string_view text, const std::string& source) {
   const Json document = formats::parse_json(text, source);
-  if (!document.is_object()) {
-    throw InputError(source + ": the document is " + formats::show(document) + ", but must be an object");
-  }
+  check_format(document, source);
   formats::refuse_unknown_keys(document,
                                {"format", "version", "id", "title", "hypothesis", "stresses", "model", "layers",
                                 "batch", "left_padding", "capacity", "seed", "special_tokens", "logits", "steps"},
                                source);
-  check_format(document, source);
   Case result;
   result.argument = source;
   result.id = require_id(document, source);

@@ -120,6 +120,27 @@ std::optional<std::string> optional_string(const Json& object, std::string_view 
   return require_string(object, key, where);
 }
 
+void require_format(const Json& document, std::string_view format, std::int64_t version, std::string_view remedy,
+                    const std::string& where) {
+  const std::string members =
+      in_quotes("format") + ": " + in_quotes(format) + ", " + in_quotes("version") + ": " + std::to_string(version);
+  const auto refuse = [&](const std::string& what, const std::string& of_a_person) {
+    throw InputError(where + ": " + what + "; " + (remedy.empty() ? of_a_person : std::string(remedy)));
+  };
+  if (!document.is_object()) {
+    refuse("is " + show(document) + ", but must be an object", "begin the file with {" + members);
+  }
+  for (const auto& [key, value] : {std::pair<std::string, Json>{"format", format}, {"version", version}}) {
+    const Json* found = find(document, key, where);
+    if (found == nullptr) {
+      refuse(in_quotes(key) + " is missing; it must be " + value.dump(), "begin the file with {" + members);
+    }
+    if (*found == value) continue;
+    refuse(in_quotes(key) + " is " + show(*found) + ", but must be " + value.dump(),
+           key == "format" ? "name a file of that kind" : "this qdiff reads no other");
+  }
+}
+
 void refuse_unknown_keys(const Json& object, std::initializer_list<std::string_view> known, const std::string& where) {
   if (!object.is_object()) throw InputError(where + ": is " + show(object) + ", but must be an object");
   const std::vector<std::string> names(known.begin(), known.end());

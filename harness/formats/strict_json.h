@@ -72,6 +72,11 @@ std::optional<std::string> optional_string(const Json& object, std::string_view 
 std::int64_t as_int(const Json& value, const std::string& what, std::int64_t min, std::int64_t max,
                     const std::string& where);
 
+// Throws unless the document is an object with "format": FORMAT and "version": VERSION. `remedy` says what to do about
+// it; where it is empty a person wrote the file, and is told how it begins.
+void require_format(const Json& document, std::string_view format, std::int64_t version, std::string_view remedy,
+                    const std::string& where);
+
 // Throws for the first key that is not listed, with the nearest that is.
 void refuse_unknown_keys(const Json& object, std::initializer_list<std::string_view> known, const std::string& where);
 

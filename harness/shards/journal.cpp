@@ -34,10 +34,7 @@ std::string header_of(const Entry& entry) {
 
 Entry parse_header(const std::string& line, const std::string& source) {
   const Json document = formats::parse_json(line, source);
-  if (!document.is_object() || !document.contains("format") || document["format"] != "qdiff-unit" ||
-      !document.contains("version") || document["version"] != 2) {
-    throw InputError(source + ": is no result of a unit (\"format\": \"qdiff-unit\", \"version\": 2)");
-  }
+  formats::require_format(document, "qdiff-unit", 2, "remove the file, and the unit is run again", source);
   return {.unit = formats::require_string(document, "unit", source),
           .identity = formats::require_string(document, "identity", source),
           .program = formats::require_string(document, "program", source),

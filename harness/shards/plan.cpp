@@ -32,12 +32,6 @@ constexpr Field kFields[] = {{"name", &Unit::name},        {"model", &Unit::mode
                              {"layers", &Unit::layers},    {"kept_layers", &Unit::kept_layers},
                              {"identity", &Unit::identity}};
 
-void require_format(const Json& document, const char* format, const std::string& source) {
-  const bool fits = document.is_object() && document.contains("format") && document["format"] == format &&
-                    document.contains("version") && document["version"] == 1;
-  if (!fits) throw InputError(source + ": is no file of this kind (\"format\": \"" + format + "\", \"version\": 1)");
-}
-
 }  // namespace
 
 void check_names(const Plan& plan) {
@@ -83,7 +77,8 @@ std::string read_plan_text(const std::filesystem::path& folder) {
 Plan read_plan(const std::filesystem::path& folder) {
   const std::string source = formats::printable((folder / "plan.json").string());
   const Json document = formats::parse_json(read_plan_text(folder), source, kPlanLimits);
-  require_format(document, "qdiff-plan", source);
+  formats::require_format(document, "qdiff-plan", 1, "name the folder that a run by units was given with --out",
+                          source);
   Plan plan{.program = formats::require_string(document, "program", source), .words = {}, .units = {}};
   for (const Json& word : formats::require_array(document, "words", source)) {
     if (!word.is_string()) throw InputError(source + ": \"words\" has " + formats::show(word) + ", which is no text");
@@ -136,7 +131,8 @@ std::string to_json(const Durations& durations) {
 Durations read_durations(const std::filesystem::path& file) {
   const std::string source = formats::printable(file.string());
   const Json document = formats::read_json_file(file, kPlanLimits);
-  require_format(document, "qdiff-durations", source);
+  formats::require_format(document, "qdiff-durations", 1, "name the durations.json that an earlier run by units wrote",
+                          source);
   Durations durations;
   const Json& seconds = formats::require_object(document, "seconds", source);
   for (const auto& [name, value] : seconds.items()) {

@@ -86,10 +86,7 @@ std::vector<SuiteModel> models_of(const Json& document, const std::string& sourc
 
 Suite parse_suite(std::string_view text, const std::string& source) {
   const Json document = formats::parse_json(text, source, kSuiteLimits);
-  if (formats::require_string(document, "format", source) != "qdiff-suite" ||
-      formats::require_int(document, "version", 1, 1, source) != 1) {
-    throw InputError(source + ": is no suite (\"format\": \"qdiff-suite\", \"version\": 1)");
-  }
+  formats::require_format(document, "qdiff-suite", 1, "", source);
   formats::refuse_unknown_keys(
       document, {"format", "version", "models", "dtypes", "backends", "modes", "cases", "layers_per_unit"}, source);
   Suite suite;

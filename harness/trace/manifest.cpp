@@ -441,15 +441,7 @@ std::string step_file_name(std::size_t index) {
 
 Manifest parse_manifest(std::string_view text, const std::string& source) {
   const Json document = formats::parse_json(text, source, kManifestLimits);
-  if (!document.is_object()) refuse(source, "is " + formats::show(document) + ", but must be an object");
-  const std::string format = formats::require_string(document, "format", source);
-  if (format != "qdiff-trace") {
-    refuse(source, "\"format\" is \"" + formats::printable(format) + "\", but must be \"qdiff-trace\"");
-  }
-  const std::int64_t version = formats::require_int(document, "version", 0, kMaxInt, source);
-  if (version != 1) {
-    refuse(source, "\"version\" is " + std::to_string(version) + ", but must be 1, the only one that this qdiff reads");
-  }
+  formats::require_format(document, "qdiff-trace", 1, "", source);
   Manifest manifest;
   manifest.engine = engine_of(formats::require_object(document, "engine", source), source + ": engine");
   read_compute(formats::require_object(document, "compute", source), source + ": compute", manifest);

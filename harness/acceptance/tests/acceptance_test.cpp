@@ -157,7 +157,8 @@ TEST_CASE("acceptance: a baseline of something else is refused", "[acceptance]")
   report = report_json({});
   CHECK_THROWS_WITH(check_baseline(terms_with(report), true, {"t"}), ContainsSubstring("the report is of cases"));
   CHECK_NOTHROW(check_baseline(terms_with(report), false, {"b", "a"}));
-  CHECK_THROWS_WITH(parse_baseline("{}", "r.json"), ContainsSubstring("r.json: is no report of qdiff"));
+  CHECK_THROWS_WITH(parse_baseline("{}", "r.json"),
+                    ContainsSubstring("r.json: \"format\" is missing; it must be \"qdiff-report\"; --baseline takes"));
   report = report_json({finding_json("lm_head", nullptr, "spelling")});
   CHECK_THROWS_WITH(parse_baseline(report.dump(), "r.json"),
                     ContainsSubstring("r.json: findings[0]: \"kind\" is \"spelling\""));

@@ -80,7 +80,8 @@ class Baseline(AcceptanceTest):
         (self.folder / "qdiff-report").mkdir()
         (self.folder / "qdiff-report/report.json").write_text("{}")
         self.refused("run", self.case, "--baseline", "qdiff-report", says="is where this run's reports go")
-        self.refused("run", self.case, "--baseline", "./qdiff-report/", "--out", "out", says="is no report of qdiff")
+        self.refused("run", self.case, "--baseline", "./qdiff-report/", "--out", "out",
+                     says='"format" is missing; it must be "qdiff-report"; --baseline takes the folder')
         (self.folder / "qdiff-report/report.json").write_text("[" * 100000)
         self.refused("run", self.case, "--baseline", "qdiff-report", "--out", "out", says="report.json")
 

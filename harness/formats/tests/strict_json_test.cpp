@@ -105,6 +105,26 @@ TEST_CASE("J04 unknown keys, wrong types and missing members name the field and 
   CHECK(require_int(json, "seed", 0, 1, "a.json") == 1);
 }
 
+TEST_CASE("J04 the format and the version of a file: what they must be, and what to do") {
+  const auto read = [](const std::string& text, const std::string& remedy = "") {
+    return input_error_of([&] { require_format(parse_json(text, "a.json"), "qdiff-plan", 2, remedy, "a.json"); });
+  };
+  CHECK(read(R"({"format": "qdiff-plan", "version": 2, "more": 1})").empty());
+  const std::string begin = R"(; begin the file with {"format": "qdiff-plan", "version": 2)";
+  CHECK(read("[]") == "a.json: is an array, but must be an object" + begin);
+  CHECK(read(R"({"version": 2})") == R"(a.json: "format" is missing; it must be "qdiff-plan")" + begin);
+  CHECK(read(R"({"format": "qdiff-plan"})") == R"(a.json: "version" is missing; it must be 2)" + begin);
+  CHECK(read(R"({"format": "qdiff-case", "version": 2})") ==
+        R"(a.json: "format" is "qdiff-case", but must be "qdiff-plan"; name a file of that kind)");
+  CHECK(read(R"({"format": 5, "version": 2})", "plan anew") ==
+        R"(a.json: "format" is 5, but must be "qdiff-plan"; plan anew)");
+  CHECK(read("{}", "plan anew") == R"(a.json: "format" is missing; it must be "qdiff-plan"; plan anew)");
+  for (const char* version : {"1", "3", "\"2\"", "true", "null", "[2]"}) {
+    CHECK_THAT(read(R"({"format": "qdiff-plan", "version": )" + std::string(version) + '}'),
+               Catch::Matchers::EndsWith("but must be 2; this qdiff reads no other"));
+  }
+}
+
 TEST_CASE("J05 whole numbers: range, floats, strings, huge ones") {
   const auto read = [](const std::string& value, std::int64_t min = 0, std::int64_t max = 100) {
     return input_error_of([&] { require_int(parse_json("{\"n\":" + value + "}", "a.json"), "n", min, max, "a.json"); });

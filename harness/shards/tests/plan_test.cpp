@@ -81,6 +81,9 @@ TEST_CASE("what is no plan is refused", "[plan]") {
     std::ofstream(folder.path() / "plan.json") << text;
     CHECK_THROWS_AS(read_plan(folder.path()), InputError);
   }
+  std::ofstream(folder.path() / "plan.json") << "{\"version\": 1}";
+  CHECK_THROWS_WITH(read_plan(folder.path()),
+                    ContainsSubstring("\"format\" is missing; it must be \"qdiff-plan\"; name"));
   Plan twice = small_plan();
   twice.units[1].name = twice.units[0].name;
   write_plan(twice, folder.path());
@@ -95,6 +98,9 @@ TEST_CASE("durations are read as they were written", "[plan]") {
   std::ofstream(folder.path() / "durations.json")
       << R"({"format": "qdiff-durations", "version": 1, "seconds": {"a": -1}})";
   CHECK_THROWS_WITH(read_durations(folder.path() / "durations.json"), ContainsSubstring("\"a\" is -1"));
+  std::ofstream(folder.path() / "durations.json") << "{}";
+  CHECK_THROWS_WITH(read_durations(folder.path() / "durations.json"),
+                    ContainsSubstring("\"format\" is missing; it must be \"qdiff-durations\"; name"));
 }
 
 }  // namespace

@@ -295,6 +295,13 @@ TEST_CASE("J04: unknown keys are ignored, missing ones and wrong types are refus
   }
 }
 
+TEST_CASE("J04: a manifest without its format is told which, and how it begins") {
+  Json document = valid();
+  document.erase("format");
+  CHECK(error_of(document.dump()) == R"(manifest.json: "format" is missing; it must be "qdiff-trace"; )"
+                                     R"(begin the file with {"format": "qdiff-trace", "version": 1)");
+}
+
 TEST_CASE("J05 J08: what a manifest must not say") {
   struct Bad {
     const char* pointer;
