@@ -14,10 +14,14 @@ namespace {
 
 constexpr std::int64_t kBlockElements = std::int64_t{1} << 20;
 
-void check_config(const trace::Manifest& manifest, const ModelConfig& config, std::vector<std::string>& notes) {
-  const trace::ConfigDifferences differences = trace::differences(manifest.config, config);
+std::string manifest_name(const trace::Trace& trace) {
+  return formats::printable((trace.directory() / trace::kManifestName).string(), 400);
+}
+
+void check_config(const trace::Trace& trace, const ModelConfig& config, std::vector<std::string>& notes) {
+  const trace::ConfigDifferences differences = trace::differences(trace.manifest().config, config);
   if (!differences.shapes.empty()) {
-    throw InputError("the trace is of another model: " + differences.shapes.front() +
+    throw InputError(manifest_name(trace) + ": the trace is of another model: " + differences.shapes.front() +
                      "; give --model the one that the engine ran");
   }
   for (const std::string& difference : differences.others) {
@@ -27,14 +31,14 @@ void check_config(const trace::Manifest& manifest, const ModelConfig& config, st
 }
 
 // Scales of a cache: of a layer that there is, and one for each head or one for all.
-void check_cache_scales(const Precision& precision, const ModelConfig& config) {
-  for (const auto& [cache, scales] : precision.cache_scales) {
+void check_cache_scales(const trace::Trace& trace, const ModelConfig& config) {
+  for (const auto& [cache, scales] : trace.manifest().precision.cache_scales) {
     for (const auto& [id, of_heads] : scales) {
       const auto count = static_cast<std::int64_t>(of_heads.size());
       if (id.layer < config.num_layers && (count == 1 || count == config.num_kv_heads)) continue;
-      throw InputError("compute.kv_cache_scales gives " + tensor_name(id) + " " + std::to_string(count) +
-                       " scales, but the model has layers 0 to " + std::to_string(config.num_layers - 1) +
-                       ", each with " + std::to_string(config.num_kv_heads) +
+      throw InputError(manifest_name(trace) + ": compute.kv_cache_scales gives " + tensor_name(id) + " " +
+                       std::to_string(count) + " scales, but the model has layers 0 to " +
+                       std::to_string(config.num_layers - 1) + ", each with " + std::to_string(config.num_kv_heads) +
                        " key/value heads; give one scale, or one for each of them");
     }
   }
@@ -156,12 +160,12 @@ std::vector<std::string> check_trace(const trace::Trace& trace, const WeightSour
   const trace::Manifest& manifest = trace.manifest();
   const ModelConfig& config = model.config();
   std::vector<std::string> notes = manifest.notes;
-  check_config(manifest, config, notes);
-  check_cache_scales(manifest.precision, config);
+  check_config(trace, config, notes);
+  check_cache_scales(trace, config);
   try {
     validate_steps(manifest.steps, config.vocab, config.max_position_embeddings);
   } catch (const std::invalid_argument& error) {
-    throw InputError(std::string(trace::kManifestName) + ": " + error.what());
+    throw InputError(manifest_name(trace) + ": " + error.what());
   }
   trace::check_shapes(trace, trace::declare(config));
   for (std::string& note : trace::notes_on_unknown(trace)) notes.push_back(std::move(note));

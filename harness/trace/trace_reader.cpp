@@ -44,7 +44,7 @@ bool fits(const Shape& actual, const Shape& expected) {
 
 }  // namespace
 
-Trace::Trace(const std::filesystem::path& directory) : manifest_(read_manifest(directory)) {
+Trace::Trace(const std::filesystem::path& directory) : directory_(directory), manifest_(read_manifest(directory)) {
   for (std::size_t step = 0; step < manifest_.steps.size(); ++step) {
     open_step(step, directory / manifest_.files[step]);
   }
@@ -113,7 +113,7 @@ void check_shapes(const Trace& trace, const DeclaredConfig& config) {
   for (const TensorKey& key : trace.keys()) {
     const auto index = static_cast<std::size_t>(key.step);
     const Step& step = trace.manifest().steps[index];
-    const std::string where = formats::printable(trace.manifest().files[index]) + ": " + tensor_name(key.id);
+    const std::string where = name_of(trace.file_of(key.step)) + ": " + tensor_name(key.id);
     if (config.num_layers && key.id.layer >= *config.num_layers) {
       throw InputError(where + ": the model has " + std::to_string(*config.num_layers) + " layers, 0 to " +
                        std::to_string(*config.num_layers - 1));

@@ -34,6 +34,8 @@ class Trace final : public TensorStore {
   // The tensors so far that came in the engine's type, which is not the stored one.
   std::set<TensorKey> widened() const;
 
+  const std::filesystem::path& directory() const { return directory_; }
+  const std::filesystem::path& file_of(int step) const { return files_[static_cast<std::size_t>(step)]->path; }
   std::vector<TensorKey> keys() const;                                         // by step, then in execution order
   DType dtype(const TensorKey& key) const { return *places_.at(key)->dtype; }  // in which it is stored
   const Shape& shape(const TensorKey& key) const { return places_.at(key)->shape; }
@@ -54,6 +56,7 @@ class Trace final : public TensorStore {
   };
   void open_step(std::size_t step, const std::filesystem::path& path);
 
+  std::filesystem::path directory_;
   Manifest manifest_;
   // Files are opened anew for each read: a trace may have more steps than a process may have open files.
   std::vector<std::unique_ptr<File>> files_;

@@ -38,7 +38,7 @@ TEST_CASE("steps that are none of this vocabulary are an error", "[trace_checks]
   ToyTrace toy(ToyEngine{kF32});
   toy.input.steps[1].tokens[0][0] = 12;
   toy.about.config.vocab.reset();  // else reading the manifest finds it
-  CHECK_THROWS_WITH(check(toy), StartsWith("manifest.json: ") && ContainsSubstring("12"));
+  CHECK_THROWS_WITH(check(toy), ContainsSubstring("/manifest.json: ") && ContainsSubstring("12"));
 }
 
 TEST_CASE("a tensor of another shape than the steps give it is an error", "[trace_checks]") {

@@ -222,6 +222,9 @@ TEST_CASE("tensors of another dtype, shape or layer are refused") {
   CHECK_THROWS_AS(with({Op::kNorm, kNoLayer}, DType::kF16, {3, 8}), InputError);
   CHECK_THROWS_AS(with({Op::kNorm, kNoLayer}, DType::kF16, {1, 1, 8}), InputError);
   CHECK_THROWS_AS(with({Op::kKCache, 2}, DType::kF16, {1, 3, 2, 2}), InputError);
+  const std::string file = (folder / "trace/step-0000.safetensors").string();
+  CHECK_THROWS_WITH(with({Op::kNorm, kNoLayer}, DType::kF16, {1, 3, 9}), StartsWith(file + ": model.norm has shape "));
+  CHECK_THROWS_WITH(with({Op::kKCache, 2}, DType::kF16, {1, 3, 2, 2}), StartsWith(file + ": model.layers.2."));
   // Nothing is known of the hidden size, but the number of tokens is.
   CHECK_NOTHROW(check_shapes(*read_trace(folder / "trace"), DeclaredConfig{}));
 }
