@@ -1,12 +1,14 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
+#include <functional>
 #include <map>
 #include <memory>
 
 #include "harness/cli/commands.h"
 #include "harness/cli/engines.h"
 #include "harness/cli/gemm_table.h"
+#include "harness/cli/inputs_runner.h"
 #include "harness/cli/memory.h"
 #include "harness/cli/output_folder.h"
 #include "harness/cli/reduction.h"
@@ -126,7 +128,7 @@ class Fuzzing {
     InputsRunner runner(engine);
     const reduce::Inputs whole =
         reduce::whole_case(drawn.input.steps, drawn.input.capacity, drawn.model->config().num_layers);
-    const findings::RunResult result = runner.run(whole, *judging);
+    const findings::RunResult result = runner(whole, *judging);
     num_planted_ += result.planted_executions;
     count(drawn.dtype, result);
     if (result.verdict == compare::Verdict::kInconclusive) {
@@ -177,7 +179,7 @@ class Fuzzing {
     failures_[kind] = {drawn.seed, 0};
     reduce::Reduced reduced{.inputs = whole, .finding = first};
     if (!run_.layers && !run_.steps) {
-      reduced = reduce_inputs(runner, whole, result, run_.mode, arguments_.tries, progress_);
+      reduced = reduce_inputs(std::ref(runner), whole, result, run_.mode, arguments_.tries, progress_);
     }
     cases::Case smaller = reduced_case(reduced, "fuzz-" + std::to_string(drawn.seed));
     const std::string spec = run_.model.value_or(drawn.model->description());

@@ -1,11 +1,13 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <memory>
 
 #include "harness/cli/case_model.h"
 #include "harness/cli/commands.h"
 #include "harness/cli/engines.h"
+#include "harness/cli/inputs_runner.h"
 #include "harness/cli/memory.h"
 #include "harness/cli/output_folder.h"
 #include "harness/cli/reduction.h"
@@ -91,14 +93,16 @@ ExitStatus reduce_case(const ReduceArguments& arguments, Clock::time_point start
        .inject = run.inject});
   const reduce::Inputs whole = reduce::whole_case(input.steps, input.capacity, config.num_layers);
   Progress progress(run.common.quiet);
-  std::optional<reduce::Reduced> found = reduce_sample(runner, whole, run.mode, original.id, arguments.tries, progress);
+  const RunInputs run_inputs = std::ref(runner);
+  std::optional<reduce::Reduced> found =
+      reduce_sample(run_inputs, whole, run.mode, original.id, arguments.tries, progress);
   if (!found) {
-    const findings::RunResult result = run_to_first_divergence(runner, whole, run.mode, original.id, progress);
+    const findings::RunResult result = run_to_first_divergence(run_inputs, whole, run.mode, original.id, progress);
     if (result.first_divergence() == nullptr) {
       progress.clear();
       return say_that_nothing_diverges(original.id, result, run.common.quiet);
     }
-    found = reduce_inputs(runner, whole, result, run.mode, arguments.tries, progress);
+    found = reduce_inputs(run_inputs, whole, result, run.mode, arguments.tries, progress);
   }
   const reduce::Reduced reduced = std::move(*found);
   progress.clear();

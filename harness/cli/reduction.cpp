@@ -5,14 +5,10 @@
 #include <filesystem>
 #include <utility>
 
-#include "harness/cli/engines.h"
-#include "harness/cli/parties.h"
 #include "harness/contract/error.h"
 #include "harness/contract/wording.h"
-#include "harness/model/kept_layers.h"
 #include "harness/report/report_file.h"
 #include "harness/report/sentences.h"
-#include "reference/reference.h"
 
 namespace qdiff::cli {
 namespace {
@@ -20,15 +16,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kCaseMark = "\"qdiff-case\"";
-
-CaseInput case_input_of(const reduce::Inputs& inputs) {
-  return {.id = "reduced",
-          .title = "reduced",
-          .hypothesis = std::nullopt,
-          .argument = "reduced",
-          .capacity = inputs.capacity,
-          .steps = inputs.steps};
-}
 
 // 0 to count - 1
 std::set<int> layer_numbers(std::size_t count) {
@@ -65,45 +52,6 @@ cases::CaseStep case_step_of(const Step& step) {
 
 }  // namespace
 
-struct InputsRunner::Parties {
-  std::vector<int> layers;
-  std::unique_ptr<WeightSource> model;
-  std::optional<Injection> inject;
-  KeptReference kept;
-  std::optional<RunParties> of_run;
-};
-
-InputsRunner::InputsRunner(EngineInQuestion engine) : engine_(std::move(engine)) {}
-InputsRunner::~InputsRunner() = default;
-
-findings::RunResult InputsRunner::run(const reduce::Inputs& inputs, const Judging& judging) {
-  if (parties_ == nullptr || parties_->layers != inputs.layers) {
-    parties_.reset();  // before the next engine takes its memory
-    auto made = std::make_unique<Parties>();
-    made->layers = inputs.layers;
-    made->model = model::keep_layers(engine_.model, inputs.layers);
-    if (engine_.inject) {
-      made->inject = reduce::in_layers(*engine_.inject, inputs.layers);
-      if (!made->inject) throw InputError("the layers in which " + to_string(*engine_.inject) + " is planted are gone");
-    }
-    const EngineSettings settings{.dtype = engine_.dtype,
-                                  .threads = engine_.threads,
-                                  .max_resident_bytes = engine_.max_resident_bytes,
-                                  .inject = made->inject};
-    made->of_run.emplace(*made->model, engine_.backend, settings, engine_.reference, made->kept);
-    parties_ = std::move(made);
-  }
-  const CaseInput input = case_input_of(inputs);
-  diagnose::RunOptions options;
-  options.mode = judging.mode;
-  options.layers = judging.layers;
-  options.steps = judging.steps;
-  options.probing = judging.probing;
-  options.inject = parties_->inject;
-  options.progress = judging.progress;
-  return diagnose::run_cases(std::span(&input, 1), parties_->of_run->get(), options);
-}
-
 std::optional<findings::RunResult> first_wrong_layers(int num_layers, const LayersJudge& judge) {
   using Found = std::optional<findings::RunResult>;
   const std::string of_all = " of " + std::to_string(num_layers);
@@ -136,15 +84,15 @@ std::optional<findings::RunResult> first_wrong_layers(int num_layers, const Laye
 
 namespace {
 
-std::optional<findings::RunResult> first_wrong_in_lockstep(InputsRunner& runner, const reduce::Inputs& inputs,
+std::optional<findings::RunResult> first_wrong_in_lockstep(const RunInputs& run, const reduce::Inputs& inputs,
                                                            const std::string& name, Progress& progress) {
   const auto judge = [&](const std::set<int>& layers, bool alone, const std::string& where) {
     const reduce::Inputs judged =
         alone ? reduce::keep_layers(inputs, reduce::all_indices(static_cast<std::size_t>(*layers.rbegin()) + 1))
               : inputs;
-    return runner.run(judged, {.mode = diagnose::Mode::kLockstep,
-                               .layers = layers,
-                               .progress = progress.showing(name + ", looking " + where + ": ")});
+    return run(judged, {.mode = diagnose::Mode::kLockstep,
+                        .layers = layers,
+                        .progress = progress.showing(name + ", looking " + where + ": ")});
   };
   const auto num_layers = static_cast<int>(inputs.layers.size());
   if (auto found = first_wrong_layers(num_layers, judge)) return found;
@@ -162,10 +110,10 @@ std::optional<std::set<int>> layers_to_judge(const reduce::Inputs& inputs, const
 }
 
 // What does not fit the model is no smaller case.
-std::optional<findings::Finding> first_divergence(InputsRunner& runner, const reduce::Inputs& inputs,
+std::optional<findings::Finding> first_divergence(const RunInputs& run, const reduce::Inputs& inputs,
                                                   const Judging& judging) {
   try {
-    const findings::RunResult tried = runner.run(inputs, judging);
+    const findings::RunResult tried = run(inputs, judging);
     const findings::Finding* found = tried.first_divergence();
     return found == nullptr ? std::nullopt : std::optional(*found);
   } catch (const InputError&) {
@@ -175,12 +123,12 @@ std::optional<findings::Finding> first_divergence(InputsRunner& runner, const re
 
 }  // namespace
 
-findings::RunResult run_to_first_divergence(InputsRunner& runner, const reduce::Inputs& whole, diagnose::Mode mode,
+findings::RunResult run_to_first_divergence(const RunInputs& run, const reduce::Inputs& whole, diagnose::Mode mode,
                                             const std::string& name, Progress& progress) {
   if (mode != diagnose::Mode::kFree) {
-    if (auto found = first_wrong_in_lockstep(runner, whole, name, progress)) return std::move(*found);
+    if (auto found = first_wrong_in_lockstep(run, whole, name, progress)) return std::move(*found);
   }
-  return runner.run(whole, {.mode = mode, .progress = progress.showing(name + ": ")});
+  return run(whole, {.mode = mode, .progress = progress.showing(name + ": ")});
 }
 
 reduce::Settings settings_of(int most_tries, Progress& progress) {
@@ -190,15 +138,15 @@ reduce::Settings settings_of(int most_tries, Progress& progress) {
           }};
 }
 
-reduce::Reduced reduce_inputs(InputsRunner& runner, const reduce::Inputs& whole, const findings::RunResult& result,
+reduce::Reduced reduce_inputs(const RunInputs& run, const reduce::Inputs& whole, const findings::RunResult& result,
                               diagnose::Mode mode, int most_tries, Progress& progress) {
   const findings::Finding first = *result.first_divergence();
   const reduce::Settings settings = settings_of(most_tries, progress);
   const auto part_of_job = [&](const reduce::Inputs& inputs) {
-    return first_divergence(runner, inputs, {.mode = mode_of(first), .layers = layers_to_judge(inputs, first)});
+    return first_divergence(run, inputs, {.mode = mode_of(first), .layers = layers_to_judge(inputs, first)});
   };
   const auto whole_job = [&](const reduce::Inputs& inputs) {
-    return first_divergence(runner, inputs, {.mode = mode, .probing = true});
+    return first_divergence(run, inputs, {.mode = mode, .probing = true});
   };
   // What the whole run does not need to find this failure is left out of the tries; it has the last word.
   reduce::Reduced reduced = reduce::reduce(whole, first, part_of_job, settings);
@@ -214,20 +162,20 @@ reduce::Reduced reduce_inputs(InputsRunner& runner, const reduce::Inputs& whole,
   return reduced;
 }
 
-std::optional<reduce::Reduced> reduce_sample(InputsRunner& runner, const reduce::Inputs& whole, diagnose::Mode mode,
+std::optional<reduce::Reduced> reduce_sample(const RunInputs& run, const reduce::Inputs& whole, diagnose::Mode mode,
                                              const std::string& name, int most_tries, Progress& progress) {
   if (mode == diagnose::Mode::kFree) return std::nullopt;
   const std::optional<reduce::Inputs> sample = reduce::sample_of(whole);
   if (!sample) return std::nullopt;
   const std::string of_sample = name + ", " + counted(sample->length(), "token") + " a row";
-  const auto found = first_wrong_in_lockstep(runner, *sample, of_sample, progress);
+  const auto found = first_wrong_in_lockstep(run, *sample, of_sample, progress);
   if (!found) return std::nullopt;
-  reduce::Reduced reduced = reduce_inputs(runner, *sample, *found, mode, most_tries, progress);
+  reduce::Reduced reduced = reduce_inputs(run, *sample, *found, mode, most_tries, progress);
   // A few tokens may fail in another way than all of these rows do.
   const reduce::Indices layers(reduced.inputs.layers.begin(), reduced.inputs.layers.end());
   const auto all_tokens = reduce::keep_rows(reduce::keep_layers(whole, layers), reduced.inputs.rows);
   if (!all_tokens) return std::nullopt;
-  const auto last = first_divergence(runner, *all_tokens,
+  const auto last = first_divergence(run, *all_tokens,
                                      {.mode = mode_of(*found->first_divergence()),
                                       .layers = layers_to_judge(*all_tokens, reduced.finding),
                                       .progress = progress.showing(name + ", all tokens of what is left: ")});

@@ -2,31 +2,17 @@
 #pragma once
 
 #include <functional>
-#include <memory>
 #include <optional>
 #include <set>
 #include <string>
 
 #include "harness/cases/case.h"
-#include "harness/cli/options.h"
 #include "harness/cli/progress.h"
-#include "harness/contract/weights.h"
 #include "harness/diagnose/run.h"
 #include "harness/findings/result.h"
 #include "harness/reduce/reduce.h"
 
 namespace qdiff::cli {
-
-// The engine in question, on a model whose layers can be left out.
-struct EngineInQuestion {
-  std::shared_ptr<const WeightSource> model;
-  EngineKind backend = EngineKind::kCpu;
-  reference::Where reference = reference::Where::kBySize;
-  DType dtype = DType::kBF16;
-  std::optional<int> threads = {};
-  std::int64_t max_resident_bytes = 0;
-  std::optional<Injection> inject = {};
-};
 
 // What of the inputs is judged, and how.
 struct Judging {
@@ -36,22 +22,8 @@ struct Judging {
   diagnose::ProgressReport progress = {};
 };
 
-// Runs the main job on inputs. What it needs of a model stays ready as long as the layers are the same.
-class InputsRunner {
- public:
-  explicit InputsRunner(EngineInQuestion engine);
-  ~InputsRunner();
-  InputsRunner(const InputsRunner&) = delete;
-  InputsRunner& operator=(const InputsRunner&) = delete;
-
-  // Throws InputError where the inputs do not fit, or the layers in which the fault is planted are gone.
-  findings::RunResult run(const reduce::Inputs& inputs, const Judging& judging);
-
- private:
-  struct Parties;
-  EngineInQuestion engine_;
-  std::unique_ptr<Parties> parties_;
-};
+// Runs the main job on inputs. Throws InputError where they do not fit the model.
+using RunInputs = std::function<findings::RunResult(const reduce::Inputs&, const Judging&)>;
 
 // Judges these layers, `alone` in a model that ends with the last of them. `where` names them: "in layer 1-2 of 24".
 using LayersJudge =
@@ -63,19 +35,19 @@ std::optional<findings::RunResult> first_wrong_layers(int num_layers, const Laye
 
 // The main job on `whole`, or as much of it as it takes to find its first divergence: in lockstep some layers after the
 // other, until something diverges. Where nothing does, all of it in `mode`.
-findings::RunResult run_to_first_divergence(InputsRunner& runner, const reduce::Inputs& whole, diagnose::Mode mode,
+findings::RunResult run_to_first_divergence(const RunInputs& run, const reduce::Inputs& whole, diagnose::Mode mode,
                                             const std::string& name, Progress& progress);
 
 // Of a reduction that shows each try.
 reduce::Settings settings_of(int most_tries, Progress& progress);
 
-// `result` is what the runner made of `whole`, and has a first divergence.
-reduce::Reduced reduce_inputs(InputsRunner& runner, const reduce::Inputs& whole, const findings::RunResult& result,
+// `result` is what `run` made of `whole`, and has a first divergence.
+reduce::Reduced reduce_inputs(const RunInputs& run, const reduce::Inputs& whole, const findings::RunResult& result,
                               diagnose::Mode mode, int most_tries, Progress& progress);
 
 // The same where a few tokens of `whole` fail as all of them do, which is soon known. None where they do not, or are
 // not few beside the whole.
-std::optional<reduce::Reduced> reduce_sample(InputsRunner& runner, const reduce::Inputs& whole, diagnose::Mode mode,
+std::optional<reduce::Reduced> reduce_sample(const RunInputs& run, const reduce::Inputs& whole, diagnose::Mode mode,
                                              const std::string& name, int most_tries, Progress& progress);
 
 // What was left of a case, or of a trace, as a case: its name, title and hypothesis tell of the failure.
