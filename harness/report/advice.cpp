@@ -4,6 +4,9 @@
 #include <array>
 #include <set>
 
+#include "harness/contract/wording.h"
+#include "harness/report/sentences.h"
+
 namespace qdiff::report {
 namespace {
 
@@ -40,6 +43,36 @@ std::optional<RecordAdvice> what_to_record(const findings::RunResult& result) {
   }
   if (advice.tensors.empty()) return std::nullopt;
   return advice;
+}
+
+std::string sentence_of(const RecordAdvice& advice) {
+  return joined(advice.tensors, 12) + " of step " + std::to_string(advice.step) + ", to see which operation is wrong";
+}
+
+std::vector<std::string> where_else_to_look(const findings::RunResult& result) {
+  if (!result.of_trace || result.verdict != compare::Verdict::kMatch || !result.findings.empty()) return {};
+  if (result.some_layers_alone) {
+    return {"the layers that were left out may be wrong, so that nothing is said of garbage text"};
+  }
+  if (std::ranges::count(result.coverage.tensors_missing, tensor_name({Op::kLmHead, kNoLayer})) > 0) {
+    return {"lm_head was not recorded, so that the logits themselves were not judged"};
+  }
+  std::vector<std::string> lines = {
+      "the forward pass is right on these inputs: garbage text then comes from behind the logits (sampler, "
+      "detokenizer) or from before the tokens (tokenizer, prompt template, special tokens)"};
+  const auto& fed = result.fed_tokens;
+  if (!fed || fed->not_chosen == 0) return lines;
+  const auto token = [](std::int64_t number, const std::optional<std::string>& word) {
+    const std::string numbered = "token " + std::to_string(number);
+    return word ? '"' + *word + "\" (" + numbered + ')' : numbered;
+  };
+  lines.push_back("of " + counted(fed->compared, "token") + " that decode steps were fed, " +
+                  std::to_string(fed->not_chosen) + (fed->not_chosen == 1 ? " is" : " are") +
+                  " not the one with the largest logit before: the first in step " + std::to_string(fed->step) +
+                  ", row " + std::to_string(fed->row) + ", was " + token(fed->fed, fed->fed_word) + " where " +
+                  token(fed->chosen, fed->chosen_word) +
+                  " has the largest. If the engine writes greedily, what picks the token is wrong");
+  return lines;
 }
 
 }  // namespace qdiff::report

@@ -1,4 +1,5 @@
-// What to record next, where a trace of few tensors leaves open which operation is wrong.
+// Where to look next: what to record, where a trace of few tensors leaves open which operation is wrong, and where else
+// garbage comes from, where the forward pass is right.
 #pragma once
 
 #include <optional>
@@ -19,5 +20,11 @@ struct RecordAdvice {
 // explanation is confirmed, where whole forward passes say what to record (FreeRanking), and for engines that hand all
 // tensors out.
 std::optional<RecordAdvice> what_to_record(const findings::RunResult& result);
+// "model.layers.3.self_attn.v_proj and 2 more of step 0, to see which operation is wrong"
+std::string sentence_of(const RecordAdvice& advice);
+
+// After a trace's match, in sentences: what a user who sees garbage text has to look at, with what these steps show of
+// it, or why nothing is said of that.
+std::vector<std::string> where_else_to_look(const findings::RunResult& result);
 
 }  // namespace qdiff::report

@@ -13,6 +13,7 @@
 #include "embedded/report_page.h"
 #include "harness/compare/bounds.h"
 #include "harness/report/acceptance.h"
+#include "harness/report/advice.h"
 #include "harness/report/causes.h"
 #include "harness/report/json.h"
 #include "harness/report/sentences.h"
@@ -237,11 +238,15 @@ class FindingList {
 };
 
 Document page_document(const RunResult& result) {
+  const auto advice = what_to_record(result);
   Document document = {
       {"sentence", verdict_sentence(result)},
       {"subject", subject_of(result)},
       {"diverged_ratio", compare::kDivergedRatio},
       {"closest", closest_of(result)},
+      {"to_record", advice ? Document(sentence_of(*advice)) : Document()},
+      {"declaration", points_entry(result.inferred_points ? *result.inferred_points : points_of(result))},
+      {"elsewhere", where_else_to_look(result)},
       {"acceptance", result.acceptance ? Document(acceptance_lines(*result.acceptance)) : Document::array()},
       {"causes", causes_document(result)},
       {"first", first_document(result)},

@@ -94,8 +94,7 @@ void write_divergence(const RunResult& result, const Finding& first, bool all, W
   }
   write_alternatives(first.explanation, out);
   if (const auto advice = what_to_record(result)) {
-    out.field("record", joined(advice->tensors, 12) + " of step " + std::to_string(advice->step) +
-                            ", to see which operation is wrong");
+    out.field("record", sentence_of(*advice));
   }
   out.whole_field("repeat", first.command, kBold);
   if (const auto mistake = mistake_of(first)) out.whole_field("plant", "--inject '" + to_string(*mistake) + "'");
@@ -273,35 +272,12 @@ void write_texts(const std::vector<findings::FreeRun>& runs, Writer& out) {
   if (more > 0) out.field("", "and in " + counted(more, "more case"));
 }
 
-// The forward pass is right, and the text is not: where else to look, with what these steps show of it.
 void write_elsewhere(const RunResult& result, Writer& out) {
-  if (!result.of_trace || result.verdict != Verdict::kMatch || !result.findings.empty()) return;
-  if (result.some_layers_alone) {
-    out.field("text", "the layers that were left out may be wrong, so that nothing is said of garbage text");
-    return;
+  const char* label = "text";
+  for (const std::string& line : where_else_to_look(result)) {
+    out.field(label, line);
+    label = "";
   }
-  const auto& missing = result.coverage.tensors_missing;
-  const bool to_the_logits =
-      std::find(missing.begin(), missing.end(), tensor_name({Op::kLmHead, kNoLayer})) == missing.end();
-  if (!to_the_logits) {
-    out.field("text", "lm_head was not recorded, so that the logits themselves were not judged");
-    return;
-  }
-  out.field("text",
-            "the forward pass is right on these inputs: garbage text then comes from behind the logits (sampler, "
-            "detokenizer) or from before the tokens (tokenizer, prompt template, special tokens)");
-  const auto& fed = result.fed_tokens;
-  if (!fed || fed->not_chosen == 0) return;
-  const auto token = [](std::int64_t number, const std::optional<std::string>& word) {
-    const std::string numbered = "token " + std::to_string(number);
-    return word ? '"' + *word + "\" (" + numbered + ')' : numbered;
-  };
-  out.field("", "of " + counted(fed->compared, "token") + " that decode steps were fed, " +
-                    std::to_string(fed->not_chosen) + (fed->not_chosen == 1 ? " is" : " are") +
-                    " not the one with the largest logit before: the first in step " + std::to_string(fed->step) +
-                    ", row " + std::to_string(fed->row) + ", was " + token(fed->fed, fed->fed_word) + " where " +
-                    token(fed->chosen, fed->chosen_word) +
-                    " has the largest. If the engine writes greedily, what picks the token is wrong");
 }
 
 void write_coverage(const RunResult& result, bool whole, Writer& out) {

@@ -30,7 +30,9 @@
   }
   const show = (id, ...children) => byId(id).replaceChildren(...children.flat().filter((child) => child !== null));
   const counted = (count, what) => `${count} ${what}${count === 1 ? '' : 's'}`;
-  const figure = (value) => typeof value !== 'number' ? String(value) : Number(value.toPrecision(3)).toString();
+  // Three digits: 0.342, 24.6, 246000, 2.46e+7.
+  const figure = (value) => typeof value !== 'number' ? String(value)
+    : Math.abs(value) >= 1e6 && Number.isFinite(value) ? value.toExponential(2) : Number(value.toPrecision(3)).toString();
 
   // Looks like a link, and goes to a place of this page.
   const link = (text, go) => element('button', {type: 'button', class: 'link', click: go}, text);
@@ -87,10 +89,12 @@
     const rows = data.causes.map((cause) => [
       element('div', {}, element('strong', {}, cause.cause), cause.meaning ? element('div', {class: 'quiet'}, cause.meaning) : null),
       element('code', {}, cause.tensor), cause.where, String(cause.count),
-      cause.worst_finding === cause.first ? cause.worst : link(cause.worst, () => open_finding(cause.worst_finding)),
+      link(cause.worst, () => open_finding(cause.worst_finding)),
       element('button', {type: 'button', click: () => open_finding(cause.first)}, cause.count === 1 ? 'show' : 'show the first'),
     ]);
-    show('causes-body', table(['cause', 'tensor', 'where', 'tensors', 'worst error', ''], rows));
+    show('causes-body', table(['cause', 'tensor', 'where', 'tensors', 'worst error', ''], rows),
+         data.to_record ? element('p', {}, element('strong', {}, 'Record next: '), `${data.to_record}.`) : null,
+         data.declaration ? element('p', {}, element('strong', {}, 'Declare in the manifest, if it is meant so: '), element('code', {}, data.declaration)) : null);
   }
 
   // ---- The map ----
@@ -137,7 +141,7 @@
     const wrong_only = byId('wrong-only').checked;
     const columns = grid.layers.length;
     const many = columns > 40;  // more than fit beside the tensor: it is drawn below, and each fifth layer has its number
-    const head = element('tr', {}, element('th', {}), grid.layers.map((layer, column) =>
+    const head = element('tr', {}, element('th', {scope: 'col'}, 'layer'), grid.layers.map((layer, column) =>
       element('th', {scope: 'col', title: layer === null ? 'outside the layers' : `layer ${layer}`}, layer === null ? '' : many && layer % 5 !== 0 ? '' : column_name(column))));
     const body = element('tbody', {});
     grid.tensors.forEach((tensor, row) => {
@@ -391,7 +395,8 @@
   function draw_text() {
     const kShown = 2;
     const runs = report.free_runs.map(draw_free_run);
-    const parts = runs.slice(0, kShown);
+    const elsewhere = data.elsewhere.map((line) => element('p', {}, `${line[0].toUpperCase()}${line.slice(1)}.`));
+    const parts = [...elsewhere, ...runs.slice(0, kShown)];
     if (runs.length > kShown) parts.push(element('details', {}, element('summary', {}, counted(runs.length - kShown, 'more case')), runs.slice(kShown)));
     byId('text').hidden = parts.length === 0;
     show('text-body', parts);

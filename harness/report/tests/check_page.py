@@ -36,6 +36,9 @@ facts.overflow = Math.max(0, frame.scrollWidth - frame.clientWidth);
 facts.hypotheses = document.querySelectorAll('#hypotheses tbody tr').length;
 facts.detail = document.getElementById('detail').textContent;
 facts.drawings = document.querySelectorAll('#detail svg').length;
+const said = JSON.parse(document.getElementById('data').textContent);
+const main = document.querySelector('main').textContent;
+facts.unsaid = [said.to_record, said.declaration, ...said.elsewhere].filter((line) => line && !main.includes(line.slice(1)));
 const filter = document.getElementById('filter');
 filter.value = 'attn_output';
 filter.dispatchEvent(new Event('input'));
@@ -89,7 +92,7 @@ def failures_of(name, page, report, folder):
     if not facts:
         return
     diverged = bool(report["findings"])
-    wanted = {"badge": report["verdict"].upper(), "hypotheses": 10, "markup_from_data": 0, "outside": 0,
+    wanted = {"badge": report["verdict"].upper(), "hypotheses": 10, "markup_from_data": 0, "outside": 0, "unsaid": [],
               "moved_by_itself": False}
     if name == "diverged":
         wanted |= {"causes": 1, "wrong": 3, "filtered_rows": 1, "moved": True, "chosen": 1, "drawings": 3}
@@ -133,7 +136,7 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         subprocess.run([sys.argv[1], folder / "samples"], check=True)
-        for name in ("match", "diverged", "refused", "hostile", "not_numbers", "empty"):
+        for name in ("match", "diverged", "refused", "hostile", "not_numbers", "empty", "sparse", "rounding"):
             run = folder / "samples/runs" / name
             work = folder / name
             work.mkdir()

@@ -42,6 +42,20 @@ TEST_CASE("the page of a model of 72B's shape stays small, whatever was found", 
   }
 }
 
+TEST_CASE("the page says where to look next, as the terminal does", "[page]") {
+  findings::RunResult trace = tests::match();
+  CHECK(data_of(report_page(trace))["elsewhere"] == nlohmann::json::array());
+  trace.of_trace = true;
+  const nlohmann::json right = data_of(report_page(trace));
+  REQUIRE(right["elsewhere"].size() == 1);
+  CHECK_THAT(right["elsewhere"][0].get<std::string>(), StartsWith("the forward pass is right on these inputs"));
+  CHECK((right["to_record"].is_null() && right["declaration"] == ""));
+  const nlohmann::json sparse = data_of(report_page(tests::sparse()));
+  CHECK_THAT(sparse["to_record"].get<std::string>(), ContainsSubstring("to see which operation is wrong"));
+  const nlohmann::json rounding = data_of(report_page(tests::rounding()));
+  CHECK_THAT(rounding["declaration"].get<std::string>(), StartsWith("\"points\": {"));
+}
+
 TEST_CASE("no text of a file ends the page's data or starts a script", "[page]") {
   const std::string page = report_page(tests::hostile());
   std::size_t scripts = 0;
