@@ -327,7 +327,8 @@ void check_command_name(const CLI::App& app, int argc, const char* const* argv) 
   names.insert(names.end(), {"--help", "--version"});
   if (word.starts_with('-')) {
     throw InputError("unknown option '" + word +
-                     "' before a command; write 'qdiff COMMAND [options]', see 'qdiff --help'");
+                     "' before a command; write 'qdiff COMMAND [options]', see 'qdiff --help'" +
+                     formats::suggestion(word, names));
   }
   throw InputError("unknown command '" + word + "' (see 'qdiff --help')" + formats::suggestion(word, names));
 }

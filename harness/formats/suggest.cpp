@@ -34,22 +34,29 @@ namespace {
 
 // Other names for element types and for what else one asks for, which no count of letters brings near ours.
 constexpr std::pair<std::string_view, std::string_view> kOtherNames[] = {
-    {"bf16", "bfloat16"},  {"BF16", "bfloat16"}, {"fp16", "float16"}, {"f16", "float16"},
-    {"F16", "float16"},    {"half", "float16"},  {"fp32", "float32"}, {"f32", "float32"},
-    {"F32", "float32"},    {"float", "float32"}, {"fp64", "float64"}, {"f64", "float64"},
-    {"double", "float64"}, {"gpu", "cuda"},      {"bugs", "faults"},  {"variants", "faults"}};
+    {"bf16", "bfloat16"}, {"fp16", "float16"},  {"f16", "float16"},    {"half", "float16"}, {"fp32", "float32"},
+    {"f32", "float32"},   {"float", "float32"}, {"fp64", "float64"},   {"f64", "float64"},  {"double", "float64"},
+    {"gpu", "cuda"},      {"bugs", "faults"},   {"variants", "faults"}};
+
+std::string lowered(std::string_view text) {
+  std::string lower(text);
+  std::ranges::transform(lower, lower.begin(),
+                         [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+  return lower;
+}
 
 }  // namespace
 
 std::optional<std::string> nearest_name(std::string_view name, std::span<const std::string> candidates) {
+  const std::string lower = lowered(name);
   for (const auto& [other, full] : kOtherNames) {
     const auto found = std::ranges::find(candidates, full);
-    if (name == other && found != candidates.end()) return *found;
+    if (lower == other && found != candidates.end()) return *found;
   }
   std::optional<std::string> nearest;
   std::size_t smallest = 1 + name.size() / 3;
   for (const std::string& candidate : candidates) {
-    const std::size_t distance = edit_distance(name, candidate);
+    const std::size_t distance = edit_distance(lower, lowered(candidate));
     if (distance < smallest || (distance == smallest && !nearest)) {
       smallest = distance;
       nearest = candidate;
@@ -57,13 +64,15 @@ std::optional<std::string> nearest_name(std::string_view name, std::span<const s
   }
   constexpr std::size_t kLeastBeginning = 4;  // "--x" begins too many to mean one
   constexpr std::size_t kLeastPart = 3;
-  if (nearest || name.size() < kLeastPart) return nearest;
+  if (nearest && smallest <= 1) return nearest;
   if (name.size() >= kLeastBeginning) {
+    std::optional<std::string> begun;
     for (const std::string& candidate : candidates) {
-      if (candidate.starts_with(name) && (!nearest || candidate.size() < nearest->size())) nearest = candidate;
+      if (candidate.starts_with(name) && (!begun || candidate.size() < begun->size())) begun = candidate;
     }
+    if (begun) return begun;
   }
-  if (nearest) return nearest;
+  if (nearest || name.size() < kLeastPart) return nearest;
   const auto holds_name = [name](const std::string& candidate) { return candidate.find(name, 1) != std::string::npos; };
   if (std::ranges::count_if(candidates, holds_name) == 1) return *std::ranges::find_if(candidates, holds_name);
   return std::nullopt;

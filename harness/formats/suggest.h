@@ -14,8 +14,8 @@ namespace qdiff::formats {
 std::size_t edit_distance(std::string_view a, std::string_view b);
 
 // The candidate with the smallest distance, the first of equals, provided that it is near enough to be a slip: at most
-// 1 + a third of the name's length. Where none is, the shortest of those that the name is the beginning of, or the only
-// one that holds it.
+// 1 + a third of the name's length, where capital letters are as good as small ones. Where none is within one letter,
+// the shortest of those that the name is the beginning of; where none is at all, the only one that holds it.
 std::optional<std::string> nearest_name(std::string_view name, std::span<const std::string> candidates);
 
 // "; did you mean \"seed\"?" or, where nothing is near, an empty string.

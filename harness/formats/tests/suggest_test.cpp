@@ -36,6 +36,17 @@ TEST_CASE("a name that was cut short is completed, by the shortest where several
   CHECK_FALSE(nearest_name("", names).has_value());
 }
 
+TEST_CASE("a beginning stands for its name before what is two letters away, and capitals are no slip") {
+  const std::vector<std::string> commands = {"compare", "run", "completion", "reduce"};
+  CHECK(nearest_name("comple", commands) == "completion");
+  CHECK(nearest_name("compar", commands) == "compare");
+  CHECK(nearest_name("RUN", commands) == "run");
+  CHECK(nearest_name("Reduse", commands) == "reduce");
+  CHECK_FALSE(nearest_name("COMPILE-ALL", commands).has_value());
+  const std::vector<std::string> types = {"float32", "bfloat16", "float16"};
+  CHECK(nearest_name("Half", types) == "float16");
+}
+
 TEST_CASE("a part of one name alone stands for it") {
   const std::vector<std::string> names = {"H05-gqa", "H04-square", "H07-square", "end-to-end"};
   CHECK(nearest_name("gqa", names) == "H05-gqa");
