@@ -67,6 +67,8 @@ bool has_plan(const std::filesystem::path& folder) { return formats::path_exists
 
 std::string read_plan_text(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "plan.json";
+  if (!formats::path_exists(folder))
+    throw InputError(formats::printable(folder.string()) + ": there is no such folder");
   if (!has_plan(folder)) {
     throw InputError(formats::printable(folder.string()) +
                      ": there is no plan.json in it; name the folder that a run by units was given with --out");

@@ -457,6 +457,10 @@ Manifest read_manifest(const std::filesystem::path& directory) {
   const std::filesystem::path path = directory / kManifestName;
   const std::string folder = formats::printable(directory.string(), 400);
   if (!formats::path_exists(directory)) throw InputError(folder + ": there is no such folder");
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(directory, ignored)) {
+    throw InputError(folder + ": is a file; a trace is a folder, with manifest.json and the files of its steps");
+  }
   if (!formats::path_exists(path)) {
     const bool is_model = formats::path_exists(directory / "config.json");
     throw InputError(folder + ": is no trace, for it holds no " + std::string(kManifestName) +

@@ -65,6 +65,9 @@ class BadUsage(CommandLineTest):
         self.refused("run", "--model", says="--model")
         self.refused("record", "--model", MODEL, says="--case")
         self.refused("inspect", says="PATH")
+        self.refused("merge", "nowhere", says="nowhere: there is no such folder")
+        self.refused("merge", self.case, says="there is no plan.json in it")
+        self.refused("compare", self.case, self.case, says="is a file; a trace is a folder, with manifest.json")
         self.refused("run", "\x1b[31m\n--oops")
         self.refused("run", b"\xff\xfe.json")
 
@@ -86,7 +89,8 @@ class BadUsage(CommandLineTest):
                 (["run", "--inject", "modulo"], "H05.modulo"), (["run", "--inject", "H03.theat=1e4"], "H03.theta"),
                 (["run", "--mode", "lock-step"], "lockstep"), ([*record, "referenc"], "reference"),
                 (["run", "--model", "synthetic:qwen2.5-05b"], "qwen2.5-0.5b"), (["dignose"], "diagnose"),
-                (["run", "--bad-input-stats", "125"], "--bad-input-status")]:
+                (["run", "--bad-input-stats", "125"], "--bad-input-status"),
+                (["--vesion"], "--version"), (["RUN"], "run"), (["comple"], "completion")]:
             self.refused(*arguments, says=f'did you mean "{meant}"?')
 
     def test_names_and_shapes_in_a_trace(self):

@@ -76,6 +76,7 @@ TEST_CASE("a plan is read as it was written", "[plan]") {
 TEST_CASE("what is no plan is refused", "[plan]") {
   const testing::TemporaryDirectory folder;
   CHECK_THROWS_WITH(read_plan(folder.path()), ContainsSubstring("there is no plan.json in it"));
+  CHECK_THROWS_WITH(read_plan(folder.path() / "none"), ContainsSubstring("none: there is no such folder"));
   for (const char* text :
        {"", "[]", "{}", R"({"format": "qdiff-plan", "version": 2})", R"({"format": "qdiff-plan", "version": 1})"}) {
     std::ofstream(folder.path() / "plan.json") << text;

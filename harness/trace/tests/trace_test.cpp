@@ -260,6 +260,8 @@ TEST_CASE("J12: files of a trace that are missing, no files, or cut") {
   };
   CHECK_THAT(error_of("trace"), Catch::Matchers::EndsWith("trace: is no trace, for it holds no manifest.json"));
   CHECK_THAT(error_of("nowhere"), Catch::Matchers::EndsWith("nowhere: there is no such folder"));
+  CHECK_THAT(error_of("trace/step-0000.safetensors"),
+             ContainsSubstring("step-0000.safetensors: is a file; a trace is a folder"));
   formats::write_file(folder / "trace" / "config.json", "{}");  // --model and --trace exchanged
   CHECK_THAT(error_of("trace"), Catch::Matchers::EndsWith("its config.json says that it is a model, for --model"));
 }
