@@ -13,6 +13,7 @@
 #include "harness/contract/wording.h"
 #include "harness/formats/input_file.h"
 #include "harness/model/describe.h"
+#include "harness/model/gguf_model.h"
 #include "harness/model/model.h"
 #include "harness/trace/trace_reader.h"
 #include "harness/trace/unknown_tensors.h"
@@ -137,7 +138,7 @@ bool may_be_a_case(const std::string& path) {
 ExitStatus inspect_command(const InspectArguments& arguments) {
   const std::string& path = arguments.path;
   std::error_code ignored;
-  if (path.starts_with("synthetic:") || path.ends_with(".gguf")) {
+  if (path.starts_with("synthetic:") || model::is_gguf(path)) {
     inspect_model(path);
   } else if (fs::is_directory(path, ignored)) {
     inspect_directory(path);

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <iterator>
 #include <optional>
 #include <set>
@@ -342,6 +343,15 @@ class GgufSource : public NotedSource {
 };
 
 }  // namespace
+
+bool is_gguf(const fs::path& path) {
+  std::error_code ignored;
+  if (path.native().ends_with(".gguf")) return !fs::is_directory(path, ignored);
+  if (!fs::is_regular_file(path, ignored)) return false;
+  std::array<char, 4> start{};
+  std::ifstream(path, std::ios::binary).read(start.data(), start.size());
+  return std::string_view(start.data(), start.size()) == "GGUF";
+}
 
 std::unique_ptr<NotedSource> open_gguf(const fs::path& path) { return std::make_unique<GgufSource>(path); }
 

@@ -24,7 +24,10 @@
 
 namespace qdiff::model {
 
-// `path` is a .gguf file; of a split set (NAME-00001-of-00004.gguf), the first. Throws qdiff::InputError.
+// Whether the name says so, or the first bytes of the file do: stores of models name their files by a hash.
+bool is_gguf(const std::filesystem::path& path);
+
+// `path` is a GGUF file; of a split set (NAME-00001-of-00004.gguf), the first. Throws qdiff::InputError.
 std::unique_ptr<NotedSource> open_gguf(const std::filesystem::path& path);
 
 }  // namespace qdiff::model

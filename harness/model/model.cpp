@@ -16,8 +16,7 @@ std::unique_ptr<WeightSource> open_model(const std::string& spec) {
   if (spec.starts_with(kSynthetic)) {
     return make_synthetic(parse_synthetic_spec(std::string_view(spec).substr(kSynthetic.size())));
   }
-  std::error_code ignored;  // what is no directory and cannot be opened, its reader says
-  if (spec.ends_with(".gguf") && !std::filesystem::is_directory(spec, ignored)) return open_gguf(spec);
+  if (is_gguf(spec)) return open_gguf(spec);  // what cannot be opened, its reader says
   return open_huggingface(spec);
 }
 

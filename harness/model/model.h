@@ -8,7 +8,7 @@
 
 namespace qdiff::model {
 
-// `spec` is a directory of Hugging Face files (huggingface.h), a .gguf file or the first of a split set (gguf_model.h),
+// `spec` is a directory of Hugging Face files (huggingface.h), a GGUF file or the first of a split set (gguf_model.h),
 // or "synthetic:NAME[,option=value...]" (synthetic.h). At open every weight of the operation table is known to be there
 // with its right shape; values are read later, by range. Throws qdiff::InputError where the model is not one, is not
 // complete, or is not supported.

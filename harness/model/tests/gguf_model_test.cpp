@@ -165,6 +165,16 @@ TEST_CASE("a GGUF file of qwen2 as a weight source: config, names, shapes and ty
   }
 }
 
+TEST_CASE("a GGUF file is known by its first bytes, whatever its name is") {
+  const TemporaryDirectory directory;
+  const auto source = open_model(directory.write("sha256-3b5e", Model("qwen2").file()).string());
+  CHECK(source->config().num_layers == 2);
+  CHECK_THAT(input_error_of([&] { open_model(directory.write("text", "GGU").string()); }),
+             ContainsSubstring("is not a directory"));
+  CHECK(is_gguf(directory / "none.gguf"));  // its reader says that there is none
+  CHECK_FALSE(is_gguf(directory.path()));
+}
+
 TEST_CASE("a GGUF tensor read by any range gives what reading it whole gives") {
   for (const char* architecture : {"qwen2", "llama"}) {
     const TemporaryDirectory directory;
