@@ -95,6 +95,7 @@ std::optional<Inputs> keep_rows(const Inputs& inputs, const Indices& kept) {
 }
 
 std::optional<Inputs> sample_of(const Inputs& inputs) {
+  // Half and twice as many cost and find the same: docs/narrowing.md.
   constexpr std::int64_t kFirst = 2, kLast = 4, kFirstDecode = 2, kLastDecode = 2;
   Indices kept;
   const auto keep_ends = [&kept](std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last) {
