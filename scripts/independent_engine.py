@@ -42,9 +42,12 @@ def main():
     parser.add_argument("--library", metavar="NAME",
                         help="compute with a library's kernels: onnxruntime, tinygrad, jax or torch")
     wrong = parser.add_mutually_exclusive_group()
-    wrong.add_argument("--inject", metavar="ID[=VALUE][@LAYER]", help="plant a fault of docs/faults.md")
+    wrong.add_argument("--inject", action="append", default=[], metavar="ID[=VALUE][@LAYER]", help="plant a fault of docs/faults.md")
     wrong.add_argument("--unlisted", metavar="NAME", help="plant a bug of scripts/engines/unlisted_faults.json")
     arguments = parser.parse_args()
+    if len(arguments.inject) > 1:  # argparse would take the last one and say nothing
+        raise UsageError(f"--inject is given {len(arguments.inject)} times; give it once")
+    arguments.inject = arguments.inject[0] if arguments.inject else None
     raw = recording.read_config(arguments.model)
     plan = recording.Plan(arguments, raw)
     selected = recording.Filter(arguments.tensors, raw["num_hidden_layers"])

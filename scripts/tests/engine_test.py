@@ -339,6 +339,7 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(manifest["steps"][0]["left_padding"], [0, 2])
             prompt = ("--trace", folder / "b", "--prompt-tokens")
             for arguments, says in (((*prompt, 5, "--inject", "H05.gremlin"), "H05.modulo"),
+                                    ((*prompt, 5, "--inject", "H05.modulo", "--inject", "H02.no_scale"), "give it once"),
                                     ((*prompt, 5, "--unlisted", "gremlin"), "rope_on_values"),
                                     ((*prompt, 5, "--chunks", "2,2"), "add up to 4"),
                                     ((*prompt, 5, "--tensors", "gremlin"), "matches no tensor"),
