@@ -63,7 +63,7 @@ Document comparison_document(const PairwiseResult& result, const ComparedNames& 
 
 // ---- Terminal ------------------------------------------------------------------------------------------------------
 
-std::string verdict_sentence(const PairwiseResult& result) {
+std::string verdict_of_pair(const PairwiseResult& result) {
   const auto common = static_cast<std::int64_t>(result.tensors.size());
   const std::int64_t differing = result.count(PairOutcome::kDiffers), within = result.count(PairOutcome::kWithin);
   if (common == 0) return "no tensor in common";
@@ -184,7 +184,7 @@ std::string format_comparison(const PairwiseResult& result, const ComparedNames&
                               const TerminalOptions& options) {
   Writer out(options);
   out.line(out.painted(color_of(result.verdict), headline_of(result.verdict)) + "  " +
-           out.plain(names.actual + " against " + names.expected + ": " + verdict_sentence(result)));
+           out.plain(names.actual + " against " + names.expected + ": " + verdict_of_pair(result)));
   if (const TensorDifference* first = result.first_difference()) write_first(*first, out);
   if (result.jump) {
     out.field("jump", "the relative error grows " + digits(result.jump->ratio, 3) + " times from " +

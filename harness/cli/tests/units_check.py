@@ -333,7 +333,7 @@ class Units(CommandLineTest):
         self.refused("run", "--suite", "none.json", says="none.json")
         self.refused("run", self.case, "--resume", "--print-gemms", says=["--resume and --print-gemms"])
         self.refused("plan", "none.json", says="none.json")
-        self.refused("merge", "none", says="plan.json")
+        self.refused("merge", "none", says="none: there is no such folder")
         self.refused("merge", says="DIR")
         self.write_suite(cases=["none.json"])
         self.refused("plan", "suite.json", says="none.json")
