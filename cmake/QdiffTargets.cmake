@@ -36,7 +36,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_G
                          $<$<COMPILE_LANGUAGE:CXX>:-Wno-dangling-reference;-Wno-array-bounds>)
 endif()
 
-# No contraction into fused multiply-add and no reassociation wherever a verdict is computed.
+# No contraction into fused multiply-add and no reassociation wherever a verdict is computed, whatever CXXFLAGS asks for:
+# -fno-fast-math takes back a -ffast-math that stands there.
 add_library(qdiff_strict_floating_point INTERFACE)
 target_compile_options(qdiff_strict_floating_point INTERFACE
                        $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off;-fno-fast-math>)

@@ -188,48 +188,71 @@ Beside go_through(const Matrix& file, const Matrix& held) {
   return beside;
 }
 
-// Rows of both, evenly from all, that a guess has to explain.
-struct SampledRows {
-  std::vector<std::vector<double>> file, held;
-
-  SampledRows(const Matrix& right, const Matrix& other, std::int64_t most) {
-    const std::int64_t stride = std::max<std::int64_t>(1, right.rows / most);
-    for (std::int64_t n = 0; n < right.rows; n += stride) {
-      file.push_back(right.read(n, 1));
-      held.push_back(other.read(n, 1));
-    }
-  }
-
-  // Whether held[i] is `law` of the file's element to a step of the type in which it is kept.
-  template <typename Law>
-  bool follow(const Law& law, DType kept_as) const {
-    for (std::size_t r = 0; r < file.size(); ++r) {
-      for (std::size_t k = 0; k < file[r].size(); ++k) {
-        const double value = law(file[r][k]);
-        if (!(std::fabs(held[r][k] - value) <= spacing(kept_as, value))) return false;
-      }
-    }
-    return true;
-  }
+// How each element of what is held may be made of the file's at its place. Of a row of both it says how much it leaves
+// of the difference, or nothing where an element lies farther off than the type in which it is kept allows.
+struct Law {
+  std::string words;
+  std::function<std::optional<double>(const std::vector<double>& file, const std::vector<double>& held)> left;
 };
 
-bool follows(const SampledRows& rows, const explain::WeightRounding& how, const explain::WeightRange& whole,
-             DType kept_as) {
-  double left = 0.0, changed = 0.0;
-  for (std::size_t r = 0; r < rows.file.size(); ++r) {
-    const explain::WeightChange change = explain::change_by_rounding(rows.file[r], how, whole, DType::kF64);
-    for (std::size_t k = 0; k < change.by.size(); ++k) {
-      const double value = rows.file[r][k] + change.by[k];
-      // The scale is one of float32, or of the kernel's own arithmetic in it.
-      const double allowed =
-          spacing(kept_as, value) + 4.0 * unit_roundoff(DType::kF32) * std::fabs(value) + 1.001 * change.unsure[k];
-      const double error = std::fabs(rows.held[r][k] - value);
-      if (!(error <= (how.type ? 0.0 : allowed))) return false;
-      left += error;
-      changed += std::fabs(change.by[k]);
-    }
+// Every stride-th row.
+bool explains(const Law& law, const Matrix& file, const Matrix& held, std::int64_t stride) {
+  constexpr double kLargestShareLeft = 0.5;  // as the mechanism of products asks (explain/product_weights.cpp)
+  double left = 0.0, difference = 0.0;
+  for (std::int64_t n = 0; n < file.rows; n += stride) {
+    const std::vector<double> right = file.read(n, 1), other = held.read(n, 1);
+    const std::optional<double> of_row = law.left(right, other);
+    if (!of_row) return false;
+    left += *of_row;
+    for (std::size_t k = 0; k < right.size(); ++k) difference += std::fabs(other[k] - right[k]);
   }
-  return changed > 0.0 && left < 0.5 * changed;
+  // Where no row of a sample differs, the others have to tell.
+  return left <= kLargestShareLeft * difference;
+}
+
+// Few rows tell what cannot be, and all of them what is.
+bool holds(const Law& law, const Matrix& file, const Matrix& held) {
+  constexpr std::int64_t kSampledRows = 16;
+  const std::int64_t stride = std::max<std::int64_t>(1, file.rows / kSampledRows);
+  return explains(law, file, held, stride) && (stride == 1 || explains(law, file, held, 1));
+}
+
+// A law of each element by itself.
+Law of_elements(std::string words, std::function<double(double)> value, DType kept_as) {
+  return {std::move(words), [value = std::move(value), kept_as](const auto& file, const auto& held) {
+            std::optional<double> left = 0.0;
+            for (std::size_t k = 0; k < file.size() && left; ++k) {
+              const double expected = value(file[k]);
+              const double error = std::fabs(held[k] - expected);
+              if (error <= spacing(kept_as, expected)) {
+                *left += error;
+              } else {
+                left.reset();
+              }
+            }
+            return left;
+          }};
+}
+
+Law of_rounding(const explain::WeightRounding& how, const explain::WeightRange& whole, DType kept_as) {
+  return {how.words(), [how, whole, kept_as](const auto& file, const auto& held) {
+            const explain::WeightChange change = explain::change_by_rounding(file, how, whole, DType::kF64);
+            std::optional<double> left = 0.0;
+            for (std::size_t k = 0; k < file.size() && left; ++k) {
+              const double expected = file[k] + change.by[k];
+              const double error = std::fabs(held[k] - expected);
+              // A scale is one of float32; a type's own rounding is known to the bit.
+              const double allowed = how.type ? 0.0
+                                              : spacing(kept_as, expected) + change.unsure[k] +
+                                                    4.0 * unit_roundoff(DType::kF32) * std::fabs(expected);
+              if (error <= allowed) {
+                *left += error;
+              } else {
+                left.reset();
+              }
+            }
+            return left;
+          }};
 }
 
 // The order in which what is held takes the file's rows or columns; nothing where it holds others.
@@ -248,8 +271,13 @@ std::optional<std::string> reordered(const std::vector<std::uint64_t>& file, con
     }
   }
   if (moved == 0) return std::nullopt;
-  return what + "s in another order (" + std::to_string(moved) + " of " + std::to_string(held.size()) + ": " + first +
-         ")";
+  const auto sorted = [](std::vector<std::uint64_t> marks) {
+    std::ranges::sort(marks);
+    return marks;
+  };
+  const bool each_once = sorted(file) == sorted(held);
+  return what + (each_once ? "s in another order (" : "s of other places, some lost (") + std::to_string(moved) +
+         " of " + std::to_string(held.size()) + ": " + first + ")";
 }
 
 class Comparison {
@@ -321,33 +349,34 @@ class Comparison {
 
   // Each element is made of the file's at its place.
   std::optional<std::string> law_of_values(const Matrix& file, const Matrix& held, const Beside& beside) {
-    constexpr std::int64_t kRowsOfPlainLaws = 256, kRowsOfLevels = 16;
-    const SampledRows rows(file, held, kRowsOfPlainLaws);
     const double factor = beside.squares > 0.0 ? beside.products / beside.squares : 1.0;
     const double offset = beside.sum_of_difference / static_cast<double>(beside.elements);
     const std::vector<explain::WeightRounding> roundings = explain::roundings_of(file.columns);
+    const auto rounded_so = [&](const explain::WeightRounding& how) {
+      return holds(of_rounding(how, beside.range, held.dtype), file, held);
+    };
     for (const explain::WeightRounding& how : roundings) {
-      if (how.type && follows(rows, how, beside.range, held.dtype)) return how.words();
+      if (how.type && rounded_so(how)) return how.words();
     }
     // What is held was rounded, so that the roundest number that fits is meant.
     for (int significant = 1; significant <= 4; ++significant) {
       const double times = to_digits(factor, significant), plus = to_digits(offset, significant);
-      if (rows.follow([&](double x) { return times * x; }, held.dtype)) {
-        return "the file's values times " + digits(times, significant);
-      }
-      if (rows.follow([&](double x) { return x + plus; }, held.dtype)) {
-        return "the file's values plus " + digits(plus, significant);
+      for (const Law& law : {of_elements(
+                                 "the file's values times " + digits(times, significant),
+                                 [times](double x) { return times * x; }, held.dtype),
+                             of_elements(
+                                 "the file's values plus " + digits(plus, significant),
+                                 [plus](double x) { return x + plus; }, held.dtype)}) {
+        if (holds(law, file, held)) return law.words;
       }
     }
     if (file.rows == 1) return std::nullopt;
-    const SampledRows few(file, held, kRowsOfLevels);
-    const auto rounded_so = [&](const explain::WeightRounding& how) {
-      return !how.type && follows(few, how, beside.range, held.dtype);
-    };
     // Most weights of an engine are rounded alike.
     const auto last = std::ranges::find(roundings, last_levels_, &explain::WeightRounding::words);
     const auto found =
-        last != roundings.end() && rounded_so(*last) ? last : std::ranges::find_if(roundings, rounded_so);
+        last != roundings.end() && rounded_so(*last)
+            ? last
+            : std::ranges::find_if(roundings, [&](const auto& how) { return !how.type && rounded_so(how); });
     if (found == roundings.end()) return std::nullopt;
     last_levels_ = found->words();
     return last_levels_;

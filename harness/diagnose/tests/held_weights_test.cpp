@@ -161,6 +161,22 @@ TEST_CASE("values that follow from the file's are told by the law, others by whe
              ContainsSubstring("2 of 64 elements (2 of them not finite), first at [0]: nan"));
 }
 
+// A sample of the rows would pass them over, and call what is held the file's times 1.
+TEST_CASE("one wrong element or row among many is what is said, whichever it is", "[held_weights]") {
+  for (const std::int64_t wrong : {0, 1, 63, 64, 131, 95 * 64 + 63}) {
+    CHECK_THAT(how(kGate, [&](const Tensor& of, std::int64_t i) { return i == wrong ? 2.5 : of.at(i); }),
+               ContainsSubstring("other values in 1 of 6144 elements, first at [" + std::to_string(wrong / 64) + ", " +
+                                 std::to_string(wrong % 64) + "]: 2.5"));
+  }
+  CHECK_THAT(how(kGate, [](const Tensor& of, std::int64_t i) { return (i / 64 == 7 ? 2.0 : 1.0) * of.at(i); }),
+             ContainsSubstring("other values in 64 of 6144 elements, first at [7, 0]"));
+  CHECK_THAT(how(kGate, [](const Tensor& of,
+                           std::int64_t i) { return i / 64 == 7 ? of.at(i) : round_to(DType::kBF16, of.at(i)); }),
+             ContainsSubstring("other values in"));
+  CHECK(how(kGate, [](const Tensor& of, std::int64_t i) { return of.at(i / 64 == 7 ? i - 64 : i); }) ==
+        "rows of other places, some lost (1 of 96: row 7 is the file's row 6)");
+}
+
 TEST_CASE("what cannot be compared is refused, with what to do", "[held_weights]") {
   const FileOfWeights file;
   const testing::TemporaryDirectory folder;
