@@ -218,11 +218,10 @@ void add_each(Scene& scene, const Frequencies& frequencies, std::size_t pairs, s
   }
   constexpr double kNoLength = 2e-3;  // a last bit of bfloat16 makes so much
   if (std::fabs(found.length - 1.0) < kNoLength) found.length = 1.0;
-  for (std::size_t i : frequencies.wrong_pairs()) {
-    const double variance = frequencies.variance({i}, found.factors, found.length);
-    // Of a pair that hardly turns the factor is a guess, and the judge says whether it does.
-    found.variances[i] = is_determined(found.factors[i], variance) ? variance : 0.0;
-  }
+  // Of a pair that hardly turns the factor is a guess. Its error moves no element that it was found from by more than
+  // that element's own deviation, so it may stand whole.
+  for (std::size_t i : frequencies.wrong_pairs())
+    found.variances[i] = frequencies.variance({i}, found.factors, found.length);
   if (found.length != 1.0) found.variance_of_length = frequencies.variance_of_length(found.factors);
   const auto [slowest, fastest] = std::ranges::minmax(found.factors);
   Candidate candidate = at_frequencies(
