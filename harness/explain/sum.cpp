@@ -27,10 +27,10 @@ std::vector<double> fit_terms(Scene& scene, const std::vector<SampledRow>& rows,
     for (std::int64_t c = 0; c < width; ++c) {
       const auto i = static_cast<std::size_t>(sampled.row * width + c);
       if (!std::isfinite(actual[i]) || !scene.is_wrong(instance, i)) continue;
+      if (!std::ranges::all_of(values, [i](const std::vector<double>& of) { return std::isfinite(of[i]); })) continue;
       // What cancels to zero is no better known than what it came from.
       double largest = std::fabs(actual[i]);
       for (const std::vector<double>& value : values) largest = std::max(largest, std::fabs(value[i]));
-      if (!(largest > 0.0) || !std::isfinite(largest)) continue;
       const double weight = 1.0 / spacing(instance.actual.dtype, largest);
       for (const std::vector<double>& value : values) a.push_back(value[i] * weight);
       b.push_back(actual[i] * weight);
@@ -64,6 +64,7 @@ Candidate with_coefficients(Scene& scene, const std::vector<TensorId>& terms, co
     for (std::size_t i = 0; i < terms.size(); ++i) {
       const auto values = scene.recorded(instance, {instance.key.step, terms[i]});
       if (!values || values->size() != right.value.size()) return std::nullopt;
+      if (coefficients[i] == 0.0) continue;  // it is left out whatever it holds
       for (std::size_t e = 0; e < right.value.size(); ++e) {
         theory.value[e] += coefficients[i] * (*values)[e];
         magnitude[e] += std::fabs(coefficients[i] * (*values)[e]);

@@ -149,5 +149,123 @@ TEST_CASE("what is computed later is no source of a copy", "[copies]") {
   CHECK_THAT(theory->sentence, ContainsSubstring("mlp.up_proj"));
 }
 
+// A row of two heads with the heads exchanged, so that no tensor as a whole is the other.
+Values exchanged(const Values& rows) {
+  Values values(rows.size());
+  for (std::size_t i = 0; i < rows.size(); ++i) values[i] = rows[i % 16 < 8 ? i + 8 : i - 8];
+  return values;
+}
+
+// The last row of each batch row.
+Values last_rows(const Values& rows) {
+  Values values;
+  for (std::size_t b = 0; b < 2; ++b) {
+    const auto end = rows.begin() + static_cast<std::ptrdiff_t>((b + 1) * rows.size() / 2);
+    values.insert(values.end(), end - kRow, end);
+  }
+  return values;
+}
+
+TEST_CASE("of sources that hold the same the one of the same layer is told", "[copies]") {
+  Case c;
+  Values last;  // of layer 1's prefill; layer 0 holds it in decode as well
+  const auto theory =
+      c.explained(Op::kVProj, 411, [&](const TensorKey& key, const auto&, const Step& step, Values right) {
+        if (key.id.op != Op::kVProj) return right;
+        if (step.phase == Phase::kDecode) return key.id.layer == 0 ? exchanged(last) : last;
+        if (key.id.layer == 1) last = last_rows(right);
+        return right;
+      });
+  REQUIRE(theory.has_value());
+  CHECK(text_of(theory->parameters, "source") == "self_attn.v_proj of 1 before");
+}
+
+TEST_CASE("of sources that hold the same the one of the same token is told", "[copies]") {
+  Case c;
+  Values last, now;
+  auto theory = c.explained(Op::kVProj, 412, [&](const TensorKey& key, const auto&, const Step& step, Values right) {
+    if (key.id == TensorId{Op::kKProj, 1}) {
+      if (step.phase == Phase::kPrefill) last = last_rows(right);
+      now = step.phase == Phase::kPrefill ? right : last;
+      return now;
+    }
+    return key.id == TensorId{Op::kVProj, 1} && step.phase == Phase::kDecode ? exchanged(now) : right;
+  });
+  REQUIRE(theory.has_value());
+  CHECK(text_of(theory->parameters, "source") == "self_attn.k_proj, heads 0..1 from 1, 0");
+
+  Case batch;  // both batch rows have the same keys, and the second one's values are those
+  theory = batch.explained(Op::kVProj, 413, [&](const TensorKey& key, const auto&, const Step&, Values right) {
+    const auto half = static_cast<std::ptrdiff_t>(right.size() / 2);
+    if (key.id == TensorId{Op::kKProj, 1}) {
+      std::copy_n(right.begin(), half, right.begin() + half);
+      now = right;
+    }
+    if (key.id == TensorId{Op::kVProj, 1}) {
+      const Values keys = exchanged(now);
+      std::copy_n(keys.begin(), half, right.begin() + half);
+    }
+    return right;
+  });
+  REQUIRE(theory.has_value());
+  INFO(theory->sentence);
+  CHECK(text_of(theory->parameters, "source") == "self_attn.k_proj, heads 0..1 from 1, 0");
+}
+
+TEST_CASE("of sources that hold the same the one that was told before is told", "[copies]") {
+  Case c;
+  Values queries, keys;  // of 6 and of 2 heads; keys 3..6 are the first queries
+  const auto theory =
+      c.explained(Op::kVProj, 414, [&](const TensorKey& key, const auto&, const Step& step, Values right) {
+        if (step.index != 0) return right;
+        if (key.id == TensorId{Op::kQProj, 1}) queries = right;
+        const auto rows = std::ssize(right) / kRow;
+        if (key.id == TensorId{Op::kKProj, 1}) {
+          for (std::int64_t r = 0; r < rows; ++r) {
+            if (r % kSlots < 3 || r % kSlots > 6) continue;
+            std::copy_n(queries.begin() + r * kWidth, kRow, right.begin() + r * kRow);
+          }
+          keys = right;
+        }
+        if (key.id == TensorId{Op::kVProj, 1}) {
+          for (std::int64_t r = 0; r < rows; ++r) {
+            std::copy_n(keys.begin() + (r % kSlots < 8 ? r + 2 : r - 5) * kRow, kRow, right.begin() + r * kRow);
+          }
+        }
+        return right;
+      });
+  REQUIRE(theory.has_value());
+  INFO(theory->sentence);
+  CHECK(text_of(theory->parameters, "source") == "self_attn.k_proj of 2 behind");
+  CHECK(text_of(theory->parameters, "then") == "self_attn.k_proj of 5 before");
+}
+
+TEST_CASE("of laws that a step alone does not tell apart the one that all steps follow is told", "[copies]") {
+  Case c;
+  Values keys;  // of the prefill; the one that a decode step takes has a twin, at another distance in each
+  const auto theory =
+      c.explained(Op::kVProj, 415, [&](const TensorKey& key, const auto&, const Step& step, Values right) {
+        if (key.id == TensorId{Op::kKProj, 1} && step.index == 0) {
+          for (std::int64_t b = 0; b < 2; ++b) {
+            for (std::int64_t i = 0; i < 4; ++i) {
+              std::copy_n(right.begin() + (b * kSlots + 8 + i) * kRow, kRow,
+                          right.begin() + (b * kSlots + 6 - 2 * i) * kRow);
+            }
+          }
+          keys = right;
+        }
+        if (key.id == TensorId{Op::kVProj, 1} && step.index > 0) {
+          for (std::int64_t b = 0; b < 2; ++b) {
+            std::copy_n(keys.begin() + (b * kSlots + 7 + step.index) * kRow, kRow, right.begin() + b * kRow);
+          }
+          return exchanged(right);
+        }
+        return right;
+      });
+  REQUIRE(theory.has_value());
+  INFO(theory->sentence);
+  CHECK(text_of(theory->parameters, "source") == "self_attn.k_proj of 4 before, heads 0..1 from 1, 0");
+}
+
 }  // namespace
 }  // namespace qdiff::explain

@@ -1,6 +1,7 @@
 // Every law of a mechanism in turn: each is planted, and another one of the same mechanism would be another mistake.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "cmake/catch2.h"
 #include "harness/contract/mistake_laws.h"
@@ -71,6 +72,52 @@ TEST_CASE("a third term of a sum is told, and coefficients that are no whole num
     CHECK(number("self_attn.o_proj") == Approx(terms.third).margin(1e-3));
     CHECK(theory->scope.empty());
   }
+}
+
+TEST_CASE("a sum that leaves a term out is told though the term has places without a number", "[laws]") {
+  Case c;
+  const auto doubled = [](const TensorKey& key, const auto& in, const Step& step, Values right) {
+    if (key.id == TensorId{Op::kOutput, 0} && step.index == 4) {
+      right[3] = std::numeric_limits<double>::infinity();
+      right[kWidth + 5] = std::numeric_limits<double>::quiet_NaN();
+    }
+    if (key.id == TensorId{Op::kOProj, 1} && step.index == 4) {
+      for (std::size_t i = 0; i < right.size(); ++i) right[i] = 0.1 * static_cast<double>(i) - 2.0;
+    }
+    if (key.id != TensorId{Op::kResidMid, 1}) return right;
+    for (std::size_t i = 0; i < right.size(); ++i) right[i] = 2.0 * in[1][i];
+    return right;
+  };
+  const auto theory = c.explained(Op::kResidMid, 231, doubled);
+  REQUIRE(theory.has_value());
+  INFO(theory->sentence);
+  CHECK(theory->mechanism == "sum");
+  CHECK(theory->parameters.size() == 1);
+  CHECK(text_of(theory->parameters, "self_attn.o_proj") == "2");
+  CHECK(theory->scope.empty());
+}
+
+// Of the smallest numbers that are stored, quotients are one of few fractions.
+TEST_CASE("the limit of a gate is read where up has digits", "[laws]") {
+  const std::string words = "SiLU of at most 0.6";
+  const auto function = parse_gate_function(words);
+  REQUIRE(function.has_value());
+  const double smallest = std::ldexp(1.0, -133);  // of bfloat16
+  Case c;
+  const auto limited = [&](const TensorKey& key, const auto& in, const Step&, Values right) {
+    for (std::size_t i = 0; i < right.size(); ++i) {
+      if (key.id == TensorId{Op::kUpProj, 1} && i % 64 < 8) right[i] = 4.0 * smallest;
+      if (key.id == TensorId{Op::kGateProj, 1} && i % 64 < 8) right[i] = 30.0;
+      if (key.id == TensorId{Op::kAct, 1}) right[i] = (*function)(in[0][i]) * in[1][i];
+    }
+    return right;
+  };
+  const auto theory = c.explained(Op::kAct, 232, limited);
+  REQUIRE(theory.has_value());
+  INFO(theory->sentence);
+  CHECK(theory->mechanism == "gate.function");
+  CHECK(text_of(theory->parameters, "function") == words);
+  CHECK(theory->scope.empty());
 }
 
 // ---- Factors and biases --------------------------------------------------------------------------------------------
@@ -253,6 +300,29 @@ TEST_CASE("a cache in int8 is a rounding, and a mistake where the scale is lost"
     CHECK(text_of(theory->parameters, "with their scale") == (bare ? "slots 0..11" : "slots 0..15"));
     CHECK(text_of(theory->parameters, "without their scale") == (bare ? "slots 12..15" : ""));
   }
+}
+
+TEST_CASE("a cache that decode steps alone keep in int8 without a scale is told by their slots", "[laws]") {
+  Case c;
+  const auto in_int8 = [](const auto&, const Step& step, Values right) {
+    const std::int64_t slots = step.valid_length();
+    for (std::int64_t start = 0; start < std::ssize(right); start += kHeadDim) {
+      if (step.phase == Phase::kPrefill || start / (2 * kHeadDim) % slots < step.past_length) continue;
+      double largest = 0.0;
+      for (std::int64_t i = start; i < start + kHeadDim; ++i) largest = std::max(largest, std::fabs(right[index(i)]));
+      const double scale = round_to(DType::kF32, largest / 127.0);
+      for (std::int64_t i = start; i < start + kHeadDim; ++i) {
+        right[index(i)] = std::nearbyint(right[index(i)] / scale);
+      }
+    }
+    return right;
+  };
+  const auto theory = c.explained(Op::kVCache, 233, at(Op::kVCache, in_int8));
+  REQUIRE(theory.has_value());
+  INFO(theory->sentence);
+  CHECK(theory->mechanism == "memory.int8");
+  CHECK(text_of(theory->parameters, "without their scale") == "slots 12..15");
+  CHECK(text_of(theory->parameters, "with their scale") == "");
 }
 
 // ---- Norms, frequencies and sums of a softmax ----------------------------------------------------------------------

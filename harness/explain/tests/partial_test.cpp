@@ -144,5 +144,15 @@ TEST_CASE("a soft cap is told to its digits, though single values do not tell th
   }
 }
 
+TEST_CASE("signs with one magnitude are no soft cap", "[partial]") {
+  Case c;
+  const auto theory = c.explained(Op::kLmHead, 117, at(Op::kLmHead, [](const auto&, const Step&, Values right) {
+                                    for (double& x : right) x = std::copysign(1e-7, x);
+                                    return right;
+                                  }));
+  INFO((theory ? theory->sentence : ""));
+  CHECK((!theory || theory->mechanism != "soft_cap"));
+}
+
 }  // namespace
 }  // namespace qdiff::explain

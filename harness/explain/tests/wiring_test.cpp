@@ -126,6 +126,23 @@ TEST_CASE("weights that were quantised and dequantised are told by their levels"
   }
 }
 
+// Weights are read by unit vectors, so many at a time.
+TEST_CASE("weights of more inputs than are read at once are told by their levels", "[product]") {
+  ModelConfig config = closed_form_config();
+  config.intermediate = 600;
+  Case c;
+  c.oracle = ClosedForm(config);
+  const auto theory = c.explained(Op::kDownProj, 56, at(Op::kDownProj, [&](const auto& in, const Step&, const Values&) {
+                                    const Values levels = on_levels(c.oracle.weight({Op::kDownProj, 1}), 600, true);
+                                    return c.oracle.product(in[0], levels, 600);
+                                  }));
+  REQUIRE(theory.has_value());
+  INFO(theory->sentence);
+  CHECK(theory->mechanism == "product.weights");
+  CHECK(text_of(theory->parameters, "weights") == "rounded to 8-bit levels with a scale for each output");
+  CHECK(theory->scope.empty());
+}
+
 TEST_CASE("weights that are off at random are no levels", "[product]") {
   Case c;
   SplitMix64 random(8);
