@@ -126,6 +126,13 @@ struct Walk {
   TensorSums total;
 };
 
+// A cache whose input was not recorded: its rounding is data movement, which gold makes as well, on a value that is not
+// the candidate's own. Each side brings half a spacing.
+SpacingRule spacing_rule(const Comparison& c) {
+  const bool gold_is_rounded = arithmetic_of(c.op) == Arithmetic::kAppend;
+  return SpacingRule(c.actual.dtype, gold_is_rounded ? 2 : 1);
+}
+
 Walk walk(const Sides& sides, Gates& gates) {
   const Comparison& c = sides.comparison;
   const std::int64_t width = sides.actual.num_columns();
@@ -133,10 +140,7 @@ Walk walk(const Sides& sides, Gates& gates) {
               std::vector<SliceSums>(static_cast<std::size_t>(sides.actual.num_rows())),
               ColumnSums(static_cast<std::size_t>(width)),
               {}};
-  // A cache whose input was not recorded: its rounding is data movement, which gold makes as well, on a value that is
-  // not the candidate's own. Each side brings half a spacing.
-  const bool gold_is_rounded = arithmetic_of(c.op) == Arithmetic::kAppend;
-  const SpacingRule spacing(c.actual.dtype, gold_is_rounded ? 2 : 1);
+  const SpacingRule spacing = spacing_rule(c);
   std::array<double, kSegmentColumns> actual, gold, weight;
   std::int64_t end = width;
   if (mutated(Mutant::kTailSkipped) && width > 16) end = width / 16 * 16;
@@ -352,6 +356,42 @@ Judgement judge(const Comparison& comparison) {
   }
   const Sides sides = sides_of(comparison);
   return comparison.expected.exact ? judge_exact(sides) : judge_rounded(sides);
+}
+
+bool misses_both(const Comparison& comparison, const Expectation& other) {
+  check_call(comparison);
+  const Expectation& one = comparison.expected;
+  const std::size_t size = one.value.size();
+  const bool are_rounded = !one.exact && !other.exact && other.value.size() == size &&
+                           other.sigma_independent.size() == size && other.sigma_shared.size() == size;
+  const TensorView& actual = comparison.actual;
+  if (!are_rounded || !shape_fits(comparison.op, actual.shape, comparison.step, comparison.config)) return false;
+  const Sides sides = sides_of(comparison);
+  const std::int64_t width = sides.actual.num_columns();
+  const SpacingRule spacing = spacing_rule(comparison);
+  // Whatever operations the mixed expectation spans.
+  const double most = std::max(bound(comparison.op, actual.dtype, Statistic::kMaxExcess),
+                               ensemble_bound(actual.dtype, Statistic::kMaxExcess)) *
+                      growth(static_cast<double>(num_elements(actual.shape)));
+  const auto is_far = [&](double value, const Expectation& expected, std::size_t gold) {
+    if (!expected.unknown.empty() && expected.unknown[gold] != 0) return false;
+    if (!std::isfinite(expected.value[gold])) return false;
+    // A row of nothing but zeros is fully masked, and what stands there is not looked at.
+    if (comparison.op == Op::kProbs && expected.value[gold] == 0.0) return false;
+    return excess_of(value, expected.value[gold], expected.sigma_independent[gold], expected.sigma_shared[gold],
+                     spacing) > most;
+  };
+  std::vector<double> values(static_cast<std::size_t>(width));
+  for (std::int64_t r = 0; r < sides.actual.num_rows(); ++r) {
+    if (!sides.actual.counts(r)) continue;
+    load_elements(actual, static_cast<std::size_t>(r * width), values);
+    const auto first = static_cast<std::size_t>(sides.gold_row(r) * width);
+    for (std::size_t c = 0; c < values.size(); ++c) {
+      if (!std::isfinite(values[c])) continue;
+      if (is_far(values[c], other, first + c) && is_far(values[c], one, first + c)) return true;
+    }
+  }
+  return false;
 }
 
 Distance distance_of(const Comparison& comparison) {

@@ -101,6 +101,11 @@ Outcome outcome_of(double ratio_to_bound);
 // that op, step and config give. lm_head may hold the last row alone ([B,1,V]), in `actual` or in both.
 Judgement judge(const Comparison& comparison);
 
+// Whether some element lies so far from this expectation, and from another one of the same row, that no tensor which
+// holds it matches an expectation that takes each element from either. One look tells of most theories that none of
+// their scopes can be right. False where either only moves data. Throws as judge() does.
+bool misses_both(const Comparison& comparison, const Expectation& other);
+
 // Two of the statistics alone, of the tensor as a whole: what a search asks of hundreds of expectations, at a fraction
 // of what a judgement costs. 0 where nothing can be compared. Throws as judge() does.
 struct Distance {

@@ -14,7 +14,6 @@ namespace {
 constexpr std::array<std::int64_t, 3> kTileColumns = {16, 64, 128};
 
 // The largest of so many Gaussian draws grows like this; the ten keeps it near 2 for a handful.
-double growth(double count) { return std::sqrt(2.0 * std::log(count + 10.0)); }
 
 // 1 / (number of independent errors) among a slice's own, shared ones aside.
 double inverse_distinct(double count, double together, double equal) {
@@ -166,6 +165,8 @@ double rms_of(const std::vector<SliceSums>& rows) {
   for (const SliceSums& sums : rows) whole.add(sums);
   return whole.count == 0.0 ? 0.0 : std::sqrt(whole.z_squared / whole.count);
 }
+
+double growth(double count) { return std::sqrt(2.0 * std::log(count + 10.0)); }
 
 double max_excess_of(const TensorSums& total) {
   return total.max_excess_squared < 0.0 ? 0.0 : std::sqrt(total.max_excess_squared);  // NaN stays NaN

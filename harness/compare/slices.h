@@ -53,6 +53,9 @@ struct Measured {
 
 Statistics statistics_of(const Measured& measured);
 
+// What the largest of so many draws is divided by: sqrt(2 ln(count + 10)).
+double growth(double count);
+
 // Of the tensor as a whole, as Statistics has them.
 double rms_of(const std::vector<SliceSums>& rows);
 double max_excess_of(const TensorSums& total);

@@ -43,6 +43,13 @@ double sum_of(std::size_t size, const Term& term) {
   return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
 }
 
+// Without excess there is nothing to explain; with excess and nothing that explains it the quotient is infinite.
+inline double excess_squared_of(double size_of_error, double half_spacing, double explained) {
+  const double excess = std::max(0.0, size_of_error - half_spacing);
+  const double quotient = excess * excess / explained;
+  return excess > 0.0 ? quotient : 0.0;
+}
+
 void add_columns(std::vector<double>& into, std::size_t first, const double* values, std::size_t size) {
   double* target = into.data() + first;
   for (std::size_t i = 0; i < size; ++i) target[i] += values[i];
@@ -70,6 +77,13 @@ SpacingRule::SpacingRule(DType dtype, int roundings)
   if (dtype == DType::kF32 || dtype == DType::kBF16) floor_ = kFlushFloor;
   if (dtype == DType::kF64) floor_ = kSquareFloor;
   if (mutated(Mutant::kNoSubnormalFloor)) floor_ = 0.0;
+}
+
+double excess_of(double actual, double gold, double sigma_independent, double sigma_shared,
+                 const SpacingRule& spacing) {
+  const double s = spacing.at(std::max(std::fabs(gold), std::fabs(actual)));
+  const double explained = sigma_independent * sigma_independent + sigma_shared * sigma_shared;
+  return std::sqrt(excess_squared_of(std::fabs(actual - gold), kHalfSpacing * spacing.roundings() * s, explained));
 }
 
 void accumulate(const Segment& segment, const SpacingRule& spacing, std::size_t first_column, SliceSums& row,
@@ -101,11 +115,8 @@ void accumulate(const Segment& segment, const SpacingRule& spacing, std::size_t 
     const double v = before_cast + s2 * cast_variance;
     const double w = sigma_shared * sigma_shared;
     const double size_of_error = std::fabs(e);
-    const double excess = std::max(0.0, size_of_error - half_spacing * s);
     const double explained = before_cast + w;
-    // Without excess there is nothing to explain; with excess and nothing that explains it the quotient is infinite.
-    const double quotient = excess * excess / explained;
-    double ratio = excess > 0.0 ? quotient : 0.0;
+    double ratio = excess_squared_of(size_of_error, half_spacing * s, explained);
     if (zero_sigma_passes && explained == 0.0) ratio = 0.0;
     // Beyond one spacing means that rounding before the cast moved the value by more than half a spacing, h. For a
     // Gaussian of variance x, P(|noise| > h) <= 3 x^2 / h^4 (Markov's inequality on the fourth power).

@@ -80,6 +80,9 @@ class SpacingRule {
   double roundings_;
 };
 
+// The excess of one element.
+double excess_of(double actual, double gold, double sigma_independent, double sigma_shared, const SpacingRule& spacing);
+
 // At most this many columns of one row are handled at a time, so that all scratch stays in the first cache.
 inline constexpr std::size_t kSegmentColumns = 512;
 

@@ -105,17 +105,39 @@ bool holds_exactly(Scene& scene, const Instance& instance, const Expectation& ex
   return true;
 }
 
+// It refers to all that it is given.
+compare::Comparison comparison(Scene& scene, const Instance& instance, const Expectation& expected,
+                               std::span<const TensorKey> operations) {
+  return {.op = instance.key.id.op,
+          .actual = instance.actual,
+          .expected = expected,
+          .step = instance.step(),
+          .precision = scene.precision(),
+          .config = scene.config(),
+          .operations = operations};
+}
+
 compare::Outcome judged(Scene& scene, const Candidate& candidate, const Instance& instance,
                         const Expectation& expected) {
   const std::vector<TensorKey> operations = candidate.operations ? candidate.operations(instance) : instance.span;
-  return compare::judge({.op = instance.key.id.op,
-                         .actual = instance.actual,
-                         .expected = expected,
-                         .step = instance.step(),
-                         .precision = scene.precision(),
-                         .config = scene.config(),
-                         .operations = operations})
-      .outcome;
+  return compare::judge(comparison(scene, instance, expected, operations)).outcome;
+}
+
+// Nothing where the theory does not say what the tensor holds.
+std::optional<Expectation> predicted_by(Scene& scene, const Candidate& candidate, const Instance& instance) {
+  std::optional<Expectation> of = candidate.predict(instance);
+  if (of && of->value.size() != scene.right(instance).value.size()) of.reset();
+  return of;
+}
+
+const Instance* cheapest_wrong(const Scene& scene) {
+  const Instance* smallest = nullptr;
+  for (const Instance& instance : scene.instances()) {
+    if (!instance.wrong) continue;
+    const auto size = [](const Instance& of) { return num_elements(of.actual.shape); };
+    if (smallest == nullptr || size(instance) < size(*smallest)) smallest = &instance;
+  }
+  return smallest;
 }
 
 }  // namespace
@@ -148,22 +170,27 @@ Expectation mixed(Scene& scene, const Instance& instance, const Expectation& the
 std::optional<Theory> accept(Scene& scene, const Candidate& candidate) {
   std::vector<Gains> gains;
   std::vector<std::optional<Expectation>> predicted(scene.instances().size());
+  // The wrong tensors refute most theories before anything else is evaluated, and one element of the smallest does.
+  const Instance* smallest = cheapest_wrong(scene);
+  if (smallest != nullptr) {
+    std::optional<Expectation>& of = predicted[scene.index_of(*smallest)];
+    of = predicted_by(scene, candidate, *smallest);
+    if (!of || compare::misses_both(comparison(scene, *smallest, scene.right(*smallest), smallest->span), *of)) {
+      return std::nullopt;
+    }
+  }
   const auto add = [&](bool wrong) {
     double gained = 0.0;
     for (const Instance& instance : scene.instances()) {
       if (instance.wrong != wrong) continue;
       std::optional<Expectation>& of = predicted[scene.index_of(instance)];
-      of = candidate.predict(instance);
-      if (!of || of->value.size() != scene.right(instance).value.size()) {
-        of.reset();
-        continue;
-      }
+      if (&instance != smallest) of = predicted_by(scene, candidate, instance);
+      if (!of) continue;
       gains.push_back(gains_of(scene, instance, *of));
       gained += best_slices(gains.back(), scene.layout(instance).num_columns());
     }
     return gained;
   };
-  // The wrong tensors refute most theories before anything else is evaluated.
   if (!(add(true) > candidate.theory.bits + kMargin)) return std::nullopt;
   add(false);
   // Whether every tensor fits the theory inside the scope and right code outside it.
