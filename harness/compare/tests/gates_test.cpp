@@ -100,9 +100,33 @@ TEST_CASE("NaN, infinities and overflow have to stand where gold has them", "[ju
     CHECK(judged.decisive_statistic == e.gate);
     CHECK(judged.worst_index == Index{0, 2, 7});
     CHECK((judged.expected == e.gold || std::isnan(e.gold)));
+    CHECK(std::isfinite(judged.statistics.rms));  // of the other elements
     if (e.reason.empty()) continue;
     CHECK(judged.ratio_to_bound == 0.0);
     CHECK_THAT(judged.reason, StartsWith(e.reason + " at [0, 2, 7]: "));
+  }
+}
+
+TEST_CASE("infinities throughout are told as one among numbers is", "[judge][gates]") {
+  Sample s = honest_sample({.dtype = DType::kF32});
+  for (std::int64_t i = 0; i < s.actual.size(); ++i) s.actual.set(i, i % 2 == 0 ? kInf : -kInf);
+  const Judgement judgement = s.judge();
+  CHECK(judgement.decisive_statistic == "non_finite");
+  CHECK_THAT(judgement.reason, StartsWith("an infinity where the stored type holds what is expected"));
+}
+
+TEST_CASE("an infinity that is expected is no mask but in scores", "[judge][gates]") {
+  for (const Op op : {Op::kInputLayernorm, Op::kQProj, Op::kOProj, Op::kLmHead}) {
+    INFO(row(op).name);
+    Sample s = honest_sample({.op = op, .dtype = DType::kF32});
+    s.expected.value[3] = -kInf;
+    s.actual.set(3, -1e38);
+    CHECK(s.judge().decisive_statistic == "non_finite");
+    s.actual.set(3, -kInf);
+    CHECK(s.judge().outcome == Outcome::kMatch);
+    const std::int64_t width = s.actual.shape().back();
+    std::fill_n(s.expected.value.begin(), width, -kInf);
+    CHECK(s.judge().decisive_statistic == "non_finite");
   }
 }
 
@@ -170,6 +194,13 @@ TEST_CASE("of elements that are equally far off the first is named, in whatever 
     INFO(to_string(first) << " and " << to_string(second));
     CHECK(s.judge().worst_index == first);
     CHECK(s.judge().actual == 1.25);
+    Sample doubted = honest_sample({.op = Op::kLmHead, .dtype = DType::kF32});
+    for (const Index& index : {first, second}) {
+      doubted.expected.sigma_independent[static_cast<std::size_t>(doubted.at(index))] =
+          std::numeric_limits<float>::quiet_NaN();
+    }
+    CHECK(doubted.judge().decisive_statistic == "unknown_rounding");
+    CHECK(doubted.judge().worst_index == first);
   }
   // The larger of two finite ones is named, wherever it stands.
   for (const auto& [first, second] : pairs) {
@@ -279,6 +310,21 @@ TEST_CASE("a fully masked row is not looked at, and does not count", "[judge][ga
     const std::int64_t first = s.at({1, 2, 3, 1});
     s.expected.value[static_cast<std::size_t>(first)] = op == Op::kScores ? 1.0 : 0.5;
     CHECK(s.judge().outcome == Outcome::kDiverged);
+  }
+}
+
+TEST_CASE("zeros throughout are told in each row of tokens, where it alone should hold more", "[judge][gates]") {
+  for (const std::int64_t num_tokens : {1, 3}) {
+    for (std::int64_t token = 0; token < num_tokens; ++token) {
+      INFO(token << " of " << num_tokens);
+      Sample s = honest_sample({.num_tokens = num_tokens, .left_padding = {0}});
+      s.expected.value.assign(s.expected.value.size(), 0.0);
+      s.expected.value[static_cast<std::size_t>(s.at({0, token, 7}))] = 1.0;
+      for (std::int64_t i = 0; i < s.actual.size(); ++i) s.actual.set(i, 0.0);
+      const Judgement judgement = s.judge();
+      CHECK(judgement.decisive_statistic == "all_zero");
+      CHECK(judgement.worst_index == Index{0, token, 7});
+    }
   }
 }
 

@@ -43,6 +43,7 @@ TEST_CASE("the reason of a divergence names the element, the statistic and both 
 TEST_CASE("a mean error is not called bias, which q, k and v have") {
   CHECK(in_words("bias") == "the mean error");
   CHECK(in_words("rms") == "the root mean square error");
+  CHECK(in_words("slope") == "the slope of the error on the expected values");
   CHECK(in_words("share_beyond_one_spacing") == "the share of elements beyond one spacing");
   CHECK(in_words("non_finite") == "NaN or infinity");
   CHECK(in_words("shape") == "shape");
@@ -55,13 +56,39 @@ TEST_CASE("a candidate that is gold has no error of any kind", "[judge]") {
   for (std::int64_t i = 0; i < sample.actual.size(); ++i) {
     sample.expected.value[static_cast<std::size_t>(i)] = sample.actual.at(i);
   }
-  const Statistics statistics = sample.judge().statistics;
+  const Judgement judgement = sample.judge();
+  CHECK(judgement.reason.ends_with(" is 0 times its bound"));
+  const Statistics& statistics = judgement.statistics;
   CHECK(statistics.elements_compared == 1000);
   for (const double figure : {statistics.relative_rms_error, statistics.max_abs_error, statistics.max_excess,
                               statistics.rms, statistics.worst_slice_rms, statistics.bias, statistics.slope}) {
     CHECK(figure == 0.0);
   }
   CHECK(statistics.worst_slice.empty());
+}
+
+TEST_CASE("of two values that should be one the larger has the spacing that counts", "[judge]") {
+  for (const double actual : {2.0, 1.984375, 1.96875}) {  // 0, 1 and 2 spacings of bfloat16 at 2
+    Sample sample = honest_sample({.op = Op::kKCache});
+    sample.expected.value[5] = 2.0;
+    sample.actual.set(5, actual);
+    const Statistics statistics = sample.judge().statistics;
+    CHECK(statistics.max_abs_error == 2.0 - actual);
+    CHECK((statistics.share_beyond_one_spacing > 0.0) == (actual == 1.96875));
+  }
+}
+
+TEST_CASE("a column of one row is an element and no slice", "[judge]") {
+  constexpr double kSigma = 1e-3;
+  for (const std::int64_t wrong : {0, 1, 99}) {
+    Sample sample = honest_sample({.dtype = DType::kF32, .num_tokens = 1, .left_padding = {0}, .sigma = kSigma});
+    for (std::int64_t i = 0; i < sample.actual.size(); ++i) {
+      sample.actual.set(i, sample.expected.value[static_cast<std::size_t>(i)] + (i == wrong ? 6.0 * kSigma : 0.0));
+    }
+    const std::string slice = sample.judge().statistics.worst_slice;
+    INFO(slice);
+    CHECK_THAT(slice, StartsWith(wrong == 99 ? "columns 96..99" : "columns 0..15"));
+  }
 }
 
 TEST_CASE("where every element errs alike the whole tensor is the worst slice", "[judge]") {

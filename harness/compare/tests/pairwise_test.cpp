@@ -68,6 +68,17 @@ TEST_CASE("how far two tensors lie apart", "[pairwise]") {
   CHECK(apart.expected == 1.0);
 }
 
+TEST_CASE("the worst element is the first of the largest error, wherever it stands", "[pairwise]") {
+  for (std::int64_t worst = 0; worst < 4; ++worst) {
+    std::vector<double> actual = {1.25, 2.25, 3.25, 4.25};
+    actual[static_cast<std::size_t>(worst)] += 1.0;
+    const TensorDifference difference = differ(actual, {1, 2, 3, 4});
+    CHECK(difference.max_abs_error == 1.25);
+    CHECK(difference.worst_index == std::vector<std::int64_t>{0, 0, worst});
+  }
+  CHECK(differ({1.25, 2.25}, {1, 2}).worst_index == std::vector<std::int64_t>{0, 0, 0});
+}
+
 TEST_CASE("within is the caller's tolerance of the relative error", "[pairwise]") {
   const double error = differ({3, 4, 1.5}, {3, 4, 1}).relative_rms_error;
   CHECK(differ({3, 4, 1.5}, {3, 4, 1}, error).outcome == PairOutcome::kWithin);
@@ -79,8 +90,15 @@ TEST_CASE("within is the caller's tolerance of the relative error", "[pairwise]"
 }
 
 TEST_CASE("what is not finite never passes by a tolerance", "[pairwise]") {
-  for (const auto& [actual, expected] :
-       {std::pair{kNaN, 1.0}, {1.0, kNaN}, {kInf, 1.0}, {1.0, -kInf}, {kInf, -kInf}, {kNaN, kInf}}) {
+  for (const auto& [actual, expected] : {std::pair{kNaN, 1.0},
+                                         {1.0, kNaN},
+                                         {kInf, 1.0},
+                                         {1.0, -kInf},
+                                         {-kInf, 1.0},
+                                         {1.0, kInf},
+                                         {kInf, -kInf},
+                                         {-kInf, kInf},
+                                         {kNaN, kInf}}) {
     INFO(actual << " against " << expected);
     const TensorDifference difference = differ({1, actual}, {1, expected}, 1e300);
     CHECK(difference.outcome == PairOutcome::kDiffers);
@@ -232,6 +250,21 @@ TEST_CASE("where the error jumps", "[pairwise]") {
   CHECK(std::isinf(pair.compare().jump->ratio));
 }
 
+TEST_CASE("a jump is any growth of the error", "[pairwise]") {
+  Pair pair;
+  pair.put({Op::kOutput, 0}, 2, 1, DType::kF32);
+  pair.put({Op::kOutput, 1}, 2, 1, DType::kF32);
+  CHECK_FALSE(pair.compare().jump.has_value());
+  pair.put({Op::kOutput, 1}, 2.03125, 1, DType::kF32);
+  REQUIRE(pair.compare().jump.has_value());
+  CHECK(pair.compare().jump->ratio == Approx(1.03125));
+  // Of two that are equal the first one counts.
+  pair.put({Op::kOutput, 1}, 3, 1, DType::kF32);
+  pair.put({Op::kOutput, 2}, 5, 1, DType::kF32);
+  CHECK(pair.compare().jump->ratio == Approx(2.0));
+  CHECK(pair.compare().jump->to == TensorKey{0, {Op::kOutput, 1}});
+}
+
 TEST_CASE("steps that did not get the same inputs are told", "[pairwise]") {
   Pair pair;
   pair.put({Op::kOutput, 0}, 1, 1);
@@ -284,6 +317,8 @@ TEST_CASE("no jump is seen from one step to the next, nor over what was not comp
   CHECK(pair.compare().jump->ratio == Approx(2.0));
   // Other tensors are no residual stream.
   put(1, {Op::kOProj, 1}, 900.0);
+  put(1, {Op::kNorm, kNoLayer}, 900.0);
+  put(1, {Op::kLmHead, kNoLayer}, 9e6);
   CHECK(pair.compare().jump->ratio == Approx(2.0));
   // A first tensor that is wrong without measure hides what comes after it, and an equal ratio does not move the jump.
   put(0, {Op::kEmbedTokens, kNoLayer}, kNaN);

@@ -90,12 +90,13 @@ TEST_CASE("one step of rounding after data that only moves is a usual fusion, tw
   for (const Span& span :
        {Span{{kQRope}, true}, Span{{kQProjMatmul, kQProj}, true}, Span{{kKProjMatmul, kKProj}, true},
         Span{{kVProjMatmul, kVProj}, true}, Span{{kQProjMatmul, kKProj}, false},
-        Span{{kInputLayernorm, kQProjMatmul}, false}, Span{{kOutput, kInputLayernorm}, false},
-        Span{{kInputLayernorm, kQProjMatmul, kQProj}, false}, Span{{kQProj, kQRope}, false},
-        Span{{kEmbedTokens, kInputLayernorm}, true}, Span{{kEmbedTokens, kResidMid}, true},
-        Span{{kEmbedTokens, kInputLayernorm, kQProjMatmul}, false}, Span{{kScores, kProbs, kAttnOutput}, true},
-        Span{{kKCache, kVCache, kScores, kProbs, kAttnOutput}, true}, Span{{kProbs, kAttnOutput, kOProj}, false},
-        Span{{kKCache, kKCache}, true}, Span{{kKRope, kKCache}, false}, Span{{kOProj, kResidMid}, false}}) {
+        Span{{kQProjMatmul, kKProjMatmul}, false}, Span{{kInputLayernorm, kQProjMatmul}, false},
+        Span{{kOutput, kInputLayernorm}, false}, Span{{kInputLayernorm, kQProjMatmul, kQProj}, false},
+        Span{{kQProj, kQRope}, false}, Span{{kEmbedTokens, kInputLayernorm}, true},
+        Span{{kEmbedTokens, kResidMid}, true}, Span{{kEmbedTokens, kInputLayernorm, kQProjMatmul}, false},
+        Span{{kScores, kProbs, kAttnOutput}, true}, Span{{kKCache, kVCache, kScores, kProbs, kAttnOutput}, true},
+        Span{{kProbs, kAttnOutput, kOProj}, false}, Span{{kKCache, kKCache}, true}, Span{{kKRope, kKCache}, false},
+        Span{{kOProj, kResidMid}, false}}) {
     std::vector<TensorKey> keys;
     std::string names;
     for (Op op : span.ops) {
