@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
+#include <future>
 #include <memory>
 #include <numeric>
 #include <set>
@@ -170,15 +172,29 @@ std::vector<std::string> names_of(const shards::Plan& plan, const std::vector<st
 
 JoinedUnits join_units(const shards::Plan& plan, const std::vector<std::size_t>& units,
                        const std::function<UnitResult(std::size_t)>& result_of) {
+  struct ReadUnit {
+    shards::Entry entry;
+    shards::ReadResult found;
+  };
+  const auto read = [&](std::size_t i) {
+    UnitResult unit = result_of(i);
+    return ReadUnit{std::move(unit.entry), shards::read_result(unit.found, "the result of unit " + unit.entry.unit)};
+  };
+  constexpr std::size_t kReadAhead = 4;  // to read one takes several times as long as to join it
+  std::deque<std::future<ReadUnit>> reading;
   JoinedUnits joined;
   shards::ResultReader reader;
   diagnose::Joiner joiner;
-  for (const std::size_t i : units) {
-    const UnitResult read = result_of(i);
-    findings::RunResult result = reader.read(read.found, "the result of unit " + read.entry.unit);
-    result.seconds = read.entry.seconds;
+  for (std::size_t next = 0; next < units.size() || !reading.empty();) {
+    for (; next < units.size() && reading.size() < kReadAhead; ++next) {
+      reading.push_back(std::async(std::launch::async, read, units[next]));
+    }
+    ReadUnit unit = reading.front().get();
+    reading.pop_front();
+    findings::RunResult result = reader.with_catalogue(std::move(unit.found));
+    result.seconds = unit.entry.seconds;
     joiner.add(std::move(result));
-    joined.durations[read.entry.unit] = read.entry.seconds;
+    joined.durations[unit.entry.unit] = unit.entry.seconds;
   }
   joined.result = joiner.finish();
   const CommandLine whole = read_words(plan.words);

@@ -26,7 +26,7 @@ struct JoinedUnits {
   shards::Durations durations;
 };
 
-// What these units of the plan found, as one result; `result_of` reads each, in order.
+// What these units of the plan found, as one result. `result_of` reads each; several threads call it at once.
 JoinedUnits join_units(const shards::Plan& plan, const std::vector<std::size_t>& units,
                        const std::function<shards::UnitResult(std::size_t)>& result_of);
 

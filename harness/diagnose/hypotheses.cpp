@@ -1,6 +1,7 @@
 #include "harness/diagnose/hypotheses.h"
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 
 #include "harness/contract/hypothesis.h"
@@ -196,17 +197,18 @@ std::vector<std::string> blind_hypotheses(const std::vector<HypothesisResult>& r
 
 void join(HypothesisResult& result, HypothesisResult&& other) {
   if (other.verdict == HypothesisVerdict::kUndetectable) result.verdict = other.verdict;
-  std::set<FaultId> exercised(result.exercised_variants.begin(), result.exercised_variants.end());
-  exercised.insert(other.exercised_variants.begin(), other.exercised_variants.end());
-  result.exercised_variants.assign(exercised.begin(), exercised.end());
-  std::ranges::sort(result.exercised_variants, {}, [](FaultId id) { return name(id); });
+  std::vector<FaultId>& exercised = result.exercised_variants;
+  const auto is_exercised = [&](FaultId variant) { return std::ranges::find(exercised, variant) != exercised.end(); };
+  std::ranges::remove_copy_if(other.exercised_variants, std::back_inserter(exercised), is_exercised);
+  const auto by_name = [](FaultId id) { return name(id); };
+  if (!std::ranges::is_sorted(exercised, {}, by_name)) std::ranges::sort(exercised, {}, by_name);
   for (auto& [variant, cases] : other.shown_by) result.shown_by[variant].merge(cases);
   for (findings::BlindVariant& blind : other.blind_variants) {
     const bool known = std::ranges::find(result.blind_variants, blind.variant, &findings::BlindVariant::variant) !=
                        result.blind_variants.end();
     if (!known) result.blind_variants.push_back(std::move(blind));
   }
-  std::erase_if(result.blind_variants, [&](const auto& blind) { return exercised.contains(blind.variant); });
+  std::erase_if(result.blind_variants, [&](const auto& blind) { return is_exercised(blind.variant); });
   if (result.never_judged.empty()) result.never_judged = std::move(other.never_judged);
 }
 

@@ -4,35 +4,31 @@
 #include "harness/shards/findings_archive.h"
 
 namespace qdiff::shards {
-namespace {
 
-struct Archived {
-  ModelConfig config;
-  findings::RunResult result;
-};
-
-QDIFF_ARCHIVED(Archived, config, result)
-
-}  // namespace
+QDIFF_ARCHIVED(ReadResult, config, result)
 
 std::string to_text(const findings::RunResult& result, const ModelConfig& config) {
-  return encode_text(Archived{config, result});
+  return encode_text(ReadResult{config, result});
 }
 
-findings::RunResult ResultReader::read(std::string_view text, const std::string& source) {
-  Archived archived;
-  decode_text(text, archived, source);
+ReadResult read_result(std::string_view text, const std::string& source) {
+  ReadResult read;
+  decode_text(text, read, source);
   try {
-    archived.config.validate();
+    read.config.validate();
   } catch (const std::invalid_argument& error) {
     throw InputError(source + ": its config is none: " + error.what());
   }
-  if (archived.result.config != config_) {
-    config_ = archived.result.config;
-    catalogue_ = faults_of(archived.config);
+  return read;
+}
+
+findings::RunResult ResultReader::with_catalogue(ReadResult read) {
+  if (read.result.config != config_) {
+    config_ = read.result.config;
+    catalogue_ = faults_of(read.config);
   }
-  archived.result.catalogue = catalogue_;
-  return std::move(archived.result);
+  read.result.catalogue = catalogue_;
+  return std::move(read.result);
 }
 
 }  // namespace qdiff::shards

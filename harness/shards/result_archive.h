@@ -13,11 +13,22 @@ namespace qdiff::shards {
 // follows from `config`, the model's.
 std::string to_text(const findings::RunResult& result, const ModelConfig& config);
 
+// A result that has no catalogue yet.
+struct ReadResult {
+  ModelConfig config;
+  findings::RunResult result;
+};
+
+// Throws InputError where it is no such text, naming `source`. Several threads may call it at once.
+ReadResult read_result(std::string_view text, const std::string& source);
+
 // Results of the same model share their catalogue.
 class ResultReader {
  public:
-  // Throws InputError where it is no such text, naming `source`.
-  findings::RunResult read(std::string_view text, const std::string& source);
+  findings::RunResult with_catalogue(ReadResult read);
+  findings::RunResult read(std::string_view text, const std::string& source) {
+    return with_catalogue(read_result(text, source));
+  }
 
  private:
   std::string config_;  // of which the catalogue is
