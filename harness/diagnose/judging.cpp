@@ -85,19 +85,27 @@ bool is_probed(const Walk& walk, int layer) {
   return walk.options.probing && (layer == kNoLayer || layer == *layers.begin() || layer == *layers.rbegin());
 }
 
+// Whether the steps before and behind this one are of its phase.
+bool is_within_phase(const std::vector<Step>& steps, int step) {
+  const auto at = static_cast<std::size_t>(step);
+  const auto is_like = [&](std::size_t other) { return steps[other].phase == steps[at].phase; };
+  return at > 0 && is_like(at - 1) && at + 1 < steps.size() && is_like(at + 1);
+}
+
 // Would these inputs show each variant of this row? Asked once for each case until one row does. A case answers for
 // its own hypothesis, an end-to-end case for all; what no case has shown yet is asked of every case.
 void probe_catalogue(Walk& walk, const RowJudgement& row, const Expectation& expected) {
   Detectability& detectability = walk.result.detectability;
   Probe probe(row, expected, walk.rows);
+  const bool within_phase = is_within_phase(row.subject->input->steps, row.key.step);
   for (const VariantFacts& facts : walk.oracle.catalogue()) {
     if (!facts.probed || !concerns(facts, row.span)) continue;
     const std::set<std::string>& shown = detectability.cases_that_show[facts.id];
     const auto& subject_of_case = row.subject->input->hypothesis;
     const bool own = !subject_of_case || *subject_of_case == hypothesis_of(facts.id);
     if (shown.contains(row.subject->input->id) || (!own && !shown.empty())) continue;
-    // Logits are by far the largest tensor; what one step of them does not show, the next will not.
-    if (row.key.id.op == Op::kLmHead && detectability.tried.contains(facts.id)) continue;
+    // Logits are by far the largest tensor: the first and the last step of a phase stand for those between.
+    if (within_phase && row.key.id.op == Op::kLmHead && detectability.tried.contains(facts.id)) continue;
     probe_variant(probe, facts, detectability);
   }
 }

@@ -170,9 +170,12 @@ std::optional<findings::FreeRanking> rank_free_runs(const FreeRankingQuery& quer
     const bool listed =
         std::ranges::find(ranking.nearest, variant.variant, &RankedVariant::variant) != ranking.nearest.end();
     if (!listed && ranking.nearest.size() < kRankedVariants) ranking.nearest.push_back(variant);
-    if (!variant.reproduces) {
-      if (passes.shows(pass)) judged.detectability.cases_that_show[pass.variant->id].insert(case_id);
-    } else if (variant.times_rounding <= kClearlyFarther * ranking.nearest.front().times_rounding && !listed) {
+    // What right code explains as well was not shown, however near it lies to the edge.
+    if (passes.shows(pass) && !(variant.reproduces && ranking.right.reproduces)) {
+      judged.detectability.cases_that_show[pass.variant->id].insert(case_id);
+    }
+    if (!variant.reproduces) continue;
+    if (variant.times_rounding <= kClearlyFarther * ranking.nearest.front().times_rounding && !listed) {
       Fit fit{pass.variant, {}, passes.searched(*pass.variant), variant.times_rounding};
       if (fit.fitted) {
         fit.doubt = kSearchedOverSpan;

@@ -83,6 +83,7 @@ TEST_CASE("the bug of which a whole pass computes the candidate's logits explain
   CHECK(ranking.nearest.at(1).times_rounding > ranking.nearest[0].times_rounding);
   CHECK_FALSE(ranking.right.reproduces);
   CHECK(ranking.right.kl_divergence > 1e-6);
+  CHECK(wrong.judged.detectability.cases_that_show.contains(FaultId::kNoSilu));
   REQUIRE(wrong.judged.wrong.size() == 1);
   const WrongTensor& tensor = wrong.judged.wrong[0];
   CHECK(tensor.key == kLogits);

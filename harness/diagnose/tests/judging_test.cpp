@@ -223,6 +223,29 @@ TEST_CASE("the first and the last judged layer stand for all where variants are 
   CHECK(oracle.asked.at(FaultId::kScale) == 2);
 }
 
+TEST_CASE("a bug of decode is asked for in decode where logits alone would show it", "[judging]") {
+  ToyOracle oracle(toy_catalogue_of({FaultId::kDecodePosPlusOne}));
+  ToyEngine engine(kF32);
+  ToySubject subject(engine, toy_case({6, 1, 1, 1}));
+  for (const TensorKey& key : subject.tensors.keys()) {
+    const bool before_the_bug = key.id.layer < 2 || key.id.op == Op::kResidMid;
+    if (key.id.op == Op::kNorm || (key.id.layer != kNoLayer && !before_the_bug)) subject.tensors.erase(key);
+  }
+  const Extent last{{2}, true};
+  CHECK(judge(oracle, {subject.subject}, last).detectability.cases_that_show.at(FaultId::kDecodePosPlusOne) ==
+        std::set<std::string>{"toy"});
+  subject.subject.steps = {0};
+  CHECK(judge(oracle, {subject.subject}, last).detectability.cases_that_show.at(FaultId::kDecodePosPlusOne).empty());
+  subject.subject.steps = {0, 1, 2, 3};
+  // What is asked in vain is not asked in a step between the first and the last of a phase.
+  std::vector<VariantFacts> right = toy_catalogue_of({FaultId::kEps});
+  right[0].ops = {Op::kNorm};
+  right[0].values = {0.25};
+  ToyOracle in_vain(right);
+  judge(in_vain, {subject.subject}, last);
+  CHECK(in_vain.asked.at(FaultId::kEps) == 3);
+}
+
 TEST_CASE("a value that only long spans speak for is in doubt", "[judging]") {
   ToyOracle oracle;
   ToyEngine engine = toy_engine({FaultId::kScale, 0.07, 0});
