@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <system_error>
+#include <utility>
 
 #include "harness/contract/error.h"
 #include "harness/formats/atomic_folder.h"
@@ -37,9 +38,10 @@ void check_output_folder(const std::string& out) {
   }
   fs::remove(trial, error);
   ::close(held);
-  if (fs::exists(fs::symlink_status(fs::path(out) / "manifest.json", error))) {
-    throw InputError("--out '" + out +
-                     "': the folder holds a trace, which it would no longer be; choose another place for the reports");
+  for (const auto& [file, what] : {std::pair{"manifest.json", "trace"}, std::pair{"config.json", "model"}}) {
+    if (!fs::exists(fs::symlink_status(fs::path(out) / file, error))) continue;
+    throw InputError("--out '" + out + "': the folder holds a " + what + " (" + file +
+                     "), which it would no longer be; choose another place for the reports");
   }
 }
 

@@ -4,9 +4,16 @@
 #include "harness/cli/option_kinds.h"
 
 namespace qdiff::cli {
+namespace {
+
+void add_suite(CLI::App& command, RunArguments& run, const std::string& description) {
+  add_value(command, "--suite", run.suite, "FILE", parse_path, description);
+}
+
+}  // namespace
 
 void add_unit_options(CLI::App& command, RunArguments& run) {
-  add_value(command, "--suite", run.suite, "FILE", parse_path,
+  add_suite(command, run,
             "Instead of cases: every combination of the models, types, engines and cases that this file names");
   add_shard_options(command, run);
   add_value(command, "--durations", run.durations, "FILE", parse_path,
@@ -38,6 +45,7 @@ void add_plan(CLI::App& app, CommandLine& line) {
   CLI::App& command =
       add_command(app, line, plan, "plan", "List the units of work of a suite, and what each is expected to take");
   add_place(command, "SUITE", plan->suite, "A suite file (default: all built-in cases, each on its own model)");
+  add_suite(command, plan->run, "The same suite file, written as 'qdiff run' takes it");
   add_value(command, "--shard", plan->run.shard, "I/N", shards::parse_shard,
             "Only the units of the I-th of N parts (default: all)");
   add_value(command, "--durations", plan->run.durations, "FILE", parse_path,
@@ -51,7 +59,10 @@ void add_plan(CLI::App& app, CommandLine& line) {
       "  0    listed\n"
       "  2    bad usage, a bad suite, or a model or case that is not there\n");
   command.callback([plan, &line] {
-    if (!plan->suite.empty()) plan->run.suite = plan->suite;
+    if (!plan->suite.empty()) {
+      if (plan->run.suite) throw InputError("--suite and '" + plan->suite + "' both name a suite; leave one out");
+      plan->run.suite = plan->suite;
+    }
     line.arguments = *plan;
   });
 }

@@ -204,6 +204,19 @@ class Diagnose(DiagnoseTest):
         self.assertEqual(result.stdout, b"")
         self.assertFalse((self.folder / "t/report.json").exists())
 
+    def test_nothing_goes_into_a_model(self):
+        self.record()
+        model = self.copy_checkpoint()
+        before = sorted(model.iterdir())
+        reports = [["diagnose", "--model", MODEL, "--trace", "t"], ["run", self.case], ["reduce", self.case], ["merge", "t"],
+                   ["reconcile", "--model", MODEL, "t", "t"], ["compare", "t", "t"], ["selftest", "--quick"],
+                   ["fuzz", "--runs", "1"]]
+        for arguments in reports:
+            self.refused(*arguments, "--out", model, says=["holds a model (config.json)", "choose another place"])
+        self.refused("record", "--model", MODEL, "--case", self.case, "--engine", "cpu", "--trace", model,
+                     says=["no part of a trace", "choose another name"])
+        self.assertEqual(sorted(model.iterdir()), before)
+
     def copy_undeclared(self, name):
         """A recorded trace as "t", its points taken away, which it returns."""
         shutil.copytree(RECORDED / "traces" / name, self.folder / "t")
