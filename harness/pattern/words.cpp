@@ -1,6 +1,7 @@
 #include "harness/pattern/words.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "harness/contract/wording.h"
@@ -97,6 +98,25 @@ std::string describe_order(const Found& found, const std::string& one, std::int6
   return "";
 }
 
+// "column 3 of every 7", "columns 8..15 of every 16": what a lane of a loop, or a part of each tile, leaves behind.
+// A few that are wrong may be right by chance.
+std::string describe_period(const Found& found, const std::string& one) {
+  constexpr std::int64_t kFewestTimes = 4;
+  const std::int64_t size = found.present.back() + 1;
+  for (std::int64_t period = 2; period * kFewestTimes <= size; ++period) {
+    std::set<std::int64_t> places;
+    for (const std::int64_t i : found.wrong) places.insert(i % period);
+    const bool is_run = *places.rbegin() - *places.begin() + 1 == static_cast<std::int64_t>(places.size());
+    if (!is_run || static_cast<std::int64_t>(places.size()) == period) continue;
+    const auto there =
+        std::ranges::count_if(found.present, [&](std::int64_t i) { return places.contains(i % period); });
+    if (static_cast<double>(found.wrong.size()) < kMost * static_cast<double>(there)) continue;
+    const Indices run(places.begin(), places.end());
+    return one + (run.size() == 1 ? " " : "s ") + listed(runs_of(run), "and") + " of every " + std::to_string(period);
+  }
+  return "";
+}
+
 }  // namespace
 
 Pattern::AxisFacts Axis::facts() const {
@@ -131,6 +151,8 @@ std::string Axis::describe() const {
     if (static_cast<double>(found.wrong.size()) >= kMost * static_cast<double>(found.present.size())) {
       return "nearly every " + one;
     }
+    const std::string period = describe_period(found, one);
+    if (!period.empty()) return period;
     return std::to_string(found.wrong.size()) + " of " + std::to_string(size) + ' ' + one + 's';
   }
   return one + (found.wrong.size() == 1 ? " " : "s ") + listed(runs, "and") + " of " + std::to_string(size);

@@ -33,20 +33,28 @@ std::optional<RecordAdvice> what_to_record(const findings::RunResult& result) {
   if (first->explanation.verdict == findings::HypothesisVerdict::kConfirmed) return std::nullopt;
   std::set<Op> wanted = acted_on(first->explanation, result.catalogue);
   wanted.insert(kWhereALayersPartsMeet.begin(), kWhereALayersPartsMeet.end());
-  RecordAdvice advice{first->step, {}};
+  RecordAdvice advice{first->step, {}, false};
   std::set<Op> known = {first->tensor.op};  // a span may hold an operation in several steps
-  for (const Op op : first->operations) {
-    if (row(op).optional || !wanted.contains(op) || !known.insert(op).second) continue;
-    const bool in_layer = row(op).scope == Scope::kLayer;
-    if (in_layer && first->tensor.layer == kNoLayer) continue;
-    advice.tensors.push_back(tensor_name({op, in_layer ? first->tensor.layer : kNoLayer}));
+  const auto ask_for = [&](const auto& asks) {
+    for (const Op op : first->operations) {
+      if (!asks(op) || !known.insert(op).second) continue;
+      const bool in_layer = row(op).scope == Scope::kLayer;
+      if (in_layer && first->tensor.layer == kNoLayer) continue;
+      advice.tensors.push_back(tensor_name({op, in_layer ? first->tensor.layer : kNoLayer}));
+    }
+  };
+  ask_for([&](Op op) { return !row(op).optional && wanted.contains(op); });
+  if (advice.tensors.empty()) {
+    advice.if_held = true;
+    ask_for([](Op op) { return row(op).optional; });
   }
   if (advice.tensors.empty()) return std::nullopt;
   return advice;
 }
 
 std::string sentence_of(const RecordAdvice& advice) {
-  return joined(advice.tensors, 12) + " of step " + std::to_string(advice.step) + ", to see which operation is wrong";
+  return joined(advice.tensors, 12) + " of step " + std::to_string(advice.step) +
+         (advice.if_held ? ", where the engine holds them" : "") + ", to see which operation is wrong";
 }
 
 std::vector<std::string> where_else_to_look(const findings::RunResult& result) {

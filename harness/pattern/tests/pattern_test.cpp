@@ -145,9 +145,21 @@ TEST_CASE("tails of columns are told beside their tile", "[pattern]") {
   CHECK(text(784) == "every token row, columns from 784 of 900 (a multiple of 16)");
   CHECK(text(801) == "every token row, columns from 801 of 900");
   CHECK(text(896) == "every token row, columns from 896, the last partial tile of 128");
-  const Pattern scattered = spoiled(pattern_sample(Op::kOProj, pattern_step(2), DType::kBF16, 1, config),
-                                    [&](const auto& i) { return i[2] % 7 == 3; });
-  CHECK(scattered.text == "every token row, 129 of 900 columns");
+}
+
+TEST_CASE("columns that come again are told by their place in what repeats", "[pattern]") {
+  ModelConfig config = pattern_config();
+  config.hidden = 900;
+  const auto text = [&](const auto& is_wrong) {
+    return spoiled(pattern_sample(Op::kOProj, pattern_step(2), DType::kBF16, 1, config),
+                   [&](const auto& i) { return is_wrong(i[2]); })
+        .text;
+  };
+  CHECK(text([](std::int64_t c) { return c % 7 == 3; }) == "every token row, column 3 of every 7");
+  CHECK(text([](std::int64_t c) { return c % 2 == 1; }) == "every token row, column 1 of every 2");
+  CHECK(text([](std::int64_t c) { return c % 16 >= 8; }) == "every token row, columns 8..15 of every 16");
+  CHECK(text([](std::int64_t c) { return c % 16 > 12 && c != 30; }) == "every token row, columns 13..15 of every 16");
+  CHECK(text([](std::int64_t c) { return c * c % 251 % 7 == 3; }) == "every token row, 128 of 900 columns");
 }
 
 TEST_CASE("axes are data, too", "[pattern]") {

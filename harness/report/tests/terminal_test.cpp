@@ -156,6 +156,12 @@ TEST_CASE("few tensors: what to record where a span leaves open which operation 
   other = result;
   other.findings.front().operations = {Op::kOutput};
   is_silent(other);
+  // Where a fused attention is all that the span holds, so that there is nothing else to ask for.
+  other.findings.front().tensor.op = Op::kAttnOutput;
+  other.findings.front().operations = {Op::kScores, Op::kProbs, Op::kAttnOutput};
+  CHECK_THAT(format_terminal(other, plain(400)),
+             ContainsSubstring("  record    model.layers.3.self_attn.scores, model.layers.3.self_attn.probs of step 1, "
+                               "where the engine holds them, to see which operation is wrong\n"));
   other = result;
   other.findings.clear();
   is_silent(other);
