@@ -92,7 +92,7 @@ class Reduction {
   }
 
   // The finding itself says where to look: in its layer, or there and in the one before, or there and in another that
-  // shows the same.
+  // shows the same, or in the last.
   std::vector<Indices> likely_layers() const {
     const findings::Finding& found = reduced_.finding;
     const std::size_t last = reduced_.inputs.layers.size() - 1;
@@ -105,6 +105,8 @@ class Reduction {
       const auto other = static_cast<std::size_t>(same[same.size() / 2]);
       if (at != other) guesses.push_back({std::min(at, other), std::max(at, other)});
     }
+    // The last one wrote last what layers share, and a trace keeps what it was.
+    if (settings_.of_trace && at + 1 < last) guesses.push_back({at, last});
     return guesses;
   }
 

@@ -128,6 +128,15 @@ class Reduce(CommandLineTest):
         self.assertEqual({name for name in names if not name.startswith("model.layers.1.")},
                          {"model.embed_tokens", "model.layers.0.output"})
 
+    def test_a_trace_of_layers_that_share_their_memory_keeps_the_one_that_wrote_last(self):
+        self.qdiff("record", "--model", DEEP, "--case", self.deep, "--engine", "cpu", "--trace", "whole", "--inject",
+                   "H01.no_layer_stride")
+        report, _, output = self.reduced("--model", DEEP, "--trace", "whole")
+        self.assertEqual(report["explanation"]["variant"], "H01.no_layer_stride")
+        self.assertTrue(self.field(output, "is").startswith("2 layers, 1 row, "), output)
+        self.assertIn("--layers 0,5", self.field(output, "repeat"))
+        self.assertLess(int(re.match(r"REDUCED  whole, ([0-9]+) runs", output)[1]), 20)
+
     def test_no_more_of_a_trace_is_judged_than_it_takes(self):
         self.qdiff("record", "--model", DEEP, "--case", self.deep, "--engine", "cpu", "--trace", "whole", "--inject",
                    "H05.modulo@1")
