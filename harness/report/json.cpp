@@ -193,6 +193,28 @@ const std::vector<findings::HypothesisResult>& not_exercised() {
   return kAll;
 }
 
+// `shown_by` is empty: of many cases it is the longest of all.
+Document document_without_cases(const findings::HypothesisResult& hypothesis) {
+  return {{"format", "qdiff-hypothesis"},
+          {"version", 1},
+          {"id", hypothesis.id},
+          {"title", hypothesis.title},
+          {"verdict", findings::name(hypothesis.verdict)},
+          {"variant", document_of(hypothesis.variant)},
+          {"first_divergence",
+           hypothesis.first_divergence ? finding_document(*hypothesis.first_divergence) : Document(nullptr)},
+          {"evidence", hypothesis.evidence},
+          {"exercised_variants", document_of(hypothesis.exercised_variants)},
+          {"shown_by", Document::object()},
+          {"blind_variants", document_of(hypothesis.blind_variants)}};
+}
+
+void put_cases(const findings::HypothesisResult& hypothesis, Document& document) {
+  std::map<std::string_view, const std::set<std::string>*> shown_by;  // by name
+  for (const auto& [variant, cases] : hypothesis.shown_by) shown_by[name(variant)] = &cases;
+  for (const auto& [variant, cases] : shown_by) document["shown_by"][std::string(variant)] = *cases;
+}
+
 }  // namespace
 
 std::vector<HypothesisRef> all_hypotheses(const RunResult& result) {
@@ -205,22 +227,8 @@ std::vector<HypothesisRef> all_hypotheses(const RunResult& result) {
 }
 
 Document to_document(const findings::HypothesisResult& hypothesis) {
-  std::map<std::string_view, const std::set<std::string>*> shown_by;  // by name
-  for (const auto& [variant, cases] : hypothesis.shown_by) shown_by[name(variant)] = &cases;
-  Document document = {{"format", "qdiff-hypothesis"},
-                       {"version", 1},
-                       {"id", hypothesis.id},
-                       {"title", hypothesis.title},
-                       {"verdict", findings::name(hypothesis.verdict)},
-                       {"variant", document_of(hypothesis.variant)},
-                       {"first_divergence", hypothesis.first_divergence ? finding_document(*hypothesis.first_divergence)
-                                                                        : Document(nullptr)},
-                       {"evidence", hypothesis.evidence},
-                       {"exercised_variants", document_of(hypothesis.exercised_variants)},
-                       {"shown_by", Document::object()},
-                       {"blind_variants", document_of(hypothesis.blind_variants)}};
-  // Put in afterwards, for a list in braces is copied.
-  for (const auto& [variant, cases] : shown_by) document["shown_by"][std::string(variant)] = *cases;
+  Document document = document_without_cases(hypothesis);
+  put_cases(hypothesis, document);
   return document;
 }
 
@@ -257,7 +265,7 @@ Document document_without_findings(const RunResult& result) {
   // Put in afterwards, for a list in braces is copied, and these may be long.
   document["hypotheses"] = Document::array();
   for (const findings::HypothesisResult& hypothesis : all_hypotheses(result)) {
-    document["hypotheses"].push_back(to_document(hypothesis));
+    document["hypotheses"].push_back(document_without_cases(hypothesis));
   }
   document["cases"] =
       list(result.cases, [&](const findings::CaseSummary& summary) { return case_document(result, summary); });
@@ -266,6 +274,10 @@ Document document_without_findings(const RunResult& result) {
 
 Document to_document(const RunResult& result) {
   Document document = document_without_findings(result);
+  std::size_t place = 0;
+  for (const findings::HypothesisResult& hypothesis : all_hypotheses(result)) {
+    put_cases(hypothesis, document["hypotheses"][place++]);
+  }
   document["findings"] = list(result.findings, finding_document);
   return document;
 }

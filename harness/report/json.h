@@ -70,7 +70,7 @@ inline Document or_null(const std::string& text) { return text.empty() ? Documen
 inline Document layer_document(int layer) { return layer == kNoLayer ? Document(nullptr) : Document(layer); }
 
 Document to_document(const findings::RunResult& result);
-Document document_without_findings(const findings::RunResult& result);  // `findings` is null
+Document document_without_findings(const findings::RunResult& result);  // `findings` is null, `shown_by` empty
 Document to_document(const findings::HypothesisResult& hypothesis);
 
 QDIFF_REPORTED(compare::Statistics, elements_compared, max_excess, rms, worst_slice_rms, worst_slice, bias, slope,

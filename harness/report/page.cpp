@@ -259,7 +259,6 @@ Document page_document(const RunResult& result) {
   document["grid"] = map_document(result);
   document["findings"] = FindingList().document(result);
   document["report"] = document_without_findings(result);
-  // The page does not show them, and in a large merge they are half of it.
   for (Document& hypothesis : document["report"]["hypotheses"]) hypothesis.erase("shown_by");
   return document;
 }
