@@ -180,7 +180,7 @@ JoinedUnits join_units(const shards::Plan& plan, const std::vector<std::size_t>&
     UnitResult unit = result_of(i);
     return ReadUnit{std::move(unit.entry), shards::read_result(unit.found, "the result of unit " + unit.entry.unit)};
   };
-  constexpr std::size_t kReadAhead = 4;  // to read one takes several times as long as to join it
+  constexpr std::size_t kReadAhead = 4;  // results held at once before they are joined; it changes no byte
   std::deque<std::future<ReadUnit>> reading;
   JoinedUnits joined;
   shards::ResultReader reader;

@@ -13,8 +13,6 @@ namespace {
 
 constexpr std::array<std::int64_t, 3> kTileColumns = {16, 64, 128};
 
-// The largest of so many Gaussian draws grows like this; the ten keeps it near 2 for a handful.
-
 // 1 / (number of independent errors) among a slice's own, shared ones aside.
 double inverse_distinct(double count, double together, double equal) {
   const double inverse = std::min(1.0, together / count);

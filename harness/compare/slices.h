@@ -53,7 +53,7 @@ struct Measured {
 
 Statistics statistics_of(const Measured& measured);
 
-// What the largest of so many draws is divided by: sqrt(2 ln(count + 10)).
+// How the largest of so many Gaussian draws grows: sqrt(2 ln(count + 10)). The ten keeps it near 2 for a handful.
 double growth(double count);
 
 // Of the tensor as a whole, as Statistics has them.
